@@ -1,0 +1,57 @@
+"""The base of all layers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from maskpool.functional import OnEmpty, check_on_empty
+from maskpool.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    from maskpool.functional import Sentences, Tokens
+    from maskpool.tokens import Mask
+
+
+class Pooling(nn.Module, ABC):
+    """A layer that turns token embeddings into one vector a sentence, reading real tokens only.
+
+    Subclasses say how in `pool`; the batch that they are given has been checked.
+
+    Args:
+        on_empty: What a sentence without a real token gets: ``"zero"``, ``"nan"`` or ``"raise"``.
+
+    Raises:
+        ValueError: Another ``on_empty``.
+    """
+
+    def __init__(self, on_empty: OnEmpty = "zero") -> None:
+        super().__init__()
+        check_on_empty(on_empty)
+        self.on_empty: OnEmpty = on_empty
+
+    def forward(self, token_embeddings: Tokens, attention_mask: Mask | None = None) -> Sentences:
+        """Pool a batch.
+
+        Args:
+            token_embeddings: (batch, seq, dim), any floating dtype; or a `TokenBatch`.
+            attention_mask: (batch, seq), bool or integer, 1 or True at real tokens; with padded
+                embeddings only.
+
+        Returns:
+            (batch, out_dim), in the dtype and on the device of the tokens.
+
+        Raises:
+            TypeError, ValueError: The input is no batch, as `TokenBatch.from_padded` says.
+        """
+        return self.pool(TokenBatch.of(token_embeddings, attention_mask))
+
+    @abstractmethod
+    def pool(self, batch: TokenBatch) -> Sentences:
+        """Pool a batch that has been checked."""
+
+    def extra_repr(self) -> str:
+        """Show ``on_empty`` where it is not the default."""
+        return "" if self.on_empty == "zero" else f"on_empty={self.on_empty!r}"

@@ -1,0 +1,88 @@
+"""From a mode string to a layer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from maskpool.modules.attention import AttentionPooling
+from maskpool.modules.base import Pooling
+from maskpool.modules.concat import ConcatPooling
+from maskpool.modules.plain import (
+    CLSPooling,
+    LastTokenPooling,
+    MaxPooling,
+    MeanPooling,
+    MeanSqrtLenPooling,
+    PositionWeightedMeanPooling,
+)
+
+POOLINGS: dict[str, type[Pooling]] = {
+    "mean": MeanPooling,
+    "max": MaxPooling,
+    "cls": CLSPooling,
+    "lasttoken": LastTokenPooling,
+    "weightedmean": PositionWeightedMeanPooling,
+    "mean_sqrt_len_tokens": MeanSqrtLenPooling,
+    "attention": AttentionPooling,
+}
+
+
+def build_pooling(
+    pooling_mode: str | tuple[str, ...] | list[str],
+    embedding_dimension: int | None = None,
+    # Any: the options are those of whichever layers the modes name.
+    **options: Any,
+) -> Pooling:
+    """Make a layer from its mode string; several modes are concatenated.
+
+    Args:
+        pooling_mode: One of ``mean``, ``max``, ``cls``, ``lasttoken``, ``weightedmean``,
+            ``mean_sqrt_len_tokens`` (spelled as in sentence-transformers) and ``attention``, or a
+            tuple of them.
+        embedding_dimension: Width of a token embedding; learned poolings need it, others ignore it.
+        **options: Passed on to each layer that takes them, such as ``on_empty`` or ``num_heads``.
+
+    Returns:
+        The layer, or a `ConcatPooling` of the layers.
+
+    Raises:
+        TypeError: An option that none of the layers takes, or a mode that is no string.
+        ValueError: An unknown mode, none at all, or a learned one without ``embedding_dimension``.
+
+    Example:
+        >>> build_pooling("mean")
+        MeanPooling()
+        >>> build_pooling(("cls", "attention"), 8, num_heads=2).poolings[1].num_heads
+        2
+    """
+    modes = list(pooling_mode) if isinstance(pooling_mode, (tuple, list)) else [pooling_mode]
+    if not modes:
+        raise ValueError(f"pooling_mode must name at least one of {_known()}, got none")
+    classes = [_find(mode) for mode in modes]
+    accepted = [set(inspect.signature(layer).parameters) - {"embedding_dimension"} for layer in classes]
+    unknown = set(options).difference(*accepted)
+    if unknown:
+        known = ", ".join(sorted(set().union(*accepted)))
+        raise TypeError(f"options of pooling_mode {pooling_mode!r} are {known}; got {', '.join(sorted(unknown))}")
+    layers = []
+    for mode, layer, names in zip(modes, classes, accepted, strict=True):
+        taken = {name: value for name, value in options.items() if name in names}
+        if "embedding_dimension" in inspect.signature(layer).parameters:
+            if embedding_dimension is None:
+                raise ValueError(f"embedding_dimension is required for the learned pooling_mode {mode!r}, got None")
+            taken["embedding_dimension"] = embedding_dimension
+        layers.append(layer(**taken))
+    return layers[0] if len(layers) == 1 else ConcatPooling(layers)
+
+
+def _find(mode: object) -> type[Pooling]:
+    if not isinstance(mode, str):
+        raise TypeError(f"pooling_mode must be a string or a tuple of strings, got {type(mode).__name__}")
+    if mode not in POOLINGS:
+        raise ValueError(f"pooling_mode must be one of {_known()}, got {mode!r}")
+    return POOLINGS[mode]
+
+
+def _known() -> str:
+    return ", ".join(map(repr, POOLINGS))
