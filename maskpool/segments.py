@@ -44,7 +44,7 @@ def weighted_sum(batch: TokenBatch, weights: Float[Tensor, "*token"] | None) -> 
         w = where_real(batch, weights)
         if w.dim() == 2:
             return (x * w.unsqueeze(2)).sum(dim=1).to(batch.dtype)
-        by_head = x.unflatten(2, (w.shape[2], -1))
+        by_head = x.reshape(*w.shape, -1)
         return (by_head * w.unsqueeze(3)).sum(dim=1).flatten(1).to(batch.dtype)
     if weights is None or weights.dim() == 1:
         return _spmm(batch.values, weights, batch.index, batch.offsets)
@@ -66,8 +66,7 @@ def maximum(batch: TokenBatch) -> Float[Tensor, "sentences dim"]:
         assert batch.mask is not None
         x = torch.where(batch.mask.unsqueeze(2), batch.padded, float("-inf"))
         return torch.where(batch.mask.any(dim=1, keepdim=True), x.amax(dim=1), 0.0)
-    result: Tensor = _Maximum.apply(batch.values, batch.index, batch.offsets, batch.sentence_of_token)
-    return result
+    return _apply(_Maximum, batch.values, batch.index, batch.offsets, batch.sentence_of_token)
 
 
 def first(batch: TokenBatch) -> Float[Tensor, "sentences dim"]:
@@ -189,9 +188,13 @@ def _spmm(
     offsets: Int[Tensor, " sentences_plus_1"],
 ) -> Float[Tensor, "sentences dim"]:
     if torch.is_grad_enabled() and (values.requires_grad or (weights is not None and weights.requires_grad)):
-        result: Tensor = _WeightedSum.apply(values, weights, index, offsets)
-        return result
+        return _apply(_WeightedSum, values, weights, index, offsets)
     return _sum_rows(values, weights, index, offsets)
+
+
+def _apply(function: type[torch.autograd.Function], *inputs: Tensor | None) -> Tensor:
+    result: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]  # torch has no types for it
+    return result
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -239,7 +242,8 @@ class _Maximum(torch.autograd.Function):
             # torch says once per process that its sparse tensors are in beta; the caller has made none.
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             matrix = torch.sparse_csr_tensor(offsets, index, ones, shape, check_invariants=False)
-        return torch.sparse.mm(matrix, values, "amax")
+        largest: Tensor = torch.sparse.mm(matrix, values, "amax")
+        return largest
 
     @staticmethod
     # Any: autograd's context objects have no public type.

@@ -27,9 +27,9 @@ def _has_eager_kernels(tensor: Tensor) -> bool:
     Tracers cannot follow shapes that depend on the mask's values, and on other devices counting
     the real tokens would make the host wait for the device.
     """
-    return tensor.device.type == "cpu" and not (
-        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-    )
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch.jit is untyped
 
 
 class TokenBatch:

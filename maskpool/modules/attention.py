@@ -66,7 +66,7 @@ class AttentionPooling(Pooling):
         self.hidden = None if hidden_dimension is None else nn.Linear(embedding_dimension, hidden_dimension)
         self.query = nn.Parameter(torch.zeros(num_heads, hidden_dimension or embedding_dimension))
 
-    @overload  # type: ignore[override]  # the base has no return_weights
+    @overload
     def forward(
         self,
         token_embeddings: Tokens,
