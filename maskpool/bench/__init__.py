@@ -1,0 +1,1 @@
+"""The harness: what pooling over pads does to embeddings and to clusters."""

@@ -1,0 +1,207 @@
+"""Labelled texts to measure on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from maskpool.errors import UserError
+
+DEMONSTRATION = "public docstrings of scipy and scikit-learn"
+_SUBPACKAGES = {
+    "scipy": (
+        "cluster constants datasets differentiate fft fftpack integrate interpolate io linalg ndimage odr optimize "
+        "signal sparse spatial special stats"
+    ),
+    "sklearn": (
+        "calibration cluster compose covariance cross_decomposition datasets decomposition discriminant_analysis dummy "
+        "ensemble feature_extraction feature_selection gaussian_process impute inspection isotonic "
+        "kernel_approximation kernel_ridge linear_model manifold metrics mixture model_selection multiclass "
+        "multioutput naive_bayes neighbors neural_network pipeline preprocessing random_projection semi_supervised "
+        "svm tree utils"
+    ),
+}
+_FEWEST_WORDS = 4
+_FEWEST_TEXTS_A_LABEL_IN_DOCSTRINGS = 25
+# A replicate takes half of the texts; a label of fewer than four could vanish from it.
+_FEWEST_TEXTS_A_LABEL = 4
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts with one label each.
+
+    Attributes:
+        name: What it is called in results.
+        texts: The texts.
+        labels: Their labels, as strings.
+        demonstration: Whether it only shows that the instrument runs.
+        versions: Versions of the packages that its texts come from.
+    """
+
+    name: str
+    texts: list[str]
+    labels: list[str]
+    demonstration: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def codes(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """The labels as integers from 0."""
+        return np.unique(self.labels, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content: texts and labels, in order."""
+        digest = hashlib.sha256()
+        for text, label in zip(self.texts, self.labels, strict=True):
+            digest.update(f"{len(text)}:{text}{len(label)}:{label}".encode())
+        return digest.hexdigest()
+
+    def check(self) -> Corpus:
+        """Return the corpus if it can be clustered and its clusters scored.
+
+        Raises:
+            UserError: Fewer than two labels, or fewer than four texts in one.
+        """
+        counts = Counter(self.labels)
+        if len(counts) < 2:
+            raise UserError(f"{self.name} must have at least two labels to score clusters by, got {len(counts)}")
+        label, fewest = min(counts.items(), key=lambda item: item[1])
+        if fewest < _FEWEST_TEXTS_A_LABEL:
+            raise UserError(
+                f"{self.name} must have at least {_FEWEST_TEXTS_A_LABEL} texts in each label (halves of it are "
+                f"clustered too), got {fewest} in {label!r}: drop such labels or bring more texts"
+            )
+        return self
+
+    def sample(self, size: int, seed: int) -> Corpus:
+        """A random sample of about ``size`` texts that keeps each label's share, in the corpus' order.
+
+        Raises:
+            UserError: ``size`` leaves no four texts for each label.
+        """
+        if size >= len(self.texts):
+            return self
+        labels = len(set(self.labels))
+        if size < _FEWEST_TEXTS_A_LABEL * labels:
+            raise UserError(
+                f"--limit must be at least {_FEWEST_TEXTS_A_LABEL * labels} to keep {_FEWEST_TEXTS_A_LABEL} texts of "
+                f"each of the {labels} labels of {self.name}, got {size}"
+            )
+        rng = np.random.default_rng(seed)
+        codes = self.codes
+        counts = np.bincount(codes)
+        # Four of each label first, the rest by share of what is left (largest remainders).
+        spare = counts - _FEWEST_TEXTS_A_LABEL
+        share = spare / max(spare.sum(), 1) * (size - _FEWEST_TEXTS_A_LABEL * labels)
+        quota = _FEWEST_TEXTS_A_LABEL + np.floor(share).astype(int)
+        for label in np.argsort(np.floor(share) - share, kind="stable")[: size - int(quota.sum())]:
+            quota[label] += 1
+        kept = np.concatenate(
+            [rng.choice(np.flatnonzero(codes == label), number, replace=False) for label, number in enumerate(quota)]
+        )
+        return self.take(np.sort(kept).tolist())
+
+    def take(self, rows: list[int]) -> Corpus:
+        """The corpus of the given rows."""
+        return Corpus(
+            self.name, [self.texts[i] for i in rows], [self.labels[i] for i in rows], self.demonstration, self.versions
+        )
+
+
+def docstrings() -> Corpus:
+    """First paragraphs of the public docstrings of scipy and scikit-learn, labelled by subpackage.
+
+    A demonstration: the corpus is on every machine, but its texts come near to naming their labels
+    (the name itself is masked out), and another version of the two packages has other texts.
+    """
+    label_of: dict[str, str] = {}
+    repeated: set[str] = set()
+    for package, names in _SUBPACKAGES.items():
+        for name in names.split():
+            for text in _first_paragraphs(f"{package}.{name}", masked=name):
+                if label_of.setdefault(text, f"{package}.{name}") != f"{package}.{name}":
+                    repeated.add(text)
+    kept = {text: label for text, label in label_of.items() if text not in repeated}
+    counts = Counter(kept.values())
+    kept = {t: label for t, label in kept.items() if counts[label] >= _FEWEST_TEXTS_A_LABEL_IN_DOCSTRINGS}
+    versions = {package: importlib.metadata.version(package) for package in ("scipy", "scikit-learn")}
+    return Corpus(DEMONSTRATION, list(kept), list(kept.values()), demonstration=True, versions=versions).check()
+
+
+def _first_paragraphs(module_name: str, masked: str) -> Iterator[str]:
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError:  # a subpackage that this version does not have
+        return
+    words = re.compile("|".join(re.escape(part) for part in [masked, *masked.split("_")]), re.IGNORECASE)
+    for name in getattr(module, "__all__", []):
+        try:
+            member = getattr(module, name, None)
+        except ImportError:  # scikit-learn's experimental names
+            continue
+        if not callable(member):
+            continue
+        paragraph = (inspect.getdoc(member) or "").split("\n\n")[0]
+        text = " ".join(words.sub("…", paragraph).split())
+        if len(text.split()) >= _FEWEST_WORDS:
+            yield text
+
+
+def read_file(path: Path, text_column: str, label_column: str) -> Corpus:
+    """Read a csv, tsv, jsonl or parquet file with a column of texts and one of labels.
+
+    Raises:
+        UserError: The file cannot be read, a column is missing, or a text or label is.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UserError(f"--data must be a file that ends in {', '.join(_SUFFIXES)}, got {path.name}")
+    if not path.is_file():
+        raise UserError(f"--data must name a file, but there is none at {path}")
+    columns = _columns(path)
+    for option, column in (("--text-column", text_column), ("--label-column", label_column)):
+        if column not in columns:
+            raise UserError(f"{option} must be one of the columns {', '.join(columns)} of {path.name}, got {column!r}")
+    texts, labels = columns[text_column], columns[label_column]
+    for row, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"column {text_column!r} of {path.name} must hold texts; row {row} has {text!r}")
+        if label is None or label == "":
+            raise UserError(f"column {label_column!r} of {path.name} must hold labels; row {row} has none")
+    return Corpus(path.stem, [str(text) for text in texts], [str(label) for label in labels]).check()
+
+
+def _columns(path: Path) -> dict[str, list[object]]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    suffix = path.suffix.lower()
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            if suffix in (".csv", ".tsv"):
+                # A text may be the word "null"; only an empty field is missing.
+                separator = "\t" if suffix == ".tsv" else ","
+                table = datasets.Dataset.from_csv(
+                    str(path), cache_dir=cache, keep_in_memory=True, sep=separator, keep_default_na=False
+                )
+            else:
+                read = datasets.Dataset.from_json if suffix == ".jsonl" else datasets.Dataset.from_parquet
+                table = read(str(path), cache_dir=cache, keep_in_memory=True)
+        # datasets wraps whatever pandas and pyarrow raise, of many kinds; each means an unreadable file.
+        except Exception as error:
+            reason = str(error.__cause__ or error).strip().split("\n")[0]
+            raise UserError(f"--data must be a readable {suffix[1:]} file; {path.name} is not: {reason}") from error
+        return {name: list(table[name]) for name in table.column_names}
