@@ -7,6 +7,7 @@ A *per-token* tensor has one entry a real token, (tokens, …), on the eager rou
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 # A float32 sum of n equal numbers, added one after the other, is off by up to n * 2**-25. Sums of sums
 # of 32 keep the error below 1e-6 at any length; 64 does not, and 16 would take 6 % of extra memory.
 _CHUNK = 32
+# Rows of half precision are added one after the other up to this length; 512 keeps law 4 where the
+# tokens cancel, 2,000 does not.
+_LONGEST_RUN_OF_HALVES = 512
 # float16 has no numbers between 0 and 2**-24: what a weight has below that is pooled 4,096 times
 # larger and scaled back.
 _RESCUE = 4096.0
@@ -281,7 +285,23 @@ def _sum_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Te
 
 
 def _sum_half_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor) -> Tensor:
-    """The same for float16 and bfloat16, which `embedding_bag` adds in float32 and rounds once.
+    """The same for float16 and bfloat16; which way a sentence takes depends on its own length alone."""
+    lengths = offsets.diff()
+    if not lengths.numel() or int(lengths.max()) <= _LONGEST_RUN_OF_HALVES:
+        return _sum_short_half_rows(values, weights, index, offsets)
+    pooled = []
+    bounds = offsets.tolist()
+    for start, end in pairwise(bounds):
+        own = None if weights is None else weights[start:end]
+        if end - start > _LONGEST_RUN_OF_HALVES:
+            pooled.append(_sum_long_half_rows(values, own, index[start:end]))
+        else:
+            pooled.append(_sum_short_half_rows(values, own, index[start:end], torch.tensor([0, end - start])))
+    return torch.cat(pooled)
+
+
+def _sum_short_half_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor) -> Tensor:
+    """`embedding_bag` adds halves in float32 and rounds once.
 
     It wants weights of the rows' dtype, too coarse for a float32 weight: each is handed over as a sum
     of three, its row being named three times (the second and third time it is in cache).
@@ -295,6 +315,19 @@ def _sum_half_rows(values: Tensor, weights: Tensor | None, index: Tensor, offset
         return pooled
     parts, _ = _split(rest * _RESCUE, values.dtype)
     return (pooled.float() + _bag(values, parts, thrice, offsets * 3).float() / _RESCUE).to(values.dtype)
+
+
+def _sum_long_half_rows(values: Tensor, weights: Tensor | None, index: Tensor) -> Tensor:
+    """One sentence by way of float32 copies, a piece at a time: sequential sums would lose digits."""
+    pieces = []
+    for start in range(0, index.numel(), _LONGEST_RUN_OF_HALVES):
+        here = slice(start, start + _LONGEST_RUN_OF_HALVES)
+        pieces.append(_sum_all(values.index_select(0, index[here]).float(), None if weights is None else weights[here]))
+    return _sum_all(torch.cat(pieces), None).to(values.dtype)
+
+
+def _sum_all(rows: Tensor, weights: Tensor | None) -> Tensor:
+    return _sum_rows(rows, weights, torch.arange(len(rows)), torch.tensor([0, len(rows)]))
 
 
 def _split(weights: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -134,7 +134,7 @@ def show(results: Results) -> Group:
 
 
 _LEGEND = (
-    "shift: 1 − cosine to pads excluded; kept: share of 10 nearest neighbours; ΔAMI: to pads excluded, with\n"
+    "shift: 1 − cosine to pads excluded; kept: share of 10 nearest neighbours; ΔAMI: to pads excluded, with "
     "simultaneous 95 % intervals; floor: how far two runs of the excluded arm differ by seeds alone"
 )
 
