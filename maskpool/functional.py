@@ -12,6 +12,7 @@ a ValueError (eager mode on CPU alone, because finding out would make other devi
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
@@ -279,13 +280,17 @@ def attention_scores(
     """
     batch = TokenBatch.of(token_embeddings, attention_mask)
     exact = batch.accumulation_dtype
-    # Autocast would bring the products back to half precision.
-    with torch.autocast(query.device.type, enabled=False):
-        hidden = segments.real_rows(batch).to(exact)
-        if hidden_weight is not None:
-            bias = None if hidden_bias is None else hidden_bias.to(exact)
-            hidden = linear(hidden, hidden_weight.to(exact), bias).tanh()
+    with _without_autocast(query.device.type):
+        if hidden_weight is None:
+            return segments.to_layout(batch, segments.dot_products(batch, query.to(exact)))
+        bias = None if hidden_bias is None else hidden_bias.to(exact)
+        hidden = linear(segments.real_rows(batch).to(exact), hidden_weight.to(exact), bias).tanh()
         return segments.to_layout(batch, linear(hidden, query.to(exact)))
+
+
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    """Autocast would bring products back to half precision; some devices do not know it."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _check_scores(batch: TokenBatch, scores: object) -> None:

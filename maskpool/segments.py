@@ -27,6 +27,8 @@ _CHUNK = 32
 # Rows of half precision are added one after the other up to this length; 512 keeps law 4 where the
 # tokens cancel, 2,000 does not.
 _LONGEST_RUN_OF_HALVES = 512
+# Rows copied at a time where a copy is needed: small enough to stay in cache.
+_BLOCK = 512
 # float16 has no numbers between 0 and 2**-24: what a weight has below that is pooled 4,096 times
 # larger and scaled back.
 _RESCUE = 4096.0
@@ -48,7 +50,7 @@ def weighted_sum(batch: TokenBatch, weights: Float[Tensor, "*token"] | None) -> 
         w = where_real(batch, weights)
         if w.dim() == 2:
             return (x * w.unsqueeze(2)).sum(dim=1).to(batch.dtype)
-        by_head = x.reshape(*w.shape, -1)
+        by_head = x.reshape(*w.shape, batch.dim // w.shape[2])
         return (by_head * w.unsqueeze(3)).sum(dim=1).flatten(1).to(batch.dtype)
     if weights is None or weights.dim() == 1:
         return _spmm(batch.values, weights, batch.index, batch.offsets)
@@ -87,6 +89,15 @@ def last(batch: TokenBatch) -> Float[Tensor, "sentences dim"]:
         assert batch.mask is not None
         return _take_column(batch, batch.mask.shape[1] - 1 - _first_column(batch.mask.flip(1)))
     return _take_token(batch, batch.offsets[1:] - 1)
+
+
+def dot_products(batch: TokenBatch, queries: Float[Tensor, "heads dim"]) -> Float[Tensor, "*token heads"]:
+    """qₕ·xₜ of every real token and every query, in the queries' dtype; 0 at pads (dense route)."""
+    if batch.dense:
+        return torch.nn.functional.linear(real_rows(batch).to(queries.dtype), queries)
+    heads, tokens = len(queries), batch.index.numel()
+    owner = torch.arange(heads).repeat_interleave(tokens)
+    return _sddmm(batch.values, queries, batch.index.repeat(heads), owner).view(heads, tokens).t()
 
 
 def softmax(batch: TokenBatch, scores: Float[Tensor, "*token heads"]) -> Float[Tensor, "*token heads"]:
@@ -225,14 +236,64 @@ class _WeightedSum(torch.autograd.Function):
         owner = torch.repeat_interleave(sentences, offsets.diff(), output_size=index.numel())
         grad_values = grad_weights = None
         if ctx.needs_input_grad[0]:
-            by_row, order = index.sort(stable=True)
-            row_offsets = torch.searchsorted(by_row, torch.arange(values.shape[0] + 1))
+            order, row_offsets = _sorted_by(index, values.shape[0])
             row_weights = None if weights is None else weights.index_select(0, order)
             grad_values = _spmm(grad, row_weights, owner.index_select(0, order), row_offsets)
         if ctx.needs_input_grad[1]:
-            rows = values.index_select(0, index).to(weights.dtype)
-            grad_weights = (rows * grad.to(weights.dtype).index_select(0, owner)).sum(dim=1)
+            grad_weights = _sddmm(values, grad.to(weights.dtype), index, owner)
         return grad_values, grad_weights, None, None
+
+
+def _sddmm(
+    values: Float[Tensor, "rows dim"],
+    table: Float[Tensor, "owners dim"],
+    index: Int[Tensor, " tokens"],
+    owner: Int[Tensor, " tokens"],
+) -> Float[Tensor, " tokens"]:
+    return _apply(_DotProducts, values, table, index, owner)
+
+
+class _DotProducts(torch.autograd.Function):
+    """Sampled dot products ⟨values[index], table[owner]⟩; each backward is a sparse product.
+
+    With `_WeightedSum`, whose weights' gradient it is, it makes a closed pair: both differentiate into
+    one another as often as is asked, read real rows alone and never copy all of them.
+    """
+
+    @staticmethod
+    def forward(values: Tensor, table: Tensor, index: Tensor, owner: Tensor) -> Tensor:
+        products = table.new_empty(index.numel())
+        for start in range(0, index.numel(), _BLOCK):
+            here = slice(start, start + _BLOCK)
+            rows = values.index_select(0, index[here]).to(table.dtype)
+            products[here] = rows.mul_(table.index_select(0, owner[here])).sum(dim=1)
+        return products
+
+    @staticmethod
+    # Any: autograd's context objects have no public type.
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    # Any: see setup_context.
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        values, table, index, owner = ctx.saved_tensors
+        grad_values = grad_table = None
+        if ctx.needs_input_grad[0]:
+            order, offsets = _sorted_by(index, values.shape[0])
+            coarse = table.to(values.dtype)
+            grad_values = _spmm(coarse, grad.index_select(0, order), owner.index_select(0, order), offsets)
+        if ctx.needs_input_grad[1]:
+            order, offsets = _sorted_by(owner, table.shape[0])
+            sums = _spmm(values, grad.index_select(0, order), index.index_select(0, order), offsets)
+            grad_table = sums.to(table.dtype)
+        return grad_values, grad_table, None, None
+
+
+def _sorted_by(keys: Int[Tensor, " tokens"], number: int) -> tuple[Tensor, Tensor]:
+    """Order in which tokens with key 0, 1, … follow each other, and where each key's tokens begin."""
+    ascending, order = keys.sort(stable=True)
+    return order, torch.searchsorted(ascending, torch.arange(number + 1))
 
 
 class _Maximum(torch.autograd.Function):

@@ -163,7 +163,7 @@ class TokenBatch:
         """Dtype in which weights are held and sums are made: float64 for float64, else float32."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
-    @cached_property
+    @property
     def lengths(self) -> Int[Tensor, " sentences"]:
         """Number of real tokens in each sentence."""
         if self.dense:
@@ -177,7 +177,7 @@ class TokenBatch:
         sentences = torch.arange(self.lengths.numel(), device=self.index.device)
         return torch.repeat_interleave(sentences, self.lengths, output_size=self.index.numel())
 
-    @cached_property
+    @property
     def positions(self) -> Int[Tensor, " tokens"] | Int[Tensor, "batch seq"]:
         """Each token's distance from its sentence's first real position; holes are counted."""
         if self.dense:
@@ -210,7 +210,8 @@ def _rows(x: Float[Tensor, "batch seq dim"]) -> tuple[Float[Tensor, "rows dim"],
     by_sentence, by_token, by_feature = x.stride()
     spacing = math.gcd(by_sentence if batch > 1 else 0, by_token if seq > 1 else 0)
     if by_feature != 1 or spacing < dim:
-        return x.reshape(batch * seq, dim), seq, 1
+        # A copy: the kernel rounds strided features in another way, and a vector must not depend on that.
+        return x.contiguous().view(batch * seq, dim), seq, 1
     row_stride = by_sentence // spacing if batch > 1 else seq
     step = by_token // spacing if seq > 1 else 1
     rows = (batch - 1) * row_stride * (batch > 1) + (seq - 1) * step + 1

@@ -39,7 +39,7 @@ CSV_COLUMNS = (
     "standard_error",
     "floor",
 )
-_HEADER = (
+HEADER = (
     "pooling",
     "plan",
     "arm",
@@ -198,7 +198,7 @@ def markdown(results: Results) -> str:
     return environment.get_template("report.md.jinja").render(
         results=results,
         meaning=MEANING,
-        main="\n".join(markdown_table(_HEADER, table(results))),
+        main="\n".join(markdown_table(HEADER, table(results))),
         attention="\n".join(markdown_table(ATTENTION_HEADER, attention_table(results)))
         if results["attention"]
         else None,

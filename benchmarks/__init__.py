@@ -1,0 +1,1 @@
+"""Scripts that compare maskpool with its peers; run one as ``python -m benchmarks.<name>``."""

@@ -1,0 +1,80 @@
+"""The README does what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    line: int
+
+
+def fenced_blocks(markdown: str) -> list[Block]:
+    return [
+        Block(found[1], found[2], markdown.count("\n", 0, found.start(2)))
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def run_python_blocks(markdown: str) -> int:
+    """Run the python blocks in order, in one namespace; a text block that comes next is what one prints."""
+    blocks = fenced_blocks(markdown)
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for block, following in zip_longest(blocks, blocks[1:]):
+        if block.language != "python":
+            continue
+        printed = io.StringIO()
+        code = compile("\n" * block.line + block.text, str(README), "exec")  # so that errors name the README's line
+        with contextlib.redirect_stdout(printed):
+            exec(code, namespace)
+        if following is not None and following.language == "text":
+            got, promised = printed.getvalue().strip().splitlines(), following.text.strip().splitlines()
+            assert [line.rstrip() for line in got] == [line.rstrip() for line in promised]
+    return sum(block.language == "python" for block in blocks)
+
+
+def test_python_blocks_run_and_print_what_they_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every python block runs as it stands, after those above it, and prints the text block that follows."""
+    monkeypatch.chdir(tmp_path)
+    assert run_python_blocks(README.read_text(encoding="utf-8")) > 0
+
+
+def test_set_up_commands() -> None:
+    """There are exactly two set-up commands, each complete in one line."""
+    blocks = [block.text for block in fenced_blocks(README.read_text(encoding="utf-8")) if block.language == "bash"]
+    assert [text for text in blocks if "pip install" in text] == [
+        'pip install -c constraints.txt ".[bench]" && maskpool bench\n',
+        'pip install -c constraints.txt -e ".[dev]" && pytest\n',
+    ]
+
+
+def test_first_line_is_one_sentence() -> None:
+    """The first line after the title says in one sentence what this is."""
+    title, first, after = re.sub(r"\n\n+", "\n\n", README.read_text(encoding="utf-8")).split("\n\n")[:3]
+    assert title.startswith("# ")
+    assert after
+    assert re.fullmatch(r"[A-Z].*\.", first), "one line, ending in a full stop"
+    assert not re.search(r"[.!?]\s", first), "one sentence"
+
+
+def test_a_broken_promise_is_found() -> None:
+    """A block that prints something else than promised, or does not run, turns the check red."""
+    kept = "# T\n\n```python\nx = 1\n```\n\n```python\nprint(x)\n```\n\nprints\n\n```text\n1\n```\n"
+    assert run_python_blocks(kept) == 2
+    with pytest.raises(AssertionError):
+        run_python_blocks(kept.replace("x = 1", "x = 2"))
+    with pytest.raises(NameError):
+        run_python_blocks(kept.replace("x = 1", "y = 1"))
