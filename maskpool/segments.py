@@ -61,7 +61,7 @@ def weighted_sum(batch: TokenBatch, weights: Float[Tensor, "*token"] | None) -> 
     starts = torch.arange(heads).unsqueeze(1) * tokens + batch.offsets[:-1]
     offsets = torch.cat([starts.view(-1), torch.tensor([heads * tokens])])
     pooled = _spmm(slices, weights.t().reshape(-1), index, offsets)
-    return pooled.view(heads, batch.lengths.numel(), -1).transpose(0, 1).flatten(1)
+    return pooled.view(heads, batch.lengths.numel(), batch.dim // heads).transpose(0, 1).flatten(1)
 
 
 def maximum(batch: TokenBatch) -> Float[Tensor, "sentences dim"]:
@@ -111,12 +111,12 @@ def softmax(batch: TokenBatch, scores: Float[Tensor, "*token heads"]) -> Float[T
         raised = torch.where(real, torch.where(real, scores - top, 0.0).exp(), 0.0)
         return raised / raised.sum(dim=1, keepdim=True).clamp(min=torch.finfo(raised.dtype).tiny)
     owner = batch.sentence_of_token
-    sentences = batch.lengths.numel()
-    top = scores.detach().new_full((sentences, scores.shape[1]), float("-inf"))
-    top = top.scatter_reduce(0, owner.unsqueeze(1).expand_as(scores), scores.detach(), reduce="amax")
-    raised = (scores - top.index_select(0, owner)).exp()
-    total = raised.new_zeros(sentences, scores.shape[1]).index_add(0, owner, raised)
-    return raised / total.index_select(0, owner)
+    exact = scores.double()  # thousands of equal numbers, added one after the other, lose digits in float32
+    top = exact.detach().new_full((batch.lengths.numel(), scores.shape[1]), float("-inf"))
+    top = top.scatter_reduce(0, owner.unsqueeze(1).expand_as(exact), exact.detach(), reduce="amax")
+    raised = (exact - top.index_select(0, owner)).exp()
+    total = torch.zeros_like(top).index_add(0, owner, raised)
+    return (raised / total.index_select(0, owner)).to(scores.dtype)
 
 
 # --------------------------------------------------------------- between tokens, sentences, layouts
@@ -263,10 +263,18 @@ class _DotProducts(torch.autograd.Function):
     @staticmethod
     def forward(values: Tensor, table: Tensor, index: Tensor, owner: Tensor) -> Tensor:
         products = table.new_empty(index.numel())
-        for start in range(0, index.numel(), _BLOCK):
-            here = slice(start, start + _BLOCK)
-            rows = values.index_select(0, index[here]).to(table.dtype)
-            products[here] = rows.mul_(table.index_select(0, owner[here])).sum(dim=1)
+        if not index.numel():
+            return products
+        # Pieces of one owner; where a piece is a run of rows, as without holes, a slice names it without a copy.
+        changes = (owner.diff() != 0).nonzero().view(-1) + 1
+        blocks = torch.arange(0, index.numel() + _BLOCK, _BLOCK).clamp(max=index.numel())
+        bounds = torch.unique(torch.cat([changes, blocks]))
+        gaps = torch.nn.functional.pad((index.diff() != 1).cumsum(0), (1, 0))
+        is_run = (gaps[bounds[1:] - 1] == gaps[bounds[:-1]]).tolist()
+        firsts, owners = index[bounds[:-1]].tolist(), owner[bounds[:-1]].tolist()
+        for (start, end), run, first, own in zip(pairwise(bounds.tolist()), is_run, firsts, owners, strict=True):
+            rows = values[first : first + end - start] if run else values.index_select(0, index[start:end])
+            torch.mv(rows.to(table.dtype), table[own], out=products[start:end])
         return products
 
     @staticmethod
@@ -285,8 +293,10 @@ class _DotProducts(torch.autograd.Function):
             grad_values = _spmm(coarse, grad.index_select(0, order), owner.index_select(0, order), offsets)
         if ctx.needs_input_grad[1]:
             order, offsets = _sorted_by(owner, table.shape[0])
-            sums = _spmm(values, grad.index_select(0, order), index.index_select(0, order), offsets)
-            grad_table = sums.to(table.dtype)
+            rows, where = values, index.index_select(0, order)
+            if values.dtype != table.dtype:  # halves would round the sum that a parameter learns from
+                rows, where = values.index_select(0, where).to(table.dtype), torch.arange(len(order))
+            grad_table = _spmm(rows, grad.index_select(0, order), where, offsets)
         return grad_values, grad_table, None, None
 
 

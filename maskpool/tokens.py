@@ -75,7 +75,7 @@ class TokenBatch:
         self.values = values
         self.index = index
         self.offsets = offsets
-        self._row_step = 1
+        self._places: Tensor | None = None
 
     @classmethod
     def of(
@@ -134,18 +134,18 @@ class TokenBatch:
                 f"{attention_mask.min().item()} to {attention_mask.max().item()}"
             )
         seq = attention_mask.shape[1]
-        index = attention_mask.reshape(-1).nonzero().view(-1)
+        places = attention_mask.reshape(-1).nonzero().view(-1)
         if seq:
-            starts = torch.arange(0, attention_mask.numel() + 1, seq)
-            offsets = torch.searchsorted(index, starts)
+            offsets = torch.searchsorted(places, torch.arange(0, attention_mask.numel() + 1, seq))
         else:
             offsets = torch.zeros(attention_mask.shape[0] + 1, dtype=torch.int64)
-        values, row_stride, step = _rows(token_embeddings)
-        if row_stride != seq * step:  # not laid out one sentence after the other
-            index = index.div(seq, rounding_mode="floor") * row_stride + index.remainder(seq) * step
+        values, by_sentence, by_token = _rows(token_embeddings)
+        index = places
+        if by_sentence != seq * by_token or by_token != 1:  # not one sentence after the other
+            index = places.div(seq, rounding_mode="floor") * by_sentence + places.remainder(seq) * by_token
         batch = cls(values, index, offsets)
         batch.mask = attention_mask.bool()
-        batch._row_step = step
+        batch._places = places
         return batch
 
     @property
@@ -184,11 +184,11 @@ class TokenBatch:
             assert self.mask is not None
             columns = torch.arange(self.mask.shape[1], device=self.mask.device)
             return columns - _first_column(self.mask).unsqueeze(1)
-        if not self.index.numel():
-            return self.index
-        first = self.index[self.offsets[:-1].clamp(max=self.index.numel() - 1)]
-        distance = self.index - first.index_select(0, self.sentence_of_token)
-        return distance if self._row_step == 1 else distance.div(self._row_step, rounding_mode="floor")
+        places = torch.arange(self.index.numel()) if self._places is None else self._places
+        if not places.numel():
+            return places
+        first = places[self.offsets[:-1].clamp(max=places.numel() - 1)]
+        return places - first.index_select(0, self.sentence_of_token)
 
 
 def _first_column(mask: Bool[Tensor, "batch seq"]) -> Int[Tensor, " batch"]:

@@ -1,0 +1,119 @@
+"""Batches to pool: masks of every layout, tensors of every stride."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.poolings import DIM
+
+LAYOUTS = ["right", "left", "both", "holes"]
+MASK_DTYPES = [torch.bool, torch.int64, torch.int32, torch.uint8]
+
+
+def tokens(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Standard normal numbers, the same on every run."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def poison(x: Tensor, mask: Tensor, value: float) -> Tensor:
+    """Put a number into every pad."""
+    return torch.where(mask.bool().unsqueeze(2), x, value)
+
+
+@st.composite
+def masks(draw: st.DrawFn, min_sentences: int = 1, max_sentences: int = 4, max_tokens: int = 9) -> Tensor:
+    """A mask of any layout and mask dtype, sentences of no token among its rows."""
+    sentences, seq = draw(st.integers(min_sentences, max_sentences)), draw(st.integers(1, max_tokens))
+    layout = draw(st.sampled_from(LAYOUTS))
+    rows = []
+    for _ in range(sentences):
+        length = draw(st.integers(0, seq))
+        before = {"right": 0, "left": seq - length}.get(layout)
+        if layout == "holes":
+            rows.append(draw(st.lists(st.booleans(), min_size=seq, max_size=seq)))
+            continue
+        if before is None:
+            before = draw(st.integers(0, seq - length))
+        rows.append([before <= column < before + length for column in range(seq)])
+    return torch.tensor(rows, dtype=torch.bool).reshape(sentences, seq).to(draw(st.sampled_from(MASK_DTYPES)))
+
+
+@st.composite
+def sentences(draw: st.DrawFn, max_tokens: int = 70) -> list[Tensor]:
+    """Sentences as the patterns of their real positions: they begin and end with a token, or are empty."""
+    patterns = []
+    for _ in range(draw(st.integers(1, 4))):
+        length = draw(st.integers(0, max_tokens))
+        pattern = torch.ones(length, dtype=torch.bool)
+        if length > 2 and draw(st.booleans()):
+            pattern[1:-1] = tokens(length - 2, seed=draw(st.integers(0, 99))) > 0
+        patterns.append(pattern)
+    return patterns
+
+
+def render(patterns: list[Tensor], values: list[Tensor], lefts: list[int], seq: int) -> tuple[Tensor, Tensor]:
+    """Write sentences into one padded batch, sentence ``s`` from column ``lefts[s]`` on; pads are NaN."""
+    x = values[0].new_full((len(values), seq, values[0].shape[1]), torch.nan)
+    mask = torch.zeros(len(values), seq, dtype=torch.int64)
+    for row, (pattern, rows, left) in enumerate(zip(patterns, values, lefts, strict=True)):
+        x[row, left : left + len(pattern)] = rows
+        mask[row, left : left + len(pattern)] = pattern.long()
+    return x, mask
+
+
+def _wide(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return x.new_full(shape, torch.nan)
+
+
+def _filled(view: Tensor, x: Tensor) -> Tensor:
+    return view.copy_(x)
+
+
+# Each lays the same numbers out in another memory, in whose gaps NaN lies.
+STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "prefix of longer rows": lambda x: _filled(_wide(x, (len(x), x.shape[1] + 3, x.shape[2]))[:, : x.shape[1]], x),
+    "suffix of longer rows": lambda x: _filled(_wide(x, (len(x), x.shape[1] + 3, x.shape[2]))[:, 3:], x),
+    "every second token": lambda x: _filled(_wide(x, (len(x), 2 * x.shape[1], x.shape[2]))[:, ::2], x),
+    "every second sentence": lambda x: _filled(_wide(x, (2 * len(x), *x.shape[1:]))[::2], x),
+    "part of wider tokens": lambda x: _filled(_wide(x, (*x.shape[:2], x.shape[2] + 2))[:, :, 1:-1], x),
+    "whole of wider tokens": lambda x: _filled(_wide(x, (*x.shape[:2], 2 * x.shape[2]))[:, :, : x.shape[2]], x),
+    "every second feature": lambda x: _filled(_wide(x, (*x.shape[:2], 2 * x.shape[2]))[:, :, ::2], x),
+    "sequence first": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "sequence first, prefix": lambda x: _filled(
+        _wide(x, (x.shape[1] + 2, len(x) + 1, x.shape[2]))[: x.shape[1], : len(x)].transpose(0, 1), x
+    ),
+    "features first": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "layers between": lambda x: _filled(_wide(x, (len(x), x.shape[1], 3, x.shape[2]))[:, :, 1], x),
+    # These three repeat a part of the numbers.
+    "one sentence expanded": lambda x: x[:1].expand(x.shape),
+    "one token expanded": lambda x: x[:, :1].expand(x.shape),
+    "one vector expanded": lambda x: x[:1, :1].expand(x.shape),
+}
+
+
+@contextmanager
+def dense_route() -> Iterator[None]:
+    """Make CPU tensors take the route of other devices and of tracing, without tracing."""
+    with mock.patch("maskpool.tokens._has_eager_kernels", return_value=False):
+        yield
+
+
+def all_layouts(dtype: torch.dtype = torch.float32, dim: int = DIM) -> tuple[Tensor, Tensor]:
+    """One batch with pads right, left, on both sides, holes, no pad, one token, and an empty sentence."""
+    mask = torch.tensor(
+        [
+            [1, 1, 1, 0, 0],
+            [0, 0, 1, 1, 1],
+            [0, 1, 1, 0, 0],
+            [1, 0, 1, 0, 1],
+            [1, 1, 1, 1, 1],
+            [0, 0, 0, 1, 0],
+            [0, 0, 0, 0, 0],
+        ]
+    )
+    return tokens(*mask.shape, dim, dtype=dtype), mask

@@ -1,0 +1,80 @@
+"""How far each text is padded."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskpool.bench.plans import Ints, Plan, default_plans
+
+some_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=40).map(lambda numbers: np.array(numbers, np.int64))
+SEED = 5
+
+
+def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
+    """The texts of each batch, filled one by one."""
+    if plan.order == "sorted":
+        order = sorted(range(len(lengths)), key=lambda text: (lengths[text], text))
+    else:
+        order = np.random.default_rng(SEED).permutation(len(lengths)).tolist()
+    found: list[list[int]] = []
+    for text in order:
+        if not found or len(found[-1]) == plan.batch_size:
+            found.append([])
+        found[-1].append(text)
+    return found
+
+
+@pytest.mark.parametrize("order", ["sorted", "random"])
+@given(lengths=some_lengths, batch_size=st.integers(1, 12))
+def test_each_text_is_as_wide_as_the_longest_of_its_batch(order: str, lengths: Ints, batch_size: int) -> None:
+    """A text's padded length is the longest of its batch, and texts keep their places."""
+    plan = Plan("sorted" if order == "sorted" else "random", batch_size, "longest")
+    widths = plan.widths(lengths, np.random.default_rng(SEED))
+    expected = np.zeros_like(lengths)
+    for batch in batches(plan, lengths):
+        for text in batch:
+            expected[text] = max(lengths[other] for other in batch)
+    np.testing.assert_array_equal(widths, expected)
+
+
+@given(lengths=some_lengths, batch_size=st.integers(1, 12))
+def test_no_text_is_cut(lengths: Ints, batch_size: int) -> None:
+    """Every plan pads each text to at least its own length."""
+    for plan in default_plans(batch_size, 60):
+        assert (plan.widths(lengths, np.random.default_rng(SEED)) >= lengths).all()
+
+
+def test_a_fixed_length_is_the_same_for_all() -> None:
+    """A plan of a fixed length pads every text to it, whatever its batch."""
+    widths = Plan("random", 2, 12).widths(np.array([3, 12, 1]), np.random.default_rng(SEED))
+    assert widths.tolist() == [12, 12, 12]
+
+
+def test_lengths_are_read_only() -> None:
+    """Widths are a new array: the lengths stay as they are."""
+    lengths = np.array([3, 1, 2])
+    for plan in default_plans(2, 5):
+        plan.widths(lengths, np.random.default_rng(SEED))[:] = 0
+    assert lengths.tolist() == [3, 1, 2]
+
+
+def test_a_shuffle_is_the_generators() -> None:
+    """Equal generators give a random plan equal widths, and others give it others."""
+    lengths = np.arange(1, 101)
+    plan = Plan("random", 4, "longest")
+    first, again, other = (plan.widths(lengths, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_default_plans_pad_more_and_more() -> None:
+    """Sorted batches pad less than random ones, and those less than the fixed length."""
+    lengths = np.random.default_rng(0).integers(3, 40, 200)
+    sums = [plan.widths(lengths, np.random.default_rng(0)).sum() for plan in default_plans(16, 64)]
+    assert sums == sorted(set(sums))
+    assert [plan.name for plan in default_plans(16, 64)] == [
+        "sorted batches of 16",
+        "random batches of 16",
+        "padded to 64",
+    ]

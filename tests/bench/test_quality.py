@@ -1,0 +1,64 @@
+"""Clusters, and how well they agree with the labels."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import normalized_mutual_info_score
+
+from maskpool.bench.quality import cluster, cluster_ami, score
+from tests.bench.tiny import LABELS
+
+TRUE = np.repeat(np.arange(3), 8)
+
+
+def test_a_renamed_copy_of_the_labels_is_perfect() -> None:
+    """Every score of the labels under other names is 1."""
+    assert score(TRUE, (TRUE + 1) % 3) == pytest.approx({"ami": 1, "ari": 1, "v_measure": 1})
+
+
+def test_one_cluster_says_nothing() -> None:
+    """Every score of one cluster for all texts is 0."""
+    assert score(TRUE, np.zeros_like(TRUE)) == pytest.approx({"ami": 0, "ari": 0, "v_measure": 0}, abs=1e-12)
+
+
+def test_scores_by_hand() -> None:
+    """Two of four texts in the wrong one of two clusters: ARI −1/2 and V 0, as counted by hand."""
+    found = score(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    assert found["ari"] == pytest.approx(-0.5)
+    assert found["v_measure"] == pytest.approx(0, abs=1e-12)
+    assert found["ami"] == pytest.approx(-0.5)
+
+
+def test_v_measure_is_the_normalised_mutual_information() -> None:
+    """V-measure is 2 I(labels; clusters) / (H(labels) + H(clusters)), with each cluster's name of no weight."""
+    rng = np.random.default_rng(0)
+    true, found = rng.integers(0, 4, 200), rng.integers(0, 6, 200)
+    joint = np.zeros((4, 6))
+    np.add.at(joint, (true, found), 1 / 200)
+    rows, columns = joint.sum(axis=1), joint.sum(axis=0)
+    information = np.nansum(joint * np.log(joint / np.outer(rows, columns), where=joint > 0, out=np.zeros_like(joint)))
+    entropies = -(rows * np.log(rows)).sum() - (columns * np.log(columns)).sum()
+    assert score(true, found)["v_measure"] == pytest.approx(2 * information / entropies)
+    assert score(true, found)["v_measure"] == pytest.approx(normalized_mutual_info_score(true, found))
+
+
+def test_chance_is_worth_nothing_to_ami_and_ari() -> None:
+    """The mean AMI and ARI of random clusters are 0, and the mean V-measure is not."""
+    rng = np.random.default_rng(0)
+    found = [score(rng.integers(0, 5, 60), rng.integers(0, 5, 60)) for _ in range(100)]
+    assert np.mean([one["ami"] for one in found]) == pytest.approx(0, abs=0.01)
+    assert np.mean([one["ari"] for one in found]) == pytest.approx(0, abs=0.01)
+    assert np.mean([one["v_measure"] for one in found]) > 0.05
+
+
+def test_clusters_are_as_many_as_labels_and_the_seeds() -> None:
+    """k-means finds blobs that lie apart, gives as many clusters as asked for, and repeats itself under a seed."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(LABELS)), 20)
+    blobs = (5 * np.eye(len(LABELS))[labels] + rng.normal(0, 0.05, (100, len(LABELS)))).astype(np.float32)
+    assert max(cluster_ami(blobs, labels, seed) for seed in range(5)) == pytest.approx(1)
+    noise = rng.normal(size=(100, 4)).astype(np.float32)
+    first, again, other = (cluster(noise, 7, seed) for seed in (0, 0, 1))
+    assert sorted(set(first.tolist())) == list(range(7))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert cluster_ami(blobs, labels, 3) == pytest.approx(score(labels, cluster(blobs, len(LABELS), 3))["ami"])

@@ -1,0 +1,169 @@
+"""Intervals for a difference between two arms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from maskpool.bench.statistics import floor, half_sample_intervals
+
+if TYPE_CHECKING:
+    from maskpool.bench.statistics import Cube, Intervals, Table
+
+REPLICATES = 50
+
+
+def quantile(found: Intervals) -> float:
+    """The factor of the standard error that every comparison shares."""
+    factors = (found.high - found.delta) / found.standard_error
+    np.testing.assert_allclose(factors, factors[0])
+    return float(factors[0])
+
+
+def variance(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def slow_standard_errors(full: Table, replicates: Cube) -> list[float]:
+    """Var(replicates) − mean seed variance within them / s + seed variance on the full data / S, number by number."""
+    found = []
+    for comparison in range(full.shape[0]):
+        means, within = [], []
+        for replicate in replicates:
+            seeds = [float(value) for value in replicate[comparison]]
+            means.append(sum(seeds) / len(seeds))
+            within.append(variance(seeds))
+        from_seeds = sum(within) / len(within) / replicates.shape[2]
+        on_full = variance([float(value) for value in full[comparison]]) / full.shape[1]
+        found.append((max(variance(means) - from_seeds, 0.0) + on_full) ** 0.5)
+    return found
+
+
+@pytest.mark.parametrize(("comparisons", "inner", "outer"), [(1, 3, 5), (4, 3, 5), (4, 2, 2)])
+def test_standard_error_is_its_formula(comparisons: int, inner: int, outer: int) -> None:
+    """Standard errors are the formula counted in a plain loop, and intervals are centred on the full difference."""
+    rng = np.random.default_rng(0)
+    scale = np.arange(1, comparisons + 1)[:, None]
+    full = rng.normal(0.1, 0.02, (comparisons, outer)) * scale
+    replicates = (rng.normal(0.1, 0.03, (20, comparisons, 1)) + rng.normal(0, 0.02, (20, comparisons, inner))) * scale
+    found = half_sample_intervals(full, replicates)
+    np.testing.assert_allclose(found.standard_error, slow_standard_errors(full, replicates))
+    np.testing.assert_allclose(found.delta, full.mean(axis=1))
+    np.testing.assert_allclose((found.low + found.high) / 2, found.delta)
+
+
+def test_seed_noise_alone_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only seeds move the difference, the standard error is that of a mean over the full data's seeds."""
+    monkeypatch.setattr("maskpool.bench.statistics._DRAWS", 100)  # the quantile of 400 comparisons is not asked for
+    rng = np.random.default_rng(0)
+    found = half_sample_intervals(rng.normal(0, 1, (400, 5)), rng.normal(0, 1, (REPLICATES, 400, 3)))
+    assert np.sqrt(np.mean(found.standard_error**2)) == pytest.approx((1 / 5) ** 0.5, rel=0.1)
+
+
+def test_one_comparison_has_students_quantile() -> None:
+    """For one comparison the interval is Student's, with one degree of freedom less than replicates."""
+    rng = np.random.default_rng(0)
+    found = half_sample_intervals(rng.normal(size=(1, 5)), rng.normal(size=(REPLICATES, 1, 3)))
+    assert quantile(found) == pytest.approx(stats.t.ppf(0.975, REPLICATES - 1))
+
+
+def test_independent_comparisons_have_sidaks_quantile() -> None:
+    """For twenty independent comparisons the quantile is near Šidák's, which is the normal's at 0.95^(1/20)."""
+    rng = np.random.default_rng(0)
+    number = 2_000  # replicates, so that the correlations found are near 0 and Student is near the normal
+    found = half_sample_intervals(rng.normal(size=(20, 5)), rng.normal(size=(number, 20, 3)))
+    assert quantile(found) == pytest.approx(stats.norm.ppf((1 + 0.95 ** (1 / 20)) / 2), rel=0.01)
+
+
+def test_one_comparison_told_twenty_times_is_one() -> None:
+    """For perfectly correlated comparisons the quantile is that of one."""
+    rng = np.random.default_rng(0)
+    full, replicates = rng.normal(size=(1, 5)), rng.normal(size=(REPLICATES, 1, 3))
+    # Of either sign, and of any size: what counts is |t|.
+    scale = np.linspace(-2, 3, 20)[:, None]
+    found = half_sample_intervals(full * scale, replicates * scale)
+    assert quantile(found) == pytest.approx(stats.t.ppf(0.975, REPLICATES - 1), rel=0.02)
+
+
+def test_more_comparisons_than_replicates() -> None:
+    """With more comparisons than replicates the quantile lies between one comparison's and Bonferroni's."""
+    rng = np.random.default_rng(0)
+    found = half_sample_intervals(rng.normal(size=(30, 5)), rng.normal(size=(10, 30, 3)))
+    assert stats.t.ppf(0.975, 9) < quantile(found) < stats.t.ppf(1 - 0.025 / 30, 9)
+
+
+def test_an_arm_that_equals_the_other_has_width_0() -> None:
+    """An arm that never differs gets the interval [0, 0], and costs the other comparison nothing."""
+    rng = np.random.default_rng(0)
+    full, replicates = rng.normal(size=(1, 5)), rng.normal(size=(REPLICATES, 1, 3))
+    alone = half_sample_intervals(full, replicates)
+    both = half_sample_intervals(
+        np.concatenate([np.zeros((1, 5)), full]), np.concatenate([np.zeros((REPLICATES, 1, 3)), replicates], axis=1)
+    )
+    assert (both.low[0], both.delta[0], both.high[0], both.standard_error[0]) == (0, 0, 0, 0)
+    assert (both.low[1], both.high[1]) == pytest.approx((alone.low[0], alone.high[0]))
+    nothing = half_sample_intervals(np.zeros((2, 5)), np.zeros((REPLICATES, 2, 3)))
+    assert not nothing.low.any()
+    assert not nothing.high.any()
+
+
+def test_intervals_are_the_same_every_time() -> None:
+    """Equal seeds give equal intervals, digit by digit."""
+    rng = np.random.default_rng(0)
+    full, replicates = rng.normal(size=(6, 5)), rng.normal(size=(REPLICATES, 6, 3))
+    first, again = half_sample_intervals(full, replicates, seed=3), half_sample_intervals(full, replicates, seed=3)
+    np.testing.assert_array_equal(first.high, again.high)
+
+
+def coverage(simulations: int, comparisons: int = 1) -> float:
+    """How often the intervals hold the truth together, over data that are drawn afresh.
+
+    The statistic is the mean of 40 texts' numbers, and each fit adds noise of its seed.
+    """
+    rng = np.random.default_rng(0)
+    texts, truth, seed_noise = 40, 0.3, 0.15
+
+    def fits(numbers: Table, seeds: int) -> Table:
+        noise: Table = numbers.mean(axis=0)[:, None] + rng.normal(0, seed_noise, (comparisons, seeds))
+        return noise
+
+    held = 0
+    for _ in range(simulations):
+        data = rng.normal(truth, 1, (texts, comparisons))
+        halves = [fits(data[rng.permutation(texts)[: texts // 2]], 3) for _ in range(REPLICATES)]
+        found = half_sample_intervals(fits(data, 5), np.stack(halves))
+        held += bool(((found.low <= truth) & (truth <= found.high)).all())
+    return held / simulations
+
+
+def test_coverage_in_short() -> None:
+    """Over 200 fresh data sets some 95 % of the intervals hold the truth."""
+    assert 0.90 <= coverage(200) <= 0.99
+
+
+@pytest.mark.slow
+def test_coverage() -> None:
+    """Over 1,000 fresh data sets 95 % of the intervals hold the truth."""
+    assert 0.93 <= coverage(1_000) <= 0.97
+
+
+@pytest.mark.slow
+def test_coverage_of_several_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over 1,000 fresh data sets three independent intervals hold their truths together 95 % of the time."""
+    monkeypatch.setattr("maskpool.bench.statistics._DRAWS", 5_000)  # 1,000 quantiles of 100,000 draws take a minute
+    assert 0.93 <= coverage(1_000, comparisons=3) <= 0.97
+
+
+def test_floor() -> None:
+    """The floor is 1.96 √(2 / seeds) times the standard deviation, which two equal arms exceed in 5 % of cases."""
+    values = np.random.default_rng(0).normal(0.7, 0.02, 10)
+    assert floor(values, 5) == pytest.approx(stats.norm.ppf(0.975) * (2 / 5) ** 0.5 * variance(values.tolist()) ** 0.5)
+    rng = np.random.default_rng(1)
+    two = rng.normal(0.7, 0.02, (2, 5, 20_000)).mean(axis=1)
+    limit = floor(rng.normal(0.7, 0.02, 20_000), 5)
+    assert np.mean(np.abs(two[0] - two[1]) > limit) == pytest.approx(0.05, abs=0.01)
+    assert floor(np.full(10, 0.7), 5) == pytest.approx(0, abs=1e-12)

@@ -1,0 +1,129 @@
+"""A model and a corpus small enough that a whole study takes seconds."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from maskpool.encoder import Encoder
+
+LABELS = ["red", "green", "blue", "black", "white"]
+WORDS_A_LABEL = 8
+COMMON = [f"w{number}" for number in range(30)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+VOCABULARY = [*SPECIAL, *COMMON, *(f"{label}{number}" for label in LABELS for number in range(WORDS_A_LABEL))]
+LIMIT = 160  # tokens, more than the default padded length
+NO_TOKEN = "\u200b"  # a text that is not blank, and of which the tokenizer leaves nothing
+
+
+def tokenizer(pad_token: str | None = "[PAD]", eos_token: str | None = None) -> PreTrainedTokenizerFast:
+    """One token a word, between [CLS] and [SEP]."""
+    ids = {word: number for number, word in enumerate(VOCABULARY)}
+    words = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    words.normalizer = normalizers.BertNormalizer(lowercase=False)
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    )
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        tokenizer_object=words, pad_token=pad_token, eos_token=eos_token, model_max_length=10**30, **names
+    )
+
+
+def save_model(
+    folder: Path, limit: int = LIMIT, pad_token: str | None = "[PAD]", eos_token: str | None = None, seed: int = 0
+) -> Path:
+    """Save a BERT of random weights and its tokenizer; no layer norm is the identity, no pad row zero."""
+    torch.manual_seed(seed)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=limit,
+        )
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * (1.0 if "embeddings.weight" in name else 0.2))
+            if name.endswith("LayerNorm.weight"):
+                parameter.add_(1.0)
+    model.save_pretrained(folder)
+    tokenizer(pad_token, eos_token).save_pretrained(folder)
+    return folder
+
+
+def make_texts(number: int, labels: int = len(LABELS), seed: int = 0, longest: int = 20) -> list[tuple[str, str]]:
+    """Texts of 2 to ``longest`` words, half of them words of the label; (text, label)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for place in range(number):
+        label = LABELS[place % labels]
+        own = [f"{label}{word}" for word in range(WORDS_A_LABEL)]
+        words = [rng.choice(own if rng.random() < 0.5 else COMMON) for _ in range(rng.integers(2, longest + 1))]
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    """Write texts and labels under the default names of their columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+class Planted(nn.Module):
+    """A model around which a bug is planted."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.config = inner.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class CountsItsPads(Planted):
+    """Outputs at pads that depend on how many there are; real tokens are left alone."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        pads = (attention_mask == 0).unsqueeze(2)
+        return SimpleNamespace(last_hidden_state=states + 0.01 * pads * pads.sum(dim=1, keepdim=True))
+
+
+class ForgetsItsMask(Planted):
+    """Real tokens that attend to pads."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        states = self.inner(input_ids=input_ids, attention_mask=torch.ones_like(attention_mask)).last_hidden_state
+        return SimpleNamespace(last_hidden_state=states)
+
+
+class GivesNoNumbersAtPads(Planted):
+    """NaN at pads, as a softmax over nothing gives."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return SimpleNamespace(last_hidden_state=states.masked_fill((attention_mask == 0).unsqueeze(2), torch.nan))
+
+
+def plant(encoder: Encoder, bug: type[Planted]) -> Encoder:
+    """The encoder with a bug in its model."""
+    # Any: a wrapper is no PreTrainedModel, and need not be.
+    planted: Any = bug(encoder.model)
+    return replace(encoder, model=cast("PreTrainedModel", planted))

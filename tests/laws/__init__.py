@@ -1,0 +1,1 @@
+"""The laws that every pooling obeys, one file a law."""

@@ -1,0 +1,83 @@
+"""Law 1: what a pad position holds changes nothing, and its gradient is exactly zero."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from maskpool import Pooling
+from tests.batches import dense_route, masks, poison, tokens
+from tests.poolings import DIM, any_dtype, every_pooling, make
+
+POISONS = [torch.nan, torch.inf, -torch.inf, 6e4, -3.0]
+
+
+def _value_and_gradients(layer: Pooling, x: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+    x = x.clone().requires_grad_()
+    pooled = layer(x, mask)
+    weights = tokens(*pooled.shape, dtype=x.dtype, seed=3)
+    return pooled.detach(), list(torch.autograd.grad((pooled * weights).sum(), [x, *layer.parameters()]))
+
+
+@every_pooling
+@given(dtype=any_dtype, mask=masks(), value=st.sampled_from(POISONS), seed=st.integers(0, 99))
+def test_pads_change_nothing(name: str, dtype: torch.dtype, mask: Tensor, value: float, seed: int) -> None:
+    """Any number in the pads, NaN and infinities too, leaves the vectors bit for bit the same."""
+    layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype, seed=seed)
+    assert torch.equal(layer(poison(x, mask, value), mask), layer(poison(x, mask, 0.0), mask))
+
+
+@every_pooling
+@given(dtype=any_dtype, mask=masks(), value=st.sampled_from(POISONS))
+def test_pads_get_no_gradient(name: str, dtype: torch.dtype, mask: Tensor, value: float) -> None:
+    """The gradient at a pad is exactly zero, and what the pad holds changes no other gradient."""
+    layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype)
+    pooled, gradients = _value_and_gradients(layer, poison(x, mask, value), mask)
+    expected, expected_gradients = _value_and_gradients(layer, poison(x, mask, 0.0), mask)
+    assert torch.equal(pooled, expected)
+    assert not gradients[0][~mask.bool()].any()
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        assert torch.equal(gradient, other)
+
+
+@every_pooling
+@given(mask=masks(), value=st.sampled_from(POISONS))
+def test_pads_change_nothing_on_the_dense_route(name: str, mask: Tensor, value: float) -> None:
+    """The dense route excludes pads as exactly as the sparse one: values and gradients."""
+    layer, x = make(name), tokens(*mask.shape, DIM)
+    with dense_route():
+        pooled, gradients = _value_and_gradients(layer, poison(x, mask, value), mask)
+        expected, expected_gradients = _value_and_gradients(layer, poison(x, mask, 0.0), mask)
+    assert torch.equal(pooled, expected)
+    assert not gradients[0][~mask.bool()].any()
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        assert torch.equal(gradient, other)
+
+
+@every_pooling
+def test_pads_get_no_second_derivative(name: str) -> None:
+    """NaN in the pads reaches no second derivative either."""
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
+    layer = make(name)
+    x = poison(tokens(2, 3, DIM), mask, torch.nan).requires_grad_()
+    inputs = [x, *layer.parameters()]
+    first = torch.autograd.grad(layer(x, mask).square().sum(), inputs, create_graph=True)
+    for second in torch.autograd.grad([g.square().sum() for g in first], inputs, allow_unused=True):
+        assert second is not None
+        assert second.isfinite().all()
+        if second.shape == x.shape:
+            assert not second[~mask.bool()].any()
+
+
+@every_pooling
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_real_nan_stays_in_its_sentence(name: str, dense: bool) -> None:
+    """A NaN in a real token is no pad: it shows in its own sentence and in no other."""
+    mask = torch.tensor([[1, 0], [1, 0], [0, 1]])
+    x, layer = tokens(3, 2, DIM), make(name)
+    x[1] = torch.nan
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, mask)
+    assert pooled[1].isnan().all()
+    assert pooled[[0, 2]].isfinite().all()

@@ -1,0 +1,153 @@
+"""Law 2: pads, padding side, companions, row order and memory layout change no vector."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from maskpool import Pooling
+from tests.batches import MASK_DTYPES, STRIDES, all_layouts, masks, render, sentences, tokens
+from tests.poolings import DIM, LEARNED, any_dtype, every_dtype, every_plain_pooling, every_pooling, make
+
+
+def _assert_same(name: str, actual: Tensor, expected: Tensor) -> None:
+    if name not in LEARNED:
+        assert torch.equal(actual, expected)
+        return
+    # Learned scores come out of matrix products, which group their sums by shape.
+    tolerance = 1e-6 if actual.dtype in (torch.float32, torch.float64) else torch.finfo(actual.dtype).eps
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def _alone(layer: Pooling, patterns: list[Tensor], values: list[Tensor]) -> Tensor:
+    pairs = zip(patterns, values, strict=True)
+    return torch.cat([layer(rows.unsqueeze(0), pattern.unsqueeze(0)) for pattern, rows in pairs])
+
+
+def _values(patterns: list[Tensor], dtype: torch.dtype, dim: int = DIM) -> list[Tensor]:
+    return [tokens(len(pattern), dim, dtype=dtype, seed=seed) for seed, pattern in enumerate(patterns)]
+
+
+@every_pooling
+@given(dtype=any_dtype, patterns=sentences(), data=st.data())
+def test_any_padding_plan(name: str, dtype: torch.dtype, patterns: list[Tensor], data: st.DataObject) -> None:
+    """However many pads stand on either side of it, a sentence in a batch has the vector it has alone."""
+    dim = data.draw(st.sampled_from([2, 6, 34]))
+    layer, values = make(name, dim), _values(patterns, dtype, dim)
+    seq = max(map(len, patterns)) + data.draw(st.integers(0, 40))
+    lefts = [data.draw(st.integers(0, seq - len(pattern))) for pattern in patterns]
+    x, mask = render(patterns, values, lefts, seq)
+    _assert_same(name, layer(x, mask), _alone(layer, patterns, values))
+
+
+@every_pooling
+@given(dtype=any_dtype, patterns=sentences())
+def test_other_side(name: str, dtype: torch.dtype, patterns: list[Tensor]) -> None:
+    """Pads on the left give the vectors that pads on the right give."""
+    layer, values, seq = make(name), _values(patterns, dtype), max(map(len, patterns)) + 1
+    right = render(patterns, values, [0] * len(patterns), seq)
+    left = render(patterns, values, [seq - len(pattern) for pattern in patterns], seq)
+    _assert_same(name, layer(*left), layer(*right))
+
+
+@every_pooling
+@given(dtype=any_dtype, mask=masks(min_sentences=2), data=st.data())
+def test_row_order(name: str, dtype: torch.dtype, mask: Tensor, data: st.DataObject) -> None:
+    """Sentences in another order give the same vectors in that order."""
+    order = data.draw(st.permutations(range(len(mask))))
+    layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype)
+    _assert_same(name, layer(x[order], mask[order]), layer(x, mask)[order])
+
+
+@every_pooling
+@every_dtype
+@pytest.mark.parametrize("length", [1, 31, 33, 700])
+def test_companions_of_other_lengths(name: str, dtype: torch.dtype, length: int) -> None:
+    """Beside sentences that are empty, shorter or thousands of tokens longer, a vector stays the same."""
+    patterns = [torch.ones(n, dtype=torch.bool) for n in (0, length, 3000, 5)]
+    layer, values = make(name), _values(patterns, dtype)
+    x, mask = render(patterns, values, [0, 7, 100, 2900], 3100)
+    _assert_same(name, layer(x, mask)[1:2], _alone(layer, patterns[1:2], values[1:2]))
+
+
+@every_pooling
+@every_dtype
+@pytest.mark.parametrize("stride", STRIDES)
+def test_memory_layout(name: str, dtype: torch.dtype, stride: str) -> None:
+    """How the token embeddings lie in memory changes neither vectors nor gradients."""
+    layer, (x, mask) = make(name), all_layouts(dtype)
+    leaf = x.clone().requires_grad_()
+    strided = STRIDES[stride](leaf if "expanded" in stride else x)
+    if "expanded" not in stride:
+        leaf = strided.detach().requires_grad_()
+        strided = leaf
+    plain = strided.detach().contiguous().clone().requires_grad_()
+    pooled, expected = layer(strided, mask), layer(plain, mask)
+    _assert_same(name, pooled, expected)
+    if "expanded" not in stride:
+        (gradient,) = torch.autograd.grad(pooled.sum(), leaf)
+        (expected_gradient,) = torch.autograd.grad(expected.sum(), plain)
+        _assert_same(name, gradient, expected_gradient)
+
+
+@every_pooling
+@pytest.mark.parametrize("stride", [stride for stride in STRIDES if "expanded" in stride])
+def test_gradient_of_expanded_tokens(name: str, stride: str) -> None:
+    """A token that is expanded over sentences or positions gets the sum of their gradients."""
+    layer, (x, mask) = make(name).double(), all_layouts(torch.float64)
+    leaf, copy = x.clone().requires_grad_(), x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(STRIDES[stride](leaf), mask).square().sum(), leaf)
+    (expected,) = torch.autograd.grad(layer(STRIDES[stride](copy).clone(), mask).square().sum(), copy)
+    torch.testing.assert_close(gradient, expected)
+
+
+@every_pooling
+@given(mask=masks(), stride=st.sampled_from(list(STRIDES)), seed=st.integers(0, 99))
+def test_memory_layout_of_any_shape(name: str, mask: Tensor, stride: str, seed: int) -> None:
+    """Batches of one sentence or one token are no exception to the law on memory."""
+    layer, x = make(name), STRIDES[stride](tokens(*mask.shape, DIM, seed=seed))
+    _assert_same(name, layer(x, mask), layer(x.contiguous().clone(), mask))
+
+
+@every_pooling
+@pytest.mark.parametrize("dtype", MASK_DTYPES, ids=str)
+def test_mask_dtype(name: str, dtype: torch.dtype) -> None:
+    """A bool mask and an integer mask of any width say the same."""
+    layer, (x, mask) = make(name), all_layouts()
+    assert torch.equal(layer(x, mask.to(dtype)), layer(x, mask))
+
+
+@every_pooling
+def test_mask_memory_layout(name: str) -> None:
+    """How the mask lies in memory changes nothing."""
+    layer, (x, mask) = make(name), all_layouts()
+    assert torch.equal(layer(x, mask.t().contiguous().t()), layer(x, mask))
+    expanded = mask[3:4].expand(mask.shape)
+    assert torch.equal(layer(x, expanded), layer(x, expanded.clone()))
+
+
+@every_plain_pooling
+@given(dtype=any_dtype, patterns=sentences())
+def test_holes_are_pads(name: str, dtype: torch.dtype, patterns: list[Tensor]) -> None:
+    """Tokens cut out are as good as masked out, for every pooling that does not count positions."""
+    if name in ("weightedmean", "concat"):
+        name = "mean"
+    layer, values = make(name), _values(patterns, dtype)
+    whole = [pattern[pattern] for pattern in patterns]
+    cut = [rows[pattern] for rows, pattern in zip(values, patterns, strict=True)]
+    _assert_same(name, _alone(layer, patterns, values), _alone(layer, whole, cut))
+
+
+@every_pooling
+@every_dtype
+def test_number_of_threads(name: str, dtype: torch.dtype) -> None:
+    """However many threads share the work, the vectors are the same."""
+    layer, x = make(name, 64), tokens(33, 100, 64, dtype=dtype)
+    mask = torch.arange(100) < torch.arange(0, 99, 3).unsqueeze(1)
+    expected, threads = layer(x, mask), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _assert_same(name, layer(x, mask), expected)
+    finally:
+        torch.set_num_threads(threads)

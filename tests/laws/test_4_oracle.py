@@ -1,0 +1,166 @@
+"""Law 4: every pooling equals a float64 loop that slices each sentence."""
+
+from collections.abc import Callable
+from math import sqrt
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from maskpool import AttentionPooling, ConcatPooling, Pooling, attention_pool
+from tests.batches import dense_route, masks, tokens
+from tests.poolings import DIM, any_dtype, every_dtype, every_pooling, make
+
+# The sums of the law, relative to Σ|w x|; float64 is held to its own digits.
+RELATIVE = {torch.float64: 1e-12}
+# Units in the last place of a half result, on top of that.
+ULPS = {"MeanPooling": 1, "PositionWeightedMeanPooling": 2, "MeanSqrtLenPooling": 2, "AttentionPooling": 2}
+
+SELECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "CLSPooling": lambda rows: rows[0],
+    "LastTokenPooling": lambda rows: rows[-1],
+    "MaxPooling": lambda rows: rows.sort(dim=0).values[-1],
+}
+# The weights of the real tokens, from the positions at which they stand.
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "MeanPooling": lambda at: torch.ones_like(at) / len(at),
+    "MeanSqrtLenPooling": lambda at: torch.ones_like(at) / sqrt(len(at)),
+    "PositionWeightedMeanPooling": lambda at: (at - at[0] + 1) / (at - at[0] + 1).sum(),
+}
+
+
+def _attention_weights(layer: AttentionPooling, rows: Tensor) -> Tensor:
+    hidden = rows if layer.hidden is None else (rows @ layer.hidden.weight.double().t() + layer.hidden.bias.double())
+    scores = (hidden if layer.hidden is None else hidden.tanh()) @ layer.query.double().t()
+    return scores.softmax(dim=0)  # (tokens, heads)
+
+
+def _sentence(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """The float64 vector of one sentence, and Σ|w x|, to which its error is relative; 0 means exact."""
+    if not len(at):
+        return rows.new_zeros(rows.shape[1]), rows.new_zeros(rows.shape[1])
+    kind = type(layer).__name__
+    if kind in SELECTIONS:
+        return SELECTIONS[kind](rows), rows.new_zeros(rows.shape[1])
+    if isinstance(layer, AttentionPooling):
+        weights = _attention_weights(layer, rows).repeat_interleave(rows.shape[1] // layer.num_heads, dim=1)
+    else:
+        weights = WEIGHTS[kind](at.double()).unsqueeze(1)
+    return (weights * rows).sum(dim=0), (weights * rows).abs().sum(dim=0)
+
+
+def _ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
+    info = torch.finfo(dtype)
+    exponent = torch.frexp(value).exponent - 1
+    return (info.eps * torch.exp2(exponent.double())).clamp(min=info.smallest_normal * info.eps)
+
+
+def assert_equals_loop(layer: Pooling, pooled: Tensor, x: Tensor, mask: Tensor) -> None:
+    if isinstance(layer, ConcatPooling):
+        for part, columns in zip(layer.poolings, pooled.chunk(len(layer.poolings), dim=1), strict=True):
+            assert isinstance(part, Pooling)
+            assert_equals_loop(part, columns, x, mask)
+        return
+    at = [row.nonzero().view(-1) for row in mask]
+    pairs = [_sentence(layer, x[b][rows].detach().double(), rows) for b, rows in enumerate(at)]
+    expected, scale = (torch.stack(part) for part in zip(*pairs, strict=True))
+    allowed = RELATIVE.get(x.dtype, 1e-6) * scale
+    if x.dtype in (torch.float16, torch.bfloat16):
+        allowed += ULPS.get(type(layer).__name__, 0) * _ulp(expected, x.dtype)
+    error = (pooled.detach().double() - expected).abs()
+    worst = (error - allowed).argmax()
+    assert (error <= allowed).all(), (
+        f"{type(layer).__name__} {x.dtype}: off by {error.view(-1)[worst]:.3g}, allowed {allowed.view(-1)[worst]:.3g}, "
+        f"relative to Σ|wx| {(error / scale).view(-1)[worst]:.3g}"
+    )
+
+
+@every_pooling
+@given(dtype=any_dtype, mask=masks(max_tokens=40), seed=st.integers(0, 99))
+def test_short_sentences(name: str, dtype: torch.dtype, mask: Tensor, seed: int) -> None:
+    """Sentences of any mask agree with the loop."""
+    layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype, seed=seed)
+    assert_equals_loop(layer, layer(x, mask), x, mask)
+
+
+@every_pooling
+@given(dtype=any_dtype, mask=masks(max_tokens=40), seed=st.integers(0, 99))
+def test_short_sentences_on_the_dense_route(name: str, dtype: torch.dtype, mask: Tensor, seed: int) -> None:
+    """The dense route agrees with the loop too."""
+    layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype, seed=seed)
+    with dense_route():
+        pooled = layer(x, mask)
+    assert_equals_loop(layer, pooled, x, mask)
+
+
+LONG = 8192
+CANCELS = 8190  # no power of two, whose inverse would be an exact weight
+DATA: dict[str, Callable[[], Tensor]] = {
+    "constant": lambda: torch.tensor([0.1, -0.7, 1 / 3, 1e-3]).expand(LONG, 4),
+    "ramp": lambda: torch.linspace(0, 1, LONG).unsqueeze(1) * torch.tensor([1.0, -3.0, 0.01, 0.3]) + 0.1,
+    "alternating": lambda: (1 - 2 * (torch.arange(LONG) % 2)).unsqueeze(1) * torch.tensor([1.0, 0.1, 3.3, 1e-3]),
+    # A third of the tokens, then the rest, half as large below zero: roundings going up and down do not mirror.
+    "thirds": lambda: (
+        torch.where(torch.arange(LONG) < CANCELS // 3, 1.0, -0.5).unsqueeze(1) * torch.tensor([1.0, 0.1, 3.3, 1e-3])
+    ),
+    "normal": lambda: tokens(LONG, 4, seed=5),
+}
+
+
+@every_pooling
+@every_dtype
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_long_sentences(name: str, dtype: torch.dtype, data: str, dense: bool) -> None:
+    """Up to 8,192 tokens no digits are lost, whether the numbers agree, grow, cancel or scatter."""
+    lengths = [1, 33, 4097, CANCELS, LONG]
+    x = DATA[data]().to(dtype).expand(len(lengths), LONG, 4)
+    mask = torch.arange(LONG) < torch.tensor(lengths).unsqueeze(1)
+    layer = make(name, 4)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, mask)
+    assert_equals_loop(layer, pooled, x, mask)
+
+
+@every_pooling
+@pytest.mark.parametrize("value", [6e4, 65504.0, -65504.0])
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_large_halves_stay_finite(name: str, value: float, dense: bool) -> None:
+    """float16 numbers near the end of its range, 4,096 of them, pool to a finite vector."""
+    if name == "mean_sqrt_len_tokens":
+        value /= 64  # the true vector is √4096 times a token
+    x, mask = torch.full((2, 4096, 2), value, dtype=torch.float16), torch.ones(2, 4096, dtype=torch.bool)
+    layer = make(name, 2)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, mask)
+    assert pooled.isfinite().all()
+    assert_equals_loop(layer, pooled, x, mask)
+
+
+@every_dtype
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_weights_smaller_than_any_half(dtype: torch.dtype, dense: bool) -> None:
+    """A weight too small for float16 counts in full where the token is large."""
+    x = torch.tensor([[[0.0], [6e4]]], dtype=dtype)
+    with dense_route() if dense else torch.enable_grad():
+        pooled, _ = attention_pool(x, torch.tensor([[1, 1]]), scores=torch.tensor([[[0.0, -18.0]]]))
+    expected = torch.tensor([[0.0, -18.0]], dtype=torch.float64).softmax(dim=1)[:, 1:] * x[0, 1].double()
+    torch.testing.assert_close(pooled, expected.to(dtype))
+
+
+@every_pooling
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_gradients_of_halves(name: str, dtype: torch.dtype) -> None:
+    """Gradients of half tokens are those of the same tokens in float64, rounded."""
+    layer = make(name)
+    half = tokens(3, 700, DIM, dtype=dtype).requires_grad_()
+    exact = half.detach().double().requires_grad_()
+    mask = torch.arange(700) < torch.tensor([[3], [40], [700]])
+    (actual,) = torch.autograd.grad(layer(half, mask).sum(), half)
+    (expected,) = torch.autograd.grad(layer(exact, mask).sum(), exact)
+    # Attention adds two gradients, each rounded to a half; where they cancel, their sizes still count.
+    info = torch.finfo(dtype)
+    allowed = 2 * info.eps * expected.abs().amax(dim=2, keepdim=True) + info.smallest_normal * info.eps
+    assert ((actual.double() - expected).abs() <= allowed).all()

@@ -1,0 +1,105 @@
+"""Law 6: pooling writes to nothing, remembers nothing, and keeps dtype and device."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskpool import TokenBatch
+from tests.batches import MASK_DTYPES, all_layouts, dense_route
+from tests.poolings import every_dtype, every_pooling, make
+
+
+@every_pooling
+@pytest.mark.parametrize("mask_dtype", MASK_DTYPES, ids=str)
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_inputs_are_not_written(name: str, mask_dtype: torch.dtype, dense: bool) -> None:
+    """Embeddings, mask and parameters are the same after forward and backward, and were never written to."""
+    layer, (x, mask) = make(name), all_layouts()
+    x, mask = x.requires_grad_(), mask.to(mask_dtype)
+    held: list[Tensor] = [x, mask, *layer.parameters()]
+    before = [(tensor.detach().clone(), tensor._version) for tensor in held]
+    with dense_route() if dense else torch.enable_grad():
+        torch.autograd.grad(layer(x, mask).sum(), x)
+    for tensor, (copy, version) in zip(held, before, strict=True):
+        assert torch.equal(tensor, copy)
+        assert tensor._version == version
+
+
+@every_pooling
+@every_dtype
+def test_result_is_no_view(name: str, dtype: torch.dtype) -> None:
+    """The result is memory of its own: writing to it leaves the tokens alone."""
+    layer, (x, mask) = make(name), all_layouts(dtype)
+    before = x.clone()
+    with torch.no_grad():
+        layer(x, mask).fill_(9.0)
+        layer(x[:1, :1], mask[:1, :1]).fill_(9.0)
+    assert torch.equal(x, before)
+
+
+@every_pooling
+@every_dtype
+def test_repeated_calls_agree(name: str, dtype: torch.dtype) -> None:
+    """The same call gives the same bits, whatever was pooled in between, in training and evaluation mode."""
+    layer, (x, mask) = make(name), all_layouts(dtype)
+    first = layer(x, mask)
+    layer(x[:, :2] * 3, mask[:, :2])
+    assert torch.equal(layer(x, mask), first)
+    assert torch.equal(layer.eval()(x, mask), first)
+
+
+@every_pooling
+def test_nothing_is_kept(name: str) -> None:
+    """A call leaves no buffer, attribute or gradient behind in the layer."""
+    layer, (x, mask) = make(name), all_layouts()
+    before, state = set(vars(layer)), list(layer.state_dict())
+    layer(x, mask)
+    assert set(vars(layer)) == before
+    assert list(layer.state_dict()) == state
+    assert all(parameter.grad is None for parameter in layer.parameters())
+
+
+@every_pooling
+@every_dtype
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pytest.mark.parametrize("on_empty", ["zero", "nan"])
+def test_dtype_is_kept(name: str, dtype: torch.dtype, dense: bool, on_empty: str) -> None:
+    """The result has the tokens' dtype, whatever that of the layer's weights, and so has the gradient."""
+    layer, (x, mask) = make(name, on_empty=on_empty), all_layouts(dtype)
+    x.requires_grad_()
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, mask)
+    assert pooled.dtype == dtype
+    assert torch.autograd.grad(pooled[:6].sum(), x)[0].dtype == dtype
+
+
+@every_pooling
+@every_dtype
+def test_device_is_kept(name: str, dtype: torch.dtype) -> None:
+    """Tokens on another device give a result on that device (here the meta device, which has shapes alone)."""
+    layer = make(name).to("meta")
+    x, mask = (tensor.to("meta") for tensor in all_layouts(dtype))
+    pooled = layer(x, mask)
+    assert pooled.device.type == "meta"
+    assert pooled.dtype == dtype
+    assert pooled.shape == make(name)(*all_layouts(dtype)).shape
+
+
+@every_pooling
+def test_prepared_batch_is_not_written(name: str) -> None:
+    """A prepared batch holds the same rows, index and offsets after it was pooled."""
+    batch = TokenBatch.from_padded(*all_layouts())
+    held = [batch.values, batch.index, batch.offsets]
+    before = [(tensor.clone(), tensor._version) for tensor in held]
+    make(name)(batch)
+    for tensor, (copy, version) in zip(held, before, strict=True):
+        assert torch.equal(tensor, copy)
+        assert tensor._version == version
+
+
+def test_values_are_a_view() -> None:
+    """Preparing a batch copies no token embedding where strides allow a view."""
+    x, mask = all_layouts()
+    for tensor in (x, x[:, 1:], x.transpose(0, 1), x[:, :, :4], x[:1].expand(x.shape)):
+        batch = TokenBatch.from_padded(tensor, torch.ones(tensor.shape[:2], dtype=mask.dtype))
+        assert batch.values.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()

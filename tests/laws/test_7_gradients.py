@@ -1,0 +1,67 @@
+"""Law 7: first and second derivatives are right."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from maskpool import TokenBatch
+from tests.batches import dense_route
+from tests.poolings import every_pooling, make
+
+MASK = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]])
+
+
+def _without_ties(*shape: int) -> Tensor:
+    # The maximum has no derivative at a tie, and a finite difference must not reach the next number.
+    count = int(torch.tensor(shape).prod())
+    return (torch.randperm(count).double() / count - 0.5).reshape(shape)
+
+
+@every_pooling
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
+def test_derivatives(name: str, dense: bool, check: Callable[..., bool]) -> None:
+    """Derivatives by tokens and by learned parameters agree with finite differences, holes and empties included."""
+    layer = make(name, 4).double()
+    parameters = {key: value.detach().requires_grad_() for key, value in layer.named_parameters()}
+
+    def pool(x: Tensor, *values: Tensor) -> Tensor:
+        named = dict(zip(parameters, values, strict=True))
+        result: Tensor = torch.func.functional_call(layer, named, (x, MASK))
+        return result
+
+    x = _without_ties(*MASK.shape, 4).requires_grad_()
+    with dense_route() if dense else torch.enable_grad():
+        assert check(pool, (x, *parameters.values()))
+
+
+@every_pooling
+def test_derivatives_through_strides(name: str) -> None:
+    """Derivatives are right through a view of the caller's tensor that leaves rows and features out."""
+    layer = make(name, 2).double()
+    whole = _without_ties(4, 4, 3).requires_grad_()
+    assert gradcheck(lambda x: layer(x[:, 1:, :2], MASK[:, 1:]), (whole,))
+    assert gradgradcheck(lambda x: layer(x[:, 1:, :2], MASK[:, 1:]), (whole,))
+
+
+@every_pooling
+def test_derivatives_through_packed_rows(name: str) -> None:
+    """Derivatives are right where a row belongs to several sentences or to none."""
+    layer = make(name, 2).double()
+    values = _without_ties(5, 2).requires_grad_()
+    index, offsets = torch.tensor([0, 1, 3, 1, 3]), torch.tensor([0, 3, 3, 5])
+    assert gradcheck(lambda rows: layer(TokenBatch(rows, index, offsets)), (values,))
+    assert gradgradcheck(lambda rows: layer(TokenBatch(rows, index, offsets)), (values,))
+
+
+def test_ties_share_the_gradient_of_max() -> None:
+    """Tokens that tie for the maximum share its gradient equally, on both routes, and pads get none of it."""
+    layer, mask = make("max", 1), torch.tensor([[1, 1, 0, 1]])
+    x = torch.tensor([[[2.0], [2.0], [2.0], [1.0]]], requires_grad=True)
+    expected = torch.tensor([[[0.5], [0.5], [0.0], [0.0]]])
+    torch.testing.assert_close(torch.autograd.grad(layer(x, mask).sum(), x)[0], expected)
+    with dense_route():
+        torch.testing.assert_close(torch.autograd.grad(layer(x, mask).sum(), x)[0], expected)

@@ -1,0 +1,228 @@
+"""Law 9: bad input raises, naming the argument, what was expected and what came."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import maskpool
+from maskpool import AttentionPooling, ConcatPooling, MeanPooling, TokenBatch
+from tests.poolings import DIM, every_pooling, make
+
+X = torch.ones(2, 3, DIM)
+MASK = torch.ones(2, 3, dtype=torch.int64)
+
+ENTRANCES: dict[str, Callable[[Any, Any], object]] = {
+    "mean_pool": maskpool.mean_pool,
+    "mean_sqrt_len_pool": maskpool.mean_sqrt_len_pool,
+    "position_weighted_mean_pool": maskpool.position_weighted_mean_pool,
+    "max_pool": maskpool.max_pool,
+    "cls_pool": maskpool.cls_pool,
+    "last_token_pool": maskpool.last_token_pool,
+    "attention_pool": lambda x, mask: maskpool.attention_pool(x, mask, scores=torch.zeros(2, 1, 3)),
+    "attention_scores": lambda x, mask: maskpool.attention_scores(x, mask, query=torch.zeros(1, DIM)),
+    "from_padded": TokenBatch.from_padded,
+    "MeanPooling": make("mean"),
+    "AttentionPooling": make("attention"),
+    "ConcatPooling": make("concat"),
+}
+
+REFUSALS: dict[str, tuple[object, object, type[Exception], str]] = {
+    "features": (
+        {"token_embeddings": X, "attention_mask": MASK},
+        None,
+        TypeError,
+        "token_embeddings must be a tensor of shape (batch, seq, dim), got a dict of features: that is what "
+        "sentence-transformers' own module, sentence_transformers.sentence_transformer.modules.Pooling, reads",
+    ),
+    "list": (
+        X.tolist(),
+        MASK,
+        TypeError,
+        "token_embeddings must be a torch.Tensor of shape (batch, seq, dim) or a TokenBatch, got list",
+    ),
+    "integers": (X.long(), MASK, TypeError, "token_embeddings must have a floating dtype, got torch.int64"),
+    "complex": (X + 0j, MASK, TypeError, "token_embeddings must have a floating dtype, got torch.complex64"),
+    "sparse": (X.to_sparse(), MASK, TypeError, "token_embeddings must be a strided tensor, got layout torch.sparse"),
+    "two dimensions": (
+        X[0],
+        MASK[0],
+        ValueError,
+        "token_embeddings must have 3 dimensions (batch, seq, dim), got 2: shape (3, 6)",
+    ),
+    "four dimensions": (
+        X[None],
+        MASK,
+        ValueError,
+        "token_embeddings must have 3 dimensions (batch, seq, dim), got 4: shape (1, 2, 3, 6)",
+    ),
+    "no mask": (
+        X,
+        None,
+        ValueError,
+        "attention_mask is required with padded token_embeddings: shape (batch, seq), 1 at real tokens; "
+        "pass torch.ones(batch, seq, dtype=torch.bool)",
+    ),
+    "mask list": (X, MASK.tolist(), TypeError, "attention_mask must be a torch.Tensor, got list"),
+    "float mask": (
+        X,
+        MASK.float(),
+        TypeError,
+        "attention_mask must be bool or integer with 1 at real tokens, got torch.float32",
+    ),
+    "half mask": (X, MASK.half(), TypeError, "attention_mask must be bool or integer with 1 at real tokens, got"),
+    "4-D mask": (
+        X,
+        MASK[:, None, None],
+        ValueError,
+        "attention_mask must have 2 dimensions (batch, seq), got the 4-D shape (2, 1, 1, 3)",
+    ),
+    "1-D mask": (
+        X,
+        MASK[0],
+        ValueError,
+        "attention_mask must have the shape (2, 3) of token_embeddings' first two dimensions, got (3,)",
+    ),
+    "3-D mask": (X, MASK[:, :, None], ValueError, "attention_mask must have the shape (2, 3) of token_embeddings'"),
+    "wider mask": (
+        X,
+        torch.ones(2, 4, dtype=torch.bool),
+        ValueError,
+        "attention_mask must have the shape (2, 3) of token_embeddings' first two dimensions, got (2, 4)",
+    ),
+    "broadcastable mask": (
+        X,
+        MASK[:1],
+        ValueError,
+        "attention_mask must have the shape (2, 3) of token_embeddings' first two dimensions, got (1, 3)",
+    ),
+    "transposed mask": (X, MASK.t(), ValueError, "first two dimensions, got (3, 2)"),
+    "mask elsewhere": (
+        X,
+        MASK.to("meta"),
+        ValueError,
+        "attention_mask must be on token_embeddings' device cpu, got meta",
+    ),
+    "mask of twos": (
+        X,
+        2 * MASK,
+        ValueError,
+        "attention_mask must hold only 0 (pad) and 1 (real token); it holds 2 to 2",
+    ),
+    "negative mask": (X, MASK.tril() - 1, ValueError, "must hold only 0 (pad) and 1 (real token); it holds -1 to 0"),
+    "mask of bytes": (X, (255 * MASK).to(torch.uint8), ValueError, "1 (real token); it holds 255 to 255"),
+    "batch and mask": (
+        TokenBatch.from_padded(X, MASK),
+        MASK,
+        TypeError,
+        "attention_mask must be left out when the first argument is a TokenBatch",
+    ),
+}
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_bad_batch(entrance: str, refusal: str) -> None:
+    """Every function and layer refuses what is no padded batch, in the same words."""
+    if (entrance, refusal) == ("from_padded", "batch and mask"):
+        pytest.skip("from_padded takes no TokenBatch at all")
+    x, mask, error, text = REFUSALS[refusal]
+    with pytest.raises(error, match=re.escape(text)):
+        ENTRANCES[entrance](x, mask)
+
+
+@pytest.mark.parametrize("refusal", ["wider mask", "float mask", "4-D mask", "broadcastable mask", "two dimensions"])
+@pytest.mark.parametrize("entrance", ["mean_pool", "max_pool", "MeanPooling", "AttentionPooling"])
+def test_bad_batch_on_other_devices(entrance: str, refusal: str) -> None:
+    """Shapes and dtypes are refused on every device; only values are not looked at."""
+    x, mask, error, text = REFUSALS[refusal]
+    assert isinstance(x, torch.Tensor)
+    assert isinstance(mask, torch.Tensor)
+    with pytest.raises(error, match=re.escape(text)):
+        ENTRANCES[entrance](x.to("meta"), mask.to("meta"))
+
+
+@every_pooling
+@pytest.mark.parametrize("word", ["Zero", "", None, "skip"])
+def test_unknown_on_empty(name: str, word: object) -> None:
+    """An unknown on_empty is refused when the layer is made, and the known ones are listed."""
+    text = f"on_empty must be one of 'zero', 'nan', 'raise', got {word!r}"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        make(name, on_empty=word)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        maskpool.mean_pool,
+        maskpool.mean_sqrt_len_pool,
+        maskpool.position_weighted_mean_pool,
+        maskpool.max_pool,
+        maskpool.cls_pool,
+        maskpool.last_token_pool,
+    ],
+)
+def test_unknown_on_empty_of_functions(function: Callable[..., object]) -> None:
+    """The functions refuse an unknown on_empty too, even where no sentence is empty."""
+    with pytest.raises(ValueError, match=re.escape("on_empty must be one of 'zero', 'nan', 'raise', got 'drop'")):
+        function(X, MASK, on_empty="drop")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"embedding_dimension": 0}, "embedding_dimension must be a positive integer, got 0"),
+        ({"embedding_dimension": 6.0}, "embedding_dimension must be a positive integer, got 6.0"),
+        ({"embedding_dimension": "6"}, "embedding_dimension must be a positive integer, got '6'"),
+        ({"embedding_dimension": 6, "num_heads": 0}, "num_heads must be a positive integer, got 0"),
+        ({"embedding_dimension": 6, "num_heads": True}, "num_heads must be a positive integer, got True"),
+        ({"embedding_dimension": 6, "hidden_dimension": -1}, "hidden_dimension must be a positive integer, got -1"),
+        ({"embedding_dimension": 6, "num_heads": 4}, "num_heads must divide embedding_dimension 6, got 4"),
+    ],
+)
+def test_bad_sizes(options: dict[str, Any], text: str) -> None:
+    """A size of the attention layer that makes no sense is refused by its name."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        AttentionPooling(**options)
+
+
+@pytest.mark.parametrize("width", [5, 7, 12])
+def test_wrong_width(width: int) -> None:
+    """A learned layer names the width that it was made for and the one that came."""
+    with pytest.raises(ValueError, match=f"token_embeddings must have embedding_dimension={DIM} features, got {width}"):
+        make("attention")(torch.ones(2, 3, width), MASK)
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "text"),
+    [
+        ([[0.0]], TypeError, "scores must be a floating torch.Tensor, got list"),
+        (torch.zeros(2, 1, 3).long(), TypeError, "scores must be a floating torch.Tensor, got torch.int64"),
+        (torch.zeros(2, 3), ValueError, "shape (batch, heads, seq) = (2, heads, 3), got (2, 3)"),
+        (torch.zeros(2, 3, 1), ValueError, "shape (batch, heads, seq) = (2, heads, 3), got (2, 3, 1)"),
+        (torch.zeros(1, 1, 3), ValueError, "shape (batch, heads, seq) = (2, heads, 3), got (1, 1, 3)"),
+        (torch.zeros(2, 4, 3), ValueError, "heads that divides the dimension 6, got 4"),
+        (torch.zeros(2, 0, 3), ValueError, "heads that divides the dimension 6, got 0"),
+    ],
+)
+def test_bad_scores(scores: Any, error: type[Exception], text: str) -> None:
+    """Scores of another shape or kind are refused, never broadcast."""
+    with pytest.raises(error, match=re.escape(text)):
+        maskpool.attention_pool(X, MASK, scores=scores)
+
+
+def test_bad_scores_of_packed_tokens() -> None:
+    """Scores of a batch that was not padded have one row a token."""
+    batch = TokenBatch(torch.ones(5, DIM), torch.arange(5), torch.tensor([0, 2, 5]))
+    with pytest.raises(ValueError, match=re.escape("scores must have the shape (tokens, heads) = (5, heads), got (4,")):
+        maskpool.attention_pool(batch, scores=torch.zeros(4, 1))
+
+
+def test_bad_poolings() -> None:
+    """A concatenation of nothing, or of something else than layers, is refused."""
+    with pytest.raises(ValueError, match="poolings must hold at least one layer, got none"):
+        ConcatPooling([])
+    with pytest.raises(TypeError, match="poolings must hold maskpool layers, got Identity"):
+        ConcatPooling([MeanPooling(), torch.nn.Identity()])  # type: ignore[list-item]  # the point of the test

@@ -1,0 +1,47 @@
+"""Every pooling under test, by name, with learned weights that are not zero."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from maskpool import Pooling, build_pooling
+
+DIM = 6
+
+_SPECS: dict[str, tuple[str | tuple[str, ...], dict[str, Any]]] = {
+    "cls": ("cls", {}),
+    "max": ("max", {}),
+    "mean": ("mean", {}),
+    "mean_sqrt_len_tokens": ("mean_sqrt_len_tokens", {}),
+    "weightedmean": ("weightedmean", {}),
+    "lasttoken": ("lasttoken", {}),
+    "concat": (("max", "weightedmean", "mean"), {}),
+    "attention": ("attention", {}),
+    "attention-additive": ("attention", {"hidden_dimension": 5}),
+    "attention-heads": ("attention", {"num_heads": 2}),
+}
+LEARNED = [name for name in _SPECS if name.startswith("attention")]
+PLAIN = [name for name in _SPECS if name not in LEARNED]
+HOST_MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+every_pooling = pytest.mark.parametrize("name", [*PLAIN, *LEARNED])
+every_plain_pooling = pytest.mark.parametrize("name", PLAIN)
+every_learned_pooling = pytest.mark.parametrize("name", LEARNED)
+any_dtype = st.sampled_from(DTYPES)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def make(name: str, dim: int = DIM, **options: Any) -> Pooling:
+    """Build a pooling whose learned scores are of order one on standard normal tokens."""
+    mode, own = _SPECS[name]
+    layer = build_pooling(mode, dim, **own, **options)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            fan_in = parameter.shape[-1]
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
+    return layer

@@ -1,0 +1,497 @@
+"""The command, from its arguments to its files."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import maskpool
+from maskpool import cli
+from maskpool.bench import report
+from maskpool.bench.report import CSV_COLUMNS, FILES, HEADER
+from maskpool.errors import UserError
+from tests.bench import tiny
+
+REPLICATES = 6
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: object) -> Ran:
+    """What the command does, in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["maskpool", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def in_a_process(*command: str) -> Ran:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def assert_refused(ran: Ran, sentence: str) -> None:
+    """Exit code 2, nothing on standard output, and on standard error one line that matches."""
+    assert ran.code == 2
+    assert ran.out == ""
+    lines = [line for line in ran.err.splitlines() if line != "loading …"]
+    assert len(lines) == 1, ran.err
+    assert re.fullmatch(f"maskpool: {sentence}", lines[0]), lines[0]
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Fewer fits than a finding needs, and no hub."""
+    patch.setattr("maskpool.bench.run.REPLICATES", REPLICATES)
+    patch.setattr("maskpool.bench.statistics._DRAWS", 1_000)
+    patch.setattr("maskpool.bench.run._FLOOR_FITS", 3)
+    patch.setattr("maskpool.bench.heads._EPOCHS", 2)
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+choose_backend = joblib.parallel_config
+
+
+def one_process(*backend: object, **options: object) -> object:
+    return choose_backend("sequential")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run of `study` shows that processes work; starting them would take most of the time of the others."""
+    make_small(monkeypatch)
+    monkeypatch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_csv(tmp_path_factory.mktemp("data") / "colours.csv", tiny.make_texts(60))
+
+
+@dataclass(frozen=True)
+class Study:
+    ran: Ran
+    folder: Path
+
+    @property
+    def results(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+        return found
+
+
+@pytest.fixture(scope="module")
+def study(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    """A run that succeeds, into a folder that is not there yet."""
+    folder = tmp_path_factory.mktemp("out") / "new" / "folder"
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        yield Study(run("bench", "--model", model, "--data", data, "--out", folder), folder)
+
+
+def without_times(results: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in results.items() if name != "cost"}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_writes_five_files(study: Study) -> None:
+    """A run makes its folder, writes five files and nothing else, and says where they are."""
+    assert study.ran.code == 0, study.ran.err
+    assert sorted(content(study.folder)) == sorted(FILES)
+    assert f"Written to {study.folder}/: {', '.join(FILES)}" in study.ran.out
+    assert study.results["settings"]["replicates"] == REPLICATES
+
+
+def test_the_screen_shows_what_the_files_say(study: Study) -> None:
+    """The printed table has the AMI of each row of the results."""
+    for row in study.results["rows"]:
+        assert re.search(
+            rf"^ *{row['pooling']} .*{row['plan']}.* {row['arm']} .* {row['ami']:.3f} ", study.ran.out, re.M
+        )
+
+
+def test_figures_are_images(study: Study) -> None:
+    """Both figures are PNGs that can be read to their last byte."""
+    for name in ("quality.png", "shift.png"):
+        with Image.open(study.folder / name) as image:
+            assert image.format == "PNG"
+            image.load()
+            assert min(image.size) > 300
+
+
+def test_the_table_of_numbers_is_that_of_the_results(study: Study) -> None:
+    """results.csv has the rows of results.json, number by number."""
+    with (study.folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert len(rows) == len(study.results["rows"])
+    for found, row in zip(rows, study.results["rows"], strict=True):
+        assert found == {name: str(row.get(name, "")) for name in CSV_COLUMNS}
+
+
+def tables(markdown: str) -> list[list[list[str]]]:
+    """The cells of each table, its header first."""
+    found: list[list[list[str]]] = [[]]
+    for line in markdown.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def numbers_in(results: object) -> Iterator[float]:
+    if isinstance(results, dict):
+        for value in results.values():
+            yield from numbers_in(value)
+    elif isinstance(results, list):
+        for value in results:
+            yield from numbers_in(value)
+    elif isinstance(results, (int, float)):
+        yield float(results)
+
+
+def test_every_number_of_the_report_is_in_the_results(study: Study) -> None:
+    """Each number in a table of the report is one of results.json, rounded."""
+    known = list(numbers_in(study.results))
+    checked = 0
+    for table in tables((study.folder / "report.md").read_text(encoding="utf-8")):
+        if table[0][0] not in ("plan", "pooling", "trained"):
+            continue
+        for cells in table[2:]:
+            for cell in cells[2:]:
+                for number, percent in re.findall(r"([-+]?\d+(?:\.\d+)?)( ?%)?", cell):
+                    half = 0.5000001 * 10.0 ** -len(number.partition(".")[2])
+                    scale = 100 if percent else 1
+                    # A distance from itself may have a sign of no meaning.
+                    assert any(abs(abs(one * scale) - abs(float(number))) <= half for one in known), cell
+                    checked += 1
+    assert checked > 150
+
+
+def test_the_report_has_the_row_of_each_comparison(study: Study) -> None:
+    """Each row of the report's main table has its own numbers of results.json, in the same order."""
+    (main,) = [table for table in tables((study.folder / "report.md").read_text("utf-8")) if table[0] == list(HEADER)]
+    for cells, row in zip(main[2:], study.results["rows"], strict=False):
+        assert cells[:4] == [row["pooling"], row["plan"], row["arm"], str(row["texts"])]
+        assert cells[6:9] == [f"{row[name]:.3f}" for name in ("ami", "ari", "v_measure")]
+        if row["arm"] == "excluded":
+            assert cells[9] == "reference"
+        else:
+            assert cells[9] == f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            assert row["low"] <= row["delta"] <= row["high"]
+    assert [cells[0] for cells in main[2 + len(study.results["rows"]) :]] == ["TF-IDF", "length deciles"]
+
+
+def test_differences_are_those_of_the_rows(study: Study) -> None:
+    """The difference of an arm that scores all texts is its AMI less that of the excluded arm."""
+    reference = {row["pooling"]: row["ami"] for row in study.results["rows"] if row["arm"] == "excluded"}
+    rows = [row for row in study.results["rows"] if row["arm"] in ("included", "noise")]
+    assert len(rows) == 2 * 2 * 3
+    for row in rows:
+        assert row["delta"] == pytest.approx(row["ami"] - reference[row["pooling"]])
+
+
+def test_noise_is_as_far_as_pads(study: Study) -> None:
+    """Beside each included row stands noise of the same cosine shift."""
+    shift = {(row["pooling"], row["plan"], row["arm"]): row["cosine_shift"] for row in study.results["rows"]}
+    for (pooling, plan, arm), value in shift.items():
+        if arm == "noise":
+            assert value == pytest.approx(shift[pooling, plan, "included"], abs=1e-6)
+        if arm == "included":
+            assert value > 1e-4
+
+
+def test_the_same_run_twice_gives_the_same_results(study: Study, model: Path, data: Path, tmp_path: Path) -> None:
+    """A second run gives the same results but for its times, and puts them in the place of older ones."""
+    for name in FILES:
+        (tmp_path / name).write_text("older")
+    assert run("bench", "--model", model, "--data", data, "--out", tmp_path).code == 0
+    assert without_times(Study(study.ran, tmp_path).results) == without_times(study.results)
+    assert (tmp_path / "results.csv").read_bytes() == (study.folder / "results.csv").read_bytes()
+    assert sorted(content(tmp_path)) == sorted(FILES)
+
+
+@pytest.mark.parametrize("spelling", [["--pooling", "mean", "--pooling", "cls"], ["--pooling", " mean,cls,mean"]])
+def test_poolings_may_be_repeated_or_listed(model: Path, data: Path, tmp_path: Path, spelling: list[str]) -> None:
+    """Options repeated and names set apart by commas mean the same, and each pooling is measured once."""
+    assert run("bench", "--model", model, "--data", data, "--out", tmp_path, *spelling).code == 0
+    results = Study(Ran(0, "", ""), tmp_path).results
+    assert results["settings"]["poolings"] == ["mean", "cls"]
+    assert list(dict.fromkeys(row["pooling"] for row in results["rows"])) == ["mean", "cls"]
+    assert results["attention"] is None
+
+
+def test_attention_alone(model: Path, data: Path, tmp_path: Path) -> None:
+    """A run of nothing but learned heads writes all of its files."""
+    ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", "attention")
+    assert ran.code == 0, ran.err
+    results = Study(ran, tmp_path).results
+    assert results["rows"] == []
+    assert len(results["attention"]["rows"]) == 4
+    assert sorted(content(tmp_path)) == sorted(FILES)
+
+
+def test_too_few_labels_for_heads_are_said(model: Path, tmp_path: Path) -> None:
+    """With two labels there is no attention table, and the report says why."""
+    data = tiny.write_csv(tmp_path / "two.csv", tiny.make_texts(40, labels=2))
+    assert run("bench", "--model", model, "--data", data, "--out", tmp_path / "out").code == 0
+    assert "There is no attention table: it needs four labels" in (tmp_path / "out" / "report.md").read_text("utf-8")
+
+
+def test_a_model_of_few_positions(data: Path, tmp_path: Path) -> None:
+    """A model that reads fewer tokens than the default padded length is padded to what it reads."""
+    small = tiny.save_model(tmp_path / "small", limit=40)
+    ran = run("bench", "--model", small, "--data", data, "--out", tmp_path / "out", "--pooling", "mean")
+    assert ran.code == 0, ran.err
+    assert Study(ran, tmp_path / "out").results["settings"]["pad_to"] == 40
+
+
+def test_pads_that_one_text_brings(model: Path, tmp_path: Path) -> None:
+    """A corpus of one long text among equally long ones is measured: half-samples without it have no pads."""
+    rows = [(f"{label}{place % 8} w{place % 30}", label) for place in range(24) for label in ("red", "green")]
+    rows[0] = ("red1 w1 w2 w3 w4 w5 w6", "red")
+    data = tiny.write_csv(tmp_path / "one.csv", rows)
+    ran = run("bench", "--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", "mean")
+    assert ran.code == 0, ran.err
+
+
+def test_texts_that_are_cut_off_are_said(data: Path, tmp_path: Path) -> None:
+    """Texts beyond the model's limit are counted on the screen and in the results."""
+    small = tiny.save_model(tmp_path / "small", limit=10)
+    arguments = ["bench", "--model", small, "--data", data, "--out", tmp_path / "out", "--pad-to", 10]
+    ran = run(*arguments, "--pooling", "mean")
+    assert ran.code == 0, ran.err
+    cut = sum(len(text.split()) > 8 for text, _ in tiny.make_texts(60))
+    assert f"{cut} texts were cut off at 10 tokens." in ran.out
+    assert Study(ran, tmp_path / "out").results["corpus"]["truncated"] == cut
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "model": (["--model", "no-such-model"], "--model must be a folder .*hub, or all-MiniLM-L6-v2 .*'no-such-model' .*"),
+    "text column": (
+        ["--text-column", "body"],
+        "--text-column must be one of the columns text, label of .*, got 'body'",
+    ),
+    "label column": (["--label-column", "x"], "--label-column must be one of the columns text, label of .*, got 'x'"),
+    "file": (["--data", "none.csv"], "--data must name a file, but there is none at none.csv"),
+    "suffix": (["--data", "none.xls"], "--data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got none.xls"),
+    "pooling": (["--pooling", "mean,sum"], "--pooling must be one of mean, max, .*attention, got 'sum'"),
+    "no pooling": (["--pooling", ""], "--pooling must be one of mean, max, .*attention, got ''"),
+    "device": (
+        ["--device", "nonsense"],
+        "--device must be one that torch can use here, such as cpu, got 'nonsense': .*",
+    ),
+    "pad to too little": (["--pad-to", "5"], "--pad-to must be between 22, the longest text .*, and 160, .*; got 5"),
+    "pad to too much": (["--pad-to", "161"], "--pad-to must be between 22, the longest text .*, and 160, .*; got 161"),
+    "limit": (["--limit", "19"], "--limit must be at least 20 to keep 4 texts of each of the 5 labels .*, got 19"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused(
+    model: Path, data: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    """What the user can mend is one sentence that names it and what is accepted, and older results stay."""
+    for name in FILES:
+        (tmp_path / name).write_text(f"older {name}")
+    before = content(tmp_path)
+    given = {"--model": str(model), "--data": str(data), "--out": str(tmp_path)}
+    given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert_refused(run("bench", *(word for pair in given.items() for word in pair)), sentence)
+    assert content(tmp_path) == before
+
+
+ROWS = tiny.make_texts(40)
+BAD_TEXTS: dict[str, tuple[list[tuple[str, str]], str]] = {
+    "no token": (
+        [*ROWS, (tiny.NO_TOKEN, "red")],
+        r"mine must hold texts of at least one token; text 41 has none: '\\u200b'",
+    ),
+    "one label": (tiny.make_texts(40, labels=1), "mine must have at least two labels to score clusters by, got 1"),
+    "three texts": (
+        [*ROWS, *[("w1", "rare")] * 3],
+        "mine must have at least 4 texts in each label .*, got 3 in 'rare'.*",
+    ),
+    "no text": ([*ROWS, (" ", "red")], "column 'text' of mine.csv must hold texts; row 41 has ' '"),
+    "no label": ([*ROWS, ("w1", "")], "column 'label' of mine.csv must hold labels; row 41 has none"),
+}
+
+
+@pytest.mark.parametrize(("rows", "sentence"), BAD_TEXTS.values(), ids=BAD_TEXTS)
+def test_texts_that_cannot_be_measured_are_refused(
+    model: Path, tmp_path: Path, rows: list[tuple[str, str]], sentence: str
+) -> None:
+    """A corpus that cannot be clustered or scored is refused with the row or the label."""
+    data = tiny.write_csv(tmp_path / "mine.csv", rows)
+    assert_refused(run("bench", "--model", model, "--data", data, "--out", tmp_path / "out"), sentence)
+
+
+def test_a_folder_that_cannot_be_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    """An --out that is a file, or lies below one, is refused before anything is measured."""
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out in (file, file / "below"):
+        ran = run("bench", "--model", model, "--data", data, "--out", out)
+        assert_refused(ran, rf"--out must be a folder that can be written, got {re.escape(str(out))}: .*\w")
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in which nothing can be made is refused before anything is measured."""
+
+    def refuse(**options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("maskpool.bench.report.tempfile.TemporaryFile", refuse)
+    ran = run("bench", "--model", model, "--data", data, "--out", tmp_path)
+    assert_refused(ran, "--out must be a folder that can be written, got .*: Permission denied")
+
+
+def full_disk(*arguments: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def mistake(*arguments: object, **options: object) -> None:
+    raise ZeroDivisionError
+
+
+def older(folder: Path) -> dict[str, bytes]:
+    """Results of an earlier run."""
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_text(f"older {name}")
+    return content(folder)
+
+
+def test_a_disk_that_fills_up_is_said(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up while files are written is one sentence, and older results stay as they were."""
+    out = tmp_path / "out"
+    before = older(out)
+    monkeypatch.setattr("maskpool.bench.report.draw_shift", full_disk)
+    ran = run("bench", "--model", model, "--data", data, "--out", out, "--pooling", "mean")
+    assert ran.code == 2
+    last = ran.err.splitlines()[-1]
+    assert last == f"maskpool: --out must be a folder that can be written, got {out}: No space left on device"
+    assert "Traceback" not in ran.err
+    assert content(out) == before
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("step", ["_write_csv", "draw_quality", "draw_shift", "markdown", "json.dumps"])
+@pytest.mark.parametrize(("bug", "error"), [(full_disk, UserError), (mistake, ZeroDivisionError)])
+def test_whatever_fails_leaves_older_results(
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    bug: Callable[..., None],
+    error: type[Exception],
+) -> None:
+    """Whichever file cannot be made, every older file stays as it was and nothing stands beside them."""
+    out, results = tmp_path / "out", study.results
+    before = older(out)
+    monkeypatch.setattr(f"maskpool.bench.report.{step}", bug)
+    with pytest.raises(error):
+        report.write(results, out)
+    assert content(out) == before
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_a_files_place_leaves_older_results(study: Study, tmp_path: Path, name: str) -> None:
+    """Where a folder stands in one file's place the results are refused, and no other file is exchanged."""
+    out = tmp_path / "out"
+    older(out)
+    (out / name).unlink()
+    (out / name).mkdir()
+    (out / name / "mine").write_text("mine")
+    before = content(out)
+    with pytest.raises(UserError, match="--out must be a folder that can be written"):
+        report.write(study.results, out)
+    assert content(out) == before
+
+
+def test_a_process_says_one_sentence(tmp_path: Path) -> None:
+    """Run as a module, the command ends with code 2 and one sentence, without a traceback."""
+    arguments = ["bench", "--model", "no-such-model", "--out", str(tmp_path), "--data", str(tmp_path / "none.csv")]
+    ran = in_a_process(sys.executable, "-m", "maskpool", *arguments)
+    assert_refused(ran, "--data must name a file, but there is none at .*none.csv")
+
+
+def test_version() -> None:
+    """Run as a module, the command says its version."""
+    assert in_a_process(sys.executable, "-m", "maskpool", "--version") == Ran(
+        0, f"maskpool {maskpool.__version__}\n", ""
+    )
+
+
+def test_help_names_the_command() -> None:
+    """The installed command lists bench, and so does its help without arguments."""
+    ran = in_a_process(str(Path(sys.executable).with_name("maskpool")), "--help")
+    assert ran.code == 0
+    assert "bench" in ran.out
+    assert "bench" in CliRunner().invoke(cli.app, []).output
+
+
+def test_help_names_every_option() -> None:
+    """The help of bench names each of its options."""
+    shown = CliRunner().invoke(cli.app, ["bench", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    options = ["model", "data", "text-column", "label-column", "limit", "pooling", "pad-to", "batch-size", "seeds"]
+    for option in [*options, "device", "out"]:
+        assert f"--{option} " in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--limit", "0"], ["--pad-to", "0"], ["--batch-size", "0"], ["--seeds", "1"], ["--seeds", "many"]]
+)
+def test_numbers_out_of_range_are_refused(arguments: list[str]) -> None:
+    """A number that no run can have is refused with its option and the range."""
+    ran = run("bench", *arguments)
+    assert ran.code == 2
+    assert arguments[0] in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_missing_package_is_named(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a package of the extra the command that brings it is named."""
+    for name in [name for name in sys.modules if name.startswith("maskpool.bench")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ran = run("bench", "--model", model, "--data", data, "--out", tmp_path)
+    assert_refused(ran, r'matplotlib\S* is not installed; get it with: pip install "maskpool\[bench\]"')

