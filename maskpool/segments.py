@@ -7,11 +7,13 @@ A *per-token* tensor has one entry a real token, (tokens, …), on the eager rou
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from maskpool.tokens import _first_column
@@ -72,7 +74,7 @@ def maximum(batch: TokenBatch) -> Float[Tensor, "sentences dim"]:
         assert batch.mask is not None
         x = torch.where(batch.mask.unsqueeze(2), batch.padded, float("-inf"))
         return torch.where(batch.mask.any(dim=1, keepdim=True), x.amax(dim=1), 0.0)
-    return _apply(_Maximum, batch.values, batch.index, batch.offsets, batch.sentence_of_token)
+    return _apply(_Maximum, batch.values, batch.index, batch.offsets)
 
 
 def first(batch: TokenBatch) -> Float[Tensor, "sentences dim"]:
@@ -189,7 +191,7 @@ def _take_column(batch: TokenBatch, column: Int[Tensor, " batch"]) -> Float[Tens
 
 def _take_token(batch: TokenBatch, token: Int[Tensor, " sentences"]) -> Float[Tensor, "sentences dim"]:
     if not batch.lengths.numel() or int(batch.lengths.min()):
-        return batch.values.index_select(0, batch.index[token])
+        return batch.values.index_select(0, batch.index.index_select(0, token))
     # A sum over one token, or over none: the empty sentence needs no case of its own.
     present = ~empty_sentences(batch)
     offsets = torch.nn.functional.pad(present.cumsum(0), (1, 0))
@@ -265,16 +267,12 @@ class _DotProducts(torch.autograd.Function):
         products = table.new_empty(index.numel())
         if not index.numel():
             return products
-        # Pieces of one owner; where a piece is a run of rows, as without holes, a slice names it without a copy.
         changes = (owner.diff() != 0).nonzero().view(-1) + 1
         blocks = torch.arange(0, index.numel() + _BLOCK, _BLOCK).clamp(max=index.numel())
         bounds = torch.unique(torch.cat([changes, blocks]))
-        gaps = torch.nn.functional.pad((index.diff() != 1).cumsum(0), (1, 0))
-        is_run = (gaps[bounds[1:] - 1] == gaps[bounds[:-1]]).tolist()
-        firsts, owners = index[bounds[:-1]].tolist(), owner[bounds[:-1]].tolist()
-        for (start, end), run, first, own in zip(pairwise(bounds.tolist()), is_run, firsts, owners, strict=True):
-            rows = values[first : first + end - start] if run else values.index_select(0, index[start:end])
-            torch.mv(rows.to(table.dtype), table[own], out=products[start:end])
+        owners = owner[bounds[:-1]].tolist()
+        for own, (start, end, rows) in zip(owners, _pieces(index, bounds), strict=True):
+            torch.mv(values[rows].to(table.dtype), table[own], out=products[start:end])
         return products
 
     @staticmethod
@@ -300,6 +298,18 @@ class _DotProducts(torch.autograd.Function):
         return grad_values, grad_table, None, None
 
 
+def _pieces(
+    index: Int[Tensor, " tokens"], bounds: Int[Tensor, " pieces_plus_1"]
+) -> Iterator[tuple[int, int, slice | Tensor]]:
+    """Cut ``index`` at ``bounds``: start, end and rows of each piece, a slice (so no copy) where they are a run."""
+    last = max(index.numel() - 1, 0)
+    gaps = torch.nn.functional.pad((index.diff() != 1).cumsum(0), (1, 0))
+    is_run = (gaps[(bounds[1:] - 1).clamp(0, last)] == gaps[bounds[:-1].clamp(max=last)]).tolist()
+    firsts = index[bounds[:-1].clamp(max=last)].tolist() if index.numel() else []
+    for (start, end), run, first in zip(pairwise(bounds.tolist()), is_run, firsts, strict=bool(firsts)):
+        yield start, end, slice(first, first + end - start) if run else index[start:end]
+
+
 def _sorted_by(keys: Int[Tensor, " tokens"], number: int) -> tuple[Tensor, Tensor]:
     """Order in which tokens with key 0, 1, … follow each other, and where each key's tokens begin."""
     ascending, order = keys.sort(stable=True)
@@ -310,7 +320,7 @@ class _Maximum(torch.autograd.Function):
     """Per-sentence maximum; tokens that tie share the gradient equally, as in `torch.amax`."""
 
     @staticmethod
-    def forward(values: Tensor, index: Tensor, offsets: Tensor, owner: Tensor) -> Tensor:
+    def forward(values: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
         ones = torch.ones(index.numel(), dtype=values.dtype)
         shape = (offsets.numel() - 1, values.shape[0])
         with warnings.catch_warnings():
@@ -322,20 +332,51 @@ class _Maximum(torch.autograd.Function):
 
     @staticmethod
     # Any: autograd's context objects have no public type.
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
-        values, index, _, owner = inputs
-        ctx.save_for_backward(values, index, owner, output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        values, index, offsets = inputs
+        ctx.save_for_backward(values, output, index, offsets)
 
     @staticmethod
     # Any: see setup_context.
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        values, index, owner, output = ctx.saved_tensors
-        exact = torch.float64 if values.dtype == torch.float64 else torch.float32
-        won = values.index_select(0, index) == output.index_select(0, owner)
-        ties = torch.zeros(output.shape, dtype=exact).index_add(0, owner, won.to(exact))
-        share = (grad.to(exact) / ties.clamp(min=1)).to(values.dtype)
-        rows = torch.where(won, share.index_select(0, owner), 0.0)
-        return torch.zeros_like(values).index_add(0, index, rows), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _apply(_Winners, grad, *ctx.saved_tensors), None, None
+
+
+class _Winners(torch.autograd.Function):
+    """Hands each sentence's gradient to the tokens that hold its maximum: linear in the gradient."""
+
+    @staticmethod
+    def forward(grad: Tensor, values: Tensor, output: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+        grad_values = torch.zeros_like(values)
+        for sentence, (start, end, rows) in enumerate(_pieces(index, offsets)):
+            if end > start:
+                share = _shares(values[rows], output[sentence])
+                # Added, not stored: one row may be several tokens, of one sentence (expanded) or of many (spans).
+                grad_values.index_add_(0, index[start:end], share.mul_(grad[sentence]).to(values.dtype))
+        return grad_values
+
+    @staticmethod
+    # Any: autograd's context objects have no public type.
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    @once_differentiable
+    # Any: see setup_context.
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        values, output, index, offsets = ctx.saved_tensors
+        transposed = torch.zeros_like(output)
+        for sentence, (start, end, rows) in enumerate(_pieces(index, offsets)):
+            if end > start:
+                share = _shares(values[rows], output[sentence])
+                transposed[sentence] = share.mul_(grad[rows]).sum(dim=0).to(values.dtype)
+        return transposed, None, None, None, None
+
+
+def _shares(rows: Float[Tensor, "tokens dim"], largest: Float[Tensor, " dim"]) -> Float[Tensor, "tokens dim"]:
+    """1 at a feature's only winner, 1/k at each of k that tie, 0 elsewhere."""
+    won = (rows == largest).to(torch.promote_types(rows.dtype, torch.float32))
+    return won.div_(won.sum(dim=0).clamp(min=1))  # nobody equals NaN
 
 
 def _sum_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor) -> Tensor:

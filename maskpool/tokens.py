@@ -128,11 +128,12 @@ class TokenBatch:
             batch.padded = token_embeddings
             batch.mask = attention_mask.bool()
             return batch
-        if attention_mask.dtype != torch.bool and not torch.equal(attention_mask, attention_mask & 1):
-            raise ValueError(
-                "attention_mask must hold only 0 (pad) and 1 (real token); it holds "
-                f"{attention_mask.min().item()} to {attention_mask.max().item()}"
-            )
+        if attention_mask.dtype != torch.bool and attention_mask.numel():
+            lowest, highest = map(int, attention_mask.aminmax())
+            if lowest < 0 or highest > 1:
+                raise ValueError(
+                    f"attention_mask must hold only 0 (pad) and 1 (real token); it holds {lowest} to {highest}"
+                )
         seq = attention_mask.shape[1]
         places = attention_mask.reshape(-1).nonzero().view(-1)
         if seq:
