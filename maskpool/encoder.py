@@ -36,12 +36,14 @@ class Encoder:
         tokenizer: Its tokenizer; one without a pad token pads with its end-of-text token, which the
             mask still tells from a real one.
         max_length: Tokens of a text beyond this number are cut off.
+        weights_sha256: Hash of the weights, where it was checked.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int
+    weights_sha256: str | None = None
 
     @classmethod
     def load(cls, name: str = BUNDLED, device: str = "cpu") -> Encoder:
@@ -51,18 +53,20 @@ class Encoder:
             UserError: There is no such model, or no such device, or a needed package is missing.
         """
         try:
+            from safetensors import SafetensorError
             from transformers import AutoModel, AutoTokenizer
             from transformers.utils import logging
         except ModuleNotFoundError as error:
             raise UserError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
         where = _find_device(device)
-        source = _bundled_folder() if name in (BUNDLED, f"sentence-transformers/{BUNDLED}") else name
+        bundled = name in (BUNDLED, f"sentence-transformers/{BUNDLED}")
+        source = _bundled_folder() if bundled else name
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModel.from_pretrained(source, dtype=torch.float32)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
                 f"--model must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
@@ -71,8 +75,14 @@ class Encoder:
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
         if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise UserError(
+                    f"--model must come with a tokenizer that can pad; that of {name!r} has neither a pad token nor an "
+                    "end-of-text token: set tokenizer.pad_token and save it beside the model"
+                )
             tokenizer.pad_token = tokenizer.eos_token
-        return cls(name, model.to(where).eval(), tokenizer, _max_length(source, tokenizer, model))
+        max_length = _max_length(source, tokenizer, model)
+        return cls(name, model.to(where).eval(), tokenizer, max_length, _BUNDLED_SHA256 if bundled else None)
 
     @property
     def dimension(self) -> int:
@@ -127,7 +137,7 @@ class Encoder:
             "max_length": self.max_length,
             "pad_token": str(self.tokenizer.pad_token),
             "padding_side": self.tokenizer.padding_side,
-            "weights_sha256": _BUNDLED_SHA256 if self.name.endswith(BUNDLED) else None,
+            "weights_sha256": self.weights_sha256,
         }
 
 
@@ -150,7 +160,7 @@ def _bundled_folder() -> str:
 def _find_device(device: str) -> torch.device:
     try:
         where = torch.device(device)
-        torch.empty(0, device=where)
+        torch.zeros(1, device=where).item()
     except (RuntimeError, AssertionError) as error:  # torch built without a device raises AssertionError
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Mask: TypeAlias = Int[Tensor, "batch seq"] | Bool[Tensor, "batch seq"]
 
+_TOKEN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -232,8 +233,11 @@ def _check_padded(token_embeddings: object, attention_mask: object) -> None:
             "token_embeddings must be a torch.Tensor of shape (batch, seq, dim) or a TokenBatch, "
             f"got {type(token_embeddings).__name__}"
         )
-    if not token_embeddings.is_floating_point():
-        raise TypeError(f"token_embeddings must have a floating dtype, got {token_embeddings.dtype}")
+    if token_embeddings.dtype not in _TOKEN_DTYPES:
+        raise TypeError(
+            "token_embeddings must have a floating dtype (float16, bfloat16, float32 or float64), "
+            f"got {token_embeddings.dtype}"
+        )
     if token_embeddings.layout != torch.strided:
         raise TypeError(f"token_embeddings must be a strided tensor, got layout {token_embeddings.layout}")
     if token_embeddings.dim() != 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib
 import importlib.metadata
@@ -192,16 +193,24 @@ def _columns(path: Path) -> dict[str, list[object]]:
     with tempfile.TemporaryDirectory() as cache:
         try:
             if suffix in (".csv", ".tsv"):
-                # A text may be the word "null"; only an empty field is missing.
                 separator = "\t" if suffix == ".tsv" else ","
+                with path.open(newline="", encoding="utf-8-sig") as file:
+                    header = next(csv.reader(file, delimiter=separator), [])
+                # Every column a string, or the labels 1 and 01 were one; and a text may be the word "null".
+                features = datasets.Features({name: datasets.Value("string") for name in header})
                 table = datasets.Dataset.from_csv(
-                    str(path), cache_dir=cache, keep_in_memory=True, sep=separator, keep_default_na=False
+                    str(path),
+                    features=features,
+                    cache_dir=cache,
+                    keep_in_memory=True,
+                    sep=separator,
+                    keep_default_na=False,
                 )
             else:
                 read = datasets.Dataset.from_json if suffix == ".jsonl" else datasets.Dataset.from_parquet
                 table = read(str(path), cache_dir=cache, keep_in_memory=True)
         # datasets wraps whatever pandas and pyarrow raise, of many kinds; each means an unreadable file.
         except Exception as error:
-            reason = str(error.__cause__ or error).strip().split("\n")[0]
+            reason = str(error.__cause__ or error).strip().split("\n")[0] or type(error).__name__
             raise UserError(f"--data must be a readable {suffix[1:]} file; {path.name} is not: {reason}") from error
         return {name: list(table[name]) for name in table.column_names}

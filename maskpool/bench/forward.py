@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,12 +91,14 @@ def prove_prefix(encoder: Encoder, ids: Sequence[Sequence[int]], top: int, rng: 
     """
     sample = rng.permutation(len(ids))[:_FORWARD_BATCH].tolist()
     groups = [[ids[i] for i in group] for group in (sample, sample[: _FORWARD_BATCH // 4], sample[:1], sample[-1:])]
-    found = max(_prefix_difference(encoder, texts, top) for texts in groups)
+    found = float(np.max([_prefix_difference(encoder, texts, top) for texts in groups]))
+    if math.isnan(found):
+        raise UserError(f"--model {encoder.name}: some of its token states are no numbers (NaN); choose another")
     if found <= _PREFIX_TOLERANCE:
         return found
     exact = replace(encoder, model=copy.deepcopy(encoder.model).cpu().double())
-    leak = max(_prefix_difference(exact, texts, top) for texts in groups)
-    if leak > _PREFIX_TOLERANCE:
+    leak = float(np.max([_prefix_difference(exact, texts, top) for texts in groups]))
+    if not leak <= _PREFIX_TOLERANCE:
         raise UserError(
             f"--model {encoder.name}: its token states depend on how far a text is padded (by {leak:.1e} of their "
             f"root mean square in float64, {_PREFIX_TOLERANCE:.0e} allowed), so one forward pass cannot stand for "

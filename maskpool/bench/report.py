@@ -92,7 +92,9 @@ def attention_table(results: Results) -> list[list[str]]:
             row["trained"],
             row["served"],
             f"{row['ami']:.3f} ± {row['ami_sd']:.3f}",
-            f"{row['difference']:+.3f} ± {row['difference_sd']:.3f}" if row["difference_sd"] else "reference",
+            "reference"
+            if row["trained"] == row["served"] == "with mask"
+            else f"{row['difference']:+.3f} ± {row['difference_sd']:.3f}",
             f"{row['attention_on_pads']:.1%}",
         ]
         for row in results["attention"]["rows"]
@@ -155,6 +157,9 @@ def check_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for file in FILES:
+            if (folder / file).is_dir():
+                raise IsADirectoryError(None, f"{file} in it is a folder")
     except OSError as error:
         raise UserError(f"--out must be a folder that can be written, got {folder}: {error.strerror}") from error
 
@@ -165,6 +170,7 @@ def write(results: Results, folder: Path) -> None:
     Raises:
         UserError: The folder cannot be written; what stood there stays.
     """
+    check_folder(folder)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
             staged = Path(name)

@@ -43,7 +43,7 @@ _REPLICATE_SEEDS = 3
 _FLOOR_FITS = 10
 _FRACTION_BINS = 10
 # An arm that reads pads alone scores only texts that have some; fewer than this a cluster say nothing.
-_FEWEST_TEXTS_A_CLUSTER = 4
+_FEWEST_TEXTS_A_CLUSTER = 2
 
 
 class Progress(Protocol):
@@ -121,7 +121,7 @@ def run_study(corpus: Corpus, encoder: Encoder, settings: Settings, progress: Pr
     began = time.perf_counter()
     ids, truncated = encoder.tokenize(corpus.texts)
     lengths = _check_lengths(corpus, encoder, ids, settings)
-    pad_to = settings.pad_to or max(DEFAULT_PAD_TO, int(lengths.max()))
+    pad_to = settings.pad_to or max(min(DEFAULT_PAD_TO, encoder.max_length), int(lengths.max()))
     plans = default_plans(settings.batch_size, pad_to)
     full, replicates = _draws(plans, lengths, settings)
     codes = corpus.codes
@@ -246,18 +246,18 @@ def _compare(
     on_draw: Callable[[], None],
 ) -> list[Results]:
     clusters = len(np.unique(codes))
+    draws = (full, *replicates)
     comparisons = [
         Comparison(mode, number, arm)
         for mode in pooled.excluded
         for number in range(len(plans))
         for arm in get_args(Arm)
-        if arm != "excluded"
-        and (arm != "pads only" or np.sum(full.widths[number] > pooled.lengths) >= _FEWEST_TEXTS_A_CLUSTER * clusters)
+        if arm != "excluded" and (arm != "pads only" or _have_pads(pooled.lengths, draws, number, clusters))
     ]
     # Processes, because k-means holds Python's lock for most of its time on data of this size.
     tables: list[Table] = []
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        jobs = (joblib.delayed(_deltas)(pooled, codes, comparisons, draw) for draw in (full, *replicates))
+        jobs = (joblib.delayed(_deltas)(pooled, codes, comparisons, draw) for draw in draws)
         for table in joblib.Parallel(n_jobs=-1, return_as="generator")(jobs):
             tables.append(table)
             on_draw()
@@ -289,6 +289,12 @@ def _compare(
                     found["by_pad_fraction"] = _by_fraction(pooled.lengths, full.widths[number], reference, other)
                 rows.append(found)
     return rows
+
+
+def _have_pads(lengths: Ints, draws: Sequence[Draw], plan: int, clusters: int) -> bool:
+    """Whether enough texts have pads, in every draw, for an arm that reads pads alone."""
+    padded = [np.sum(draw.widths[plan] > lengths[draw.texts]) for draw in draws]
+    return bool(min(padded) >= _FEWEST_TEXTS_A_CLUSTER * clusters)
 
 
 def _vectors(pooled: Pooled, comparison: Comparison, draw: Draw) -> tuple[Ints, Vectors, Vectors]:
