@@ -3,8 +3,8 @@
 ``python -m benchmarks.pooling_speed`` measures everything and writes ``benchmarks/results/pooling_speed.json``.
 
 All contestants run in one process, in turn, a block of calls each; a figure is the median over rounds of a block's
-time per call. Calls walk round a ring of buffers whose real rows together are several times the last-level cache, so
-that none meets a batch that is still in cache. Each call gets raw tensors, so ours pays for checking and preparing the
+time per call. Calls walk round a ring of buffers that together are several times the last-level cache, so that hardly
+any meets a batch that is still in cache. Each call gets raw tensors, so ours pays for checking and preparing the
 batch. The yardstick is how fast the machine reads: ``sum()`` over as many contiguous bytes as the real rows, a
 contestant like the others. Pads hold finite numbers; a contestant that disagrees with ours stops the run.
 """
@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parent / "results" / "pooling_speed.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # How far from ours a contestant may be, relative to the largest number in the result: the recipes round more often.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
-# The real rows of all buffers together, in last-level caches.
+# All buffers together, in last-level caches.
 TIMES_CACHE = 4.0
 MIN_BUFFERS = 6
 ONE_ROW_MODES = ("cls", "lasttoken")  # they read one row a sentence: reading all real rows is no yardstick
@@ -218,7 +218,7 @@ def make_ring(shape: Shape, dtype: torch.dtype, cache_bytes: int, memory_bytes: 
     base = torch.randn(shape.batch, shape.seq, shape.dim, generator=generator).to(dtype)
     token_bytes = base.numel() * base.itemsize
     real_bytes = int(lengths.sum()) * shape.dim * base.itemsize
-    wanted = MIN_BUFFERS if quick else max(MIN_BUFFERS, math.ceil(TIMES_CACHE * cache_bytes / real_bytes))
+    wanted = MIN_BUFFERS if quick else max(MIN_BUFFERS, math.ceil(TIMES_CACHE * cache_bytes / token_bytes))
     number = max(MIN_BUFFERS, min(wanted, int(memory_bytes // token_bytes)))
     buffers = []
     for _ in range(number):
@@ -227,7 +227,7 @@ def make_ring(shape: Shape, dtype: torch.dtype, cache_bytes: int, memory_bytes: 
         mask = (torch.arange(shape.seq) < mine.unsqueeze(1)).long()
         x = base.clone()
         buffers.append(Buffer(x.requires_grad_(), mask, x.detach().view(-1).view(torch.float32)[: real_bytes // 4]))
-    return Ring(shape, buffers, real_bytes / token_bytes, real_bytes, number * real_bytes / cache_bytes)
+    return Ring(shape, buffers, real_bytes / token_bytes, real_bytes, number * token_bytes / cache_bytes)
 
 
 def check_agreement(pools: Mapping[str, Pool], learned: list[nn.Parameter], buffer: Buffer, grad: Tensor) -> None:
@@ -407,7 +407,7 @@ def table_of(rows: Sequence[Row]) -> Table:
     head = rows[0]
     table = Table(
         title=f"{head.shape} {head.dtype}: {head.real_fraction:.0%} real, {head.buffers} buffers, "
-        f"real rows {head.times_cache:.2g} x the last-level cache"
+        f"together {head.times_cache:.2g} x the last-level cache"
     )
     for column in ("mode", "shape", "dtype", "direction"):
         table.add_column(column, no_wrap=True)

@@ -129,7 +129,7 @@ def spread(batch: TokenBatch, per_sentence: Float[Tensor, " sentences"]) -> Floa
     if batch.dense:
         assert batch.mask is not None
         return per_sentence.unsqueeze(1).expand(batch.mask.shape)
-    return per_sentence.index_select(0, batch.sentence_of_token)
+    return torch.repeat_interleave(per_sentence, batch.lengths, output_size=batch.index.numel())
 
 
 def total(batch: TokenBatch, per_token: Int[Tensor, "*token"]) -> Int[Tensor, " sentences"]:

@@ -45,7 +45,6 @@ class TokenBatch:
 
     Attributes:
         dense: Which route the batch takes.
-        mask: bool, (batch, seq), True at real tokens; None when the batch was not padded.
         values: (rows, dim), a view of the caller's tensor wherever its strides allow one.
         index: int64, (tokens,), the rows that are real tokens, sentence after sentence.
         offsets: int64, (sentences + 1,), where each sentence begins in ``index``.
@@ -58,7 +57,6 @@ class TokenBatch:
         ([0, 2, 3], [0, 1, 3])
     """
 
-    mask: Tensor | None
     values: Tensor
     index: Tensor
     offsets: Tensor
@@ -72,7 +70,7 @@ class TokenBatch:
     ) -> None:
         """Take a batch that is already in its sparse form; nothing is checked."""
         self.dense = False
-        self.mask = None
+        self._attention_mask: Tensor | None = None
         self.values = values
         self.index = index
         self.offsets = offsets
@@ -127,7 +125,7 @@ class TokenBatch:
             batch = cls.__new__(cls)
             batch.dense = True
             batch.padded = token_embeddings
-            batch.mask = attention_mask.bool()
+            batch._attention_mask = attention_mask
             return batch
         if attention_mask.dtype != torch.bool and attention_mask.numel():
             lowest, highest = map(int, attention_mask.aminmax())
@@ -146,9 +144,14 @@ class TokenBatch:
         if by_sentence != seq * by_token or by_token != 1:  # not one sentence after the other
             index = places.div(seq, rounding_mode="floor") * by_sentence + places.remainder(seq) * by_token
         batch = cls(values, index, offsets)
-        batch.mask = attention_mask.bool()
+        batch._attention_mask = attention_mask
         batch._places = places
         return batch
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch seq"] | None:
+        """True at real tokens; None when the batch was not padded."""
+        return None if self._attention_mask is None else self._attention_mask.bool()
 
     @property
     def dim(self) -> int:
@@ -235,8 +238,8 @@ def _check_padded(token_embeddings: object, attention_mask: object) -> None:
         )
     if token_embeddings.dtype not in _TOKEN_DTYPES:
         raise TypeError(
-            "token_embeddings must have a floating dtype (float16, bfloat16, float32 or float64), "
-            f"got {token_embeddings.dtype}"
+            f"token_embeddings must have a floating dtype, got {token_embeddings.dtype}: "
+            "float16, bfloat16, float32 and float64 are pooled"
         )
     if token_embeddings.layout != torch.strided:
         raise TypeError(f"token_embeddings must be a strided tensor, got layout {token_embeddings.layout}")

@@ -169,11 +169,14 @@ def test_null_is_a_missing_text_or_label(tmp_path: Path) -> None:
         read_file(path, "text", "label")
 
 
-def test_numbers_are_no_texts(tmp_path: Path) -> None:
-    """A column of numbers is refused as texts."""
-    path = write(tmp_path / "mine.csv", ROWS)
-    path.write_text("text,label\n" + "1,a\n" * 4 + "2,b\n" * 4)
-    with pytest.raises(UserError, match=r"column 'text' of mine.csv must hold texts; row 1 has '?1"):
+def test_numbers_are_texts_where_everything_is_text(tmp_path: Path) -> None:
+    """A column of numbers is texts in csv, which knows nothing else, and refused in jsonl, which does."""
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\n" + "1,a\n" * 4 + "02,b\n" * 4)
+    assert read_file(path, "text", "label").texts == ["1"] * 4 + ["02"] * 4
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"text": 1, "label": "a"}\n' * 4 + '{"text": 2, "label": "b"}\n' * 4)
+    with pytest.raises(UserError, match=r"column 'text' of mine.jsonl must hold texts; row 1 has 1"):
         read_file(path, "text", "label")
 
 
