@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.readme import rewritten
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -50,6 +52,12 @@ def test_python_blocks_run_and_print_what_they_promise(tmp_path: Path, monkeypat
     """Every python block runs as it stands, after those above it, and prints the text block that follows."""
     monkeypatch.chdir(tmp_path)
     assert run_python_blocks(README.read_text(encoding="utf-8")) > 0
+
+
+def test_numbers_are_those_of_the_results() -> None:
+    """The README's tables are what the committed results make them."""
+    text = README.read_text(encoding="utf-8")
+    assert rewritten(text) == text
 
 
 def test_set_up_commands() -> None:
