@@ -312,8 +312,10 @@ def _pieces(
 
 def _sorted_by(keys: Int[Tensor, " tokens"], number: int) -> tuple[Tensor, Tensor]:
     """Order in which tokens with key 0, 1, … follow each other, and where each key's tokens begin."""
-    ascending, order = keys.sort(stable=True)
-    return order, torch.searchsorted(ascending, torch.arange(number + 1))
+    counts = torch.zeros(number + 1, dtype=torch.int64).index_add_(0, keys + 1, torch.ones_like(keys))
+    in_order = not (keys.diff() < 0).any()  # as rows of a contiguous batch always are
+    order = torch.arange(keys.numel()) if in_order else keys.argsort(stable=True)
+    return order, counts.cumsum(0)
 
 
 class _Maximum(torch.autograd.Function):
@@ -350,9 +352,9 @@ class _Winners(torch.autograd.Function):
         grad_values = torch.zeros_like(values)
         for sentence, (start, end, rows) in enumerate(_pieces(index, offsets)):
             if end > start:
-                share = _shares(values[rows], output[sentence])
+                won, ties = _winners(values[rows], output[sentence])
                 # Added, not stored: one row may be several tokens, of one sentence (expanded) or of many (spans).
-                grad_values.index_add_(0, index[start:end], share.mul_(grad[sentence]).to(values.dtype))
+                grad_values.index_add_(0, index[start:end], won.mul_(grad[sentence] / ties).to(values.dtype))
         return grad_values
 
     @staticmethod
@@ -368,15 +370,15 @@ class _Winners(torch.autograd.Function):
         transposed = torch.zeros_like(output)
         for sentence, (start, end, rows) in enumerate(_pieces(index, offsets)):
             if end > start:
-                share = _shares(values[rows], output[sentence])
-                transposed[sentence] = share.mul_(grad[rows]).sum(dim=0).to(values.dtype)
+                won, ties = _winners(values[rows], output[sentence])
+                transposed[sentence] = (won.mul_(grad[rows]).sum(dim=0) / ties).to(values.dtype)
         return transposed, None, None, None, None
 
 
-def _shares(rows: Float[Tensor, "tokens dim"], largest: Float[Tensor, " dim"]) -> Float[Tensor, "tokens dim"]:
-    """1 at a feature's only winner, 1/k at each of k that tie, 0 elsewhere."""
+def _winners(rows: Float[Tensor, "tokens dim"], largest: Float[Tensor, " dim"]) -> tuple[Tensor, Tensor]:
+    """1 where a token holds a feature's maximum, else 0; and how many hold it, at least 1 (nobody equals NaN)."""
     won = (rows == largest).to(torch.promote_types(rows.dtype, torch.float32))
-    return won.div_(won.sum(dim=0).clamp(min=1))  # nobody equals NaN
+    return won, won.sum(dim=0).clamp_(min=1)
 
 
 def _sum_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor) -> Tensor:
@@ -421,12 +423,13 @@ def _sum_short_half_rows(values: Tensor, weights: Tensor | None, index: Tensor, 
     if weights is None:
         return _bag(values, None, index, offsets)
     parts, rest = _split(weights, values.dtype)
-    thrice = index.repeat_interleave(3)
-    pooled = _bag(values, parts, thrice, offsets * 3)
+    thrice = index.to(torch.int32).unsqueeze(1).expand(-1, 3).reshape(-1)
+    thrice_offsets = offsets.to(torch.int32) * 3
+    pooled = _bag(values, parts, thrice, thrice_offsets)
     if not rest.any():
         return pooled
     parts, _ = _split(rest * _RESCUE, values.dtype)
-    return (pooled.float() + _bag(values, parts, thrice, offsets * 3).float() / _RESCUE).to(values.dtype)
+    return (pooled.float() + _bag(values, parts, thrice, thrice_offsets).float() / _RESCUE).to(values.dtype)
 
 
 def _sum_long_half_rows(values: Tensor, weights: Tensor | None, index: Tensor) -> Tensor:
