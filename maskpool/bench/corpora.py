@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
 import re
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -185,32 +185,37 @@ def read_file(path: Path, text_column: str, label_column: str) -> Corpus:
 
 
 def _columns(path: Path) -> dict[str, list[object]]:
+    suffix = path.suffix.lower()
+    read = _read_separated if suffix in (".csv", ".tsv") else _read_typed
+    try:
+        columns = read(path)
+        if not any(columns.values()):
+            raise ValueError("it has no rows")
+        return columns
+    # pandas and datasets raise whatever their parsers do, of many kinds; each means an unreadable file.
+    except Exception as error:
+        reason = str(error.__cause__ or error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"--data must be a readable {suffix[1:]} file; {path.name} is not: {reason}") from error
+
+
+def _read_separated(path: Path) -> dict[str, list[object]]:
+    """Columns of a csv or tsv file, every field a string: 1 and 01 are two labels, and "null" is a text."""
+    import pandas as pd
+
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    with warnings.catch_warnings():
+        # Rows of more fields than the header has; pandas would cut them, or shift them by a column.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    return {str(name): table[name].tolist() for name in table.columns}
+
+
+def _read_typed(path: Path) -> dict[str, list[object]]:
     import datasets
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
-    suffix = path.suffix.lower()
+    read = datasets.Dataset.from_json if path.suffix.lower() == ".jsonl" else datasets.Dataset.from_parquet
     with tempfile.TemporaryDirectory() as cache:
-        try:
-            if suffix in (".csv", ".tsv"):
-                separator = "\t" if suffix == ".tsv" else ","
-                with path.open(newline="", encoding="utf-8-sig") as file:
-                    header = next(csv.reader(file, delimiter=separator), [])
-                # Every column a string, or the labels 1 and 01 were one; and a text may be the word "null".
-                features = datasets.Features({name: datasets.Value("string") for name in header})
-                table = datasets.Dataset.from_csv(
-                    str(path),
-                    features=features,
-                    cache_dir=cache,
-                    keep_in_memory=True,
-                    sep=separator,
-                    keep_default_na=False,
-                )
-            else:
-                read = datasets.Dataset.from_json if suffix == ".jsonl" else datasets.Dataset.from_parquet
-                table = read(str(path), cache_dir=cache, keep_in_memory=True)
-        # datasets wraps whatever pandas and pyarrow raise, of many kinds; each means an unreadable file.
-        except Exception as error:
-            reason = str(error.__cause__ or error).strip().split("\n")[0] or type(error).__name__
-            raise UserError(f"--data must be a readable {suffix[1:]} file; {path.name} is not: {reason}") from error
+        table = read(str(path), cache_dir=cache, keep_in_memory=True)
         return {name: list(table[name]) for name in table.column_names}

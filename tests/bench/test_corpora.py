@@ -169,6 +169,16 @@ def test_null_is_a_missing_text_or_label(tmp_path: Path) -> None:
         read_file(path, "text", "label")
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
+def test_more_fields_than_columns_are_refused(tmp_path: Path, suffix: str, separator: str) -> None:
+    """A file whose every row has a field too many is refused: no field is taken for its neighbour's."""
+    path = tmp_path / f"mine{suffix}"
+    rows = [["text", "label"], *([["a text", "a", "1"]] * 4), *([["a text", "b", "2"]] * 4)]
+    path.write_text("".join(separator.join(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=f"mine{suffix}"):
+        read_file(path, "text", "label")
+
+
 def test_numbers_are_texts_where_everything_is_text(tmp_path: Path) -> None:
     """A column of numbers is texts in csv, which knows nothing else, and refused in jsonl, which does."""
     path = tmp_path / "mine.csv"
