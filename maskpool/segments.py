@@ -39,22 +39,20 @@ _RESCUE = 4096.0
 # ---------------------------------------------------------------------------------------- kernels
 
 
-def weighted_sum(batch: TokenBatch, weights: Float[Tensor, "*token"] | None) -> Float[Tensor, "sentences dim"]:
-    """Σₜ wₜ xₜ over each sentence's real tokens, 0 for an empty one; None means weights of one.
+def weighted_sum(batch: TokenBatch, weights: Float[Tensor, "*token"]) -> Float[Tensor, "sentences dim"]:
+    """Σₜ wₜ xₜ over each sentence's real tokens, 0 for an empty one.
 
     ``weights`` may have a last dimension of heads, (…, heads): head ``h`` then sums its own slice of
     ``dim / heads`` features. Sums are made in float32 (float64 for float64).
     """
     if batch.dense:
         x = where_real(batch, batch.padded).to(batch.accumulation_dtype)
-        if weights is None:
-            return x.sum(dim=1).to(batch.dtype)
         w = where_real(batch, weights)
         if w.dim() == 2:
             return (x * w.unsqueeze(2)).sum(dim=1).to(batch.dtype)
         by_head = x.reshape(*w.shape, batch.dim // w.shape[2])
         return (by_head * w.unsqueeze(3)).sum(dim=1).flatten(1).to(batch.dtype)
-    if weights is None or weights.dim() == 1:
+    if weights.dim() == 1:
         return _spmm(batch.values, weights, batch.index, batch.offsets)
     heads, tokens = weights.shape[1], batch.index.numel()
     # Each head's slice of a row is a row of its own: heads one after the other, sentences within them.
@@ -259,7 +257,7 @@ class _DotProducts(torch.autograd.Function):
     """Sampled dot products ⟨values[index], table[owner]⟩; each backward is a sparse product.
 
     With `_WeightedSum`, whose weights' gradient it is, it makes a closed pair: both differentiate into
-    one another as often as is asked, read real rows alone and never copy all of them.
+    one another as often as is asked and read real rows alone.
     """
 
     @staticmethod
