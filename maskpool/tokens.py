@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from maskpool.masks import span_index
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     Mask: TypeAlias = Int[Tensor, "batch seq"] | Bool[Tensor, "batch seq"]
+    Offsets: TypeAlias = Int[Tensor, " sentences_plus_1"]
 
 _TOKEN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -36,19 +39,20 @@ def _has_eager_kernels(tensor: Tensor) -> bool:
 class TokenBatch:
     """A batch of sentences, each a list of real tokens; pads are in no list.
 
+    Build it with `from_padded`, `from_packed`, `from_nested` or `from_spans` and hand it to several
+    poolings: they share its preparation.
+
     On the eager route (CPU tensors) the batch is a compressed-sparse-row matrix: sentence ``s`` owns
     the rows ``values[index[offsets[s]:offsets[s + 1]]]``. On the dense route (``torch.compile``,
     ``torch.export``, other devices) nothing may depend on the mask's values, so the batch keeps the
     padded tensor and its mask, and ``values``, ``index`` and ``offsets`` do not exist.
-
-    Build it once with `from_padded` and hand it to several poolings: they share its preparation.
 
     Attributes:
         dense: Which route the batch takes.
         values: (rows, dim), a view of the caller's tensor wherever its strides allow one.
         index: int64, (tokens,), the rows that are real tokens, sentence after sentence.
         offsets: int64, (sentences + 1,), where each sentence begins in ``index``.
-        padded: (batch, seq, dim), the caller's tensor (dense route only).
+        padded: (batch, seq, dim), the tensor of a padded batch; packed ones have none.
 
     Example:
         >>> x = torch.arange(8.0).reshape(2, 2, 2)
@@ -66,36 +70,58 @@ class TokenBatch:
         self,
         values: Float[Tensor, "rows dim"],
         index: Int[Tensor, " tokens"],
-        offsets: Int[Tensor, " sentences_plus_1"],
+        offsets: Offsets,
     ) -> None:
         """Take a batch that is already in its sparse form; nothing is checked."""
         self.dense = False
-        self._attention_mask: Tensor | None = None
         self.values = values
         self.index = index
         self.offsets = offsets
+        self._attention_mask: Tensor | None = None
+        self._lengths: Tensor | None = None
+        # Where positions are counted from: places in a padded batch (eager), or the mask before any selection (dense).
         self._places: Tensor | None = None
+        self._positions: Tensor | None = None
+        self._unselected: Tensor | None = None
 
     @classmethod
     def of(
         cls,
-        token_embeddings: Float[Tensor, "batch seq dim"] | TokenBatch,
+        token_embeddings: Tensor | TokenBatch,
         attention_mask: Mask | None = None,
+        cu_seqlens: Offsets | None = None,
     ) -> TokenBatch:
         """Return the batch that raw arguments mean, or the `TokenBatch` that was handed in.
 
+        Args:
+            token_embeddings: (batch, seq, dim) with a mask; (tokens, dim) or (1, tokens, dim) with
+                ``cu_seqlens``; a jagged nested tensor or a `TokenBatch` with neither.
+            attention_mask: (batch, seq), as `from_padded` takes it.
+            cu_seqlens: (batch + 1,), as `from_packed` takes it.
+
         Raises:
-            TypeError: A `TokenBatch` came together with a mask, or as `from_padded` says.
-            ValueError: As `from_padded` says.
+            TypeError: A mask or ``cu_seqlens`` came with what needs none, or as the layouts' own
+                constructors say.
+            ValueError: Both came, or as the layouts' own constructors say.
         """
-        if isinstance(token_embeddings, TokenBatch):
-            if attention_mask is not None:
-                raise TypeError(
-                    "attention_mask must be left out when the first argument is a TokenBatch, "
-                    "which already knows its real tokens"
-                )
-            return token_embeddings
-        return cls.from_padded(token_embeddings, attention_mask)
+        if isinstance(token_embeddings, TokenBatch) or _is_nested(token_embeddings):
+            for name, value in (("attention_mask", attention_mask), ("cu_seqlens", cu_seqlens)):
+                if value is not None:
+                    kind = "nested tensor" if _is_nested(token_embeddings) else "TokenBatch"
+                    raise TypeError(
+                        f"{name} must be left out when the first argument is a {kind}, which already knows its "
+                        "real tokens"
+                    )
+            return token_embeddings if isinstance(token_embeddings, TokenBatch) else cls.from_nested(token_embeddings)
+        if cu_seqlens is None:
+            return cls.from_padded(token_embeddings, attention_mask)
+        if attention_mask is not None:
+            raise ValueError(
+                "attention_mask and cu_seqlens must not come together: the mask belongs to padded token_embeddings "
+                "(batch, seq, dim), cu_seqlens to packed ones (tokens, dim); to leave tokens of a packed batch out, "
+                "use TokenBatch.from_packed(token_embeddings, cu_seqlens).select(keep)"
+            )
+        return cls.from_packed(token_embeddings, cu_seqlens)
 
     @classmethod
     def from_padded(
@@ -122,19 +148,13 @@ class TokenBatch:
         _check_padded(token_embeddings, attention_mask)
         assert attention_mask is not None  # _check_padded has refused None
         if not _has_eager_kernels(token_embeddings):
-            batch = cls.__new__(cls)
-            batch.dense = True
-            batch.padded = token_embeddings
-            batch._attention_mask = attention_mask
-            return batch
-        if attention_mask.dtype != torch.bool and attention_mask.numel():
-            lowest, highest = map(int, attention_mask.aminmax())
-            if lowest < 0 or highest > 1:
-                raise ValueError(
-                    f"attention_mask must hold only 0 (pad) and 1 (real token); it holds {lowest} to {highest}"
-                )
+            return cls._dense(token_embeddings, attention_mask)
         seq = attention_mask.shape[1]
-        places = attention_mask.reshape(-1).nonzero().view(-1)
+        flat = attention_mask.reshape(-1)
+        places = flat.bool().nonzero().view(-1)
+        # What is not 0 must be 1: looking at these alone takes half the time of looking at all.
+        if flat.dtype != torch.bool and not (flat.index_select(0, places) == 1).all():
+            _check_zeros_and_ones("attention_mask", attention_mask)
         if seq:
             offsets = torch.searchsorted(places, torch.arange(0, attention_mask.numel() + 1, seq))
         else:
@@ -144,14 +164,251 @@ class TokenBatch:
         if by_sentence != seq * by_token or by_token != 1:  # not one sentence after the other
             index = places.div(seq, rounding_mode="floor") * by_sentence + places.remainder(seq) * by_token
         batch = cls(values, index, offsets)
+        batch.padded = token_embeddings
         batch._attention_mask = attention_mask
         batch._places = places
+        return batch
+
+    @classmethod
+    def from_packed(
+        cls, token_embeddings: Float[Tensor, "tokens dim"] | Float[Tensor, "1 tokens dim"], cu_seqlens: Offsets
+    ) -> TokenBatch:
+        """Read a packed batch, as varlen attention kernels have it: no pads, sentence after sentence.
+
+        On other devices than the CPU the tokens are padded first, for which the host waits once.
+
+        Args:
+            token_embeddings: (tokens, dim) or (1, tokens, dim), any floating dtype.
+            cu_seqlens: (batch + 1,), int32 or int64, cumulative lengths; they start at 0.
+
+        Raises:
+            TypeError: An argument is no tensor, or has another dtype.
+            ValueError: The shapes or devices do not fit; ``cu_seqlens`` does not start at 0, decreases
+                or does not end at the number of tokens (looked at on CPU); or the call is being traced.
+
+        Example:
+            >>> batch = TokenBatch.from_packed(torch.ones(5, 2), torch.tensor([0, 2, 5]))
+            >>> batch.lengths.tolist()
+            [2, 3]
+        """
+        values = _check_packed(token_embeddings, cu_seqlens)
+        _refuse_tracing("cu_seqlens")
+        offsets = cu_seqlens.to(torch.int64)
+        if not _has_eager_kernels(values):
+            return cls._padded_from_packed(values, offsets)
+        steps = offsets.diff()
+        if int(offsets[0]) or (steps.numel() and int(steps.min()) < 0) or int(offsets[-1]) != len(values):
+            raise ValueError(
+                f"cu_seqlens must start at 0, never decrease and end at the number of tokens, {len(values)}; got "
+                f"{_shortened(cu_seqlens)}"
+            )
+        batch = cls(_rows(values.unsqueeze(0))[0], torch.arange(len(values)), offsets)
+        batch._lengths = steps
+        return batch
+
+    @classmethod
+    def from_nested(cls, token_embeddings: Tensor) -> TokenBatch:
+        """Read a jagged nested tensor of shape (batch, tokens of each sentence, dim).
+
+        Its rows are read in place, also where `torch.nested.narrow` has left gaps between them.
+
+        Args:
+            token_embeddings: ``torch.nested`` tensor of layout ``torch.jagged``, any floating dtype.
+
+        Raises:
+            TypeError: No nested tensor, no floating dtype, or the strided layout.
+            ValueError: Another number of dimensions, another ragged one than the second, or the call
+                is being traced.
+
+        Example:
+            >>> jagged = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=torch.jagged)
+            >>> TokenBatch.from_nested(jagged).lengths.tolist()
+            [2, 3]
+        """
+        _check_nested(token_embeddings)
+        _refuse_tracing("nested token_embeddings")
+        values = token_embeddings.values()
+        offsets = token_embeddings.offsets().to(torch.int64)  # type: ignore[attr-defined]  # untyped
+        lengths = token_embeddings.lengths()  # type: ignore[attr-defined]  # untyped; None where there are no gaps
+        if lengths is None:
+            index = torch.arange(len(values), device=values.device)
+        else:
+            starts, lengths = offsets[:-1], lengths.to(torch.int64)
+            offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+            index = torch.arange(int(offsets[-1]), device=values.device)
+            index = index + torch.repeat_interleave(starts - offsets[:-1], lengths)
+        if not _has_eager_kernels(values):
+            return cls._padded_from_packed(values.index_select(0, index), offsets)
+        return cls(_rows(values.unsqueeze(0))[0], index, offsets)
+
+    @classmethod
+    def from_spans(
+        cls, token_embeddings: Float[Tensor, "tokens dim"], starts: Int[Tensor, " spans"], ends: Int[Tensor, " spans"]
+    ) -> TokenBatch:
+        """Read spans of a document's (or of many packed documents') tokens as sentences: late chunking.
+
+        Nothing is copied; spans may overlap or be empty. `maskpool.masks.span_mask` does the same for
+        a padded document.
+
+        Source: Günther et al. 2024, Late Chunking.
+
+        Args:
+            token_embeddings: (tokens, dim), any floating dtype.
+            starts: (spans,), the first token of each span.
+            ends: (spans,), one past the last.
+
+        Raises:
+            TypeError: An argument is no tensor, or has another dtype.
+            ValueError: The shapes do not fit, a span leaves the tokens, or the call is being traced.
+
+        Example:
+            >>> document = torch.tensor([[1.0], [3.0], [5.0]])
+            >>> batch = TokenBatch.from_spans(document, torch.tensor([0, 1]), torch.tensor([2, 3]))
+            >>> batch.lengths.tolist()
+            [2, 2]
+        """
+        _check_tokens(token_embeddings, 2, "(tokens, dim)")
+        _refuse_tracing("starts and ends")
+        index, cu_seqlens = span_index(starts, ends, len(token_embeddings))
+        if not _has_eager_kernels(token_embeddings):
+            return cls._padded_from_packed(token_embeddings.index_select(0, index), cu_seqlens.to(torch.int64))
+        return cls(_rows(token_embeddings.unsqueeze(0))[0], index, cu_seqlens.to(torch.int64))
+
+    @classmethod
+    def _dense(cls, padded: Tensor, mask: Tensor) -> TokenBatch:
+        batch = cls.__new__(cls)
+        batch.dense = True
+        batch.padded = padded
+        batch._attention_mask = mask
+        batch._unselected = None
+        return batch
+
+    @classmethod
+    def _padded_from_packed(cls, values: Tensor, offsets: Tensor) -> TokenBatch:
+        lengths = offsets.diff()
+        width = int(lengths.max()) if lengths.numel() else 0
+        mask = torch.arange(width, device=values.device) < lengths.unsqueeze(1)
+        empty = values.new_zeros(*mask.shape, values.shape[1])
+        return cls._dense(empty.masked_scatter(mask.unsqueeze(2), values), mask)
+
+    def select(self, keep: Tensor) -> TokenBatch:
+        """The same sentences without the tokens where ``keep`` is 0, such as prompts.
+
+        Positions are still counted from where each sentence began before, as sentence-transformers
+        counts them when it excludes a prompt.
+
+        Args:
+            keep: (batch, seq) for a padded batch, else (tokens,); bool or integer, 1 or True = keep.
+
+        Raises:
+            TypeError, ValueError: ``keep`` is no such mask.
+
+        Example:
+            >>> batch = TokenBatch.from_packed(torch.ones(3, 2), torch.tensor([0, 3]))
+            >>> kept = batch.select(torch.tensor([0, 1, 1]))
+            >>> kept.lengths.tolist(), kept.positions.tolist()
+            ([2], [1, 2])
+        """
+        _check_mask("keep", keep, self.shape, self.device)
+        if self.dense:
+            assert self.mask is not None
+            batch = TokenBatch._dense(self.padded, self.mask & keep.bool())
+            batch._unselected = self._attention_mask if self._unselected is None else self._unselected
+            return batch
+        _check_zeros_and_ones("keep", keep)
+        kept = keep.bool() if self._attention_mask is None else keep.bool().reshape(-1)[self._places]
+        running = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
+        batch = TokenBatch(self.values, self.index[kept], running[self.offsets])
+        batch._positions = self.positions[kept]
+        if self._attention_mask is not None:
+            assert self._places is not None
+            batch.padded = self.padded
+            batch._attention_mask = self._attention_mask.bool() & keep.bool()
+            batch._places = self._places[kept]
+        return batch
+
+    def with_rows(self, rows: Float[Tensor, "*token dim"]) -> TokenBatch:
+        """The same sentences with other numbers in their tokens, any width and floating dtype.
+
+        Args:
+            rows: (tokens, dim), the real tokens one sentence after the other, on the eager route;
+                (batch, seq, dim) on the dense one.
+        """
+        if self.dense:
+            batch = TokenBatch._dense(rows, self._attention_mask)  # type: ignore[arg-type]  # dense has a mask
+            batch._unselected = self._unselected
+            return batch
+        batch = TokenBatch(rows, torch.arange(len(rows)), self.offsets)
+        batch._lengths = self._lengths
+        batch._attention_mask, batch._places, batch._positions = self._attention_mask, self._places, self._positions
+        batch.sentence_of_token = self.sentence_of_token
+        return batch
+
+    def to_packed(self) -> TokenBatch:
+        """The same batch with its real tokens in one tensor, ``values``, split by ``cu_seqlens``.
+
+        Tokens keep their positions, holes included. A packed batch is returned as it is.
+
+        Raises:
+            ValueError: On the dense route, where the number of tokens is not known.
+
+        Example:
+            >>> packed = TokenBatch.from_padded(torch.ones(2, 3, 4), torch.tensor([[1, 1, 0], [0, 1, 0]])).to_packed()
+            >>> packed.values.shape, packed.cu_seqlens.tolist()
+            (torch.Size([3, 4]), [0, 2, 3])
+        """
+        if self.dense:
+            raise ValueError(
+                "to_packed must count the mask's real tokens, which only eager mode on CPU can: "
+                "call it outside of torch.compile and torch.export, on a CPU batch"
+            )
+        if self._attention_mask is None and len(self.values) == self.index.numel():
+            return self
+        batch = TokenBatch(self.values.index_select(0, self.index), torch.arange(self.index.numel()), self.offsets)
+        batch._positions = self.positions
+        return batch
+
+    def to_padded(self) -> TokenBatch:
+        """The same batch padded on the right, as ``padded`` (zeros at pads) with ``mask``.
+
+        A token stands at its position, so holes and excluded prompts stay holes. A padded batch is
+        returned as it is.
+
+        Example:
+            >>> batch = TokenBatch.from_packed(torch.ones(3, 4), torch.tensor([0, 2, 3])).to_padded()
+            >>> batch.padded.shape, batch.mask.tolist()
+            (torch.Size([2, 2, 4]), [[True, True], [True, False]])
+        """
+        if self._attention_mask is not None:
+            return self
+        positions, sentences = self.positions, self.lengths.numel()
+        width = int(positions.max()) + 1 if positions.numel() else 0
+        where = (self.sentence_of_token, positions)
+        mask = torch.zeros(sentences, width, dtype=torch.bool).index_put(where, torch.tensor(True))
+        rows = self.values.index_select(0, self.index)
+        batch = TokenBatch.from_padded(rows.new_zeros(sentences, width, self.dim).index_put(where, rows), mask)
+        batch._positions = positions
         return batch
 
     @property
     def mask(self) -> Bool[Tensor, "batch seq"] | None:
         """True at real tokens; None when the batch was not padded."""
         return None if self._attention_mask is None else self._attention_mask.bool()
+
+    @property
+    def cu_seqlens(self) -> Int[Tensor, " sentences_plus_1"]:
+        """``offsets`` as varlen attention kernels want them, int32 (eager route)."""
+        return self.offsets.to(torch.int32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(batch, seq) of a padded batch, (tokens,) of a packed one: what token weights have."""
+        return (self.index.numel(),) if self._attention_mask is None else tuple(self._attention_mask.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the token embeddings."""
+        return (self.padded if self.dense else self.values).device
 
     @property
     def dim(self) -> int:
@@ -174,7 +431,9 @@ class TokenBatch:
         if self.dense:
             assert self.mask is not None
             return self.mask.sum(dim=1)
-        return self.offsets.diff()
+        if self._lengths is None:
+            self._lengths = self.offsets.diff()
+        return self._lengths
 
     @cached_property
     def sentence_of_token(self) -> Int[Tensor, " tokens"]:
@@ -186,9 +445,12 @@ class TokenBatch:
     def positions(self) -> Int[Tensor, " tokens"] | Int[Tensor, "batch seq"]:
         """Each token's distance from its sentence's first real position; holes are counted."""
         if self.dense:
-            assert self.mask is not None
-            columns = torch.arange(self.mask.shape[1], device=self.mask.device)
-            return columns - _first_column(self.mask).unsqueeze(1)
+            mask = self._attention_mask if self._unselected is None else self._unselected
+            assert mask is not None
+            columns = torch.arange(mask.shape[1], device=mask.device)
+            return columns - _first_column(mask).unsqueeze(1)
+        if self._positions is not None:
+            return self._positions
         places = torch.arange(self.index.numel()) if self._places is None else self._places
         if not places.numel():
             return places
@@ -223,17 +485,37 @@ def _rows(x: Float[Tensor, "batch seq dim"]) -> tuple[Float[Tensor, "rows dim"],
     return x.as_strided((rows, dim), (spacing, 1)), row_stride, step
 
 
-def _check_padded(token_embeddings: object, attention_mask: object) -> None:
-    """Refuse what is no padded batch (law 9); values are looked at by the eager route alone."""
+# ---------------------------------------------------------------------------------------- checks
+
+
+def _is_nested(token_embeddings: object) -> bool:
+    return isinstance(token_embeddings, Tensor) and token_embeddings.is_nested
+
+
+def _refuse_tracing(argument: str) -> None:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # untyped
+        raise ValueError(
+            f"{argument} cannot be traced: how long the sentences are would become part of the graph; "
+            "under torch.compile, torch.export and ONNX pass padded token_embeddings with an attention_mask"
+        )
+
+
+def _shortened(numbers: Tensor) -> str:
+    shown = [*map(str, numbers[:3].tolist()), "…", *map(str, numbers[-3:].tolist())]
+    return f"[{', '.join(shown)}]" if numbers.numel() > 6 else str(numbers.tolist())
+
+
+def _check_tokens(token_embeddings: object, dims: int, shape: str) -> Tensor:
+    """Refuse what holds no token embeddings; (1, tokens, dim) passes for (tokens, dim)."""
     if isinstance(token_embeddings, dict):
         raise TypeError(
-            "token_embeddings must be a tensor of shape (batch, seq, dim), got a dict of features: that is "
+            f"token_embeddings must be a tensor of shape {shape}, got a dict of features: that is "
             "what sentence-transformers' own module, sentence_transformers.sentence_transformer.modules.Pooling, "
             "reads. Call a maskpool layer as layer(features['token_embeddings'], features['attention_mask'])"
         )
     if not isinstance(token_embeddings, Tensor):
         raise TypeError(
-            "token_embeddings must be a torch.Tensor of shape (batch, seq, dim) or a TokenBatch, "
+            f"token_embeddings must be a torch.Tensor of shape {shape} or a TokenBatch, "
             f"got {type(token_embeddings).__name__}"
         )
     if token_embeddings.dtype not in _TOKEN_DTYPES:
@@ -241,36 +523,94 @@ def _check_padded(token_embeddings: object, attention_mask: object) -> None:
             f"token_embeddings must have a floating dtype, got {token_embeddings.dtype}: "
             "float16, bfloat16, float32 and float64 are pooled"
         )
-    if token_embeddings.layout != torch.strided:
-        raise TypeError(f"token_embeddings must be a strided tensor, got layout {token_embeddings.layout}")
-    if token_embeddings.dim() != 3:
+    if token_embeddings.layout != torch.strided or token_embeddings.is_nested:
+        kind = "nested" if token_embeddings.is_nested else str(token_embeddings.layout)
+        raise TypeError(f"token_embeddings must be a strided tensor, got layout {kind}")
+    if token_embeddings.dim() != dims:
         raise ValueError(
-            "token_embeddings must have 3 dimensions (batch, seq, dim), "
+            f"token_embeddings must have {dims} dimensions {shape}, "
             f"got {token_embeddings.dim()}: shape {tuple(token_embeddings.shape)}"
         )
+    return token_embeddings
+
+
+def _check_padded(token_embeddings: object, attention_mask: object) -> None:
+    """Refuse what is no padded batch (law 9); values are looked at by the eager route alone."""
+    tokens = _check_tokens(token_embeddings, 3, "(batch, seq, dim)")
     if attention_mask is None:
         raise ValueError(
             "attention_mask is required with padded token_embeddings: shape (batch, seq), 1 at real tokens; "
             "pass torch.ones(batch, seq, dtype=torch.bool) if every token is real"
         )
-    if not isinstance(attention_mask, Tensor):
-        raise TypeError(f"attention_mask must be a torch.Tensor, got {type(attention_mask).__name__}")
-    if attention_mask.dtype not in _MASK_DTYPES:
+    _check_mask("attention_mask", attention_mask, tuple(tokens.shape[:2]), tokens.device)
+
+
+def _check_mask(name: str, mask: object, shape: tuple[int, ...], device: torch.device) -> None:
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(mask).__name__}")
+    if mask.dtype not in _MASK_DTYPES:
         raise TypeError(
-            f"attention_mask must be bool or integer with 1 at real tokens, got {attention_mask.dtype}: an additive "
+            f"{name} must be bool or integer with 1 at real tokens, got {mask.dtype}: an additive "
             "mask (0 at real tokens) would be read upside down; convert it with `mask == 0`; fractions are weights"
         )
-    if attention_mask.dim() == 4:
+    if mask.dim() == 4:
         raise ValueError(
-            f"attention_mask must have 2 dimensions (batch, seq), got the 4-D shape {tuple(attention_mask.shape)}: "
+            f"{name} must have 2 dimensions (batch, seq), got the 4-D shape {tuple(mask.shape)}: "
             "masks extended for attention cannot be pooled with; pass the tokenizer's own"
         )
-    if attention_mask.shape != token_embeddings.shape[:2]:
+    if tuple(mask.shape) != shape:
+        of = "token_embeddings' first two dimensions" if len(shape) == 2 else "the batch's tokens"
+        raise ValueError(f"{name} must have the shape {shape} of {of}, got {tuple(mask.shape)}")
+    if mask.device != device:
+        raise ValueError(f"{name} must be on token_embeddings' device {device}, got {mask.device}")
+
+
+def _check_zeros_and_ones(name: str, mask: Tensor) -> None:
+    if mask.dtype != torch.bool and mask.numel():
+        lowest, highest = map(int, mask.aminmax())
+        if lowest < 0 or highest > 1:
+            raise ValueError(f"{name} must hold only 0 (pad) and 1 (real token); it holds {lowest} to {highest}")
+
+
+def _check_packed(token_embeddings: object, cu_seqlens: object) -> Float[Tensor, "tokens dim"]:
+    if isinstance(token_embeddings, Tensor) and token_embeddings.dim() == 3 and not token_embeddings.is_nested:
+        if len(token_embeddings) != 1:
+            raise ValueError(
+                "token_embeddings must be packed, (tokens, dim) or (1, tokens, dim), when cu_seqlens is given, got "
+                f"shape {tuple(token_embeddings.shape)}: a padded batch goes with an attention_mask"
+            )
+        token_embeddings = token_embeddings.squeeze(0)
+    values = _check_tokens(token_embeddings, 2, "(tokens, dim)")
+    if not isinstance(cu_seqlens, Tensor):
+        raise TypeError(f"cu_seqlens must be a torch.Tensor, got {type(cu_seqlens).__name__}")
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
+    if cu_seqlens.dim() != 1 or not cu_seqlens.numel():
         raise ValueError(
-            f"attention_mask must have the shape {tuple(token_embeddings.shape[:2])} of token_embeddings' "
-            f"first two dimensions, got {tuple(attention_mask.shape)}"
+            f"cu_seqlens must have the shape (batch + 1,) and start at 0, got the shape {tuple(cu_seqlens.shape)}"
         )
-    if attention_mask.device != token_embeddings.device:
+    if cu_seqlens.device != values.device:
+        raise ValueError(f"cu_seqlens must be on token_embeddings' device {values.device}, got {cu_seqlens.device}")
+    return values
+
+
+def _check_nested(token_embeddings: object) -> None:
+    if not isinstance(token_embeddings, Tensor) or not token_embeddings.is_nested:
+        got = token_embeddings.layout if isinstance(token_embeddings, Tensor) else type(token_embeddings).__name__
+        raise TypeError(f"token_embeddings must be a jagged nested tensor, got {got}")
+    if token_embeddings.layout != torch.jagged:
+        raise TypeError(
+            f"token_embeddings must be a nested tensor of layout torch.jagged, got {token_embeddings.layout}: "
+            "make it with torch.nested.nested_tensor(…, layout=torch.jagged), or convert it with "
+            "torch.nested.as_nested_tensor(list(nested.unbind()), layout=torch.jagged)"
+        )
+    if token_embeddings.dtype not in _TOKEN_DTYPES:
+        raise TypeError(
+            f"token_embeddings must have a floating dtype, got {token_embeddings.dtype}: "
+            "float16, bfloat16, float32 and float64 are pooled"
+        )
+    if token_embeddings.dim() != 3 or token_embeddings._ragged_idx != 1:  # type: ignore[attr-defined]  # torch's only name for it
         raise ValueError(
-            f"attention_mask must be on token_embeddings' device {token_embeddings.device}, got {attention_mask.device}"
+            "token_embeddings must have the nested shape (batch, tokens, dim) with ragged tokens, "
+            f"got {tuple(token_embeddings.shape)}"
         )

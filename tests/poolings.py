@@ -17,20 +17,42 @@ _SPECS: dict[str, tuple[str | tuple[str, ...], dict[str, Any]]] = {
     "mean_sqrt_len_tokens": ("mean_sqrt_len_tokens", {}),
     "weightedmean": ("weightedmean", {}),
     "lasttoken": ("lasttoken", {}),
+    "min": ("min", {}),
+    "sum": ("sum", {}),
+    "std": ("std", {}),
+    "mean_std": ("mean_std", {}),
+    "median": ("median", {}),
+    "topk_mean": ("topk_mean", {"k": 3}),
+    "logsumexp": ("logsumexp", {}),
+    "softmax": ("softmax", {"temperature": 0.5}),
     "concat": (("max", "weightedmean", "mean"), {}),
     "attention": ("attention", {}),
     "attention-additive": ("attention", {"hidden_dimension": 5}),
     "attention-heads": ("attention", {"num_heads": 2}),
+    "generalized_mean": ("generalized_mean", {}),
 }
-LEARNED = [name for name in _SPECS if name.startswith("attention")]
+ATTENTION = [name for name in _SPECS if name.startswith("attention")]
+LEARNED = [*ATTENTION, "generalized_mean"]
+# Those that count positions, for which a hole is not nothing.
+COUNT_POSITIONS = ["weightedmean", "concat"]
+# Those that take token weights.
+WEIGHTED = [
+    *("mean", "mean_sqrt_len_tokens", "weightedmean", "sum", "std", "mean_std", "softmax"),
+    *LEARNED,
+]
+# Those that sort, which cannot become an ONNX graph.
+SORTED = ["median", "topk_mean"]
+# Widths of the results, in widths of a token.
+WIDTHS = {"concat": 3, "mean_std": 2}
 PLAIN = [name for name in _SPECS if name not in LEARNED]
 HOST_MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 every_pooling = pytest.mark.parametrize("name", [*PLAIN, *LEARNED])
+every_weighted_pooling = pytest.mark.parametrize("name", WEIGHTED)
 every_plain_pooling = pytest.mark.parametrize("name", PLAIN)
-every_learned_pooling = pytest.mark.parametrize("name", LEARNED)
+every_attention_pooling = pytest.mark.parametrize("name", ATTENTION)
 any_dtype = st.sampled_from(DTYPES)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -42,6 +64,6 @@ def make(name: str, dim: int = DIM, **options: Any) -> Pooling:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in layer.parameters():
-            fan_in = parameter.shape[-1]
+            fan_in = parameter.shape[-1] if parameter.dim() else 1
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
     return layer

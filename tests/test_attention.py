@@ -8,7 +8,7 @@ import torch
 
 from maskpool import AttentionPooling, TokenBatch, attention_pool, attention_scores, mean_pool
 from tests.batches import all_layouts, dense_route, poison
-from tests.poolings import DIM, LEARNED, every_learned_pooling, make
+from tests.poolings import DIM, every_attention_pooling, make
 
 KINDS: list[dict[str, Any]] = [{}, {"hidden_dimension": 5}, {"num_heads": 2}, {"hidden_dimension": 3, "num_heads": 3}]
 
@@ -46,7 +46,7 @@ def test_each_head_pools_its_slice() -> None:
         torch.testing.assert_close(weights[:, head : head + 1], expected_weights)
 
 
-@every_learned_pooling
+@every_attention_pooling
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_returned_weights(name: str, dense: bool, dtype: torch.dtype) -> None:
@@ -74,7 +74,7 @@ def test_weights_of_packed_tokens() -> None:
     torch.testing.assert_close(weights, layer(x, mask, return_weights=True)[1].transpose(1, 2)[mask.bool()])
 
 
-@every_learned_pooling
+@every_attention_pooling
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_autocast_does_not_reach_inside(name: str, dense: bool) -> None:
     """Under bfloat16 autocast the scores, weights and vectors are the float32 ones, bit for bit."""
@@ -88,7 +88,7 @@ def test_autocast_does_not_reach_inside(name: str, dense: bool) -> None:
         assert torch.equal(ours, theirs)
 
 
-@every_learned_pooling
+@every_attention_pooling
 def test_half_parameters_score_in_float32(name: str) -> None:
     """A layer cast to bfloat16 scores as a float32 layer with the same, rounded, parameters does."""
     half = _made(name).bfloat16()
@@ -128,7 +128,7 @@ def test_scores_at_pads_are_not_read(dense: bool) -> None:
     assert not results[1][1][~mask.bool().unsqueeze(1).expand(-1, 2, -1)].any()
 
 
-@every_learned_pooling
+@every_attention_pooling
 def test_shifted_scores(name: str) -> None:
     """The weights do not change when every score of a sentence grows by the same number."""
     (x, mask), heads = all_layouts(), _made(name).num_heads
@@ -137,7 +137,7 @@ def test_shifted_scores(name: str) -> None:
     torch.testing.assert_close(attention_pool(x, mask, scores=moved), attention_pool(x, mask, scores=scores))
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@every_attention_pooling
 def test_state_dict_round_trip(name: str) -> None:
     """A layer saved and loaded, by strict keys, pools as before."""
     layer, fresh, (x, mask) = _made(name), make(name), all_layouts()

@@ -10,14 +10,24 @@ from maskpool import (
     AttentionPooling,
     CLSPooling,
     ConcatPooling,
+    GeneralizedMeanPooling,
     LastTokenPooling,
+    LogSumExpPooling,
     MaxPooling,
     MeanPooling,
     MeanSqrtLenPooling,
+    MeanStdPooling,
+    MedianPooling,
+    MinPooling,
     Pooling,
     PositionWeightedMeanPooling,
+    SoftmaxPooling,
+    StdPooling,
+    SumPooling,
+    TopKMeanPooling,
     build_pooling,
 )
+from maskpool.modules.build import POOLINGS
 from tests.batches import all_layouts
 from tests.poolings import DIM
 
@@ -28,18 +38,38 @@ CLASSES: dict[str, type[Pooling]] = {
     "lasttoken": LastTokenPooling,
     "weightedmean": PositionWeightedMeanPooling,
     "mean_sqrt_len_tokens": MeanSqrtLenPooling,
+    "min": MinPooling,
+    "sum": SumPooling,
+    "std": StdPooling,
+    "mean_std": MeanStdPooling,
+    "median": MedianPooling,
+    "topk_mean": TopKMeanPooling,
+    "logsumexp": LogSumExpPooling,
+    "softmax": SoftmaxPooling,
+    "generalized_mean": GeneralizedMeanPooling,
     "attention": AttentionPooling,
 }
-SEVEN = "'mean', 'max', 'cls', 'lasttoken', 'weightedmean', 'mean_sqrt_len_tokens', 'attention'"
+KNOWN = (
+    "'mean', 'max', 'cls', 'lasttoken', 'weightedmean', 'mean_sqrt_len_tokens', 'min', 'sum', 'std', 'mean_std', "
+    "'median', 'topk_mean', 'logsumexp', 'softmax', 'generalized_mean', 'attention'"
+)
+# What a mode cannot be made without.
+NEEDED: dict[str, dict[str, Any]] = {"topk_mean": {"k": 2}}
+
+
+def test_every_mode_is_tested() -> None:
+    """The registry holds the modes of this file and no other."""
+    assert POOLINGS == CLASSES
 
 
 @pytest.mark.parametrize("mode", CLASSES)
 def test_a_mode_is_a_class(mode: str) -> None:
     """Each mode string makes the layer that it names, with or without a dimension that it does not need."""
-    assert type(build_pooling(mode, DIM)) is CLASSES[mode]
-    assert type(build_pooling((mode,), DIM)) is CLASSES[mode]
+    needed = NEEDED.get(mode, {})
+    assert type(build_pooling(mode, DIM, **needed)) is CLASSES[mode]
+    assert type(build_pooling((mode,), DIM, **needed)) is CLASSES[mode]
     if mode != "attention":
-        assert type(build_pooling(mode)) is CLASSES[mode]
+        assert type(build_pooling(mode, **needed)) is CLASSES[mode]
 
 
 @pytest.mark.parametrize("container", [tuple, list])
@@ -90,10 +120,10 @@ def test_concat_nests() -> None:
 @pytest.mark.parametrize(
     ("mode", "dimension", "options", "error", "text"),
     [
-        ("average", None, {}, ValueError, f"pooling_mode must be one of {SEVEN}, got 'average'"),
-        ("", None, {}, ValueError, f"pooling_mode must be one of {SEVEN}, got ''"),
-        (("mean", "Max"), None, {}, ValueError, f"pooling_mode must be one of {SEVEN}, got 'Max'"),
-        ((), None, {}, ValueError, f"pooling_mode must name at least one of {SEVEN}, got none"),
+        ("average", None, {}, ValueError, f"pooling_mode must be one of {KNOWN}, got 'average'"),
+        ("", None, {}, ValueError, f"pooling_mode must be one of {KNOWN}, got ''"),
+        (("mean", "Max"), None, {}, ValueError, f"pooling_mode must be one of {KNOWN}, got 'Max'"),
+        ((), None, {}, ValueError, f"pooling_mode must name at least one of {KNOWN}, got none"),
         (None, None, {}, TypeError, "pooling_mode must be a string or a tuple of strings, got NoneType"),
         (("mean", 3), None, {}, TypeError, "pooling_mode must be a string or a tuple of strings, got int"),
         (
@@ -101,8 +131,9 @@ def test_concat_nests() -> None:
             None,
             {},
             ValueError,
-            "embedding_dimension is required for the learned pooling_mode 'attention', got None",
+            "embedding_dimension is required for the pooling_mode 'attention', got None",
         ),
+        ("topk_mean", None, {}, ValueError, "k is required for the pooling_mode 'topk_mean', got None"),
         ("mean", None, {"num_heads": 2}, TypeError, "options of pooling_mode 'mean' are on_empty; got num_heads"),
         (
             ("cls", "attention"),

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from maskpool import functional
-from maskpool.modules.base import Pooling
+from maskpool.modules.base import WeightedPooling
 from maskpool.tokens import TokenBatch
 
 if TYPE_CHECKING:
-    from maskpool.functional import OnEmpty, Sentences, Tokens
-    from maskpool.tokens import Mask
+    from maskpool.functional.common import OnEmpty, Sentences, Tokens, TokenWeights
+    from maskpool.tokens import Mask, Offsets
 
 
-class AttentionPooling(Pooling):
+class AttentionPooling(WeightedPooling):
     """A mean of the real tokens, weighted by a softmax of learned scores, Σₜ softmax(s)ₜ xₜ.
 
     Scores are sₜ = q·xₜ, or, with a hidden layer, sₜ = q·tanh(W xₜ + b). Each head has a query of its
@@ -72,41 +72,60 @@ class AttentionPooling(Pooling):
         token_embeddings: Tokens,
         attention_mask: Mask | None = None,
         return_weights: Literal[False] = False,
+        *,
+        cu_seqlens: Offsets | None = None,
+        weights: TokenWeights | None = None,
     ) -> Sentences: ...
 
     @overload
     def forward(
-        self, token_embeddings: Tokens, attention_mask: Mask | None = None, *, return_weights: Literal[True]
+        self,
+        token_embeddings: Tokens,
+        attention_mask: Mask | None = None,
+        *,
+        return_weights: Literal[True],
+        cu_seqlens: Offsets | None = None,
+        weights: TokenWeights | None = None,
     ) -> tuple[Sentences, Tensor]: ...
 
     def forward(
-        self, token_embeddings: Tokens, attention_mask: Mask | None = None, return_weights: bool = False
+        self,
+        token_embeddings: Tokens,
+        attention_mask: Mask | None = None,
+        return_weights: bool = False,
+        *,
+        cu_seqlens: Offsets | None = None,
+        weights: TokenWeights | None = None,
     ) -> Sentences | tuple[Sentences, Tensor]:
         """Pool a batch.
 
         Args:
-            token_embeddings: (batch, seq, dim), any floating dtype; or a `TokenBatch`.
+            token_embeddings: (batch, seq, dim), any floating dtype; (tokens, dim) or (1, tokens, dim)
+                with ``cu_seqlens``; a jagged nested tensor, or a `TokenBatch`.
             attention_mask: (batch, seq), bool or integer, 1 or True at real tokens; with padded
                 embeddings only.
             return_weights: Give the attention weights too.
+            cu_seqlens: (batch + 1,), cumulative lengths, int32 or int64; with packed embeddings only.
+            weights: Token weights, one finite number ≥ 0 a token, by which each token's share of the
+                attention is multiplied; (batch, seq) or (tokens,).
 
         Returns:
             (batch, dim); with ``return_weights`` also the weights, (batch, heads, seq), exactly 0 at
-            pads, or (tokens, heads) for a `TokenBatch` that was not padded.
+            pads, or (tokens, heads) for a batch that was not padded.
 
         Raises:
-            TypeError, ValueError: The input is no batch, as `TokenBatch.from_padded` says, or its
+            TypeError, ValueError: The input is no batch, as `TokenBatch.of` says, the weights are none, or the
                 token embeddings have another width than ``embedding_dimension``.
         """
-        batch = TokenBatch.of(token_embeddings, attention_mask)
-        pooled, weights = self._pool_with_weights(batch)
-        return (pooled, weights) if return_weights else pooled
+        batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
+        pooled, attention = self._pool_with_weights(batch, weights)
+        return (pooled, attention) if return_weights else pooled
 
-    def pool(self, batch: TokenBatch) -> Sentences:
+    def pool(self, batch: TokenBatch, weights: TokenWeights | None = None) -> Sentences:
         """Pool a batch that has been checked."""
-        return self._pool_with_weights(batch)[0]
+        return self._pool_with_weights(batch, weights)[0]
 
-    def _pool_with_weights(self, batch: TokenBatch) -> tuple[Sentences, Tensor]:
+    def _pool_with_weights(self, batch: TokenBatch, weights: TokenWeights | None) -> tuple[Sentences, Tensor]:
         if batch.dim != self.embedding_dimension:
             raise ValueError(
                 f"token_embeddings must have embedding_dimension={self.embedding_dimension} features, got {batch.dim}"
@@ -117,7 +136,7 @@ class AttentionPooling(Pooling):
             hidden_weight=None if self.hidden is None else self.hidden.weight,
             hidden_bias=None if self.hidden is None else self.hidden.bias,
         )
-        return functional.attention_pool(batch, scores=scores, on_empty=self.on_empty)
+        return functional.attention_pool(batch, scores=scores, weights=weights, on_empty=self.on_empty)
 
     def extra_repr(self) -> str:
         """Show the sizes that make this layer."""

@@ -11,10 +11,21 @@ from maskpool.modules.concat import ConcatPooling
 from maskpool.modules.plain import (
     CLSPooling,
     LastTokenPooling,
+    LogSumExpPooling,
     MaxPooling,
+    MedianPooling,
+    MinPooling,
+    TopKMeanPooling,
+)
+from maskpool.modules.weighted import (
+    GeneralizedMeanPooling,
     MeanPooling,
     MeanSqrtLenPooling,
+    MeanStdPooling,
     PositionWeightedMeanPooling,
+    SoftmaxPooling,
+    StdPooling,
+    SumPooling,
 )
 
 POOLINGS: dict[str, type[Pooling]] = {
@@ -24,6 +35,15 @@ POOLINGS: dict[str, type[Pooling]] = {
     "lasttoken": LastTokenPooling,
     "weightedmean": PositionWeightedMeanPooling,
     "mean_sqrt_len_tokens": MeanSqrtLenPooling,
+    "min": MinPooling,
+    "sum": SumPooling,
+    "std": StdPooling,
+    "mean_std": MeanStdPooling,
+    "median": MedianPooling,
+    "topk_mean": TopKMeanPooling,
+    "logsumexp": LogSumExpPooling,
+    "softmax": SoftmaxPooling,
+    "generalized_mean": GeneralizedMeanPooling,
     "attention": AttentionPooling,
 }
 
@@ -38,8 +58,9 @@ def build_pooling(
 
     Args:
         pooling_mode: One of ``mean``, ``max``, ``cls``, ``lasttoken``, ``weightedmean``,
-            ``mean_sqrt_len_tokens`` (spelled as in sentence-transformers) and ``attention``, or a
-            tuple of them.
+            ``mean_sqrt_len_tokens`` (spelled as in sentence-transformers), ``min``, ``sum``, ``std``,
+            ``mean_std``, ``median``, ``topk_mean``, ``logsumexp``, ``softmax``, ``generalized_mean``
+            and ``attention``, or a tuple of them.
         embedding_dimension: Width of a token embedding; learned poolings need it, others ignore it.
         **options: Passed on to each layer that takes them, such as ``on_empty`` or ``num_heads``.
 
@@ -48,7 +69,8 @@ def build_pooling(
 
     Raises:
         TypeError: An option that none of the layers takes, or a mode that is no string.
-        ValueError: An unknown mode, none at all, or a learned one without ``embedding_dimension``.
+        ValueError: An unknown mode, none at all, or one without an option that it requires, such as
+            ``embedding_dimension`` of learned ones.
 
     Example:
         >>> build_pooling("mean")
@@ -66,12 +88,13 @@ def build_pooling(
         known = ", ".join(sorted(set().union(*accepted)))
         raise TypeError(f"options of pooling_mode {pooling_mode!r} are {known}; got {', '.join(sorted(unknown))}")
     layers = []
-    for mode, layer, names in zip(modes, classes, accepted, strict=True):
-        taken = {name: value for name, value in options.items() if name in names}
-        if "embedding_dimension" in inspect.signature(layer).parameters:
-            if embedding_dimension is None:
-                raise ValueError(f"embedding_dimension is required for the learned pooling_mode {mode!r}, got None")
-            taken["embedding_dimension"] = embedding_dimension
+    for mode, layer in zip(modes, classes, strict=True):
+        parameters = inspect.signature(layer).parameters
+        given = {"embedding_dimension": embedding_dimension, **options}
+        taken = {name: given[name] for name in parameters if name in given}
+        for name, parameter in parameters.items():
+            if parameter.default is parameter.empty and taken.get(name) is None:
+                raise ValueError(f"{name} is required for the pooling_mode {mode!r}, got None")
         layers.append(layer(**taken))
     return layers[0] if len(layers) == 1 else ConcatPooling(layers)
 

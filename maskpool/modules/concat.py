@@ -11,7 +11,7 @@ from torch import nn
 from maskpool.modules.base import Pooling
 
 if TYPE_CHECKING:
-    from maskpool.functional import OnEmpty, Sentences
+    from maskpool.functional.common import OnEmpty, Sentences
     from maskpool.tokens import TokenBatch
 
 

@@ -8,7 +8,16 @@ from torch import Tensor
 
 from maskpool import Pooling
 from tests.batches import MASK_DTYPES, STRIDES, all_layouts, masks, render, sentences, tokens
-from tests.poolings import DIM, LEARNED, any_dtype, every_dtype, every_plain_pooling, every_pooling, make
+from tests.poolings import (
+    COUNT_POSITIONS,
+    DIM,
+    LEARNED,
+    any_dtype,
+    every_dtype,
+    every_plain_pooling,
+    every_pooling,
+    make,
+)
 
 
 def _assert_same(name: str, actual: Tensor, expected: Tensor) -> None:
@@ -131,7 +140,7 @@ def test_mask_memory_layout(name: str) -> None:
 @given(dtype=any_dtype, patterns=sentences())
 def test_holes_are_pads(name: str, dtype: torch.dtype, patterns: list[Tensor]) -> None:
     """Tokens cut out are as good as masked out, for every pooling that does not count positions."""
-    if name in ("weightedmean", "concat"):
+    if name in COUNT_POSITIONS:
         name = "mean"
     layer, values = make(name), _values(patterns, dtype)
     whole = [pattern[pattern] for pattern in patterns]

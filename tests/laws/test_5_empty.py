@@ -5,7 +5,7 @@ import torch
 
 from maskpool.functional import OnEmpty
 from tests.batches import all_layouts, dense_route, tokens
-from tests.poolings import DIM, every_dtype, every_pooling, make
+from tests.poolings import DIM, WIDTHS, every_dtype, every_pooling, make
 
 EMPTY = 6  # the row of all_layouts that has no real token
 either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
@@ -85,8 +85,7 @@ def test_no_tokens_or_no_sentences(name: str, dtype: torch.dtype, shape: tuple[i
     layer, x = make(name), torch.empty(*shape, DIM, dtype=dtype, requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.zeros(shape, dtype=torch.bool))
-    width = 3 * DIM if name == "concat" else DIM
-    assert torch.equal(pooled, torch.zeros(shape[0], width, dtype=dtype))
+    assert torch.equal(pooled, torch.zeros(shape[0], WIDTHS.get(name, 1) * DIM, dtype=dtype))
     (gradient,) = torch.autograd.grad(pooled.sum(), x)
     assert gradient.shape == x.shape
 
@@ -95,12 +94,19 @@ def test_no_tokens_or_no_sentences(name: str, dtype: torch.dtype, shape: tuple[i
 @every_dtype
 @either_route
 def test_single_token(name: str, dtype: torch.dtype, dense: bool) -> None:
-    """A sentence of one token is that token, wherever it stands."""
+    """A sentence of one token is that token, wherever it stands; it deviates by 0."""
     layer, x = make(name), tokens(3, 3, DIM, dtype=dtype)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.eye(3, dtype=torch.int64))
     token = x[torch.arange(3), torch.arange(3)]
-    torch.testing.assert_close(pooled, token.repeat(1, 3) if name == "concat" else token, rtol=0, atol=0)
+    zeros = torch.zeros_like(token)
+    expected = {"concat": token.repeat(1, 3), "std": zeros, "mean_std": torch.cat([token, zeros], dim=1)}.get(
+        name, token
+    )
+    if name == "generalized_mean":  # a power and its root
+        torch.testing.assert_close(pooled, expected)
+    else:
+        assert torch.equal(pooled, expected)
 
 
 @every_pooling

@@ -15,9 +15,9 @@ MASK = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]])
 
 
 def _without_ties(*shape: int) -> Tensor:
-    # The maximum has no derivative at a tie, and a finite difference must not reach the next number.
+    # The maximum has no derivative at a tie nor a power at 0, and a finite difference must not reach the next number.
     count = int(torch.tensor(shape).prod())
-    return (torch.randperm(count).double() / count - 0.5).reshape(shape)
+    return ((torch.randperm(count).double() + 0.3) / count - 0.5).reshape(shape)
 
 
 @every_pooling

@@ -1,0 +1,104 @@
+"""Timing contestants in turn, and the memory that a call takes: what the benchmarks share."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+# Read when torch is imported: its profiler would announce every start and stop.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _seconds(call: Callable[[Item], object], ring: Iterator[Item], number: int) -> float:
+    start = time.perf_counter()
+    for _ in range(number):
+        call(next(ring))
+    return (time.perf_counter() - start) / number
+
+
+def time_in_turn(
+    calls: Mapping[str, Callable[[Item], object]], buffers: Sequence[Item], rounds: int, block_s: float
+) -> dict[str, list[float]]:
+    """Seconds a call in each round; blocks last about ``block_s`` for everyone, and their order turns."""
+    ring = itertools.cycle(buffers)
+    names = list(calls)
+    with _no_garbage_collection():
+        for name in names:  # what is done only once, such as torch's own set-up
+            _seconds(calls[name], ring, 2)
+        sizes = {name: min(max(3, round(block_s / _seconds(calls[name], ring, 3))), 1000) for name in names}
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(rounds):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                seconds[name].append(_seconds(calls[name], ring, sizes[name]))
+    return seconds
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most bytes that ``call`` holds at once, its result included, by torch's profiler of memory."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        result = call()
+    del result
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    peak: int = max(itertools.accumulate((change for _, change in changes), initial=0))
+    return peak
+
+
+def last_level_cache() -> int | None:
+    """Bytes of the largest cache that the kernel reports; None where it reports none."""
+    sizes = []
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text(encoding="ascii").strip()
+        sizes.append(int(text.rstrip("KM")) * {"K": 2**10, "M": 2**20}.get(text[-1], 1))
+    return max(sizes, default=None)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def environment(cache_bytes: int) -> dict[str, str | int | None]:
+    """What the figures depend on."""
+    return {
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "last_level_cache_bytes": cache_bytes,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "sentence-transformers", "maskpool")},
+    }

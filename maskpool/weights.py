@@ -1,0 +1,186 @@
+"""Token weights learned by counting: how rare a token is in a corpus, for the ``weights=`` of a pooling."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from jaxtyping import Float, Int
+
+
+class _TableOfWeights:
+    """A weight for each token id that was seen, and one for all others."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, table: dict[int, float], unseen: float) -> None:
+        self.table = dict(sorted(table.items()))
+        self.unseen = unseen
+        # The unseen weight stands last, where every other id is sent.
+        self._lookup = torch.full((max(self.table, default=-1) + 2,), unseen)
+        self._lookup[list(self.table)] = torch.tensor(list(self.table.values()))
+
+    def __call__(self, input_ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The weight of each token, in float32, on the device of the ids.
+
+        Args:
+            input_ids: Integers of any shape, padded or flat. Ids that were not seen have the unseen weight.
+
+        Raises:
+            TypeError: ``input_ids`` is no integer tensor.
+        """
+        if not isinstance(input_ids, Tensor) or input_ids.is_floating_point() or input_ids.is_complex():
+            got = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
+            raise TypeError(f"input_ids must be an integer torch.Tensor, got {got}")
+        last = self._lookup.numel() - 1
+        ids = input_ids.to(torch.int64)
+        known = (ids >= 0) & (ids < last)
+        return self._lookup.to(ids.device)[torch.where(known, ids, last)]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights as JSON; what stood at ``path`` is replaced in one step."""
+        target = Path(path)
+        contents = {"kind": self.kind, "unseen": self.unseen, "weights": {str(k): v for k, v in self.table.items()}}
+        descriptor, beside = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(contents, file)
+            os.replace(beside, target)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: The file holds something else, or weights of another kind.
+        """
+        expected = f"{path} must hold the JSON that {cls.__name__}.save writes"
+        try:
+            contents = json.loads(Path(path).read_text(encoding="utf-8"))
+            kind, unseen = contents["kind"], float(contents["unseen"])
+            table = {int(token): float(weight) for token, weight in contents["weights"].items()}
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{expected}; it cannot be read: {error!r}") from error
+        if kind != cls.kind:
+            raise ValueError(f"{expected}, of the kind {cls.kind!r}; its kind is {kind!r}")
+        if any(token < 0 for token in table) or not all(map(math.isfinite, [unseen, *table.values()])):
+            raise ValueError(f"{expected}; it has negative ids or weights that are not finite")
+        loaded = cls.__new__(cls)
+        _TableOfWeights.__init__(loaded, table, unseen)
+        return loaded
+
+
+class IDFWeights(_TableOfWeights):
+    """Inverse document frequency of tokens, log((1 + N) / (1 + df)) + 1, over N texts.
+
+    A token that no text holds has df = 0, the largest weight. Weights belong to token ids, so each wordpiece
+    has its own. Weigh with ``mean_pool(…, weights=idf(input_ids))``; special tokens are excluded by the mask,
+    if they shall not count.
+
+    Source: Spärck Jones 1972; smoothed as in scikit-learn's ``TfidfTransformer``.
+
+    Example:
+        >>> idf = IDFWeights.fit([[101, 7, 8], [101, 7]])
+        >>> idf(torch.tensor([[101, 8, 9]]))
+        tensor([[1.0000, 1.4055, 2.0986]])
+    """
+
+    kind = "idf"
+
+    @classmethod
+    def fit(cls, token_ids: Iterable[Sequence[int]]) -> Self:
+        """Count in how many texts each token stands.
+
+        Args:
+            token_ids: One sequence of ids a text, not padded, such as ``tokenizer(texts)["input_ids"]``.
+
+        Raises:
+            TypeError: A text is no sequence of ints, or a padded tensor came.
+            ValueError: There is no text, or an id is negative.
+        """
+        frequency: Counter[int] = Counter()
+        texts = 0
+        for ids in _checked(token_ids):
+            texts += 1
+            frequency.update(set(ids))
+        table = {token: math.log((1 + texts) / (1 + number)) + 1 for token, number in frequency.items()}
+        return cls(table, math.log(1 + texts) + 1)
+
+
+class SIFWeights(_TableOfWeights):
+    """Smooth inverse frequency of tokens, a / (a + p), with p the share of all tokens that a token is.
+
+    A token that no text holds has p = 0 and the weight 1. The method of the paper goes on to remove the first principal
+    component from the pooled vectors; this is its weighting alone.
+
+    Source: Arora, Liang and Ma 2017, A Simple but Tough-to-Beat Baseline for Sentence Embeddings.
+
+    Example:
+        >>> sif = SIFWeights.fit([[7, 8], [7, 7]], a=0.25)
+        >>> sif(torch.tensor([7, 8, 9]))
+        tensor([0.2500, 0.5000, 1.0000])
+    """
+
+    kind = "sif"
+
+    @classmethod
+    def fit(cls, token_ids: Iterable[Sequence[int]], a: float = 1e-3) -> Self:
+        """Count how often each token stands.
+
+        Args:
+            token_ids: One sequence of ids a text, not padded, such as ``tokenizer(texts)["input_ids"]``.
+            a: The smoothing, above 0; the paper takes 1e-3 to 1e-4.
+
+        Raises:
+            TypeError: A text is no sequence of ints, or a padded tensor came.
+            ValueError: There is no token, an id is negative, or ``a`` is not above 0.
+        """
+        if isinstance(a, bool) or not isinstance(a, (int, float)) or not 0 < a < math.inf:
+            raise ValueError(f"a must be a finite number above 0, got {a!r}")
+        counts: Counter[int] = Counter()
+        for ids in _checked(token_ids):
+            counts.update(ids)
+        tokens = counts.total()
+        return cls({token: a / (a + number / tokens) for token, number in counts.items()}, 1.0)
+
+
+def _checked(token_ids: Iterable[Sequence[int]]) -> Iterable[list[int]]:
+    if isinstance(token_ids, Tensor):
+        raise TypeError(
+            "token_ids must be one sequence of ids a text, got a tensor, whose pads would be counted: "
+            'pass tokenizer(texts)["input_ids"], tokenised without padding'
+        )
+    if isinstance(token_ids, str | dict):
+        raise TypeError(f"token_ids must be one sequence of ids a text, got {type(token_ids).__name__}")
+    number = 0
+    for text, ids in enumerate(token_ids):
+        plain = ids.tolist() if isinstance(ids, Tensor) else ids
+        if isinstance(plain, str) or not isinstance(plain, Sequence):
+            raise TypeError(
+                f"token_ids must be one sequence of ids a text; text {text} is of type {type(ids).__name__}: "
+                "tokenise it first"
+            )
+        for token in plain:
+            if isinstance(token, bool) or not isinstance(token, int):
+                raise TypeError(f"token_ids must hold ints; text {text} holds one of type {type(token).__name__}")
+            if token < 0:
+                raise ValueError(f"token_ids must hold ids of at least 0; text {text} holds {token}")
+        number += len(plain)
+        yield list(plain)
+    if not number:
+        raise ValueError("token_ids must hold at least one token, got none")
