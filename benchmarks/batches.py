@@ -81,7 +81,8 @@ def make_ring(
     generator = torch.Generator().manual_seed(0)
     lengths = draw_lengths(shape, generator) if lengths is None else lengths
     size = (shape.batch, shape.seq) if layout == "padded" else (int(lengths.sum()),)
-    base = torch.randn(*size, shape.dim, generator=generator).to(dtype)
+    # Around 1, not 0: where powers cancel, the gradient of their root is a number of no digits.
+    base = (torch.randn(*size, shape.dim, generator=generator) + 1).to(dtype)
     token_bytes = base.numel() * base.itemsize
     real_bytes = int(lengths.sum()) * shape.dim * base.itemsize
     wanted = MIN_BUFFERS if quick else max(MIN_BUFFERS, math.ceil(TIMES_CACHE * cache_bytes / token_bytes))

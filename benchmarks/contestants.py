@@ -32,6 +32,8 @@ MODES = (
 )
 # They read one row a sentence: reading all real rows is no yardstick.
 ONE_ROW_MODES = ("cls", "lasttoken")
+# They pick one winner where numbers tie, as halves do; ours, and `amax`, share.
+SELECTING_MODES = ("max", "min", "median", "topk_mean")
 # What torch's own reductions over ragged tensors can do.
 NESTED = {"mean": "mean", "sum": "sum", "max": "amax", "min": "amin"}
 SEGMENTS = {"mean": "mean", "sum": "sum", "max": "max", "min": "min"}

@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.batches import LAYOUTS, Buffer, Ring, Shape, make_ring
-from benchmarks.contestants import MODES, ONE_ROW_MODES, Pool, contestants
+from benchmarks.contestants import MODES, ONE_ROW_MODES, SELECTING_MODES, Pool, contestants
 from benchmarks.speed_figures import draw
 from benchmarks.timing import environment, last_level_cache, peak_bytes, time_in_turn
 
@@ -89,27 +89,28 @@ def calls_of(pools: Mapping[str, Pool], learned: list[nn.Parameter], grad: Tenso
 
 
 def check_agreement(
-    pools: Mapping[str, Pool], learned: list[nn.Parameter], buffer: Buffer, grad: Tensor | None
+    mode: str, pools: Mapping[str, Pool], learned: list[nn.Parameter], buffer: Buffer, grad: Tensor | None
 ) -> None:
     """Stop unless all contestants give the same vectors and, with ``grad``, the same gradients.
 
     Raises:
         ValueError: One of them does not; the message names it.
     """
-    ties_differ = buffer.x.dtype != torch.float32  # halves tie, and `max` then picks one winner where `amax` shares
     reference: list[Tensor] = []
     for name, pool in pools.items():
         pooled = pool(buffer)
         found = [pooled.detach()]
         if grad is not None:
             found += torch.autograd.grad(pooled, [buffer.x, *learned], grad)
-            if ties_differ:
+            if mode in SELECTING_MODES:
                 found[1] = found[1].float().flatten(0, -2).sum(dim=0)
         reference = reference or found
         for part, expected, got in zip(["vectors", "token gradient", "query gradient"], reference, found, strict=False):
             error = float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
             if not error <= TOLERANCE[buffer.x.dtype]:
-                raise ValueError(f"{name} and ours must agree before they are timed: {part} differ by {error:.1e}")
+                raise ValueError(
+                    f"{mode}: {name} and ours must agree before they are timed: {part} differ by {error:.1e}"
+                )
 
 
 def _peak_memory(
@@ -136,7 +137,7 @@ def measure(mode: str, ring: Ring, direction: str, rounds: int, block_s: float, 
         width = pools["ours"](buffer).shape[1]
         upstream = torch.randn(ring.shape.batch, width, generator=torch.Generator().manual_seed(1)).to(buffer.x.dtype)
         grad = upstream if backward else None
-        check_agreement(pools, learned, buffer, grad)
+        check_agreement(mode, pools, learned, buffer, grad)
         calls = calls_of(pools, learned, grad)
         yardstick = not backward and mode not in ONE_ROW_MODES
         if yardstick:
@@ -265,11 +266,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             console.print(table_of(found))
             rows += found
         del ring  # before the next one is made
-    padding = (
-        []
-        if args.quick and len(args.modes) < 18
-        else measure_padding("mean", cache_bytes, memory_bytes, args.quick, rounds, block_s)
-    )
+    padding = measure_padding("mean", cache_bytes, memory_bytes, args.quick, rounds, block_s)
     console.print(table_of(padding))
     if out is not None:
         settings = {

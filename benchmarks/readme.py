@@ -41,28 +41,53 @@ def demonstration(results: dict[str, Any]) -> str:
     )
 
 
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+
+
 def speed(results: dict[str, Any]) -> str:
-    """The short table of the pooling benchmark: its first shape, and what it was measured on."""
-    shape = results["rows"][0]["shape"]
-    rows = []
-    for row in results["rows"]:
-        if row["shape"] == shape:
-            ratios = [f"{row[name]:.1f}×" if row[name] else "" for name in ("host_over_ours", "recipe_over_ours")]
-            read = f"{row['ours_of_read']:.0%}" if row["ours_of_read"] else ""
-            rows.append([f"`{row['mode']}`", row["dtype"], row["direction"], *ratios, read])
-    header = ("mode", "dtype", "direction", "faster than sentence-transformers", "than the recipe", "of read bandwidth")
+    """The short table of the pooling benchmark: its first shape, forward, and what it was measured on."""
+    rows, environment, padding = results["rows"], results["environment"], results["padding"]
+    shape = rows[0]["shape"]
+    found = {
+        (row["mode"], row["layout"], row["dtype"]): row["ms"]
+        for row in rows
+        if (row["shape"], row["direction"]) == (shape, "forward")
+    }
+    columns = [
+        ("padded", "host", "sentence-transformers"),
+        ("padded", "recipe", "recipe"),
+        ("padded", "compiled recipe", "compiled recipe"),
+        ("packed", "host", "sentence-transformers, flat"),
+        ("packed", "loop", "loop, packed"),
+        ("nested", "torch.nested", "torch.nested"),
+    ]
+    lines = []
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        cells = [_ratios(found, mode, layout, peer) for layout, peer, _ in columns]
+        lines.append([mode if "," in mode else f"`{mode}`", *cells])
     size, fraction = shape.split(":")
-    environment = results["environment"]
+    times = [row["ms"]["ours"] for row in padding]
     return "\n".join(
         [
-            f"Batches of {size.replace('x', ' × ')} with {float(fraction):.0%} real tokens, checks and preparation "
-            f"included; sentence-transformers {environment['sentence-transformers']} and the usual recipe "
-            "(`(x * mask).sum(1) / mask.sum(1)` and its like) in the same process, in turn, on "
-            f"{environment['threads']} threads:",
+            f"How many times as long as maskpool each peer takes, {' / '.join(DTYPE_NAMES)}; batches of "
+            f"{size.replace('x', ' × ')} with {float(fraction):.0%} real tokens, forward, checks and preparation "
+            f"included; sentence-transformers {environment['sentence-transformers']}, torch {environment['torch']}, in "
+            f"one process, in turn, on {environment['threads']} threads:",
             "",
-            *markdown_table(header, rows),
+            *markdown_table(("pooling", *(title for _, _, title in columns)), lines),
+            "",
+            f"At the same real tokens, mean pooling takes {times[-1] / times[0]:.2f} times as long at "
+            f"{1 - padding[-1]['real_fraction']:.0%} padding as at none.",
+            "",
+            "![Ratios by pooling and layout, and time against padding](benchmarks/results/pooling_speed.png)",
         ]
     )
+
+
+def _ratios(found: dict[tuple[str, str, str], dict[str, float]], mode: str, layout: str, peer: str) -> str:
+    """A peer's time over ours in each dtype, as one cell; empty where the peer does not do the job."""
+    times = [found.get((mode, layout, dtype), {}) for dtype in DTYPE_NAMES]
+    return " / ".join(f"{ms[peer] / ms['ours']:.2g}" for ms in times if peer in ms)
 
 
 BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {

@@ -12,17 +12,18 @@ from matplotlib import pyplot as plt
 
 # The peer that stands for a layout: the host where it has the mode, else what people write.
 PEERS = {"padded": ("host", "recipe"), "packed": ("host", "loop"), "nested": ("torch.nested", "loop")}
+KEYS = ("shape", "dtype", "direction")
 COLOURS = {"padded": "#0072b2", "packed": "#d55e00", "nested": "#009e73"}
 MARKERS = {"host": "o", "torch.nested": "s", "recipe": "D", "loop": "D"}
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Draw the report's first shape (float32, forward) and its padding rows into one PNG."""
+    """Draw the rows of the report's first shape, dtype and direction, and its padding rows, into one PNG."""
     shape = report["rows"][0]["shape"]
     rows = [
         row
         for row in report["rows"]
-        if (row["shape"], row["dtype"], row["direction"]) == (shape, report["rows"][0]["dtype"], "forward")
+        if (row["shape"], row["dtype"], row["direction"]) == tuple(report["rows"][0][k] for k in KEYS)
     ]
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6), width_ratios=(3, 2), layout="constrained")
     modes = list(dict.fromkeys(row["mode"] for row in rows))
@@ -45,7 +46,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     left.set_xscale("log")
     left.set_yticks(range(len(modes)), modes[::-1])
     left.grid(axis="x", alpha=0.3)
-    left.set_xlabel("time of the peer / time of maskpool (forward)")
+    left.set_xlabel(f"time of the peer / time of maskpool ({rows[0]['direction']})")
     left.set_title(f"{shape.replace('x', ' × ').replace(':', ', real: ')}, {rows[0]['dtype']}")
     left.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     widths = [int(row["shape"].split("x")[1]) for row in report["padding"]]

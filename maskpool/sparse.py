@@ -37,6 +37,8 @@ _BLOCK = 512
 # float16 has no numbers between 0 and 2**-24: what a weight has below that is pooled 4,096 times
 # larger and scaled back.
 _RESCUE = 4096.0
+# The part of a result that may be lost before it is rounded to a half: a quarter of float16's last place.
+_NEGLIGIBLE = 2**-13
 # Rows that an int32 can count.
 _INT32 = 2**31 - 1
 
@@ -76,7 +78,7 @@ class _WeightedSum(torch.autograd.Function):
     @staticmethod
     # Any: autograd's context objects have no public type.
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *saved, ctx.uniform = inputs
+        *saved, _ = inputs
         ctx.save_for_backward(*saved)
 
     @staticmethod
@@ -89,8 +91,7 @@ class _WeightedSum(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             order, row_offsets = _sorted_by(index, values.shape[0])
             row_weights = None if weights is None else weights.index_select(0, order)
-            # A row is one token of one sentence, save where spans overlap: what is uniform stays so, or nearly.
-            grad_values = spmm(grad, row_weights, owner.index_select(0, order), row_offsets, ctx.uniform)
+            grad_values = spmm(grad, row_weights, owner.index_select(0, order), row_offsets, _one_each(row_offsets))
         if ctx.needs_input_grad[1]:
             grad_weights = sddmm(values, grad.to(weights.dtype), index, owner)
         return grad_values, grad_weights, None, None, None
@@ -122,7 +123,7 @@ class _DotProducts(torch.autograd.Function):
         blocks = torch.arange(0, index.numel() + _BLOCK, _BLOCK).clamp(max=index.numel())
         bounds = torch.unique(torch.cat([changes, blocks]))
         owners = owner[bounds[:-1]].tolist()
-        for own, (start, end, rows) in zip(owners, _pieces(index, bounds), strict=True):
+        for own, (start, end, rows) in zip(owners, pieces(index, bounds), strict=True):
             torch.mv(values[rows].to(table.dtype), table[own], out=products[start:end])
         return products
 
@@ -139,7 +140,8 @@ class _DotProducts(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             order, offsets = _sorted_by(index, values.shape[0])
             coarse = table.to(values.dtype)
-            grad_values = spmm(coarse, grad.index_select(0, order), owner.index_select(0, order), offsets)
+            row_weights, own = grad.index_select(0, order), owner.index_select(0, order)
+            grad_values = spmm(coarse, row_weights, own, offsets, _one_each(offsets))
         if ctx.needs_input_grad[1]:
             order, offsets = _sorted_by(owner, table.shape[0])
             rows, where = values, index.index_select(0, order)
@@ -149,7 +151,7 @@ class _DotProducts(torch.autograd.Function):
         return grad_values, grad_table, None, None
 
 
-def _pieces(
+def pieces(
     index: Int[Tensor, " tokens"], bounds: Int[Tensor, " pieces_plus_1"]
 ) -> Iterator[tuple[int, int, slice | Tensor]]:
     """Cut ``index`` at ``bounds``: start, end and rows of each piece, a slice (so no copy) where they are a run."""
@@ -159,6 +161,11 @@ def _pieces(
     firsts = index[bounds[:-1].clamp(max=last)].tolist() if index.numel() else []
     for (start, end), run, first in zip(pairwise(bounds.tolist()), is_run, firsts, strict=bool(firsts)):
         yield start, end, slice(first, first + end - start) if run else index[start:end]
+
+
+def _one_each(row_offsets: Int[Tensor, " rows_plus_1"]) -> bool:
+    """Whether no row is two tokens, as where spans overlap: weights of one are uniform."""
+    return bool((row_offsets.diff() <= 1).all())
 
 
 def _sorted_by(keys: Int[Tensor, " tokens"], number: int) -> tuple[Tensor, Tensor]:
@@ -205,7 +212,7 @@ def _ordered(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: 
     """What is chosen by order, and the number from which on it was chosen: sentence by sentence, in cache."""
     pooled = values.new_zeros(offsets.numel() - 1, values.shape[1])
     threshold = torch.zeros_like(pooled)
-    for sentence, (start, end, rows) in enumerate(_pieces(index, offsets)):
+    for sentence, (start, end, rows) in enumerate(pieces(index, offsets)):
         length = end - start
         if not length:
             continue
@@ -254,7 +261,7 @@ class _Chosen(torch.autograd.Function):
         grad: Tensor, values: Tensor, threshold: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: int
     ) -> Tensor:
         grad_values = torch.zeros_like(values)
-        for sentence, (start, end, rows) in enumerate(_pieces(index, offsets)):
+        for sentence, (start, end, rows) in enumerate(pieces(index, offsets)):
             if end > start:
                 shares, divisor = _shares(values[rows], threshold[sentence], choice, k)
                 # Added, not stored: one row may be several tokens, of one sentence (expanded) or of many (spans).
@@ -273,7 +280,7 @@ class _Chosen(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, threshold, index, offsets = ctx.saved_tensors
         transposed = torch.zeros_like(threshold)
-        for sentence, (start, end, rows) in enumerate(_pieces(index, offsets)):
+        for sentence, (start, end, rows) in enumerate(pieces(index, offsets)):
             if end > start:
                 shares, divisor = _shares(values[rows], threshold[sentence], ctx.choice, ctx.k)
                 transposed[sentence] = (shares.mul_(grad[rows]).sum(dim=0) / divisor).to(values.dtype)
@@ -337,19 +344,25 @@ def _sum_short_half_rows(
 
     It wants weights of the rows' dtype, too coarse for a float32 weight: each is handed over as a sum of parts, its row
     being named as often (the second and third time it is in cache). Three parts of bfloat16 are a float32, two of
-    float16 leave over what `_RESCUE` is for. Two parts of any keep all but 2**-17 of a weight: too little where tokens
-    cancel, but of equal weights the error is only that share of the result.
+    float16 leave over what `_RESCUE` is for. Where tokens cancel, a lost digit of a weight is a large part of the
+    result; of equal weights it is as small a part of the result as of the weight, and two parts of any keep enough.
     """
     if weights is None:
         return _bag(values, None, index, offsets)
     number = 3 if values.dtype == torch.bfloat16 and not uniform else 2
     parts, rest = _split(weights, values.dtype, number)
-    repeated, ends = index.unsqueeze(1).expand(-1, number).reshape(-1), offsets * number
-    pooled = _bag(values, parts, repeated, ends)
-    if not (rest.abs() > weights * 2**-16 if uniform else rest).any():
+    pooled = _bag(values, parts, index.unsqueeze(1).expand(-1, number).reshape(-1), offsets * number)
+    lost = rest.abs() > weights.abs() * _NEGLIGIBLE if uniform else rest != 0
+    if not lost.any():
         return pooled
-    parts, _ = _split(rest * _RESCUE, values.dtype, number)
-    return (pooled.float() + _bag(values, parts, repeated, ends).float() / _RESCUE).to(values.dtype)
+    tokens = lost.nonzero().view(-1)
+    owners = torch.searchsorted(offsets, tokens, right=True) - 1
+    sentences, counts = torch.unique_consecutive(owners, return_counts=True)
+    parts, _ = _split(rest[tokens] * _RESCUE, values.dtype, number)
+    ends = torch.nn.functional.pad(counts.cumsum(0), (1, 0)) * number
+    more = _bag(values, parts, index[tokens].unsqueeze(1).expand(-1, number).reshape(-1), ends)
+    mended = (pooled[sentences].float() + more.float() / _RESCUE).to(values.dtype)
+    return pooled.index_copy_(0, sentences, mended)
 
 
 def _sum_long_half_rows(values: Tensor, weights: Tensor | None, index: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskpool import segments
+from maskpool.functional.by_sentence import Parameter, by_sentence
 from maskpool.functional.common import OnEmpty, apply_on_empty, shares, token_weights
 from maskpool.tokens import TokenBatch
 
@@ -51,8 +52,9 @@ def std_pool(
         tensor([[1.]])
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
-    _, std, weight = _moments(batch, weights)
-    return apply_on_empty(std.to(batch.dtype), batch, on_empty, weight)
+    by_token, weight = _shares(batch, weights)
+    pooled = by_sentence(batch, _std_of_rows, _std_of_batch, by_token)
+    return apply_on_empty(pooled, batch, on_empty, weight)
 
 
 def mean_std_pool(
@@ -84,8 +86,9 @@ def mean_std_pool(
         tensor([[2., 1.]])
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
-    mean, std, weight = _moments(batch, weights)
-    return apply_on_empty(torch.cat([mean, std], dim=1).to(batch.dtype), batch, on_empty, weight)
+    by_token, weight = _shares(batch, weights)
+    pooled = by_sentence(batch, _mean_std_of_rows, _mean_std_of_batch, by_token)
+    return apply_on_empty(pooled, batch, on_empty, weight)
 
 
 def logsumexp_pool(
@@ -115,12 +118,7 @@ def logsumexp_pool(
         tensor([[0.6931]])
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
-    rows = segments.real_rows(batch).to(batch.accumulation_dtype)
-    top = _finite(segments.maximum(batch).detach().to(rows.dtype))
-    sums = segments.weighted_sum(batch.with_rows(segments.centred(batch, rows, top).exp()), None)
-    empty = segments.empty_sentences(batch).unsqueeze(1)
-    pooled = torch.where(empty, 0.0, torch.where(empty, 1.0, sums).log() + top)
-    return apply_on_empty(pooled.to(batch.dtype), batch, on_empty)
+    return apply_on_empty(by_sentence(batch, _logsumexp_of_rows, _logsumexp_of_batch), batch, on_empty)
 
 
 def softmax_pool(
@@ -165,16 +163,12 @@ def softmax_pool(
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
     check_positive("temperature", temperature)
-    rows = segments.real_rows(batch).to(batch.accumulation_dtype)
-    top = _finite(segments.maximum(batch).detach().to(rows.dtype))
-    raised = (segments.centred(batch, rows, top) / temperature).exp()
     raw = weight = None
     if weights is not None:
         raw = token_weights(batch, weights)
         weight = segments.total(batch, raw)
-    sums = segments.weighted_sum(batch.with_rows(raised), raw)
-    pooled = segments.weighted_sum(batch.with_rows(raised * rows), raw) / torch.where(sums > 0, sums, 1.0)
-    return apply_on_empty(pooled.to(batch.dtype), batch, on_empty, weight)
+    pooled = by_sentence(batch, _softmax_of_rows, _softmax_of_batch, raw, 1 / temperature)
+    return apply_on_empty(pooled, batch, on_empty, weight)
 
 
 def generalized_mean_pool(
@@ -218,16 +212,9 @@ def generalized_mean_pool(
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
     if not isinstance(p, Tensor):
         check_positive("p", p)
-    rows = segments.real_rows(batch).to(batch.accumulation_dtype)
-    exact = batch.with_rows(rows)
-    # The mean is homogeneous: over the largest size no power overflows, and the size needs no gradient.
-    size = torch.maximum(segments.maximum(exact), -segments.minimum(exact)).detach()
-    size = torch.where((size > 0) & size.isfinite(), size, 1.0)
-    scaled = exact.with_rows(_signed_power(rows / segments.spread(batch, size), p))
-    raw = segments.uniform(batch) if weights is None else token_weights(batch, weights)
-    by_token, weight = shares(batch, raw)
-    pooled = size * _signed_power(segments.weighted_sum(scaled, by_token), 1 / p)
-    return apply_on_empty(pooled.to(batch.dtype), batch, on_empty, None if weights is None else weight)
+    by_token, weight = _shares(batch, weights)
+    pooled = by_sentence(batch, _generalized_mean_of_rows, _generalized_mean_of_batch, by_token, p)
+    return apply_on_empty(pooled, batch, on_empty, weight)
 
 
 def check_positive(name: str, value: float) -> None:
@@ -236,23 +223,110 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
-def _moments(
+# ------------------------------------------------- each formula twice: for one sentence, for a whole batch
+
+
+def _shares(
     batch: TokenBatch, weights: TokenWeights | None
-) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"], Float[Tensor, " batch"] | None]:
-    """Mean and standard deviation in the accumulation dtype; two passes, because E[x²] - μ² loses all digits."""
+) -> tuple[Float[Tensor, "*token"] | None, Float[Tensor, " batch"] | None]:
+    return (None, None) if weights is None else shares(batch, token_weights(batch, weights))
+
+
+def _weighted_mean_of_rows(rows: Tensor, weights: Tensor | None) -> Tensor:
+    return rows.mean(dim=0) if weights is None else (rows * weights.unsqueeze(1)).sum(dim=0)
+
+
+def _weighted_mean_of_batch(batch: TokenBatch, rows: Tensor, by_token: Tensor | None) -> Tensor:
+    if by_token is None:
+        by_token, _ = shares(batch, segments.uniform(batch))
+    return segments.weighted_sum(batch.with_rows(rows), by_token)
+
+
+def _moments_of_rows(rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    # Two passes, because E[x²] - μ² loses all digits where the mean is large.
+    mean = _weighted_mean_of_rows(rows, weights)
+    return mean, _weighted_mean_of_rows((rows - mean).square_(), weights).sqrt_()
+
+
+def _moments_of_batch(batch: TokenBatch, by_token: Tensor | None) -> tuple[Tensor, Tensor]:
     rows = segments.real_rows(batch).to(batch.accumulation_dtype)
-    raw = segments.uniform(batch) if weights is None else token_weights(batch, weights)
-    by_token, weight = shares(batch, raw)
-    mean = segments.weighted_sum(batch.with_rows(rows), by_token)
-    squares = segments.centred(batch, rows, mean).square()
-    variance = segments.weighted_sum(batch.with_rows(squares), by_token)
+    mean = _weighted_mean_of_batch(batch, rows, by_token)
+    variance = _weighted_mean_of_batch(batch, segments.centred(batch, rows, mean).square(), by_token)
     # The root's derivative at 0 is infinite: a deviation of 0 must not meet it.
     still = variance == 0
-    std = torch.where(still, 0.0, torch.where(still, 1.0, variance).sqrt())
-    return mean, std, None if weights is None else weight
+    return mean, torch.where(still, 0.0, torch.where(still, 1.0, variance).sqrt())
 
 
-def _signed_power(x: Tensor, p: float | Tensor) -> Tensor:
+def _std_of_rows(rows: Tensor, weights: Tensor | None, _: Parameter) -> Tensor:
+    return _moments_of_rows(rows, weights)[1]
+
+
+def _std_of_batch(batch: TokenBatch, by_token: Tensor | None, _: Parameter) -> Tensor:
+    return _moments_of_batch(batch, by_token)[1]
+
+
+def _mean_std_of_rows(rows: Tensor, weights: Tensor | None, _: Parameter) -> Tensor:
+    return torch.cat(_moments_of_rows(rows, weights))
+
+
+def _mean_std_of_batch(batch: TokenBatch, by_token: Tensor | None, _: Parameter) -> Tensor:
+    return torch.cat(_moments_of_batch(batch, by_token), dim=1)
+
+
+def _logsumexp_of_rows(rows: Tensor, _: Tensor | None, __: Parameter) -> Tensor:
+    return rows.logsumexp(dim=0)
+
+
+def _logsumexp_of_batch(batch: TokenBatch, _: Tensor | None, __: Parameter) -> Tensor:
+    rows = segments.real_rows(batch).to(batch.accumulation_dtype)
+    top = _finite(segments.maximum(batch).detach().to(rows.dtype))
+    sums = segments.weighted_sum(batch.with_rows(segments.centred(batch, rows, top).exp()), None)
+    empty = segments.empty_sentences(batch).unsqueeze(1)
+    return torch.where(empty, 0.0, torch.where(empty, 1.0, sums).log() + top)
+
+
+def _softmax_of_rows(rows: Tensor, weights: Tensor | None, inverse: Parameter) -> Tensor:
+    assert inverse is not None
+    raised = (rows - _finite(rows.amax(dim=0))).mul_(inverse).exp_()
+    if weights is not None:
+        raised.mul_(weights.unsqueeze(1))
+    sums = raised.sum(dim=0)
+    return raised.mul_(rows).sum(dim=0) / torch.where(sums > 0, sums, 1.0)
+
+
+def _softmax_of_batch(batch: TokenBatch, by_token: Tensor | None, inverse: Parameter) -> Tensor:
+    assert inverse is not None
+    rows = segments.real_rows(batch).to(batch.accumulation_dtype)
+    top = _finite(segments.maximum(batch).detach().to(rows.dtype))
+    raised = (segments.centred(batch, rows, top) * inverse).exp()
+    sums = segments.weighted_sum(batch.with_rows(raised), by_token)
+    return segments.weighted_sum(batch.with_rows(raised * rows), by_token) / torch.where(sums > 0, sums, 1.0)
+
+
+def _generalized_mean_of_rows(rows: Tensor, weights: Tensor | None, p: Parameter) -> Tensor:
+    assert p is not None
+    if isinstance(p, Tensor) and p.numel() == 1:
+        p = float(p)  # torch has quicker powers for a number
+    size = _size(rows.abs().amax(dim=0))
+    power = _weighted_mean_of_rows(_signed_power(rows / size, p), weights)
+    return size * _signed_power(power, 1 / p)
+
+
+def _generalized_mean_of_batch(batch: TokenBatch, by_token: Tensor | None, p: Parameter) -> Tensor:
+    assert p is not None
+    rows = segments.real_rows(batch).to(batch.accumulation_dtype)
+    exact = batch.with_rows(rows)
+    size = _size(torch.maximum(segments.maximum(exact), -segments.minimum(exact)).detach())
+    powers = _signed_power(rows / segments.spread(batch, size), p)
+    return size * _signed_power(_weighted_mean_of_batch(batch, powers, by_token), 1 / p)
+
+
+def _size(largest: Tensor) -> Tensor:
+    # The mean is homogeneous: over the largest size no power overflows, and the size needs no gradient.
+    return torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+
+
+def _signed_power(x: Tensor, p: Tensor | float) -> Tensor:
     # Clamped: the derivatives of |x|ᵖ by x and by p are infinite or undefined at 0.
     return x.sign() * x.abs().clamp(min=torch.finfo(x.dtype).tiny).pow(p)
 
