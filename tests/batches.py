@@ -117,3 +117,47 @@ def all_layouts(dtype: torch.dtype = torch.float32, dim: int = DIM) -> tuple[Ten
         ]
     )
     return tokens(*mask.shape, dim, dtype=dtype), mask
+
+
+def lengths_to_offsets(lengths: list[int], dtype: torch.dtype = torch.int32) -> Tensor:
+    """Cumulative lengths."""
+    return torch.nn.functional.pad(torch.tensor(lengths, dtype=torch.int64).cumsum(0), (1, 0)).to(dtype)
+
+
+def as_padded(rows: Tensor, lengths: list[int]) -> dict[str, Tensor]:
+    """Sentences of packed rows on the right of a batch wider than they are; pads are NaN."""
+    width = max(lengths) + 1
+    mask = torch.arange(width) >= width - torch.tensor(lengths).unsqueeze(1)
+    padded = rows.new_full((len(lengths), width, rows.shape[1]), torch.nan).masked_scatter(mask.unsqueeze(2), rows)
+    return {"token_embeddings": padded, "attention_mask": mask}
+
+
+def as_jagged(rows: Tensor, lengths: list[int]) -> dict[str, Tensor]:
+    """Sentences of packed rows as a nested tensor."""
+    return {"token_embeddings": torch.nested.nested_tensor_from_jagged(rows, lengths_to_offsets(lengths, torch.int64))}
+
+
+def as_gapped(rows: Tensor, lengths: list[int]) -> dict[str, Tensor]:
+    """Sentences of packed rows as a nested tensor with NaN in the gaps between them."""
+    width = max(lengths) + 2
+    starts = torch.arange(len(lengths)) % 2
+    mask = torch.arange(width) - starts.unsqueeze(1)
+    mask = (mask >= 0) & (mask < torch.tensor(lengths).unsqueeze(1))
+    padded = rows.new_full((len(lengths), width, rows.shape[1]), torch.nan).masked_scatter(mask.unsqueeze(2), rows)
+    return {"token_embeddings": torch.nested.narrow(padded, 1, starts, torch.tensor(lengths), layout=torch.jagged)}
+
+
+# The same sentences in every layout that is not the plain padded one: what a layer is called with.
+PACKINGS: dict[str, Callable[[Tensor, list[int]], dict[str, Tensor]]] = {
+    "packed": lambda rows, lengths: {"token_embeddings": rows, "cu_seqlens": lengths_to_offsets(lengths)},
+    "packed, int64": lambda rows, lengths: {
+        "token_embeddings": rows,
+        "cu_seqlens": lengths_to_offsets(lengths, torch.int64),
+    },
+    "packed, batch of one": lambda rows, lengths: {
+        "token_embeddings": rows.unsqueeze(0),
+        "cu_seqlens": lengths_to_offsets(lengths),
+    },
+    "nested": as_jagged,
+    "nested, gaps": as_gapped,
+}

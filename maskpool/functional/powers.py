@@ -202,7 +202,7 @@ def generalized_mean_pool(
         (batch, dim).
 
     Raises:
-        ValueError: ``p`` is not a finite number above 0.
+        ValueError: ``p`` is not finite and above 0, or a tensor of another shape.
 
     Example:
         >>> x = torch.tensor([[[-1.0], [-7.0], [99.0]]])
@@ -212,6 +212,10 @@ def generalized_mean_pool(
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
     if not isinstance(p, Tensor):
         check_positive("p", p)
+    elif p.numel() not in (1, batch.dim):
+        raise ValueError(f"p must have one element or one a feature, ({batch.dim},), got {tuple(p.shape)}")
+    elif not batch.dense and not bool(((p > 0) & p.isfinite()).all()):
+        raise ValueError(f"p must be finite and above 0, got {p.detach().tolist()}")
     by_token, weight = _shares(batch, weights)
     pooled = by_sentence(batch, _generalized_mean_of_rows, _generalized_mean_of_batch, by_token, p)
     return apply_on_empty(pooled, batch, on_empty, weight)

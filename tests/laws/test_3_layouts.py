@@ -1,39 +1,219 @@
-"""Law 3: the same tokens in another layout give the same vector."""
+"""Law 3: the same tokens in another layout give the same vector; and the other laws hold in every layout."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
 
-from maskpool import TokenBatch
-from tests.batches import all_layouts, masks, tokens
-from tests.poolings import DIM, LEARNED, any_dtype, every_dtype, every_pooling, make
+import maskpool
+from maskpool import Pooling, TokenBatch
+from maskpool.functional import OnEmpty
+from tests.batches import (
+    PACKINGS,
+    STRIDES,
+    all_layouts,
+    as_jagged,
+    as_padded,
+    dense_route,
+    lengths_to_offsets,
+    masks,
+    tokens,
+)
+from tests.poolings import COUNT_POSITIONS, DIM, LEARNED, WIDTHS, any_dtype, every_dtype, every_pooling, make
+
+some_lengths = st.lists(st.integers(0, 40), min_size=1, max_size=5)
+every_packing = pytest.mark.parametrize("packing", PACKINGS)
 
 
-def _packed(x: Tensor, mask: Tensor) -> TokenBatch:
-    offsets = torch.nn.functional.pad(mask.bool().sum(1).cumsum(0), (1, 0))
-    return TokenBatch(x[mask.bool()], torch.arange(int(offsets[-1])), offsets)
+def _assert_same(name: str, actual: Tensor, expected: Tensor) -> None:
+    if name not in LEARNED:
+        assert torch.equal(actual, expected)
+        return
+    tolerance = 1e-6 if actual.dtype in (torch.float32, torch.float64) else torch.finfo(actual.dtype).eps
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@every_pooling
+@every_packing
+@given(dtype=any_dtype, lengths=some_lengths, seed=st.integers(0, 99))
+def test_layouts_agree(name: str, packing: str, dtype: torch.dtype, lengths: list[int], seed: int) -> None:
+    """Packed and nested sentences have the vectors of the padded ones, bit for bit where nothing is learned."""
+    layer, rows = make(name), tokens(sum(lengths), DIM, dtype=dtype, seed=seed)
+    _assert_same(name, layer(**PACKINGS[packing](rows, lengths)), layer(**as_padded(rows, lengths)))
+
+
+@every_pooling
+@every_packing
+@given(lengths=some_lengths)
+def test_gradients_agree(name: str, packing: str, lengths: list[int]) -> None:
+    """The same tokens get the same gradients through every layout."""
+    layer, rows = make(name).double(), tokens(sum(lengths), DIM, dtype=torch.float64)
+    found = []
+    for write in (PACKINGS[packing], as_padded):
+        leaf = rows.clone().requires_grad_()
+        inputs = [leaf, *layer.parameters()]
+        found.append(torch.autograd.grad(layer(**write(leaf, lengths)).square().sum(), inputs))
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@every_pooling
+@pytest.mark.parametrize(
+    ("packing", "check"), [("packed", gradcheck), ("packed", gradgradcheck), ("nested", gradcheck)]
+)
+def test_derivatives(name: str, packing: str, check: Callable[..., bool]) -> None:
+    """Derivatives through packed and nested tokens agree with finite differences, empty sentences included.
+
+    The second ones of nested tokens are not torch's: its nested tensors have no second derivative.
+    """
+    layer, lengths = make(name, 2).double().requires_grad_(False), [2, 0, 3]
+    rows = ((torch.randperm(10).double() + 0.3) / 10 - 0.5).reshape(5, 2).requires_grad_()
+    assert check(lambda leaf: layer(**PACKINGS[packing](leaf, lengths)), (rows,))
+
+
+@every_pooling
+@every_packing
+@every_dtype
+def test_companions_of_packed_sentences(name: str, packing: str, dtype: torch.dtype) -> None:
+    """A sentence has alone the vector that it has beside empty, short and very long ones, in any order."""
+    layer, lengths = make(name), [0, 33, 1100, 5, 0]
+    rows = tokens(sum(lengths), DIM, dtype=dtype)
+    pooled = layer(**PACKINGS[packing](rows, lengths))
+    parts = list(torch.split(rows, lengths))
+    for place, part in enumerate(parts):
+        _assert_same(name, layer(**PACKINGS[packing](part, [len(part)]))[0], pooled[place])
+    turned = layer(**PACKINGS[packing](torch.cat(parts[::-1]), lengths[::-1]))
+    _assert_same(name, turned, pooled.flip(0))
+
+
+@every_pooling
+@every_packing
+@pytest.mark.parametrize("on_empty", ["zero", "nan", "raise"])
+def test_empty_packed_sentences(name: str, packing: str, on_empty: OnEmpty) -> None:
+    """Empty sentences of any layout follow on_empty and backpropagate, between others and all alone."""
+    layer = make(name, on_empty=on_empty)
+    for lengths in ([0, 2, 0], [0, 0]):
+        rows = tokens(sum(lengths), DIM).requires_grad_()
+        if on_empty == "raise":
+            empty = lengths.count(0)
+            with pytest.raises(ValueError, match=rf"cu_seqlens leaves {empty} of {len(lengths)} sentences without"):
+                layer(**PACKINGS[packing](rows, lengths))
+            continue
+        pooled = layer(**PACKINGS[packing](rows, lengths))
+        assert pooled.shape == (len(lengths), WIDTHS.get(name, 1) * DIM)
+        expected = torch.full_like(pooled[0], 0.0 if on_empty == "zero" else torch.nan)
+        torch.testing.assert_close(pooled[0], expected, equal_nan=True)
+        (gradient,) = torch.autograd.grad(pooled.nan_to_num().sum(), rows)
+        assert gradient.isfinite().all()
+
+
+@every_pooling
+@every_dtype
+@pytest.mark.parametrize("stride", [name for name in STRIDES if "sentence" not in name and "one" not in name])
+def test_memory_layout_of_packed_rows(name: str, dtype: torch.dtype, stride: str) -> None:
+    """How packed rows lie in memory changes no bit."""
+    layer, rows, offsets = make(name), tokens(1, 9, DIM, dtype=dtype), lengths_to_offsets([4, 0, 5])
+    strided = STRIDES[stride](rows)[0]
+    _assert_same(name, layer(strided, cu_seqlens=offsets), layer(rows[0].clone(), cu_seqlens=offsets))
+
+
+@every_pooling
+def test_expanded_rows(name: str) -> None:
+    """One token repeated without memory of its own pools as its copies do."""
+    layer, offsets = make(name), lengths_to_offsets([4, 5])
+    rows = tokens(1, DIM).expand(9, DIM)
+    _assert_same(name, layer(rows, cu_seqlens=offsets), layer(rows.clone(), cu_seqlens=offsets))
+
+
+@every_pooling
+def test_gaps_are_not_read(name: str) -> None:
+    """NaN between the rows of a narrowed nested tensor changes nothing and gets no gradient."""
+    layer, x = make(name), torch.full((2, 4, DIM), torch.nan)
+    x[0, 1:3], x[1, :3] = tokens(2, DIM), tokens(3, DIM, seed=1)
+    leaf = x.clone().requires_grad_()
+    nested = torch.nested.narrow(leaf, 1, torch.tensor([1, 0]), torch.tensor([2, 3]), layout=torch.jagged)
+    pooled = layer(nested)
+    assert pooled.isfinite().all()
+    (gradient,) = torch.autograd.grad(pooled.sum(), leaf)
+    assert not gradient[x.isnan()].any()
+
+
+@every_pooling
+@pytest.mark.parametrize("packing", ["packed", "nested", "nested, gaps"])
+def test_dense_route_of_packed_tokens(name: str, packing: str) -> None:
+    """On other devices packed and nested sentences have the vectors and gradients that they have on the CPU."""
+    layer, lengths = make(name), [3, 0, 5]
+    found = []
+    for dense in (False, True):
+        rows = tokens(8, DIM).requires_grad_()
+        given = PACKINGS[packing](rows, lengths)
+        with dense_route() if dense else torch.enable_grad():
+            pooled = layer(**given)
+        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), rows)))
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "mean": maskpool.mean_pool,
+    "mean_sqrt_len_tokens": maskpool.mean_sqrt_len_pool,
+    "weightedmean": maskpool.position_weighted_mean_pool,
+    "sum": maskpool.sum_pool,
+    "max": maskpool.max_pool,
+    "min": maskpool.min_pool,
+    "cls": maskpool.cls_pool,
+    "lasttoken": maskpool.last_token_pool,
+    "std": maskpool.std_pool,
+    "mean_std": maskpool.mean_std_pool,
+    "median": maskpool.median_pool,
+    "logsumexp": maskpool.logsumexp_pool,
+    "topk_mean": lambda *args, **options: maskpool.topk_mean_pool(*args, k=3, **options),
+    "softmax": lambda *args, **options: maskpool.softmax_pool(*args, temperature=0.5, **options),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@every_packing
+def test_functions_take_every_layout(name: str, packing: str) -> None:
+    """A function takes the layouts that its layer takes."""
+    given = PACKINGS[packing](tokens(5, DIM), [2, 3])
+    assert torch.equal(FUNCTIONS[name](**given), make(name)(**given))
+
+
+def test_attention_takes_every_layout() -> None:
+    """Scores and weights of a packed batch have one row a token; they are those of the padded batch."""
+    layer, rows, lengths = make("attention-heads"), tokens(5, DIM), [2, 3]
+    given = PACKINGS["packed"](rows, lengths)
+    scores = maskpool.attention_scores(**given, query=layer.query)  # type: ignore[arg-type]  # a parameter
+    pooled, weights = maskpool.attention_pool(**given, scores=scores)  # type: ignore[arg-type]  # tensors only
+    torch.testing.assert_close(pooled, layer(**given))
+    assert weights.shape == (5, 2)
+    padded = as_padded(rows, lengths)
+    by_position = layer(**padded, return_weights=True)[1].transpose(1, 2)
+    torch.testing.assert_close(weights, by_position[padded["attention_mask"]])
 
 
 @every_pooling
 @given(dtype=any_dtype, mask=masks())
-def test_packed_by_hand(name: str, dtype: torch.dtype, mask: Tensor) -> None:
-    """Rows packed one sentence after the other agree with the padded form, sentences without holes."""
-    mask = mask.bool() if name not in ("weightedmean", "concat") else mask.bool().sort(dim=1, descending=True).values
+def test_packing_keeps_positions(name: str, dtype: torch.dtype, mask: Tensor) -> None:
+    """A padded batch, packed and padded again, has the same vectors, holes included."""
     layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype)
-    pooled, expected = layer(_packed(x, mask)), layer(x, mask)
-    if name in LEARNED:
-        torch.testing.assert_close(pooled, expected)
-    else:
-        assert torch.equal(pooled, expected)
+    batch = TokenBatch.from_padded(x, mask)
+    for other in (batch.to_packed(), batch.to_packed().to_padded(), batch.to_packed().to_padded().to_packed()):
+        _assert_same(name, layer(other), layer(batch))
 
 
-@pytest.mark.parametrize("name", ["cls", "max", "mean", "mean_sqrt_len_tokens", "lasttoken", *LEARNED])
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in COUNT_POSITIONS] + LEARNED)
 @every_dtype
 def test_rows_in_any_order(name: str, dtype: torch.dtype) -> None:
     """The index names the rows: their own order in memory does not matter."""
     layer, (x, mask) = make(name), all_layouts(dtype)
-    packed = _packed(x, mask)
+    packed = TokenBatch.from_padded(x, mask).to_packed()
     order = torch.randperm(len(packed.values))
     shuffled = TokenBatch(packed.values[order], order.argsort(), packed.offsets)
     torch.testing.assert_close(layer(shuffled), layer(x, mask))
@@ -49,12 +229,25 @@ def test_prepared_batch(name: str, dtype: torch.dtype) -> None:
         assert torch.equal(layer(batch), layer(x, mask))
 
 
-@every_pooling
-def test_gradient_through_packed_rows(name: str) -> None:
-    """Gradients reach the same tokens through packed rows as through padded ones."""
-    layer, (x, mask) = make(name), all_layouts(torch.float64)
-    mask[3] = torch.tensor([1, 1, 1, 0, 0])  # bare offsets know no holes
-    packed, padded = x.clone().requires_grad_(), x.clone().requires_grad_()
-    (actual,) = torch.autograd.grad(layer(_packed(packed, mask)).square().sum(), packed)
-    (expected,) = torch.autograd.grad(layer(padded, mask).square().sum(), padded)
-    torch.testing.assert_close(actual, expected)
+class _Packed(torch.nn.Module):
+    def __init__(self, layer: Pooling) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, rows: Tensor, offsets: Tensor) -> Any:
+        return self.layer(rows, cu_seqlens=offsets)
+
+
+def test_packed_tokens_are_not_traced() -> None:
+    """Compiling or exporting over cu_seqlens or nested tokens is refused, and the padded way out named."""
+    text = "cannot be traced.*pass padded token_embeddings with an attention_mask"
+    rows, offsets = tokens(5, DIM), lengths_to_offsets([2, 3])
+    compiled = torch.compile(make("mean"), fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match=text):
+        compiled(rows, cu_seqlens=offsets)
+    torch.compiler.reset()
+    with pytest.raises(Exception, match=text):
+        compiled(as_jagged(rows, [2, 3])["token_embeddings"])
+    torch.compiler.reset()
+    with pytest.raises(Exception, match=text):
+        torch.export.export(_Packed(make("mean")), (rows, offsets))

@@ -1,6 +1,7 @@
 """Law 9: bad input raises, naming the argument, what was expected and what came."""
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,16 @@ ENTRANCES: dict[str, Callable[[Any, Any], object]] = {
     "max_pool": maskpool.max_pool,
     "cls_pool": maskpool.cls_pool,
     "last_token_pool": maskpool.last_token_pool,
+    "min_pool": maskpool.min_pool,
+    "sum_pool": maskpool.sum_pool,
+    "std_pool": maskpool.std_pool,
+    "mean_std_pool": maskpool.mean_std_pool,
+    "median_pool": maskpool.median_pool,
+    "topk_mean_pool": lambda x, mask: maskpool.topk_mean_pool(x, mask, k=2),
+    "logsumexp_pool": maskpool.logsumexp_pool,
+    "softmax_pool": maskpool.softmax_pool,
+    "generalized_mean_pool": maskpool.generalized_mean_pool,
+    "first_last_average_pool": lambda x, mask: maskpool.first_last_average_pool([x, x], mask),
     "attention_pool": lambda x, mask: maskpool.attention_pool(x, mask, scores=torch.zeros(2, 1, 3)),
     "attention_scores": lambda x, mask: maskpool.attention_scores(x, mask, query=torch.zeros(1, DIM)),
     "from_padded": TokenBatch.from_padded,
@@ -162,6 +173,14 @@ def test_unknown_on_empty(name: str, word: object) -> None:
         maskpool.max_pool,
         maskpool.cls_pool,
         maskpool.last_token_pool,
+        maskpool.min_pool,
+        maskpool.sum_pool,
+        maskpool.std_pool,
+        maskpool.mean_std_pool,
+        maskpool.median_pool,
+        maskpool.logsumexp_pool,
+        maskpool.softmax_pool,
+        maskpool.generalized_mean_pool,
     ],
 )
 def test_unknown_on_empty_of_functions(function: Callable[..., object]) -> None:
@@ -226,3 +245,200 @@ def test_bad_poolings() -> None:
         ConcatPooling([])
     with pytest.raises(TypeError, match="poolings must hold maskpool layers, got Identity"):
         ConcatPooling([MeanPooling(), torch.nn.Identity()])  # type: ignore[list-item]  # the point of the test
+
+
+ROWS = torch.ones(5, DIM)
+OFFSETS = torch.tensor([0, 2, 5])
+JAGGED = torch.nested.nested_tensor([ROWS[:2], ROWS[2:]], layout=torch.jagged)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch calls its strided nested tensors a prototype
+    STRIDED = torch.nested.nested_tensor([ROWS[:2], ROWS[2:]])
+
+PACKED: dict[str, Callable[..., object]] = {
+    "mean_pool": maskpool.mean_pool,
+    "median_pool": maskpool.median_pool,
+    "std_pool": maskpool.std_pool,
+    "MaxPooling": make("max"),
+    "AttentionPooling": make("attention"),
+    "ConcatPooling": make("concat"),
+    "TokenBatch.of": TokenBatch.of,
+}
+PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
+    "later start": (
+        {"token_embeddings": ROWS, "cu_seqlens": torch.tensor([1, 2, 5])},
+        ValueError,
+        "cu_seqlens must start at 0, never decrease and end at the number of tokens, 5; got [1, 2, 5]",
+    ),
+    "decreasing": (
+        {"token_embeddings": ROWS, "cu_seqlens": torch.tensor([0, 4, 2, 5])},
+        ValueError,
+        "never decrease and end at the number of tokens, 5; got [0, 4, 2, 5]",
+    ),
+    "short": (
+        {"token_embeddings": ROWS, "cu_seqlens": torch.tensor([0, 2, 4], dtype=torch.int32)},
+        ValueError,
+        "never decrease and end at the number of tokens, 5; got [0, 2, 4]",
+    ),
+    "long": (
+        {"token_embeddings": ROWS, "cu_seqlens": torch.arange(9)},
+        ValueError,
+        "end at the number of tokens, 5; got [0, 1, 2, …, 6, 7, 8]",
+    ),
+    "lengths for offsets": (
+        {"token_embeddings": ROWS, "cu_seqlens": torch.tensor([2, 3])},
+        ValueError,
+        "cu_seqlens must start at 0",
+    ),
+    "float offsets": (
+        {"token_embeddings": ROWS, "cu_seqlens": OFFSETS.float()},
+        TypeError,
+        "cu_seqlens must be int32 or int64, got torch.float32",
+    ),
+    "list": (
+        {"token_embeddings": ROWS, "cu_seqlens": [0, 2, 5]},
+        TypeError,
+        "cu_seqlens must be a torch.Tensor, got list",
+    ),
+    "two dimensions": (
+        {"token_embeddings": ROWS, "cu_seqlens": OFFSETS[None]},
+        ValueError,
+        "cu_seqlens must have the shape (batch + 1,) and start at 0, got the shape (1, 3)",
+    ),
+    "no offsets": (
+        {"token_embeddings": ROWS, "cu_seqlens": OFFSETS[:0]},
+        ValueError,
+        "cu_seqlens must have the shape (batch + 1,) and start at 0, got the shape (0,)",
+    ),
+    "offsets elsewhere": (
+        {"token_embeddings": ROWS, "cu_seqlens": OFFSETS.to("meta")},
+        ValueError,
+        "cu_seqlens must be on token_embeddings' device cpu, got meta",
+    ),
+    "mask and offsets": (
+        {"token_embeddings": X, "attention_mask": MASK, "cu_seqlens": OFFSETS},
+        ValueError,
+        "attention_mask and cu_seqlens must not come together",
+    ),
+    "padded tokens with offsets": (
+        {"token_embeddings": X, "cu_seqlens": OFFSETS},
+        ValueError,
+        "token_embeddings must be packed, (tokens, dim) or (1, tokens, dim), when cu_seqlens is given, got shape (2, 3",
+    ),
+    "one dimension": (
+        {"token_embeddings": ROWS[0], "cu_seqlens": OFFSETS},
+        ValueError,
+        "token_embeddings must have 2 dimensions (tokens, dim), got 1: shape (6,)",
+    ),
+    "integer tokens": (
+        {"token_embeddings": ROWS.long(), "cu_seqlens": OFFSETS},
+        TypeError,
+        "token_embeddings must have a floating dtype, got torch.int64",
+    ),
+    "strided nested": (
+        {"token_embeddings": STRIDED},
+        TypeError,
+        "token_embeddings must be a nested tensor of layout torch.jagged, got torch.strided: make it with",
+    ),
+    "nested integers": (
+        {"token_embeddings": torch.nested.nested_tensor([ROWS.long()], layout=torch.jagged)},
+        TypeError,
+        "token_embeddings must have a floating dtype, got torch.int64",
+    ),
+    "nested of two dimensions": (
+        {"token_embeddings": torch.nested.nested_tensor([ROWS[0], ROWS[0, :2]], layout=torch.jagged)},
+        ValueError,
+        "token_embeddings must have the nested shape (batch, tokens, dim) with ragged tokens, got (2, ",
+    ),
+    "transposed nested": (
+        {"token_embeddings": JAGGED.transpose(1, 2)},
+        ValueError,
+        "token_embeddings must have the nested shape (batch, tokens, dim) with ragged tokens, got (2, 6, ",
+    ),
+    "nested and mask": (
+        {"token_embeddings": JAGGED, "attention_mask": MASK},
+        TypeError,
+        "attention_mask must be left out when the first argument is a nested tensor",
+    ),
+    "nested and offsets": (
+        {"token_embeddings": JAGGED, "cu_seqlens": OFFSETS},
+        TypeError,
+        "cu_seqlens must be left out when the first argument is a nested tensor",
+    ),
+    "batch and offsets": (
+        {"token_embeddings": TokenBatch.from_padded(X, MASK), "cu_seqlens": OFFSETS},
+        TypeError,
+        "cu_seqlens must be left out when the first argument is a TokenBatch",
+    ),
+}
+
+
+@pytest.mark.parametrize("entrance", PACKED)
+@pytest.mark.parametrize("refusal", PACKED_REFUSALS)
+def test_bad_packed_batch(entrance: str, refusal: str) -> None:
+    """What is no packed or nested batch is refused by functions and layers in the same words."""
+    given, error, text = PACKED_REFUSALS[refusal]
+    with pytest.raises(error, match=re.escape(text)):
+        PACKED[entrance](**given)
+
+
+def test_nested_or_nothing() -> None:
+    """from_nested names what came instead of a nested tensor."""
+    with pytest.raises(TypeError, match=re.escape("must be a jagged nested tensor, got torch.strided")):
+        TokenBatch.from_nested(X)
+    with pytest.raises(TypeError, match=re.escape("must be a jagged nested tensor, got list")):
+        TokenBatch.from_nested([X])  # type: ignore[arg-type]  # the point of the test
+
+
+@pytest.mark.parametrize(
+    ("keep", "error", "text"),
+    [
+        ([1, 1], TypeError, "keep must be a torch.Tensor, got list"),
+        (MASK.float(), TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
+        (MASK[:1], ValueError, "keep must have the shape (2, 3) of token_embeddings' first two dimensions, got (1, 3)"),
+        (2 * MASK, ValueError, "keep must hold only 0 (pad) and 1 (real token); it holds 2 to 2"),
+        (MASK.to("meta"), ValueError, "keep must be on token_embeddings' device cpu, got meta"),
+    ],
+)
+def test_bad_selection(keep: Any, error: type[Exception], text: str) -> None:
+    """What does not say which tokens to keep is refused."""
+    with pytest.raises(error, match=re.escape(text)):
+        TokenBatch.from_padded(X, MASK).select(keep)
+
+
+def test_bad_selection_of_packed_tokens() -> None:
+    """A selection of packed tokens has one entry a token."""
+    with pytest.raises(ValueError, match=re.escape("keep must have the shape (5,) of the batch's tokens, got (2, 3)")):
+        TokenBatch.from_packed(ROWS, OFFSETS).select(MASK)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, "2", None])
+def test_bad_k(k: Any) -> None:
+    """K must be a positive integer, in the function and in the layer."""
+    text = f"k must be a positive integer, got {k!r}"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        maskpool.topk_mean_pool(X, MASK, k=k)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        maskpool.TopKMeanPooling(k)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", None, True])
+def test_bad_hyperparameters(value: Any) -> None:
+    """Temperature and exponent must be finite numbers above 0, in functions and layers."""
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("temperature", lambda: maskpool.softmax_pool(X, MASK, temperature=value)),
+        ("temperature", lambda: maskpool.SoftmaxPooling(value)),
+        ("p", lambda: maskpool.generalized_mean_pool(X, MASK, p=value)),
+        ("p", lambda: maskpool.GeneralizedMeanPooling(value)),
+    ]
+    for name, call in calls:
+        with pytest.raises(ValueError, match=re.escape(f"{name} must be a finite number above 0, got {value!r}")):
+            call()
+
+
+@pytest.mark.parametrize("p", [0.0, -2.0, float("nan")])
+def test_bad_learned_exponent(p: float) -> None:
+    """An exponent that has learned to be no power is refused."""
+    with pytest.raises(ValueError, match="p must be finite and above 0"):
+        maskpool.generalized_mean_pool(X, MASK, p=torch.tensor(p))
+    with pytest.raises(ValueError, match=re.escape("p must have one element or one a feature, (6,), got (2,)")):
+        maskpool.generalized_mean_pool(X, MASK, p=torch.ones(2))
