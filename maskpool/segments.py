@@ -150,7 +150,7 @@ def total(batch: TokenBatch, per_token: Tensor) -> Tensor:
     if batch.dense:
         return where_real(batch, per_token).sum(dim=1)
     if per_token.is_floating_point():
-        zeros = torch.zeros(batch.lengths.numel(), dtype=torch.float64)
+        zeros = torch.zeros(batch.lengths.numel(), *per_token.shape[1:], dtype=torch.float64)
         return zeros.index_add(0, batch.sentence_of_token, per_token.double())
     running = torch.nn.functional.pad(per_token.cumsum(0), (1, 0))
     return running[batch.offsets].diff()
@@ -190,8 +190,10 @@ def uniform(batch: TokenBatch) -> Float[Tensor, "*token"]:
 
 
 def at_tokens(batch: TokenBatch, by_position: Tensor) -> Float[Tensor, "*token"]:
-    """What a per-position tensor, (batch, seq) or (tokens,), holds at the tokens."""
-    return by_position if batch.dense or batch.mask is None else by_position[batch.mask]
+    """What a per-position tensor, (batch, seq) or (tokens,), holds at the tokens; 0 at pads (dense route)."""
+    if batch.dense:
+        return where_real(batch, by_position)
+    return by_position if batch.mask is None else by_position[batch.mask]
 
 
 def to_layout(batch: TokenBatch, per_token: Float[Tensor, "*token heads"]) -> Tensor:

@@ -1,0 +1,1 @@
+"""Host libraries, one leaf each; none is loaded before its leaf is."""

@@ -1,0 +1,110 @@
+"""ONNX: a text model and its pooling in one graph, from token ids to sentence vectors."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from maskpool.encoder import Encoder
+from maskpool.modules import MedianPooling, Pooling, TopKMeanPooling, build_pooling
+
+_PACKAGES = 'pip install "maskpool[onnx]"'
+
+
+def export(
+    encoder: Encoder | nn.Module, pooling: Pooling | str | tuple[str, ...], path: str | os.PathLike[str]
+) -> None:
+    """Write a model and a pooling as one ONNX file.
+
+    The graph takes ``input_ids`` and ``attention_mask``, int64 (batch, seq), both axes of any size, and gives
+    ``sentence_embeddings``, (batch, out_dim). Pads are excluded inside the graph, so no caller can pool them by
+    mistake. Token type ids, where a model has them, are its default, zeros. The graph's own model is in
+    evaluation mode; yours is left as it was. What stood at ``path`` is replaced in one step.
+
+    Example::
+
+        from maskpool.encoder import Encoder
+        from maskpool.integrations.onnx import export
+
+        export(Encoder.load(), "mean", "minilm-mean.onnx")
+
+    Args:
+        encoder: An `Encoder`, or a module that is called with ``input_ids`` and ``attention_mask`` and returns
+            something with a ``last_hidden_state``, such as a transformers model.
+        pooling: A layer, or a mode string as `build_pooling` takes it.
+        path: The file to write.
+
+    Raises:
+        ImportError: The exporter's packages are missing; the message names the pip command.
+        TypeError: ``encoder`` or ``pooling`` is something else.
+        ValueError: The pooling sorts (median, top-k mean), which no ONNX runtime does as torch does; or it has
+            ``on_empty="raise"``, which a graph cannot do.
+    """
+    model = encoder.model if isinstance(encoder, Encoder) else encoder
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"encoder must be a maskpool Encoder or a torch module, got {type(encoder).__name__}")
+    if isinstance(pooling, (str, tuple, list)):
+        pooling = build_pooling(pooling, getattr(getattr(model, "config", None), "hidden_size", None))
+    if not isinstance(pooling, Pooling):
+        raise TypeError(f"pooling must be a maskpool layer or a mode string, got {type(pooling).__name__}")
+    _check(pooling)
+    try:
+        import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
+    except ImportError as error:
+        raise ImportError(f"{error.name} is not installed, which the ONNX export needs: {_PACKAGES}") from None
+    graph = _TokensToVector(model, pooling)
+    modes = {module: module.training for module in graph.modules()}
+    ids = torch.ones(2, 3, dtype=torch.int64, device=next(model.parameters()).device)
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
+    target = Path(path)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".maskpool-") as folder:
+        written = Path(folder) / "model.onnx"
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # the exporter warns of its own insides
+                torch.onnx.export(
+                    graph.eval(),
+                    (ids, torch.ones_like(ids)),
+                    written,
+                    dynamo=True,
+                    dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+                    input_names=["input_ids", "attention_mask"],
+                    output_names=["sentence_embeddings"],
+                    external_data=False,
+                    verbose=False,
+                )
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        os.replace(written, target)
+
+
+class _TokensToVector(nn.Module):
+    def __init__(self, model: nn.Module, pooling: Pooling) -> None:
+        super().__init__()
+        self.model, self.pooling = model, pooling
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        pooled: Tensor = self.pooling(states, attention_mask)
+        return pooled
+
+
+def _check(pooling: Pooling) -> None:
+    """Refuse what cannot become a graph before any work is done."""
+    for layer in pooling.modules():
+        if isinstance(layer, (MedianPooling, TopKMeanPooling)):
+            raise ValueError(
+                f"pooling must not sort to become an ONNX graph, got {type(layer).__name__}: "
+                "use max, softmax or generalized_mean, or pool outside of the graph"
+            )
+        if isinstance(layer, Pooling) and layer.on_empty == "raise":
+            raise ValueError(
+                f"pooling must not have on_empty='raise' to become an ONNX graph, got it from {type(layer).__name__}: "
+                "use on_empty='zero' or 'nan'"
+            )

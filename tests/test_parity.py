@@ -1,0 +1,230 @@
+"""Our poolings and those that others wrote: torch's reductions, and PyTorch Geometric's formulas."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import maskpool
+from maskpool import GeneralizedMeanPooling, TokenBatch, build_pooling, sparse
+from tests.batches import as_jagged, dense_route, lengths_to_offsets, tokens
+from tests.poolings import DIM, every_dtype, make
+
+lengths_above_0 = st.lists(st.integers(1, 50), min_size=1, max_size=5)
+either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+
+
+def _split(rows: Tensor, lengths: list[int]) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = torch.split(rows, lengths)
+    return parts
+
+
+OF_ROWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "median": lambda rows: rows.median(dim=0).values,
+    "logsumexp": lambda rows: rows.logsumexp(dim=0),
+    "topk_mean": lambda rows: rows.topk(min(3, len(rows)), dim=0).values.mean(dim=0),
+    "std": lambda rows: rows.std(dim=0, correction=0),
+    "min": lambda rows: rows.amin(dim=0),
+    "sum": lambda rows: rows.sum(dim=0),
+}
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+@given(lengths=lengths_above_0, seed=st.integers(0, 99))
+def test_equals_torch_sentence_by_sentence(name: str, lengths: list[int], seed: int) -> None:
+    """Each pooling is torch's own reduction of each sentence."""
+    rows = tokens(sum(lengths), DIM, seed=seed)
+    expected = torch.stack([OF_ROWS[name](part) for part in _split(rows, lengths)])
+    torch.testing.assert_close(make(name)(rows, cu_seqlens=lengths_to_offsets(lengths)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "reduction"), [("mean", "mean"), ("sum", "sum"), ("max", "amax"), ("min", "amin")])
+@given(lengths=lengths_above_0, seed=st.integers(0, 99))
+def test_equals_nested_reductions(name: str, reduction: str, lengths: list[int], seed: int) -> None:
+    """torch.nested reduces its own tensors to our vectors."""
+    nested = as_jagged(tokens(sum(lengths), DIM, seed=seed), lengths)["token_embeddings"]
+    torch.testing.assert_close(make(name)(nested), getattr(nested, reduction)(dim=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mean", "sum", "max", "min"])
+@given(lengths=lengths_above_0, seed=st.integers(0, 99))
+def test_equals_segment_reduce(name: str, lengths: list[int], seed: int) -> None:
+    """torch.segment_reduce gives our vectors."""
+    rows = tokens(sum(lengths), DIM, seed=seed)
+    expected = torch.segment_reduce(rows, name, lengths=torch.tensor(lengths), axis=0)
+    torch.testing.assert_close(make(name)(rows, cu_seqlens=lengths_to_offsets(lengths)), expected, rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------- torch_geometric.nn.aggr, its formulas over (rows, index, number)
+
+
+def _scatter(rows: Tensor, index: Tensor, number: int) -> Tensor:
+    return torch.zeros(number, rows.shape[1]).index_add(0, index, rows)
+
+
+def _geometric_mean_of(rows: Tensor, index: Tensor, number: int) -> Tensor:
+    return _scatter(rows, index, number) / index.bincount(minlength=number).clamp(min=1).unsqueeze(1)
+
+
+def _geometric_std(rows: Tensor, index: Tensor, number: int) -> Tensor:
+    mean = _geometric_mean_of(rows, index, number)
+    variance = _geometric_mean_of(rows * rows, index, number) - mean * mean
+    return variance.clamp(min=1e-5).sqrt()
+
+
+def _geometric_softmax(rows: Tensor, index: Tensor, number: int, t: float = 2.0) -> Tensor:
+    raised = (t * rows).exp()
+    return _scatter(raised / _scatter(raised, index, number)[index] * rows, index, number)
+
+
+def _geometric_power_mean(rows: Tensor, index: Tensor, number: int, p: float = 3.0) -> Tensor:
+    return _geometric_mean_of(rows.clamp(min=0, max=100).pow(p), index, number).clamp(min=0, max=100).pow(1 / p)
+
+
+GEOMETRIC = {
+    "mean": ("mean", {}, _geometric_mean_of),
+    "sum": ("sum", {}, _scatter),
+    "std": ("std", {}, _geometric_std),
+    "softmax": ("softmax", {"temperature": 0.5}, _geometric_softmax),
+    "power mean": ("generalized_mean", {"p": 3.0}, _geometric_power_mean),
+}
+
+
+@pytest.mark.parametrize("case", GEOMETRIC)
+@given(lengths=st.lists(st.integers(2, 30), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_equals_geometric(case: str, lengths: list[int], seed: int) -> None:
+    """PyTorch Geometric's formulas give our vectors wherever they do not clamp: on positive features of some spread."""
+    mode, options, formula = GEOMETRIC[case]
+    rows = tokens(sum(lengths), DIM, seed=seed).abs() + 0.1
+    rows[:: len(rows)] += 1
+    index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    expected = formula(rows, index, len(lengths))
+    pooled = build_pooling(mode, **options)(rows, cu_seqlens=lengths_to_offsets(lengths))  # type: ignore[arg-type]
+    spread = torch.tensor([1e-2 if case == "std" else 0.0])
+    clear = expected > spread
+    torch.testing.assert_close(pooled[clear], expected[clear], rtol=1e-3 if case == "std" else 1e-5, atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------- limits, laws of each
+
+
+@either_route
+def test_limits_of_softmax(dense: bool) -> None:
+    """As the temperature grows the softmax-weighted mean becomes the mean, as it falls to 0 the maximum."""
+    x, mask = tokens(4, 9, DIM), torch.arange(9) < torch.tensor([[1], [3], [6], [9]])
+    with dense_route() if dense else torch.enable_grad():
+        hot, cold = (maskpool.softmax_pool(x, mask, temperature=t) for t in (1e6, 1e-6))
+    torch.testing.assert_close(hot, maskpool.mean_pool(x, mask), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cold, maskpool.max_pool(x, mask))
+
+
+@either_route
+@every_dtype
+def test_limits_of_the_generalized_mean(dense: bool, dtype: torch.dtype) -> None:
+    """P = 1 is the mean; as p grows the number of the largest size wins, its sign kept; nothing is ever NaN."""
+    x, mask = tokens(4, 9, DIM, dtype=dtype), torch.arange(9) < torch.tensor([[1], [3], [6], [9]])
+    x[1, 1] = 0
+    with dense_route() if dense else torch.enable_grad():
+        one, many = (maskpool.generalized_mean_pool(x, mask, p=p) for p in (1.0, 400.0))
+        assert maskpool.generalized_mean_pool(-x.abs(), mask, p=0.5).isfinite().all()
+    eps = max(1e-5, 4 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(one, maskpool.mean_pool(x, mask), rtol=eps, atol=eps)
+    kept = torch.where(mask.unsqueeze(2), x, 0)
+    largest = kept.gather(1, kept.abs().argmax(dim=1, keepdim=True)).squeeze(1)
+    torch.testing.assert_close(many, largest, rtol=2e-2, atol=0)
+
+
+def test_the_exponent_learns() -> None:
+    """Gradient steps move p towards the exponent behind the data; it stays positive."""
+    x, mask = tokens(8, 9, DIM).abs() + 0.1, torch.ones(8, 9, dtype=torch.bool)
+    target, layer = maskpool.generalized_mean_pool(x, mask, p=3.0), GeneralizedMeanPooling()
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
+    for _ in range(60):
+        optimiser.zero_grad()
+        (layer(x, mask) - target).square().mean().backward()
+        optimiser.step()
+    torch.testing.assert_close(layer.p.detach(), torch.tensor(3.0), rtol=0.05, atol=0)
+    with torch.no_grad():
+        layer.log_p.fill_(-20)
+    assert layer.p > 0
+
+
+def test_an_exponent_for_each_feature() -> None:
+    """P may hold one exponent a feature."""
+    x, mask, p = tokens(2, 4, 3), torch.ones(2, 4, dtype=torch.bool), torch.tensor([1.0, 2.0, 5.0])
+    pooled = maskpool.generalized_mean_pool(x, mask, p=p)
+    for feature, exponent in enumerate(p.tolist()):
+        expected = maskpool.generalized_mean_pool(x[:, :, feature : feature + 1], mask, p=exponent)
+        torch.testing.assert_close(pooled[:, feature : feature + 1], expected)
+
+
+@either_route
+@every_dtype
+def test_limits_of_the_topk_mean(dense: bool, dtype: torch.dtype) -> None:
+    """K = 1 is the maximum, and a k that no sentence reaches is the mean."""
+    x, mask = tokens(3, 7, DIM, dtype=dtype), torch.arange(7) < torch.tensor([[0], [2], [7]])
+    with dense_route() if dense else torch.enable_grad():
+        one, all_of_them = (maskpool.topk_mean_pool(x, mask, k=k) for k in (1, 100))
+    assert torch.equal(one, maskpool.max_pool(x, mask))
+    torch.testing.assert_close(all_of_them, maskpool.mean_pool(x, mask))
+
+
+@pytest.mark.parametrize("name", ["median", "topk_mean"])
+def test_without_numpy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no numpy, torch's own sort gives the same numbers."""
+    rows, offsets = tokens(60, DIM), lengths_to_offsets([0, 1, 19, 40])
+    expected = make(name)(rows, cu_seqlens=offsets)
+    monkeypatch.setattr(sparse, "numpy", None)
+    torch.testing.assert_close(make(name)(rows, cu_seqlens=offsets), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["median", "topk_mean", "max", "min"])
+@either_route
+def test_nan_stays_in_its_feature(name: str, dense: bool) -> None:
+    """A NaN among the real tokens makes its own feature NaN, and no other."""
+    x, mask = tokens(2, 5, 3), torch.ones(2, 5, dtype=torch.bool)
+    x[0, 2, 1] = torch.nan
+    with dense_route() if dense else torch.enable_grad():
+        pooled = make(name)(x, mask)
+    assert pooled.isnan().tolist() == [[False, True, False], [False, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("min", [0.0, 0.0, 0.0, 1.0, 0.0]),
+        ("max", [0.0, 0.5, 0.5, 0.0, 0.0]),
+        ("median", [1.0, 0.0, 0.0, 0.0, 0.0]),
+        ("topk_mean", [1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
+    ],
+)
+@either_route
+def test_gradients_of_ties(name: str, expected: list[float], dense: bool) -> None:
+    """Tokens that tie share the gradient of what was chosen from them, and pads that tie with them get none."""
+    x = torch.tensor([[[1.0], [2.0], [2.0], [0.0], [2.0]]], requires_grad=True)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = make(name, 1)(x, torch.tensor([[1, 1, 1, 1, 0]]))
+    (gradient,) = torch.autograd.grad(pooled.sum(), x)
+    torch.testing.assert_close(gradient.view(-1), torch.tensor(expected))
+
+
+@either_route
+def test_gradients_of_ties_for_the_last_place(dense: bool) -> None:
+    """Of three tokens that tie for the last of two places, each gets a third of that place's gradient."""
+    x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [1.0]]], requires_grad=True)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = maskpool.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=2)
+    (gradient,) = torch.autograd.grad(pooled.sum(), x)
+    torch.testing.assert_close(gradient.view(-1), torch.tensor([0.5, 1 / 6, 1 / 6, 1 / 6, 0.0]))
+
+
+def test_deviation_of_equal_tokens_has_no_gradient() -> None:
+    """Where a feature does not vary, its deviation is 0 and sends back 0, not NaN."""
+    x = torch.zeros(1, 3, 2, requires_grad=True)
+    pooled = maskpool.std_pool(TokenBatch.from_padded(x, torch.ones(1, 3, dtype=torch.bool)))
+    (gradient,) = torch.autograd.grad(pooled.sum(), x)
+    assert not pooled.any()
+    assert not gradient.any()

@@ -1,0 +1,316 @@
+"""Token weights: every pooling that sums takes them, with the right denominator."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from maskpool import (
+    AttentionPooling,
+    GeneralizedMeanPooling,
+    Pooling,
+    SoftmaxPooling,
+    TokenBatch,
+    attention_scores,
+    mean_pool,
+)
+from maskpool.functional import OnEmpty
+from maskpool.modules import WeightedPooling
+from maskpool.weights import IDFWeights
+from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, masks, poison, tokens
+from tests.poolings import DIM, LEARNED, PLAIN, WEIGHTED, any_dtype, every_dtype, every_weighted_pooling, make
+
+either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+
+
+def _make(name: str, dim: int = DIM, **options: Any) -> WeightedPooling:
+    layer = make(name, dim, **options)
+    assert isinstance(layer, WeightedPooling)
+    return layer
+
+
+def _weights(*shape: int, seed: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) + 0.1).to(dtype)
+
+
+def _expected(layer: Pooling, rows: Tensor, w: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """The vector of one sentence in float64, and the scale of its error."""
+    kind, column = type(layer).__name__, w.unsqueeze(1)
+    if kind in ("StdPooling", "MeanStdPooling"):
+        mean = (column * rows).sum(0) / w.sum()
+        std = ((column * (rows - mean) ** 2).sum(0) / w.sum()).sqrt()
+        scale = ((column * rows**2).sum(0) / w.sum()).sqrt()
+        return (std, scale) if kind == "StdPooling" else (torch.cat([mean, std]), torch.cat([scale, scale]))
+    if isinstance(layer, GeneralizedMeanPooling):
+        p = float(layer.p.detach())
+        power = (column * rows.sign() * rows.abs() ** p).sum(0) / w.sum()
+        return power.sign() * power.abs() ** (1 / p), (column * rows.abs()).sum(0) / w.sum()
+    if isinstance(layer, SoftmaxPooling):
+        raised = column * (rows / layer.temperature).exp()
+        shares = raised / raised.sum(0)
+    elif isinstance(layer, AttentionPooling):
+        hidden = rows
+        if layer.hidden is not None:
+            hidden = (rows @ layer.hidden.weight.double().t() + layer.hidden.bias.double()).tanh()
+        raised = (hidden @ layer.query.double().t()).exp() * column
+        shares = (raised / raised.sum(0)).repeat_interleave(rows.shape[1] // layer.num_heads, dim=1)
+    else:
+        place = (at - at[0] + 1).double()
+        shares = {
+            "MeanPooling": w / w.sum(),
+            "MeanSqrtLenPooling": w / w.sum().sqrt(),
+            "PositionWeightedMeanPooling": place * w / (place * w).sum(),
+            "SumPooling": w,
+        }[kind].unsqueeze(1)
+    return (shares * rows).sum(0), (shares * rows).abs().sum(0)
+
+
+@every_weighted_pooling
+@given(dtype=any_dtype, mask=masks(max_tokens=40), seed=st.integers(0, 99))
+def test_equals_a_loop(name: str, dtype: torch.dtype, mask: Tensor, seed: int) -> None:
+    """Each sentence is the float64 sum of its weighted tokens over what the mode divides by."""
+    layer, x = _make(name), tokens(*mask.shape, DIM, dtype=dtype, seed=seed)
+    weights = _weights(*mask.shape, seed=seed)
+    pooled = layer(x, mask, weights=weights).detach().double()
+    # The root of the generalised mean is steep near 0.
+    relative = {torch.float64: 1e-10, torch.float32: 1e-5 if name == "generalized_mean" else 2e-6}.get(dtype, 2e-6)
+    ulps = 4 * torch.finfo(dtype).eps if dtype in (torch.float16, torch.bfloat16) else 0.0
+    for row, real in enumerate(mask.bool()):
+        at = real.nonzero().view(-1)
+        if not len(at):
+            assert not pooled[row].any()
+            continue
+        with torch.no_grad():
+            expected, scale = _expected(layer, x[row, at].double(), weights[row, at].double(), at)
+        error = (pooled[row] - expected).abs()
+        assert (error <= relative * scale + ulps * expected.abs() + torch.finfo(dtype).tiny).all()
+
+
+@every_weighted_pooling
+@every_dtype
+def test_ones_change_nothing(name: str, dtype: torch.dtype) -> None:
+    """Weights of one give what no weights give."""
+    layer, (x, mask) = _make(name), all_layouts(dtype)
+    weighted = layer(x, mask, weights=torch.ones(mask.shape))
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 2 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(weighted, layer(x, mask), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in ("weightedmean", "mean_sqrt_len_tokens")])
+def test_a_weight_counts_copies(name: str) -> None:
+    """A token of weight three is worth three of it."""
+    layer, rows, counts = _make(name), tokens(4, DIM), torch.tensor([1, 3, 0, 2])
+    weighted = layer(rows[None], torch.ones(1, 4, dtype=torch.bool), weights=counts[None])
+    repeated = rows.repeat_interleave(counts, dim=0)
+    torch.testing.assert_close(
+        weighted, layer(repeated[None], torch.ones(1, 6, dtype=torch.bool)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in ("sum", "mean_sqrt_len_tokens")])
+def test_scale_of_weights(name: str) -> None:
+    """Only how weights compare matters, wherever they are divided by their sum."""
+    layer, (x, mask) = _make(name), all_layouts()
+    weights = _weights(*mask.shape)
+    torch.testing.assert_close(
+        layer(x, mask, weights=1e6 * weights), layer(x, mask, weights=weights), rtol=1e-5, atol=1e-6
+    )
+
+
+@every_weighted_pooling
+@either_route
+@pytest.mark.parametrize("value", [torch.nan, -1.0, torch.inf])
+def test_weights_of_pads_are_not_read(name: str, dense: bool, value: float) -> None:
+    """Whatever weight a pad has changes no bit and gets no gradient; nor does the token there."""
+    layer, (x, mask) = _make(name), all_layouts()
+    weights = _weights(*mask.shape)
+    found = []
+    for at_pads in (value, 1.0):
+        leaf = poison(weights.unsqueeze(2), mask, at_pads).squeeze(2).requires_grad_()
+        token = poison(x, mask, at_pads).requires_grad_()
+        with dense_route() if dense else torch.enable_grad():
+            pooled = layer(token, mask, weights=leaf)
+        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), [leaf, token])))
+        for gradient in found[-1][1:]:
+            assert not gradient[~mask.bool()].any()
+    for actual, expected in zip(*found, strict=True):
+        assert torch.equal(actual, expected)
+
+
+@every_weighted_pooling
+@either_route
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
+def test_derivatives(name: str, dense: bool, check: Callable[..., bool]) -> None:
+    """Derivatives by weights and tokens agree with finite differences."""
+    layer = _make(name, 2).double().requires_grad_(False)
+    mask = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]])
+    x = ((torch.randperm(18).double() + 0.3) / 18 - 0.5).reshape(3, 3, 2).requires_grad_()
+    weights = _weights(3, 3, dtype=torch.float64).requires_grad_()
+    with dense_route() if dense else torch.enable_grad():
+        assert check(lambda x, w: layer(x, mask, weights=w), (x, weights))
+
+
+@every_weighted_pooling
+@pytest.mark.parametrize("packing", [name for name in PACKINGS if "gaps" not in name])
+def test_layouts_agree(name: str, packing: str) -> None:
+    """Weights come in the layout of the tokens, (tokens,), (1, tokens) or nested, and give the same vectors."""
+    layer, rows, lengths, flat = _make(name), tokens(7, DIM), [3, 0, 4], _weights(7)
+    padded = as_padded(rows, lengths)
+    mask = padded["attention_mask"]
+    expected = layer(**padded, weights=torch.full(mask.shape, torch.nan).masked_scatter(mask, flat))
+    given = PACKINGS[packing](rows, lengths)
+    weights = flat.unsqueeze(0) if "one" in packing else flat
+    if packing == "nested":
+        weights = torch.nested.nested_tensor_from_jagged(flat, torch.tensor([0, 3, 3, 7]))
+    pooled = layer(**given, weights=weights)
+    if name in LEARNED:
+        torch.testing.assert_close(pooled, expected)
+    else:
+        assert torch.equal(pooled, expected)
+
+
+@every_weighted_pooling
+@given(dtype=any_dtype, mask=masks())
+def test_dense_equals_sparse(name: str, dtype: torch.dtype, mask: Tensor) -> None:
+    """Both routes weigh alike."""
+    layer, x, weights = _make(name), tokens(*mask.shape, DIM, dtype=dtype), _weights(*mask.shape)
+    with dense_route():
+        dense = layer(x, mask, weights=weights)
+    torch.testing.assert_close(dense, layer(x, mask, weights=weights))
+
+
+@every_weighted_pooling
+@either_route
+@pytest.mark.parametrize("on_empty", ["zero", "nan"])
+def test_a_sentence_without_weight_is_empty(name: str, dense: bool, on_empty: OnEmpty) -> None:
+    """A sentence whose weights are all 0 gets what an empty one gets, and so does its gradient."""
+    layer, x, mask = _make(name, on_empty=on_empty), tokens(2, 3, DIM), torch.ones(2, 3, dtype=torch.bool)
+    x.requires_grad_()
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, mask, weights=torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 2.0]]))
+    torch.testing.assert_close(
+        pooled[0], torch.full_like(pooled[0], 0.0 if on_empty == "zero" else torch.nan), equal_nan=True
+    )
+    assert pooled[1].isfinite().all()
+    (gradient,) = torch.autograd.grad(pooled[1].sum() + pooled[0].nan_to_num().sum(), x)
+    assert gradient.isfinite().all()
+    assert not gradient[0].any()
+
+
+@every_weighted_pooling
+def test_a_sentence_without_weight_raises(name: str) -> None:
+    """on_empty="raise" names the weights and the rows."""
+    text = r"weights leaves 1 of 2 sentences without a token of any weight \(rows 0\)"
+    layer, weights = _make(name, on_empty="raise"), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match=text):
+        layer(tokens(2, 2, DIM), torch.ones(2, 2, dtype=torch.bool), weights=weights)
+
+
+@every_weighted_pooling
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_large_halves_stay_finite(name: str, scale: float) -> None:
+    """float16 numbers near the end of their range stay finite under weights of any size."""
+    layer, x = _make(name, 2), torch.full((1, 4096, 2), 6e4, dtype=torch.float16)
+    if name in ("sum", "mean_sqrt_len_tokens"):
+        x = x / (4096 * max(scale, 1))
+    pooled = layer(x, torch.ones(1, 4096, dtype=torch.bool), weights=torch.full((1, 4096), scale))
+    assert pooled.isfinite().all()
+    if name in ("mean", "weightedmean", "softmax"):
+        torch.testing.assert_close(pooled, x[:, 0], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("weights", [torch.ones(1, 8192), _weights(1, 8192)], ids=["constant", "random"])
+def test_long_sentences(weights: Tensor) -> None:
+    """Up to 8,192 weighted tokens no digits are lost."""
+    x, mask = tokens(1, 8192, 4) + 3, torch.ones(1, 8192, dtype=torch.bool)
+    exact = (weights.double() @ x[0].double()) / weights.double().sum()
+    torch.testing.assert_close(mean_pool(x, mask, weights=weights).double(), exact, rtol=1e-6, atol=0)
+
+
+@every_weighted_pooling
+def test_traced(name: str) -> None:
+    """Compiled and exported layers weigh as eager ones do."""
+    layer, (x, mask) = _make(name).requires_grad_(False), all_layouts()
+    weights = _weights(*mask.shape)
+    expected = layer(x, mask, weights=weights)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, mask, weights=weights), expected, rtol=1e-5, atol=1e-6)
+    torch.compiler.reset()
+    program = torch.export.export(layer, (x, mask), {"weights": weights})
+    torch.testing.assert_close(program.module()(x, mask, weights=weights), expected, rtol=1e-5, atol=1e-6)
+
+
+@every_weighted_pooling
+@pytest.mark.parametrize(
+    ("weights", "error", "text"),
+    [
+        ([[1.0]], TypeError, "weights must be a torch.Tensor, got list"),
+        (torch.ones(2, 3, dtype=torch.bool), TypeError, "weights must be numbers, floating or integer, got torch.bool"),
+        (torch.ones(2, 3) + 0j, TypeError, "weights must be numbers, floating or integer, got torch.complex64"),
+        (torch.ones(2, 2), ValueError, "weights must have the shape (batch, seq) = (2, 3), one a token, got (2, 2)"),
+        (torch.ones(3), ValueError, "weights must have the shape (batch, seq) = (2, 3), one a token, got (3,)"),
+        (torch.ones(2, 3, device="meta"), ValueError, "weights must be on token_embeddings' device cpu, got meta"),
+        (torch.full((2, 3), -0.5), ValueError, "weights must be finite and not negative at real tokens; got [-0.5, "),
+        (
+            torch.full((2, 3), torch.nan),
+            ValueError,
+            "finite and not negative at real tokens; got [nan,",
+        ),
+        (
+            torch.full((2, 3), torch.inf),
+            ValueError,
+            "finite and not negative at real tokens; got [inf,",
+        ),
+    ],
+)
+def test_bad_weights(name: str, weights: Any, error: type[Exception], text: str) -> None:
+    """Weights of another kind or shape, negative or not finite ones, are refused."""
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    with pytest.raises(error, match=re.escape(text)):
+        _make(name)(torch.ones(2, 3, DIM), mask, weights=weights)
+
+
+def test_bad_weights_of_packed_tokens() -> None:
+    """Packed tokens have one weight each."""
+    batch = TokenBatch.from_packed(torch.ones(5, DIM), torch.tensor([0, 2, 5]))
+    text = "weights must have the shape (tokens,) = (5,), one a token, got (4,)"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        mean_pool(batch, weights=torch.ones(4))
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in WEIGHTED])
+def test_poolings_without_weights(name: str) -> None:
+    """A pooling that sums nothing takes no weights."""
+    x, mask = all_layouts()
+    with pytest.raises(TypeError, match="weights"):
+        make(name)(x, mask, weights=torch.ones(mask.shape))
+
+
+def test_attention_weights_are_weighted() -> None:
+    """The weights that attention returns are those it pooled with, token weights included."""
+    layer, (x, mask) = make("attention"), all_layouts()
+    assert isinstance(layer, AttentionPooling)
+    weights = _weights(*mask.shape)
+    pooled, attention = layer(x, mask, return_weights=True, weights=weights)
+    torch.testing.assert_close(torch.einsum("bs,bsd->bd", attention[:, 0], x), pooled)
+    scores = attention_scores(x, mask, query=layer.query)[:, 0]
+    raised = (scores.exp() * weights * mask)[:6]
+    torch.testing.assert_close(attention[:6, 0], raised / raised.sum(dim=1, keepdim=True))
+
+
+def test_inverse_document_frequencies() -> None:
+    """The idf-weighted mean is Σ idf x / Σ idf over the real tokens."""
+    texts = [[5, 7, 2], [5, 9, 2, 8], [5, 2]]
+    idf = IDFWeights.fit(texts)
+    ids, mask = torch.tensor([[5, 7, 2, 0], [5, 9, 2, 8]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    x = tokens(2, 4, DIM)
+    pooled = mean_pool(x, mask, weights=idf(ids))
+    for row, length in enumerate([3, 4]):
+        table = torch.tensor([idf.table[int(i)] for i in ids[row, :length]])
+        torch.testing.assert_close(pooled[row], (table @ x[row, :length]) / table.sum())
