@@ -6,7 +6,18 @@ import sys
 
 import maskpool
 
-HEAVY = ["transformers", "sentence_transformers", "sklearn", "scipy", "jaxtyping", "typer", "rich", "datasets"]
+HEAVY = [
+    "transformers",
+    "sentence_transformers",
+    "sklearn",
+    "scipy",
+    "jaxtyping",
+    "typer",
+    "rich",
+    "datasets",
+    "onnx",
+    "keras",
+]
 SCRIPT = f"""
 import sys, time
 import torch

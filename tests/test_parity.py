@@ -102,7 +102,7 @@ def test_equals_geometric(case: str, lengths: list[int], seed: int) -> None:
     rows[:: len(rows)] += 1
     index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     expected = formula(rows, index, len(lengths))
-    pooled = build_pooling(mode, **options)(rows, cu_seqlens=lengths_to_offsets(lengths))  # type: ignore[arg-type]
+    pooled = build_pooling(mode, **options)(rows, cu_seqlens=lengths_to_offsets(lengths))  # type: ignore[arg-type]  # options
     spread = torch.tensor([1e-2 if case == "std" else 0.0])
     clear = expected > spread
     torch.testing.assert_close(pooled[clear], expected[clear], rtol=1e-3 if case == "std" else 1e-5, atol=1e-5)

@@ -1,0 +1,293 @@
+"""Mask algebra, padded and packed."""
+
+import re
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from maskpool import masks
+from tests.batches import MASK_DTYPES, lengths_to_offsets, tokens
+from tests.batches import masks as some_masks
+
+OFFSET_DTYPES = [torch.int32, torch.int64]
+
+
+def _pack(padded: Tensor, widths: list[int]) -> Tensor:
+    """The first ``widths`` columns of each row, one row after the other."""
+    return torch.cat([row[:width] for row, width in zip(padded, widths, strict=True)])
+
+
+@st.composite
+def cut_masks(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
+    """A mask, and at which column each row is cut to be packed."""
+    mask = draw(some_masks())
+    return mask, [draw(st.integers(0, mask.shape[1])) for _ in range(len(mask))]
+
+
+@given(data=st.data(), side=st.sampled_from(["right", "left"]))
+def test_lengths_and_masks(data: st.DataObject, side: Any) -> None:
+    """Lengths become masks with so many ones on the side away from the pads, and masks become lengths again."""
+    lengths = data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=5))
+    width = max(lengths) + data.draw(st.integers(0, 3))
+    mask = masks.lengths_to_mask(torch.tensor(lengths), width, side)
+    ones = [[True] * n + [False] * (width - n) for n in lengths]
+    assert mask.tolist() == (ones if side == "right" else [row[::-1] for row in ones])
+    assert masks.mask_to_lengths(mask).tolist() == lengths
+    assert masks.lengths_to_mask(torch.tensor(lengths)).shape == (len(lengths), max(lengths))
+    offsets = masks.lengths_to_cu_seqlens(torch.tensor(lengths))
+    assert offsets.dtype == torch.int32
+    assert offsets.tolist() == lengths_to_offsets(lengths).tolist()
+
+
+@given(case=cut_masks(), dtype=st.sampled_from(OFFSET_DTYPES))
+def test_mask_to_lengths(case: tuple[Tensor, list[int]], dtype: torch.dtype) -> None:
+    """Real tokens are counted sentence by sentence, padded and packed."""
+    mask, widths = case
+    assert masks.mask_to_lengths(mask).tolist() == [sum(row) for row in mask.int().tolist()]
+    packed = masks.mask_to_lengths(_pack(mask, widths), cu_seqlens=lengths_to_offsets(widths, dtype))
+    assert packed.tolist() == [sum(row[:width]) for row, width in zip(mask.int().tolist(), widths, strict=True)]
+
+
+def _side(rows: list[list[int]]) -> str:
+    words = [row for row in rows if any(row)]
+    left, right = any(not row[0] for row in words), any(not row[-1] for row in words)
+    return "both" if left and right else "left" if left else "right" if right else "none"
+
+
+@given(case=cut_masks())
+def test_padding_side(case: tuple[Tensor, list[int]]) -> None:
+    """The side is where pads stand before a first or behind a last real token; holes and empty rows say nothing."""
+    mask, widths = case
+    rows = mask.int().tolist()
+    assert masks.padding_side(mask) == _side(rows)
+    packed = masks.padding_side(_pack(mask, widths), cu_seqlens=lengths_to_offsets(widths))
+    assert packed == _side([row[:width] for row, width in zip(rows, widths, strict=True)])
+
+
+def _without_prompt(row: list[int], prompt: int) -> list[int]:
+    first = row.index(1) if 1 in row else len(row)
+    return [value if place >= first + prompt else 0 for place, value in enumerate(row)]
+
+
+@given(case=cut_masks(), data=st.data())
+def test_exclude_prompt(case: tuple[Tensor, list[int]], data: st.DataObject) -> None:
+    """A prompt's positions are counted from the first real token, row by row, and its mask keeps its dtype."""
+    mask, widths = case
+    prompts = [data.draw(st.integers(0, 9)) for _ in widths]
+    expected = [_without_prompt(row, prompt) for row, prompt in zip(mask.int().tolist(), prompts, strict=True)]
+    before = mask.clone()
+    found = masks.exclude_prompt(mask, torch.tensor(prompts))
+    assert found.int().tolist() == expected
+    assert found.dtype == mask.dtype
+    assert torch.equal(mask, before)
+    same = masks.exclude_prompt(mask, prompts[0])
+    assert torch.equal(same, masks.exclude_prompt(mask, torch.tensor(prompts[:1])))
+    packed = masks.exclude_prompt(
+        _pack(mask, widths), torch.tensor(prompts, dtype=torch.int32), cu_seqlens=lengths_to_offsets(widths)
+    )
+    cut = [row[:width] for row, width in zip(mask.int().tolist(), widths, strict=True)]
+    assert packed.int().tolist() == list(chain.from_iterable(map(_without_prompt, cut, prompts)))
+
+
+def test_a_prompt_longer_than_its_text_empties_it() -> None:
+    """A prompt that covers its text leaves no token of it."""
+    assert masks.exclude_prompt(torch.tensor([[0, 1, 1]]), 5).tolist() == [[0, 0, 0]]
+
+
+@given(mask=some_masks(), seed=st.integers(0, 99))
+def test_exclude_special_tokens(mask: Tensor, seed: int) -> None:
+    """A token is real if it was and is not special, padded and packed."""
+    special = (tokens(*mask.shape, seed=seed) > 0).long()
+    found = masks.exclude_special_tokens(mask, special)
+    assert torch.equal(found.bool(), mask.bool() & (special == 0))
+    assert found.dtype == mask.dtype
+    offsets = lengths_to_offsets([mask.shape[1]] * len(mask))
+    packed = masks.exclude_special_tokens(mask.reshape(-1), special.view(-1), cu_seqlens=offsets)
+    assert torch.equal(packed, found.view(-1))
+
+
+@given(data=st.data(), length=st.integers(0, 9))
+def test_spans(data: st.DataObject, length: int) -> None:
+    """A span's mask is True from its start to before its end; its index names the same tokens."""
+    bound = st.integers(0, length)
+    spans = [sorted(data.draw(st.tuples(bound, bound))) for _ in range(data.draw(st.integers(1, 4)))]
+    starts, ends = torch.tensor(spans).unbind(1)
+    mask = masks.span_mask(starts, ends, length)
+    assert mask.tolist() == [[a <= place < b for place in range(length)] for a, b in spans]
+    index, offsets = masks.span_index(starts, ends, length)
+    assert index.tolist() == [place for a, b in spans for place in range(a, b)]
+    assert offsets.tolist() == lengths_to_offsets([b - a for a, b in spans]).tolist()
+
+
+def _mask_of_ids(row: list[int], pad: int, ends_text: bool) -> list[bool]:
+    real = [True] * len(row)
+    last = len(row)
+    while last and row[last - 1] == pad:
+        last -= 1
+    for place in range(last, len(row)):
+        real[place] = ends_text and place == last
+    for place in range(last):
+        if row[place] != pad:
+            break
+        real[place] = False
+    return real
+
+
+@given(data=st.data(), ends_text=st.booleans())
+def test_mask_from_input_ids(data: st.DataObject, ends_text: bool) -> None:
+    """Only the leading and the trailing run of the pad id are padding; an end-of-text that pads stays once."""
+    width = data.draw(st.integers(1, 8))
+    row = st.lists(st.sampled_from([2, 2, 5]), min_size=width, max_size=width)
+    ids = data.draw(st.lists(row, min_size=1, max_size=4))
+    found = masks.mask_from_input_ids(torch.tensor(ids), 2, 2 if ends_text else None)
+    assert found.tolist() == [_mask_of_ids(row, 2, ends_text) for row in ids]
+    widths = [data.draw(st.integers(0, width)) for _ in ids]
+    packed = masks.mask_from_input_ids(
+        _pack(torch.tensor(ids), widths), 2, 2 if ends_text else 7, cu_seqlens=lengths_to_offsets(widths)
+    )
+    cut = [row[:width] for row, width in zip(ids, widths, strict=True)]
+    assert packed.tolist() == [real for row in cut for real in _mask_of_ids(row, 2, ends_text)]
+
+
+def test_ids_say_when_the_pad_ends_texts() -> None:
+    """The same ids mean another mask where the pad id ends texts."""
+    ids = torch.tensor([[5, 7, 2, 2], [2, 2, 5, 2], [2, 2, 2, 2]])
+    assert masks.mask_from_input_ids(ids, 2).int().tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert masks.mask_from_input_ids(ids, 2, 2).int().tolist() == [[1, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=str)
+def test_nothing(shape: tuple[int, int]) -> None:
+    """Batches of no row or no column have masks of no row or no column."""
+    mask = torch.ones(shape, dtype=torch.int64)
+    assert masks.exclude_prompt(mask, 1).shape == shape
+    assert masks.mask_from_input_ids(mask, 0, 0).shape == shape
+    assert masks.mask_to_lengths(mask).tolist() == [0] * shape[0]
+    assert masks.padding_side(mask) == "none"
+
+
+TRACED: dict[str, Callable[[Tensor], Tensor]] = {
+    "lengths_to_mask": lambda mask: masks.lengths_to_mask(mask.sum(dim=1), mask.shape[1]),
+    "mask_to_lengths": masks.mask_to_lengths,
+    "exclude_prompt": lambda mask: masks.exclude_prompt(mask, mask.sum(dim=1) // 2),
+    "exclude_special_tokens": lambda mask: masks.exclude_special_tokens(mask, 1 - mask),
+    "span_mask": lambda mask: masks.span_mask(mask.sum(dim=1) * 0, mask.sum(dim=1), mask.shape[1]),
+    "mask_from_input_ids": lambda mask: masks.mask_from_input_ids(mask, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_traced(name: str) -> None:
+    """Padded forms compile to one full graph for all shapes and give what they give eagerly."""
+    compiled = torch.compile(TRACED[name], fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in ((3, 5), (4, 7)):
+        mask = (tokens(*shape) > 0).long()
+        assert torch.equal(compiled(mask), TRACED[name](mask))
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("dtype", MASK_DTYPES, ids=str)
+def test_dtype_is_kept(dtype: torch.dtype) -> None:
+    """What is excluded from a mask leaves its dtype alone."""
+    mask = torch.ones(2, 3, dtype=dtype)
+    assert masks.exclude_prompt(mask, 1).dtype == dtype
+    assert masks.exclude_special_tokens(mask, torch.eye(2, 3, dtype=torch.bool)).dtype == dtype
+
+
+MASK, OFFSETS = torch.ones(2, 3, dtype=torch.int64), torch.tensor([0, 2, 6])
+REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
+    (lambda: masks.lengths_to_mask(torch.tensor([-1])), ValueError, "lengths must be at least 0, got -1 to -1"),
+    (
+        lambda: masks.lengths_to_mask(torch.tensor([4]), 3),
+        ValueError,
+        "lengths must be at least 0 and at most max_length=3, got 4 to 4",
+    ),
+    (lambda: masks.lengths_to_mask(torch.ones(2)), TypeError, "lengths must have an integer dtype, got torch.float32"),
+    (lambda: masks.lengths_to_mask(MASK), ValueError, "lengths must have one dimension, got (2, 3)"),
+    (
+        lambda: masks.lengths_to_mask(torch.tensor([1]), side="top"),  # type: ignore[arg-type]  # the point
+        ValueError,
+        "side must be 'right' or 'left', got 'top'",
+    ),
+    (lambda: masks.lengths_to_cu_seqlens(torch.tensor([2, -3])), ValueError, "lengths must be at least 0, got -3"),
+    (lambda: masks.mask_to_lengths(MASK.float()), TypeError, "attention_mask must be bool or integer with 1 at real"),
+    (lambda: masks.mask_to_lengths(MASK[0]), ValueError, "(batch, seq); a flat one goes with cu_seqlens, got (3,)"),
+    (lambda: masks.mask_to_lengths(2 * MASK), ValueError, "attention_mask must hold only 0 and 1; it holds 2 to 2"),
+    (
+        lambda: masks.mask_to_lengths(MASK, cu_seqlens=OFFSETS),
+        ValueError,
+        "attention_mask must have the shape (tokens,), got (2, 3)",
+    ),
+    (
+        lambda: masks.padding_side(MASK.view(-1), cu_seqlens=OFFSETS + 1),
+        ValueError,
+        "cu_seqlens must start at 0, never decrease and end at the number of tokens, 6; it goes from 1 to 7",
+    ),
+    (
+        lambda: masks.padding_side(MASK.view(-1), cu_seqlens=OFFSETS.float()),
+        TypeError,
+        "cu_seqlens must have an integer dtype, got torch.float32",
+    ),
+    (lambda: masks.padding_side([[1]]), TypeError, "attention_mask must be a torch.Tensor, got list"),  # type: ignore[arg-type]  # the point
+    (lambda: masks.exclude_prompt(MASK, -1), ValueError, "prompt_lengths must be at least 0, got -1"),
+    (
+        lambda: masks.exclude_prompt(MASK, torch.tensor([1, -2])),
+        ValueError,
+        "prompt_lengths must be at least 0, got -2",
+    ),
+    (
+        lambda: masks.exclude_prompt(MASK, torch.tensor([1, 1, 1])),
+        ValueError,
+        "prompt_lengths must have the shape (1,) or (batch,) = (2,), got (3,)",
+    ),
+    (
+        lambda: masks.exclude_prompt(MASK, 1.0),  # type: ignore[arg-type]  # the point
+        TypeError,
+        "prompt_lengths must be an int or an integer tensor, got float",
+    ),
+    (
+        lambda: masks.exclude_special_tokens(MASK, MASK[:1]),
+        ValueError,
+        "special_tokens_mask must have the shape (2, 3) of attention_mask, got (1, 3)",
+    ),
+    (
+        lambda: masks.span_mask(torch.tensor([0, 2]), torch.tensor([1, 4]), 3),
+        ValueError,
+        "starts and ends must satisfy 0 <= start <= end <= 3, the length; span 1 is [2, 4)",
+    ),
+    (
+        lambda: masks.span_index(torch.tensor([2]), torch.tensor([1]), 3),
+        ValueError,
+        "the length; span 0 is [2, 1)",
+    ),
+    (
+        lambda: masks.span_mask(torch.tensor([-1]), torch.tensor([1]), 3),
+        ValueError,
+        "the length; span 0 is [-1, 1)",
+    ),
+    (
+        lambda: masks.span_mask(torch.tensor([0]), torch.tensor([1, 2]), 3),
+        ValueError,
+        "starts and ends must have one shape (spans,), got (1,) and (2,)",
+    ),
+    (
+        lambda: masks.mask_from_input_ids(MASK, None),  # type: ignore[arg-type]  # the point
+        TypeError,
+        "pad_token_id must be an int, got NoneType: read it from the tokenizer",
+    ),
+    (lambda: masks.mask_from_input_ids(MASK[0], 0), ValueError, "input_ids must have the shape (batch, seq), got (3,)"),
+    (lambda: masks.mask_from_input_ids(MASK.float(), 0), TypeError, "input_ids must have an integer dtype, got torch."),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "text"), REFUSALS)
+def test_refusals(call: Callable[[], object], error: type[Exception], text: str) -> None:
+    """What is no mask, length, prompt or span is refused by its name."""
+    with pytest.raises(error, match=re.escape(text)):
+        call()

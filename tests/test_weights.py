@@ -1,0 +1,124 @@
+"""Token weights counted from a corpus."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from maskpool.weights import IDFWeights, SIFWeights
+
+TEXTS = [[5, 7, 2], [5, 9, 2, 8, 8], [5, 2]]
+every_kind = pytest.mark.parametrize("kind", [IDFWeights, SIFWeights])
+
+
+def test_idf_equals_scikit_learn() -> None:
+    """Inverse document frequencies are scikit-learn's, smoothed."""
+    vectorizer = TfidfVectorizer(analyzer=lambda ids: ids)
+    vectorizer.fit(TEXTS)
+    idf = IDFWeights.fit(TEXTS)
+    for token, place in vectorizer.vocabulary_.items():
+        assert idf.table[token] == pytest.approx(vectorizer.idf_[place], rel=1e-12)
+    assert idf.unseen > max(idf.table.values())
+
+
+def test_sif_is_its_formula() -> None:
+    """Smooth inverse frequencies are a / (a + p), 1 for what was not seen."""
+    sif = SIFWeights.fit(TEXTS, a=0.1)
+    assert sif.table[8] == pytest.approx(0.1 / (0.1 + 2 / 10))
+    assert sif.table[7] == pytest.approx(0.1 / (0.1 + 1 / 10))
+    assert sif.unseen == 1.0
+
+
+@every_kind
+def test_lookup(kind: type[IDFWeights] | type[SIFWeights]) -> None:
+    """Ids of any shape and integer dtype are looked up one by one; all others weigh what is unseen."""
+    weights = kind.fit(iter(TEXTS))
+    ids = torch.tensor([[5, 7, 0, -1], [8, 9, 3, 10**9]])
+    found = weights(ids)
+    assert found.dtype == torch.float32
+    expected = [[weights.table.get(token, weights.unseen) for token in row] for row in ids.tolist()]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    assert torch.equal(weights(ids[0].to(torch.int32)), found[0])
+    assert weights(ids[:0]).shape == (0, 4)
+    assert weights(ids[0, 0]).shape == ()
+
+
+@every_kind
+def test_saved_and_loaded(kind: type[IDFWeights] | type[SIFWeights], tmp_path: Path) -> None:
+    """Weights come back bit for bit from their JSON, which replaces what stood there."""
+    weights, path = kind.fit(TEXTS), tmp_path / "weights.json"
+    path.write_text("old")
+    weights.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.json"]
+    ids = torch.arange(-2, 12)
+    loaded = kind.load(path)
+    assert type(loaded) is kind
+    assert torch.equal(loaded(ids), weights(ids))
+    assert (loaded.table, loaded.unseen) == (weights.table, weights.unseen)
+
+
+def test_a_failed_save_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If writing fails, what stood there stays and nothing is left beside it."""
+    path = tmp_path / "weights.json"
+    path.write_text("old")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(json, "dump", fail)
+    with pytest.raises(OSError, match="disk full"):
+        IDFWeights.fit(TEXTS).save(path)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.json"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "text"),
+    [
+        ("not json", "it cannot be read"),
+        ("[]", "it cannot be read"),
+        ('{"kind": "idf"}', "it cannot be read: KeyError('unseen')"),
+        ('{"kind": "sif", "unseen": 1.0, "weights": {}}', "of the kind 'idf'; its kind is 'sif'"),
+        ('{"kind": "idf", "unseen": 1.0, "weights": {"-3": 1.0}}', "negative ids or weights that are not finite"),
+        ('{"kind": "idf", "unseen": NaN, "weights": {"3": 1.0}}', "negative ids or weights that are not finite"),
+    ],
+)
+def test_foreign_files(contents: str, text: str, tmp_path: Path) -> None:
+    """A file that holds something else is refused, its path named."""
+    path = tmp_path / "weights.json"
+    path.write_text(contents)
+    with pytest.raises(ValueError, match=re.escape(f"{path} must hold the JSON that IDFWeights.save writes")) as error:
+        IDFWeights.load(path)
+    assert text in str(error.value)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("texts", "error", "text"),
+    [
+        (torch.tensor(TEXTS[:1]), TypeError, "got a tensor, whose pads would be counted: pass tokenizer(texts)"),
+        ("a text", TypeError, "token_ids must be one sequence of ids a text, got str"),
+        ([5, 7], TypeError, "token_ids must be one sequence of ids a text; text 0 is of type int: tokenise it first"),
+        (["a text"], TypeError, "text 0 is of type str: tokenise it first"),
+        ([[5], [5.0]], TypeError, "token_ids must hold ints; text 1 holds one of type float"),
+        ([[5], [-5]], ValueError, "token_ids must hold ids of at least 0; text 1 holds -5"),
+        ([], ValueError, "token_ids must hold at least one token, got none"),
+        ([[], []], ValueError, "token_ids must hold at least one token, got none"),
+    ],
+)
+def test_bad_texts(kind: Any, texts: Any, error: type[Exception], text: str) -> None:
+    """What is no list of token ids a text is refused."""
+    with pytest.raises(error, match=re.escape(text)):
+        kind.fit(texts)
+
+
+def test_bad_smoothing_and_ids() -> None:
+    """A smoothing that is none, and ids that are no integers, are refused."""
+    with pytest.raises(ValueError, match="a must be a finite number above 0, got 0"):
+        SIFWeights.fit(TEXTS, a=0)
+    with pytest.raises(TypeError, match=re.escape("input_ids must be an integer torch.Tensor, got torch.float32")):
+        IDFWeights.fit(TEXTS)(torch.ones(2))
