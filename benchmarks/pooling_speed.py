@@ -16,12 +16,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from rich.console import Console
@@ -255,37 +256,35 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         "gradients) included, from torch.profiler's record of torch's CPU allocator.",
         highlight=False,
     )
+    padding = measure_padding("mean", cache_bytes, memory_bytes, args.quick, rounds, block_s)
+    console.print(table_of(padding))
+    settings = {"rounds": rounds, "block_s": block_s, "quick": args.quick, "memory": "torch.profiler, CPU allocator"}
+    report = {"environment": about, "settings": settings, "padding": [asdict(row) for row in padding]}
     rows: list[Row] = []
     for shape, layout, dtype in itertools.product(args.shapes, args.layouts, args.dtypes):
         ring = make_ring(shape, layout, DTYPES[dtype], cache_bytes, memory_bytes, args.quick)
-        # Compiled once a mode, for the first shape: a minute of compiling says enough.
-        compiled = not args.no_compile and not args.quick and shape == args.shapes[0]
+        # Compiled once a mode, for the first shape in float32: minutes of compiling say enough.
+        compiled = not args.no_compile and not args.quick and (shape, dtype) == (args.shapes[0], "float32")
         # torch.nested's reductions have no backward here: backwards are timed where all of the peers have one.
         for direction in args.directions if layout == "padded" else [DIRECTIONS[0]]:
             found = [measure(mode, ring, direction, rounds, block_s, compiled) for mode in args.modes]
             console.print(table_of(found))
             rows += found
         del ring  # before the next one is made
-    padding = measure_padding("mean", cache_bytes, memory_bytes, args.quick, rounds, block_s)
-    console.print(table_of(padding))
+        if out is not None:  # each time, so that a run cut short leaves what it has measured
+            write({**report, "rows": [asdict(row) for row in rows]}, out)
     if out is not None:
-        settings = {
-            "rounds": rounds,
-            "block_s": block_s,
-            "quick": args.quick,
-            "memory": "torch.profiler, CPU allocator",
-        }
-        report = {
-            "environment": about,
-            "settings": settings,
-            "rows": [asdict(row) for row in rows],
-            "padding": [asdict(row) for row in padding],
-        }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        draw(report, out.with_suffix(".png"))
         console.print(f"written to {out} and {out.with_suffix('.png')}", highlight=False)
     return rows
+
+
+def write(report: dict[str, Any], out: Path) -> None:
+    """Write the JSON and draw its figure beside it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_suffix(".part")
+    beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, out)
+    draw(report, out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

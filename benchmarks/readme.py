@@ -56,7 +56,7 @@ def speed(results: dict[str, Any]) -> str:
     columns = [
         ("padded", "host", "sentence-transformers"),
         ("padded", "recipe", "recipe"),
-        ("padded", "compiled recipe", "compiled recipe"),
+        ("padded", "compiled recipe", "compiled recipe (float32)"),
         ("packed", "host", "sentence-transformers, flat"),
         ("packed", "loop", "loop, packed"),
         ("nested", "torch.nested", "torch.nested"),
@@ -87,7 +87,8 @@ def speed(results: dict[str, Any]) -> str:
 def _ratios(found: dict[tuple[str, str, str], dict[str, float]], mode: str, layout: str, peer: str) -> str:
     """A peer's time over ours in each dtype, as one cell; empty where the peer does not do the job."""
     times = [found.get((mode, layout, dtype), {}) for dtype in DTYPE_NAMES]
-    return " / ".join(f"{ms[peer] / ms['ours']:.2g}" for ms in times if peer in ms)
+    ratios = [ms[peer] / ms["ours"] for ms in times if peer in ms]
+    return " / ".join(f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}" for ratio in ratios)
 
 
 BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {

@@ -48,16 +48,16 @@ def draw(report: dict[str, Any], path: Path) -> None:
     left.grid(axis="x", alpha=0.3)
     left.set_xlabel(f"time of the peer / time of maskpool ({rows[0]['direction']})")
     left.set_title(f"{shape.replace('x', ' × ').replace(':', ', real: ')}, {rows[0]['dtype']}")
-    left.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    left.legend(fontsize=8, loc="lower right")
     widths = [int(row["shape"].split("x")[1]) for row in report["padding"]]
     for name, label in (("ours", "maskpool"), ("host", "sentence-transformers"), ("recipe", "recipe")):
         right.plot(widths, [row["ms"][name] for row in report["padding"]], "o-", label=label)
     right.set_yscale("log")
     right.set_xlabel(
-        f"padded length, at {round(widths[0] * report['padding'][0]['real_fraction'])} real tokens a sentence"
+        f"padded length ({round(widths[0] * report['padding'][0]['real_fraction'])} real tokens a sentence)"
     )
     right.set_ylabel("milliseconds a call")
-    right.set_title(f"{report['padding'][0]['mode']}: the same real tokens, padded further")
+    right.set_title(f"{report['padding'][0]['mode']}: the same tokens, padded further")
     right.grid(alpha=0.3)
     right.legend()
     figure.savefig(path, dpi=110)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from maskpool.checks import check_cu_seqlens, check_integers, check_zeros_and_ones, on_eager_cpu
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
     Mask: TypeAlias = Int[Tensor, "batch seq"] | Bool[Tensor, "batch seq"] | Int[Tensor, " tokens"]
     Offsets: TypeAlias = Int[Tensor, " sentences_plus_1"]
-
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def lengths_to_mask(
@@ -47,10 +47,10 @@ def lengths_to_mask(
         tensor([[1, 0, 0],
                 [1, 1, 1]], dtype=torch.int32)
     """
-    _check_integers("lengths", lengths, 1)
+    check_integers("lengths", lengths, 1)
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")
-    if _may_look(lengths) and lengths.numel():
+    if on_eager_cpu(lengths) and lengths.numel():
         lowest, highest = map(int, lengths.aminmax())
         if lowest < 0 or (max_length is not None and highest > max_length):
             most = "" if max_length is None else f" and at most max_length={max_length}"
@@ -80,8 +80,8 @@ def lengths_to_cu_seqlens(lengths: Int[Tensor, " batch"]) -> Int[Tensor, " sente
         >>> lengths_to_cu_seqlens(torch.tensor([1, 3]))
         tensor([0, 1, 4], dtype=torch.int32)
     """
-    _check_integers("lengths", lengths, 1)
-    if _may_look(lengths) and lengths.numel() and int(lengths.min()) < 0:
+    check_integers("lengths", lengths, 1)
+    if on_eager_cpu(lengths) and lengths.numel() and int(lengths.min()) < 0:
         raise ValueError(f"lengths must be at least 0, got {int(lengths.min())}")
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
@@ -180,13 +180,13 @@ def exclude_prompt(
             raise ValueError(f"prompt_lengths must be at least 0, got {prompt_lengths}")
         prompts = torch.full((sentences,), prompt_lengths, device=attention_mask.device)
     else:
-        _check_integers("prompt_lengths", prompt_lengths, 1)
+        check_integers("prompt_lengths", prompt_lengths, 1)
         if prompt_lengths.numel() not in (1, sentences):
             raise ValueError(
                 f"prompt_lengths must have the shape (1,) or (batch,) = ({sentences},), "
                 f"got {tuple(prompt_lengths.shape)}"
             )
-        if _may_look(prompt_lengths) and prompt_lengths.numel() and int(prompt_lengths.min()) < 0:
+        if on_eager_cpu(prompt_lengths) and prompt_lengths.numel() and int(prompt_lengths.min()) < 0:
             raise ValueError(f"prompt_lengths must be at least 0, got {int(prompt_lengths.min())}")
         prompts = prompt_lengths.to(torch.int64).expand(sentences)
     real = attention_mask.bool()
@@ -329,7 +329,7 @@ def mask_from_input_ids(
         >>> mask_from_input_ids(torch.tensor([[5, 0, 7, 0, 0]]), pad_token_id=0, eos_token_id=0).int()
         tensor([[1, 1, 1, 1, 0]], dtype=torch.int32)
     """
-    _check_integers("input_ids", input_ids, 2 if cu_seqlens is None else 1)
+    check_integers("input_ids", input_ids, 2 if cu_seqlens is None else 1)
     for name, token_id in (("pad_token_id", pad_token_id), ("eos_token_id", eos_token_id)):
         if isinstance(token_id, bool) or not isinstance(token_id, int | None) or (name[0] == "p" and token_id is None):
             raise TypeError(f"{name} must be an int, got {type(token_id).__name__}: read it from the tokenizer")
@@ -341,7 +341,7 @@ def mask_from_input_ids(
         after = before[:, -1:] - before + word.int()
         previous = torch.nn.functional.pad(after, (1, 0), value=1)[:, :-1]
     else:
-        _check_cu_seqlens(cu_seqlens, len(input_ids))
+        check_cu_seqlens(cu_seqlens, len(input_ids))
         before, after = _counts(word, cu_seqlens)
         previous = torch.nn.functional.pad(after, (1, 0), value=1)[:-1]
         starts = cu_seqlens[:-1][cu_seqlens.diff() > 0].to(torch.int64)
@@ -371,26 +371,10 @@ def _counts(marked: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     return before, after
 
 
-def _may_look(tensor: Tensor) -> bool:
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch.jit is untyped
-
-
-def _check_integers(name: str, tensor: object, dims: int) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be an integer torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in _INTEGERS:
-        raise TypeError(f"{name} must have an integer dtype, got {tensor.dtype}")
-    if tensor.dim() != dims:
-        shape = "(batch, seq)" if dims == 2 else "one dimension"
-        raise ValueError(f"{name} must have {'the shape ' if dims == 2 else ''}{shape}, got {tuple(tensor.shape)}")
-
-
 def _check_mask(mask: object, cu_seqlens: Tensor | None, name: str = "attention_mask") -> None:
     if not isinstance(mask, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(mask).__name__}")
-    if mask.dtype != torch.bool and mask.dtype not in _INTEGERS:
+    if mask.is_floating_point() or mask.is_complex():
         raise TypeError(
             f"{name} must be bool or integer with 1 at real tokens, got {mask.dtype}: an additive mask (0 at real "
             "tokens) would be read upside down; convert it with `mask == 0`"
@@ -398,36 +382,20 @@ def _check_mask(mask: object, cu_seqlens: Tensor | None, name: str = "attention_
     expected = "(batch, seq); a flat one goes with cu_seqlens" if cu_seqlens is None else "(tokens,)"
     if mask.dim() != (2 if cu_seqlens is None else 1):
         raise ValueError(f"{name} must have the shape {expected}, got {tuple(mask.shape)}")
-    if _may_look(mask) and mask.dtype != torch.bool and mask.numel():
-        lowest, highest = map(int, mask.aminmax())
-        if lowest < 0 or highest > 1:
-            raise ValueError(f"{name} must hold only 0 and 1; it holds {lowest} to {highest}")
+    if on_eager_cpu(mask):
+        check_zeros_and_ones(name, mask)
     if cu_seqlens is not None:
-        _check_cu_seqlens(cu_seqlens, len(mask))
-
-
-def _check_cu_seqlens(cu_seqlens: object, tokens: int) -> None:
-    _check_integers("cu_seqlens", cu_seqlens, 1)
-    assert isinstance(cu_seqlens, Tensor)  # _check_integers has refused others
-    if not cu_seqlens.numel():
-        raise ValueError("cu_seqlens must have the shape (batch + 1,) and start at 0, got none")
-    if _may_look(cu_seqlens):
-        steps = cu_seqlens.diff()
-        if int(cu_seqlens[0]) or int(cu_seqlens[-1]) != tokens or (steps.numel() and int(steps.min()) < 0):
-            raise ValueError(
-                f"cu_seqlens must start at 0, never decrease and end at the number of tokens, {tokens}; it goes "
-                f"from {int(cu_seqlens[0])} to {int(cu_seqlens[-1])}"
-            )
+        check_cu_seqlens(cu_seqlens, len(mask))
 
 
 def _check_spans(starts: Tensor, ends: Tensor, length: int) -> None:
-    _check_integers("starts", starts, 1)
-    _check_integers("ends", ends, 1)
+    check_integers("starts", starts, 1)
+    check_integers("ends", ends, 1)
     if starts.shape != ends.shape:
         raise ValueError(
             f"starts and ends must have one shape (spans,), got {tuple(starts.shape)} and {tuple(ends.shape)}"
         )
-    if _may_look(starts):
+    if on_eager_cpu(starts):
         wrong = ((starts < 0) | (ends < starts) | (ends > length)).nonzero().view(-1)
         if wrong.numel():
             span = int(wrong[0])

@@ -1,7 +1,7 @@
 """The one form of a batch: sentences as the rows of a compressed-sparse-row matrix.
 
-Every check of a mask or of token embeddings happens here, and so does the choice between the two
-routes; what stands above trusts its input.
+Every batch is checked here, and here the choice between the two routes is made; what stands above trusts
+its input.
 """
 
 from __future__ import annotations
@@ -13,6 +13,18 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from maskpool.checks import (
+    check_cu_seqlens,
+    check_mask,
+    check_nested,
+    check_packed,
+    check_padded,
+    check_tokens,
+    check_zeros_and_ones,
+    is_nested,
+    refuse_tracing,
+)
+from maskpool.checks import on_eager_cpu as _has_eager_kernels
 from maskpool.masks import span_index
 
 if TYPE_CHECKING:
@@ -20,20 +32,6 @@ if TYPE_CHECKING:
 
     Mask: TypeAlias = Int[Tensor, "batch seq"] | Bool[Tensor, "batch seq"]
     Offsets: TypeAlias = Int[Tensor, " sentences_plus_1"]
-
-_TOKEN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_MASK_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def _has_eager_kernels(tensor: Tensor) -> bool:
-    """Whether the sparse route may run: CPU tensors, outside of any tracing.
-
-    Tracers cannot follow shapes that depend on the mask's values, and on other devices counting
-    the real tokens would make the host wait for the device.
-    """
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch.jit is untyped
 
 
 class TokenBatch:
@@ -52,7 +50,6 @@ class TokenBatch:
         values: (rows, dim), a view of the caller's tensor wherever its strides allow one.
         index: int64, (tokens,), the rows that are real tokens, sentence after sentence.
         offsets: int64, (sentences + 1,), where each sentence begins in ``index``.
-        padded: (batch, seq, dim), the tensor of a padded batch; packed ones have none.
 
     Example:
         >>> x = torch.arange(8.0).reshape(2, 2, 2)
@@ -64,7 +61,6 @@ class TokenBatch:
     values: Tensor
     index: Tensor
     offsets: Tensor
-    padded: Tensor
 
     def __init__(
         self,
@@ -77,6 +73,7 @@ class TokenBatch:
         self.values = values
         self.index = index
         self.offsets = offsets
+        self._padded: Tensor | None = None
         self._attention_mask: Tensor | None = None
         self._lengths: Tensor | None = None
         # Where positions are counted from: places in a padded batch (eager), or the mask before any selection (dense).
@@ -104,10 +101,10 @@ class TokenBatch:
                 constructors say.
             ValueError: Both came, or as the layouts' own constructors say.
         """
-        if isinstance(token_embeddings, TokenBatch) or _is_nested(token_embeddings):
+        if isinstance(token_embeddings, TokenBatch) or is_nested(token_embeddings):
             for name, value in (("attention_mask", attention_mask), ("cu_seqlens", cu_seqlens)):
                 if value is not None:
-                    kind = "nested tensor" if _is_nested(token_embeddings) else "TokenBatch"
+                    kind = "nested tensor" if is_nested(token_embeddings) else "TokenBatch"
                     raise TypeError(
                         f"{name} must be left out when the first argument is a {kind}, which already knows its "
                         "real tokens"
@@ -145,8 +142,8 @@ class TokenBatch:
             >>> batch.lengths.tolist()
             [2]
         """
-        _check_padded(token_embeddings, attention_mask)
-        assert attention_mask is not None  # _check_padded has refused None
+        check_padded(token_embeddings, attention_mask)
+        assert attention_mask is not None  # check_padded has refused None
         if not _has_eager_kernels(token_embeddings):
             return cls._dense(token_embeddings, attention_mask)
         seq = attention_mask.shape[1]
@@ -154,7 +151,7 @@ class TokenBatch:
         places = flat.bool().nonzero().view(-1)
         # What is not 0 must be 1: looking at these alone takes half the time of looking at all.
         if flat.dtype != torch.bool and not (flat.index_select(0, places) == 1).all():
-            _check_zeros_and_ones("attention_mask", attention_mask)
+            check_zeros_and_ones("attention_mask", attention_mask)
         if seq:
             offsets = torch.searchsorted(places, torch.arange(0, attention_mask.numel() + 1, seq))
         else:
@@ -164,7 +161,7 @@ class TokenBatch:
         if by_sentence != seq * by_token or by_token != 1:  # not one sentence after the other
             index = places.div(seq, rounding_mode="floor") * by_sentence + places.remainder(seq) * by_token
         batch = cls(values, index, offsets)
-        batch.padded = token_embeddings
+        batch._padded = token_embeddings
         batch._attention_mask = attention_mask
         batch._places = places
         return batch
@@ -191,17 +188,12 @@ class TokenBatch:
             >>> batch.lengths.tolist()
             [2, 3]
         """
-        values = _check_packed(token_embeddings, cu_seqlens)
-        _refuse_tracing("cu_seqlens")
+        values = check_packed(token_embeddings, cu_seqlens)
+        refuse_tracing("cu_seqlens")
         offsets = cu_seqlens.to(torch.int64)
         if not _has_eager_kernels(values):
             return cls._padded_from_packed(values, offsets)
-        steps = offsets.diff()
-        if int(offsets[0]) or (steps.numel() and int(steps.min()) < 0) or int(offsets[-1]) != len(values):
-            raise ValueError(
-                f"cu_seqlens must start at 0, never decrease and end at the number of tokens, {len(values)}; got "
-                f"{_shortened(cu_seqlens)}"
-            )
+        steps = check_cu_seqlens(offsets, len(values))
         batch = cls(_rows(values.unsqueeze(0))[0], torch.arange(len(values)), offsets)
         batch._lengths = steps
         return batch
@@ -225,12 +217,17 @@ class TokenBatch:
             >>> TokenBatch.from_nested(jagged).lengths.tolist()
             [2, 3]
         """
-        _check_nested(token_embeddings)
-        _refuse_tracing("nested token_embeddings")
+        check_nested(token_embeddings)
+        refuse_tracing("nested token_embeddings")
         values = token_embeddings.values()
         offsets = token_embeddings.offsets().to(torch.int64)  # type: ignore[attr-defined]  # untyped
         lengths = token_embeddings.lengths()  # type: ignore[attr-defined]  # untyped; None where there are no gaps
         if lengths is None:
+            if _has_eager_kernels(values) and int(offsets[-1]) != len(values):
+                raise ValueError(
+                    f"token_embeddings must be a nested tensor whose offsets end at its number of values, "
+                    f"{len(values)}; they end at {int(offsets[-1])}"
+                )
             index = torch.arange(len(values), device=values.device)
         else:
             starts, lengths = offsets[:-1], lengths.to(torch.int64)
@@ -267,8 +264,8 @@ class TokenBatch:
             >>> batch.lengths.tolist()
             [2, 2]
         """
-        _check_tokens(token_embeddings, 2, "(tokens, dim)")
-        _refuse_tracing("starts and ends")
+        check_tokens(token_embeddings, 2, "(tokens, dim)")
+        refuse_tracing("starts and ends")
         index, cu_seqlens = span_index(starts, ends, len(token_embeddings))
         if not _has_eager_kernels(token_embeddings):
             return cls._padded_from_packed(token_embeddings.index_select(0, index), cu_seqlens.to(torch.int64))
@@ -278,7 +275,7 @@ class TokenBatch:
     def _dense(cls, padded: Tensor, mask: Tensor) -> TokenBatch:
         batch = cls.__new__(cls)
         batch.dense = True
-        batch.padded = padded
+        batch._padded = padded
         batch._attention_mask = mask
         batch._unselected = None
         return batch
@@ -309,20 +306,20 @@ class TokenBatch:
             >>> kept.lengths.tolist(), kept.positions.tolist()
             ([2], [1, 2])
         """
-        _check_mask("keep", keep, self.shape, self.device)
+        check_mask("keep", keep, self.shape, self.device)
         if self.dense:
             assert self.mask is not None
             batch = TokenBatch._dense(self.padded, self.mask & keep.bool())
             batch._unselected = self._attention_mask if self._unselected is None else self._unselected
             return batch
-        _check_zeros_and_ones("keep", keep)
+        check_zeros_and_ones("keep", keep)
         kept = keep.bool() if self._attention_mask is None else keep.bool().reshape(-1)[self._places]
         running = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
         batch = TokenBatch(self.values, self.index[kept], running[self.offsets])
         batch._positions = self.positions[kept]
         if self._attention_mask is not None:
             assert self._places is not None
-            batch.padded = self.padded
+            batch._padded = self._padded
             batch._attention_mask = self._attention_mask.bool() & keep.bool()
             batch._places = self._places[kept]
         return batch
@@ -362,7 +359,12 @@ class TokenBatch:
                 "to_packed must count the mask's real tokens, which only eager mode on CPU can: "
                 "call it outside of torch.compile and torch.export, on a CPU batch"
             )
-        if self._attention_mask is None and len(self.values) == self.index.numel():
+        tokens = self.index.numel()
+        if (
+            self._attention_mask is None
+            and len(self.values) == tokens
+            and torch.equal(self.index, torch.arange(tokens))
+        ):
             return self
         batch = TokenBatch(self.values.index_select(0, self.index), torch.arange(self.index.numel()), self.offsets)
         batch._positions = self.positions
@@ -379,7 +381,7 @@ class TokenBatch:
             >>> batch.padded.shape, batch.mask.tolist()
             (torch.Size([2, 2, 4]), [[True, True], [True, False]])
         """
-        if self._attention_mask is not None:
+        if self._attention_mask is not None and self._padded is not None:
             return self
         positions, sentences = self.positions, self.lengths.numel()
         width = int(positions.max()) + 1 if positions.numel() else 0
@@ -389,6 +391,13 @@ class TokenBatch:
         batch = TokenBatch.from_padded(rows.new_zeros(sentences, width, self.dim).index_put(where, rows), mask)
         batch._positions = positions
         return batch
+
+    @property
+    def padded(self) -> Float[Tensor, "batch seq dim"]:
+        """The tensor of a padded batch; others have one after `to_padded`."""
+        if self._padded is None:
+            raise AttributeError("padded must be made first where a batch was packed or changed: call to_padded()")
+        return self._padded
 
     @property
     def mask(self) -> Bool[Tensor, "batch seq"] | None:
@@ -483,134 +492,3 @@ def _rows(x: Float[Tensor, "batch seq dim"]) -> tuple[Float[Tensor, "rows dim"],
     step = by_token // spacing if seq > 1 else 1
     rows = (batch - 1) * row_stride * (batch > 1) + (seq - 1) * step + 1
     return x.as_strided((rows, dim), (spacing, 1)), row_stride, step
-
-
-# ---------------------------------------------------------------------------------------- checks
-
-
-def _is_nested(token_embeddings: object) -> bool:
-    return isinstance(token_embeddings, Tensor) and token_embeddings.is_nested
-
-
-def _refuse_tracing(argument: str) -> None:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # untyped
-        raise ValueError(
-            f"{argument} cannot be traced: how long the sentences are would become part of the graph; "
-            "under torch.compile, torch.export and ONNX pass padded token_embeddings with an attention_mask"
-        )
-
-
-def _shortened(numbers: Tensor) -> str:
-    shown = [*map(str, numbers[:3].tolist()), "…", *map(str, numbers[-3:].tolist())]
-    return f"[{', '.join(shown)}]" if numbers.numel() > 6 else str(numbers.tolist())
-
-
-def _check_tokens(token_embeddings: object, dims: int, shape: str) -> Tensor:
-    """Refuse what holds no token embeddings; (1, tokens, dim) passes for (tokens, dim)."""
-    if isinstance(token_embeddings, dict):
-        raise TypeError(
-            f"token_embeddings must be a tensor of shape {shape}, got a dict of features: that is "
-            "what sentence-transformers' own module, sentence_transformers.sentence_transformer.modules.Pooling, "
-            "reads. Call a maskpool layer as layer(features['token_embeddings'], features['attention_mask'])"
-        )
-    if not isinstance(token_embeddings, Tensor):
-        raise TypeError(
-            f"token_embeddings must be a torch.Tensor of shape {shape} or a TokenBatch, "
-            f"got {type(token_embeddings).__name__}"
-        )
-    if token_embeddings.dtype not in _TOKEN_DTYPES:
-        raise TypeError(
-            f"token_embeddings must have a floating dtype, got {token_embeddings.dtype}: "
-            "float16, bfloat16, float32 and float64 are pooled"
-        )
-    if token_embeddings.layout != torch.strided or token_embeddings.is_nested:
-        kind = "nested" if token_embeddings.is_nested else str(token_embeddings.layout)
-        raise TypeError(f"token_embeddings must be a strided tensor, got layout {kind}")
-    if token_embeddings.dim() != dims:
-        raise ValueError(
-            f"token_embeddings must have {dims} dimensions {shape}, "
-            f"got {token_embeddings.dim()}: shape {tuple(token_embeddings.shape)}"
-        )
-    return token_embeddings
-
-
-def _check_padded(token_embeddings: object, attention_mask: object) -> None:
-    """Refuse what is no padded batch (law 9); values are looked at by the eager route alone."""
-    tokens = _check_tokens(token_embeddings, 3, "(batch, seq, dim)")
-    if attention_mask is None:
-        raise ValueError(
-            "attention_mask is required with padded token_embeddings: shape (batch, seq), 1 at real tokens; "
-            "pass torch.ones(batch, seq, dtype=torch.bool) if every token is real"
-        )
-    _check_mask("attention_mask", attention_mask, tuple(tokens.shape[:2]), tokens.device)
-
-
-def _check_mask(name: str, mask: object, shape: tuple[int, ...], device: torch.device) -> None:
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(mask).__name__}")
-    if mask.dtype not in _MASK_DTYPES:
-        raise TypeError(
-            f"{name} must be bool or integer with 1 at real tokens, got {mask.dtype}: an additive "
-            "mask (0 at real tokens) would be read upside down; convert it with `mask == 0`; fractions are weights"
-        )
-    if mask.dim() == 4:
-        raise ValueError(
-            f"{name} must have 2 dimensions (batch, seq), got the 4-D shape {tuple(mask.shape)}: "
-            "masks extended for attention cannot be pooled with; pass the tokenizer's own"
-        )
-    if tuple(mask.shape) != shape:
-        of = "token_embeddings' first two dimensions" if len(shape) == 2 else "the batch's tokens"
-        raise ValueError(f"{name} must have the shape {shape} of {of}, got {tuple(mask.shape)}")
-    if mask.device != device:
-        raise ValueError(f"{name} must be on token_embeddings' device {device}, got {mask.device}")
-
-
-def _check_zeros_and_ones(name: str, mask: Tensor) -> None:
-    if mask.dtype != torch.bool and mask.numel():
-        lowest, highest = map(int, mask.aminmax())
-        if lowest < 0 or highest > 1:
-            raise ValueError(f"{name} must hold only 0 (pad) and 1 (real token); it holds {lowest} to {highest}")
-
-
-def _check_packed(token_embeddings: object, cu_seqlens: object) -> Float[Tensor, "tokens dim"]:
-    if isinstance(token_embeddings, Tensor) and token_embeddings.dim() == 3 and not token_embeddings.is_nested:
-        if len(token_embeddings) != 1:
-            raise ValueError(
-                "token_embeddings must be packed, (tokens, dim) or (1, tokens, dim), when cu_seqlens is given, got "
-                f"shape {tuple(token_embeddings.shape)}: a padded batch goes with an attention_mask"
-            )
-        token_embeddings = token_embeddings.squeeze(0)
-    values = _check_tokens(token_embeddings, 2, "(tokens, dim)")
-    if not isinstance(cu_seqlens, Tensor):
-        raise TypeError(f"cu_seqlens must be a torch.Tensor, got {type(cu_seqlens).__name__}")
-    if cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
-    if cu_seqlens.dim() != 1 or not cu_seqlens.numel():
-        raise ValueError(
-            f"cu_seqlens must have the shape (batch + 1,) and start at 0, got the shape {tuple(cu_seqlens.shape)}"
-        )
-    if cu_seqlens.device != values.device:
-        raise ValueError(f"cu_seqlens must be on token_embeddings' device {values.device}, got {cu_seqlens.device}")
-    return values
-
-
-def _check_nested(token_embeddings: object) -> None:
-    if not isinstance(token_embeddings, Tensor) or not token_embeddings.is_nested:
-        got = token_embeddings.layout if isinstance(token_embeddings, Tensor) else type(token_embeddings).__name__
-        raise TypeError(f"token_embeddings must be a jagged nested tensor, got {got}")
-    if token_embeddings.layout != torch.jagged:
-        raise TypeError(
-            f"token_embeddings must be a nested tensor of layout torch.jagged, got {token_embeddings.layout}: "
-            "make it with torch.nested.nested_tensor(…, layout=torch.jagged), or convert it with "
-            "torch.nested.as_nested_tensor(list(nested.unbind()), layout=torch.jagged)"
-        )
-    if token_embeddings.dtype not in _TOKEN_DTYPES:
-        raise TypeError(
-            f"token_embeddings must have a floating dtype, got {token_embeddings.dtype}: "
-            "float16, bfloat16, float32 and float64 are pooled"
-        )
-    if token_embeddings.dim() != 3 or token_embeddings._ragged_idx != 1:  # type: ignore[attr-defined]  # torch's only name for it
-        raise ValueError(
-            "token_embeddings must have the nested shape (batch, tokens, dim) with ragged tokens, "
-            f"got {tuple(token_embeddings.shape)}"
-        )

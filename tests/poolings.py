@@ -40,8 +40,6 @@ WEIGHTED = [
     *("mean", "mean_sqrt_len_tokens", "weightedmean", "sum", "std", "mean_std", "softmax"),
     *LEARNED,
 ]
-# Those that sort, which cannot become an ONNX graph.
-SORTED = ["median", "topk_mean"]
 # Widths of the results, in widths of a token.
 WIDTHS = {"concat": 3, "mean_std": 2}
 PLAIN = [name for name in _SPECS if name not in LEARNED]

@@ -26,6 +26,8 @@ def test_pooling_speed_runs(tmp_path: Path) -> None:
         assert row.buffers >= 6
         assert ("host" in row.ms) == (row.mode in contestants.HOST_MODES and row.layout != "nested")
         assert ("recipe" in row.ms) == (row.layout == "padded")
+        float32_packed = (row.layout, row.dtype) == ("packed", "float32")
+        assert ("segment_reduce" in row.ms) == (row.mode in contestants.SEGMENTS and float32_packed)
         assert ("torch.nested" in row.ms) == (row.mode in contestants.NESTED and row.layout == "nested")
         assert all(len(times) == 2 and min(times) > 0 for times in row.rounds_ms.values())
         assert (row.ours_of_read is not None) == (row.direction == "forward" and row.mode not in ("cls", "lasttoken"))

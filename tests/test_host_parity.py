@@ -10,7 +10,7 @@ from torch import Tensor
 from maskpool import TokenBatch, build_pooling
 from maskpool.masks import exclude_prompt
 from maskpool.modules import WeightedPooling
-from tests.batches import lengths_to_offsets, masks, poison, tokens
+from tests.batches import PACKINGS, as_padded, lengths_to_offsets, masks, poison, tokens
 from tests.poolings import DIM, DTYPES, HOST_MODES
 
 HostMode = str | tuple[str, ...]
@@ -105,6 +105,153 @@ def test_flat_equals_the_host(mode: HostMode, lengths: list[int], dtype: torch.d
     """Packed sentences of at least a token have the vectors of the host's flat route."""
     rows, offsets = tokens(sum(lengths), DIM, dtype=dtype, seed=seed), lengths_to_offsets(lengths)
     torch.testing.assert_close(build_pooling(mode)(rows, cu_seqlens=offsets), _host_flat(mode, rows, offsets))
+
+
+@every_host_mode
+def test_flat_gradients_equal_the_host(mode: HostMode) -> None:
+    """So are their first and second derivatives."""
+    rows, offsets, layer = tokens(6, DIM, dtype=torch.float64), lengths_to_offsets([3, 1, 2]), build_pooling(mode)
+    results = []
+    for flat in (lambda leaf: layer(leaf, cu_seqlens=offsets), lambda leaf: _host_flat(mode, leaf, offsets)):
+        leaf = rows.clone().requires_grad_()
+        (first,) = torch.autograd.grad(flat(leaf).pow(3).sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(2).sum(), leaf)
+        results.append((first.detach(), second))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@every_host_mode
+@given(
+    lengths=st.lists(st.integers(4, 12), min_size=1, max_size=5),
+    prompt=st.integers(0, 3),
+    kind=st.sampled_from(["int", "one", "batch"]),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_flat_prompts_equal_the_host(
+    mode: HostMode, lengths: list[int], prompt: int, kind: str, dtype: torch.dtype
+) -> None:
+    """Without prompts shorter than their texts, packed vectors are the host's; weights count from the prompt on."""
+    rows, offsets = tokens(sum(lengths), DIM, dtype=dtype), lengths_to_offsets(lengths)
+    prompts = prompt if kind == "int" else torch.full((1 if kind == "one" else len(lengths),), prompt)
+    keep = exclude_prompt(torch.ones(len(rows), dtype=torch.bool), prompts, cu_seqlens=offsets)
+    batch = TokenBatch.from_packed(rows, offsets).select(keep)
+    torch.testing.assert_close(build_pooling(mode)(batch), _host_flat(mode, rows, offsets, prompt_length=prompts))
+
+
+@every_host_mode
+def test_flat_equals_padded(mode: HostMode) -> None:
+    """Ours are the same vectors flat and padded to the bit, where the host's differ in rounding alone."""
+    lengths = [7, 33, 1]
+    rows = tokens(sum(lengths), DIM)
+    padded, flat = as_padded(rows, lengths), PACKINGS["packed"](rows, lengths)
+    assert torch.equal(build_pooling(mode)(**padded), build_pooling(mode)(**flat))
+    clean = poison(padded["token_embeddings"], padded["attention_mask"], 0.0)
+    torch.testing.assert_close(
+        _host(mode, clean, padded["attention_mask"].long()), _host_flat(mode, rows, flat["cu_seqlens"])
+    )
+
+
+@pytest.mark.parametrize("mode", HOST_MODES)
+def test_flat_neighbour_of_nan(mode: str) -> None:
+    """NaN in one packed sentence stays there, with the host and with us."""
+    rows, offsets = tokens(5, DIM), lengths_to_offsets([2, 3])
+    rows[:2] = torch.nan
+    ours = build_pooling(mode)(rows, cu_seqlens=offsets)
+    torch.testing.assert_close(ours, _host_flat(mode, rows, offsets), equal_nan=True)
+    assert ours[0].isnan().all()
+    assert ours[1].isfinite().all()
+
+
+@pytest.mark.parametrize("mode", HOST_MODES)
+def test_nan_in_an_excluded_prompt(mode: str) -> None:
+    """NaN in an excluded prompt does not reach the vector, where it survives the host's padded means."""
+    rows, offsets = tokens(4, DIM), lengths_to_offsets([4])
+    rows[:2] = torch.nan
+    mask = torch.ones(1, 4, dtype=torch.int64)
+    layer = build_pooling(mode)
+    flat = _host_flat(mode, rows, offsets, prompt_length=2)
+    packed = TokenBatch.from_packed(rows, offsets).select(exclude_prompt(mask[0], 2, cu_seqlens=offsets))
+    torch.testing.assert_close(layer(packed), flat)
+    torch.testing.assert_close(layer(rows[None], exclude_prompt(mask, 2)), layer(rows[None, 2:], mask[:, 2:]))
+    features = {"token_embeddings": rows[None], "attention_mask": mask, "prompt_length": 2}
+    padded = HostPooling(DIM, mode, include_prompt=False)(features)["sentence_embedding"]
+    assert padded.isnan().all() == ("mean" in mode)
+
+
+@pytest.mark.parametrize(("mode", "lengths"), [("cls", [2, 0]), ("cls", [0, 0]), ("lasttoken", [0, 0])])
+def test_flat_length_zero_out_of_range(mode: str, lengths: list[int]) -> None:
+    """Where there is no neighbour to take a token from, the host raises IndexError and ours is zeros."""
+    rows, offsets = tokens(sum(lengths), DIM), lengths_to_offsets(lengths)
+    with pytest.raises(IndexError):
+        _host_flat(mode, rows, offsets)
+    assert torch.equal(build_pooling(mode)(rows, cu_seqlens=offsets)[1], torch.zeros(DIM))
+
+
+def test_flat_last_token_of_length_zero_at_the_start() -> None:
+    """For an empty first sentence the host's last token is the whole batch's last one; ours is zeros."""
+    rows, offsets = tokens(5, DIM), lengths_to_offsets([0, 2, 3])
+    assert torch.equal(_host_flat("lasttoken", rows, offsets)[0], rows[4])
+    assert torch.equal(build_pooling("lasttoken")(rows, cu_seqlens=offsets)[0], torch.zeros(DIM))
+
+
+@pytest.mark.parametrize("mode", ["mean", "mean_sqrt_len_tokens", "weightedmean"])
+def test_flat_means_of_length_zero(mode: str) -> None:
+    """Empty packed sentences are zeros in the means, which the host gets right too."""
+    rows, offsets = tokens(5, DIM), lengths_to_offsets([0, 2, 0, 3, 0])
+    torch.testing.assert_close(build_pooling(mode)(rows, cu_seqlens=offsets), _host_flat(mode, rows, offsets))
+
+
+@pytest.mark.parametrize(("mode", "taken"), [("cls", 0), ("lasttoken", 2)])
+@pytest.mark.parametrize("prompt", [3, 4])
+def test_flat_prompt_that_covers_its_text(mode: str, taken: int, prompt: int) -> None:
+    """A text that is all prompt is zeros, where the host's flat route gives a token of the prompt."""
+    rows, offsets = tokens(9, DIM), lengths_to_offsets([3, 6])
+    host = _host_flat(mode, rows, offsets, prompt_length=prompt)
+    assert torch.equal(host[0], rows[taken])
+    keep = exclude_prompt(torch.ones(9, dtype=torch.bool), prompt, cu_seqlens=offsets)
+    pooled = build_pooling(mode)(TokenBatch.from_packed(rows, offsets).select(keep))
+    assert torch.equal(pooled, torch.stack([torch.zeros(DIM), host[1]]))
+
+
+def test_flat_max_of_a_covered_text() -> None:
+    """The maximum of a text that is all prompt is zeros, where the host gives −inf."""
+    rows, offsets = tokens(5, DIM), lengths_to_offsets([2, 3])
+    assert _host_flat("max", rows, offsets, prompt_length=2)[0].isneginf().all()
+    keep = exclude_prompt(torch.ones(5, dtype=torch.bool), 2, cu_seqlens=offsets)
+    pooled = build_pooling("max")(TokenBatch.from_packed(rows, offsets).select(keep))
+    assert torch.equal(pooled, torch.stack([torch.zeros(DIM), rows[4]]))
+
+
+def test_flat_prompts_of_several_lengths() -> None:
+    """Each text loses its own prompt, where the host takes the first one's length for all."""
+    rows, offsets, prompts = tokens(6, DIM), lengths_to_offsets([3, 3]), torch.tensor([2, 1])
+    host = _host_flat("mean", rows, offsets, prompt_length=prompts)
+    torch.testing.assert_close(host, rows[[2, 5]])
+    keep = exclude_prompt(torch.ones(6, dtype=torch.bool), prompts, cu_seqlens=offsets)
+    pooled = build_pooling("mean")(TokenBatch.from_packed(rows, offsets).select(keep))
+    torch.testing.assert_close(pooled, torch.stack([rows[2], rows[4:].mean(dim=0)]))
+
+
+def test_flat_token_weights() -> None:
+    """Weighted ones pool to 1 packed as well, where the host, given the weights' sum, divides by the tokens' number."""
+    rows, offsets, weights = torch.ones(4, DIM), lengths_to_offsets([4]), torch.full((4,), 0.5)
+    host = _host_flat("mean", rows * weights[:, None], offsets, token_weights_sum=weights.sum()[None])
+    torch.testing.assert_close(host, torch.full((1, DIM), 0.5))
+    layer = build_pooling("mean")
+    assert isinstance(layer, WeightedPooling)
+    torch.testing.assert_close(layer(rows, cu_seqlens=offsets, weights=weights), torch.ones(1, DIM))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_no_token_embedding_of_cls(flat: bool) -> None:
+    """Ours takes the first token, where the host takes None for its vector, as its own word embeddings set it."""
+    rows, offsets = tokens(2, DIM), lengths_to_offsets([2])
+    features = {"token_embeddings": rows[None], "cls_token_embeddings": None}
+    features |= {"cu_seq_lens_q": offsets} if flat else {"attention_mask": torch.ones(1, 2, dtype=torch.int64)}
+    with pytest.raises(TypeError, match="NoneType"):
+        HostPooling(DIM, "cls")(features)
+    assert torch.equal(build_pooling("cls")(rows, cu_seqlens=offsets), rows[:1])
 
 
 @pytest.mark.parametrize(("mode", "taken"), [("cls", 2), ("lasttoken", 1)])

@@ -218,7 +218,11 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: masks.lengths_to_cu_seqlens(torch.tensor([2, -3])), ValueError, "lengths must be at least 0, got -3"),
     (lambda: masks.mask_to_lengths(MASK.float()), TypeError, "attention_mask must be bool or integer with 1 at real"),
     (lambda: masks.mask_to_lengths(MASK[0]), ValueError, "(batch, seq); a flat one goes with cu_seqlens, got (3,)"),
-    (lambda: masks.mask_to_lengths(2 * MASK), ValueError, "attention_mask must hold only 0 and 1; it holds 2 to 2"),
+    (
+        lambda: masks.mask_to_lengths(2 * MASK),
+        ValueError,
+        "must hold only 0 (pad) and 1 (real token); it holds 2 to 2",
+    ),
     (
         lambda: masks.mask_to_lengths(MASK, cu_seqlens=OFFSETS),
         ValueError,
@@ -227,12 +231,12 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: masks.padding_side(MASK.view(-1), cu_seqlens=OFFSETS + 1),
         ValueError,
-        "cu_seqlens must start at 0, never decrease and end at the number of tokens, 6; it goes from 1 to 7",
+        "cu_seqlens must start at 0, never decrease and end at the number of tokens, 6; got [1, 3, 7]",
     ),
     (
         lambda: masks.padding_side(MASK.view(-1), cu_seqlens=OFFSETS.float()),
         TypeError,
-        "cu_seqlens must have an integer dtype, got torch.float32",
+        "cu_seqlens must be int32 or int64, got torch.float32",
     ),
     (lambda: masks.padding_side([[1]]), TypeError, "attention_mask must be a torch.Tensor, got list"),  # type: ignore[arg-type]  # the point
     (lambda: masks.exclude_prompt(MASK, -1), ValueError, "prompt_lengths must be at least 0, got -1"),

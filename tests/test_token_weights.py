@@ -206,7 +206,7 @@ def test_a_sentence_without_weight_is_empty(name: str, dense: bool, on_empty: On
 @every_weighted_pooling
 def test_a_sentence_without_weight_raises(name: str) -> None:
     """on_empty="raise" names the weights and the rows."""
-    text = r"weights leaves 1 of 2 sentences without a token of any weight \(rows 0\)"
+    text = r"weights leave 1 of 2 sentences without a token of any weight \(rows 0\)"
     layer, weights = _make(name, on_empty="raise"), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     with pytest.raises(ValueError, match=text):
         layer(tokens(2, 2, DIM), torch.ones(2, 2, dtype=torch.bool), weights=weights)

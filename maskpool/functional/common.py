@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from maskpool import segments
-from maskpool.tokens import TokenBatch, _has_eager_kernels, _shortened
+from maskpool.checks import on_eager_cpu, shortened
+from maskpool.tokens import TokenBatch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,10 +45,10 @@ def apply_on_empty(
     rows = empty.nonzero().view(-1).tolist()
     if rows:
         named = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
-        source = "cu_seqlens" if batch.mask is None else "attention_mask"
-        source, token = (source, "real token") if weight is None else ("weights", "token of any weight")
+        source = "cu_seqlens leaves" if batch.mask is None else "attention_mask leaves"
+        source, token = (source, "real token") if weight is None else ("weights leave", "token of any weight")
         raise ValueError(
-            f"{source} leaves {len(rows)} of {empty.numel()} sentences without a {token} "
+            f"{source} {len(rows)} of {empty.numel()} sentences without a {token} "
             f"(rows {named}): drop them, or use on_empty='zero' or 'nan'"
         )
     return pooled
@@ -63,6 +64,12 @@ def token_weights(batch: TokenBatch, weights: Tensor) -> Float[Tensor, "*token"]
             "belongs in attention_mask"
         )
     if weights.is_nested:
+        offsets = weights.offsets().to(torch.int64)  # type: ignore[attr-defined]  # torch leaves it untyped
+        if not batch.dense and not torch.equal(offsets, batch.offsets):
+            raise ValueError(
+                "weights must have sentences as long as those of token_embeddings, "
+                f"{shortened(batch.lengths)}; got {shortened(offsets.diff())}"
+            )
         weights = weights.values()
     layout = "(batch, seq)"
     if batch.mask is None:
@@ -75,11 +82,11 @@ def token_weights(batch: TokenBatch, weights: Tensor) -> Float[Tensor, "*token"]
     if weights.device != batch.device:
         raise ValueError(f"weights must be on token_embeddings' device {batch.device}, got {weights.device}")
     by_token = segments.at_tokens(batch, weights).to(batch.accumulation_dtype)
-    if _has_eager_kernels(by_token) and not batch.dense:
+    if on_eager_cpu(by_token) and not batch.dense:
         wrong = ~(by_token.detach().isfinite() & (by_token.detach() >= 0))
         if wrong.any():
             raise ValueError(
-                f"weights must be finite and not negative at real tokens; got {_shortened(by_token.detach()[wrong])}"
+                f"weights must be finite and not negative at real tokens; got {shortened(by_token.detach()[wrong])}"
             )
     return by_token
 

@@ -127,4 +127,14 @@ def _batches(
                 f"hidden_states must have one shape in all layers, {(*first.shape, first.dim)}; "
                 f"layer {number} has {(*batch.shape, batch.dim)}"
             )
+        if not batch.dense and not (torch.equal(batch.offsets, first.offsets) and torch.equal(*_places(batch, first))):
+            raise ValueError(
+                "hidden_states must have one and the same sentences in all layers; the sentences of layer "
+                f"{number} have other lengths or places than those of layer 0"
+            )
     return batches
+
+
+def _places(batch: TokenBatch, first: TokenBatch) -> tuple[Tensor, Tensor]:
+    masks = (batch.mask, first.mask)
+    return (batch.positions, first.positions) if masks[0] is None or masks[1] is None else (masks[0], masks[1])

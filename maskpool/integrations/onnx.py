@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maskpool.encoder import Encoder
-from maskpool.modules import MedianPooling, Pooling, TopKMeanPooling, build_pooling
+from maskpool.modules import Pooling, build_pooling
 
 _PACKAGES = 'pip install "maskpool[onnx]"'
 
@@ -25,6 +25,9 @@ def export(
     ``sentence_embeddings``, (batch, out_dim). Pads are excluded inside the graph, so no caller can pool them by
     mistake. Token type ids, where a model has them, are its default, zeros. The graph's own model is in
     evaluation mode; yours is left as it was. What stood at ``path`` is replaced in one step.
+
+    The graph is eager's equal for finite token states. A NaN at a real token, which every pooling here
+    passes on, may be dropped by onnxruntime's maximum and minimum.
 
     Example::
 
@@ -42,8 +45,7 @@ def export(
     Raises:
         ImportError: The exporter's packages are missing; the message names the pip command.
         TypeError: ``encoder`` or ``pooling`` is something else.
-        ValueError: The pooling sorts (median, top-k mean), which no ONNX runtime does as torch does; or it has
-            ``on_empty="raise"``, which a graph cannot do.
+        ValueError: The pooling has ``on_empty="raise"``, which a graph cannot do.
     """
     model = encoder.model if isinstance(encoder, Encoder) else encoder
     if not isinstance(model, nn.Module):
@@ -59,14 +61,16 @@ def export(
         raise ImportError(f"{error.name} is not installed, which the ONNX export needs: {_PACKAGES}") from None
     graph = _TokensToVector(model, pooling)
     modes = {module: module.training for module in graph.modules()}
-    ids = torch.ones(2, 3, dtype=torch.int64, device=next(model.parameters()).device)
+    ids = torch.ones(2, 3, dtype=torch.int64, device=next(model.parameters(), torch.empty(0)).device)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
     target = Path(path)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".maskpool-") as folder:
         written = Path(folder) / "model.onnx"
         try:
             with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # the exporter warns of its own insides
+                # The exporter's own, about its insides; what the model itself warns of is heard.
+                warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
+                warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used", UserWarning)
                 torch.onnx.export(
                     graph.eval(),
                     (ids, torch.ones_like(ids)),
@@ -98,11 +102,6 @@ class _TokensToVector(nn.Module):
 def _check(pooling: Pooling) -> None:
     """Refuse what cannot become a graph before any work is done."""
     for layer in pooling.modules():
-        if isinstance(layer, (MedianPooling, TopKMeanPooling)):
-            raise ValueError(
-                f"pooling must not sort to become an ONNX graph, got {type(layer).__name__}: "
-                "use max, softmax or generalized_mean, or pool outside of the graph"
-            )
         if isinstance(layer, Pooling) and layer.on_empty == "raise":
             raise ValueError(
                 f"pooling must not have on_empty='raise' to become an ONNX graph, got it from {type(layer).__name__}: "

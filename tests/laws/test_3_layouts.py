@@ -76,6 +76,26 @@ def test_derivatives(name: str, packing: str, check: Callable[..., bool]) -> Non
     assert check(lambda leaf: layer(**PACKINGS[packing](leaf, lengths)), (rows,))
 
 
+# Which batches of the five rows of `test_derivatives` are read through an index of their rows.
+INDEXED: dict[str, Callable[[Tensor], TokenBatch]] = {
+    "selected": lambda rows: TokenBatch.from_packed(rows, torch.tensor([0, 3, 3, 5])).select(
+        torch.tensor([0, 1, 1, 1, 0])
+    ),
+    "spans": lambda rows: TokenBatch.from_spans(rows, torch.tensor([2, 0, 4]), torch.tensor([5, 3, 4])),
+    "gaps": lambda rows: TokenBatch(rows, torch.tensor([1, 2, 4]), torch.tensor([0, 2, 2, 3])),
+}
+
+
+@every_pooling
+@pytest.mark.parametrize("rows_of", INDEXED)
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
+def test_derivatives_through_an_index(name: str, rows_of: str, check: Callable[..., bool]) -> None:
+    """First and second derivatives hold where rows are left out, or stand in two sentences."""
+    layer = make(name, 2).double().requires_grad_(False)
+    rows = ((torch.randperm(10).double() + 0.3) / 10 - 0.5).reshape(5, 2).requires_grad_()
+    assert check(lambda leaf: layer(INDEXED[rows_of](leaf)), (rows,))
+
+
 @every_pooling
 @every_packing
 @every_dtype
@@ -123,6 +143,16 @@ def test_memory_layout_of_packed_rows(name: str, dtype: torch.dtype, stride: str
 
 
 @every_pooling
+@pytest.mark.parametrize("stride", [name for name in STRIDES if "sentence" not in name and "one" not in name])
+@pytest.mark.parametrize("offsets_dtype", [torch.int32, torch.int64], ids=str)
+def test_memory_layout_of_nested_rows(name: str, stride: str, offsets_dtype: torch.dtype) -> None:
+    """Nor does it matter how a nested tensor's rows lie in memory, or which integers its offsets are."""
+    layer, rows, offsets = make(name), tokens(1, 9, DIM), lengths_to_offsets([4, 0, 5], offsets_dtype)
+    nested = torch.nested.nested_tensor_from_jagged(STRIDES[stride](rows)[0], offsets)
+    _assert_same(name, layer(nested), layer(rows[0].clone(), cu_seqlens=offsets))
+
+
+@every_pooling
 def test_expanded_rows(name: str) -> None:
     """One token repeated without memory of its own pools as its copies do."""
     layer, offsets = make(name), lengths_to_offsets([4, 5])
@@ -144,7 +174,7 @@ def test_gaps_are_not_read(name: str) -> None:
 
 
 @every_pooling
-@pytest.mark.parametrize("packing", ["packed", "nested", "nested, gaps"])
+@every_packing
 def test_dense_route_of_packed_tokens(name: str, packing: str) -> None:
     """On other devices packed and nested sentences have the vectors and gradients that they have on the CPU."""
     layer, lengths = make(name), [3, 0, 5]
@@ -157,6 +187,38 @@ def test_dense_route_of_packed_tokens(name: str, packing: str) -> None:
         found.append((pooled, *torch.autograd.grad(pooled.square().sum(), rows)))
     for actual, expected in zip(*found, strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+@every_pooling
+@every_packing
+def test_empty_packed_sentences_on_other_devices(name: str, packing: str) -> None:
+    """On other devices empty sentences of any layout are zeros or NaN, and "raise" is refused at once."""
+    for on_empty, value in (("zero", 0.0), ("nan", torch.nan)):
+        for lengths in ([0, 2, 0], [0, 0]):
+            given = PACKINGS[packing](tokens(sum(lengths), DIM), lengths)
+            with dense_route():
+                pooled = make(name, on_empty=on_empty)(**given)
+            torch.testing.assert_close(pooled[0], torch.full_like(pooled[0], value), equal_nan=True, rtol=0, atol=0)
+    given = PACKINGS[packing](tokens(2, DIM), [2])
+    with dense_route(), pytest.raises(ValueError, match="on_empty='raise' must look at the mask's values"):
+        make(name, on_empty="raise")(**given)
+
+
+@every_pooling
+@every_packing
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30], ids=str)
+def test_neighbours_do_not_leak(name: str, packing: str, value: float) -> None:
+    """Whatever the sentences before and after hold, a packed sentence has its own vector and gradients."""
+    layer, found = make(name), []
+    for others in (0.5, value):
+        rows = tokens(6, DIM)
+        rows[:2], rows[5:] = others, others
+        rows.requires_grad_()
+        pooled = layer(**PACKINGS[packing](rows, [2, 3, 0, 1]))
+        (gradient,) = torch.autograd.grad(pooled[1].square().sum(), rows)
+        found.append((pooled[1], pooled[2], gradient[2:5]))
+    for actual, expected in zip(*found, strict=True):
+        _assert_same(name, actual, expected)
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -183,6 +245,19 @@ def test_functions_take_every_layout(name: str, packing: str) -> None:
     """A function takes the layouts that its layer takes."""
     given = PACKINGS[packing](tokens(5, DIM), [2, 3])
     assert torch.equal(FUNCTIONS[name](**given), make(name)(**given))
+
+
+@every_packing
+def test_functions_with_options_take_every_layout(packing: str) -> None:
+    """So do the functions whose options a layer learns, and those of several layers' embeddings."""
+    given: dict[str, Any] = {**PACKINGS[packing](tokens(5, DIM), [2, 3])}
+    layer = make("generalized_mean")
+    assert isinstance(layer, maskpool.GeneralizedMeanPooling)
+    torch.testing.assert_close(maskpool.generalized_mean_pool(**given, p=layer.p), layer(**given))
+    hidden, rest = [given["token_embeddings"]] * 3, {k: v for k, v in given.items() if k != "token_embeddings"}
+    torch.testing.assert_close(maskpool.first_last_average_pool(hidden, **rest), maskpool.mean_pool(**given))
+    mixed = maskpool.mix_layers(hidden, **rest, layer_weights=torch.tensor([0.25, 0.25, 0.5]))
+    torch.testing.assert_close(maskpool.position_weighted_mean_pool(mixed), make("weightedmean")(**given))
 
 
 def test_attention_takes_every_layout() -> None:
@@ -238,16 +313,37 @@ class _Packed(torch.nn.Module):
         return self.layer(rows, cu_seqlens=offsets)
 
 
-def test_packed_tokens_are_not_traced() -> None:
-    """Compiling or exporting over cu_seqlens or nested tokens is refused, and the padded way out named."""
-    text = "cannot be traced.*pass padded token_embeddings with an attention_mask"
+UNTRACED = "cannot be traced.*pass padded token_embeddings with an attention_mask"
+
+
+@pytest.mark.parametrize("name", ["mean", "median", "attention"])
+@pytest.mark.parametrize("packing", ["packed", "packed, batch of one", "nested", "nested, gaps"])
+def test_packed_tokens_are_not_compiled(name: str, packing: str) -> None:
+    """Compiling over cu_seqlens or nested tokens is refused, and the padded way out named."""
+    torch.compiler.reset()
+    given = PACKINGS[packing](tokens(5, DIM), [2, 3])
+    with pytest.raises(Exception, match=UNTRACED):
+        torch.compile(make(name), fullgraph=True, backend="aot_eager")(**given)
+    torch.compiler.reset()
+
+
+def test_spans_are_not_compiled() -> None:
+    """Neither can spans become part of a graph."""
+    torch.compiler.reset()
+    with pytest.raises(Exception, match=f"starts and ends {UNTRACED}"):
+        torch.compile(TokenBatch.from_spans, fullgraph=True, backend="aot_eager")(
+            tokens(5, DIM), torch.tensor([0]), torch.tensor([3])
+        )
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_packed_tokens_are_not_exported() -> None:
+    """torch.export and torch.jit.trace over cu_seqlens are refused; nested tensors torch itself cannot export."""
     rows, offsets = tokens(5, DIM), lengths_to_offsets([2, 3])
-    compiled = torch.compile(make("mean"), fullgraph=True, backend="aot_eager")
-    with pytest.raises(Exception, match=text):
-        compiled(rows, cu_seqlens=offsets)
-    torch.compiler.reset()
-    with pytest.raises(Exception, match=text):
-        compiled(as_jagged(rows, [2, 3])["token_embeddings"])
-    torch.compiler.reset()
-    with pytest.raises(Exception, match=text):
+    with pytest.raises(Exception, match=UNTRACED):
         torch.export.export(_Packed(make("mean")), (rows, offsets))
+    with pytest.raises(AttributeError, match="NestedIntNode"):
+        torch.export.export(torch.nn.Identity(), (as_jagged(rows, [2, 3])["token_embeddings"],))
+    with pytest.raises(ValueError, match=UNTRACED):
+        torch.jit.trace(_Packed(make("mean")), (rows, offsets))  # type: ignore[no-untyped-call]  # torch.jit is untyped

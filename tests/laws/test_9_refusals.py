@@ -10,6 +10,7 @@ import torch
 
 import maskpool
 from maskpool import AttentionPooling, ConcatPooling, MeanPooling, TokenBatch
+from tests.batches import dense_route
 from tests.poolings import DIM, every_pooling, make
 
 X = torch.ones(2, 3, DIM)
@@ -254,11 +255,36 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch calls its strided nested tensors a prototype
     STRIDED = torch.nested.nested_tensor([ROWS[:2], ROWS[2:]])
 
+
+def _of_one_layer(
+    token_embeddings: Any, attention_mask: torch.Tensor | None = None, cu_seqlens: torch.Tensor | None = None
+) -> object:
+    return maskpool.first_last_average_pool([token_embeddings], attention_mask, cu_seqlens=cu_seqlens)
+
+
 PACKED: dict[str, Callable[..., object]] = {
     "mean_pool": maskpool.mean_pool,
-    "median_pool": maskpool.median_pool,
+    "mean_sqrt_len_pool": maskpool.mean_sqrt_len_pool,
+    "position_weighted_mean_pool": maskpool.position_weighted_mean_pool,
+    "max_pool": maskpool.max_pool,
+    "cls_pool": maskpool.cls_pool,
+    "last_token_pool": maskpool.last_token_pool,
+    "min_pool": maskpool.min_pool,
+    "sum_pool": maskpool.sum_pool,
     "std_pool": maskpool.std_pool,
+    "mean_std_pool": maskpool.mean_std_pool,
+    "median_pool": maskpool.median_pool,
+    "topk_mean_pool": lambda **given: maskpool.topk_mean_pool(**given, k=2),
+    "logsumexp_pool": maskpool.logsumexp_pool,
+    "softmax_pool": maskpool.softmax_pool,
+    "generalized_mean_pool": maskpool.generalized_mean_pool,
+    "first_last_average_pool": _of_one_layer,
+    "attention_pool": lambda **given: maskpool.attention_pool(**given, scores=torch.zeros(5, 1)),
+    "attention_scores": lambda **given: maskpool.attention_scores(**given, query=torch.zeros(1, DIM)),
+    "MeanPooling": make("mean"),
     "MaxPooling": make("max"),
+    "TopKMeanPooling": make("topk_mean"),
+    "GeneralizedMeanPooling": make("generalized_mean"),
     "AttentionPooling": make("attention"),
     "ConcatPooling": make("concat"),
     "TokenBatch.of": TokenBatch.of,
@@ -294,6 +320,16 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
         TypeError,
         "cu_seqlens must be int32 or int64, got torch.float32",
     ),
+    "bool offsets": (
+        {"token_embeddings": ROWS[:1], "cu_seqlens": torch.tensor([False, True])},
+        TypeError,
+        "cu_seqlens must be int32 or int64, got torch.bool",
+    ),
+    "short offsets": (
+        {"token_embeddings": ROWS, "cu_seqlens": OFFSETS.short()},
+        TypeError,
+        "cu_seqlens must be int32 or int64, got torch.int16",
+    ),
     "list": (
         {"token_embeddings": ROWS, "cu_seqlens": [0, 2, 5]},
         TypeError,
@@ -303,6 +339,21 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
         {"token_embeddings": ROWS, "cu_seqlens": OFFSETS[None]},
         ValueError,
         "cu_seqlens must have the shape (batch + 1,) and start at 0, got the shape (1, 3)",
+    ),
+    "no dimension": (
+        {"token_embeddings": ROWS, "cu_seqlens": OFFSETS[-1]},
+        ValueError,
+        "cu_seqlens must have the shape (batch + 1,) and start at 0, got the shape ()",
+    ),
+    "no token, but a length": (
+        {"token_embeddings": ROWS[:0], "cu_seqlens": torch.tensor([0, 1])},
+        ValueError,
+        "end at the number of tokens, 0; got [0, 1]",
+    ),
+    "negative offset": (
+        {"token_embeddings": ROWS, "cu_seqlens": torch.tensor([0, -1, 5])},
+        ValueError,
+        "never decrease and end at the number of tokens, 5; got [0, -1, 5]",
     ),
     "no offsets": (
         {"token_embeddings": ROWS, "cu_seqlens": OFFSETS[:0]},
@@ -323,6 +374,11 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
         {"token_embeddings": X, "cu_seqlens": OFFSETS},
         ValueError,
         "token_embeddings must be packed, (tokens, dim) or (1, tokens, dim), when cu_seqlens is given, got shape (2, 3",
+    ),
+    "no batch with offsets": (
+        {"token_embeddings": X[:0], "cu_seqlens": torch.tensor([0])},
+        ValueError,
+        "token_embeddings must be packed, (tokens, dim) or (1, tokens, dim), when cu_seqlens is given, got shape (0, 3",
     ),
     "one dimension": (
         {"token_embeddings": ROWS[0], "cu_seqlens": OFFSETS},
@@ -348,6 +404,26 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
         {"token_embeddings": torch.nested.nested_tensor([ROWS[0], ROWS[0, :2]], layout=torch.jagged)},
         ValueError,
         "token_embeddings must have the nested shape (batch, tokens, dim) with ragged tokens, got (2, ",
+    ),
+    "nested of four dimensions": (
+        {"token_embeddings": torch.nested.nested_tensor([X, X[:1]], layout=torch.jagged)},
+        ValueError,
+        "token_embeddings must have the nested shape (batch, tokens, dim) with ragged tokens, got (2, ",
+    ),
+    "nested booleans": (
+        {"token_embeddings": torch.nested.nested_tensor([ROWS > 0], layout=torch.jagged)},
+        TypeError,
+        "token_embeddings must have a floating dtype, got torch.bool",
+    ),
+    "strided nested and mask": (
+        {"token_embeddings": STRIDED, "attention_mask": MASK},
+        TypeError,
+        "attention_mask must be left out when the first argument is a nested tensor",
+    ),
+    "batch, mask and offsets": (
+        {"token_embeddings": TokenBatch.from_packed(ROWS, OFFSETS), "attention_mask": MASK, "cu_seqlens": OFFSETS},
+        TypeError,
+        "attention_mask must be left out when the first argument is a TokenBatch",
     ),
     "transposed nested": (
         {"token_embeddings": JAGGED.transpose(1, 2)},
@@ -405,10 +481,106 @@ def test_bad_selection(keep: Any, error: type[Exception], text: str) -> None:
         TokenBatch.from_padded(X, MASK).select(keep)
 
 
-def test_bad_selection_of_packed_tokens() -> None:
-    """A selection of packed tokens has one entry a token."""
-    with pytest.raises(ValueError, match=re.escape("keep must have the shape (5,) of the batch's tokens, got (2, 3)")):
-        TokenBatch.from_packed(ROWS, OFFSETS).select(MASK)
+@pytest.mark.parametrize(
+    ("keep", "error", "text"),
+    [
+        (MASK, ValueError, "keep must have the shape (5,) of the batch's tokens, got (2, 3)"),
+        (torch.ones(1, 5, dtype=torch.bool), ValueError, "the shape (5,) of the batch's tokens, got (1, 5)"),
+        (torch.ones(4, dtype=torch.bool), ValueError, "the shape (5,) of the batch's tokens, got (4,)"),
+        (torch.ones(5), TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
+        (torch.arange(5), ValueError, "keep must hold only 0 (pad) and 1 (real token); it holds 0 to 4"),
+        (-torch.ones(5).long(), ValueError, "keep must hold only 0 (pad) and 1 (real token); it holds -1 to -1"),
+        (torch.ones(5).bool().to("meta"), ValueError, "keep must be on token_embeddings' device cpu, got meta"),
+        (None, TypeError, "keep must be a torch.Tensor, got NoneType"),
+    ],
+    ids=str,
+)
+def test_bad_selection_of_packed_tokens(keep: Any, error: type[Exception], text: str) -> None:
+    """A selection of packed tokens has one entry a token, 0 or 1."""
+    for batch in (TokenBatch.from_packed(ROWS, OFFSETS), TokenBatch.from_nested(JAGGED)):
+        with pytest.raises(error, match=re.escape(text)):
+            batch.select(keep)
+
+
+@pytest.mark.parametrize(
+    ("keep", "error", "text"),
+    [
+        (MASK.float(), TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
+        (MASK[:1], ValueError, "keep must have the shape (2, 3) of token_embeddings' first two dimensions, got (1, 3)"),
+        (MASK[:, None, None], ValueError, "keep must have 2 dimensions (batch, seq), got the 4-D shape (2, 1, 1, 3)"),
+    ],
+    ids=str,
+)
+def test_bad_selection_on_other_devices(keep: Any, error: type[Exception], text: str) -> None:
+    """Shape and dtype of a selection are refused on every device."""
+    with dense_route():
+        batch = TokenBatch.from_padded(X, MASK)
+    with pytest.raises(error, match=re.escape(text)):
+        batch.select(keep)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ((ROWS, torch.tensor([0]), torch.tensor([6])), ValueError, "0 <= start <= end <= 5, the length; span 0 is [0"),
+        ((ROWS, torch.tensor([0, -1]), torch.tensor([1, 2])), ValueError, "span 1 is [-1, 2)"),
+        ((ROWS, torch.tensor([3]), torch.tensor([2])), ValueError, "span 0 is [3, 2)"),
+        ((ROWS, torch.tensor([0.0]), torch.tensor([2])), TypeError, "starts must have an integer dtype, got torch.flo"),
+        ((ROWS, torch.tensor([0]), torch.tensor([True])), TypeError, "ends must have an integer dtype, got torch.bool"),
+        ((ROWS, [0], torch.tensor([2])), TypeError, "starts"),
+        ((ROWS, torch.tensor([[0]]), torch.tensor([[2]])), ValueError, "starts must have one dimension, got (1, 1)"),
+        ((ROWS, torch.tensor([0, 1]), torch.tensor([2])), ValueError, "one shape (spans,), got (2,) and (1,)"),
+        (
+            (X, torch.tensor([0]), torch.tensor([1])),
+            ValueError,
+            "token_embeddings must have 2 dimensions (tokens, dim)",
+        ),
+        ((ROWS.long(), torch.tensor([0]), torch.tensor([1])), TypeError, "token_embeddings must have a floating dtype"),
+    ],
+    ids=str,
+)
+def test_bad_spans(given: Any, error: type[Exception], text: str) -> None:
+    """Spans that leave the tokens, end before they start or are no integers are refused."""
+    with pytest.raises(error, match=re.escape(text)):
+        TokenBatch.from_spans(*given)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+def test_offsets_whose_differences_overflow(dtype: torch.dtype) -> None:
+    """Offsets so far apart that their differences wrap around to positive numbers do decrease, and are refused."""
+    limit = torch.iinfo(dtype).max + 1
+    with pytest.raises(ValueError, match="cu_seqlens must start at 0, never decrease"):
+        TokenBatch.from_packed(ROWS, torch.tensor([0, limit // 2, 7 - limit, 5], dtype=dtype))
+
+
+@pytest.mark.parametrize("name", ["mean", "weightedmean", "max", "attention"])
+def test_nested_tensor_that_does_not_cover_its_values(name: str) -> None:
+    """A nested tensor whose offsets leave values over, which torch itself cannot unbind, is refused by its name."""
+    nested = torch.nested.nested_tensor_from_jagged(ROWS, torch.tensor([0, 2, 4]))
+    with pytest.raises(RuntimeError, match="split_sizes"):
+        nested.unbind()
+    with pytest.raises(ValueError, match="token_embeddings"):
+        make(name)(nested)
+
+
+def test_nested_weights_of_other_sentences() -> None:
+    """Nested weights whose sentences have other lengths than the tokens' are refused, not read across their borders."""
+    weights = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged)
+    with pytest.raises(ValueError, match="weights must"):
+        maskpool.mean_pool(JAGGED, weights=weights)
+
+
+@pytest.mark.parametrize("kind", ["nested", "masks"])
+def test_layers_of_other_sentences(kind: str) -> None:
+    """Layers whose sentences have other lengths or places than the first one's are refused, not mixed."""
+    pairs: dict[str, list[torch.Tensor | TokenBatch]] = {
+        "nested": [JAGGED, torch.nested.nested_tensor([ROWS[:3], ROWS[3:]], layout=torch.jagged)],
+        "masks": [TokenBatch.from_padded(X, torch.tensor([row, row])) for row in ([1, 1, 0], [0, 1, 1])],
+    }
+    with pytest.raises(ValueError, match="hidden_states must have one"):
+        maskpool.first_last_average_pool(pairs[kind])
+    with pytest.raises(ValueError, match="hidden_states must have one"):
+        maskpool.mix_layers(pairs[kind], layer_weights=torch.ones(2))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "2", None])
