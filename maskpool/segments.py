@@ -156,14 +156,6 @@ def total(batch: TokenBatch, per_token: Tensor) -> Tensor:
     return running[batch.offsets].diff()
 
 
-def centred(
-    batch: TokenBatch, rows: Float[Tensor, "*token dim"], per_sentence: Float[Tensor, "sentences dim"]
-) -> Tensor:
-    """Each token minus its sentence's vector; 0 at pads (dense route), whatever is done with it next."""
-    difference = rows - spread(batch, per_sentence)
-    return where_real(batch, difference) if batch.dense else difference
-
-
 def where_real(batch: TokenBatch, per_token: Tensor) -> Tensor:
     """Put zeros wherever the mask says pad (dense route), so that no arithmetic meets what lies there."""
     assert batch.mask is not None

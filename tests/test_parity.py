@@ -228,3 +228,12 @@ def test_deviation_of_equal_tokens_has_no_gradient() -> None:
     (gradient,) = torch.autograd.grad(pooled.sum(), x)
     assert not pooled.any()
     assert not gradient.any()
+
+
+@either_route
+def test_ties_count_as_often_as_they_stand(dense: bool) -> None:
+    """Of tokens that tie for the last places of a top-k mean, as many count as there are places."""
+    x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [1.0]]])
+    with dense_route() if dense else torch.enable_grad():
+        pooled = maskpool.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=3)
+    torch.testing.assert_close(pooled, torch.tensor([[3.0]]))

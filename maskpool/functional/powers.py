@@ -255,7 +255,7 @@ def _moments_of_rows(rows: Tensor, weights: Tensor | None) -> tuple[Tensor, Tens
 def _moments_of_batch(batch: TokenBatch, by_token: Tensor | None) -> tuple[Tensor, Tensor]:
     rows = segments.real_rows(batch).to(batch.accumulation_dtype)
     mean = _weighted_mean_of_batch(batch, rows, by_token)
-    variance = _weighted_mean_of_batch(batch, segments.centred(batch, rows, mean).square(), by_token)
+    variance = _weighted_mean_of_batch(batch, (rows - segments.spread(batch, mean)).square(), by_token)
     # The root's derivative at 0 is infinite: a deviation of 0 must not meet it.
     still = variance == 0
     return mean, torch.where(still, 0.0, torch.where(still, 1.0, variance).sqrt())
@@ -284,7 +284,7 @@ def _logsumexp_of_rows(rows: Tensor, _: Tensor | None, __: Parameter) -> Tensor:
 def _logsumexp_of_batch(batch: TokenBatch, _: Tensor | None, __: Parameter) -> Tensor:
     rows = segments.real_rows(batch).to(batch.accumulation_dtype)
     top = _finite(segments.maximum(batch).detach().to(rows.dtype))
-    sums = segments.weighted_sum(batch.with_rows(segments.centred(batch, rows, top).exp()), None)
+    sums = segments.weighted_sum(batch.with_rows((rows - segments.spread(batch, top)).exp()), None)
     empty = segments.empty_sentences(batch).unsqueeze(1)
     return torch.where(empty, 0.0, torch.where(empty, 1.0, sums).log() + top)
 
@@ -302,7 +302,7 @@ def _softmax_of_batch(batch: TokenBatch, by_token: Tensor | None, inverse: Param
     assert inverse is not None
     rows = segments.real_rows(batch).to(batch.accumulation_dtype)
     top = _finite(segments.maximum(batch).detach().to(rows.dtype))
-    raised = (segments.centred(batch, rows, top) * inverse).exp()
+    raised = ((rows - segments.spread(batch, top)) * inverse).exp()
     sums = segments.weighted_sum(batch.with_rows(raised), by_token)
     return segments.weighted_sum(batch.with_rows(raised * rows), by_token) / torch.where(sums > 0, sums, 1.0)
 

@@ -81,3 +81,14 @@ def test_real_nan_stays_in_its_sentence(name: str, dense: bool) -> None:
         pooled = layer(x, mask)
     assert pooled[1].isnan().all()
     assert pooled[[0, 2]].isfinite().all()
+
+
+@every_pooling
+def test_pads_far_above_the_tokens(name: str) -> None:
+    """Tokens so far below 0 that a pad's 0, raised like them, would be infinite have finite gradients all the same."""
+    layer, mask = make(name), torch.tensor([[1, 1, 0]])
+    x = (tokens(1, 3, DIM) - 300).requires_grad_()
+    with dense_route():
+        pooled = layer(x, mask)
+    for gradient in torch.autograd.grad(pooled.sum(), [x, *layer.parameters()]):
+        assert gradient.isfinite().all()

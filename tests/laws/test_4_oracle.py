@@ -16,8 +16,10 @@ from maskpool import (
     MeanStdPooling,
     Pooling,
     SoftmaxPooling,
+    TokenBatch,
     TopKMeanPooling,
     attention_pool,
+    mean_pool,
 )
 from tests.batches import dense_route, masks, tokens
 from tests.poolings import DIM, any_dtype, every_dtype, every_pooling, make
@@ -237,3 +239,22 @@ def test_gradients_of_halves(name: str, dtype: torch.dtype) -> None:
     info = torch.finfo(dtype)
     allowed = 2 * info.eps * expected.abs().amax(dim=2, keepdim=True) + info.smallest_normal * info.eps
     assert ((actual.double() - expected).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_gradients_through_weights_smaller_than_any_half(dtype: torch.dtype) -> None:
+    """A weight too small for float16 hands its whole share of a large gradient back."""
+    x, scores = torch.zeros(1, 2, 1, dtype=dtype, requires_grad=True), torch.tensor([[[0.0, -12.0]]])
+    pooled, _ = attention_pool(x, torch.tensor([[1, 1]]), scores=scores)
+    (gradient,) = torch.autograd.grad(pooled, x, torch.full_like(pooled, 1000.0))
+    expected = 1000 * scores.double().softmax(dim=2).view(1, 2, 1)
+    torch.testing.assert_close(gradient.double(), expected, rtol=torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_gradients_that_cancel_where_spans_overlap(dtype: torch.dtype) -> None:
+    """A token of two sentences whose gradients cancel is left with none of the digits that its weights lost."""
+    x = torch.zeros(7, 1, dtype=dtype, requires_grad=True)
+    batch = TokenBatch.from_spans(x, torch.tensor([0, 2]), torch.tensor([3, 7]))
+    (gradient,) = torch.autograd.grad(mean_pool(batch), x, torch.tensor([[3.0], [-5.0]], dtype=dtype))
+    assert gradient[2].abs() <= 2e-6  # of the two that meet here, 1 and -1
