@@ -74,7 +74,7 @@ def lengths_to_cu_seqlens(lengths: Int[Tensor, " batch"]) -> Int[Tensor, " sente
 
     Raises:
         TypeError: ``lengths`` is no integer tensor.
-        ValueError: It has another shape, or a length is negative.
+        ValueError: It has another shape, a length is negative, or their sum is beyond int32.
 
     Example:
         >>> lengths_to_cu_seqlens(torch.tensor([1, 3]))
@@ -83,7 +83,10 @@ def lengths_to_cu_seqlens(lengths: Int[Tensor, " batch"]) -> Int[Tensor, " sente
     check_integers("lengths", lengths, 1)
     if on_eager_cpu(lengths) and lengths.numel() and int(lengths.min()) < 0:
         raise ValueError(f"lengths must be at least 0, got {int(lengths.min())}")
-    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    running = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    if on_eager_cpu(lengths) and int(running[-1]) > torch.iinfo(torch.int32).max:
+        raise ValueError(f"lengths must add up to less than 2**31, for int32 offsets, got {int(running[-1])}")
+    return running.to(torch.int32)
 
 
 def mask_to_lengths(attention_mask: Mask, *, cu_seqlens: Offsets | None = None) -> Int[Tensor, " batch"]:
@@ -172,7 +175,8 @@ def exclude_prompt(
                 [0, 0, 0]])
     """
     _check_mask(attention_mask, cu_seqlens)
-    sentences = len(attention_mask) if cu_seqlens is None else cu_seqlens.numel() - 1
+    # Not len(), which would write the traced batch's size into an exported graph.
+    sentences = attention_mask.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
     if isinstance(prompt_lengths, bool) or not isinstance(prompt_lengths, (int, Tensor)):
         raise TypeError(f"prompt_lengths must be an int or an integer tensor, got {type(prompt_lengths).__name__}")
     if isinstance(prompt_lengths, int):
@@ -181,6 +185,7 @@ def exclude_prompt(
         prompts = torch.full((sentences,), prompt_lengths, device=attention_mask.device)
     else:
         check_integers("prompt_lengths", prompt_lengths, 1)
+        _check_device("prompt_lengths", prompt_lengths, "attention_mask", attention_mask)
         if prompt_lengths.numel() not in (1, sentences):
             raise ValueError(
                 f"prompt_lengths must have the shape (1,) or (batch,) = ({sentences},), "
@@ -195,7 +200,8 @@ def exclude_prompt(
             return attention_mask.clone()
         columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         first = real.to(torch.int32).argmax(dim=1)  # int32: onnxruntime has no argmax over bool or int64
-        keep = columns >= (first + prompts).unsqueeze(1)
+        # Differences, not first + prompts: a sum would wrap for the largest prompts and keep what they exclude.
+        keep = columns - first.unsqueeze(1) >= prompts.unsqueeze(1)
     else:
         owner = _owners(cu_seqlens, len(real))
         # The first real token of a sentence is the one before which none of it is counted.
@@ -204,7 +210,7 @@ def exclude_prompt(
         first = torch.zeros(sentences, dtype=torch.int64, device=real.device)
         is_first = real & (before == 1)
         first = first.index_put((owner[is_first],), places[is_first])
-        keep = places >= (first + prompts)[owner]
+        keep = places - first[owner] >= prompts[owner]
     return attention_mask * keep
 
 
@@ -333,7 +339,8 @@ def mask_from_input_ids(
     for name, token_id in (("pad_token_id", pad_token_id), ("eos_token_id", eos_token_id)):
         if isinstance(token_id, bool) or not isinstance(token_id, int | None) or (name[0] == "p" and token_id is None):
             raise TypeError(f"{name} must be an int, got {type(token_id).__name__}: read it from the tokenizer")
-    word = input_ids != pad_token_id
+    # In int64: against a narrower dtype torch would wrap a pad id that does not fit it.
+    word = input_ids.to(torch.int64) != pad_token_id
     if cu_seqlens is None:
         if not input_ids.shape[1]:
             return word
@@ -342,6 +349,7 @@ def mask_from_input_ids(
         previous = torch.nn.functional.pad(after, (1, 0), value=1)[:, :-1]
     else:
         check_cu_seqlens(cu_seqlens, len(input_ids))
+        _check_device("cu_seqlens", cu_seqlens, "input_ids", input_ids)
         before, after = _counts(word, cu_seqlens)
         previous = torch.nn.functional.pad(after, (1, 0), value=1)[:-1]
         starts = cu_seqlens[:-1][cu_seqlens.diff() > 0].to(torch.int64)
@@ -386,6 +394,12 @@ def _check_mask(mask: object, cu_seqlens: Tensor | None, name: str = "attention_
         check_zeros_and_ones(name, mask)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, len(mask))
+        _check_device("cu_seqlens", cu_seqlens, name, mask)
+
+
+def _check_device(name: str, tensor: Tensor, other: str, beside: Tensor) -> None:
+    if tensor.device != beside.device:
+        raise ValueError(f"{name} must be on the device of {other}, {beside.device}, got {tensor.device}")
 
 
 def _check_spans(starts: Tensor, ends: Tensor, length: int) -> None:
@@ -395,8 +409,10 @@ def _check_spans(starts: Tensor, ends: Tensor, length: int) -> None:
         raise ValueError(
             f"starts and ends must have one shape (spans,), got {tuple(starts.shape)} and {tuple(ends.shape)}"
         )
+    _check_device("ends", ends, "starts", starts)
     if on_eager_cpu(starts):
-        wrong = ((starts < 0) | (ends < starts) | (ends > length)).nonzero().view(-1)
+        # In int64: against a narrower dtype torch would wrap a length that does not fit it.
+        wrong = ((starts < 0) | (ends < starts) | (ends.to(torch.int64) > length)).nonzero().view(-1)
         if wrong.numel():
             span = int(wrong[0])
             raise ValueError(

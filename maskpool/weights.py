@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,17 +20,23 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 class _TableOfWeights:
     """A weight for each token id that was seen, and one for all others."""
 
     kind: ClassVar[str]
+    version: ClassVar[int] = 1  # of the file's format
 
     def __init__(self, table: dict[int, float], unseen: float) -> None:
         self.table = dict(sorted(table.items()))
         self.unseen = unseen
         # The unseen weight stands last, where every other id is sent.
-        self._lookup = torch.full((max(self.table, default=-1) + 2,), unseen)
-        self._lookup[list(self.table)] = torch.tensor(list(self.table.values()))
+        # Dtype and device are named because torch's defaults are the caller's to change.
+        self._lookup = torch.full((max(self.table, default=-1) + 2,), unseen, dtype=torch.float32, device="cpu")
+        places = torch.tensor(list(self.table), dtype=torch.int64, device="cpu")
+        self._lookup[places] = torch.tensor(list(self.table.values()), dtype=torch.float32, device="cpu")
 
     def __call__(self, input_ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The weight of each token, in float32, on the device of the ids.
@@ -41,7 +47,7 @@ class _TableOfWeights:
         Raises:
             TypeError: ``input_ids`` is no integer tensor.
         """
-        if not isinstance(input_ids, Tensor) or input_ids.is_floating_point() or input_ids.is_complex():
+        if not isinstance(input_ids, Tensor) or input_ids.dtype not in _INTEGERS:
             got = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
             raise TypeError(f"input_ids must be an integer torch.Tensor, got {got}")
         last = self._lookup.numel() - 1
@@ -52,14 +58,16 @@ class _TableOfWeights:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as JSON; what stood at ``path`` is replaced in one step."""
         target = Path(path)
-        contents = {"kind": self.kind, "unseen": self.unseen, "weights": {str(k): v for k, v in self.table.items()}}
-        descriptor, beside = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+        weights = {str(token): weight for token, weight in self.table.items()}
+        contents = {"kind": self.kind, "version": self.version, "unseen": self.unseen, "weights": weights}
+        # Not tempfile, whose files nobody else may read: the weights are to have the user's usual permissions.
+        beside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with beside.open("x", encoding="utf-8") as file:
                 json.dump(contents, file)
             os.replace(beside, target)
         except BaseException:
-            Path(beside).unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
             raise
 
     @classmethod
@@ -67,17 +75,21 @@ class _TableOfWeights:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The file holds something else, or weights of another kind.
+            ValueError: The file holds something else, or weights of another kind or version.
         """
         expected = f"{path} must hold the JSON that {cls.__name__}.save writes"
         try:
             contents = json.loads(Path(path).read_text(encoding="utf-8"))
-            kind, unseen = contents["kind"], float(contents["unseen"])
+            kind, version, unseen = contents["kind"], contents.get("version", cls.version), float(contents["unseen"])
             table = {int(token): float(weight) for token, weight in contents["weights"].items()}
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{expected}; it cannot be read: {error!r}") from error
         if kind != cls.kind:
             raise ValueError(f"{expected}, of the kind {cls.kind!r}; its kind is {kind!r}")
+        if version != cls.version:
+            raise ValueError(f"{expected}, of version {cls.version}; its version is {version!r}")
+        if any(token >= 2**31 for token in table):
+            raise ValueError(f"{expected}; it has ids of 2**31 and above, which no tokenizer gives")
         if any(token < 0 for token in table) or not all(map(math.isfinite, [unseen, *table.values()])):
             raise ValueError(f"{expected}; it has negative ids or weights that are not finite")
         loaded = cls.__new__(cls)
@@ -152,6 +164,7 @@ class SIFWeights(_TableOfWeights):
         """
         if isinstance(a, bool) or not isinstance(a, (int, float)) or not 0 < a < math.inf:
             raise ValueError(f"a must be a finite number above 0, got {a!r}")
+        a = float(a)  # numpy's float64 is a float too
         counts: Counter[int] = Counter()
         for ids in _checked(token_ids):
             counts.update(ids)
@@ -165,12 +178,12 @@ def _checked(token_ids: Iterable[Sequence[int]]) -> Iterable[list[int]]:
             "token_ids must be one sequence of ids a text, got a tensor, whose pads would be counted: "
             'pass tokenizer(texts)["input_ids"], tokenised without padding'
         )
-    if isinstance(token_ids, str | dict):
+    if isinstance(token_ids, str | bytes | dict) or not isinstance(token_ids, Iterable):
         raise TypeError(f"token_ids must be one sequence of ids a text, got {type(token_ids).__name__}")
     number = 0
     for text, ids in enumerate(token_ids):
         plain = ids.tolist() if isinstance(ids, Tensor) else ids
-        if isinstance(plain, str) or not isinstance(plain, Sequence):
+        if isinstance(plain, str | bytes) or not isinstance(plain, Sequence):
             raise TypeError(
                 f"token_ids must be one sequence of ids a text; text {text} is of type {type(ids).__name__}: "
                 "tokenise it first"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import warnings
+import tempfile
 from typing import Any
 
 import pytest
@@ -12,11 +11,15 @@ from torch import Tensor
 
 from maskpool import mean_pool
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of numpy and torch names that Keras still uses
+with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
+    # For the import alone, and whatever the machine's own settings are: torch, on the CPU as the tests' tensors are.
+    patch.setenv("KERAS_BACKEND", "torch")
+    patch.setenv("KERAS_TORCH_DEVICE", "cpu")
+    patch.setenv("KERAS_HOME", home)  # Keras reads its defaults there, and writes them
     # Any: Keras ships no types.
     keras: Any = pytest.importorskip("keras", reason='needs pip install "maskpool[keras]"')
+if keras.backend.backend() != "torch":
+    pytest.skip("Keras was imported before, with another backend", allow_module_level=True)
 
 WORDS, DIM, WIDTH = 20, 6, 9
 

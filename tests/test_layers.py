@@ -1,24 +1,30 @@
 """Poolings of several layers: the learned mix, and first-last average."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from maskpool import (
+    ConcatPooling,
     FirstLastAveragePooling,
     LayerMix,
     MeanPooling,
+    Pooling,
     TokenBatch,
     first_last_average_pool,
     mean_pool,
     mix_layers,
 )
-from tests.batches import PACKINGS, all_layouts, dense_route, poison, tokens
+from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, masks, poison, tokens
+from tests.laws.test_4_oracle import ORACLES
 from tests.poolings import DIM, WIDTHS, every_dtype, every_pooling, make
 
 either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
@@ -233,3 +239,226 @@ def test_width(name: str) -> None:
     """A mix is as wide as its pooling."""
     states, mask = _states()
     assert _mix(name)(states, mask).shape == (len(mask), WIDTHS.get(name, 1) * DIM)
+
+
+# ------------------------------------------------------------------------ loops that pool by no layer of ours
+
+
+def _lone(layer: torch.nn.Module, rows: Tensor, at: Tensor) -> Tensor:
+    if isinstance(layer, ConcatPooling):
+        return torch.cat([_lone(part, rows, at) for part in layer.poolings])
+    assert isinstance(layer, Pooling)
+    return ORACLES[type(layer).__name__](layer, rows, at.double())[0]
+
+
+@every_pooling
+@either_route
+@given(mask=masks(), seed=st.integers(0, 99))
+def test_mix_equals_a_loop(name: str, dense: bool, mask: Tensor, seed: int) -> None:
+    """Each sentence is what law 4's loop makes of its own tokens, mixed layer by layer in float64."""
+    mix = _mix(name)
+    states = [tokens(*mask.shape, DIM, seed=1000 * layer + seed) for layer in range(LAYERS)]
+    raised = [math.exp(logit) for logit in mix.layer_logits.tolist()]
+    with dense_route() if dense else torch.enable_grad():
+        pooled = mix(states, mask).detach().double()
+    for row, real in enumerate(mask.bool()):
+        at = real.nonzero().view(-1)
+        if not len(at):
+            assert not pooled[row].any()
+            continue
+        rows = torch.zeros(len(at), DIM, dtype=torch.float64)
+        for state, weight in zip(states, raised, strict=True):
+            rows += weight / sum(raised) * state[row, at].double()
+        with torch.no_grad():
+            expected = _lone(mix.pooling, rows, at)
+        # The root of the generalised mean is steep near 0.
+        tolerance = 1e-2 if name == "generalized_mean" else 1e-5
+        torch.testing.assert_close(pooled[row], expected, rtol=tolerance, atol=tolerance)
+
+
+@either_route
+@given(mask=masks(), seed=st.integers(0, 99), weighted=st.booleans())
+def test_first_last_average_equals_a_loop(dense: bool, mask: Tensor, seed: int, weighted: bool) -> None:
+    """Each sentence is the mean over its tokens, first layer and last, of Σ w x / Σ w."""
+    first, last = (tokens(*mask.shape, DIM, seed=1000 * layer + seed) for layer in range(2))
+    weights = tokens(*mask.shape, seed=seed).exp() if weighted else None
+    with dense_route() if dense else torch.enable_grad():
+        pooled = FirstLastAveragePooling()((first, first * torch.nan, last), mask, weights=weights).double()
+    for row, real in enumerate(mask.bool()):
+        at = real.nonzero().view(-1).tolist()
+        expected, total = torch.zeros(DIM, dtype=torch.float64), 0.0
+        for place in at:
+            weight = 1.0 if weights is None else float(weights[row, place])
+            expected += weight * (first[row, place].double() + last[row, place].double()) / 2
+            total += weight
+        torch.testing.assert_close(pooled[row], expected / (total or 1.0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@every_pooling
+@either_route
+def test_layouts_equal_the_padded_one(packing: str, name: str, dense: bool) -> None:
+    """Layers that come packed or nested give what the padded ones give, in mix and first-last average."""
+    lengths, rows = [2, 0, 3], [tokens(5, DIM, seed=seed) for seed in range(LAYERS)]
+    found = []
+    for pack in (PACKINGS[packing], as_padded):
+        given_ = [pack(layer, lengths) for layer in rows]
+        options = {key: value for key, value in given_[0].items() if key != "token_embeddings"}
+        states = [layer["token_embeddings"] for layer in given_]
+        with dense_route() if dense else torch.enable_grad():
+            found.append((_mix(name)(states, **options), FirstLastAveragePooling()(states, **options)))
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_layer_is_first_and_last() -> None:
+    """Of one layer alone, the first-last average and the mix are the pooling of it."""
+    (state, *_), mask = _states()
+    expected = mean_pool(state, mask)
+    torch.testing.assert_close(first_last_average_pool([state], mask), expected)
+    torch.testing.assert_close(LayerMix(1)([state], mask), expected)
+    assert torch.equal(LayerMix(1).layer_weights, torch.ones(1))
+
+
+def test_layer_weights_are_taken_as_they_are() -> None:
+    """mix_layers scales by what it is given: nothing is made to add up to 1, nor to be positive."""
+    states, mask = _states()
+    mixed = mix_layers(states, mask, layer_weights=torch.tensor([2.0, -1.0, 0.0]))
+    torch.testing.assert_close(mean_pool(mixed), 2 * mean_pool(states[0], mask) - mean_pool(states[1], mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@either_route
+def test_mix_of_halves_rounds_once(dtype: torch.dtype, dense: bool) -> None:
+    """A mix of halves, its parameters halves too, is the float32 mix rounded once, and gets gradients."""
+    states, mask = _states(dtype)
+    mix = _mix().to(dtype)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = mix(states, mask)
+    share = mix.layer_logits.detach().double().softmax(dim=0)
+    exact = mean_pool(torch.einsum("l,lbsd->bsd", share, torch.stack(states).double()), mask)
+    assert pooled.dtype == dtype
+    ulp = torch.finfo(dtype).eps * torch.exp2((torch.frexp(exact).exponent - 1).double())
+    assert ((pooled.detach().double() - exact).abs() <= 0.51 * ulp + 1e-6).all()
+    (gradient,) = torch.autograd.grad(pooled.sum(), mix.layer_logits)
+    assert gradient.isfinite().all()
+
+
+# --------------------------------------------------------------------------------- gradients, pads, traced
+
+
+@every_pooling
+@either_route
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
+def test_derivatives_of_every_pooling(name: str, dense: bool, check: Callable[..., bool]) -> None:
+    """Whatever pools the mix, derivatives by layers and by the mix's own logits agree with finite differences."""
+    mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
+    states = [((torch.randperm(12).double() + 0.3) / 12 - 0.5).reshape(2, 3, 2).requires_grad_() for _ in range(2)]
+    logits = torch.tensor([0.4, -0.6], dtype=torch.float64, requires_grad=True)
+    layer = make(name, 2).double().requires_grad_(False)
+    with dense_route() if dense else torch.enable_grad():
+        assert check(lambda w, *x: layer(mix_layers(x, mask, layer_weights=w.softmax(0))), (logits, *states))
+
+
+@either_route
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
+def test_derivatives_of_the_first_last_average(dense: bool, check: Callable[..., bool]) -> None:
+    """Derivatives of the first-last average, token weights included, agree with finite differences."""
+    mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
+    states = [tokens(2, 3, 2, dtype=torch.float64, seed=seed).requires_grad_() for seed in range(2)]
+    weights = (torch.rand(2, 3, dtype=torch.float64) + 0.5).requires_grad_()
+    with dense_route() if dense else torch.enable_grad():
+        assert check(lambda w, *x: first_last_average_pool(x, mask, weights=w), (weights, *states))
+
+
+@either_route
+@every_dtype
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 6e4])
+@pytest.mark.parametrize("poisoned", range(LAYERS))
+def test_pads_of_one_layer(dense: bool, dtype: torch.dtype, value: float, poisoned: int) -> None:
+    """What the pads of any one layer hold changes no bit and no gradient of first-last average and mix."""
+    states, mask = _states(dtype)
+    mix, found = _mix(), []
+    for at_pads in (value, 0.0):
+        leaves = [poison(x, mask, at_pads if i == poisoned else 1.0).requires_grad_() for i, x in enumerate(states)]
+        with dense_route() if dense else torch.enable_grad():
+            pooled = (mix(leaves, mask), FirstLastAveragePooling()(leaves, mask))
+        gradients = torch.autograd.grad(sum(one.float().square().sum() for one in pooled), [*leaves, mix.layer_logits])
+        for gradient in gradients[:LAYERS]:
+            assert not gradient[~mask.bool()].any()
+        found.append((*pooled, *gradients))
+    for actual, expected in zip(*found, strict=True):
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["mean", "max", "attention", "first-last"])
+def test_traced_once_for_all_shapes(name: str) -> None:
+    """Compiled and exported for one shape, a mix and a first-last average take batches of another."""
+    layer = FirstLastAveragePooling() if name == "first-last" else _mix(name).requires_grad_(False)
+    states, mask = _states()
+    other = tuple(tokens(3, 11, DIM, seed=seed) for seed in range(LAYERS))
+    other_mask = (torch.arange(11) < torch.tensor([[4], [0], [11]])).to(mask.dtype)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    shapes = {"hidden_states": (sizes,) * LAYERS, "attention_mask": sizes}
+    program = torch.export.export(layer, (states, mask), dynamic_shapes=shapes)
+    for given_, mask_ in ((states, mask), (other, other_mask)):
+        expected = layer(given_, mask_)
+        torch.testing.assert_close(compiled(given_, mask_), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(program.module()(given_, mask_), expected, rtol=1e-5, atol=1e-6)
+    torch.compiler.reset()
+
+
+# --------------------------------------------------------------------------------------- empty, refused
+
+
+def test_empty_sentences_raise() -> None:
+    """on_empty="raise" names the rows, in the mix by its inner pooling."""
+    states, mask = _states()
+    for layer in (LayerMix(LAYERS, MeanPooling("raise")), FirstLastAveragePooling("raise")):
+        with pytest.raises(ValueError, match=re.escape("leaves 1 of 7 sentences without a real token (rows 6)")):
+            layer(states, mask)
+        assert layer([x[:6] for x in states], mask[:6]).shape == (6, DIM)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.0, True, "2", None])
+def test_bad_numbers_of_layers(number: Any) -> None:
+    """A number of layers is a positive integer."""
+    with pytest.raises(ValueError, match=re.escape(f"num_layers must be a positive integer, got {number!r}")):
+        LayerMix(number)
+
+
+@pytest.mark.parametrize(
+    ("states", "error", "text"),
+    [
+        (torch.ones(2, 5, DIM), TypeError, "got one Tensor: run the model with output_hidden_states=True"),
+        (
+            TokenBatch.from_packed(torch.ones(5, 2), torch.tensor([0, 5])),
+            TypeError,
+            "got one TokenBatch: run the model",
+        ),
+        ((), ValueError, "hidden_states must hold at least one layer, got none"),
+        ([torch.ones(2, 5, 4), torch.ones(2, 5, 3)], ValueError, "in all layers, (2, 5, 4); layer 1 has (2, 5, 3)"),
+    ],
+    ids=["tensor", "batch", "none", "widths"],
+)
+def test_bad_layers_of_the_first_last_average(states: Any, error: type[Exception], text: str) -> None:
+    """First-last average refuses what is no sequence of equal batches, in the words of the mix."""
+    mask = None if isinstance(states, TokenBatch) else torch.ones(2, 5, dtype=torch.bool)
+    with pytest.raises(error, match=re.escape(text)):
+        FirstLastAveragePooling()(states, mask)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "text"),
+    [
+        (torch.ones(3).long(), TypeError, "layer_weights must be a floating torch.Tensor, got torch.int64"),
+        (torch.ones(3, 1), ValueError, "as many layers as layer_weights, (3, 1), got 3"),
+        (torch.ones(4), ValueError, "as many layers as layer_weights, (4,), got 3"),
+    ],
+    ids=["integers", "column", "four"],
+)
+def test_bad_layer_weights(weights: Tensor, error: type[Exception], text: str) -> None:
+    """Layer weights are floating and one a layer."""
+    with pytest.raises(error, match=re.escape(text)):
+        mix_layers(*_states(), layer_weights=weights)

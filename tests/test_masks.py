@@ -1,6 +1,7 @@
 """Mask algebra, padded and packed."""
 
 import re
+import sys
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -95,9 +96,50 @@ def test_exclude_prompt(case: tuple[Tensor, list[int]], data: st.DataObject) -> 
     assert packed.int().tolist() == list(chain.from_iterable(map(_without_prompt, cut, prompts)))
 
 
-def test_a_prompt_longer_than_its_text_empties_it() -> None:
-    """A prompt that covers its text leaves no token of it."""
-    assert masks.exclude_prompt(torch.tensor([[0, 1, 1]]), 5).tolist() == [[0, 0, 0]]
+@pytest.mark.parametrize("prompt", [5, sys.maxsize])
+def test_a_prompt_longer_than_its_text_empties_it(prompt: int) -> None:
+    """A prompt that covers its text leaves no token of it, however long it is said to be."""
+    mask = torch.tensor([[0, 1, 1]])
+    for lengths in (prompt, torch.tensor([prompt])):
+        assert masks.exclude_prompt(mask, lengths).tolist() == [[0, 0, 0]]
+        assert masks.exclude_prompt(mask[0], lengths, cu_seqlens=torch.tensor([0, 3])).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", OFFSET_DTYPES, ids=str)
+def test_holes_move_no_prompt(dtype: torch.dtype) -> None:
+    """A packed prompt begins at its sentence's first real token, holes behind it or none."""
+    mask = torch.tensor([0, 1, 0, 0, 1, 1, 0, 1, 1])
+    found = masks.exclude_prompt(mask, 3, cu_seqlens=torch.tensor([0, 5, 5, 9], dtype=dtype))
+    assert found.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 1]
+
+
+@given(case=cut_masks(), dtype=st.sampled_from(OFFSET_DTYPES))
+def test_inputs_are_not_written(case: tuple[Tensor, list[int]], dtype: torch.dtype) -> None:
+    """No function writes to the mask, ids, lengths or offsets that it is given."""
+    mask, widths = case
+    flat, offsets, counts = _pack(mask, widths), lengths_to_offsets(widths, dtype), torch.tensor(widths)
+    given_ones = [mask, flat, offsets, counts]
+    before = [tensor.clone() for tensor in given_ones]
+    for one, cu_seqlens in ((mask, None), (flat, offsets)):
+        masks.mask_to_lengths(one, cu_seqlens=cu_seqlens)
+        masks.padding_side(one, cu_seqlens=cu_seqlens)
+        masks.exclude_prompt(one, counts, cu_seqlens=cu_seqlens)
+        masks.exclude_special_tokens(one, one, cu_seqlens=cu_seqlens)
+        masks.mask_from_input_ids(one.long(), 0, 0, cu_seqlens=cu_seqlens)
+    masks.lengths_to_mask(counts)
+    masks.lengths_to_cu_seqlens(counts)
+    masks.span_index(counts * 0, counts, mask.shape[1])
+    for tensor, copy in zip(given_ones, before, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+def test_narrow_integers_do_not_wrap() -> None:
+    """A length or pad id that a narrow integer dtype cannot hold is compared as the number that it is."""
+    starts, ends = torch.tensor([250, 0], dtype=torch.uint8), torch.tensor([255, 2], dtype=torch.uint8)
+    assert masks.span_mask(starts, ends, 300).sum(dim=1).tolist() == [5, 2]
+    assert masks.span_index(starts, ends, 300)[0].tolist() == [250, 251, 252, 253, 254, 0, 1]
+    ids = torch.tensor([[5, 2]], dtype=torch.uint8)
+    assert masks.mask_from_input_ids(ids, 2 + 256).tolist() == [[True, True]]
 
 
 @given(mask=some_masks(), seed=st.integers(0, 99))
@@ -176,6 +218,7 @@ TRACED: dict[str, Callable[[Tensor], Tensor]] = {
     "lengths_to_mask": lambda mask: masks.lengths_to_mask(mask.sum(dim=1), mask.shape[1]),
     "mask_to_lengths": masks.mask_to_lengths,
     "exclude_prompt": lambda mask: masks.exclude_prompt(mask, mask.sum(dim=1) // 2),
+    "exclude_prompt, one length": lambda mask: masks.exclude_prompt(mask, 2),
     "exclude_special_tokens": lambda mask: masks.exclude_special_tokens(mask, 1 - mask),
     "span_mask": lambda mask: masks.span_mask(mask.sum(dim=1) * 0, mask.sum(dim=1), mask.shape[1]),
     "mask_from_input_ids": lambda mask: masks.mask_from_input_ids(mask, 0, 0),
@@ -190,6 +233,20 @@ def test_traced(name: str) -> None:
         mask = (tokens(*shape) > 0).long()
         assert torch.equal(compiled(mask), TRACED[name](mask))
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_exported(name: str) -> None:
+    """Padded forms export with the batch and its width left open, and give what they give eagerly."""
+
+    class Model(torch.nn.Module):
+        def forward(self, mask: Tensor) -> Tensor:
+            return TRACED[name](mask)
+
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
+    exported = torch.export.export(Model(), ((tokens(3, 5) > 0).long(),), dynamic_shapes=(sizes,)).module()
+    mask = (tokens(4, 7) > 0).long()
+    assert torch.equal(exported(mask), TRACED[name](mask))
 
 
 @pytest.mark.parametrize("dtype", MASK_DTYPES, ids=str)
@@ -216,6 +273,41 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
         "side must be 'right' or 'left', got 'top'",
     ),
     (lambda: masks.lengths_to_cu_seqlens(torch.tensor([2, -3])), ValueError, "lengths must be at least 0, got -3"),
+    (
+        lambda: masks.lengths_to_cu_seqlens(torch.tensor([2**31 - 1, 10])),
+        ValueError,
+        "lengths must add up to less than 2**31, for int32 offsets, got 2147483657",
+    ),
+    (
+        lambda: masks.mask_to_lengths(MASK.view(-1), cu_seqlens=OFFSETS.to("meta")),
+        ValueError,
+        "cu_seqlens must be on the device of attention_mask, cpu, got meta",
+    ),
+    (
+        lambda: masks.exclude_prompt(MASK.to("meta"), torch.tensor([1])),
+        ValueError,
+        "prompt_lengths must be on the device of attention_mask, meta, got cpu",
+    ),
+    (
+        lambda: masks.span_mask(torch.tensor([1]), torch.tensor([1], device="meta"), 3),
+        ValueError,
+        "ends must be on the device of starts, cpu, got meta",
+    ),
+    (
+        lambda: masks.exclude_special_tokens(MASK, MASK.float()),
+        TypeError,
+        "special_tokens_mask must be bool or integer",
+    ),
+    (
+        lambda: masks.exclude_special_tokens(MASK, 2 * MASK),
+        ValueError,
+        "special_tokens_mask must hold only 0 (pad) and 1 (real token); it holds 2 to 2",
+    ),
+    (
+        lambda: masks.mask_from_input_ids(MASK.view(-1), 0, cu_seqlens=OFFSETS + 1),
+        ValueError,
+        "cu_seqlens must start at 0, never decrease and end at the number of tokens, 6; got [1, 3, 7]",
+    ),
     (lambda: masks.mask_to_lengths(MASK.float()), TypeError, "attention_mask must be bool or integer with 1 at real"),
     (lambda: masks.mask_to_lengths(MASK[0]), ValueError, "(batch, seq); a flat one goes with cu_seqlens, got (3,)"),
     (

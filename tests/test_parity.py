@@ -237,3 +237,182 @@ def test_ties_count_as_often_as_they_stand(dense: bool) -> None:
     with dense_route() if dense else torch.enable_grad():
         pooled = maskpool.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=3)
     torch.testing.assert_close(pooled, torch.tensor([[3.0]]))
+
+
+# ---------------------------------------------------------------- the rest of what others wrote, every dtype
+
+
+def _geometric_extreme(rows: Tensor, index: Tensor, number: int, reduce: str) -> Tensor:
+    where = index.unsqueeze(1).expand_as(rows)
+    return torch.zeros(number, rows.shape[1]).scatter_reduce(0, where, rows, reduce, include_self=False)
+
+
+def _geometric_median(rows: Tensor, index: Tensor, number: int) -> Tensor:
+    """QuantileAggregation(0.5, interpolation="lower"): sort by value, then by sentence, take the lower middle."""
+    counts = index.bincount(minlength=number)
+    starts = counts.cumsum(0) - counts
+    by_value = rows.argsort(dim=0)
+    by_sentence = index[by_value].argsort(dim=0, stable=True)
+    ordered = rows.gather(0, by_value.gather(0, by_sentence))
+    return ordered[starts + (counts - 1) // 2]
+
+
+EXACT: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "max": lambda rows, index, number: _geometric_extreme(rows, index, number, "amax"),
+    "min": lambda rows, index, number: _geometric_extreme(rows, index, number, "amin"),
+    "median": _geometric_median,
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+@either_route
+@given(lengths=lengths_above_0, seed=st.integers(0, 99), ties=st.booleans())
+def test_equals_geometric_choices(name: str, dense: bool, lengths: list[int], seed: int, ties: bool) -> None:
+    """PyTorch Geometric's Max, Min and Median choose the very numbers that we do, ties among them."""
+    rows = tokens(sum(lengths), DIM, seed=seed)
+    rows = rows.round() if ties else rows
+    index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    with dense_route() if dense else torch.enable_grad():
+        pooled = make(name)(rows, cu_seqlens=lengths_to_offsets(lengths))
+    assert torch.equal(pooled, EXACT[name](rows, index, len(lengths)))
+
+
+@pytest.mark.parametrize("name", ["mean", "sum", "std", "softmax"])
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_equals_geometric_on_any_features(name: str, lengths: list[int], seed: int) -> None:
+    """Mean, Sum, Std above its clamp and Softmax agree on features of either sign too."""
+    mode, options, formula = GEOMETRIC[name]
+    rows = tokens(sum(lengths), DIM, seed=seed)
+    index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    expected = formula(rows, index, len(lengths))
+    pooled = build_pooling(mode, **options)(rows, cu_seqlens=lengths_to_offsets(lengths))  # type: ignore[arg-type]  # options
+    clear = expected.square() > 1.01e-5 if name == "std" else torch.ones_like(expected, dtype=torch.bool)
+    torch.testing.assert_close(pooled[clear], expected[clear], rtol=1e-3 if name == "std" else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+@either_route
+@every_dtype
+def test_equals_torch_in_every_dtype(name: str, dense: bool, dtype: torch.dtype) -> None:
+    """Torch's reductions of each sentence in float64 are ours in any dtype, rounded once."""
+    lengths = [1, 2, 7, 40]
+    rows = tokens(sum(lengths), DIM, dtype=dtype)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = make(name)(rows, cu_seqlens=lengths_to_offsets(lengths))
+    expected = torch.stack([OF_ROWS[name](part.double()) for part in _split(rows, lengths)]).to(dtype)
+    assert pooled.dtype == dtype
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 2 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(pooled, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["mean", "sum", "max", "min"])
+@either_route
+def test_equals_segment_reduce_with_empty_sentences(name: str, dense: bool) -> None:
+    """torch.segment_reduce in float64, its empty segments made 0, gives our vectors."""
+    lengths = [0, 3, 0, 1, 9, 0]
+    rows = tokens(sum(lengths), DIM, dtype=torch.float64)
+    expected = torch.segment_reduce(rows, name, lengths=torch.tensor(lengths), axis=0)
+    expected[torch.tensor(lengths) == 0] = 0
+    with dense_route() if dense else torch.enable_grad():
+        pooled = make(name)(rows, cu_seqlens=lengths_to_offsets(lengths))
+    torch.testing.assert_close(pooled, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+@either_route
+def test_gradients_equal_torchs(name: str, dense: bool) -> None:
+    """Gradients are those of torch's own reductions, where no tokens tie."""
+    lengths, found = [1, 2, 7, 40], []
+    for ours in (True, False):
+        rows = tokens(sum(lengths), DIM, dtype=torch.float64).requires_grad_()
+        if ours:
+            with dense_route() if dense else torch.enable_grad():
+                pooled = make(name)(rows, cu_seqlens=lengths_to_offsets(lengths))
+        else:
+            pooled = torch.stack([OF_ROWS[name](part) for part in _split(rows, lengths)])
+        keep = torch.tensor([0.0 if name == "std" else 1.0, 1.0, 1.0, 1.0]).unsqueeze(1)  # √0 has no slope
+        found.append(torch.autograd.grad((keep * tokens(*pooled.shape, seed=3) * pooled).sum(), rows)[0].nan_to_num())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
+
+
+# ------------------------------------------------------------------------------- more limits and laws of each
+
+
+@either_route
+@every_dtype
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.5, 3.0, 40.0])
+def test_generalized_mean_of_negative_features(dense: bool, dtype: torch.dtype, p: float) -> None:
+    """Negative features and zeros give numbers and gradients that are never NaN, odd under a change of sign."""
+    x, mask = tokens(3, 6, DIM, dtype=dtype), torch.arange(6) < torch.tensor([[1], [4], [6]])
+    x[:, 0] = -x[:, 0].abs()
+    x[1, 1] = 0
+    x.requires_grad_()
+    exponent = torch.tensor(p, requires_grad=True)
+    with dense_route() if dense else torch.enable_grad():
+        pooled, mirrored = (maskpool.generalized_mean_pool(sign * x, mask, p=exponent) for sign in (1, -1))
+    torch.testing.assert_close(mirrored, -pooled)
+    for gradient in torch.autograd.grad(pooled.sum(), [x, exponent]):
+        assert gradient.isfinite().all()
+
+
+def test_a_gradient_step_lowers_the_loss() -> None:
+    """One step against the gradient of p lowers the loss, whichever side of the target it starts on."""
+    x, mask = tokens(8, 9, DIM), torch.ones(8, 9, dtype=torch.bool)
+    target = maskpool.generalized_mean_pool(x, mask, p=3.0)
+    for start in (1.5, 6.0):
+        layer = GeneralizedMeanPooling(start)
+        before = (layer(x, mask) - target).square().mean()
+        before.backward()
+        with torch.no_grad():
+            assert layer.log_p.grad is not None
+            layer.log_p.sub_(0.05 * layer.log_p.grad.sign())
+        assert (layer(x, mask) - target).square().mean() < before
+        assert layer.p > 0
+
+
+@every_dtype
+def test_without_numpy_every_median_is_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no numpy medians are the same bit for bit, NaN and ties among them, and so are gradients."""
+    found = []
+    for _ in range(2):
+        rows = tokens(60, DIM, dtype=dtype).mul(4).round()
+        rows[30, 2] = torch.nan
+        rows.requires_grad_()
+        pooled = make("median")(rows, cu_seqlens=lengths_to_offsets([0, 1, 19, 40]))
+        found.append((pooled, *torch.autograd.grad(pooled.nan_to_num().sum(), rows)))
+        monkeypatch.setattr(sparse, "numpy", None)
+    for actual, expected in zip(*found, strict=True):
+        assert torch.equal(actual.nan_to_num(nan=1e4), expected.nan_to_num(nan=1e4))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("min", [0.0, 1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
+        ("max", [0.5, 0.0, 0.0, 0.0, 0.5, 0.0]),
+        ("median", [0.0, 1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
+        ("topk_mean", [1 / 3, 1 / 9, 1 / 9, 1 / 9, 1 / 3, 0.0]),
+    ],
+)
+@either_route
+@every_dtype
+def test_gradients_of_many_ties(name: str, expected: list[float], dense: bool, dtype: torch.dtype) -> None:
+    """Three that tie for one place get a third of it each, in every dtype; the pad that ties with them gets none."""
+    x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [5.0], [2.0]]], dtype=dtype, requires_grad=True)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = make(name, 1)(x, torch.tensor([[1, 1, 1, 1, 1, 0]]))
+    (gradient,) = torch.autograd.grad(pooled.sum(), x)
+    torch.testing.assert_close(gradient.view(-1), torch.tensor(expected, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", ["median", "topk_mean", "max", "min"])
+@either_route
+def test_nan_without_numpy_and_beside_pads(name: str, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NaN in a real token makes its feature NaN without numpy too, and in the pads it makes nothing NaN."""
+    monkeypatch.setattr(sparse, "numpy", None)
+    x, mask = tokens(2, 5, 3), torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 0]])
+    x[~mask.bool()] = torch.nan
+    x[0, 2, 1] = torch.nan
+    with dense_route() if dense else torch.enable_grad():
+        pooled = make(name)(x, mask)
+    assert pooled.isnan().tolist() == [[False, True, False], [False, False, False]]

@@ -52,13 +52,15 @@ def _expected(layer: Pooling, rows: Tensor, w: Tensor, at: Tensor) -> tuple[Tens
         power = (column * rows.sign() * rows.abs() ** p).sum(0) / w.sum()
         return power.sign() * power.abs() ** (1 / p), (column * rows.abs()).sum(0) / w.sum()
     if isinstance(layer, SoftmaxPooling):
-        raised = column * (rows / layer.temperature).exp()
+        scores = rows / layer.temperature
+        raised = column * (scores - scores.amax(0)).exp()
         shares = raised / raised.sum(0)
     elif isinstance(layer, AttentionPooling):
         hidden = rows
         if layer.hidden is not None:
             hidden = (rows @ layer.hidden.weight.double().t() + layer.hidden.bias.double()).tanh()
-        raised = (hidden @ layer.query.double().t()).exp() * column
+        scores = hidden @ layer.query.double().t()
+        raised = (scores - scores.amax(0)).exp() * column
         shares = (raised / raised.sum(0)).repeat_interleave(rows.shape[1] // layer.num_heads, dim=1)
     else:
         place = (at - at[0] + 1).double()
@@ -314,3 +316,219 @@ def test_inverse_document_frequencies() -> None:
     for row, length in enumerate([3, 4]):
         table = torch.tensor([idf.table[int(i)] for i in ids[row, :length]])
         torch.testing.assert_close(pooled[row], (table @ x[row, :length]) / table.sum())
+
+
+# ------------------------------------------------------------------ to the tolerances of law 4, on both routes
+
+
+def _scale(layer: Pooling, rows: Tensor, w: Tensor, at: Tensor) -> Tensor:
+    """What the error of a sentence's vector is relative to, as law 4 has it."""
+    _, scale = _expected(layer, rows, w, at)
+    if isinstance(layer, SoftmaxPooling):
+        scores = rows / layer.temperature
+        raised = w.unsqueeze(1) * (scores - scores.amax(0)).exp()
+        return (raised / raised.sum(0) * rows * (1 + scores.amax(0) - scores)).abs().sum(0)
+    if isinstance(layer, GeneralizedMeanPooling):
+        p = float(layer.p.detach())
+        sizes = (w.unsqueeze(1) * rows.abs() ** p).sum(0) / w.sum()
+        power = (w.unsqueeze(1) * rows.sign() * rows.abs() ** p).sum(0) / w.sum()
+        slack = 1e-6 * (1 + p) * sizes
+        up, here, down = (s.sign() * s.abs() ** (1 / p) for s in (power + slack, power, power - slack))
+        return torch.maximum(up - here, here - down) / 1e-6 + here.abs()
+    return scale
+
+
+def _assert_law_4(layer: Pooling, x: Tensor, mask: Tensor, weights: Tensor, pooled: Tensor) -> None:
+    relative = 1e-12 if x.dtype == torch.float64 else 1e-6
+    info = torch.finfo(x.dtype)
+    for row, real in enumerate(mask.bool()):
+        at = real.nonzero().view(-1)
+        own = weights[row, at].detach().double()
+        if not own.any():
+            assert not pooled[row].any()
+            continue
+        rows = x[row, at].double()
+        with torch.no_grad():
+            expected, scale = _expected(layer, rows, own, at)[0], _scale(layer, rows, own, at)
+        allowed = relative * scale
+        if x.dtype in (torch.float16, torch.bfloat16):
+            ulp = info.eps * torch.exp2((torch.frexp(expected).exponent - 1).double())
+            allowed = allowed + 2 * ulp.clamp(min=info.smallest_normal * info.eps)
+        error = (pooled[row].detach().double() - expected).abs()
+        assert (error <= allowed).all(), f"off by {error.max():.3g}, allowed {allowed[error.argmax()]:.3g}"
+
+
+@every_weighted_pooling
+@either_route
+@given(dtype=any_dtype, mask=masks(max_tokens=40), seed=st.integers(0, 99), spread=st.sampled_from([0.0, 1.0, 4.0]))
+def test_law_4(name: str, dense: bool, dtype: torch.dtype, mask: Tensor, seed: int, spread: float) -> None:
+    """Weights of one size or of many, zeros among them, keep law 4 on both routes."""
+    layer, x = _make(name), tokens(*mask.shape, DIM, dtype=dtype, seed=seed)
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    weights = (spread * tokens(*mask.shape, dtype=exact, seed=seed + 100)).exp()
+    weights = torch.where(tokens(*mask.shape, seed=seed + 200) > 1, 0.0, weights)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, mask, weights=weights)
+    assert pooled.dtype == dtype
+    _assert_law_4(layer, x, mask, weights, pooled)
+
+
+LONG = 8192
+LONG_WEIGHTS = {
+    "constant": torch.full((LONG,), 0.3),
+    "random": _weights(LONG, seed=8),
+    "wide": (3 * tokens(LONG, seed=9)).exp(),
+}
+
+
+@every_weighted_pooling
+@every_dtype
+@either_route
+@pytest.mark.parametrize("kind", LONG_WEIGHTS)
+def test_long_sentences_of_every_pooling(name: str, dtype: torch.dtype, dense: bool, kind: str) -> None:
+    """Up to 8,192 weighted tokens every pooling, dtype and route keeps law 4, where tokens cancel too."""
+    lengths = [33, 4097, LONG]
+    mask = torch.arange(LONG) < torch.tensor(lengths).unsqueeze(1)
+    x = torch.cat(
+        [tokens(LONG, 2, seed=5), (1 - 2 * (torch.arange(LONG) % 2)).unsqueeze(1) * torch.tensor([0.1, 3.3])], 1
+    )
+    x = x.to(dtype).expand(len(lengths), LONG, 4)
+    layer, weights = _make(name, 4), LONG_WEIGHTS[kind].to(torch.float64 if dtype == torch.float64 else torch.float32)
+    if name in ("sum", "mean_sqrt_len_tokens"):
+        weights = weights / 64  # so that float16 holds the result
+    weights = weights.expand(len(lengths), LONG)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, mask, weights=weights)
+    _assert_law_4(layer, x, mask, weights, pooled)
+
+
+@every_weighted_pooling
+@either_route
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("value", [6e4, -65504.0])
+def test_large_halves_keep_law_4(name: str, dense: bool, scale: float, value: float) -> None:
+    """float16 numbers near the end of their range keep law 4 under weights of any size, on both routes."""
+    layer, mask = _make(name, 2), torch.ones(1, 600, dtype=torch.bool)
+    x = torch.full((1, 600, 2), value, dtype=torch.float16)
+    if name in ("sum", "mean_sqrt_len_tokens"):
+        x = x / (600 * max(scale, 1))
+    weights = scale * _weights(1, 600)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, mask, weights=weights)
+    assert pooled.isfinite().all()
+    _assert_law_4(layer, x, mask, weights, pooled)
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in ("sum", "mean_sqrt_len_tokens")])
+@either_route
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e30])
+def test_scale_of_weights_on_both_routes(name: str, dense: bool, scale: float) -> None:
+    """Weights a million times a million smaller or larger, compared alike, give the same vectors."""
+    layer, (x, mask) = _make(name), all_layouts()
+    weights = _weights(*mask.shape)
+    with dense_route() if dense else torch.enable_grad():
+        scaled, plain = layer(x, mask, weights=scale * weights), layer(x, mask, weights=weights)
+    torch.testing.assert_close(scaled, plain, rtol=2e-6, atol=1e-6)
+
+
+@every_weighted_pooling
+@either_route
+def test_ones_change_nothing_to_six_digits(name: str, dense: bool) -> None:
+    """Integer weights of one change nothing, to 1e-6, on both routes."""
+    layer, (x, mask) = _make(name), all_layouts()
+    with dense_route() if dense else torch.enable_grad():
+        weighted, plain = layer(x, mask, weights=torch.ones_like(mask)), layer(x, mask)
+    torch.testing.assert_close(weighted, plain, rtol=1e-6, atol=1e-6)
+
+
+WEIGHT_DTYPES = [torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float64]
+
+
+@every_weighted_pooling
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES, ids=str)
+def test_dtypes_of_weights(name: str, dtype: torch.dtype) -> None:
+    """Weights of any real dtype count as the same numbers in float32."""
+    layer, (x, mask) = _make(name), all_layouts()
+    weights = torch.arange(mask.numel()).reshape(mask.shape) % 5
+    assert torch.equal(layer(x, mask, weights=weights.to(dtype)), layer(x, mask, weights=weights.float()))
+
+
+# ------------------------------------------------------------------------------------ what is left out
+
+
+@every_weighted_pooling
+@either_route
+def test_weights_of_pads_do_not_fill_a_sentence(name: str, dense: bool) -> None:
+    """A sentence whose real tokens weigh 0 is empty, whatever its pads weigh."""
+    layer, x = _make(name, on_empty="nan"), tokens(2, 3, DIM)
+    weights = torch.tensor([[0.0, 0.0, 7.0], [1.0, 2.0, 7.0]])
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, torch.tensor([[1, 1, 0], [1, 1, 0]]), weights=weights)
+    assert pooled[0].isnan().all()
+    assert pooled[1].isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in ("weightedmean", "generalized_mean")])
+@either_route
+def test_a_weight_of_zero_is_as_good_as_a_pad(name: str, dense: bool) -> None:
+    """A token of weight 0 might as well be masked out, where positions are not counted."""
+    layer, x, keep = _make(name), tokens(2, 5, DIM), torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1]])
+    with dense_route() if dense else torch.enable_grad():
+        weighted = layer(x, torch.ones_like(keep), weights=keep)
+        masked = layer(x, keep, weights=torch.ones(2, 5))
+    torch.testing.assert_close(weighted, masked, rtol=2e-6, atol=1e-6)
+
+
+@every_weighted_pooling
+@either_route
+def test_gradients_equal_those_of_a_loop(name: str, dense: bool) -> None:
+    """Gradients by tokens and weights, one weight being 0, are those of the float64 formula."""
+    layer, mask = _make(name).double().requires_grad_(False), torch.tensor([[1, 0, 1, 1], [0, 1, 1, 1]])
+    found = []
+    for by_loop in (True, False):
+        x = tokens(2, 4, DIM, dtype=torch.float64).requires_grad_()
+        weights = torch.tensor([[0.7, 9.0, 0.0, 2.0], [9.0, 1.0, 0.3, 0.0]], dtype=torch.float64, requires_grad=True)
+        if by_loop:
+            at = [row.nonzero().view(-1) for row in mask]
+            pooled = torch.stack([_expected(layer, x[row, p], weights[row, p], p)[0] for row, p in enumerate(at)])
+        else:
+            with dense_route() if dense else torch.enable_grad():
+                pooled = layer(x, mask, weights=weights)
+        towards = tokens(*pooled.shape, dtype=torch.float64, seed=4)
+        found.append(torch.autograd.grad((pooled * towards).sum(), [x, weights]))
+    for actual, expected in zip(*reversed(found), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+@every_weighted_pooling
+@either_route
+def test_a_sentence_without_weight_sends_finite_gradients(name: str, dense: bool) -> None:
+    """Where all weights are 0 the gradients by tokens are 0 and those by weights are finite."""
+    layer, x, weights = _make(name), tokens(1, 3, DIM).requires_grad_(), torch.zeros(1, 3, requires_grad=True)
+    with dense_route() if dense else torch.enable_grad():
+        pooled = layer(x, torch.ones(1, 3, dtype=torch.bool), weights=weights)
+    by_token, by_weight = torch.autograd.grad(pooled.sum(), [x, weights])
+    assert not by_token.any()
+    assert by_weight.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------- traced
+
+
+@every_weighted_pooling
+def test_traced_once_for_all_shapes(name: str) -> None:
+    """What was compiled or exported for one shape weighs batches of another as eager layers do."""
+    layer, (x, mask) = _make(name).requires_grad_(False), all_layouts()
+    other = tokens(3, 11, DIM, seed=2), torch.arange(11) < torch.tensor([[4], [0], [11]])
+    other = other[0], other[1].to(mask.dtype)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    example = {"token_embeddings": x, "attention_mask": mask, "weights": _weights(*mask.shape)}
+    program = torch.export.export(layer, (), example, dynamic_shapes=dict.fromkeys(example, sizes))
+    for tokens_, mask_ in ((x, mask), other):
+        weights = poison(_weights(*mask_.shape).unsqueeze(2), mask_, torch.nan).squeeze(2)
+        expected = layer(tokens_, mask_, weights=weights)
+        torch.testing.assert_close(compiled(tokens_, mask_, weights=weights), expected, rtol=1e-5, atol=1e-6)
+        exported = program.module()(token_embeddings=tokens_, attention_mask=mask_, weights=weights)
+        torch.testing.assert_close(exported, expected, rtol=1e-5, atol=1e-6)
+    torch.compiler.reset()

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -37,7 +38,7 @@ def test_sif_is_its_formula() -> None:
 def test_lookup(kind: type[IDFWeights] | type[SIFWeights]) -> None:
     """Ids of any shape and integer dtype are looked up one by one; all others weigh what is unseen."""
     weights = kind.fit(iter(TEXTS))
-    ids = torch.tensor([[5, 7, 0, -1], [8, 9, 3, 10**9]])
+    ids = torch.tensor([[5, 7, -3, -1], [8, 9, 3, 10**9]])  # -3: from the end of the table, that is 8
     found = weights(ids)
     assert found.dtype == torch.float32
     expected = [[weights.table.get(token, weights.unseen) for token in row] for row in ids.tolist()]
@@ -59,6 +60,33 @@ def test_saved_and_loaded(kind: type[IDFWeights] | type[SIFWeights], tmp_path: P
     assert type(loaded) is kind
     assert torch.equal(loaded(ids), weights(ids))
     assert (loaded.table, loaded.unseen) == (weights.table, weights.unseen)
+
+
+def test_a_saved_file_can_be_read_by_others(tmp_path: Path) -> None:
+    """A saved file has the permissions that the user's new files have."""
+    (tmp_path / "plain").touch()
+    IDFWeights.fit(TEXTS).save(tmp_path / "weights.json")
+    assert (tmp_path / "weights.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@every_kind
+def test_weights_are_float32_whatever_the_default(kind: type[IDFWeights] | type[SIFWeights]) -> None:
+    """Torch's default dtype and device change nothing about the weights."""
+    expected = kind.fit(TEXTS)(torch.tensor(TEXTS[1]))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            weights = kind.fit(TEXTS)
+        found = weights(torch.tensor(TEXTS[1]))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_smoothing_from_numpy() -> None:
+    """A smoothing may be numpy's float, which Python's own subclass is."""
+    assert SIFWeights.fit(TEXTS, a=np.float64(0.1)).table == SIFWeights.fit(TEXTS, a=0.1).table
 
 
 def test_a_failed_save_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +112,10 @@ def test_a_failed_save_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest
         ('{"kind": "idf"}', "it cannot be read: KeyError('unseen')"),
         ('{"kind": "sif", "unseen": 1.0, "weights": {}}', "of the kind 'idf'; its kind is 'sif'"),
         ('{"kind": "idf", "unseen": 1.0, "weights": {"-3": 1.0}}', "negative ids or weights that are not finite"),
+        ('{"kind": "idf", "version": 2, "unseen": 1.0, "weights": {}}', "of version 1; its version is 2"),
+        ('{"kind": "idf", "unseen": 1.0, "weights": {"2147483648": 1.0}}', "it has ids of 2**31 and above"),
+        ('{"kind": "idf", "unseen": 1.0, "weights": {"3": 1' + "0" * 400 + "}}", "it cannot be read: OverflowError"),
+        ("[" * 100_000, "it cannot be read: RecursionError"),
         ('{"kind": "idf", "unseen": NaN, "weights": {"3": 1.0}}', "negative ids or weights that are not finite"),
     ],
 )
@@ -103,6 +135,10 @@ def test_foreign_files(contents: str, text: str, tmp_path: Path) -> None:
         (torch.tensor(TEXTS[:1]), TypeError, "got a tensor, whose pads would be counted: pass tokenizer(texts)"),
         ("a text", TypeError, "token_ids must be one sequence of ids a text, got str"),
         ([5, 7], TypeError, "token_ids must be one sequence of ids a text; text 0 is of type int: tokenise it first"),
+        (None, TypeError, "token_ids must be one sequence of ids a text, got NoneType"),
+        ([b"a text"], TypeError, "text 0 is of type bytes: tokenise it first"),
+        ([[5], [True]], TypeError, "token_ids must hold ints; text 1 holds one of type bool"),
+        ([torch.tensor(TEXTS[:1])], TypeError, "token_ids must hold ints; text 0 holds one of type list"),
         (["a text"], TypeError, "text 0 is of type str: tokenise it first"),
         ([[5], [5.0]], TypeError, "token_ids must hold ints; text 1 holds one of type float"),
         ([[5], [-5]], ValueError, "token_ids must hold ids of at least 0; text 1 holds -5"),
@@ -122,3 +158,5 @@ def test_bad_smoothing_and_ids() -> None:
         SIFWeights.fit(TEXTS, a=0)
     with pytest.raises(TypeError, match=re.escape("input_ids must be an integer torch.Tensor, got torch.float32")):
         IDFWeights.fit(TEXTS)(torch.ones(2))
+    with pytest.raises(TypeError, match=re.escape("input_ids must be an integer torch.Tensor, got torch.bool")):
+        IDFWeights.fit(TEXTS)(torch.ones(2, dtype=torch.bool))  # a mask, handed over by mistake
