@@ -55,8 +55,9 @@ def check_tokens(token_embeddings: object, dims: int, shape: str) -> Tensor:
     if isinstance(token_embeddings, dict):
         raise TypeError(
             f"token_embeddings must be a tensor of shape {shape}, got a dict of features: that is "
-            "what sentence-transformers' own module, sentence_transformers.sentence_transformer.modules.Pooling, "
-            "reads. Call a maskpool layer as layer(features['token_embeddings'], features['attention_mask'])"
+            "what a module of a SentenceTransformer reads. There, put Pooling(...) or AttentionPoolingModule(...) of "
+            "maskpool.integrations.sentence_transformers; by itself, a layer is called as "
+            "layer(features['token_embeddings'], features['attention_mask'])"
         )
     if not isinstance(token_embeddings, Tensor):
         raise TypeError(

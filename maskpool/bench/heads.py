@@ -16,7 +16,7 @@ from maskpool.modules import AttentionPooling, MeanPooling
 
 if TYPE_CHECKING:
     from maskpool.bench.forward import States
-    from maskpool.bench.plans import Ints
+    from maskpool.plans import Ints
 
 HEAD_SEEDS = 3
 MOST_TEXTS = 2_000  # of which token states are kept, 128 x 384 floats each

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from maskpool.bench.arms import Vectors
-    from maskpool.bench.plans import Ints
+    from maskpool.plans import Ints
 
 # AMI is the primary metric: the labels are unbalanced (Romano et al. 2016), and V-measure is not
 # adjusted for chance.

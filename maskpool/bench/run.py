@@ -21,18 +21,18 @@ from maskpool.bench import heads
 from maskpool.bench.arms import Arm, matched_noise
 from maskpool.bench.corpora import Corpus
 from maskpool.bench.forward import Pooled, pool_corpus, prove_prefix
-from maskpool.bench.plans import Plan, default_plans
 from maskpool.bench.quality import cluster, cluster_ami, score
 from maskpool.bench.shift import cosine_shift, neighbours_kept
 from maskpool.bench.statistics import floor, half_sample_intervals
 from maskpool.encoder import Encoder
 from maskpool.errors import UserError
 from maskpool.modules.build import POOLINGS, build_pooling
+from maskpool.plans import Plan, default_plans
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
-    from maskpool.bench.plans import Ints
     from maskpool.bench.statistics import Table
+    from maskpool.plans import Ints
 
 # A result is JSON: its values are numbers, strings, lists and dictionaries of them.
 Results: TypeAlias = dict[str, Any]

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from maskpool import build_pooling
 from maskpool.bench.forward import Pooled, States, pool_corpus, prove_prefix
-from maskpool.bench.plans import Plan
 from maskpool.encoder import Encoder
 from maskpool.errors import UserError
+from maskpool.plans import Plan
 from tests.bench import tiny
-from tests.bench.test_plans import SEED, batches
 from tests.poolings import HOST_MODES
+from tests.test_plans import SEED, batches
 
 if TYPE_CHECKING:
-    from maskpool.bench.plans import Ints
+    from maskpool.plans import Ints
 
 TOP = 40
 PLANS = [

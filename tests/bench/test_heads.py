@@ -16,7 +16,7 @@ from maskpool.bench.quality import cluster_ami
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
-    from maskpool.bench.plans import Ints
+    from maskpool.plans import Ints
 
 CLASSES, TEXTS, WIDTH, DIM = 6, 90, 10, 12
 

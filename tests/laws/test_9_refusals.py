@@ -47,7 +47,8 @@ REFUSALS: dict[str, tuple[object, object, type[Exception], str]] = {
         None,
         TypeError,
         "token_embeddings must be a tensor of shape (batch, seq, dim), got a dict of features: that is what "
-        "sentence-transformers' own module, sentence_transformers.sentence_transformer.modules.Pooling, reads",
+        "a module of a SentenceTransformer reads. There, put Pooling(...) or AttentionPoolingModule(...) of "
+        "maskpool.integrations.sentence_transformers",
     ),
     "list": (
         X.tolist(),

@@ -1,11 +1,14 @@
 """How far each text is padded."""
 
+import re
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskpool.bench.plans import Ints, Plan, default_plans
+from maskpool.plans import Ints, Plan, default_plans
 
 some_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=40).map(lambda numbers: np.array(numbers, np.int64))
 SEED = 5
@@ -15,6 +18,8 @@ def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
     """The texts of each batch, filled one by one."""
     if plan.order == "sorted":
         order = sorted(range(len(lengths)), key=lambda text: (lengths[text], text))
+    elif plan.order == "natural":
+        order = list(range(len(lengths)))
     else:
         order = np.random.default_rng(SEED).permutation(len(lengths)).tolist()
     found: list[list[int]] = []
@@ -25,17 +30,49 @@ def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
     return found
 
 
-@pytest.mark.parametrize("order", ["sorted", "random"])
-@given(lengths=some_lengths, batch_size=st.integers(1, 12))
-def test_each_text_is_as_wide_as_the_longest_of_its_batch(order: str, lengths: Ints, batch_size: int) -> None:
-    """A text's padded length is the longest of its batch, and texts keep their places."""
-    plan = Plan("sorted" if order == "sorted" else "random", batch_size, "longest")
+@pytest.mark.parametrize("order", ["sorted", "natural", "random"])
+@given(lengths=some_lengths, batch_size=st.integers(1, 12), multiple=st.integers(1, 9))
+def test_each_text_is_as_wide_as_the_longest_of_its_batch(
+    order: Literal["sorted", "natural", "random"], lengths: Ints, batch_size: int, multiple: int
+) -> None:
+    """A text's padded length is the next multiple from the longest of its batch, and texts keep their places."""
+    plan = Plan(order, batch_size, multiple_of=multiple)
     widths = plan.widths(lengths, np.random.default_rng(SEED))
     expected = np.zeros_like(lengths)
     for batch in batches(plan, lengths):
-        for text in batch:
-            expected[text] = max(lengths[other] for other in batch)
+        longest = max(lengths[other] for other in batch)
+        expected[batch] = min(width for width in range(longest, longest + multiple) if width % multiple == 0)
     np.testing.assert_array_equal(widths, expected)
+    found = plan.batches(lengths, np.random.default_rng(SEED))
+    assert [batch.tolist() for batch, _ in found] == batches(plan, lengths)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"order": "length"}, "order must be one of 'sorted', 'natural', 'random', got 'length'"),
+        ({"side": "both"}, "side must be one of 'right', 'left', got 'both'"),
+        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
+        ({"multiple_of": True}, "multiple_of must be a positive integer, got True"),
+        ({"pad_to": "max"}, "pad_to must be 'longest' or a positive integer, got 'max'"),
+    ],
+)
+def test_what_is_no_plan(arguments: dict[str, Any], message: str) -> None:
+    """An unknown word or a number that cannot be is refused, with the argument's name."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Plan(**arguments)
+
+
+def test_a_text_longer_than_the_fixed_length() -> None:
+    """A fixed length that would cut a text is refused, because a cut text is another text."""
+    with pytest.raises(ValueError, match="pad_to must be at least the longest text, 9 tokens, got 8"):
+        Plan(pad_to=8).widths(np.array([3, 9]), np.random.default_rng(0))
+
+
+def test_names_tell_plans_apart() -> None:
+    """Plans that pad differently have different names."""
+    plans = [Plan(), Plan("natural"), Plan(batch_size=8), Plan(pad_to=64), Plan(multiple_of=8), Plan(side="left")]
+    assert len({plan.name for plan in plans}) == len(plans)
 
 
 @given(lengths=some_lengths, batch_size=st.integers(1, 12))

@@ -1,0 +1,522 @@
+"""sentence-transformers: our poolings as its modules, saved and loaded as its own are.
+
+The stored path of a class, ``maskpool.integrations.sentence_transformers.<name>``, stands in every model that
+was saved with it, and so stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import PureWindowsPath
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from maskpool import segments
+from maskpool.encoder import bundled_folder_of
+from maskpool.functional.common import OnEmpty, apply_on_empty
+from maskpool.integrations import require
+from maskpool.masks import exclude_prompt
+from maskpool.modules import ConcatPooling, WeightedPooling, build_pooling
+from maskpool.modules import Pooling as PoolingLayer
+from maskpool.modules.build import POOLINGS
+from maskpool.tokens import TokenBatch
+
+require("sentence-transformers", "6.2", "st")
+
+from sentence_transformers import SentenceTransformer  # noqa: E402  # after the check that it can be
+from sentence_transformers.sentence_transformer import modules as host  # noqa: E402  # the same
+from sentence_transformers.util import check_version_requirements  # noqa: E402  # the same
+from sentence_transformers.util.decorators import deprecated_kwargs  # noqa: E402  # the same
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+# What a weighted sum over tokens that upstream has already weighted still needs: its denominator's power.
+_POWER_OF_WEIGHTS = {"mean": -1.0, "mean_sqrt_len_tokens": -0.5, "sum": 0.0}
+
+
+class Pooling(host.Pooling):
+    """The host's pooling module, reading real tokens only, with every pooling of maskpool.
+
+    Put it where the host's own stands. It reads ``token_embeddings`` padded, (batch, seq, dim) with
+    ``attention_mask`` (absent means all real), or flat, (1, tokens, dim) with ``cu_seq_lens_q``; and of the
+    other features ``prompt_length``, ``special_tokens_mask`` or ``input_ids``, ``cls_token_embeddings`` and
+    ``token_weights_sum``. It returns a new dictionary with ``sentence_embedding``, (batch, out_dim), added.
+
+    Its settings are fixed when it is made; `replace_pooling` makes another in a model. Only ``include_prompt``
+    may be set later, as ``SentenceTransformer.set_pooling_include_prompt`` does.
+
+    Source: sentence-transformers, ``sentence_transformers.sentence_transformer.modules.Pooling``.
+
+    Args:
+        embedding_dimension: Width of a token embedding.
+        pooling_mode: One of the mode strings of `build_pooling`, or a tuple of them to concatenate.
+        include_prompt: False leaves out the first ``prompt_length`` real tokens of each text.
+        on_empty: What a text without a token to pool gets: ``"zero"``, ``"nan"`` or ``"raise"``.
+        include_special_tokens: False leaves out the tokens that the tokenizer adds to a text, such as [CLS]
+            and [SEP]: those of ``special_tokens_mask`` where the features hold one, else by their ids.
+        **options: Those of the modes, such as ``k`` of ``"topk_mean"`` or ``num_heads`` of ``"attention"``.
+
+    Raises:
+        TypeError: An option that no mode takes.
+        ValueError: An unknown mode, or an option without its proper value.
+
+    Example:
+        >>> pooling = Pooling(2, "max")
+        >>> features = {
+        ...     "token_embeddings": torch.tensor([[[1.0, 2.0], [3.0, 0.0], [9.0, 9.0]]]),
+        ...     "attention_mask": torch.tensor([[1, 1, 0]]),
+        ... }
+        >>> pooling(features)["sentence_embedding"]
+        tensor([[3., 2.]])
+    """
+
+    POOLING_MODES = tuple(POOLINGS)  # type: ignore[assignment]  # the host's type says its six
+    config_keys: list[str] = [*host.Pooling.config_keys, "on_empty", "include_special_tokens"]  # noqa: RUF012  # the host's own type
+
+    @deprecated_kwargs(**host.Pooling.config_key_renames)
+    def __init__(
+        self,
+        embedding_dimension: int,
+        pooling_mode: str | tuple[str, ...] | list[str] = "mean",
+        include_prompt: bool = True,
+        on_empty: OnEmpty = "zero",
+        include_special_tokens: bool = True,
+        # Any: the options are those of whichever layers the modes name.
+        **options: Any,
+    ) -> None:
+        if isinstance(embedding_dimension, bool) or not isinstance(embedding_dimension, int) or embedding_dimension < 1:
+            raise ValueError(f"embedding_dimension must be a positive integer, got {embedding_dimension!r}")
+        legacy = {name: options.pop(name) for name in list(options) if name.startswith("pooling_mode_")}
+        if legacy:
+            pooling_mode = host.Pooling(embedding_dimension, **legacy).pooling_mode  # it knows them, and warns
+        modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
+        layer = build_pooling(modes, embedding_dimension, on_empty=on_empty, **options)
+        super().__init__(embedding_dimension, modes, include_prompt)
+        self.on_empty = on_empty
+        self.include_special_tokens = include_special_tokens
+        self.options = options
+        self.pooling = layer
+        self.pooling_output_dimension = _width(layer, embedding_dimension)
+        self.register_buffer("_special_ids", None, persistent=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:  # Any: as torch declares it
+        """Refuse what would change nothing but the saved settings."""
+        if name in ("pooling_mode", "on_empty", "include_special_tokens", "embedding_dimension") and name in vars(self):
+            raise AttributeError(
+                f"{name} is fixed when {type(self).__name__} is made: make another, or "
+                f"replace_pooling(model, pooling_mode, ...) in a model"
+            )
+        super().__setattr__(name, value)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings as they are saved: the constructor's arguments."""
+        return {**super().get_config_dict(), **self.options}
+
+    def get_embedding_dimension(self) -> int:
+        """Width of a sentence embedding."""
+        return self.pooling_output_dimension
+
+    def on_model_ready(self, model: Any) -> None:  # Any: the host's base of all its models
+        """Learn which tokens the model's tokenizer adds to a text; the host calls this when a model is built."""
+        if self.include_special_tokens:
+            return
+        tokenizer = model.tokenizer
+        # An empty text leaves what is added. Those of whitespace tokenizers (no call) add nothing.
+        added = tokenizer("")["input_ids"] if callable(tokenizer) else []
+        self._special_ids = torch.tensor(sorted(set(added)), dtype=torch.int64, device=model.device)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Pool a batch of features.
+
+        Returns:
+            A new dictionary: the features, and ``sentence_embedding``, (batch, out_dim).
+
+        Raises:
+            TypeError, ValueError: A feature is missing, does not fit the others, or cannot be honoured.
+        """
+        batch, excluded = self._batch(features)
+        layers = list(self.pooling.poolings) if isinstance(self.pooling, ConcatPooling) else [self.pooling]
+        modes = (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode
+        vectors = []
+        for mode, layer in zip(modes, layers, strict=True):
+            if mode == "cls" and not excluded and features.get("cls_token_embeddings") is not None:
+                vectors.append(self._given_cls(batch, features["cls_token_embeddings"]))
+            elif features.get("token_weights_sum") is not None and isinstance(layer, WeightedPooling):
+                vectors.append(self._over_weights(batch, mode, features["token_weights_sum"], excluded))
+            else:
+                vectors.append(layer(batch))
+        return {**features, "sentence_embedding": torch.cat(vectors, dim=-1)}
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the settings, and the weights of learned layers."""
+        self.save_config(output_path)
+        if any(True for _ in self.parameters()):
+            self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Read what `save` wrote; the arguments are those of every module of the host."""
+        where = (model_name_or_path, subfolder, token, cache_folder, revision, local_files_only)
+        module = super().load(*where, init_defaults, **kwargs)
+        if any(True for _ in module.parameters()):
+            cls.load_torch_weights(*where, model=module)
+        return module
+
+    def _batch(self, features: Mapping[str, Any]) -> tuple[TokenBatch, bool]:
+        """The tokens to pool, and whether real tokens may have been left out of them."""
+        x = features.get("token_embeddings")
+        if not isinstance(x, Tensor):
+            found = ", ".join(map(str, features))
+            raise ValueError(
+                f"features must hold token_embeddings, got {found or 'nothing'}: a pooling stands behind a module "
+                "that gives them, such as the host's Transformer"
+            )
+        if x.shape[-1] != self.embedding_dimension:
+            raise ValueError(
+                f"token_embeddings must have the embedding_dimension {self.embedding_dimension} of this module, got "
+                f"{x.shape[-1]}: build it with the dimension of the module before it"
+            )
+        cu_seqlens = features.get("cu_seq_lens_q")
+        if cu_seqlens is not None:
+            batch = TokenBatch.from_packed(x, cu_seqlens)
+            mask = torch.ones(x.shape[:-1].numel(), dtype=torch.bool, device=x.device)
+        else:
+            given = features.get("attention_mask")
+            mask = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device) if given is None else given
+            batch = TokenBatch.from_padded(x, mask)
+        keep = None
+        prompt = features.get("prompt_length")
+        if not self.include_prompt and prompt is not None and not (isinstance(prompt, int) and prompt == 0):
+            keep = exclude_prompt(mask, prompt, cu_seqlens=cu_seqlens).bool()
+        if not self.include_special_tokens:
+            words = ~self._special(features).reshape(mask.shape)
+            keep = words if keep is None else keep & words
+        if keep is None:
+            return batch, False
+        return batch.select(keep), True
+
+    def _special(self, features: Mapping[str, Any]) -> Tensor:
+        """True at the tokens that the tokenizer added."""
+        given = features.get("special_tokens_mask")
+        if given is not None:
+            return given.bool()  # type: ignore[no-any-return]  # features hold anything
+        ids = features.get("input_ids")
+        if ids is None or self._special_ids is None:
+            missing = "input_ids" if ids is None else "a model's tokenizer"
+            raise ValueError(
+                "include_special_tokens=False must know which tokens the tokenizer added, and special_tokens_mask and "
+                f"{missing} are missing: tokenise with return_special_tokens_mask=True, or use the module inside of "
+                "a SentenceTransformer (where it was put in by hand, call module.on_model_ready(model))"
+            )
+        return torch.isin(ids, self._special_ids)
+
+    def _given_cls(self, batch: TokenBatch, cls: Tensor) -> Tensor:
+        expected = (batch.lengths.numel(), batch.dim)
+        if tuple(cls.shape) != expected:
+            raise ValueError(
+                f"cls_token_embeddings must have the shape (batch, dim) = {expected}, got {tuple(cls.shape)}"
+            )
+        vectors = torch.where(segments.empty_sentences(batch).unsqueeze(1), 0.0, cls)
+        return apply_on_empty(vectors, batch, self.on_empty)
+
+    def _over_weights(self, batch: TokenBatch, mode: str, sums: Float[Tensor, " batch"], excluded: bool) -> Tensor:
+        """Σₜ xₜ times a power of Σₜ wₜ: the embeddings are wₜ xₜ already, and the weights are gone."""
+        power = _POWER_OF_WEIGHTS.get(mode)
+        if power is None or (excluded and power):
+            case = f"of pooling_mode {mode!r}" if power is None else "once tokens are excluded"
+            raise ValueError(
+                f"token_weights_sum (embeddings that a module such as WordWeights has weighted) does not tell the "
+                f"denominator {case}: take that module away, and pool with weights= in a maskpool layer"
+            )
+        if sums.shape != batch.lengths.shape:
+            raise ValueError(
+                f"token_weights_sum must have the shape {tuple(batch.lengths.shape)}, (batch,), got {tuple(sums.shape)}"
+            )
+        sums = sums.to(batch.accumulation_dtype)
+        scale = torch.where(sums == 0, 1.0, sums).pow(power)
+        return apply_on_empty(segments.scaled_sum(batch, scale), batch, self.on_empty, sums)
+
+
+class AttentionPoolingModule(Pooling):
+    """A learned pooling as a module of the host: its weights train, and are saved and restored with the model.
+
+    It starts equal to the mean. Everything that `Pooling` says holds here.
+
+    Source: Yang et al. 2016, Hierarchical Attention Networks (attention).
+
+    Args:
+        embedding_dimension: Width of a token embedding.
+        pooling_mode: A mode string whose layer learns, such as ``"attention"`` or ``"generalized_mean"``, or a
+            tuple with such a one.
+        include_prompt: False leaves out the first ``prompt_length`` real tokens of each text.
+        on_empty: What a text without a token to pool gets: ``"zero"``, ``"nan"`` or ``"raise"``.
+        include_special_tokens: False leaves out the tokens that the tokenizer adds to a text.
+        **options: Those of the layer, such as ``num_heads`` and ``hidden_dimension`` of attention.
+
+    Raises:
+        TypeError: An option that no mode takes.
+        ValueError: A mode that is unknown or learns nothing, or an option without its proper value.
+
+    Example:
+        >>> module = AttentionPoolingModule(8, num_heads=2)
+        >>> features = {"token_embeddings": torch.ones(1, 3, 8), "attention_mask": torch.tensor([[1, 1, 0]])}
+        >>> module(features)["sentence_embedding"].shape
+        torch.Size([1, 8])
+    """
+
+    def __init__(
+        self,
+        embedding_dimension: int,
+        pooling_mode: str | tuple[str, ...] | list[str] = "attention",
+        include_prompt: bool = True,
+        on_empty: OnEmpty = "zero",
+        include_special_tokens: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(embedding_dimension, pooling_mode, include_prompt, on_empty, include_special_tokens, **options)
+        if not any(True for _ in self.parameters()):
+            raise ValueError(f"pooling_mode must be one that learns, got {pooling_mode!r}: that is for Pooling")
+
+
+def replace_pooling(
+    model: SentenceTransformer, pooling_mode: str | tuple[str, ...] | list[str] | None = None, **options: Any
+) -> SentenceTransformer:
+    """Exchange a model's pooling for ours, in place.
+
+    The new module has the old one's settings, on its device and in its dtype. Embeddings stay equal to rounding,
+    except where the old module read pads or gave an empty text what is no vector of it.
+
+    Args:
+        model: Any loaded ``SentenceTransformer`` with one pooling module, the host's or ours.
+        pooling_mode: Another mode, as `build_pooling` takes it; None keeps the model's.
+        **options: ``include_prompt``, ``on_empty``, ``include_special_tokens`` and the options of the mode.
+
+    Returns:
+        The model that was given.
+
+    Raises:
+        TypeError: ``model`` is no ``SentenceTransformer``, or an option that no mode takes.
+        ValueError: It has no pooling module or several, or a layer behind the pooling was built for another
+            dimension than the new mode gives; or an unknown mode.
+
+    Example::
+
+        model = replace_pooling(SentenceTransformer("all-MiniLM-L6-v2"), "max")
+    """
+    name, old = _find_pooling(model)
+    mode = old.pooling_mode if pooling_mode is None else pooling_mode
+    same_mode = mode == old.pooling_mode
+    kept: dict[str, Any] = {"include_prompt": old.include_prompt}
+    if isinstance(old, Pooling):
+        kept |= {"on_empty": old.on_empty, "include_special_tokens": old.include_special_tokens}
+        kept |= old.options if same_mode else {}
+    new = Pooling(old.embedding_dimension, mode, **{**kept, **options})
+    if any(True for _ in new.parameters()):
+        new = AttentionPoolingModule(old.embedding_dimension, mode, **{**kept, **options})
+        if isinstance(old, Pooling) and same_mode:
+            new.load_state_dict(old.state_dict())
+    _put(model, name, old, new)
+    return model
+
+
+def as_host_pooling(model: SentenceTransformer) -> SentenceTransformer:
+    """Exchange our pooling for the host's own class, in place, so that any server reads what is saved.
+
+    The host's module is what it is: it reads NaN in pads, and gives a text without a token what it likes.
+
+    Args:
+        model: A ``SentenceTransformer`` with one `Pooling` of ours, of modes that the host has too.
+
+    Returns:
+        The model that was given.
+
+    Raises:
+        TypeError: ``model`` is no ``SentenceTransformer``.
+        ValueError: It has no pooling of ours or several poolings, or one with a setting that the host has not.
+    """
+    name, ours = _find_pooling(model)
+    if not isinstance(ours, Pooling):
+        raise ValueError(f"model must have a pooling of maskpool, got {type(ours).__name__}, the host's own already")
+    modes = (ours.pooling_mode,) if isinstance(ours.pooling_mode, str) else ours.pooling_mode
+    foreign = [f"pooling_mode {mode!r}" for mode in modes if mode not in host.Pooling.POOLING_MODES]
+    foreign += [] if ours.include_special_tokens else ["include_special_tokens=False"]
+    if foreign:
+        raise ValueError(
+            f"the host's own Pooling has no {', '.join(foreign)}; its modes are "
+            f"{', '.join(map(repr, host.Pooling.POOLING_MODES))}"
+        )
+    _put(model, name, ours, host.Pooling(ours.embedding_dimension, ours.pooling_mode, ours.include_prompt))
+    return model
+
+
+def load(name_or_path: str, **kwargs: Any) -> SentenceTransformer:
+    """Open a saved model that may hold our modules, without ``trust_remote_code``.
+
+    The classes that ``modules.json`` names must stand in an exact list: ours and the host's own. No code comes
+    with the model. (``SentenceTransformer(name_or_path, trust_remote_code=True)`` opens it too.)
+
+    Args:
+        name_or_path: A folder, a name on the Hugging Face hub, or ``"all-MiniLM-L6-v2"``, which is taken from
+            the installed package where there is one.
+        **kwargs: What ``SentenceTransformer`` takes by keyword, ``modules`` and ``trust_remote_code`` excepted.
+
+    Returns:
+        The model, with its modules, prompts, similarity function and truncation.
+
+    Raises:
+        FileNotFoundError: There is no such model, or it has no ``modules.json``.
+        TypeError: A keyword that ``SentenceTransformer`` does not know, or one of the two that are not taken.
+        ValueError: ``modules.json`` is broken, names another class, or a path outside of the model.
+
+    Example::
+
+        model = load("folder-with-a-saved-model", device="cpu")
+    """
+    for keyword in ("modules", "trust_remote_code"):
+        if keyword in kwargs:
+            raise TypeError(f"load takes no {keyword}: it reads the modules from {name_or_path} and runs no code of it")
+    source = bundled_folder_of(name_or_path)
+    where = {name: kwargs.pop(name, None) for name in ("token", "cache_folder", "revision")}
+    where["local_files_only"] = kwargs.get("local_files_only", False)
+    where["cache_folder"] = where["cache_folder"] or os.getenv("SENTENCE_TRANSFORMERS_HOME")  # as the host does
+    given = {name: kwargs.pop(name, None) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")}
+    given["backend"] = kwargs.get("backend", "torch")
+
+    entries = list(_entries(source, where))
+    config = _read_json(source, "config_sentence_transformers.json", where) or {}
+    check_version_requirements(config.get("requirements"), source=source)
+    modules: Any = OrderedDict()  # Any: the host's type names lists alone
+    for entry in entries:
+        known = {"module_classes": _CLASSES} if entry["class"] is host.Router else {}  # it loads classes of its own
+        modules[entry["name"]] = entry["class"].load(
+            source, subfolder=entry["path"], trust_remote_code=False, **where, **given, **known
+        )
+    kwargs["prompts"] = {**config.get("prompts", {}), **(kwargs.get("prompts") or {})}
+    for setting in ("default_prompt_name", "similarity_fn_name", "truncate_dim"):
+        if kwargs.get(setting) is None:
+            kwargs[setting] = config.get(setting)
+    model = SentenceTransformer(modules=modules, **kwargs)
+    model.module_kwargs = {entry["name"]: entry["kwargs"] for entry in entries}
+    return model
+
+
+# Every class that a saved model of the host may be made of, under each path that its versions have stored.
+_HOST_CLASSES: tuple[type[host.Module], ...] = (
+    host.BoW,
+    host.CLIPModel,
+    host.CNN,
+    host.Dense,
+    host.Dropout,
+    host.LSTM,
+    host.LayerNorm,
+    host.Normalize,
+    host.Pooling,
+    host.Router,
+    host.StaticEmbedding,
+    host.Transformer,
+    host.WeightedLayerPooling,
+    host.WordEmbeddings,
+    host.WordWeights,
+)
+_CLASSES: dict[str, type[host.Module]] = {
+    f"{path}.{cls.__name__}": cls
+    for cls in _HOST_CLASSES
+    for path in (
+        cls.__module__,
+        "sentence_transformers.models",
+        f"sentence_transformers.models.{cls.__name__}",
+        "sentence_transformers.sentence_transformer.modules",
+        "sentence_transformers.base.modules",
+    )
+} | {f"{__name__}.{cls.__name__}": cls for cls in (Pooling, AttentionPoolingModule)}
+
+
+def _entries(source: str, where: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The modules that a saved model names, checked before any of them is loaded."""
+    stored = _read_json(source, "modules.json", where)
+    if stored is None:
+        raise FileNotFoundError(
+            f"name_or_path must be a saved SentenceTransformer, a folder or a name on the hub, got {source!r}: it has "
+            "no modules.json that could be read; a plain transformers model is opened by SentenceTransformer(...)"
+        )
+    if not isinstance(stored, list) or not stored:
+        raise ValueError(f"modules.json of {source} must be a list of modules, got {type(stored).__name__}")
+    for entry in stored:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("name", "path", "type")):
+            raise ValueError(f"modules.json of {source} must give each module a name, a path and a type, got {entry!r}")
+        path = PureWindowsPath(entry["path"])  # it splits at both slashes
+        if path.anchor or ".." in path.parts or "\0" in entry["path"]:
+            raise ValueError(f"modules.json of {source} must have paths inside of the model, got {entry['path']!r}")
+        if entry["type"] not in _CLASSES:
+            raise ValueError(
+                f"modules.json of {source} names the class {entry['type']!r}, which is neither maskpool's nor "
+                "sentence-transformers' own; if you trust its code, open the model with "
+                "SentenceTransformer(..., trust_remote_code=True)"
+            )
+    for entry in stored:
+        yield {**entry, "class": _CLASSES[entry["type"]], "kwargs": entry.get("kwargs", [])}
+
+
+def _read_json(source: str, filename: str, where: Mapping[str, Any]) -> Any:  # Any: what JSON holds
+    path = host.Module.load_file_path(source, filename, **where)
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{filename} of {source} must be JSON; it cannot be read: {error}") from error
+
+
+def _find_pooling(model: object) -> tuple[str, host.Pooling]:
+    """The one pooling module of a model, with its place in it."""
+    if not isinstance(model, SentenceTransformer):
+        raise TypeError(f"model must be a SentenceTransformer, got {type(model).__name__}")
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, host.Pooling)]
+    if len(found) != 1:
+        names = ", ".join(f"{name} ({type(module).__name__})" for name, module in found or model.named_children())
+        what = "none" if not found else str(len(found))
+        raise ValueError(f"model must have one pooling module, got {what}: {names}")
+    return found[0]
+
+
+def _put(model: SentenceTransformer, name: str, old: host.Pooling, new: host.Pooling) -> None:
+    before, after = old.get_embedding_dimension(), new.get_embedding_dimension()
+    place, _, last = name.rpartition(".")
+    behind = list(model.get_submodule(place).named_children())
+    behind = behind[[child for child, _ in behind].index(last) + 1 :]
+    behind += [] if not place else list(model.named_children())[1:]
+    built = [type(module).__name__ for _, module in behind if any(True for _ in module.parameters())]
+    if before != after and built:
+        raise ValueError(
+            f"pooling_mode {new.pooling_mode!r} gives vectors of dimension {after}, and {', '.join(built)} behind the "
+            f"pooling was built for {before}"
+        )
+    parameter = next(model.parameters(), None)
+    new.to(device=model.device, dtype=None if parameter is None else parameter.dtype)
+    new.train(old.training)
+    model.get_submodule(place).register_module(last, new)
+    new.on_model_ready(model)
+
+
+def _width(layer: PoolingLayer, embedding_dimension: int) -> int:
+    parameter = next(layer.parameters(), torch.empty(0, device="cpu"))
+    tokens = torch.zeros(1, 1, embedding_dimension, device=parameter.device)
+    with torch.no_grad():
+        return int(layer(tokens, torch.ones(1, 1, dtype=torch.bool, device=parameter.device)).shape[1])

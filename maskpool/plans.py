@@ -1,0 +1,106 @@
+"""Padding plans: how texts are put into batches, and how far each is padded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way of batching and padding.
+
+    Attributes:
+        order: The order in which texts fill the batches: by length, as they come, or shuffled.
+        batch_size: Texts in a batch.
+        pad_to: The padded length: the longest text of each batch, or a fixed number of tokens.
+        multiple_of: Padded lengths are rounded up to a multiple of this.
+        side: Where the pads stand.
+
+    Raises:
+        ValueError: An unknown order or side, or a number that is no positive integer.
+
+    Example:
+        >>> plan = Plan("natural", batch_size=2, multiple_of=4)
+        >>> [(batch.tolist(), width) for batch, width in plan.batches(np.array([3, 5, 2]), np.random.default_rng(0))]
+        [([0, 1], 8), ([2], 4)]
+    """
+
+    order: Literal["sorted", "natural", "random"] = "sorted"
+    batch_size: int = 32
+    pad_to: Literal["longest"] | int = "longest"
+    multiple_of: int = 1
+    side: Literal["right", "left"] = "right"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no plan."""
+        for name, known in (("order", ("sorted", "natural", "random")), ("side", ("right", "left"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {getattr(self, name)!r}")
+        numbers = {"batch_size": self.batch_size, "multiple_of": self.multiple_of}
+        if self.pad_to != "longest":
+            numbers["pad_to"] = self.pad_to
+        for name, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                also = "'longest' or " if name == "pad_to" else ""
+                raise ValueError(f"{name} must be {also}a positive integer, got {number!r}")
+
+    @property
+    def name(self) -> str:
+        """What the plan is called in results."""
+        name = f"{self.order} batches of {self.batch_size}" if self.pad_to == "longest" else f"padded to {self.pad_to}"
+        name += f" to multiples of {self.multiple_of}" if self.multiple_of > 1 else ""
+        return name + (", left" if self.side == "left" else "")
+
+    @property
+    def happens(self) -> str:
+        """How the plan happens to people."""
+        if self.pad_to != "longest":
+            return 'padding="max_length", or a graph of fixed shape'
+        if self.order == "sorted":
+            return "a library that sorts texts by length before it batches them"
+        return "padding=True over batches in any order"
+
+    def batches(self, lengths: Ints, rng: np.random.Generator) -> list[tuple[Ints, int]]:
+        """The texts of each batch, and how far they are padded.
+
+        Args:
+            lengths: Tokens of each text.
+            rng: Shuffles the texts of a random order; others leave it alone.
+
+        Raises:
+            ValueError: A text is longer than the fixed length.
+        """
+        if self.order == "sorted":
+            order = np.argsort(lengths, kind="stable")
+        else:
+            order = rng.permutation(len(lengths)) if self.order == "random" else np.arange(len(lengths))
+        found = []
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            longest = int(lengths[batch].max())
+            width = longest if self.pad_to == "longest" else self.pad_to
+            if longest > width:
+                raise ValueError(f"pad_to must be at least the longest text, {longest} tokens, got {self.pad_to}")
+            found.append((batch, -(-width // self.multiple_of) * self.multiple_of))
+        return found
+
+    def widths(self, lengths: Ints, rng: np.random.Generator) -> Ints:
+        """The padded length of each text; ``rng`` shuffles the texts of a random order."""
+        widths = np.empty_like(lengths)
+        for batch, width in self.batches(lengths, rng):
+            widths[batch] = width
+        return widths
+
+
+def default_plans(batch_size: int, pad_to: int) -> list[Plan]:
+    """The three plans of the default study: the bug hidden, shown in part, shown in full."""
+    return [
+        Plan("sorted", batch_size),
+        Plan("random", batch_size),
+        Plan("sorted", batch_size, pad_to),
+    ]
