@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskpool.errors import UserError
 
@@ -73,8 +74,7 @@ class Encoder:
                 f"--model must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
                 f"{BUNDLED} (bundled); {name!r} could not be loaded: {reason}"
             ) from error
-        if model.config.is_encoder_decoder:
-            model = model.get_encoder()
+        model = text_encoder(model)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise UserError(
@@ -82,8 +82,23 @@ class Encoder:
                     "end-of-text token: set tokenizer.pad_token and save it beside the model"
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        max_length = _max_length(source, tokenizer, model)
-        return cls(name, model.to(where).eval(), tokenizer, max_length, _BUNDLED_SHA256 if bundled else None)
+        max_length = _max_length(tokenizer, model, source)
+        model.to(where).eval()  # type: ignore[arg-type]  # transformers wraps nn.Module.to without its types
+        return cls(name, model, tokenizer, max_length, _BUNDLED_SHA256 if bundled else None)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Encoder:
+        """Take a model and a tokenizer that are loaded already; neither is changed, nor the model's dtype or mode.
+
+        Of a model with a head, its base is taken, of an encoder-decoder the encoder.
+
+        Args:
+            model: Any transformers model that reads token ids.
+            tokenizer: Its tokenizer.
+            max_length: Tokens of a text beyond this number are cut off; None asks the tokenizer and the model.
+        """
+        limit = _max_length(tokenizer, model) if max_length is None else max_length
+        return cls(model.name_or_path or type(model).__name__, text_encoder(model), tokenizer, limit)
 
     @property
     def dimension(self) -> int:
@@ -95,6 +110,14 @@ class Encoder:
         """How many tokens the tokenizer adds to each text."""
         return self.tokenizer.num_special_tokens_to_add()
 
+    @property
+    def pad_token_id(self) -> int:
+        """What stands at pads: the pad token, or the end-of-text token, or 0; the mask tells it from a real one."""
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token, int):
+                return token
+        return 0
+
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of each text, special tokens included, and how many texts were cut off."""
         ids: list[list[int]] = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
@@ -104,6 +127,23 @@ class Encoder:
             for i, tokens in zip(long, cut["input_ids"], strict=True):
                 ids[i] = tokens
         return ids, len(long)
+
+    def pad(
+        self, ids: Sequence[Sequence[int]], width: int | None = None
+    ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+        """Token ids padded on the right, and their mask, on the model's device.
+
+        Args:
+            ids: Token ids of each text.
+            width: Padded length; None pads to the longest.
+        """
+        width = max((len(tokens) for tokens in ids), default=0) if width is None else width
+        padded = torch.full((len(ids), width), self.pad_token_id)
+        mask = torch.zeros_like(padded)
+        for row, tokens in enumerate(ids):
+            padded[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+            mask[row, : len(tokens)] = 1  # from the lengths: a pad token may be a real one, too
+        return padded.to(self.model.device), mask.to(self.model.device)
 
     @torch.inference_mode()
     def states(
@@ -115,19 +155,8 @@ class Encoder:
             ids: Token ids of each text.
             width: Padded length; None pads to the longest.
         """
-        padded = self.tokenizer.pad(
-            {"input_ids": [list(tokens) for tokens in ids]},
-            padding="longest" if width is None else "max_length",
-            max_length=width,
-            padding_side="right",
-            return_tensors="pt",
-        )
-        mask = torch.zeros_like(padded["input_ids"])
-        for row, tokens in enumerate(ids):
-            mask[row, : len(tokens)] = 1  # from the lengths: a pad token may be a real one, too
-        device = self.model.device
-        output = self.model(input_ids=padded["input_ids"].to(device), attention_mask=mask.to(device))
-        return output.last_hidden_state, mask.to(device)
+        input_ids, mask = self.pad(ids, width)
+        return token_states(self.model, input_ids, mask), mask
 
     def identity(self) -> dict[str, str | int | None]:
         """What a result must say of the model that it was measured on."""
@@ -177,11 +206,89 @@ def _find_device(device: str) -> torch.device:
     return where
 
 
-def _max_length(source: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
+def _max_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str | None = None) -> int:
     limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
-    host = Path(source) / "sentence_bert_config.json"
+    positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
+        limits.append(positions.num_embeddings - positions.padding_idx - 1)  # RoBERTa's count from behind the pad's id
+    host = Path(source or str(model.name_or_path)) / "sentence_bert_config.json"
     if host.is_file():
         limits.append(json.loads(host.read_text()).get("max_seq_length"))
     # Tokenizers without a limit give a number of thirty digits.
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**6]
     return min(known, default=_FALLBACK_MAX_LENGTH)
+
+
+def text_encoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The part of a model that gives token states: its base without a head, of an encoder-decoder the encoder."""
+    base: PreTrainedModel = model.base_model  # type: ignore[assignment]  # transformers says any module
+    return base.get_encoder() if base.config.is_encoder_decoder else base
+
+
+def token_states(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "batch seq"],
+    attention_mask: Int[Tensor, "batch seq"],
+    layer: int = -1,
+) -> Float[Tensor, "batch seq dim"]:
+    """One layer's outputs, pads included.
+
+    Args:
+        model: What `text_encoder` gives.
+        input_ids: (batch, seq).
+        attention_mask: (batch, seq), 1 at real tokens.
+        layer: -1 for the last; 0 for the rows of the embedding matrix, which know neither position nor
+            neighbours; else one of transformers' ``hidden_states``.
+
+    Raises:
+        ValueError: The model has no such layer.
+    """
+    if layer == 0:
+        states: Tensor = model.get_input_embeddings()(input_ids)
+        return states
+    if layer == -1:
+        last: Tensor = model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return last
+    states_by_layer = layer_states(model, input_ids, attention_mask)
+    if not -len(states_by_layer) < layer < len(states_by_layer):
+        depth = len(states_by_layer) - 1
+        raise ValueError(f"layer must be 0 (embeddings), 1 to {depth}, or -1 to -{depth}, got {layer}")
+    return states_by_layer[layer]
+
+
+def layer_states(
+    model: PreTrainedModel, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]
+) -> tuple[Float[Tensor, "batch seq dim"], ...]:
+    """Every layer's outputs, pads included: transformers' ``hidden_states``, what enters the first layer first."""
+    output = model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+    return tuple(output.hidden_states)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode; each of its modules gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def check_texts(texts: object) -> list[str]:
+    """A list of texts from any sequence of them: a list, a tuple, an array, a pandas Series.
+
+    Raises:
+        TypeError: One bare string, something else, or an element that is no string.
+    """
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        way_out = ": put it into a list, [text]" if isinstance(texts, str) else ""
+        raise TypeError(f"texts must be a list of strings, got one {type(texts).__name__}{way_out}")
+    found = list(texts)
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"texts must hold strings alone, got {type(text).__name__} at place {place}: drop it, or give it a text"
+            )
+    return [str(text) for text in found]  # numpy's strings as Python's

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from maskpool.encoder import Encoder
+from maskpool.encoder import Encoder, evaluating
 from maskpool.modules import Pooling, build_pooling
 
 _PACKAGES = 'pip install "maskpool[onnx]"'
@@ -60,31 +60,26 @@ def export(
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed, which the ONNX export needs: {_PACKAGES}") from None
     graph = _TokensToVector(model, pooling)
-    modes = {module: module.training for module in graph.modules()}
     ids = torch.ones(2, 3, dtype=torch.int64, device=next(model.parameters(), torch.empty(0)).device)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
     target = Path(path)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".maskpool-") as folder:
         written = Path(folder) / "model.onnx"
-        try:
-            with warnings.catch_warnings(), torch.no_grad():
-                # The exporter's own, about its insides; what the model itself warns of is heard.
-                warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
-                warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used", UserWarning)
-                torch.onnx.export(
-                    graph.eval(),
-                    (ids, torch.ones_like(ids)),
-                    written,
-                    dynamo=True,
-                    dynamic_shapes={"input_ids": axes, "attention_mask": axes},
-                    input_names=["input_ids", "attention_mask"],
-                    output_names=["sentence_embeddings"],
-                    external_data=False,
-                    verbose=False,
-                )
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with evaluating(graph), torch.no_grad(), warnings.catch_warnings():
+            # The exporter's own, about its insides; what the model itself warns of is heard.
+            warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
+            warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used", UserWarning)
+            torch.onnx.export(
+                graph,
+                (ids, torch.ones_like(ids)),
+                written,
+                dynamo=True,
+                dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+                input_names=["input_ids", "attention_mask"],
+                output_names=["sentence_embeddings"],
+                external_data=False,
+                verbose=False,
+            )
         os.replace(written, target)
 
 

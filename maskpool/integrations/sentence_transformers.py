@@ -22,8 +22,7 @@ from maskpool.functional.common import OnEmpty, apply_on_empty
 from maskpool.integrations import require
 from maskpool.masks import exclude_prompt
 from maskpool.modules import ConcatPooling, WeightedPooling, build_pooling
-from maskpool.modules import Pooling as PoolingLayer
-from maskpool.modules.build import POOLINGS
+from maskpool.modules.build import POOLINGS, output_dimension
 from maskpool.tokens import TokenBatch
 
 require("sentence-transformers", "6.2", "st")
@@ -102,7 +101,7 @@ class Pooling(host.Pooling):
         self.include_special_tokens = include_special_tokens
         self.options = options
         self.pooling = layer
-        self.pooling_output_dimension = _width(layer, embedding_dimension)
+        self.pooling_output_dimension = output_dimension(layer, embedding_dimension)
         self.register_buffer("_special_ids", None, persistent=False)
 
     def __setattr__(self, name: str, value: Any) -> None:  # Any: as torch declares it
@@ -513,10 +512,3 @@ def _put(model: SentenceTransformer, name: str, old: host.Pooling, new: host.Poo
     new.train(old.training)
     model.get_submodule(place).register_module(last, new)
     new.on_model_ready(model)
-
-
-def _width(layer: PoolingLayer, embedding_dimension: int) -> int:
-    parameter = next(layer.parameters(), torch.empty(0, device="cpu"))
-    tokens = torch.zeros(1, 1, embedding_dimension, device=parameter.device)
-    with torch.no_grad():
-        return int(layer(tokens, torch.ones(1, 1, dtype=torch.bool, device=parameter.device)).shape[1])

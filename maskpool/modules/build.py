@@ -5,9 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
+from torch import nn
+
 from maskpool.modules.attention import AttentionPooling
 from maskpool.modules.base import Pooling
 from maskpool.modules.concat import ConcatPooling
+from maskpool.modules.layers import FirstLastAveragePooling, LayerMix
 from maskpool.modules.plain import (
     CLSPooling,
     LastTokenPooling,
@@ -97,6 +101,24 @@ def build_pooling(
                 raise ValueError(f"{name} is required for the pooling_mode {mode!r}, got None")
         layers.append(layer(**taken))
     return layers[0] if len(layers) == 1 else ConcatPooling(layers)
+
+
+def output_dimension(pooling: nn.Module, embedding_dimension: int) -> int:
+    """Width of what a layer makes of tokens of a width; found by pooling one token.
+
+    Example:
+        >>> output_dimension(build_pooling(("mean", "mean_std")), 8)
+        24
+    """
+    device = next(pooling.parameters(), torch.empty(0, device="cpu")).device
+    token, mask = (
+        torch.zeros(1, 1, embedding_dimension, device=device),
+        torch.ones(1, 1, dtype=torch.bool, device=device),
+    )
+    several = isinstance(pooling, LayerMix | FirstLastAveragePooling)
+    layers = len(pooling.layer_logits) if isinstance(pooling, LayerMix) else 2
+    with torch.no_grad():
+        return int(pooling([token] * layers if several else token, mask).shape[1])
 
 
 def _find(mode: object) -> type[Pooling]:
