@@ -17,6 +17,7 @@ HEAVY = [
     "datasets",
     "onnx",
     "keras",
+    "mteb",
 ]
 SCRIPT = f"""
 import sys, time

@@ -17,7 +17,7 @@ with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as hom
     patch.setenv("KERAS_TORCH_DEVICE", "cpu")
     patch.setenv("KERAS_HOME", home)  # Keras reads its defaults there, and writes them
     # Any: Keras ships no types.
-    keras: Any = pytest.importorskip("keras", reason='needs pip install "maskpool[keras]"')
+    keras: Any = pytest.importorskip("keras", reason='needs pip install "maskpool[peers]"')
 if keras.backend.backend() != "torch":
     pytest.skip("Keras was imported before, with another backend", allow_module_level=True)
 
