@@ -113,23 +113,35 @@ def dot_products(batch: TokenBatch, queries: Float[Tensor, "heads dim"]) -> Floa
     return sddmm(batch.values, queries, batch.index.repeat(heads), owner).view(heads, tokens).t()
 
 
-def softmax(batch: TokenBatch, scores: Float[Tensor, "*token heads"]) -> Float[Tensor, "*token heads"]:
-    """Softmax of per-token scores over each sentence's real tokens; 0 at pads (dense route)."""
+# Caps the exponent of tokens without weight: e^40 times 0 is 0 in every dtype that sums are made in.
+_HIGHEST = 40.0
+
+
+def softmax(
+    batch: TokenBatch, scores: Float[Tensor, "*token heads"], weights: Float[Tensor, "*token"] | None = None
+) -> Float[Tensor, "*token heads"]:
+    """Softmax of scores over each sentence's real tokens, wₜ exp(sₜ) / Σₜ wₜ exp(sₜ); 0 at pads (dense route)."""
+    # Tokens without weight set no scale. Their scores may lie above the largest that counts, where exp would overflow.
+    weighed = scores if weights is None else torch.where(weights.unsqueeze(-1) == 0, float("-inf"), scores)
     if batch.dense:
         assert batch.mask is not None
         real = batch.mask.unsqueeze(2)
-        kept = torch.where(real, scores, float("-inf"))
-        top = kept.detach().amax(dim=1, keepdim=True) if kept.shape[1] else kept.detach().sum(dim=1, keepdim=True)
-        top = torch.where(real.any(dim=1, keepdim=True), top, 0.0)
-        raised = torch.where(real, torch.where(real, scores - top, 0.0).exp(), 0.0)
-        return raised / raised.sum(dim=1, keepdim=True).clamp(min=torch.finfo(raised.dtype).tiny)
+        kept = torch.where(real, weighed, float("-inf")).detach()
+        top = kept.amax(dim=1, keepdim=True) if kept.shape[1] else kept.sum(dim=1, keepdim=True)
+        top = torch.where(top.isneginf(), 0.0, top)
+        raised = torch.where(real, torch.where(real, scores - top, 0.0).clamp(max=_HIGHEST).exp(), 0.0)
+        raised = raised if weights is None else raised * where_real(batch, weights).unsqueeze(2)
+        sums = raised.sum(dim=1, keepdim=True)
+        return raised / torch.where(sums > 0, sums, 1.0)
     owner = batch.sentence_of_token
     exact = scores.double()  # thousands of equal numbers, added one after the other, lose digits in float32
     top = exact.detach().new_full((batch.lengths.numel(), scores.shape[1]), float("-inf"))
-    top = top.scatter_reduce(0, owner.unsqueeze(1).expand_as(exact), exact.detach(), reduce="amax")
-    raised = (exact - top.index_select(0, owner)).exp()
-    total = torch.zeros_like(top).index_add(0, owner, raised)
-    return (raised / total.index_select(0, owner)).to(scores.dtype)
+    top = top.scatter_reduce(0, owner.unsqueeze(1).expand_as(exact), weighed.detach().double(), reduce="amax")
+    top = torch.where(top.isneginf(), 0.0, top)
+    raised = (exact - top.index_select(0, owner)).clamp(max=_HIGHEST).exp()
+    raised = raised if weights is None else raised * weights.unsqueeze(1)
+    sums = torch.zeros_like(top).index_add(0, owner, raised)
+    return (raised / torch.where(sums > 0, sums, 1.0).index_select(0, owner)).to(scores.dtype)
 
 
 # --------------------------------------------------------------- between tokens, sentences, layouts

@@ -70,6 +70,7 @@ class TokenBatch:
     ) -> None:
         """Take a batch that is already in its sparse form; nothing is checked."""
         self.dense = False
+        self._from_packed = False  # on the dense route, where packed tokens are padded: did they come packed?
         self.values = values
         self.index = index
         self.offsets = offsets
@@ -278,6 +279,7 @@ class TokenBatch:
         batch._padded = padded
         batch._attention_mask = mask
         batch._unselected = None
+        batch._from_packed = False
         return batch
 
     @classmethod
@@ -286,7 +288,16 @@ class TokenBatch:
         width = int(lengths.max()) if lengths.numel() else 0
         mask = torch.arange(width, device=values.device) < lengths.unsqueeze(1)
         empty = values.new_zeros(*mask.shape, values.shape[1])
-        return cls._dense(empty.masked_scatter(mask.unsqueeze(2), values), mask)
+        batch = cls._dense(empty.masked_scatter(mask.unsqueeze(2), values), mask)
+        batch._from_packed = True
+        return batch
+
+    def as_padded(self, by_token: Tensor) -> Tensor:
+        """What comes packed with the tokens of a batch that was padded for another device, (tokens,), padded too."""
+        if not self.dense or not self._from_packed or by_token.dim() != 1:
+            return by_token
+        assert self.mask is not None  # a dense batch has one
+        return by_token.new_zeros(self.mask.shape).masked_scatter(self.mask, by_token)
 
     def select(self, keep: Tensor) -> TokenBatch:
         """The same sentences without the tokens where ``keep`` is 0, such as prompts.
@@ -306,10 +317,12 @@ class TokenBatch:
             >>> kept.lengths.tolist(), kept.positions.tolist()
             ([2], [1, 2])
         """
+        keep = self.as_padded(keep) if isinstance(keep, Tensor) else keep
         check_mask("keep", keep, self.shape, self.device)
         if self.dense:
             assert self.mask is not None
             batch = TokenBatch._dense(self.padded, self.mask & keep.bool())
+            batch._from_packed = self._from_packed
             batch._unselected = self._attention_mask if self._unselected is None else self._unselected
             return batch
         check_zeros_and_ones("keep", keep)
@@ -333,6 +346,7 @@ class TokenBatch:
         """
         if self.dense:
             batch = TokenBatch._dense(rows, self._attention_mask)  # type: ignore[arg-type]  # dense has a mask
+            batch._from_packed = self._from_packed
             batch._unselected = self._unselected
             return batch
         batch = TokenBatch(rows, torch.arange(len(rows)), self.offsets)

@@ -75,6 +75,7 @@ def token_weights(batch: TokenBatch, weights: Tensor) -> Float[Tensor, "*token"]
     if batch.mask is None:
         layout = "(tokens,)"
         weights = weights.squeeze(0) if weights.dim() == 2 and len(weights) == 1 else weights
+    weights = batch.as_padded(weights)
     if tuple(weights.shape) != batch.shape:
         raise ValueError(
             f"weights must have the shape {layout} = {batch.shape}, one a token, got {tuple(weights.shape)}"

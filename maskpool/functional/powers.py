@@ -291,7 +291,8 @@ def _logsumexp_of_batch(batch: TokenBatch, _: Tensor | None, __: Parameter) -> T
 
 def _softmax_of_rows(rows: Tensor, weights: Tensor | None, inverse: Parameter) -> Tensor:
     assert inverse is not None
-    raised = (rows - _finite(rows.amax(dim=0))).mul_(inverse).exp_()
+    weighed = rows if weights is None else rows.masked_fill(weights.unsqueeze(1) == 0, -math.inf)
+    raised = (rows - _finite(weighed.amax(dim=0))).mul_(inverse).clamp_(max=_HIGHEST).exp_()
     if weights is not None:
         raised.mul_(weights.unsqueeze(1))
     sums = raised.sum(dim=0)
@@ -301,8 +302,8 @@ def _softmax_of_rows(rows: Tensor, weights: Tensor | None, inverse: Parameter) -
 def _softmax_of_batch(batch: TokenBatch, by_token: Tensor | None, inverse: Parameter) -> Tensor:
     assert inverse is not None
     rows = segments.real_rows(batch).to(batch.accumulation_dtype)
-    top = _finite(segments.maximum(batch).detach().to(rows.dtype))
-    raised = ((rows - segments.spread(batch, top)) * inverse).exp()
+    top = _finite(segments.maximum(_weighed(batch.with_rows(rows), by_token, -math.inf)).detach())
+    raised = ((rows - segments.spread(batch, top)) * inverse).clamp(max=_HIGHEST).exp()
     sums = segments.weighted_sum(batch.with_rows(raised), by_token)
     return segments.weighted_sum(batch.with_rows(raised * rows), by_token) / torch.where(sums > 0, sums, 1.0)
 
@@ -311,18 +312,40 @@ def _generalized_mean_of_rows(rows: Tensor, weights: Tensor | None, p: Parameter
     assert p is not None
     if isinstance(p, Tensor) and p.numel() == 1:
         p = float(p)  # torch has quicker powers for a number
-    size = _size(rows.abs().amax(dim=0))
-    power = _weighted_mean_of_rows(_signed_power(rows / size, p), weights)
+    weighed = rows if weights is None else rows.masked_fill(weights.unsqueeze(1) == 0, 0.0)
+    size = _size(weighed.abs().amax(dim=0))
+    power = _weighted_mean_of_rows(_signed_power(_capped(rows / size, p, weights), p), weights)
     return size * _signed_power(power, 1 / p)
 
 
 def _generalized_mean_of_batch(batch: TokenBatch, by_token: Tensor | None, p: Parameter) -> Tensor:
     assert p is not None
     rows = segments.real_rows(batch).to(batch.accumulation_dtype)
-    exact = batch.with_rows(rows)
-    size = _size(torch.maximum(segments.maximum(exact), -segments.minimum(exact)).detach())
-    powers = _signed_power(rows / segments.spread(batch, size), p)
+    weighed = _weighed(batch.with_rows(rows), by_token, 0.0)
+    size = _size(torch.maximum(segments.maximum(weighed), -segments.minimum(weighed)).detach())
+    powers = _signed_power(_capped(rows / segments.spread(batch, size), p, by_token), p)
     return size * _signed_power(_weighted_mean_of_batch(batch, powers, by_token), 1 / p)
+
+
+# The largest exponent of a token without weight, which may lie above the largest that has one: e^40 times 0 is 0.
+_HIGHEST = 40.0
+
+
+def _weighed(batch: TokenBatch, by_token: Tensor | None, neutral: float) -> TokenBatch:
+    """The batch with a number that no maximum takes in the tokens without weight, which set no scale."""
+    if by_token is None:
+        return batch
+    rows = segments.real_rows(batch)
+    return batch.with_rows(torch.where(by_token.unsqueeze(-1) == 0, neutral, rows))
+
+
+def _capped(ratio: Tensor, p: Tensor | float, weights: Tensor | None) -> Tensor:
+    """Ratios whose p-th power stays below e^40, as all of tokens with weight do."""
+    if weights is None:
+        return ratio
+    exponent = _HIGHEST / (p.detach() if isinstance(p, Tensor) else torch.tensor(p, device=ratio.device))
+    limit = exponent.clamp(max=80.0).exp()  # which float32 holds
+    return ratio.clamp(min=-limit, max=limit)
 
 
 def _size(largest: Tensor) -> Tensor:

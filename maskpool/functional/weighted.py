@@ -219,11 +219,11 @@ def attention_pool(
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
     _check_scores(batch, scores)
     by_token = segments.from_layout(batch, scores.to(batch.accumulation_dtype))
-    attention, weight = segments.softmax(batch, by_token), None
+    raw = weight = None
     if weights is not None:
         raw = token_weights(batch, weights)
         weight = segments.total(batch, raw)
-        attention, _ = shares(batch, attention * raw.unsqueeze(-1))
+    attention = segments.softmax(batch, by_token, raw)
     pooled = apply_on_empty(segments.weighted_sum(batch, attention), batch, on_empty, weight)
     return pooled, segments.to_layout(batch, attention)
 
