@@ -6,6 +6,7 @@ was saved with it, and so stays.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections import OrderedDict
@@ -332,6 +333,30 @@ def replace_pooling(
             new.load_state_dict(old.state_dict())
     _put(model, name, old, new)
     return model
+
+
+def with_pooling(
+    model: SentenceTransformer, pooling_mode: str | tuple[str, ...] | list[str] | None = None, **options: Any
+) -> SentenceTransformer:
+    """A model with our pooling that shares all other modules with the given one, which keeps its own pooling.
+
+    The arguments, and what is raised, are those of `replace_pooling`.
+    """
+    name, _ = _find_pooling(model)
+    if "." in name:  # inside of another module, which cannot be shared and changed
+        return replace_pooling(copy.deepcopy(model), pooling_mode, **options)
+    modules: Any = OrderedDict(model.named_children())  # Any: the host's type names lists alone
+    prompts: Any = dict(model.prompts)  # Any: the host takes no None, which it gives
+    other = SentenceTransformer(
+        modules=modules,
+        device=str(model.device),
+        prompts=prompts,
+        default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=model.similarity_fn_name,
+        truncate_dim=model.truncate_dim,
+    )
+    other.module_kwargs = model.module_kwargs
+    return replace_pooling(other, pooling_mode, **options)
 
 
 def as_host_pooling(model: SentenceTransformer) -> SentenceTransformer:

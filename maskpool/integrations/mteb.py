@@ -1,0 +1,177 @@
+"""MTEB: any of its text tasks under any pooling and padding plan, with or without the pads."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskpool.integrations import require
+from maskpool.integrations.sentence_transformers import Pooling, load, with_pooling
+from maskpool.plans import Plan
+
+require("mteb", "2.26", "mteb")
+
+from mteb.models import ModelMeta  # noqa: E402  # after the check that it can be
+from mteb.models.abs_encoder import AbsEncoder  # noqa: E402  # the same
+from mteb.models.model_meta import ScoringFunction  # noqa: E402  # the same
+from sentence_transformers import SentenceTransformer  # noqa: E402  # mteb brings it
+from sentence_transformers.util import batch_to_device, truncate_embeddings  # noqa: E402  # the same
+from tqdm.auto import tqdm  # noqa: E402  # the same
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import PromptType
+    from torch.utils.data import DataLoader
+
+    Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+_TEXTS_AT_ONCE = 1024  # tokenised together to learn their lengths
+
+
+class PoolingEncoder(AbsEncoder):
+    """A model for ``mteb.evaluate`` whose pooling excludes the pads, or includes them, under a padding plan.
+
+    Pooling, pads and plan stand in the ``experiment_kwargs`` of its metadata, and a hash of the weights is its
+    revision, so that MTEB's cache of results keeps all of them apart. The model runs as it is (prompts, dense layers,
+    normalisation, truncation); with ``pads="included"`` the transformer still gets the right mask, and the pooling
+    alone is told that every position is real: the bug that the mask is there to prevent.
+
+    Batches are the plan's: ``encode_kwargs={"batch_size": ...}`` of MTEB has no effect.
+
+    Args:
+        model: A ``SentenceTransformer``, which is left as it is, or the name or folder of one, opened by `load`.
+        pooling_mode: Another mode than the model's, as `build_pooling` takes it.
+        pads: Whether the pooling leaves pads out.
+        plan: How texts are batched and padded.
+        seed: Shuffles the texts of a plan of random order.
+
+    Raises:
+        TypeError: ``model`` or ``plan`` is something else.
+        ValueError: Another ``pads``; or as `replace_pooling` says.
+
+    Example::
+
+        encoder = PoolingEncoder("all-MiniLM-L6-v2", pads="included", plan=Plan(pad_to=128))
+        results = mteb.evaluate(encoder, mteb.get_tasks(["Banking77Classification"]))
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer | str,
+        pooling_mode: str | tuple[str, ...] | list[str] | None = None,
+        pads: Literal["excluded", "included"] = "excluded",
+        plan: Plan | None = None,
+        seed: int = 0,
+    ) -> None:
+        if pads not in ("excluded", "included"):
+            raise ValueError(f"pads must be 'excluded' or 'included', got {pads!r}")
+        plan = Plan() if plan is None else plan
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plan must be a maskpool.plans.Plan, got {type(plan).__name__}")
+        self.model = with_pooling(load(model) if isinstance(model, str) else model, pooling_mode)
+        self.pads, self.plan, self.seed = pads, plan, seed
+        pooling = next(module for module in self.model.modules() if isinstance(module, Pooling))
+        if pads == "included":
+            pooling.register_forward_pre_hook(_all_real)
+        prompts: Any = {name: prompt for name, prompt in self.model.prompts.items() if prompt}
+        self.model_prompts, _ = self.validate_task_to_prompt_name(prompts, raise_for_invalid_keys=False)
+        settings = pooling.get_config_dict()
+        del settings["embedding_dimension"]
+        if not isinstance(pooling.pooling_mode, str):
+            settings["pooling_mode"] = "+".join(pooling.pooling_mode)
+        experiment = settings | {"pads": pads, **vars(plan)} | ({"seed": seed} if plan.order == "random" else {})
+        name = model if isinstance(model, str) else self.model.model_card_data.base_model or "sentence-transformer"
+        self.mteb_model_meta = ModelMeta.create_empty(
+            {
+                "name": "maskpool/" + str(name).rstrip("/").rpartition("/")[2],
+                "revision": _hash_of_weights(self.model),
+                "max_tokens": self.model.max_seq_length,
+                "embed_dim": self.model.get_embedding_dimension(),
+                "similarity_fn_name": ScoringFunction.from_str(self.model.similarity_fn_name),
+                "framework": ["Sentence Transformers", "PyTorch"],
+                "experiment_kwargs": experiment,
+            }
+        )
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        inputs: DataLoader[Any],
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Any,
+    ) -> Vectors:
+        """Embed a task's texts under the plan; MTEB calls this.
+
+        Returns:
+            float32, (texts, dim), in the order of the texts.
+
+        Raises:
+            ValueError: The task has no texts, or one that is longer than the plan's fixed length.
+        """
+        texts: list[str] = []
+        for batch in inputs:
+            if "text" not in batch:
+                raise ValueError(f"task {task_metadata.name} must have texts, got {', '.join(batch)}")
+            texts += batch["text"]
+        name = self.get_prompt_name(task_metadata, prompt_type)
+        prompt = None if name is None else self.model.prompts[name]
+        lengths = self._lengths(texts, prompt)
+        self.model.eval()
+        vectors = np.zeros((len(texts), self.model.get_embedding_dimension() or 0), np.float32)
+        batches = self.plan.batches(lengths, np.random.default_rng(self.seed))
+        for places, width in tqdm(batches, desc="Batches", disable=not kwargs.get("show_progress_bar", False)):
+            features = self.model.preprocess([texts[place] for place in places], prompt=prompt)
+            features = _repad(features, width, self.plan.side, self._pad_token_id)
+            pooled = self.model(batch_to_device(features, self.model.device))["sentence_embedding"]
+            if self.model.truncate_dim is not None:
+                pooled = truncate_embeddings(pooled, self.model.truncate_dim)
+            vectors[places] = pooled.float().cpu().numpy()
+        return vectors
+
+    @property
+    def _pad_token_id(self) -> int:
+        tokens = (self.model.tokenizer.pad_token_id, self.model.tokenizer.eos_token_id, 0)
+        return next(token for token in tokens if isinstance(token, int))
+
+    def _lengths(self, texts: list[str], prompt: str | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Tokens of each text, prompt and special tokens included."""
+        lengths = [
+            self.model.preprocess(texts[start : start + _TEXTS_AT_ONCE], prompt=prompt)["attention_mask"].sum(dim=1)
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
+        ]
+        return torch.cat(lengths).numpy() if lengths else np.zeros(0, np.int64)
+
+
+def _all_real(module: torch.nn.Module, arguments: tuple[dict[str, Any]]) -> tuple[dict[str, Any]]:
+    (features,) = arguments
+    return ({**features, "attention_mask": torch.ones_like(features["attention_mask"])},)
+
+
+def _repad(features: dict[str, Any], width: int, side: str, pad_token_id: int) -> dict[str, Any]:
+    """The same tokens, padded to a width on a side."""
+    real = features["attention_mask"].bool()
+    columns = torch.arange(width) if side == "right" else torch.arange(width - 1, -1, -1)
+    where = columns < real.sum(dim=1, keepdim=True)
+    found = dict(features)
+    for name, value in features.items():
+        if isinstance(value, Tensor) and value.shape[:2] == real.shape:
+            fill = pad_token_id if name == "input_ids" else 0
+            found[name] = value.new_full((*where.shape, *value.shape[2:]), fill)
+            found[name][where] = value[real]
+    return found
+
+
+def _hash_of_weights(model: torch.nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:40]
