@@ -75,6 +75,8 @@ class Plan:
         Raises:
             ValueError: A text is longer than the fixed length.
         """
+        if self.pad_to != "longest" and len(lengths) and lengths.max() > self.pad_to:
+            raise ValueError(f"pad_to must be at least the longest text, {lengths.max()} tokens, got {self.pad_to}")
         if self.order == "sorted":
             order = np.argsort(lengths, kind="stable")
         else:
@@ -82,10 +84,7 @@ class Plan:
         found = []
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            longest = int(lengths[batch].max())
-            width = longest if self.pad_to == "longest" else self.pad_to
-            if longest > width:
-                raise ValueError(f"pad_to must be at least the longest text, {longest} tokens, got {self.pad_to}")
+            width = int(lengths[batch].max()) if self.pad_to == "longest" else self.pad_to
             found.append((batch, -(-width // self.multiple_of) * self.multiple_of))
         return found
 

@@ -1,0 +1,212 @@
+"""MTEB tasks under padding plans."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
+from torch.utils.data import DataLoader
+
+from maskpool.encoder import BUNDLED
+from maskpool.plans import Plan
+from tests.bench import tiny
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of its dependencies
+    # Any: its tasks and results are built from pydantic models at run time.
+    mteb: Any = pytest.importorskip("mteb", reason='needs pip install "maskpool[mteb]"')
+
+from maskpool.integrations.mteb import PoolingEncoder  # only where there is mteb
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The task .* is superseded:UserWarning",
+    "ignore::DeprecationWarning:mteb",
+    "ignore::sklearn.exceptions.ConvergenceWarning",
+    "ignore::sklearn.exceptions.UndefinedMetricWarning",
+)
+BANKING77 = Path(__file__).parents[3] / "shared" / "data" / "banking77"
+TEXTS = [text for text, _ in tiny.make_texts(60)]
+INCLUDED: Any = {"pads": "included"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.save_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def model(folder: str) -> SentenceTransformer:
+    modules: Any = [Transformer(folder), HostPooling(32), Dense(32, 12), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu", prompts={"Classification": "red1 red2 "})
+
+
+def _encode(encoder: PoolingEncoder, texts: list[str], task: str = "TwentyNewsgroupsClustering.v2") -> Any:
+    loader: Any = DataLoader(Dataset.from_dict({"text": texts}), batch_size=7)
+    metadata = mteb.get_task(task).metadata
+    return encoder.encode(loader, task_metadata=metadata, hf_split="test", hf_subset="default")
+
+
+def _classification(rows: dict[str, list[tuple[str, str]]]) -> Any:
+    task = mteb.get_task("Banking77Classification")
+    names = sorted({label for _, label in rows["train"]})
+    task.dataset = DatasetDict(
+        {
+            split: Dataset.from_dict({"text": [t for t, _ in found], "label": [names.index(n) for _, n in found]})
+            for split, found in rows.items()
+        }
+    )
+    task.data_loaded = True
+    return task
+
+
+def _tiny_classification() -> Any:
+    return _classification({"train": tiny.make_texts(100), "test": tiny.make_texts(60, seed=1)})
+
+
+def _score(encoder: PoolingEncoder, task: Any, cache: Any = None) -> float:
+    results = mteb.evaluate(encoder, [task], cache=cache, show_progress_bar=False)
+    score: float = results.task_results[0].get_score()
+    return score
+
+
+def test_published_accuracy() -> None:
+    """Banking77Classification with our pooling on all-MiniLM-L6-v2 gives the published accuracy to the last digit."""
+    if not BANKING77.is_dir():
+        pytest.skip("needs BANKING77's train.csv and test.csv in ../shared/data/banking77")
+    rows = {}
+    for split in ("train", "test"):
+        with (BANKING77 / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+            rows[split] = [(row["text"], row["category"]) for row in csv.DictReader(file)]
+    encoder = PoolingEncoder(BUNDLED)
+    assert _score(encoder, _classification(rows)) == 0.8004220779220779
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan("natural", 7), Plan("random", 9), Plan(pad_to=40), Plan(multiple_of=16)])
+def test_without_pads_vectors_are_the_models(model: SentenceTransformer, plan: Plan) -> None:
+    """With pads excluded every plan gives the vectors of the model itself, dense and normal layers and all."""
+    vectors = _encode(PoolingEncoder(model, plan=plan), TEXTS)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, model.encode(TEXTS), atol=1e-6)
+    assert type(model[1]) is HostPooling, "the model keeps its own pooling"
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("pooling_mode", ["mean", ("cls", "lasttoken")])
+def test_with_pads_vectors_are_the_bug(folder: str, side: Any, pooling_mode: Any) -> None:
+    """With pads included a text's vector is that of all positions of its padded row, behind a right attention mask."""
+    transformer = Transformer(folder)
+    modules: Any = [transformer, HostPooling(32)]
+    model = SentenceTransformer(modules=modules, device="cpu")
+    plan = Plan("natural", 5, multiple_of=8, side=side)
+    vectors = _encode(PoolingEncoder(model, pooling_mode, plan=plan, **INCLUDED), TEXTS)
+    for start in range(0, len(TEXTS), 5):
+        ids = [model.tokenizer(text)["input_ids"] for text in TEXTS[start : start + 5]]
+        width = -(-max(map(len, ids)) // 8) * 8
+        for place, row in enumerate(ids):
+            pads = [0] * (width - len(row))
+            padded, mask = [*row, *pads], [1] * len(row) + pads
+            if side == "left":
+                padded, mask = [*pads, *row], pads + [1] * len(row)
+            with torch.no_grad():
+                states = transformer.model(
+                    input_ids=torch.tensor([padded]), attention_mask=torch.tensor([mask])
+                ).last_hidden_state[0]
+            expected = states.mean(dim=0) if pooling_mode == "mean" else torch.cat([states[0], states[-1]])
+            np.testing.assert_allclose(vectors[start + place], expected.numpy(), atol=5e-6)
+
+
+def test_random_batches_are_the_seeds(model: SentenceTransformer) -> None:
+    """Random batches are the same for the same seed, and others for another."""
+    plan = Plan("random", 8)
+    first, again, other = (_encode(PoolingEncoder(model, plan=plan, seed=s, **INCLUDED), TEXTS) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_prompts_are_by_task(model: SentenceTransformer) -> None:
+    """A model's prompt for a kind of task stands before the texts of such tasks alone, and is dropped if it says so."""
+    encoder = PoolingEncoder(model)
+    prompted = _encode(encoder, TEXTS, "Banking77Classification")
+    np.testing.assert_allclose(prompted, model.encode(TEXTS, prompt_name="Classification"), atol=1e-6)
+    assert np.abs(_encode(encoder, TEXTS) - prompted).max() > 1e-2
+    model.set_pooling_include_prompt(False)
+    excluded = _encode(PoolingEncoder(model), TEXTS, "Banking77Classification")
+    np.testing.assert_allclose(excluded, model.encode(TEXTS, prompt_name="Classification"), atol=1e-6)
+    assert np.abs(excluded - prompted).max() > 1e-2
+
+
+def test_truncated_vectors(model: SentenceTransformer) -> None:
+    """A model that truncates its vectors does so here."""
+    model.truncate_dim = 5
+    np.testing.assert_allclose(_encode(PoolingEncoder(model), TEXTS), model.encode(TEXTS), atol=1e-6)
+
+
+def test_results_are_kept_apart(model: SentenceTransformer, folder: str, tmp_path: Path) -> None:
+    """MTEB's cache keeps another pooling, plan, arm, seed and other weights apart, and what is the same it reuses."""
+    other: Any = [Transformer(str(tiny.save_model(tmp_path / "other", seed=9))), HostPooling(32)]
+    shuffled = Plan("random", 8)
+    encoders = [
+        PoolingEncoder(model),
+        PoolingEncoder(model, "max"),
+        PoolingEncoder(model, "cls"),
+        PoolingEncoder(model, **INCLUDED),
+        PoolingEncoder(model, plan=Plan(pad_to=64), **INCLUDED),
+        PoolingEncoder(model, plan=shuffled, **INCLUDED),
+        PoolingEncoder(model, plan=shuffled, seed=1, **INCLUDED),
+        PoolingEncoder(SentenceTransformer(modules=other, device="cpu")),
+    ]
+    cache = mteb.ResultCache(tmp_path / "cache")
+    for number, encoder in enumerate(encoders, 1):
+        _score(encoder, _tiny_classification(), cache)
+        assert len(list((tmp_path / "cache").rglob("Banking77Classification.json"))) == number
+    again = PoolingEncoder(model, plan=Plan(pad_to=64), **INCLUDED)
+    again.encode = None  # type: ignore[assignment, method-assign]  # it must not be asked
+    _score(again, _tiny_classification(), cache)
+
+
+def test_a_clustering_task(model: SentenceTransformer) -> None:
+    """A clustering task runs, and pads move its score."""
+    rows, scores = tiny.make_texts(200), []
+    for options in ({}, {"plan": Plan(pad_to=64), **INCLUDED}):
+        task = mteb.get_task("TwentyNewsgroupsClustering.v2")
+        task.dataset = DatasetDict(
+            {"test": Dataset.from_dict({"sentences": [t for t, _ in rows], "labels": [label for _, label in rows]})}
+        )
+        task.data_loaded = True
+        task.max_fraction_of_documents_to_embed = None
+        task.max_document_to_embed = len(rows)
+        scores.append(_score(PoolingEncoder(model, **options), task))
+    assert 0 < scores[0] < 1
+    assert scores[0] != scores[1]
+
+
+def test_what_is_refused(model: SentenceTransformer) -> None:
+    """Another word for pads, no plan, no model, a cut text and a task without texts are refused by name."""
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"model": model, "pads": "both"}, ValueError, "pads must be 'excluded' or 'included', got 'both'"),
+        ({"model": model, "plan": "sorted"}, TypeError, "plan must be a maskpool.plans.Plan, got str"),
+        ({"model": 3}, TypeError, "model must be a SentenceTransformer, got int"),
+        ({"model": model, "pooling_mode": "middle"}, ValueError, "pooling_mode must be one of 'mean'"),
+    ]
+    for options, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            PoolingEncoder(**options)
+    with pytest.raises(ValueError, match="pad_to must be at least the longest text, 22 tokens, got 4"):
+        _encode(PoolingEncoder(model, plan=Plan(pad_to=4)), TEXTS)
+    loader: Any = [{"image": [1]}]
+    with pytest.raises(ValueError, match="task Banking77Classification must have texts, got image"):
+        PoolingEncoder(model).encode(
+            loader,
+            task_metadata=mteb.get_task("Banking77Classification").metadata,
+            hf_split="test",
+            hf_subset="default",
+        )
