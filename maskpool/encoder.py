@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,11 +280,16 @@ def check_texts(texts: object) -> list[str]:
     """A list of texts from any sequence of them: a list, a tuple, an array, a pandas Series.
 
     Raises:
-        TypeError: One bare string, something else, or an element that is no string.
+        TypeError: One bare string, something else, more dimensions than one, or an element that is no string.
     """
-    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+    if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable):
         way_out = ": put it into a list, [text]" if isinstance(texts, str) else ""
         raise TypeError(f"texts must be a list of strings, got one {type(texts).__name__}{way_out}")
+    dimensions = getattr(texts, "ndim", 1)
+    if dimensions != 1:
+        raise TypeError(
+            f"texts must have one dimension, got {type(texts).__name__} of {dimensions}: pass one column of it"
+        )
     found = list(texts)
     for place, text in enumerate(found):
         if not isinstance(text, str):

@@ -265,7 +265,9 @@ BAD_TEXTS = [
     ("w1", "texts must be a list of strings, got one str: put it into a list, [text]"),
     (["w1", None], "texts must hold strings alone, got NoneType at place 1"),
     (np.array(["w1", None], object), "got NoneType at place 1"),
-    (np.array([["w1"], ["w2"]]), "got ndarray at place 0"),
+    (np.array([["w1"], ["w2"]]), "texts must have one dimension, got ndarray of 2: pass one column of it"),
+    (pd.DataFrame({"text": ["w1"]}), "texts must have one dimension, got DataFrame of 2"),
+    ({"w1", "w2"}, "texts must be a list of strings, got one set"),
     ({"text": "w1"}, "texts must be a list of strings, got one dict"),
     (7, "texts must be a list of strings, got one int"),
 ]
