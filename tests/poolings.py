@@ -10,7 +10,7 @@ from maskpool import Pooling, build_pooling
 
 DIM = 6
 
-_SPECS: dict[str, tuple[str | tuple[str, ...], dict[str, Any]]] = {
+SPECS: dict[str, tuple[str | tuple[str, ...], dict[str, Any]]] = {
     "cls": ("cls", {}),
     "max": ("max", {}),
     "mean": ("mean", {}),
@@ -31,7 +31,7 @@ _SPECS: dict[str, tuple[str | tuple[str, ...], dict[str, Any]]] = {
     "attention-heads": ("attention", {"num_heads": 2}),
     "generalized_mean": ("generalized_mean", {}),
 }
-ATTENTION = [name for name in _SPECS if name.startswith("attention")]
+ATTENTION = [name for name in SPECS if name.startswith("attention")]
 LEARNED = [*ATTENTION, "generalized_mean"]
 # Those that count positions, for which a hole is not nothing.
 COUNT_POSITIONS = ["weightedmean", "concat"]
@@ -42,7 +42,7 @@ WEIGHTED = [
 ]
 # Widths of the results, in widths of a token.
 WIDTHS = {"concat": 3, "mean_std": 2}
-PLAIN = [name for name in _SPECS if name not in LEARNED]
+PLAIN = [name for name in SPECS if name not in LEARNED]
 HOST_MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -57,7 +57,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 def make(name: str, dim: int = DIM, **options: Any) -> Pooling:
     """Build a pooling whose learned scores are of order one on standard normal tokens."""
-    mode, own = _SPECS[name]
+    mode, own = SPECS[name]
     layer = build_pooling(mode, dim, **own, **options)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
