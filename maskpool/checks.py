@@ -6,6 +6,7 @@ have to wait, and in a trace there are none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,9 +53,9 @@ def shortened(numbers: Tensor) -> str:
 
 def check_tokens(token_embeddings: object, dims: int, shape: str) -> Tensor:
     """Refuse what holds no token embeddings; (1, tokens, dim) passes for (tokens, dim)."""
-    if isinstance(token_embeddings, dict):
+    if isinstance(token_embeddings, Mapping):  # transformers' BatchEncoding is no dict
         raise TypeError(
-            f"token_embeddings must be a tensor of shape {shape}, got a dict of features: that is "
+            f"token_embeddings must be a tensor of shape {shape}, got a dictionary of features: that is "
             "what a module of a SentenceTransformer reads. There, put Pooling(...) or AttentionPoolingModule(...) of "
             "maskpool.integrations.sentence_transformers; by itself, a layer is called as "
             "layer(features['token_embeddings'], features['attention_mask'])"

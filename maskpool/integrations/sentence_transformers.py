@@ -15,7 +15,7 @@ from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskpool import segments
 from maskpool.encoder import bundled_folder_of
@@ -299,8 +299,9 @@ def replace_pooling(
 ) -> SentenceTransformer:
     """Exchange a model's pooling for ours, in place.
 
-    The new module has the old one's settings, on its device and in its dtype. Embeddings stay equal to rounding,
-    except where the old module read pads or gave an empty text what is no vector of it.
+    The new module has the old one's settings, on its device and in its dtype, and what it has learned, where mode and
+    sizes stay. Embeddings stay equal to rounding, except where the old module read pads or gave an empty text what is
+    no vector of it.
 
     Args:
         model: Any loaded ``SentenceTransformer`` with one pooling module, the host's or ours.
@@ -329,7 +330,7 @@ def replace_pooling(
     new = Pooling(old.embedding_dimension, mode, **{**kept, **options})
     if any(True for _ in new.parameters()):
         new = AttentionPoolingModule(old.embedding_dimension, mode, **{**kept, **options})
-        if isinstance(old, Pooling) and same_mode:
+        if isinstance(old, Pooling) and same_mode and _shapes(old) == _shapes(new):
             new.load_state_dict(old.state_dict())
     _put(model, name, old, new)
     return model
@@ -518,6 +519,10 @@ def _find_pooling(model: object) -> tuple[str, host.Pooling]:
         what = "none" if not found else str(len(found))
         raise ValueError(f"model must have one pooling module, got {what}: {names}")
     return found[0]
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def _put(model: SentenceTransformer, name: str, old: host.Pooling, new: host.Pooling) -> None:

@@ -46,7 +46,7 @@ REFUSALS: dict[str, tuple[object, object, type[Exception], str]] = {
         {"token_embeddings": X, "attention_mask": MASK},
         None,
         TypeError,
-        "token_embeddings must be a tensor of shape (batch, seq, dim), got a dict of features: that is what "
+        "token_embeddings must be a tensor of shape (batch, seq, dim), got a dictionary of features: that is what "
         "a module of a SentenceTransformer reads. There, put Pooling(...) or AttentionPoolingModule(...) of "
         "maskpool.integrations.sentence_transformers",
     ),
