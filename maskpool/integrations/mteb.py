@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from maskpool.encoder import evaluating
 from maskpool.integrations import require
 from maskpool.integrations.sentence_transformers import Pooling, load, with_pooling
 from maskpool.plans import Plan
@@ -19,6 +21,7 @@ from mteb.models import ModelMeta  # noqa: E402  # after the check that it can b
 from mteb.models.abs_encoder import AbsEncoder  # noqa: E402  # the same
 from mteb.models.model_meta import ScoringFunction  # noqa: E402  # the same
 from sentence_transformers import SentenceTransformer  # noqa: E402  # mteb brings it
+from sentence_transformers.sentence_transformer.modules import Module  # noqa: E402  # the same
 from sentence_transformers.util import batch_to_device, truncate_embeddings  # noqa: E402  # the same
 from tqdm.auto import tqdm  # noqa: E402  # the same
 
@@ -30,17 +33,19 @@ if TYPE_CHECKING:
     Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 _TEXTS_AT_ONCE = 1024  # tokenised together to learn their lengths
+_OTHER_MODALITIES = ("image", "audio", "video")  # keys of MTEB's batches
 
 
 class PoolingEncoder(AbsEncoder):
     """A model for ``mteb.evaluate`` whose pooling excludes the pads, or includes them, under a padding plan.
 
-    Pooling, pads and plan stand in the ``experiment_kwargs`` of its metadata, and a hash of the weights is its
-    revision, so that MTEB's cache of results keeps all of them apart. The model runs as it is (prompts, dense layers,
-    normalisation, truncation); with ``pads="included"`` the transformer still gets the right mask, and the pooling
-    alone is told that every position is real: the bug that the mask is there to prevent.
+    Pooling, pads and plan stand in the ``experiment_kwargs`` of its metadata, and its revision is a hash of the
+    weights and of what else makes a vector (the modules' settings, prompts, truncation), so that MTEB's cache of
+    results keeps all of them apart. It does not see another tokenizer beside the same weights: use another cache.
 
-    Batches are the plan's: ``encode_kwargs={"batch_size": ...}`` of MTEB has no effect.
+    The model runs as MTEB runs it (prompts, dense layers, normalisation, truncation). With ``pads="included"`` the
+    transformer still gets the right mask, and the pooling alone is told that every position is real: the bug that the
+    mask is there to prevent. Batches are the plan's: ``encode_kwargs={"batch_size": ...}`` of MTEB has no effect.
 
     Args:
         model: A ``SentenceTransformer``, which is left as it is, or the name or folder of one, opened by `load`.
@@ -59,6 +64,8 @@ class PoolingEncoder(AbsEncoder):
         results = mteb.evaluate(encoder, mteb.get_tasks(["Banking77Classification"]))
     """
 
+    mteb_model_meta: ModelMeta
+
     def __init__(
         self,
         model: SentenceTransformer | str,
@@ -71,27 +78,32 @@ class PoolingEncoder(AbsEncoder):
             raise ValueError(f"pads must be 'excluded' or 'included', got {pads!r}")
         plan = Plan() if plan is None else plan
         if not isinstance(plan, Plan):
-            raise TypeError(f"plan must be a maskpool.plans.Plan, got {type(plan).__name__}")
-        self.model = with_pooling(load(model) if isinstance(model, str) else model, pooling_mode)
+            raise TypeError(f"plan must be a maskpool.plans.Plan, such as Plan(pad_to=128), got {type(plan).__name__}")
+        given = load(model) if isinstance(model, str) else model
+        self.model = with_pooling(given, pooling_mode)
         self.pads, self.plan, self.seed = pads, plan, seed
         pooling = next(module for module in self.model.modules() if isinstance(module, Pooling))
         if pads == "included":
             pooling.register_forward_pre_hook(_all_real)
-        prompts: Any = {name: prompt for name, prompt in self.model.prompts.items() if prompt}
+        prompts: Any = {name: prompt for name, prompt in self.model.prompts.items() if prompt is not None}
         self.model_prompts, _ = self.validate_task_to_prompt_name(prompts, raise_for_invalid_keys=False)
         settings = pooling.get_config_dict()
         del settings["embedding_dimension"]
         if not isinstance(pooling.pooling_mode, str):
             settings["pooling_mode"] = "+".join(pooling.pooling_mode)
         experiment = settings | {"pads": pads, **vars(plan)} | ({"seed": seed} if plan.order == "random" else {})
-        name = model if isinstance(model, str) else self.model.model_card_data.base_model or "sentence-transformer"
+        card = given.model_card_data
+        name = model if isinstance(model, str) else card.model_name or card.base_model or "sentence-transformer"
+        similarity = given.similarity_fn_name
         self.mteb_model_meta = ModelMeta.create_empty(
             {
+                # Not the model's own: these are no results of it, and must not be filed as such.
                 "name": "maskpool/" + str(name).rstrip("/").rpartition("/")[2],
-                "revision": _hash_of_weights(self.model),
+                "revision": _hash_of(self.model),
                 "max_tokens": self.model.max_seq_length,
                 "embed_dim": self.model.get_embedding_dimension(),
-                "similarity_fn_name": ScoringFunction.from_str(self.model.similarity_fn_name),
+                # MTEB's base class knows these two, and else asks the model only if none is named.
+                "similarity_fn_name": ScoringFunction(similarity) if similarity in ("cosine", "dot") else None,
                 "framework": ["Sentence Transformers", "PyTorch"],
                 "experiment_kwargs": experiment,
             }
@@ -114,40 +126,64 @@ class PoolingEncoder(AbsEncoder):
             float32, (texts, dim), in the order of the texts.
 
         Raises:
-            ValueError: The task has no texts, or one that is longer than the plan's fixed length.
+            ValueError: The task has no texts, or not only texts; one that is longer than the plan's fixed length; or
+                another precision than float32 is asked for.
         """
+        if kwargs.get("precision") not in (None, "float32"):
+            raise ValueError(
+                f"precision must be 'float32', got {kwargs['precision']!r}: vectors are not quantised here, drop it "
+                "from encode_kwargs"
+            )
         texts: list[str] = []
         for batch in inputs:
-            if "text" not in batch:
-                raise ValueError(f"task {task_metadata.name} must have texts, got {', '.join(batch)}")
+            if "text" not in batch or any(modality in batch for modality in _OTHER_MODALITIES):
+                raise ValueError(
+                    f"task {task_metadata.name} must have texts alone, got {', '.join(batch)}: choose tasks by "
+                    'mteb.get_tasks(modalities=["text"], exclusive_modality_filter=True)'
+                )
             texts += batch["text"]
-        name = self.get_prompt_name(task_metadata, prompt_type)
-        prompt = None if name is None else self.model.prompts[name]
-        lengths = self._lengths(texts, prompt)
-        self.model.eval()
+        prompt = self._prompt(task_metadata, prompt_type)
+        task = {} if prompt_type is None else {"task": prompt_type.value}  # for models of two towers
         vectors = np.zeros((len(texts), self.model.get_embedding_dimension() or 0), np.float32)
-        batches = self.plan.batches(lengths, np.random.default_rng(self.seed))
-        for places, width in tqdm(batches, desc="Batches", disable=not kwargs.get("show_progress_bar", False)):
-            features = self.model.preprocess([texts[place] for place in places], prompt=prompt)
-            features = _repad(features, width, self.plan.side, self._pad_token_id)
-            pooled = self.model(batch_to_device(features, self.model.device))["sentence_embedding"]
-            if self.model.truncate_dim is not None:
-                pooled = truncate_embeddings(pooled, self.model.truncate_dim)
-            vectors[places] = pooled.float().cpu().numpy()
+        batches = self.plan.batches(self._lengths(texts, prompt, task), np.random.default_rng(self.seed))
+        with evaluating(self.model):  # its modules are the user's
+            for places, width in tqdm(batches, desc="Batches", disable=not kwargs.get("show_progress_bar", False)):
+                features = self.model.preprocess([texts[place] for place in places], prompt=prompt, **task)
+                features = _repad(features, width, self.plan.side, self._pad_token_id)
+                pooled = self.model(batch_to_device(features, self.model.device), **task)["sentence_embedding"]
+                if self.model.truncate_dim is not None:
+                    pooled = truncate_embeddings(pooled, self.model.truncate_dim)
+                vectors[places] = pooled.float().cpu().numpy()
         return vectors
+
+    def _prompt(self, task_metadata: TaskMetadata, prompt_type: PromptType | None) -> str | None:
+        """What stands before each text: MTEB's choice, else what the host's encode, encode_query, ... choose."""
+        name = self.get_prompt_name(task_metadata, prompt_type)
+        if name is None:
+            kinds = {"query": ("query",), "document": ("document", "passage", "corpus")}
+            known = kinds[prompt_type.value] if prompt_type else ()
+            name = next((kind for kind in known if kind in self.model.prompts), self.model.default_prompt_name)
+        return None if name is None else self.model.prompts[name]
 
     @property
     def _pad_token_id(self) -> int:
         tokens = (self.model.tokenizer.pad_token_id, self.model.tokenizer.eos_token_id, 0)
         return next(token for token in tokens if isinstance(token, int))
 
-    def _lengths(self, texts: list[str], prompt: str | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _lengths(
+        self, texts: list[str], prompt: str | None, task: dict[str, str]
+    ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Tokens of each text, prompt and special tokens included."""
-        lengths = [
-            self.model.preprocess(texts[start : start + _TEXTS_AT_ONCE], prompt=prompt)["attention_mask"].sum(dim=1)
-            for start in range(0, len(texts), _TEXTS_AT_ONCE)
-        ]
-        return torch.cat(lengths).numpy() if lengths else np.zeros(0, np.int64)
+        lengths = [np.zeros(0, np.int64)]
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            features = self.model.preprocess(texts[start : start + _TEXTS_AT_ONCE], prompt=prompt, **task)
+            if "attention_mask" not in features:
+                raise ValueError(
+                    f"model must give an attention_mask for a batch of texts, got {', '.join(features)}: a plan has "
+                    "nothing to pad where texts stand flat (set model[0].unpad_inputs = False) or have no mask"
+                )
+            lengths.append(features["attention_mask"].sum(dim=1).numpy())
+        return np.concatenate(lengths)
 
 
 def _all_real(module: torch.nn.Module, arguments: tuple[dict[str, Any]]) -> tuple[dict[str, Any]]:
@@ -169,8 +205,16 @@ def _repad(features: dict[str, Any], width: int, side: str, pad_token_id: int) -
     return found
 
 
-def _hash_of_weights(model: torch.nn.Module) -> str:
-    found = hashlib.sha256()
+def _hash_of(model: SentenceTransformer) -> str:
+    """Of the weights, and of what else makes a vector, the pooling's settings excepted."""
+    modules = [
+        (name, type(module).__name__, module.get_config_dict())
+        for name, module in model.named_modules()
+        if isinstance(module, Module) and not isinstance(module, Pooling)
+    ]
+    settings = [model.max_seq_length, model.prompts, model.default_prompt_name, model.truncate_dim]
+    settings += [model.similarity_fn_name]
+    found = hashlib.sha256(json.dumps([modules, settings], default=str).encode())
     for name, tensor in model.state_dict().items():
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
