@@ -145,13 +145,11 @@ def test_coverage_in_short() -> None:
     assert 0.90 <= coverage(200) <= 0.99
 
 
-@pytest.mark.slow
 def test_coverage() -> None:
     """Over 1,000 fresh data sets 95 % of the intervals hold the truth."""
     assert 0.93 <= coverage(1_000) <= 0.97
 
 
-@pytest.mark.slow
 def test_coverage_of_several_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over 1,000 fresh data sets three independent intervals hold their truths together 95 % of the time."""
     monkeypatch.setattr("maskpool.bench.statistics._DRAWS", 5_000)  # 1,000 quantiles of 100,000 draws take a minute

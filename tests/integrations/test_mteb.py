@@ -278,7 +278,7 @@ def test_what_is_refused(model: SentenceTransformer) -> None:
     """Unknown pads, no plan, no model, a cut text, another precision and what is no text are refused by name."""
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"model": model, "pads": "both"}, ValueError, "pads must be 'excluded' or 'included', got 'both'"),
-        ({"model": model, "plan": "sorted"}, TypeError, r"plan must be a maskpool.plans.Plan, such as Plan\(pad_to=128\), got str"),
+        ({"model": model, "plan": "sorted"}, TypeError, r"plan must be a maskpool.plans.Plan, such as Plan\(.*got str"),
         ({"model": 3}, TypeError, "model must be a SentenceTransformer, got int"),
         ({"model": model, "pooling_mode": "middle"}, ValueError, "pooling_mode must be one of 'mean'"),
     ]
