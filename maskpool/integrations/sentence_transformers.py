@@ -95,9 +95,8 @@ class Pooling(host.Pooling):
         legacy = {name: options.pop(name) for name in list(options) if name.startswith("pooling_mode_")}
         if legacy:
             pooling_mode = host.Pooling(embedding_dimension, **legacy).pooling_mode  # it knows them, and warns
-        modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
-        layer = build_pooling(modes, embedding_dimension, on_empty=on_empty, **options)
-        super().__init__(embedding_dimension, modes, include_prompt)
+        layer = build_pooling(pooling_mode, embedding_dimension, on_empty=on_empty, **options)
+        super().__init__(embedding_dimension, pooling_mode, include_prompt)
         self.on_empty = on_empty
         self.include_special_tokens = include_special_tokens
         self.options = options
@@ -205,7 +204,13 @@ class Pooling(host.Pooling):
         if not self.include_prompt and prompt is not None and not (isinstance(prompt, int) and prompt == 0):
             keep = exclude_prompt(mask, prompt, cu_seqlens=cu_seqlens).bool()
         if not self.include_special_tokens:
-            words = ~self._special(features).reshape(mask.shape)
+            special = self._special(features)
+            if special.numel() != mask.numel():
+                raise ValueError(
+                    f"special_tokens_mask or input_ids must have one number a token, got {tuple(special.shape)} for a "
+                    f"batch of {tuple(x.shape[:-1])}"
+                )
+            words = ~special.reshape(mask.shape)
             keep = words if keep is None else keep & words
         if keep is None:
             return batch, False
@@ -390,7 +395,7 @@ def as_host_pooling(model: SentenceTransformer) -> SentenceTransformer:
     return model
 
 
-def load(name_or_path: str, **kwargs: Any) -> SentenceTransformer:
+def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> SentenceTransformer:
     """Open a saved model that may hold our modules, without ``trust_remote_code``.
 
     The classes that ``modules.json`` names must stand in an exact list: ours and the host's own. No code comes
@@ -416,7 +421,9 @@ def load(name_or_path: str, **kwargs: Any) -> SentenceTransformer:
     for keyword in ("modules", "trust_remote_code"):
         if keyword in kwargs:
             raise TypeError(f"load takes no {keyword}: it reads the modules from {name_or_path} and runs no code of it")
-    source = bundled_folder_of(name_or_path)
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(f"name_or_path must be a folder or a name on the hub, got {type(name_or_path).__name__}")
+    source = bundled_folder_of(os.fspath(name_or_path))
     where = {name: kwargs.pop(name, None) for name in ("token", "cache_folder", "revision")}
     where["local_files_only"] = kwargs.get("local_files_only", False)
     where["cache_folder"] = where["cache_folder"] or os.getenv("SENTENCE_TRANSFORMERS_HOME")  # as the host does

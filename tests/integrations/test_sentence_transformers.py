@@ -545,6 +545,15 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "attention_mask",
     ),
+    (
+        "special",
+        lambda: _vector(
+            Pooling(DIM, include_special_tokens=False), token_embeddings=X, special_tokens_mask=MASK[:, :4]
+        ),
+        ValueError,
+        r"must have one number a token, got \(3, 4\) for a batch of \(3, 5\)",
+    ),
+    ("number", lambda: Pooling(DIM, 5), TypeError, "pooling_mode must be a string or a tuple of strings, got int"),  # type: ignore[arg-type]  # on purpose
     ("mode", lambda: Pooling(DIM, "middle"), ValueError, "pooling_mode must be one of 'mean'"),
     ("option", lambda: Pooling(DIM, "mean", k=3), TypeError, "got k"),
     ("no option", lambda: Pooling(DIM, "topk_mean"), ValueError, "k is required for the pooling_mode 'topk_mean'"),

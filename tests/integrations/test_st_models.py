@@ -296,7 +296,7 @@ def test_settings_come_back(build: Callable[..., SentenceTransformer], tmp_path:
     model = build(Pooling(DIM), **SETTINGS)
     model.module_kwargs = {"0": ["output_attentions"]}
     model.save_pretrained(str(tmp_path))
-    opened = load(str(tmp_path))
+    opened = load(tmp_path)
     host = SentenceTransformer(str(tmp_path), trust_remote_code=True)
     for name, value in SETTINGS.items():
         assert getattr(opened, name) == value == getattr(host, name)
@@ -398,6 +398,8 @@ def test_what_load_does_not_take(tmp_path: Path) -> None:
     for keyword in ("trust_remote_code", "modules"):
         with pytest.raises(TypeError, match=f"load takes no {keyword}: it reads the modules from"):
             load(BUNDLED, **{keyword: True})
+    with pytest.raises(TypeError, match="name_or_path must be a folder or a name on the hub, got int"):
+        load(3)  # type: ignore[arg-type]  # on purpose
     with pytest.raises(TypeError, match="speed"):
         load(BUNDLED, speed=3)
 
