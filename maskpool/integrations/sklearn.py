@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Iterator
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
+import torch
 
-from maskpool.encoder import check_texts
+from maskpool.encoder import check_texts, evaluating
 from maskpool.integrations import require
 from maskpool.integrations.sentence_transformers import load, with_pooling
 
@@ -25,9 +29,12 @@ if TYPE_CHECKING:
 class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # untyped
     """Texts to sentence vectors, read by a model whose pooling is ours.
 
-    It learns nothing: `fit` opens the model and looks at the texts, and `transform` works without it. Where a name was
-    given, a pickle and the cache of a pipeline (``memory=``) hold the name, not the weights. A model given as an object
-    is copied whole by ``clone`` and by pickling, and a copy misses the cache: give a name where that matters.
+    The vectors are those of ``SentenceTransformer.encode`` with our pooling in the place of the model's own. It learns
+    nothing: `fit` opens the model and looks at the texts, and `transform` works without it.
+
+    Where a name was given, a pickle and the cache of a pipeline (``memory=``) hold the name, not the weights: empty the
+    cache if others are saved under that name. A model given as an object is copied whole by ``clone`` and by pickling,
+    and a cache never finds it again, because no two copies hash the same: give a name where that matters.
 
     Args:
         model: The name or folder of a ``SentenceTransformer`` or of a plain transformers model, or a
@@ -35,12 +42,18 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         pooling_mode: As `build_pooling` takes it; None keeps the model's.
         batch_size: Texts in a batch.
         normalize: Give vectors of length 1.
-        device: Where the model runs, as torch names it; None leaves that to sentence-transformers.
+        device: Where the model runs, as torch names it; None leaves a given model where it is, and otherwise the
+            choice to sentence-transformers. A given model that is elsewhere is copied there.
+
+    Attributes:
+        n_features_out_: Width of a vector, known once the model has been opened.
 
     Example::
 
         clusters = make_pipeline(SentenceEncoder("all-MiniLM-L6-v2"), KMeans(8)).fit_predict(texts)
     """
+
+    n_features_out_: int
 
     def __init__(
         self,
@@ -60,14 +73,17 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Open the model and look at the texts.
 
         Args:
-            X: Texts: a list, tuple, array or Series of strings.
+            X: Texts: a list, tuple, array or Series of strings, of one dimension.
             y: Not read.
 
         Raises:
-            TypeError: ``X`` is one bare string, or holds something else than strings, or ``model`` is no model.
-            ValueError: ``batch_size`` is no positive integer, or as `replace_pooling` says.
+            TypeError: ``X`` is one bare string, a generator or a table, or holds something else than strings; or
+                ``model`` or ``normalize`` is of another type.
+            ValueError: ``batch_size`` is no positive integer, torch cannot use ``device`` here, or as `load` and
+                `replace_pooling` say.
+            OSError: There is no such model.
         """
-        check_texts(X)
+        _check_texts(X)
         self._open()
         return self
 
@@ -75,48 +91,58 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Embed texts.
 
         Args:
-            X: Texts: a list, tuple, array or Series of strings.
+            X: Texts, as `fit` takes them.
 
         Returns:
             float32, (texts, dim); of no texts (0, dim).
 
         Raises:
-            TypeError, ValueError: As `fit` does.
+            TypeError, ValueError, OSError: As `fit` does.
         """
-        texts = check_texts(X)
+        texts = _check_texts(X)
         model = self._open()
         if not texts:
-            return np.zeros((0, self._n_features_out), np.float32)
-        vectors: Vectors = model.encode(
-            texts, batch_size=self.batch_size, normalize_embeddings=self.normalize, show_progress_bar=False
-        ).astype(np.float32)
+            return np.zeros((0, self.n_features_out_), np.float32)
+        with evaluating(model):  # encode ends the training mode, also of the modules shared with a given model
+            vectors: Vectors = model.encode(
+                texts, batch_size=int(self.batch_size), normalize_embeddings=self.normalize, show_progress_bar=False
+            ).astype(np.float32)
         return vectors
 
     @property
     def _n_features_out(self) -> int:
-        return self._open().get_embedding_dimension() or 0
+        """What the base class reads; it opens no model, because `dir` and a notebook's display read every attribute."""
+        return self.n_features_out_
 
     def _open(self) -> SentenceTransformer:
-        """The model with our pooling; opened once for the same parameters."""
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+        """The model with our pooling; by name it is opened once for the same parameters."""
+        # A search over an array gives numpy's integers.
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, Integral) or self.batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {self.batch_size!r}")
+        if not isinstance(self.normalize, bool | np.bool_):
+            raise TypeError(f"normalize must be True or False, got {self.normalize!r}")
         asked = (self.model, self.pooling_mode, self.device)
         opened: tuple[object, SentenceTransformer] | None = getattr(self, "_opened", None)
-        if opened is None or opened[0] != asked:
+        # A given model may have been trained since, and our pooling is a copy of what its own had learned.
+        if opened is None or opened[0] != asked or isinstance(self.model, SentenceTransformer):
             opened = (asked, with_pooling(self._find(), self.pooling_mode))
             self._opened = opened
+            self.n_features_out_ = opened[1].get_embedding_dimension()
         return opened[1]
 
     def _find(self) -> SentenceTransformer:
+        device = None if self.device is None else _find_device(self.device)
         if isinstance(self.model, SentenceTransformer):
-            return self.model if self.device is None else self.model.to(self.device)
+            elsewhere = device is not None and device != self.model.device
+            return copy.deepcopy(self.model).to(device) if elsewhere else self.model
         if not isinstance(self.model, str | os.PathLike):
             raise TypeError(f"model must be a name, a folder or a SentenceTransformer, got {type(self.model).__name__}")
         name = os.fspath(self.model)
         try:
-            return load(name, device=self.device)
+            model = load(name, device=self.device)
         except FileNotFoundError:  # no modules.json: a plain transformers model, or none, which the host will say
-            return SentenceTransformer(name, device=self.device)
+            model = SentenceTransformer(name, device=self.device)
+        return model.eval()  # once and for all: threads that share an encoder would switch it under each other
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -130,3 +156,22 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         tags.transformer_tags.preserves_dtype = []  # texts have none to keep
         tags.requires_fit = False
         return tags
+
+
+def _check_texts(X: Iterable[str]) -> list[str]:  # noqa: N803  # scikit-learn's name
+    if isinstance(X, Iterator):
+        raise TypeError(
+            f"X must be texts that can be read twice, by fit and by transform, got a {type(X).__name__}: pass list(X)"
+        )
+    return check_texts(X)
+
+
+def _find_device(device: str) -> torch.device:
+    """The device with its number, as a model on it names it."""
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch built without a device raises AssertionError
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"device must be one that torch can use here, such as 'cpu', got {device!r}: {reason}"
+        ) from error

@@ -78,7 +78,7 @@ def _tiny_classification() -> Any:
     return _classification({"train": tiny.make_texts(100), "test": tiny.make_texts(60, seed=1)})
 
 
-def _score(encoder: PoolingEncoder, task: Any, cache: Any = None) -> float:
+def _score(encoder: PoolingEncoder | SentenceTransformer, task: Any, cache: Any = None) -> float:
     results = mteb.evaluate(encoder, [task], cache=cache, show_progress_bar=False)
     score: float = results.task_results[0].get_score()
     return score
@@ -207,7 +207,8 @@ def test_truncated_vectors(model: SentenceTransformer) -> None:
 
 def test_results_are_kept_apart(model: SentenceTransformer, folder: str, tmp_path: Path) -> None:
     """MTEB's cache keeps another pooling, plan, arm, seed and other weights apart, and what is the same it reuses."""
-    other: Any = [Transformer(str(tiny.save_model(tmp_path / "other", seed=9))), HostPooling(32)]
+    other: Any = [Transformer(str(tiny.save_model(tmp_path / "other", seed=9))), *list(model)[1:]]
+    prompts: Any = model.prompts
     shuffled = Plan("random", 8)
     encoders = [
         PoolingEncoder(model),
@@ -217,7 +218,7 @@ def test_results_are_kept_apart(model: SentenceTransformer, folder: str, tmp_pat
         PoolingEncoder(model, plan=Plan(pad_to=64), **INCLUDED),
         PoolingEncoder(model, plan=shuffled, **INCLUDED),
         PoolingEncoder(model, plan=shuffled, seed=1, **INCLUDED),
-        PoolingEncoder(SentenceTransformer(modules=other, device="cpu")),
+        PoolingEncoder(SentenceTransformer(modules=other, device="cpu", prompts=prompts)),
     ]
     cache = mteb.ResultCache(tmp_path / "cache")
     for number, encoder in enumerate(encoders, 1):
@@ -226,6 +227,44 @@ def test_results_are_kept_apart(model: SentenceTransformer, folder: str, tmp_pat
     again = PoolingEncoder(model, plan=Plan(pad_to=64), **INCLUDED)
     again.encode = None  # type: ignore[assignment, method-assign]  # it must not be asked
     _score(again, _tiny_classification(), cache)
+
+
+@pytest.mark.filterwarnings(  # those of MTEB's own wrapper around the model
+    "ignore:Task name passage is not valid:UserWarning",
+    "ignore:Some prompts are not in the expected format:UserWarning",
+    "ignore:SentenceTransformers that use prompts:UserWarning",
+    "ignore:The `get_sentence_embedding_dimension` method:FutureWarning",
+)
+def test_a_retrieval_task(folder: str) -> None:
+    """Without pads a retrieval task's score is what MTEB finds for the model itself; pads move it."""
+    rows = tiny.make_texts(80)
+    queries, corpus = rows[:20], rows[20:]
+    ids: Any = ([f"q{place}" for place in range(20)], [f"d{place}" for place in range(60)])
+    prompts: Any = {"query": "red1 red2 ", "passage": "blue1 "}
+    modules: Any = [Transformer(folder), HostPooling(32)]
+    model = SentenceTransformer(modules=modules, device="cpu", prompts=prompts)
+    scores = []
+    for runs in (model, PoolingEncoder(model), PoolingEncoder(model, plan=Plan(pad_to=64), **INCLUDED)):
+        task = mteb.get_task("NFCorpus")
+        task.dataset = {
+            "default": {
+                "test": {
+                    "queries": Dataset.from_dict({"id": ids[0], "text": [text for text, _ in queries]}),
+                    "corpus": Dataset.from_dict(
+                        {"id": ids[1], "title": [""] * 60, "text": [text for text, _ in corpus]}
+                    ),
+                    "relevant_docs": {
+                        query: {document: 1 for document, (_, own) in zip(ids[1], corpus, strict=True) if own == label}
+                        for query, (_, label) in zip(ids[0], queries, strict=True)
+                    },
+                    "top_ranked": None,
+                }
+            }
+        }
+        task.data_loaded = True
+        scores.append(_score(runs, task))
+    assert scores[1] == pytest.approx(scores[0], abs=0.005)  # two documents may be nearly as near
+    assert abs(scores[2] - scores[0]) > 0.01
 
 
 def test_the_revision_sees_what_makes_a_vector(model: SentenceTransformer, folder: str) -> None:
