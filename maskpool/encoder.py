@@ -276,24 +276,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def check_texts(texts: object) -> list[str]:
+def check_texts(texts: object, name: str = "texts") -> list[str]:
     """A list of texts from any sequence of them: a list, a tuple, an array, a pandas Series.
+
+    Args:
+        texts: What was handed in.
+        name: What the argument is called there.
 
     Raises:
         TypeError: One bare string, something else, more dimensions than one, or an element that is no string.
     """
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable):
         way_out = ": put it into a list, [text]" if isinstance(texts, str) else ""
-        raise TypeError(f"texts must be a list of strings, got one {type(texts).__name__}{way_out}")
+        raise TypeError(f"{name} must be a list of strings, got one {type(texts).__name__}{way_out}")
     dimensions = getattr(texts, "ndim", 1)
     if dimensions != 1:
         raise TypeError(
-            f"texts must have one dimension, got {type(texts).__name__} of {dimensions}: pass one column of it"
+            f"{name} must have one dimension, got {type(texts).__name__} of {dimensions}: pass one column of it"
         )
     found = list(texts)
     for place, text in enumerate(found):
         if not isinstance(text, str):
             raise TypeError(
-                f"texts must hold strings alone, got {type(text).__name__} at place {place}: drop it, or give it a text"
+                f"{name} must hold strings alone, got {type(text).__name__} at place {place}: drop it or give it a text"
             )
     return [str(text) for text in found]  # numpy's strings as Python's

@@ -327,6 +327,8 @@ def replace_pooling(
     """
     name, old = _find_pooling(model)
     mode = old.pooling_mode if pooling_mode is None else pooling_mode
+    if isinstance(mode, tuple | list):  # as the host stores it
+        mode = mode[0] if len(mode) == 1 else tuple(mode)
     same_mode = mode == old.pooling_mode
     kept: dict[str, Any] = {"include_prompt": old.include_prompt}
     if isinstance(old, Pooling):
@@ -362,6 +364,7 @@ def with_pooling(
         truncate_dim=model.truncate_dim,
     )
     other.module_kwargs = model.module_kwargs
+    other.training = model.training
     return replace_pooling(other, pooling_mode, **options)
 
 

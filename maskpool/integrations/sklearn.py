@@ -163,7 +163,7 @@ def _check_texts(X: Iterable[str]) -> list[str]:  # noqa: N803  # scikit-learn's
         raise TypeError(
             f"X must be texts that can be read twice, by fit and by transform, got a {type(X).__name__}: pass list(X)"
         )
-    return check_texts(X)
+    return check_texts(X, "X")
 
 
 def _find_device(device: str) -> torch.device:

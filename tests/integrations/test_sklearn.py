@@ -366,12 +366,12 @@ def test_what_is_expected_to_fail_exists() -> None:
 # ------------------------------------------------------------------------------------------------- refusals
 
 BAD_TEXTS = [
-    ("w1", "texts must be a list of strings, got one str: put it into a list, [text]"),
-    (["w1", None], "texts must hold strings alone, got NoneType at place 1"),
+    ("w1", "X must be a list of strings, got one str: put it into a list, [text]"),
+    (["w1", None], "X must hold strings alone, got NoneType at place 1"),
     (np.array(["w1", "w2", None], object), "got NoneType at place 2"),
     (pd.Series(["w1", float("nan")]), "got float at place 1"),
-    (pd.DataFrame({"text": ["w1"]}), "texts must have one dimension, got DataFrame of 2: pass one column of it"),
-    (np.array([["w1"], ["w2"]]), "texts must have one dimension, got ndarray of 2: pass one column of it"),
+    (pd.DataFrame({"text": ["w1"]}), "X must have one dimension, got DataFrame of 2: pass one column of it"),
+    (np.array([["w1"], ["w2"]]), "X must have one dimension, got ndarray of 2: pass one column of it"),
     (np.ones(3), "got float64 at place 0"),
     ((text for text in TEXTS), "X must be texts that can be read twice, by fit and by transform, got a generator"),
 ]

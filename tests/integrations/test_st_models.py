@@ -156,7 +156,9 @@ def test_learned_weights_are_kept(build: Callable[..., SentenceTransformer], nam
     expected = build(_module(name, include_special_tokens=False)).encode(TEXTS)
     np.testing.assert_array_equal(replace_pooling(model, include_special_tokens=False).encode(TEXTS), expected)
     mode, options = SPECS[name]
-    np.testing.assert_array_equal(replace_pooling(model, mode, **options).encode(TEXTS), expected)
+    assert isinstance(mode, str)
+    for spelling in (mode, (mode,), [mode]):
+        np.testing.assert_array_equal(replace_pooling(model, spelling, **options).encode(TEXTS), expected)
     anew: Any = replace_pooling(model, "attention", num_heads=8)[1]
     assert not anew.pooling.query.any()
 
@@ -185,6 +187,7 @@ def test_a_shared_model_keeps_its_own(build: Callable[..., SentenceTransformer])
     expected = replace_pooling(copy.deepcopy(model), "max").encode(TEXTS, prompt_name="query")
     np.testing.assert_array_equal(other.encode(TEXTS, prompt_name="query"), expected)
     assert other._get_model_config() == model._get_model_config()
+    assert with_pooling(model.eval()).training is False
 
 
 def _routed(folder: str, *poolings: Any) -> SentenceTransformer:
