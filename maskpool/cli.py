@@ -50,6 +50,22 @@ def bench(
             rich_help_panel="What is measured",
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="One of MTEB's clustering tasks by name.", show_default=False, rich_help_panel="What is measured"
+        ),
+    ] = None,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            help="A labelled dataset by its name on the hub.", show_default=False, rich_help_panel="What is measured"
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of --hub.", rich_help_panel="What is measured")] = "test",
+    newsgroups: Annotated[
+        bool, typer.Option("--newsgroups", help="scikit-learn's 20 newsgroups.", rich_help_panel="What is measured")
+    ] = False,
     text_column: Annotated[str, typer.Option(rich_help_panel="What is measured")] = "text",
     label_column: Annotated[str, typer.Option(rich_help_panel="What is measured")] = "label",
     limit: Annotated[
@@ -94,8 +110,19 @@ def bench(
         raise UserError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
     modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
     settings = Settings(modes, pad_to, batch_size, seeds).check()
+    given = {"--data": data, "--task": task, "--hub": hub, "--newsgroups": newsgroups or None}
+    several = [option for option, value in given.items() if value is not None]
+    if len(several) > 1:
+        raise UserError(f"only one corpus can be measured at a time, got {', '.join(several)}")
     report.check_folder(out)
-    corpus = corpora.docstrings() if data is None else corpora.read_file(data, text_column, label_column)
+    if data is not None:
+        corpus = corpora.read_file(data, text_column, label_column)
+    elif task is not None:
+        corpus = corpora.mteb_task(task)
+    elif hub is not None:
+        corpus = corpora.hub_dataset(hub, split, text_column, label_column)
+    else:
+        corpus = corpora.newsgroups() if newsgroups else corpora.docstrings()
     if limit is not None:
         corpus = corpus.sample(limit, settings.seed)
     results = run_study(corpus, Encoder.load(model, device), settings, _Bars(errors))

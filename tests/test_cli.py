@@ -307,6 +307,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "label column": (["--label-column", "x"], "--label-column must be one of the columns text, label of .*, got 'x'"),
     "file": (["--data", "none.csv"], "--data must name a file, but there is none at none.csv"),
+    "two corpora": (
+        ["--task", "TwentyNewsgroupsClustering.v2"],
+        "only one corpus can be measured at a time, got --data, --task",
+    ),
     "suffix": (["--data", "none.xls"], "--data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got none.xls"),
     "pooling": (["--pooling", "mean,average"], "--pooling must be one of mean, max, .*attention, got 'average'"),
     "pooling with options": (["--pooling", "topk_mean"], "--pooling must be one of .*got 'topk_mean'"),

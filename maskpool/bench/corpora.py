@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -171,17 +171,79 @@ def read_file(path: Path, text_column: str, label_column: str) -> Corpus:
         raise UserError(f"--data must be a file that ends in {', '.join(_SUFFIXES)}, got {path.name}")
     if not path.is_file():
         raise UserError(f"--data must name a file, but there is none at {path}")
-    columns = _columns(path)
+    found = _labelled(path.name, _columns(path), text_column, label_column)
+    return replace(found, name=path.stem).check()
+
+
+def newsgroups() -> Corpus:
+    """scikit-learn's 20 newsgroups, the test part without headers, footers and quotes; it downloads them once.
+
+    Raises:
+        UserError: They are not there and cannot be downloaded.
+    """
+    from sklearn.datasets import fetch_20newsgroups
+
+    try:
+        found = fetch_20newsgroups(subset="test", remove=("headers", "footers", "quotes"))
+    except OSError as error:
+        raise UserError(f"20 newsgroups could not be downloaded: {error}; bring them as a file, --data") from error
+    rows = [
+        (text, found.target_names[label]) for text, label in zip(found.data, found.target, strict=True) if text.strip()
+    ]
+    return Corpus("20 newsgroups", [text for text, _ in rows], [label for _, label in rows]).check()
+
+
+def mteb_task(name: str) -> Corpus:
+    """The texts and labels of one of MTEB's clustering tasks, by its name; MTEB downloads them once.
+
+    Raises:
+        UserError: MTEB is not installed, has no such clustering task, or cannot download it.
+    """
+    try:
+        from maskpool.integrations.mteb import clustering_task
+    except ImportError as error:
+        raise UserError(f"--task needs MTEB: {error}") from error
+    try:
+        texts, labels = clustering_task(name)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--task must be one of MTEB's clustering tasks, got {name!r}: {error}") from error
+    kept = [(text, label) for text, label in zip(texts, labels, strict=True) if text.strip()]
+    return Corpus(name, [text for text, _ in kept], [label for _, label in kept]).check()
+
+
+def hub_dataset(name: str, split: str, text_column: str, label_column: str) -> Corpus:
+    """A dataset by its name on the Hugging Face hub; classes get their names.
+
+    Raises:
+        UserError: There is no such dataset, split or column, or a text or label is missing.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.load_dataset(name, split=split)
+    # datasets raises whatever its builders and the network do, of many kinds; each means that it cannot be had.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"--hub must name a dataset with a split {split!r}, got {name!r}: {reason}") from error
+    columns = {column: list(table[column]) for column in table.column_names}
+    feature = table.features.get(label_column)
+    if isinstance(feature, datasets.ClassLabel):
+        columns[label_column] = [feature.names[code] for code in columns[label_column]]
+    return _labelled(f"{name} ({split})", columns, text_column, label_column).check()
+
+
+def _labelled(name: str, columns: dict[str, list[object]], text_column: str, label_column: str) -> Corpus:
     for option, column in (("--text-column", text_column), ("--label-column", label_column)):
         if column not in columns:
-            raise UserError(f"{option} must be one of the columns {', '.join(columns)} of {path.name}, got {column!r}")
+            raise UserError(f"{option} must be one of the columns {', '.join(columns)} of {name}, got {column!r}")
     texts, labels = columns[text_column], columns[label_column]
     for row, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"column {text_column!r} of {path.name} must hold texts; row {row} has {text!r}")
+            raise UserError(f"column {text_column!r} of {name} must hold texts; row {row} has {text!r}")
         if label is None or label == "":
-            raise UserError(f"column {label_column!r} of {path.name} must hold labels; row {row} has none")
-    return Corpus(path.stem, [str(text) for text in texts], [str(label) for label in labels]).check()
+            raise UserError(f"column {label_column!r} of {name} must hold labels; row {row} has none")
+    return Corpus(name, [str(text) for text in texts], [str(label) for label in labels])
 
 
 def _columns(path: Path) -> dict[str, list[object]]:

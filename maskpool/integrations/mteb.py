@@ -17,7 +17,8 @@ from maskpool.plans import Plan
 
 require("mteb", "2.26", "mteb")
 
-from mteb.models import ModelMeta  # noqa: E402  # after the check that it can be
+import mteb  # noqa: E402  # after the check that it can be
+from mteb.models import ModelMeta  # noqa: E402  # the same
 from mteb.models.abs_encoder import AbsEncoder  # noqa: E402  # the same
 from mteb.models.model_meta import ScoringFunction  # noqa: E402  # the same
 from sentence_transformers import SentenceTransformer  # noqa: E402  # mteb brings it
@@ -184,6 +185,41 @@ class PoolingEncoder(AbsEncoder):
                 )
             lengths.append(features["attention_mask"].sum(dim=1).numpy())
         return np.concatenate(lengths)
+
+
+def clustering_task(name: str) -> tuple[list[str], list[str]]:
+    """The texts of one of MTEB's clustering tasks and their labels, of a hierarchy the first.
+
+    Args:
+        name: As MTEB calls it, such as ``"TwentyNewsgroupsClustering.v2"``. Its first evaluation split is read.
+
+    Raises:
+        ValueError: There is no such task, it is of another kind, has several languages, or cannot be downloaded.
+    """
+    try:
+        task: Any = mteb.get_task(name)  # Any: kinds of tasks name their columns each in its own way
+    except KeyError as error:
+        raise ValueError(str(error.args[0]).split("\n")[0]) from error
+    if task.metadata.type != "Clustering" or task.metadata.modalities != ["text"]:
+        raise ValueError(f"it is a task of {task.metadata.type} on {', '.join(task.metadata.modalities)}")
+    if len(task.hf_subsets) > 1:
+        raise ValueError(f"it has several subsets ({', '.join(task.hf_subsets)}), and one corpus is asked for")
+    if not task.data_loaded:
+        try:
+            task.load_data()
+        except Exception as error:  # whatever the network and the datasets' builders raise
+            raise ValueError(f"it cannot be downloaded: {str(error).splitlines()[0]}") from error
+    split = task.metadata.eval_splits[0]
+    splits = task.dataset if split in task.dataset else task.dataset[task.hf_subsets[0]]
+    texts: list[str] = []
+    labels: list[str] = []
+    column = getattr(task, "input_column_name", "sentences")
+    for row in splits[split]:
+        together = row[column] if isinstance(row[column], list) else [row[column]]  # the older tasks hold lists
+        given = row["labels"] if isinstance(row[column], list) else [row["labels"]]
+        texts += together
+        labels += [str(label[0] if isinstance(label, list) else label) for label in given]
+    return texts, labels
 
 
 def _all_real(module: torch.nn.Module, arguments: tuple[dict[str, Any]]) -> tuple[dict[str, Any]]:

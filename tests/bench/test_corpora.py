@@ -6,11 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import datasets
+import numpy as np
 import pandas as pd
 import pytest
 
-from maskpool.bench.corpora import Corpus, docstrings, read_file
+from maskpool.bench.corpora import Corpus, docstrings, hub_dataset, mteb_task, newsgroups, read_file
 from maskpool.errors import UserError
 from tests.bench import tiny
 
@@ -307,3 +311,87 @@ def test_the_tiny_corpus_is_one(tmp_path: Path) -> None:
     """What other tests measure on has passed the checks of this module."""
     corpus = read_file(tiny.write_csv(tmp_path / "tiny.csv", tiny.make_texts(40)), "text", "label")
     assert sorted(set(corpus.labels)) == sorted(tiny.LABELS)
+
+
+# ----------------------------------------------------------------------------------- corpora that are downloaded
+
+
+def test_newsgroups_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 newsgroups keep their groups' names, and posts of which nothing is left are dropped."""
+    found = SimpleNamespace(data=["a b", " \n", "c d", "e", "f", "g", "h", "i", "j"], target_names=["sci", "rec"])
+    found.target = np.array([0, 0, 1, 0, 1, 0, 1, 0, 1])
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **options: asked.update(options) or found)
+    corpus = newsgroups()
+    assert asked == {"subset": "test", "remove": ("headers", "footers", "quotes")}
+    assert corpus.texts == ["a b", "c d", "e", "f", "g", "h", "i", "j"]
+    assert corpus.labels == ["sci", "rec"] * 4
+
+
+def test_newsgroups_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the network the way out is named."""
+
+    def refuse(**_: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", refuse)
+    with pytest.raises(
+        UserError, match="20 newsgroups could not be downloaded: no network; bring them as a file, --da"
+    ):
+        newsgroups()
+
+
+def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset's classes have their names, and other labels stay what they are."""
+    features = datasets.Features({"body": datasets.Value("string"), "kind": datasets.ClassLabel(names=["no", "yes"])})
+    table = datasets.Dataset.from_dict({"body": list("abcdefgh"), "kind": [0, 1] * 4}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table if (name, split) == ("me/it", "dev") else 1)
+    corpus = hub_dataset("me/it", "dev", "body", "kind")
+    assert (corpus.name, corpus.texts, corpus.labels) == ("me/it (dev)", list("abcdefgh"), ["no", "yes"] * 4)
+    with pytest.raises(
+        UserError, match=re.escape("--text-column must be one of the columns body, kind of me/it (dev)")
+    ):
+        hub_dataset("me/it", "dev", "text", "kind")
+
+
+def test_a_dataset_that_cannot_be_had() -> None:
+    """A name that the hub does not know, or that cannot be reached, is refused with the reason."""
+    with pytest.raises(UserError, match=r"--hub must name a dataset with a split 'test', got 'no/such-dataset': \w+"):
+        hub_dataset("no/such-dataset", "test", "text", "label")
+
+
+@pytest.mark.parametrize("kind", ["texts", "lists", "hierarchy", "subset"])
+def test_a_task_of_mteb(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clustering task gives its texts and labels, in the older form too, of a hierarchy the first level."""
+    mteb = pytest.importorskip("mteb", reason='needs pip install "maskpool[mteb]"')
+    texts, labels = ["a", "b", "c", " ", "d", "e", "f", "g", "h"], [0, 1, 0, 0, 1, 0, 1, 0, 1]
+    rows: dict[str, list[Any]] = {"sentences": texts, "labels": labels}
+    if kind == "lists":
+        rows = {"sentences": [texts[:4], texts[4:]], "labels": [labels[:4], labels[4:]]}
+    elif kind == "hierarchy":
+        rows["labels"] = [[label, 7] for label in labels]
+    split: Any = {"test": datasets.Dataset.from_dict(rows)}
+    task = mteb.get_task("TwentyNewsgroupsClustering.v2")
+    task.dataset = {"default": split} if kind == "subset" else split
+    task.data_loaded = True
+    monkeypatch.setattr(mteb, "get_task", lambda name: task)
+    corpus = mteb_task("TwentyNewsgroupsClustering.v2")
+    assert corpus.texts == ["a", "b", "c", "d", "e", "f", "g", "h"]
+    assert corpus.labels == ["0", "1", "0", "1", "0", "1", "0", "1"]
+
+
+@pytest.mark.filterwarnings("ignore:The task .* is superseded:UserWarning")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("NoSuchTask", "NoSuchTask"),
+        ("Banking77Classification", "it is a task of Classification on text"),
+        ("MasakhaNEWSClusteringP2P", "it has several subsets"),
+        ("TwentyNewsgroupsClustering.v2", "it cannot be downloaded"),
+    ],
+)
+def test_a_task_that_cannot_be_had(name: str, reason: str) -> None:
+    """A task that is not there, is none of clustering, has several languages or is out of reach is refused."""
+    pytest.importorskip("mteb", reason='needs pip install "maskpool[mteb]"')
+    with pytest.raises(UserError, match=f"--task must be one of MTEB's clustering tasks, got '{name}': .*{reason}"):
+        mteb_task(name)

@@ -1,10 +1,14 @@
 """Clusters, and how well they agree with the labels."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
+from scipy.stats import entropy
 from sklearn.metrics import normalized_mutual_info_score
 
-from maskpool.bench.quality import cluster, cluster_ami, score
+from maskpool.bench.quality import SCORES, cluster, cluster_ami, score
+from maskpool.plans import Ints
 from tests.bench.tiny import LABELS
 
 TRUE = np.repeat(np.arange(3), 8)
@@ -12,12 +16,13 @@ TRUE = np.repeat(np.arange(3), 8)
 
 def test_a_renamed_copy_of_the_labels_is_perfect() -> None:
     """Every score of the labels under other names is 1."""
-    assert score(TRUE, (TRUE + 1) % 3) == pytest.approx({"ami": 1, "ari": 1, "v_measure": 1})
+    assert score(TRUE, (TRUE + 1) % 3) == pytest.approx(dict.fromkeys(SCORES, 1))
 
 
 def test_one_cluster_says_nothing() -> None:
-    """Every score of one cluster for all texts is 0."""
-    assert score(TRUE, np.zeros_like(TRUE)) == pytest.approx({"ami": 0, "ari": 0, "v_measure": 0}, abs=1e-12)
+    """One cluster for all texts is complete, holds a third of them rightly, and is else worth nothing."""
+    expected = dict.fromkeys(SCORES, 0.0) | {"completeness": 1.0, "accuracy": 1 / 3}
+    assert score(TRUE, np.zeros_like(TRUE)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_scores_by_hand() -> None:
@@ -39,6 +44,29 @@ def test_v_measure_is_the_normalised_mutual_information() -> None:
     entropies = -(rows * np.log(rows)).sum() - (columns * np.log(columns)).sum()
     assert score(true, found)["v_measure"] == pytest.approx(2 * information / entropies)
     assert score(true, found)["v_measure"] == pytest.approx(normalized_mutual_info_score(true, found))
+
+
+def test_homogeneity_and_completeness_by_entropies() -> None:
+    """Homogeneity is 1 − H(labels | clusters) / H(labels), completeness the same the other way round."""
+    rng = np.random.default_rng(1)
+    true, found = rng.integers(0, 3, 150), rng.integers(0, 5, 150)
+
+    def conditional(of: Ints, given: Ints) -> float:
+        return float(sum(entropy(np.bincount(of[given == one])) * np.mean(given == one) for one in np.unique(given)))
+
+    scores = score(true, found)
+    assert scores["homogeneity"] == pytest.approx(1 - conditional(true, found) / entropy(np.bincount(true)), abs=1e-9)
+    assert scores["completeness"] == pytest.approx(1 - conditional(found, true) / entropy(np.bincount(found)), abs=1e-9)
+
+
+@pytest.mark.parametrize("clusters", [2, 4, 5])
+def test_accuracy_by_trying_every_assignment(clusters: int) -> None:
+    """Accuracy is the best share of any one-to-one assignment, whether there are fewer clusters than labels or more."""
+    rng = np.random.default_rng(2)
+    true, found = rng.integers(0, 4, 40), rng.integers(0, clusters, 40)
+    names = range(max(4, clusters))
+    best = max(np.mean(np.array(order)[found] == true) for order in permutations(names))
+    assert score(true, found)["accuracy"] == pytest.approx(best, abs=1e-12)
 
 
 def test_chance_is_worth_nothing_to_ami_and_ari() -> None:
