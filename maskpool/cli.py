@@ -125,7 +125,7 @@ def bench(
         corpus = corpora.newsgroups() if newsgroups else corpora.docstrings()
     if limit is not None:
         corpus = corpus.sample(limit, settings.seed)
-    results = run_study(corpus, Encoder.load(model, device), settings, _Bars(errors))
+    results = run_study(corpus, Encoder.load(model, device), settings, out, _Bars(errors))
     report.write(results, out)
     screen = Console()
     # A pipe or a log has no width; rich would fold the table to 80 columns there.

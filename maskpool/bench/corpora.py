@@ -184,7 +184,9 @@ def newsgroups() -> Corpus:
     from sklearn.datasets import fetch_20newsgroups
 
     try:
-        found = fetch_20newsgroups(subset="test", remove=("headers", "footers", "quotes"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one a retry; the last failure is told
+            found = fetch_20newsgroups(subset="test", remove=("headers", "footers", "quotes"))
     except OSError as error:
         raise UserError(f"20 newsgroups could not be downloaded: {error}; bring them as a file, --data") from error
     rows = [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -119,6 +121,7 @@ def pool_corpus(
     poolings: Mapping[str, Pooling],
     asked: Sequence[tuple[Ints, Ints]],
     kept: Ints,
+    folder: Path,
     on_texts: Callable[[int], None],
 ) -> tuple[Pooled, States, Cost]:
     """Run the encoder once at the longest padded length and pool every arm from its prefixes.
@@ -129,17 +132,21 @@ def pool_corpus(
         poolings: The layers, by mode.
         asked: Pairs of arrays, texts and the padded length of each.
         kept: Texts whose token states are to be kept.
+        folder: Where the vectors lie, mapped into memory; it must outlive what is returned.
         on_texts: Called with the number of texts done.
+
+    Raises:
+        UserError: The folder has no room for them.
     """
     lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
     keys = np.unique(np.concatenate([_key(texts, widths) for texts, widths in asked]))
     pair_text, pair_width = np.divmod(keys, _STRIDE)
     top = int(pair_width.max())
     dim = encoder.dimension
-    excluded = {mode: np.zeros((len(ids), dim), np.float32) for mode in poolings}
-    included = {mode: np.zeros((len(keys), dim), np.float32) for mode in poolings}
-    pads = {mode: np.zeros((len(keys), dim), np.float32) for mode in poolings}
-    states = torch.zeros(len(kept), top, dim)
+    excluded = {mode: _mapped(folder / f"{mode} excluded.npy", len(ids), dim) for mode in poolings}
+    included = {mode: _mapped(folder / f"{mode} included.npy", len(keys), dim) for mode in poolings}
+    pads = {mode: _mapped(folder / f"{mode} pads.npy", len(keys), dim) for mode in poolings}
+    states = torch.from_numpy(_mapped(folder / "states.npy", len(kept), top, dim))
     in_encoder = in_arms = 0.0
     for start in range(0, len(ids), _FORWARD_BATCH):
         texts = np.arange(start, min(start + _FORWARD_BATCH, len(ids)))
@@ -164,3 +171,18 @@ def pool_corpus(
     mask = torch.arange(top) < torch.from_numpy(lengths[kept]).unsqueeze(1)
     pooled = Pooled(lengths, excluded, included, pads, keys)
     return pooled, States(kept, states, mask), Cost(in_encoder, in_arms)
+
+
+def _mapped(path: Path, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Zeros in a file, mapped into memory: what is not looked at takes none."""
+    if not math.prod(shape):
+        return np.zeros(shape, np.float32)  # nothing cannot be mapped
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk would otherwise end the process at the first write
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        size = 4 * math.prod(shape) / 1e9
+        raise UserError(f"--out must have room for the vectors, {size:.1f} GB more: {error.strerror}") from error
+    return array

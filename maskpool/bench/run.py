@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args
 
 import joblib
@@ -111,8 +113,15 @@ class Comparison:
     arm: Arm
 
 
-def run_study(corpus: Corpus, encoder: Encoder, settings: Settings, progress: Progress) -> Results:
+def run_study(corpus: Corpus, encoder: Encoder, settings: Settings, folder: Path, progress: Progress) -> Results:
     """Measure what pooling over pads does to the embeddings and clusters of ``corpus``.
+
+    Args:
+        corpus: The texts and labels.
+        encoder: The model.
+        settings: What the command line asks for.
+        folder: Where vectors lie while the study runs.
+        progress: Shows how far it has come.
 
     Returns:
         Everything that the report says, as JSON values.
@@ -120,6 +129,11 @@ def run_study(corpus: Corpus, encoder: Encoder, settings: Settings, progress: Pr
     Raises:
         UserError: The corpus, the model or the settings do not allow it; the message says which.
     """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".vectors-") as scratch:
+        return _run_study(corpus, encoder, settings, Path(scratch), progress)
+
+
+def _run_study(corpus: Corpus, encoder: Encoder, settings: Settings, scratch: Path, progress: Progress) -> Results:
     began = time.perf_counter()
     ids, truncated = encoder.tokenize(corpus.texts)
     lengths = _check_lengths(corpus, encoder, ids, settings)
@@ -136,7 +150,7 @@ def run_study(corpus: Corpus, encoder: Encoder, settings: Settings, progress: Pr
     asked = [(draw.texts, widths) for draw in (full, *replicates) for widths in draw.widths]
     poolings = {mode: build_pooling(mode) for mode in modes}
     with progress.task(f"forward pass at width {pad_to}", len(ids)) as advance:
-        pooled, states, cost = pool_corpus(encoder, ids, poolings, asked, kept, advance)
+        pooled, states, cost = pool_corpus(encoder, ids, poolings, asked, kept, scratch, advance)
 
     rows: list[Results] = []
     with progress.task("clustering", len(replicates) + 1) as advance:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +37,7 @@ Study = tuple[list[list[int]], "Ints", Pooled, States]
 
 
 @pytest.fixture(scope="module")
-def study(encoder: Encoder) -> Study:
+def study(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """75 texts, so that the last batch of each loop is a part of one."""
     ids, _ = encoder.tokenize([text for text, _ in tiny.make_texts(75)])
     lengths = np.array([len(tokens) for tokens in ids])
@@ -45,7 +48,9 @@ def study(encoder: Encoder) -> Study:
     asked.append((half, PLANS[1].widths(lengths[half], np.random.default_rng(1))))
     kept = np.array([0, 3, 31, 32, 64, 74])
     poolings = {mode: build_pooling(mode) for mode in HOST_MODES}
-    pooled, states, _ = pool_corpus(encoder, ids, poolings, asked, kept, lambda texts: None)
+    pooled, states, _ = pool_corpus(
+        encoder, ids, poolings, asked, kept, tmp_path_factory.mktemp("vectors"), lambda texts: None
+    )
     return ids, lengths, pooled, states
 
 
@@ -112,14 +117,36 @@ def test_kept_states_are_the_longest_padding(encoder: Encoder, study: Study) -> 
         assert states.mask[place].sum() == lengths[text]
 
 
-def test_every_text_is_counted_once(encoder: Encoder) -> None:
+def test_every_text_is_counted_once(encoder: Encoder, tmp_path: Path) -> None:
     """Progress adds up to the number of texts."""
     ids, _ = encoder.tokenize([text for text, _ in tiny.make_texts(40)])
     done: list[int] = []
     everything = np.arange(40)
     asked = [(everything, np.full(40, 30))]
-    pool_corpus(encoder, ids, {}, asked, np.zeros(0, np.int64), done.append)
+    pool_corpus(encoder, ids, {}, asked, np.zeros(0, np.int64), tmp_path, done.append)
     assert sum(done) == 40
+
+
+def test_vectors_lie_in_files(study: Study) -> None:
+    """Pooled vectors are mapped from files, so that a large corpus takes little memory."""
+    _, _, pooled, _ = study
+    for vectors in (pooled.excluded, pooled.included, pooled.pads):
+        assert all(isinstance(array, np.memmap) for array in vectors.values())
+
+
+def test_a_full_disk_is_told(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk without room for the vectors is refused before the encoder runs, with the room that is missing."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(type(encoder), "states", None)
+    ids, _ = encoder.tokenize([text for text, _ in tiny.make_texts(40)])
+    asked = [(np.arange(40), np.full(40, 30))]
+    poolings = {"mean": build_pooling("mean")}
+    with pytest.raises(UserError, match=r"--out must have room for the vectors, 0\.0 GB more: No space left on device"):
+        pool_corpus(encoder, ids, poolings, asked, np.zeros(0, np.int64), tmp_path, lambda texts: None)
 
 
 def test_the_clean_model_is_accepted(encoder: Encoder) -> None:
