@@ -448,6 +448,9 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> SentenceTransfo
             kwargs[setting] = config.get(setting)
     model = SentenceTransformer(modules=modules, **kwargs)
     model.module_kwargs = {entry["name"]: entry["kwargs"] for entry in entries}
+    for module in model.modules():
+        if isinstance(module, Pooling):
+            module.on_model_ready(model)  # the host calls those at the top alone
     return model
 
 

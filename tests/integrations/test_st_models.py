@@ -208,6 +208,8 @@ def test_a_pooling_inside_of_a_router(folder: str, tmp_path: Path) -> None:
     assert [type(module) for module in model.modules() if isinstance(module, HostPooling)] == [Pooling]
     for exchanged in (model, other):
         np.testing.assert_allclose(exchanged.encode(TEXTS), before, atol=1e-6)
+    replace_pooling(model, include_special_tokens=False)
+    assert np.abs(model.encode(TEXTS) - before).max() > 1e-3
     model.save_pretrained(str(tmp_path))
     np.testing.assert_array_equal(load(str(tmp_path), device="cpu").encode(TEXTS), model.encode(TEXTS))
 
