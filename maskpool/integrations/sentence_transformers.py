@@ -255,7 +255,8 @@ class Pooling(host.Pooling):
             )
         sums = sums.to(batch.accumulation_dtype)
         scale = torch.where(sums == 0, 1.0, sums).pow(power)
-        return apply_on_empty(segments.scaled_sum(batch, scale), batch, self.on_empty, sums)
+        weight = torch.where(segments.empty_sentences(batch), 0.0, sums)
+        return apply_on_empty(segments.scaled_sum(batch, scale), batch, self.on_empty, weight)
 
 
 class AttentionPoolingModule(Pooling):

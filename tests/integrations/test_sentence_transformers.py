@@ -211,6 +211,15 @@ def test_weighted_embeddings(mode: str, root: float, flat: bool) -> None:
     assert nan.isnan().all(dim=1).tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_weighted_embeddings_of_an_empty_text(flat: bool) -> None:
+    """A text without a token is empty whatever is said of its weights' sum."""
+    mask = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 1, 1]])
+    features = _layouts(X[:, :3], mask)[flat] | {"token_weights_sum": torch.ones(3)}
+    found = _vector(Pooling(DIM, on_empty="nan"), **features)
+    assert found.isnan().all(dim=1).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("mode", ["max", "cls", "lasttoken", "min", "median", "logsumexp"])
 def test_weighted_embeddings_where_no_weights_are_summed(mode: str) -> None:
     """Poolings without a denominator take weighted embeddings as they come, as the host does."""
