@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from maskpool import __version__
 from maskpool.errors import UserError
@@ -16,6 +17,12 @@ try:
     from rich.console import Console
 except ModuleNotFoundError as missing:
     sys.exit(f'maskpool: {missing.name} is not installed; the command needs: pip install "maskpool[bench]"')
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from maskpool.bench.folder import StudyFolder
+    from maskpool.bench.study import Study
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
@@ -37,45 +44,53 @@ def maskpool(
     """Pool real tokens only, and measure what pooling over pads does."""
 
 
-@app.command()
+bench_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+app.add_typer(bench_app, name="bench")
+_MEASURED, _HOW, _OUTPUT = "What is measured", "How", "Output"
+
+
+@bench_app.callback()
 def bench(
+    context: typer.Context,
     model: Annotated[
-        str, typer.Option(help="A model's name on the hub, or its folder.", rich_help_panel="What is measured")
+        str, typer.Option(help="A model's name on the hub, or its folder.", rich_help_panel=_MEASURED)
     ] = "all-MiniLM-L6-v2",
     data: Annotated[
         Path | None,
         typer.Option(
             help="Labelled texts: a csv, tsv, jsonl or parquet file. Default: public docstrings, a demonstration.",
             show_default=False,
-            rich_help_panel="What is measured",
+            rich_help_panel=_MEASURED,
         ),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(
-            help="One of MTEB's clustering tasks by name.", show_default=False, rich_help_panel="What is measured"
-        ),
+        typer.Option(help="One of MTEB's clustering tasks by name.", show_default=False, rich_help_panel=_MEASURED),
     ] = None,
     hub: Annotated[
         str | None,
-        typer.Option(
-            help="A labelled dataset by its name on the hub.", show_default=False, rich_help_panel="What is measured"
-        ),
+        typer.Option(help="A labelled dataset by its name on the hub.", show_default=False, rich_help_panel=_MEASURED),
     ] = None,
-    split: Annotated[str, typer.Option(help="Of --hub.", rich_help_panel="What is measured")] = "test",
+    split: Annotated[str, typer.Option(help="Of --hub.", rich_help_panel=_MEASURED)] = "test",
     newsgroups: Annotated[
-        bool, typer.Option("--newsgroups", help="scikit-learn's 20 newsgroups.", rich_help_panel="What is measured")
+        bool, typer.Option("--newsgroups", help="scikit-learn's 20 newsgroups.", rich_help_panel=_MEASURED)
     ] = False,
-    text_column: Annotated[str, typer.Option(rich_help_panel="What is measured")] = "text",
-    label_column: Annotated[str, typer.Option(rich_help_panel="What is measured")] = "label",
+    text_column: Annotated[str, typer.Option(rich_help_panel=_MEASURED)] = "text",
+    label_column: Annotated[str, typer.Option(rich_help_panel=_MEASURED)] = "label",
     limit: Annotated[
         int | None,
+        typer.Option(min=1, help="Take a sample of so many texts, stratified by label.", rich_help_panel=_MEASURED),
+    ] = None,
+    study: Annotated[
+        Path | None,
         typer.Option(
-            min=1, help="Take a sample of so many texts, stratified by label.", rich_help_panel="What is measured"
+            help="A study as a TOML file, in place of the options above and below.",
+            show_default=False,
+            rich_help_panel=_MEASURED,
         ),
     ] = None,
     pooling: Annotated[
-        list[str], typer.Option(help="Modes; repeat the option, or separate them by commas.", rich_help_panel="How")
+        list[str], typer.Option(help="Modes; repeat the option, or separate them by commas.", rich_help_panel=_HOW)
     ] = ["mean,max,attention"],  # noqa: B006  # typer shows it and copies it
     pad_to: Annotated[
         int | None,
@@ -83,63 +98,187 @@ def bench(
             min=1,
             help="The fixed padded length. Default: 128, or the longest text if that is longer.",
             show_default=False,
-            rich_help_panel="How",
+            rich_help_panel=_HOW,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts in a batch of the plans.", rich_help_panel="How")] = 32,
-    seeds: Annotated[int, typer.Option(min=2, help="k-means seeds.", rich_help_panel="How")] = 5,
-    device: Annotated[str, typer.Option(help="Where the model runs.", rich_help_panel="How")] = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts in a batch of the plans.", rich_help_panel=_HOW)] = 32,
+    seeds: Annotated[int, typer.Option(min=2, help="k-means seeds.", rich_help_panel=_HOW)] = 5,
+    device: Annotated[str, typer.Option(help="Where the model runs.", rich_help_panel=_OUTPUT)] = "cpu",
     out: Annotated[
-        Path,
-        typer.Option(help="Folder for results.json, results.csv, report.md and the figures.", rich_help_panel="How"),
+        Path, typer.Option(help="Folder for cells and reports; a study begun there goes on.", rich_help_panel=_OUTPUT)
     ] = Path("maskpool-bench"),
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be computed and how long it takes.", rich_help_panel=_OUTPUT),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=_OUTPUT)
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON and nothing else.", rich_help_panel=_OUTPUT)
+    ] = False,
 ) -> None:
     """Measure what pooling over pads does to embeddings and their clusters.
 
     One forward pass of a model over labelled texts gives the vectors of every padding plan, with pads
     excluded and included; k-means clusters them, and the table says how far the clusters moved from
-    the labels, with intervals. Without options it takes about two minutes on two cores.
+    the labels, with intervals. Without options it takes about two minutes on two cores. What is finished is
+    kept: a run that was stopped goes on where it was.
     """
-    errors = Console(stderr=True)
-    errors.print("loading …", style="dim")
+    if context.invoked_subcommand is not None:
+        return
+    given = [name for name in context.params if _was_given(context, name)]
+    screen = _Screen(silent=quiet or as_json)
+    with _needs_bench():
+        screen.say("loading …")
+        from maskpool.bench import report
+        from maskpool.bench.folder import StudyFolder
+        from maskpool.bench.results import results_of
+        from maskpool.bench.run import run_study
+        from maskpool.bench.study import KNOWN_POOLINGS, CorpusSource, Study, check_known, read_study
+    if study is not None:
+        also = [name for name in given if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")]
+        if also:
+            options = ", ".join("--" + name.replace("_", "-") for name in also)
+            raise UserError(f"--study says what is measured: give {options} in {study.name} instead")
+        asked, base = read_study(study), study.parent
+    else:
+        several = [name for name in ("data", "task", "hub", "newsgroups") if name in given]
+        if len(several) > 1:
+            options = ", ".join("--" + name for name in several)
+            raise UserError(f"only one corpus can be measured at a time, got {options}; a --study may have more")
+        source = CorpusSource(
+            data=str(data) if data is not None else None,
+            task=task,
+            hub=hub,
+            newsgroups=newsgroups,
+            docstrings=not several,
+            split=split,
+            text_column=text_column,
+            label_column=label_column,
+            limit=limit,
+        )
+        modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
+        for mode in modes:
+            check_known(mode, KNOWN_POOLINGS, "--pooling")
+        asked, base = Study((model,), (source,), modes, batch_size=batch_size, pad_to=pad_to, seeds=seeds), Path()
+    folder = StudyFolder(out)
+    if dry_run:
+        _print_estimate(asked, base, folder, device, as_json)
+        return
+    folder.check()
     try:
-        from maskpool.bench import corpora, report
-        from maskpool.bench.run import Settings, run_study
-        from maskpool.encoder import Encoder
+        run_study(asked, base, folder, device, screen)
+    except KeyboardInterrupt:
+        print(
+            f"maskpool: stopped; {len(folder.cells)} finished cells are in {out}: the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    results = results_of(folder)
+    written = report.write(results, folder)
+    if as_json:
+        print(json.dumps(results))
+    if screen.silent:
+        return
+    _print_wide(report.show(results))
+    for part in results["parts"]:
+        if part["corpus"]["truncated"]:
+            print(f"{part['corpus']['truncated']} texts were cut off at {part['model']['max_length']} tokens.")
+    print(f"Written to {str(out).rstrip('/')}/: {', '.join(written)}")
+
+
+@bench_app.command("report")
+def rebuild_report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished study.")],
+) -> None:
+    """Rebuild the report of a finished study from its cells."""
+    with _needs_bench():
+        from maskpool.bench import report
+        from maskpool.bench.folder import StudyFolder
+        from maskpool.bench.results import results_of
+    there = StudyFolder(folder)
+    print(f"Written to {str(folder).rstrip('/')}/: {', '.join(report.write(results_of(there), there))}")
+
+
+@bench_app.command("compare")
+def compare_studies(
+    first: Annotated[Path, typer.Argument(metavar="DIR_A", help="The folder of a finished study.")],
+    second: Annotated[Path, typer.Argument(metavar="DIR_B", help="The folder of another.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Compare two finished studies, row by row."""
+    with _needs_bench():
+        from maskpool.bench import compare
+        from maskpool.bench.folder import StudyFolder
+        from maskpool.bench.report import markdown_table
+        from maskpool.bench.results import results_of
+    found = compare.compare(results_of(StudyFolder(first)), results_of(StudyFolder(second)))
+    if as_json:
+        print(json.dumps(found))
+        return
+    print("\n".join(markdown_table(compare.HEADER, compare.table(found))))
+    for name, one, other in found["settings"]:
+        print(f"{name}: {json.dumps(one)} in A, {json.dumps(other)} in B")
+    if found["only_in_a"] or found["only_in_b"]:
+        print(f"{found['only_in_a']} rows are in A alone, {found['only_in_b']} in B alone.")
+
+
+def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, as_json: bool) -> None:
+    from maskpool.bench.estimate import estimate
+    from maskpool.bench.folder import CELLS
+    from maskpool.bench.run import load_corpora, load_parts
+
+    cells = folder.cells if (folder.path / CELLS).exists() else None
+    found = [estimate(part, cells) for part in load_parts(study, load_corpora(study, base), device)]
+    if as_json:
+        print(json.dumps(found))
+        return
+    for one in found:
+        seconds = one["about_seconds"]
+        passes = (
+            "one pass for all right-padded plans"
+            if one["one_pass_for_all_right_padded_plans"]
+            else "plans run for real"
+        )
+        print(
+            f"{one['model']} on {one['corpus']}: {one['cells']} cells, {one['finished']} finished; "
+            f"{one['texts_for_the_encoder']} texts for the encoder ({passes}), about {seconds['encoder']:.0f} s; "
+            f"clustering about {seconds['fits']:.0f} s"
+        )
+    total = sum(sum(one["about_seconds"].values()) for one in found)
+    print(f"In all about {max(1, round(total / 60))} min. Nothing was computed; without --dry-run it is.")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@contextlib.contextmanager
+def _needs_bench() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise UserError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
-    modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
-    settings = Settings(modes, pad_to, batch_size, seeds).check()
-    given = {"--data": data, "--task": task, "--hub": hub, "--newsgroups": newsgroups or None}
-    several = [option for option, value in given.items() if value is not None]
-    if len(several) > 1:
-        raise UserError(f"only one corpus can be measured at a time, got {', '.join(several)}")
-    report.check_folder(out)
-    if data is not None:
-        corpus = corpora.read_file(data, text_column, label_column)
-    elif task is not None:
-        corpus = corpora.mteb_task(task)
-    elif hub is not None:
-        corpus = corpora.hub_dataset(hub, split, text_column, label_column)
-    else:
-        corpus = corpora.newsgroups() if newsgroups else corpora.docstrings()
-    if limit is not None:
-        corpus = corpus.sample(limit, settings.seed)
-    results = run_study(corpus, Encoder.load(model, device), settings, out, _Bars(errors))
-    report.write(results, out)
+
+
+def _print_wide(content: Group) -> None:
     screen = Console()
     # A pipe or a log has no width; rich would fold the table to 80 columns there.
-    Console(width=screen.width if screen.is_terminal else 110).print(report.show(results), highlight=False)
-    if results["corpus"]["truncated"]:
-        print(f"{results['corpus']['truncated']} texts were cut off at {results['model']['max_length']} tokens.")
-    print(f"Written to {out}{'/' if not str(out).endswith('/') else ''}: {', '.join(report.FILES)}")
+    Console(width=screen.width if screen.is_terminal else 110).print(content, highlight=False)
 
 
-class _Bars:
-    """Progress bars on standard error."""
+class _Screen:
+    """Progress on standard error, or none."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, silent: bool) -> None:
+        self.silent = silent
+        self.console = Console(stderr=True, quiet=silent)
+
+    def say(self, words: str) -> None:
+        """Print a passing remark."""
+        self.console.print(words, style="dim")
 
     @contextlib.contextmanager
     def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:

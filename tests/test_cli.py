@@ -24,11 +24,17 @@ from typer.testing import CliRunner
 import maskpool
 from maskpool import cli
 from maskpool.bench import report
-from maskpool.bench.report import CSV_COLUMNS, FILES, HEADER
+from maskpool.bench.figures import FIGURES
+from maskpool.bench.folder import CELLS, STUDY, StudyFolder
+from maskpool.bench.report import CSV_COLUMNS, HEADER
+from maskpool.bench.study import Study
 from maskpool.errors import UserError
 from tests.bench import tiny
 
 REPLICATES = 6
+FIGURE_FILES = [f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
+REPORT_FILES = ["results.csv", *FIGURE_FILES, "report.md", "report.html", "results.json"]
+FILES = [STUDY, CELLS, *REPORT_FILES]
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,12 @@ def assert_refused(ran: Ran, sentence: str) -> None:
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """Fewer fits than a finding needs, and no hub."""
-    patch.setattr("maskpool.bench.run.REPLICATES", REPLICATES)
+    fields = (REPLICATES if default == 50 else default for default in Study.__init__.__defaults__ or ())
+    patch.setattr(Study.__init__, "__defaults__", tuple(fields))
     patch.setattr("maskpool.bench.statistics._DRAWS", 1_000)
-    patch.setattr("maskpool.bench.run._FLOOR_FITS", 3)
+    patch.setattr("maskpool.bench.run.FLOOR_FITS", 3)
     patch.setattr("maskpool.bench.heads._EPOCHS", 2)
+    patch.setattr("maskpool.bench.heads.HEAD_SEEDS", 2)
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
@@ -99,7 +107,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass(frozen=True)
-class Study:
+class Measured:
     ran: Ran
     folder: Path
 
@@ -108,56 +116,73 @@ class Study:
         found: dict[str, Any] = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
         return found
 
+    @property
+    def part(self) -> dict[str, Any]:
+        (found,) = self.results["parts"]
+        return dict(found)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the table of clusters."""
+        return list(self.part["tables"][0]["rows"])
+
 
 @pytest.fixture(scope="module")
-def study(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+def study(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     """A run that succeeds, into a folder that is not there yet."""
     folder = tmp_path_factory.mktemp("out") / "new" / "folder"
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
-        yield Study(run("bench", "--model", model, "--data", data, "--out", folder), folder)
+        yield Measured(run("bench", "--model", model, "--data", data, "--out", folder), folder)
 
 
-def without_times(results: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in results.items() if name != "cost"}
+def without_times(results: Any) -> Any:
+    """Results but for whatever is counted in seconds."""
+    if isinstance(results, dict):
+        return {name: without_times(value) for name, value in results.items() if "seconds" not in name}
+    return [without_times(value) for value in results] if isinstance(results, list) else results
 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_writes_five_files(study: Study) -> None:
-    """A run makes its folder, writes five files and nothing else, and says where they are."""
+def test_a_run_writes_its_files(study: Measured) -> None:
+    """A run makes its folder, writes its files and nothing else, and says where they are."""
     assert study.ran.code == 0, study.ran.err
     assert sorted(content(study.folder)) == sorted(FILES)
-    assert f"Written to {study.folder}/: {', '.join(FILES)}" in study.ran.out
-    assert study.results["settings"]["replicates"] == REPLICATES
+    assert f"Written to {study.folder}/: {', '.join(REPORT_FILES)}" in study.ran.out
+    assert study.results["study"]["replicates"] == REPLICATES
 
 
-def test_the_screen_shows_what_the_files_say(study: Study) -> None:
+def test_the_screen_shows_what_the_files_say(study: Measured) -> None:
     """The printed table has the AMI of each row of the results."""
-    for row in study.results["rows"]:
+    for row in study.rows:
         assert re.search(
             rf"^ *{row['pooling']} .*{row['plan']}.* {row['arm']} .* {row['ami']:.3f} ", study.ran.out, re.M
         )
 
 
-def test_figures_are_images(study: Study) -> None:
-    """Both figures are PNGs that can be read to their last byte."""
-    for name in ("quality.png", "shift.png"):
+def test_figures_are_images(study: Measured) -> None:
+    """Each figure is a PNG that can be read to its last byte."""
+    for name in (f"{figure}.png" for figure in FIGURES):
         with Image.open(study.folder / name) as image:
             assert image.format == "PNG"
             image.load()
             assert min(image.size) > 300
 
 
-def test_the_table_of_numbers_is_that_of_the_results(study: Study) -> None:
-    """results.csv has the rows of results.json, number by number."""
+def test_the_table_of_numbers_is_that_of_the_results(study: Measured) -> None:
+    """results.csv has the rows of results.json, number by number, each with its model, corpus, layer and clusterer."""
     with (study.folder / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CSV_COLUMNS
-    assert len(rows) == len(study.results["rows"])
-    for found, row in zip(rows, study.results["rows"], strict=True):
+    expected = [
+        {"model": study.part["model"]["name"], "corpus": "colours", "layer": -1, "by": table["by"]} | row
+        for table in study.part["tables"]
+        for row in table["rows"]
+    ]
+    for found, row in zip(rows, expected, strict=True):
         assert found == {name: str(row.get(name, "")) for name in CSV_COLUMNS}
 
 
@@ -183,15 +208,16 @@ def numbers_in(results: object) -> Iterator[float]:
         yield float(results)
 
 
-def test_every_number_of_the_report_is_in_the_results(study: Study) -> None:
+def test_every_number_of_the_report_is_in_the_results(study: Measured) -> None:
     """Each number in a table of the report is one of results.json, rounded."""
     known = list(numbers_in(study.results))
     checked = 0
     for table in tables((study.folder / "report.md").read_text(encoding="utf-8")):
-        if table[0][0] not in ("plan", "pooling", "trained"):
+        if table[0][0] not in ("plan", "pooling", "trained") or "by seed alone" in table[0]:
             continue
         for cells in table[2:]:
             for cell in cells[2:]:
+                cell = cell.replace(",", "")  # of thousands
                 for number, percent in re.findall(r"([-+]?\d+(?:\.\d+)?)( ?%)?", cell):
                     half = 0.5000001 * 10.0 ** -len(number.partition(".")[2])
                     scale = 100 if percent else 1
@@ -201,10 +227,10 @@ def test_every_number_of_the_report_is_in_the_results(study: Study) -> None:
     assert checked > 150
 
 
-def test_the_report_has_the_row_of_each_comparison(study: Study) -> None:
+def test_the_report_has_the_row_of_each_comparison(study: Measured) -> None:
     """Each row of the report's main table has its own numbers of results.json, in the same order."""
     (main,) = [table for table in tables((study.folder / "report.md").read_text("utf-8")) if table[0] == list(HEADER)]
-    for cells, row in zip(main[2:], study.results["rows"], strict=False):
+    for cells, row in zip(main[2:], study.rows, strict=False):
         assert cells[:4] == [row["pooling"], row["plan"], row["arm"], str(row["texts"])]
         assert cells[6:9] == [f"{row[name]:.3f}" for name in ("ami", "ari", "v_measure")]
         if row["arm"] == "excluded":
@@ -212,21 +238,21 @@ def test_the_report_has_the_row_of_each_comparison(study: Study) -> None:
         else:
             assert cells[9] == f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
             assert row["low"] <= row["delta"] <= row["high"]
-    assert [cells[0] for cells in main[2 + len(study.results["rows"]) :]] == ["TF-IDF", "length deciles"]
+    assert [cells[0] for cells in main[2 + len(study.rows) :]] == ["TF-IDF", "length deciles"]
 
 
-def test_differences_are_those_of_the_rows(study: Study) -> None:
+def test_differences_are_those_of_the_rows(study: Measured) -> None:
     """The difference of an arm that scores all texts is its AMI less that of the excluded arm."""
-    reference = {row["pooling"]: row["ami"] for row in study.results["rows"] if row["arm"] == "excluded"}
-    rows = [row for row in study.results["rows"] if row["arm"] in ("included", "noise")]
+    reference = {row["pooling"]: row["ami"] for row in study.rows if row["arm"] == "excluded"}
+    rows = [row for row in study.rows if row["arm"] in ("included", "noise")]
     assert len(rows) == 2 * 2 * 3
     for row in rows:
         assert row["delta"] == pytest.approx(row["ami"] - reference[row["pooling"]])
 
 
-def test_noise_is_as_far_as_pads(study: Study) -> None:
+def test_noise_is_as_far_as_pads(study: Measured) -> None:
     """Beside each included row stands noise of the same cosine shift."""
-    shift = {(row["pooling"], row["plan"], row["arm"]): row["cosine_shift"] for row in study.results["rows"]}
+    shift = {(row["pooling"], row["plan"], row["arm"]): row["cosine_shift"] for row in study.rows if "delta" in row}
     for (pooling, plan, arm), value in shift.items():
         if arm == "noise":
             assert value == pytest.approx(shift[pooling, plan, "included"], abs=1e-6)
@@ -234,12 +260,12 @@ def test_noise_is_as_far_as_pads(study: Study) -> None:
             assert value > 1e-4
 
 
-def test_the_same_run_twice_gives_the_same_results(study: Study, model: Path, data: Path, tmp_path: Path) -> None:
+def test_the_same_run_twice_gives_the_same_results(study: Measured, model: Path, data: Path, tmp_path: Path) -> None:
     """A second run gives the same results but for its times, and puts them in the place of older ones."""
-    for name in FILES:
+    for name in REPORT_FILES:
         (tmp_path / name).write_text("older")
     assert run("bench", "--model", model, "--data", data, "--out", tmp_path).code == 0
-    assert without_times(Study(study.ran, tmp_path).results) == without_times(study.results)
+    assert without_times(Measured(study.ran, tmp_path).results) == without_times(study.results)
     assert (tmp_path / "results.csv").read_bytes() == (study.folder / "results.csv").read_bytes()
     assert sorted(content(tmp_path)) == sorted(FILES)
 
@@ -248,19 +274,19 @@ def test_the_same_run_twice_gives_the_same_results(study: Study, model: Path, da
 def test_poolings_may_be_repeated_or_listed(model: Path, data: Path, tmp_path: Path, spelling: list[str]) -> None:
     """Options repeated and names set apart by commas mean the same, and each pooling is measured once."""
     assert run("bench", "--model", model, "--data", data, "--out", tmp_path, *spelling).code == 0
-    results = Study(Ran(0, "", ""), tmp_path).results
-    assert results["settings"]["poolings"] == ["mean", "cls"]
-    assert list(dict.fromkeys(row["pooling"] for row in results["rows"])) == ["mean", "cls"]
-    assert results["attention"] is None
+    measured = Measured(Ran(0, "", ""), tmp_path)
+    assert measured.results["study"]["poolings"] == ["mean", "cls"]
+    assert list(dict.fromkeys(row["pooling"] for row in measured.rows)) == ["mean", "cls"]
+    assert measured.part["attention"] is None
 
 
 def test_attention_alone(model: Path, data: Path, tmp_path: Path) -> None:
     """A run of nothing but learned heads writes all of its files."""
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", "attention")
     assert ran.code == 0, ran.err
-    results = Study(ran, tmp_path).results
-    assert results["rows"] == []
-    assert len(results["attention"]["rows"]) == 4
+    part = Measured(ran, tmp_path).part
+    assert part["tables"] == []
+    assert len(part["attention"]["rows"]) == 4
     assert sorted(content(tmp_path)) == sorted(FILES)
 
 
@@ -276,7 +302,7 @@ def test_a_model_of_few_positions(data: Path, tmp_path: Path) -> None:
     small = tiny.save_model(tmp_path / "small", limit=40)
     ran = run("bench", "--model", small, "--data", data, "--out", tmp_path / "out", "--pooling", "mean")
     assert ran.code == 0, ran.err
-    assert Study(ran, tmp_path / "out").results["settings"]["pad_to"] == 40
+    assert Measured(ran, tmp_path / "out").part["top"] == 40
 
 
 def test_pads_that_one_text_brings(model: Path, tmp_path: Path) -> None:
@@ -296,7 +322,7 @@ def test_texts_that_are_cut_off_are_said(data: Path, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     cut = sum(len(text.split()) > 8 for text, _ in tiny.make_texts(60))
     assert f"{cut} texts were cut off at 10 tokens." in ran.out
-    assert Study(ran, tmp_path / "out").results["corpus"]["truncated"] == cut
+    assert Measured(ran, tmp_path / "out").part["corpus"]["truncated"] == cut
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
@@ -309,18 +335,24 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "file": (["--data", "none.csv"], "--data must name a file, but there is none at none.csv"),
     "two corpora": (
         ["--task", "TwentyNewsgroupsClustering.v2"],
-        "only one corpus can be measured at a time, got --data, --task",
+        "only one corpus can be measured at a time, got --data, --task; a --study may have more",
     ),
     "suffix": (["--data", "none.xls"], "--data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got none.xls"),
-    "pooling": (["--pooling", "mean,average"], "--pooling must be one of mean, max, .*attention, got 'average'"),
-    "pooling with options": (["--pooling", "topk_mean"], "--pooling must be one of .*got 'topk_mean'"),
-    "no pooling": (["--pooling", ""], "--pooling must be one of mean, max, .*attention, got ''"),
+    "pooling": (["--pooling", "mean,average"], "--pooling must be one of mean, max, .*attention, got 'average'.*"),
+    "pooling with options": (["--pooling", "topk_mean"], "--pooling must be one of .*got 'topk_mean'.*"),
+    "no pooling": (["--pooling", ""], "--pooling must be one of mean, max, .*attention, got ''.*"),
     "device": (
         ["--device", "nonsense"],
         "--device must be one that torch can use here, such as cpu, got 'nonsense': .*",
     ),
-    "pad to too little": (["--pad-to", "5"], "--pad-to must be between 22, the longest text .*, and 160, .*; got 5"),
-    "pad to too much": (["--pad-to", "161"], "--pad-to must be between 22, the longest text .*, and 160, .*; got 161"),
+    "pad to too little": (
+        ["--pad-to", "5"],
+        r"pad_to \(--pad-to\) must be between 22, the longest text .*, and 160, .*; got 'padded to 5'",
+    ),
+    "pad to too much": (
+        ["--pad-to", "161"],
+        r"pad_to \(--pad-to\) must be between 22, the longest text .*, and 160, .*; got 'padded to 161'",
+    ),
     "limit": (["--limit", "19"], "--limit must be at least 20 to keep 4 texts of each of the 5 labels .*, got 19"),
 }
 
@@ -330,7 +362,7 @@ def test_what_cannot_be_is_refused(
     model: Path, data: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
     """What the user can mend is one sentence that names it and what is accepted, and older results stay."""
-    for name in FILES:
+    for name in REPORT_FILES:
         (tmp_path / name).write_text(f"older {name}")
     before = content(tmp_path)
     given = {"--model": str(model), "--data": str(data), "--out": str(tmp_path)}
@@ -382,7 +414,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
     def refuse(**options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("maskpool.bench.report.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("maskpool.bench.folder.tempfile.TemporaryFile", refuse)
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path)
     assert_refused(ran, "--out must be a folder that can be written, got .*: Permission denied")
 
@@ -398,7 +430,7 @@ def mistake(*arguments: object, **options: object) -> None:
 def older(folder: Path) -> dict[str, bytes]:
     """Results of an earlier run."""
     folder.mkdir()
-    for name in FILES:
+    for name in REPORT_FILES:
         (folder / name).write_text(f"older {name}")
     return content(folder)
 
@@ -407,20 +439,24 @@ def test_a_disk_that_fills_up_is_said(model: Path, data: Path, tmp_path: Path, m
     """A disk that fills up while files are written is one sentence, and older results stay as they were."""
     out = tmp_path / "out"
     before = older(out)
-    monkeypatch.setattr("maskpool.bench.report.draw_shift", full_disk)
+    monkeypatch.setattr("maskpool.bench.report.markdown", full_disk)
     ran = run("bench", "--model", model, "--data", data, "--out", out, "--pooling", "mean")
     assert ran.code == 2
     last = ran.err.splitlines()[-1]
     assert last == f"maskpool: --out must be a folder that can be written, got {out}: No space left on device"
     assert "Traceback" not in ran.err
-    assert content(out) == before
+    assert {name: bytes_ for name, bytes_ in content(out).items() if name in REPORT_FILES} == before
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        assert run("bench", "report", out).code == 0, "what was computed is not lost"
 
 
-@pytest.mark.parametrize("step", ["_write_csv", "draw_quality", "draw_shift", "markdown", "json.dumps"])
+@pytest.mark.parametrize("step", ["_write_csv", "markdown", "page", "json.dumps"])
 @pytest.mark.parametrize(("bug", "error"), [(full_disk, UserError), (mistake, ZeroDivisionError)])
 def test_whatever_fails_leaves_older_results(
-    study: Study,
+    study: Measured,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     step: str,
@@ -432,13 +468,13 @@ def test_whatever_fails_leaves_older_results(
     before = older(out)
     monkeypatch.setattr(f"maskpool.bench.report.{step}", bug)
     with pytest.raises(error):
-        report.write(results, out)
+        report.write(results, StudyFolder(out))
     assert content(out) == before
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in out.iterdir()) == sorted(REPORT_FILES)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_folder_in_a_files_place_leaves_older_results(study: Study, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", REPORT_FILES)
+def test_a_folder_in_a_files_place_leaves_older_results(study: Measured, tmp_path: Path, name: str) -> None:
     """Where a folder stands in one file's place the results are refused, and no other file is exchanged."""
     out = tmp_path / "out"
     older(out)
@@ -447,7 +483,7 @@ def test_a_folder_in_a_files_place_leaves_older_results(study: Study, tmp_path: 
     (out / name / "mine").write_text("mine")
     before = content(out)
     with pytest.raises(UserError, match="--out must be a folder that can be written"):
-        report.write(study.results, out)
+        report.write(study.results, StudyFolder(out))
     assert content(out) == before
 
 
@@ -477,7 +513,7 @@ def test_help_names_every_option() -> None:
     """The help of bench names each of its options."""
     shown = CliRunner().invoke(cli.app, ["bench", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
     options = ["model", "data", "text-column", "label-column", "limit", "pooling", "pad-to", "batch-size", "seeds"]
-    for option in [*options, "device", "out"]:
+    for option in [*options, "study", "dry-run", "quiet", "json", "device", "out"]:
         assert f"--{option} " in shown
 
 
@@ -494,6 +530,7 @@ def test_numbers_out_of_range_are_refused(arguments: list[str]) -> None:
 
 def test_a_missing_package_is_named(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a package of the extra the command that brings it is named."""
+    monkeypatch.setattr(maskpool, "bench", maskpool.bench)  # so that what is imported here is forgotten again
     for name in [name for name in sys.modules if name.startswith("maskpool.bench")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -1,7 +1,8 @@
-"""Arms: which positions of a padded text are pooled."""
+"""Arms: which states a text's vector is made of."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -17,14 +18,122 @@ if TYPE_CHECKING:
 
     Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
-Arm = Literal["excluded", "included", "pads only", "noise"]
+Reading = Literal["real", "whole", "pads", "common", "another"]
 
-MEANING: dict[Arm, str] = {
-    "excluded": "real tokens alone: what the mask is for, and the reference",
-    "included": "every position of the padded text, as if there were no mask",
-    "pads only": "the pads alone, over the texts that have any: what they know of the sentence",
-    "noise": "excluded, turned at random until its cosine to excluded is that of included, text by text",
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm pools, and what it is for.
+
+    Attributes:
+        meaning: What is pooled, in words.
+        reading: Which positions of a padded text its vectors are made of.
+        masked: Whether the encoder was given the mask.
+        padded_texts_alone: Whether only texts that have a pad are scored.
+        poolings: The only modes that it means anything for; none named, all.
+    """
+
+    meaning: str
+    reading: Reading
+    masked: bool = True
+    padded_texts_alone: bool = False
+    poolings: tuple[str, ...] = ()
+
+
+EXCLUDED, INCLUDED = "excluded", "included"
+ARMS: dict[str, Arm] = {
+    EXCLUDED: Arm("real tokens alone: what the mask is for", "real"),
+    INCLUDED: Arm("every position of the padded text, as if there were no mask", "whole"),
+    "pads only": Arm(
+        "the pads alone, over the texts that have any: what they know of the sentence", "pads", padded_texts_alone=True
+    ),
+    "common pad": Arm("included, each pad replaced by one vector, the mean of many texts' pads", "common"),
+    "another's pads": Arm("included, each pad replaced by one of another text", "another"),
+    "another's pads only": Arm(
+        "the pads of another text, over the texts that have any: what chance gives", "pads", padded_texts_alone=True
+    ),
+    "noise": Arm("excluded, turned at random until its cosine to excluded is that of included, text by text", "whole"),
+    "divided by width": Arm("real tokens summed, divided by the padded length", "real", poolings=("mean",)),
+    "zeroed pads": Arm("real tokens, and a zero for the pads", "real", poolings=("max", "min")),
+    "mask not passed": Arm("real tokens of an encoder that was given no mask", "real", masked=False),
 }
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Positions of padded texts in a block of states, one entry a padded text.
+
+    Attributes:
+        real_tokens: How many each row of the block has.
+        rows: Row of the block.
+        widths: Padded length.
+        left: Whether the pads stand on the left.
+    """
+
+    real_tokens: Ints
+    rows: Ints
+    widths: Ints
+    left: bool = False
+
+    @property
+    def lengths(self) -> Ints:
+        """Real tokens of each entry."""
+        return self.real_tokens[self.rows]
+
+    def real(self, states: Float[Tensor, "batch seq dim"]) -> TokenBatch:
+        """The real tokens."""
+        starts = self.widths - self.lengths if self.left else np.zeros_like(self.widths)
+        return spans(states, self.rows, starts, starts + self.lengths)
+
+    def whole(self, states: Float[Tensor, "batch seq dim"]) -> TokenBatch:
+        """Every position."""
+        return spans(states, self.rows, np.zeros_like(self.widths), self.widths)
+
+    def pads(self, states: Float[Tensor, "batch seq dim"]) -> TokenBatch:
+        """The pads."""
+        starts = np.zeros_like(self.widths) if self.left else self.lengths
+        return spans(states, self.rows, starts, starts + self.widths - self.lengths)
+
+    def with_pads(self, states: Float[Tensor, "batch seq dim"], source: Ints | None, common: Tensor) -> TokenBatch:
+        """Every position, the pads replaced.
+
+        Args:
+            states: The block.
+            source: For each row of the block, the row whose pads stand in for its own, first for first, from the
+                beginning again where it has fewer; None replaces each pad by ``common``.
+            common: (dim,).
+        """
+        batch, seq, _ = states.shape
+        offsets = np.concatenate([[0], np.cumsum(self.widths)])
+        of = np.repeat(np.arange(len(self.rows)), self.widths)
+        column = np.arange(offsets[-1]) - offsets[of]
+        lengths = self.lengths[of]
+        is_pad = column < self.widths[of] - lengths if self.left else column >= lengths
+        index = self.rows[of] * seq + column
+        if source is None:
+            index[is_pad] = batch * seq
+        else:
+            ordinal = (column if self.left else column - lengths)[is_pad]
+            other = source[self.rows[of[is_pad]]]
+            first = np.zeros_like(other) if self.left else self.real_tokens[other]
+            index[is_pad] = other * seq + first + ordinal % (seq - self.real_tokens[other])
+        values = torch.cat([states.flatten(0, 1), common.unsqueeze(0)])
+        return TokenBatch(values, torch.from_numpy(index), torch.from_numpy(offsets))
+
+
+def partners(lengths: Ints, seq: int) -> Ints:
+    """For each text of a block the next one that has pads at width ``seq``; itself, if it is the only one.
+
+    Example:
+        >>> partners(np.array([3, 8, 4, 5]), seq=8).tolist()
+        [2, 2, 3, 0]
+    """
+    padded = np.flatnonzero(lengths < seq)
+    if not padded.size:
+        return np.arange(len(lengths))
+    after = np.searchsorted(padded, np.arange(len(lengths)), side="right")
+    chosen: Ints = padded[after % len(padded)]
+    return chosen
 
 
 def spans(states: Float[Tensor, "batch seq dim"], rows: Ints, starts: Ints, ends: Ints) -> TokenBatch:
@@ -51,14 +160,16 @@ def unit(vectors: Vectors) -> Vectors:
 
 
 def matched_noise(reference: Vectors, other: Vectors, rng: np.random.Generator) -> Vectors:
-    """Turn each unit vector of ``reference`` in a random direction, as far as ``other`` is from it.
+    """Turn each vector of ``reference`` in a random direction, as far as ``other`` is from it, with its length.
 
-    c·u + √(1 − c²)·n, with c the cosine of the text's two vectors and n a random unit vector
-    orthogonal to u. A shift of the same size that knows nothing of pads: what it does to clusters is
-    what any such shift does.
+    ‖o‖ (c·u + √(1 − c²)·n), with u the unit vector of the reference, c the cosine of the text's two vectors
+    and n a random unit vector orthogonal to u. A shift of the same size that knows nothing of pads: what it
+    does to clusters is what any such shift does.
     """
+    sizes = np.linalg.norm(other, axis=1, keepdims=True)
+    reference, other = unit(reference), unit(other)
     cosine = np.clip((reference * other).sum(axis=1, keepdims=True), -1, 1)
     noise = rng.standard_normal(reference.shape, dtype=np.float32)
     noise -= (noise * reference).sum(axis=1, keepdims=True) * reference
-    turned: Vectors = (cosine * reference + np.sqrt(1 - cosine**2) * unit(noise)).astype(np.float32)
+    turned: Vectors = (sizes * (cosine * reference + np.sqrt(1 - cosine**2) * unit(noise))).astype(np.float32)
     return turned

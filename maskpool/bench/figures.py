@@ -1,89 +1,140 @@
-"""The figures of the report."""
+"""The figures of the report, as PNG and as SVG."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from maskpool.bench.arms import EXCLUDED, INCLUDED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from maskpool.bench.run import Results
+    from maskpool.bench.results import Results
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; shapes say it again.
-_STYLE: dict[str, dict[str, Any]] = {
-    "included": {"color": "#D55E00", "marker": "o", "label": "pads included"},
-    "pads only": {"color": "#0072B2", "marker": "s", "label": "pads only"},
-    "noise": {"color": "#7f7f7f", "marker": "^", "label": "noise of the same cosine"},
+_STYLES: dict[str, dict[str, Any]] = {
+    INCLUDED: {"color": "#D55E00", "marker": "o"},
+    "pads only": {"color": "#0072B2", "marker": "s"},
+    "common pad": {"color": "#009E73", "marker": "D"},
+    "another's pads": {"color": "#CC79A7", "marker": "v"},
+    "another's pads only": {"color": "#E69F00", "marker": "<"},
+    "noise": {"color": "#888888", "marker": "^"},
+    EXCLUDED: {"color": "#56B4E9", "marker": "P"},
 }
-_PLAN_COLOURS = ("#009E73", "#CC79A7", "#D55E00")
+_OTHER_STYLE: dict[str, Any] = {"color": "#B8860B", "marker": "X"}
+_COLOURS, _MARKERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
+# Stands for the text's colour in SVG, which a page sets light or dark.
+_INK = "#010203"
 
 
-def draw_quality(results: Results, path: Path) -> None:
-    """Quality against plan: each arm's difference in AMI to the excluded arm, with its interval."""
-    modes = _modes(results)
-    figure, panels = _panels(max(len(modes), 1))
-    plans = [plan["name"] for plan in results["plans"]]
-    for mode, axes in zip(modes, panels, strict=False):
-        rows = [row for row in results["rows"] if row["pooling"] == mode]
-        reference = rows[0]
-        axes.axhspan(-reference["floor"], reference["floor"], color="0.9", label="floor: seeds alone")
-        axes.axhline(0, color="0.4", linewidth=1)
-        for shift, (arm, style) in zip((-0.15, 0.0, 0.15), _STYLE.items(), strict=True):
-            points = [(plans.index(row["plan"]) + shift, row) for row in rows if row["arm"] == arm]
-            x = [place for place, _ in points]
-            y = [row["delta"] for _, row in points]
-            error = [
-                [row["delta"] - row["low"] for _, row in points],
-                [row["high"] - row["delta"] for _, row in points],
-            ]
-            axes.errorbar(x, y, yerr=error, linestyle="none", capsize=3, **style)
-        axes.set_xticks(range(len(plans)), [plan.replace(" batches", "\nbatches") for plan in plans])
-        axes.set_xlim(-0.5, len(plans) - 0.5)
-        axes.set_title(f"{mode}: AMI {reference['ami']:.3f} with pads excluded")
-        axes.set_ylabel("ΔAMI to pads excluded, 95 % interval")
-    _finish(figure, panels, results, path, "what pads do to clusters")
-
-
-def draw_shift(results: Results, path: Path) -> None:
-    """Cosine shift of the included arm against the share of pads: mean, and 5 to 95 % of the texts."""
-    modes = _modes(results)
-    figure, panels = _panels(max(len(modes), 1))
-    for mode, axes in zip(modes, panels, strict=False):
-        rows = [row for row in results["rows"] if row["pooling"] == mode and "by_pad_fraction" in row]
-        for colour, row, marker in zip(_PLAN_COLOURS, rows, "osD", strict=False):
-            bins = row["by_pad_fraction"]
-            x = [one["pad_fraction"] for one in bins]
-            axes.fill_between(x, [one["p5"] for one in bins], [one["p95"] for one in bins], color=colour, alpha=0.2)
-            axes.plot(x, [one["mean"] for one in bins], color=colour, marker=marker, label=row["plan"])
+def draw_forest(part: Results, path: Path) -> None:
+    """ΔAMI of each arm with its interval, pooling by pooling and plan by plan, over the floor."""
+    rows = [row for row in part["tables"][0]["rows"] if "delta" in row] if part["tables"] else []
+    poolings = list(dict.fromkeys(row["pooling"] for row in rows))
+    heights = [sum(row["pooling"] == mode for row in rows) + 1.5 for mode in poolings] or [4.0]
+    figure, panels = _panels((len(heights), 1), 8.6, 0.9 + 0.25 * sum(heights) + 0.3 * len(heights), heights)
+    for mode, axes in zip(poolings, panels, strict=False):
+        mine = [row for row in rows if row["pooling"] == mode]
+        floor = max(mine, key=lambda row: row["texts"])["floor"]  # of all texts, where an arm scores a part of them
+        axes.axvspan(-floor, floor, color="#888888", alpha=0.2, linewidth=0)
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        for place, row in enumerate(mine):
+            style = _STYLES.get(row["arm"], _OTHER_STYLE)
+            axes.errorbar(
+                row["delta"],
+                -place,
+                xerr=[[row["delta"] - row["low"]], [row["high"] - row["delta"]]],
+                linestyle="none",
+                capsize=3,
+                **style,
+            )
+        axes.set_yticks([-place for place in range(len(mine))], [f"{row['plan']}: {row['arm']}" for row in mine])
+        axes.set_ylim(0.7 - len(mine), 0.7)
         axes.set_title(mode)
-        axes.set_xlabel("share of positions that are pads")
-        axes.set_ylabel("1 − cosine to pads excluded\n(mean; band: 5 to 95 % of texts)")
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(bottom=0)
-    _finish(figure, panels, results, path, "how far pads move an embedding")
+        axes.set_xlabel("ΔAMI to real tokens alone (simultaneous 95 % intervals; band: floor)")
+    _finish(figure, panels, part, path)
 
 
-def _modes(results: Results) -> list[str]:
-    return list(dict.fromkeys(row["pooling"] for row in results["rows"]))
+def draw_dose(part: Results, path: Path) -> None:
+    """Pads included: the shift of a text against its share of pads, and ΔAMI of a plan against the plan's share."""
+    rows = [row for row in part["tables"][0]["rows"] if row["arm"] == INCLUDED] if part["tables"] else []
+    fraction = {plan["name"]: plan["pad_fraction"] for plan in part["plans"]}
+    poolings = list(dict.fromkeys(row["pooling"] for row in rows))
+    figure, (left, right) = _panels((1, 2), 11.0, 4.6)
+    for number, mode in enumerate(poolings):
+        style: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+        mine = sorted((row for row in rows if row["pooling"] == mode), key=lambda row: fraction[row["plan"]])
+        # The plan that pads most has texts in every bin.
+        bins = mine[-1]["by_pad_fraction"]
+        x = [one["pad_fraction"] for one in bins]
+        left.fill_between(
+            x, [one["p5"] for one in bins], [one["p95"] for one in bins], color=style["color"], alpha=0.18, linewidth=0
+        )
+        left.plot(x, [one["mean"] for one in bins], label=mode, **style)
+        # Side by side, so that intervals at one share of pads do not hide each other.
+        places = [fraction[row["plan"]] + 0.008 * (number - (len(poolings) - 1) / 2) for row in mine]
+        delta = np.array([row["delta"] for row in mine])
+        error = [delta - [row["low"] for row in mine], [row["high"] for row in mine] - delta]
+        right.errorbar(places, delta, yerr=error, capsize=3, label=mode, **style)
+    right.axhline(0, color=_INK, linewidth=0.8)
+    if rows:
+        right.axhspan(-max(r["floor"] for r in rows), max(r["floor"] for r in rows), color="#888888", alpha=0.2, lw=0)
+    left.set_title("how far a text moves")
+    left.set_xlabel("share of the text's positions that are pads")
+    left.set_ylabel("1 − cosine to real tokens alone\n(mean; band: 5 to 95 % of texts)")
+    left.set_xlim(-0.02, 1.02)
+    left.set_ylim(bottom=0)
+    right.set_title("what the clusters lose or gain")
+    right.set_xlabel("share of the plan's positions that are pads")
+    right.set_ylabel("ΔAMI, pads included\n(95 % intervals; band: floor)")
+    _finish(figure, [left, right], part, path, legend=left)
 
 
-def _panels(number: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(1.0 + 5.2 * number, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, [figure.add_subplot(1, number, place + 1) for place in range(number)]
+FIGURES = {"forest": draw_forest, "dose": draw_dose}
 
 
-def _finish(figure: Figure, panels: list[Axes], results: Results, path: Path, title: str) -> None:
+def _panels(
+    grid: tuple[int, int], width: float, height: float, heights: Sequence[float] = (1.0,)
+) -> tuple[Figure, list[Axes]]:
+    with mpl.rc_context(
+        {
+            "text.color": _INK,
+            "axes.labelcolor": _INK,
+            "axes.edgecolor": _INK,
+            "xtick.color": _INK,
+            "ytick.color": _INK,
+        }
+    ):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(*grid, squeeze=False, gridspec_kw={"height_ratios": heights})
+        return figure, list(panels.flat)
+
+
+def _finish(figure: Figure, panels: list[Axes], part: Results, path: Path, legend: Axes | None = None) -> None:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    prefix = "Demonstration: " if results["demonstration"] else ""
-    corpus = f"{results['corpus']['name']} ({results['corpus']['texts']} texts), {results['model']['name']}"
-    figure.suptitle(f"{prefix}{title}\n{corpus}", fontsize="medium")
-    figure.savefig(path, dpi=150)
+        axes.patch.set_alpha(0)
+    if legend is not None:
+        handles, labels = legend.get_legend_handles_labels()
+        if handles:
+            figure.legend(
+                handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, labelcolor=_INK
+            )
+    corpus = f"{part['corpus']['name']} ({part['corpus']['texts']} texts), {part['model']['name']}"
+    prefix = "Demonstration: " if part["corpus"]["demonstration"] else ""
+    figure.suptitle(prefix + corpus, fontsize="medium", color=_INK)
+    if path.suffix == ".png":
+        figure.savefig(path, dpi=130)
+        return
+    # Text stays text, and equal results give equal files.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "maskpool"}):
+        figure.savefig(path, transparent=True, metadata={"Date": None})
+    path.write_text(path.read_text(encoding="utf-8").replace(_INK, "currentColor"), encoding="utf-8")

@@ -1,56 +1,79 @@
-"""One forward pass that pays for every arm of every plan."""
+"""The passes through the encoder, and the vectors pooled from what they give."""
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskpool.bench.arms import spans, unit
+from maskpool.bench.arms import Reading, Windows, partners
 from maskpool.encoder import Encoder
 from maskpool.errors import UserError
 from maskpool.modules import Pooling
+from maskpool.modules.build import output_dimension
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
     from maskpool.plans import Ints
 
+    Mapped: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
 # Relative to the root mean square of the states. Clean float32 encoders stay below 9e-6, leaks of
 # positions begin near 2e-3, leaks of content near 6e-2.
-_PREFIX_TOLERANCE = 2e-5
-_FORWARD_BATCH = 32
+_TOLERANCE = 2e-5
+_BLOCK = 32
+# More than any padded length, so that text and length make one number.
+_STRIDE = 1 << 20
+
+
+@dataclass(frozen=True, order=True)
+class Source:
+    """States of padded texts: where the pads stand, and whether the encoder was given the mask."""
+
+    side: Literal["right", "left"] = "right"
+    masked: bool = True
+
+
+RIGHT = Source()
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """Pooled unit vectors of every text at every padded length that was asked for.
+class Asked:
+    """What is to be pooled.
 
     Attributes:
-        lengths: Real tokens of each text.
-        excluded: For each pooling, (texts, dim).
-        included: For each pooling, (pairs, dim); a pair is a text at a padded length.
-        pads: The same, over pads alone; zeros where the pair has none.
-        keys: One sorted number a pair.
+        layers: Layers of the encoder.
+        poolings: By mode.
+        pairs: For each source, sorted keys of (text, padded length).
+        readings: For each source, which positions are pooled.
+        prefix: Whether the states of a text padded less are the beginning of those of one padded more.
+        top: The longest padded length.
+        kept: Texts whose token states of the last layer are kept, padded to ``top``.
+        seed: Of the order in which texts are run, so that another's pads are a stranger's.
     """
 
-    lengths: Ints
-    excluded: Mapping[str, Vectors]
-    included: Mapping[str, Vectors]
-    pads: Mapping[str, Vectors]
-    keys: Ints
+    layers: tuple[int, ...]
+    poolings: Mapping[str, Pooling]
+    pairs: Mapping[Source, Ints]
+    readings: Mapping[Source, tuple[Reading, ...]]
+    prefix: bool
+    top: int
+    kept: Ints
+    seed: int = 0
 
-    def pairs(self, texts: Ints, widths: Ints) -> Ints:
-        """The rows of ``included`` and ``pads`` that hold these texts at these padded lengths."""
-        return np.searchsorted(self.keys, _key(texts, widths)).astype(np.int64)
+    def blocks(self, lengths: Ints) -> list[tuple[int, int]]:
+        """What is run: how many texts together, and how far they are padded."""
+        return [(len(block.texts), block.width) for block in _blocks(self, lengths)]
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,43 @@ class States:
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """Pooled vectors of every text at every padded length that was asked for.
+
+    The vectors stay in their files; another process reads them from there.
+
+    Attributes:
+        lengths: Real tokens of each text.
+        prefix: Whether the states of a text padded less are the beginning of those of one padded more.
+        folder: Where the files lie.
+    """
+
+    lengths: Ints
+    prefix: bool
+    folder: Path
+
+    def read(self, source: Source, reading: Reading, layer: int, mode: str, texts: Ints, widths: Ints) -> Vectors:
+        """The vectors of texts padded to lengths, as they were pooled."""
+        array = np.load(self.folder / _file(source, reading, layer, mode), mmap_mode="r")
+        if reading != "real" or source != RIGHT or not self.prefix:
+            pairs = np.load(self.folder / _pairs_file(source), mmap_mode="r")
+            texts = np.searchsorted(pairs, pair_keys(texts, widths))
+        return np.array(array[texts])
+
+    def alone(self, layer: int, mode: str, texts: Ints) -> Vectors:
+        """The vectors of texts that stand alone, unpadded."""
+        return self.read(RIGHT, "real", layer, mode, texts, self.lengths[texts])
+
+
+def _file(source: Source, reading: Reading, layer: int, mode: str) -> str:
+    return f"{source.side} {'masked' if source.masked else 'unmasked'} {reading} {layer} {mode}.npy"
+
+
+def _pairs_file(source: Source) -> str:
+    return f"{source.side} {'masked' if source.masked else 'unmasked'} pairs.npy"
+
+
+@dataclass(frozen=True)
 class Cost:
     """Seconds spent in the encoder, and in pooling all arms from what it gave."""
 
@@ -70,113 +130,244 @@ class Cost:
     arms: float
 
 
-# More than any padded length, so that text and length make one number.
-_STRIDE = 1 << 20
+@dataclass(frozen=True)
+class Proof:
+    """What `prove_prefix` found.
+
+    Attributes:
+        holds: Whether padding further only appends states.
+        difference: The largest difference, relative to the root mean square of the states.
+    """
+
+    holds: bool
+    difference: float
 
 
-def _key(texts: Ints, widths: Ints) -> Ints:
+def pair_keys(texts: Ints, widths: Ints) -> Ints:
+    """One number for each text at a padded length, ordered by text, then by length."""
     return texts * _STRIDE + widths
 
 
-def prove_prefix(encoder: Encoder, ids: Sequence[Sequence[int]], top: int, rng: np.random.Generator) -> float:
-    """Show on a sample of really batched texts that padding further only appends.
+def prove_prefix(
+    encoder: Encoder, ids: Sequence[Sequence[int]], top: int, layers: Sequence[int], rng: np.random.Generator
+) -> Proof:
+    """Find out on a sample of really batched texts whether padding further only appends.
 
     Passes padded to ``top`` tokens are compared with batches padded to their own longest text (real
-    tokens and pads), and with texts alone. A difference too large for float32 noise is measured again
-    in float64, where noise all but vanishes and a leak stays.
-
-    Returns:
-        The largest difference, relative to the root mean square of the states.
+    tokens and pads), and with texts alone, in each layer. A difference too large for noise of the model's
+    precision is measured again in float64, where noise all but vanishes and a leak stays.
 
     Raises:
-        UserError: The difference says that states depend on how far a text is padded.
+        UserError: States are no numbers, or a text's depend on the other texts of its batch.
     """
-    sample = rng.permutation(len(ids))[:_FORWARD_BATCH].tolist()
-    groups = [[ids[i] for i in group] for group in (sample, sample[: _FORWARD_BATCH // 4], sample[:1], sample[-1:])]
-    found = float(np.max([_prefix_difference(encoder, texts, top) for texts in groups]))
-    if math.isnan(found):
+    order = rng.permutation(len(ids))
+    longest = max(range(len(ids)), key=lambda text: len(ids[text]))
+    shortest = min(range(len(ids)), key=lambda text: len(ids[text]))
+    sample = list(dict.fromkeys([*order[: _BLOCK - 2].tolist(), longest, shortest]))
+    groups = [[ids[i] for i in group] for group in (sample, sample[: _BLOCK // 4], [shortest], [longest])]
+    companions = _companions_difference(encoder, groups[0], top, layers)
+    found = float(np.max([_prefix_difference(encoder, texts, top, layers) for texts in groups]))
+    if math.isnan(found) or math.isnan(companions):
         raise UserError(f"--model {encoder.name}: some of its token states are no numbers (NaN); choose another")
-    if found <= _PREFIX_TOLERANCE:
-        return found
+    if max(found, companions) <= _TOLERANCE:
+        return Proof(True, found)
     exact = replace(encoder, model=copy.deepcopy(encoder.model).cpu().double())
-    leak = float(np.max([_prefix_difference(exact, texts, top) for texts in groups]))
-    if not leak <= _PREFIX_TOLERANCE:
+    if companions > _TOLERANCE and _companions_difference(exact, groups[0], top, layers) > _TOLERANCE:
         raise UserError(
-            f"--model {encoder.name}: its token states depend on how far a text is padded (by {leak:.1e} of their "
-            f"root mean square in float64, {_PREFIX_TOLERANCE:.0e} allowed), so one forward pass cannot stand for "
-            "every padding plan: its encoder leaks, or its outputs at pads count the pads; choose another"
+            f"--model {encoder.name}: the token states of a text depend on the other texts of its batch, even where "
+            f"all are padded alike (by {companions:.1e} of their root mean square), so no plan gives a text one "
+            "vector; choose another"
         )
-    return found
+    if found <= _TOLERANCE:
+        return Proof(True, found)
+    leak = float(np.max([_prefix_difference(exact, texts, top, layers) for texts in groups]))
+    return Proof(True, found) if leak <= _TOLERANCE else Proof(False, leak)
 
 
-def _prefix_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top: int) -> float:
-    shorter, _ = encoder.states(texts)
-    prefix = encoder.states(texts, top)[0][:, : shorter.shape[1]]
-    return float((shorter - prefix).abs().max() / shorter.square().mean().sqrt())
+def _prefix_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top: int, layers: Sequence[int]) -> float:
+    shorter = encoder.layers(texts, layers)
+    further = encoder.layers(texts, layers, top)
+    return max(_relative(a, b[:, : a.shape[1]]) for a, b in zip(shorter, further, strict=True))
+
+
+def _companions_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top: int, layers: Sequence[int]) -> float:
+    together = encoder.layers(texts, layers, top)
+    alone = encoder.layers(texts[:1], layers, top)
+    return max(_relative(a, b[:1]) for a, b in zip(alone, together, strict=True))
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / one.double().square().mean().sqrt())
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Texts that are run together, padded to one length."""
+
+    source: Source
+    texts: Ints
+    width: int
 
 
 def pool_corpus(
-    encoder: Encoder,
-    ids: Sequence[Sequence[int]],
-    poolings: Mapping[str, Pooling],
-    asked: Sequence[tuple[Ints, Ints]],
-    kept: Ints,
-    folder: Path,
-    on_texts: Callable[[int], None],
+    encoder: Encoder, ids: Sequence[Sequence[int]], asked: Asked, folder: Path, on_texts: Callable[[int], None]
 ) -> tuple[Pooled, States, Cost]:
-    """Run the encoder once at the longest padded length and pool every arm from its prefixes.
+    """Run the encoder and pool every arm.
+
+    Where the prefix property is proven, each text is run once, padded to ``asked.top`` on the right, and every
+    padded length is read from that. Everything else is run for real: each text at each padded length that was
+    asked for, in blocks of texts padded alike.
+
+    What has been pooled lies in files in ``folder``, with a count of the finished blocks beside them: a call
+    that was killed goes on from there.
 
     Args:
-        encoder: The encoder, for which `prove_prefix` holds.
+        encoder: The encoder.
         ids: Token ids of each text.
-        poolings: The layers, by mode.
-        asked: Pairs of arrays, texts and the padded length of each.
-        kept: Texts whose token states are to be kept.
-        folder: Where the vectors lie, mapped into memory; it must outlive what is returned.
-        on_texts: Called with the number of texts done.
+        asked: What is to be pooled.
+        folder: Where vectors lie, mapped into memory; it must outlive what is returned.
+        on_texts: Called with the number of texts run, those of an earlier call included.
 
     Raises:
         UserError: The folder has no room for them.
     """
     lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
-    keys = np.unique(np.concatenate([_key(texts, widths) for texts, widths in asked]))
-    pair_text, pair_width = np.divmod(keys, _STRIDE)
-    top = int(pair_width.max())
-    dim = encoder.dimension
-    excluded = {mode: _mapped(folder / f"{mode} excluded.npy", len(ids), dim) for mode in poolings}
-    included = {mode: _mapped(folder / f"{mode} included.npy", len(keys), dim) for mode in poolings}
-    pads = {mode: _mapped(folder / f"{mode} pads.npy", len(keys), dim) for mode in poolings}
-    states = torch.from_numpy(_mapped(folder / "states.npy", len(kept), top, dim))
-    in_encoder = in_arms = 0.0
-    for start in range(0, len(ids), _FORWARD_BATCH):
-        texts = np.arange(start, min(start + _FORWARD_BATCH, len(ids)))
+    blocks = list(_blocks(asked, lengths))
+    marker = folder / "done.json"
+    done, in_encoder, in_arms = json.loads(marker.read_text()) if marker.exists() else (0, 0.0, 0.0)
+    arrays = _arrays(encoder, asked, len(ids), folder, fresh=not done)
+    states = torch.from_numpy(
+        _mapped(
+            folder / "states.npy", (len(asked.kept), asked.top if len(asked.kept) else 0, encoder.dimension), not done
+        )
+    )
+    commons = _common_pads(encoder, ids, asked)
+    on_texts(sum(len(block.texts) for block in blocks[:done]))
+    for number, block in enumerate(blocks[done:], done + 1):
         began = time.perf_counter()
-        output = encoder.states([ids[i] for i in texts.tolist()], top)[0].float().cpu()
+        output = encoder.layers(
+            [ids[i] for i in block.texts.tolist()], asked.layers, block.width, block.source.side, block.source.masked
+        )
         forwarded = time.perf_counter()
-        here = slice(*np.searchsorted(pair_text, [texts[0], texts[-1] + 1]))
-        rows, widths = pair_text[here] - start, pair_width[here]
-        real = lengths[texts]
-        plain = spans(output, texts - start, np.zeros_like(real), real)
-        whole = spans(output, rows, np.zeros_like(rows), widths)
-        padding = spans(output, rows, real[rows], widths)
-        for mode, layer in poolings.items():
-            excluded[mode][texts] = unit(layer.pool(plain).numpy())
-            included[mode][here] = unit(layer.pool(whole).numpy())
-            pads[mode][here] = unit(layer.pool(padding).numpy())
+        for layer, values in zip(asked.layers, output, strict=True):
+            _pool_block(block, layer, values.float().cpu(), lengths, asked, arrays, commons)
+        if len(asked.kept) and block.source == RIGHT and block.width == asked.top:
+            rows = np.flatnonzero(np.isin(block.texts, asked.kept))
+            places = np.searchsorted(asked.kept, block.texts[rows])
+            states[places] = output[asked.layers.index(max(asked.layers, key=_depth))][rows].float().cpu()
         in_encoder += forwarded - began
         in_arms += time.perf_counter() - forwarded
-        held = np.flatnonzero((kept >= texts[0]) & (kept <= texts[-1]))
-        states[held] = output[kept[held] - start]
-        on_texts(len(texts))
-    mask = torch.arange(top) < torch.from_numpy(lengths[kept]).unsqueeze(1)
-    pooled = Pooled(lengths, excluded, included, pads, keys)
-    return pooled, States(kept, states, mask), Cost(in_encoder, in_arms)
+        # Mapped pages outlive the process that wrote them, so a count beside them is all that a next one needs.
+        beside = marker.with_suffix(".next")
+        beside.write_text(json.dumps([number, in_encoder, in_arms]))
+        os.replace(beside, marker)
+        on_texts(len(block.texts))
+    mask = torch.arange(asked.top) < torch.from_numpy(lengths[asked.kept]).unsqueeze(1)
+    return Pooled(lengths, asked.prefix, folder), States(asked.kept, states, mask), Cost(in_encoder, in_arms)
 
 
-def _mapped(path: Path, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Zeros in a file, mapped into memory: what is not looked at takes none."""
-    if not math.prod(shape):
-        return np.zeros(shape, np.float32)  # nothing cannot be mapped
+def _depth(layer: int) -> float:
+    return math.inf if layer == -1 else layer
+
+
+def _blocks(asked: Asked, lengths: Ints) -> list[_Block]:
+    found = []
+    order = np.random.default_rng(asked.seed).permutation(len(lengths))
+    if asked.prefix:
+        found += [_Block(RIGHT, np.sort(texts), asked.top) for texts in _split(order)]
+    for source in sorted(asked.pairs):
+        if source == RIGHT and asked.prefix:
+            continue
+        text, width = np.divmod(asked.pairs[source], _STRIDE)
+        for one in np.unique(width).tolist():
+            chosen = text[width == one]
+            found += [
+                _Block(source, np.sort(texts), one) for texts in _split(order[np.isin(order, chosen, kind="table")])
+            ]
+    return found
+
+
+def _split(texts: Ints) -> list[Ints]:
+    """Blocks of nearly one size, so that none is left with a single text, which would have nobody else's pads."""
+    return np.array_split(texts, max(1, -(-len(texts) // _BLOCK)))
+
+
+def _pool_block(
+    block: _Block,
+    layer: int,
+    values: Tensor,
+    lengths: Ints,
+    asked: Asked,
+    arrays: Mapping[tuple[Source, Reading, int, str], Mapped],
+    commons: Mapping[tuple[str, int], Tensor],
+) -> None:
+    source, left = block.source, block.source.side == "left"
+    keys = asked.pairs[source]
+    if source == RIGHT and asked.prefix:
+        starts, ends = (
+            np.searchsorted(keys, pair_keys(block.texts + more, np.zeros_like(block.texts))) for more in (0, 1)
+        )
+        places = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)]).astype(np.int64)
+        rows = np.repeat(np.arange(len(block.texts)), ends - starts)
+    else:
+        places = np.searchsorted(keys, pair_keys(block.texts, np.full_like(block.texts, block.width)))
+        rows = np.arange(len(block.texts))
+    real = lengths[block.texts]
+    windows = Windows(real, rows, keys[places] % _STRIDE, left)
+    for reading in asked.readings[source]:
+        target = places
+        if reading == "real" and source == RIGHT and asked.prefix:
+            every = np.arange(len(block.texts))
+            batch, target = Windows(real, every, real).real(values), block.texts
+        elif reading == "common":
+            batch = windows.with_pads(values, None, commons[source.side, layer])
+        elif reading == "another":
+            batch = windows.with_pads(values, partners(real, block.width), commons[source.side, layer])
+        else:
+            batch = getattr(windows, reading)(values)
+        for mode, pooling in asked.poolings.items():
+            arrays[source, reading, layer, mode][target] = pooling.pool(batch).numpy()
+
+
+def _common_pads(encoder: Encoder, ids: Sequence[Sequence[int]], asked: Asked) -> dict[tuple[str, int], Tensor]:
+    """The mean output at the pads of some texts, for each side and layer."""
+    sample = np.random.default_rng(asked.seed).permutation(len(ids))[:_BLOCK].tolist()
+    found: dict[tuple[str, int], Tensor] = {}
+    for side in {source.side for source, readings in asked.readings.items() if {"common", "another"} & set(readings)}:
+        for layer, values in zip(
+            asked.layers, encoder.layers([ids[i] for i in sample], asked.layers, asked.top, side), strict=True
+        ):
+            mask = encoder.pad([ids[i] for i in sample], asked.top, side)[1]
+            pads = values.float().cpu()[mask.cpu() == 0]
+            found[side, layer] = pads.mean(dim=0) if len(pads) else values.new_zeros(values.shape[2]).float().cpu()
+    return found
+
+
+def _arrays(
+    encoder: Encoder, asked: Asked, texts: int, folder: Path, fresh: bool
+) -> dict[tuple[Source, Reading, int, str], Mapped]:
+    found = {}
+    for source, readings in asked.readings.items():
+        for reading in readings:
+            each_text = reading == "real" and source == RIGHT and asked.prefix
+            for layer in asked.layers:
+                for mode, pooling in asked.poolings.items():
+                    rows = texts if each_text else len(asked.pairs[source])
+                    shape = (rows, output_dimension(pooling, encoder.dimension))
+                    found[source, reading, layer, mode] = _mapped(
+                        folder / _file(source, reading, layer, mode), shape, fresh
+                    )
+        np.save(folder / _pairs_file(source), asked.pairs[source])
+    return found
+
+
+def _mapped(path: Path, shape: tuple[int, ...], fresh: bool) -> Mapped:
+    """An array in a file, mapped into memory: what is not looked at takes none. A fresh one holds zeros."""
+    if not math.prod(shape):  # nothing cannot be mapped
+        np.save(path, np.zeros(shape, np.float32))
+        return np.zeros(shape, np.float32)
+    if not fresh:
+        return np.lib.format.open_memmap(path, mode="r+")
     try:
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):  # a full disk would otherwise end the process at the first write

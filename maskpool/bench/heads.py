@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from maskpool.bench.arms import unit
 from maskpool.bench.quality import cluster_ami
+from maskpool.bench.statistics import CONFIDENCE, floor
 from maskpool.modules import AttentionPooling, MeanPooling
 
 if TYPE_CHECKING:
     from maskpool.bench.forward import States
     from maskpool.plans import Ints
 
-HEAD_SEEDS = 3
+HEAD_SEEDS = 5
 MOST_TEXTS = 2_000  # of which token states are kept, 128 x 384 floats each
 FEWEST_LABELS = 4  # two to train on, two to cluster
 _EPOCHS = 15
@@ -35,8 +37,10 @@ class HeadRow:
         served: The same, when the other classes were pooled.
         ami: Mean AMI of the clusters of the unseen classes.
         ami_sd: Its standard deviation over head seeds, each with a split of the classes of its own.
-        difference: Mean difference to the head trained and served with the mask, split by split.
-        difference_sd: Its standard deviation over head seeds.
+        delta: Mean difference to the head trained and served with the mask, split by split.
+        low: Lower end of its 95 % interval, Student's over head seeds.
+        high: Upper end.
+        floor: How far two means over head seeds of the masked head differ by seeds and splits alone.
         attention_on_pads: Mean share of attention that lands on pads.
         pad_fraction: Mean share of positions that are pads: what a head that ignores content would give.
     """
@@ -45,8 +49,10 @@ class HeadRow:
     served: str
     ami: float
     ami_sd: float
-    difference: float
-    difference_sd: float
+    delta: float
+    low: float
+    high: float
+    floor: float
     attention_on_pads: float
     pad_fraction: float
 
@@ -97,13 +103,16 @@ def two_by_two(states: States, codes: Ints, seeds: int, seed: int, on_head: Call
     rows = []
     for (trained, served), values in ami.items():
         difference = np.subtract(values, ami[True, True])
+        half_width = stats.t.ppf((1 + CONFIDENCE) / 2, HEAD_SEEDS - 1) * stats.sem(difference)
         row = HeadRow(
             words[trained],
             words[served],
             float(np.mean(values)),
             float(np.std(values, ddof=1)),
             float(difference.mean()),
-            float(difference.std(ddof=1)),
+            float(difference.mean() - half_width),
+            float(difference.mean() + half_width),
+            floor(np.array(ami[True, True]), HEAD_SEEDS),
             float(np.mean(on_pads[trained, served])),
             float((~states.mask).float().mean()),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskpool.encoder import evaluating
+from maskpool.encoder import evaluating, weights_hash
 from maskpool.integrations import require
 from maskpool.integrations.sentence_transformers import Pooling, load, with_pooling
 from maskpool.plans import Plan
@@ -250,8 +249,4 @@ def _hash_of(model: SentenceTransformer) -> str:
     ]
     settings = [model.max_seq_length, model.prompts, model.default_prompt_name, model.truncate_dim]
     settings += [model.similarity_fn_name]
-    found = hashlib.sha256(json.dumps([modules, settings], default=str).encode())
-    for name, tensor in model.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:40]
+    return weights_hash(model, json.dumps([modules, settings], default=str).encode())[:40]

@@ -68,9 +68,11 @@ def test_garbage_in_pads_harms_the_head_that_reads_it(found: dict[str, Any]) -> 
     assert ami["with mask", "with mask"] > ami["without mask", "without mask"] + 0.2
     reference = found["rows"][0]
     assert (reference["trained"], reference["served"]) == ("with mask", "with mask")
-    assert (reference["difference"], reference["difference_sd"]) == (0, 0)
+    assert (reference["delta"], reference["low"], reference["high"]) == (0, 0, 0)
     for row in found["rows"]:
-        assert row["difference"] == pytest.approx(row["ami"] - reference["ami"])
+        assert row["delta"] == pytest.approx(row["ami"] - reference["ami"])
+        assert (row["low"] + row["high"]) / 2 == pytest.approx(row["delta"])
+        assert row["floor"] == reference["floor"] > 0
 
 
 def test_the_same_seed_gives_the_same_table(found: dict[str, Any], states: States, codes: Ints) -> None:

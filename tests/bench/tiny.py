@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import torch
@@ -14,7 +15,16 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
+from maskpool import build_pooling
+from maskpool.bench.arms import Reading
+from maskpool.bench.draws import Draw
+from maskpool.bench.forward import RIGHT, Asked, Pooled, Source, pair_keys
 from maskpool.encoder import Encoder
+from maskpool.plans import Plan
+
+if TYPE_CHECKING:
+    from maskpool.bench.arms import Vectors
+    from maskpool.plans import Ints
 
 LABELS = ["red", "green", "blue", "black", "white"]
 WORDS_A_LABEL = 8
@@ -96,6 +106,10 @@ class Planted(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def get_input_embeddings(self) -> nn.Module:
+        found: nn.Module = self.inner.get_input_embeddings()  # type: ignore[operator]  # the inner one is a transformer
+        return found
+
 
 class CountsItsPads(Planted):
     """Outputs at pads that depend on how many there are; real tokens are left alone."""
@@ -114,6 +128,15 @@ class ForgetsItsMask(Planted):
         return SimpleNamespace(last_hidden_state=states)
 
 
+class ReadsItsBatch(Planted):
+    """Real tokens and pads that know the other texts of the batch, however far those are padded."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        first = states[:, :1]
+        return SimpleNamespace(last_hidden_state=states + 0.1 * (first - first.mean(dim=0, keepdim=True)))
+
+
 class GivesNoNumbersAtPads(Planted):
     """NaN at pads, as a softmax over nothing gives."""
 
@@ -127,3 +150,51 @@ def plant(encoder: Encoder, bug: type[Planted]) -> Encoder:
     # Any: a wrapper is no PreTrainedModel, and need not be.
     planted: Any = bug(encoder.model)
     return replace(encoder, model=cast("PreTrainedModel", planted))
+
+
+def ask(
+    lengths: Ints,
+    draws: Iterable[Draw],
+    plans: Sequence[Plan],
+    *,
+    prefix: bool = True,
+    layers: tuple[int, ...] = (-1,),
+    modes: Sequence[str] = ("mean",),
+    kept: Sequence[int] = (),
+    top: int = 40,
+    unmasked: bool = False,
+) -> Asked:
+    """Every reading of every text of some draws under some plans, with the mask and, where said, without it."""
+    chosen = np.array(kept, dtype=np.int64)
+    keys: dict[Source, list[Ints]] = {RIGHT: [np.zeros(0, np.int64)]}
+    for draw in draws:
+        for plan in plans:
+            for masked in (True, False) if unmasked else (True,):
+                keys.setdefault(Source(plan.side, masked), []).append(pair_keys(draw.texts, draw.widths[plan.name]))
+    if not prefix:
+        keys[RIGHT] += [pair_keys(np.arange(len(lengths)), lengths), pair_keys(chosen, np.full_like(chosen, top))]
+    return Asked(
+        layers,
+        {mode: build_pooling(mode) for mode in modes},
+        {source: np.unique(np.concatenate(found)) for source, found in keys.items()},
+        dict.fromkeys(keys, get_args(Reading)),
+        prefix,
+        top,
+        chosen,
+    )
+
+
+def write_vectors(
+    folder: Path, lengths: Ints, vectors: Mapping[tuple[Source, Reading, str], Mapping[tuple[int, int], Vectors]]
+) -> Pooled:
+    """Vectors of texts at padded lengths as `pool_corpus` leaves them, of the last layer, where every pass was run.
+
+    Each mapping must name the same texts at the same lengths as others of its source.
+    """
+    for (source, reading, mode), found in vectors.items():
+        pairs = sorted(found)
+        texts, widths = np.array(pairs, dtype=np.int64).T
+        name = f"{source.side} {'masked' if source.masked else 'unmasked'}"
+        np.save(folder / f"{name} pairs.npy", pair_keys(texts, widths))
+        np.save(folder / f"{name} {reading} -1 {mode}.npy", np.array([found[pair] for pair in pairs], np.float32))
+    return Pooled(lengths, False, folder)

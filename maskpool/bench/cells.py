@@ -1,0 +1,110 @@
+"""What has been computed, one line a cell, and never twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from maskpool.errors import UserError
+
+# A key or a value is JSON: numbers, strings, lists and dictionaries of them.
+Key: TypeAlias = Mapping[str, Any]
+
+
+def content_hash(key: Key) -> str:
+    """Hash of what a cell is, whatever the order of its names.
+
+    Example:
+        >>> content_hash({"arm": "noise", "draw": 3}) == content_hash({"draw": 3, "arm": "noise"})
+        True
+    """
+    text = json.dumps(key, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Cells:
+    """A file of finished cells, in JSON lines: ``cell`` (its hash), ``key``, ``value`` and ``seconds``.
+
+    A line is written whole or not at all: what a killed process left unfinished at the end is cut off when the
+    file is opened again.
+
+    Args:
+        path: The file; made with the first cell.
+
+    Raises:
+        UserError: The file cannot be read, or is no file of cells.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._found: dict[str, tuple[Key, Any]] = {}
+        try:
+            content = path.read_bytes() if path.exists() else b""
+            whole = content[: content.rfind(b"\n") + 1]
+            for line in whole.splitlines():
+                cell = json.loads(line)
+                key, value = cell["key"], cell["value"]
+                if not isinstance(key, dict) or "kind" not in key or cell["cell"] != content_hash(key):
+                    raise ValueError(f"its key and hash do not belong together, {line[:80]!r}")
+                self._found[cell["cell"]] = key, value
+            if len(whole) < len(content):
+                os.truncate(path, len(whole))
+        except OSError as error:
+            raise UserError(f"{path} must be a file that can be read and written: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} must hold a finished cell in each line, and one is not: {error}") from error
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the cell is finished."""
+        return content_hash(key) in self._found
+
+    def __getitem__(self, key: Key) -> Any:  # Any: each kind of cell has a value of its own
+        """The value of a finished cell."""
+        return self._found[content_hash(key)][1]
+
+    def get(self, key: Key) -> Any:
+        """The value of a cell, or None if it is not finished."""
+        return self._found.get(content_hash(key), (key, None))[1]
+
+    def __len__(self) -> int:
+        """How many are finished."""
+        return len(self._found)
+
+    def add(self, key: Key, value: Any, seconds: float) -> None:
+        """Append a finished cell.
+
+        Raises:
+            UserError: The disk is full, or the file cannot be written; the cells before this one stay.
+        """
+        cell = {"cell": content_hash(key), "key": key, "value": value, "seconds": round(seconds, 4)}
+        line = json.dumps(cell, ensure_ascii=False).encode() + b"\n"
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                if file.write(line) != len(line):
+                    raise OSError(None, "no space left")
+        except OSError as error:
+            if self.path.exists():
+                os.truncate(self.path, size)
+            raise UserError(
+                f"{self.path} could not be written ({error.strerror}); the {len(self)} cells in it are whole: make "
+                "room and run the same command, which goes on from there"
+            ) from error
+        self._found[content_hash(key)] = key, value
+
+    def once(self, key: Key, compute: Callable[[], Any]) -> Any:
+        """The value of a cell; computed and appended if it is not there."""
+        if key not in self:
+            began = time.perf_counter()
+            value = compute()
+            self.add(key, value, time.perf_counter() - began)
+        return self[key]
+
+    def of_kind(self, kind: str) -> list[tuple[Key, Any]]:
+        """Keys and values of the finished cells of a kind, in the order of the file."""
+        return [(key, value) for key, value in self._found.values() if key["kind"] == kind]

@@ -1,0 +1,100 @@
+"""Two finished studies, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from maskpool.bench.results import Results, difference
+from maskpool.bench.statistics import CONFIDENCE
+from maskpool.errors import UserError
+
+HEADER = ("model", "corpus", "by", "pooling", "plan", "arm", "Δ in A [95 %]", "Δ in B [95 %]", "B − A [95 %]", "floor")
+
+
+def compare(one: Results, other: Results) -> dict[str, Any]:
+    """What differs between two studies, and the differences of the rows that both have.
+
+    A row's difference B − A gets an interval of half-width q·√(SE_A² + SE_B²), with q the normal's quantile after
+    Šidák over the rows: as if the two studies were independent, which is wide where they share texts.
+
+    Args:
+        one: Results of the study A.
+        other: Results of the study B.
+
+    Returns:
+        ``settings`` (what differs, with both values) and ``rows``.
+
+    Raises:
+        UserError: They have no row in common.
+    """
+    first, second = _rows(one), _rows(other)
+    common = [key for key in first if key in second]
+    if not common:
+        raise UserError(
+            "the two studies have no row in common: they must share a pooling, a plan and an arm, on a model and a "
+            "corpus that both call the same"
+        )
+    quantile = float(stats.norm.ppf((1 + CONFIDENCE ** (1 / len(common))) / 2))
+    rows = []
+    for key in common:
+        a, b = first[key], second[key]
+        delta, error = b["delta"] - a["delta"], float(np.hypot(a["standard_error"], b["standard_error"]))
+        low, high = delta - quantile * error, delta + quantile * error
+        rows.append(
+            dict(zip(("model", "corpus", "layer", "by", "pooling", "plan", "arm"), key, strict=True))
+            | {"a": a, "b": b, "delta": delta, "low": low, "high": high, "floor": max(a["floor"], b["floor"])}
+        )
+    return {
+        "settings": [(name, a, b) for name, a, b in _settings(one, other) if a != b],
+        "rows": rows,
+        "only_in_a": len(first) - len(common),
+        "only_in_b": len(second) - len(common),
+    }
+
+
+def table(found: dict[str, Any]) -> list[list[str]]:
+    """The rows as text."""
+    return [
+        [
+            row["model"],
+            row["corpus"],
+            row["by"] if row["layer"] == -1 else f"{row['by']}, layer {row['layer']}",
+            row["pooling"],
+            row["plan"],
+            row["arm"],
+            difference(row["a"]),
+            difference(row["b"]),
+            difference(row),
+            f"{row['floor']:.3f}",
+        ]
+        for row in found["rows"]
+    ]
+
+
+def _rows(results: Results) -> dict[tuple[Any, ...], Results]:
+    return {
+        (
+            part["model"]["name"],
+            part["corpus"]["name"],
+            one["layer"],
+            one["by"],
+            row["pooling"],
+            row["plan"],
+            row["arm"],
+        ): row
+        for part in results["parts"]
+        for one in part["tables"]
+        for row in one["rows"]
+        if "delta" in row
+    }
+
+
+def _settings(one: Results, other: Results) -> list[tuple[str, Any, Any]]:
+    found = []
+    for group in ("study", "corpora", "versions"):
+        for name in sorted({*one[group], *other[group]}):
+            found.append((name, one[group].get(name), other[group].get(name)))
+    return found

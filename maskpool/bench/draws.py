@@ -1,0 +1,62 @@
+"""Draws: texts that are clustered together, how far each plan pads them, and the clusterer's seeds."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from maskpool.bench.study import Study
+    from maskpool.plans import Ints, Plan
+
+REPLICATE_SEEDS = 3
+# Numbers of the draws that hold all texts: the one that results are of, and one that shuffles them anew.
+FULL, OTHER_BATCHES = 0, -1
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Texts that are clustered together.
+
+    Attributes:
+        number: ``FULL``, ``OTHER_BATCHES``, or that of a half-sample, from 1.
+        texts: Rows of the corpus.
+        widths: For each plan by name, the padded length of each of these texts.
+        seeds: Of the clusterer.
+        seed: Of whatever else is random in it.
+    """
+
+    number: int
+    texts: Ints
+    widths: Mapping[str, Ints]
+    seeds: tuple[int, ...]
+    seed: int
+
+    def only(self, *plans: str | None) -> Draw:
+        """The draw without the widths of other plans: what a process needs that clusters one arm."""
+        return replace(self, widths={plan: self.widths[plan] for plan in plans if plan is not None})
+
+    def rng(self, name: str) -> np.random.Generator:
+        """Random numbers of this draw, for one purpose."""
+        return np.random.default_rng([self.seed, self.number + 1, zlib.crc32(name.encode())])
+
+
+def make_draws(plans: Sequence[Plan], lengths: Ints, study: Study) -> dict[int, Draw]:
+    """Every draw of a study, by number: all texts, all texts in other batches, and the half-samples."""
+    everything = np.arange(len(lengths))
+    found = {}
+    for number in (FULL, OTHER_BATCHES, *range(1, study.replicates + 1)):
+        texts, seeds = everything, range(study.seeds)
+        if number > 0:
+            order = np.random.default_rng([study.seed, number]).permutation(everything)
+            texts = np.sort(order[: len(everything) // 2])
+            first = study.seeds + number * REPLICATE_SEEDS
+            seeds = range(first, first + REPLICATE_SEEDS)
+        empty = Draw(number, texts, {}, tuple(seeds), study.seed)
+        widths = {plan.name: plan.widths(lengths[texts], empty.rng(plan.name)) for plan in plans}
+        found[number] = Draw(number, texts, widths, tuple(seeds), study.seed)
+    return found

@@ -1,0 +1,151 @@
+"""The folder of a study: whose it is, its cells, and its results, each file whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from maskpool.bench.cells import Cells
+from maskpool.bench.corpora import Corpus
+from maskpool.bench.study import Study, parse_study
+from maskpool.errors import UserError
+
+STUDY, CELLS = "study.json", "cells.jsonl"
+
+
+class StudyFolder:
+    """Where a study's cells, vectors and results lie.
+
+    Args:
+        path: The folder; made when a study claims it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def vectors(self) -> Path:
+        """Where vectors lie while a study runs."""
+        return self.path / ".vectors"
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The finished cells."""
+        return Cells(self.path / CELLS)
+
+    def check(self) -> None:
+        """Make the folder and see that it can be written.
+
+        Raises:
+            UserError: It cannot.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+            for file in (STUDY, CELLS):
+                if (self.path / file).is_dir():
+                    raise IsADirectoryError(None, f"{file} in it is a folder")
+        except OSError as error:
+            raise UserError(f"--out must be a folder that can be written, got {self.path}: {error.strerror}") from error
+
+    def refuse_others(self, study: Study, corpora: Sequence[Corpus], versions: dict[str, str]) -> dict[str, Any]:
+        """See that the folder holds no other study's cells.
+
+        Args:
+            study: What is measured.
+            corpora: Its texts.
+            versions: Of the packages that numbers depend on.
+
+        Returns:
+            What the folder is to say of the study.
+
+        Raises:
+            UserError: It holds another study's cells, or those of other texts or versions.
+        """
+        content = {
+            "study": study.as_json(),
+            "corpora": {corpus.name: corpus.sha256 for corpus in corpora},
+            "versions": versions,
+        }
+        if not (self.path / CELLS).exists() and not (self.path / STUDY).exists():
+            return content
+        there = self.read()  # a file of that name that is no study is somebody's, and stays
+        if not len(self.cells):
+            return content
+        differs = [name for name in content if there.get(name) != content[name]]
+        if differs:
+            what = ", ".join(_differences(there.get(differs[0]), content[differs[0]]))
+            raise UserError(
+                f"--out must be a folder without another study's cells; those in {self.path} were measured with "
+                f"{what}: choose another folder, or delete this one"
+            )
+        return content
+
+    def claim(self, content: dict[str, Any]) -> None:
+        """Make the folder that of a study, as `refuse_others` describes it.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        self.check()
+        self.write({STUDY: lambda path: path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")})
+
+    def read(self) -> dict[str, Any]:
+        """What the folder says of its study.
+
+        Raises:
+            UserError: It is no study's folder.
+        """
+        try:
+            found: dict[str, Any] = json.loads((self.path / STUDY).read_text(encoding="utf-8"))
+            parse_study(found["study"])
+            if not isinstance(found["corpora"], dict) or not isinstance(found["versions"], dict):
+                raise TypeError("its corpora and versions are no tables")
+        except OSError as error:
+            raise UserError(f"{self.path} must be the folder of a study, with a {STUDY}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, UserError) as error:
+            raise UserError(f"{self.path / STUDY} must hold a study, and does not: {error}") from error
+        return found
+
+    def write(self, makers: dict[str, Callable[[Path], object]]) -> None:
+        """Make every file beside its place and put it there when all are whole.
+
+        Args:
+            makers: By the file's name, what writes it to a path.
+
+        Raises:
+            UserError: The folder cannot be written; what stood there stays.
+        """
+        try:
+            for file in makers:
+                if (self.path / file).is_dir():
+                    raise IsADirectoryError(None, f"{file} in it is a folder")
+            beside = self.path / ".unfinished"
+            shutil.rmtree(beside, ignore_errors=True)  # a killed process may have left it
+            beside.mkdir()
+            try:
+                for file, make in makers.items():
+                    make(beside / file)
+                for file in makers:
+                    os.replace(beside / file, self.path / file)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        except OSError as error:
+            raise UserError(
+                f"--out must be a folder that can be written, got {self.path}: {error.strerror or error}"
+            ) from error
+
+
+def _differences(there: Any, here: Any) -> list[str]:  # Any: JSON
+    """Names of what differs, with both values."""
+    if not isinstance(there, dict) or not isinstance(here, dict):
+        return [f"{there} (now {here})"]
+    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    return [f"{name} {json.dumps(there.get(name))} (now {json.dumps(here.get(name))})" for name in names]

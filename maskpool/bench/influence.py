@@ -1,0 +1,79 @@
+"""Batch-mates: what changes when nothing but the batches do."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskpool.bench.arms import INCLUDED, unit
+from maskpool.bench.fits import arm_vectors
+from maskpool.bench.quality import cluster, fit_kmeans, matched
+from maskpool.bench.shift import neighbours, shared_neighbours
+
+if TYPE_CHECKING:
+    from maskpool.bench.draws import Draw
+    from maskpool.bench.forward import Pooled
+    from maskpool.plans import Ints, Plan
+
+_NEIGHBOURS = 10
+_EXAMPLES = 3
+_SHOWN_NEIGHBOURS = 3
+
+
+def changed(one: Ints, other: Ints) -> float:
+    """Share of texts in another cluster, the clusters of the one renamed after those of the other as well as may be.
+
+    Example:
+        >>> changed(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 1]))
+        0.25
+    """
+    return float((matched(one, other) != one).mean())
+
+
+def influence(
+    pooled: Pooled, codes: Ints, full: Draw, other: Draw, layer: int, pooling: str, plan: Plan
+) -> dict[str, Any]:
+    """How many texts change cluster when only their batch changes, and when only the seed does.
+
+    Both kinds of change are counted between fits of k-means, the clusters matched one to one. With the clusters
+    held fixed (fitted on texts alone), what is left is what a text's own batch does to it.
+
+    Args:
+        pooled: The vectors.
+        codes: Labels as integers.
+        full: All texts in their batches.
+        other: All texts in other ones.
+        layer: Of the encoder.
+        pooling: Mode.
+        plan: Random batches.
+
+    Returns:
+        Shares of texts, and the texts that change among fixed clusters and keep the fewest of their neighbours.
+    """
+    clusters = len(np.unique(codes))
+    alone = pooled.alone(layer, pooling, full.texts)
+    here, there = (arm_vectors(pooled, draw, layer, pooling, INCLUDED, plan) for draw in (full, other))
+    fits = {name: [cluster(v, clusters, seed) for seed in full.seeds] for name, v in (("here", here), ("there", there))}
+    fixed = fit_kmeans(unit(alone), clusters, full.seeds[0])
+    labels_here, labels_there = fixed.predict(unit(here)), fixed.predict(unit(there))
+    count = min(_NEIGHBOURS, len(codes) - 1)
+    near_here, near_there = neighbours(here, count), neighbours(there, count)
+    shared = shared_neighbours(near_here, near_there)
+    moved = np.flatnonzero(labels_here != labels_there)
+    examples = moved[np.argsort(shared[moved], kind="stable")][:_EXAMPLES]
+    return {
+        "by_batch": float(np.mean([changed(a, b) for a, b in zip(fits["here"], fits["there"], strict=True)])),
+        "by_seed": float(np.mean([changed(a, b) for a, b in combinations(fits["here"], 2)])),
+        "by_batch_fixed_clusters": float((labels_here != labels_there).mean()),
+        "neighbours_kept": float(np.mean(shared / (2 * count - shared))),
+        "examples": [
+            {
+                "text": int(text),
+                "widths": [int(draw.widths[plan.name][text]) for draw in (full, other)],
+                "neighbours": [near[text][:_SHOWN_NEIGHBOURS].tolist() for near in (near_here, near_there)],
+            }
+            for text in examples
+        ],
+    }

@@ -1,0 +1,95 @@
+"""What is measured besides fits: how far vectors move, what an encoder takes, what trivial methods get."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from maskpool.bench.arms import INCLUDED
+from maskpool.bench.draws import FULL
+from maskpool.bench.fits import alone_vectors, arm_vectors
+from maskpool.bench.quality import fit_kmeans, score
+from maskpool.bench.shift import cosine_shift, deciles, length_leakage, neighbours_kept
+
+if TYPE_CHECKING:
+    from maskpool.bench.draws import Draw
+    from maskpool.bench.fits import Comparison
+    from maskpool.bench.forward import Pooled
+    from maskpool.bench.parts import Part
+    from maskpool.bench.shift import Floats
+    from maskpool.plans import Plan
+
+_FRACTION_BINS = 10
+_TIMED_TEXTS = 256
+
+
+def compute_shift(pooled: Pooled, draw: Draw, comparison: Comparison) -> dict[str, Any]:
+    """How far an arm moves the vectors of a draw's texts.
+
+    Returns:
+        Cosine shift (mean, 95th percentile, largest), the mean ratio of the vectors' lengths, the share of
+        neighbours kept; of arms that score all texts also Spearman's correlation of shift and pad fraction, and of
+        the included arm the shift in bins of the pad fraction.
+    """
+    plan, layer, pooling = comparison.plan, comparison.layer, comparison.pooling
+    alone = alone_vectors(pooled, draw, layer, pooling, comparison.scored_under)
+    vectors = arm_vectors(pooled, draw, layer, pooling, comparison.arm, plan)
+    shift = cosine_shift(alone, vectors)
+    sizes = np.linalg.norm(vectors, axis=1) / np.maximum(np.linalg.norm(alone, axis=1), np.finfo(np.float32).tiny)
+    found: dict[str, Any] = {
+        "cosine_shift": float(shift.mean()),
+        "cosine_shift_p95": float(np.quantile(shift, 0.95)),
+        "cosine_shift_max": float(shift.max()),
+        "length_ratio": float(sizes.mean()),
+        "neighbours_kept": neighbours_kept(alone, vectors),
+    }
+    if comparison.scored_under is None:
+        fraction = 1 - pooled.lengths[draw.texts] / draw.widths[plan.name]
+        found["shift_by_padding"] = length_leakage(shift, fraction)
+        if comparison.arm == INCLUDED:
+            found["by_pad_fraction"] = _by_fraction(fraction, shift)
+    return found
+
+
+def _by_fraction(fraction: Floats, shift: Floats) -> list[dict[str, Any]]:
+    """Cosine shift in equal bins of the pad fraction, the bins that hold texts."""
+    bins = np.minimum((fraction * _FRACTION_BINS).astype(int), _FRACTION_BINS - 1)
+    return [
+        {
+            "pad_fraction": float(fraction[bins == one].mean()),
+            "texts": int(np.sum(bins == one)),
+            "p5": float(np.quantile(shift[bins == one], 0.05)),
+            "mean": float(shift[bins == one].mean()),
+            "p95": float(np.quantile(shift[bins == one], 0.95)),
+        }
+        for one in np.unique(bins)
+    ]
+
+
+def seconds(part: Part, plan: Plan) -> dict[str, Any]:
+    """What the encoder takes under a plan, from batches spread evenly over its padded lengths."""
+    batches = plan.batches(part.lengths, part.draws[FULL].rng(plan.name))
+    batches.sort(key=lambda batch: batch[1])
+    number = min(len(batches), max(2, _TIMED_TEXTS // plan.batch_size))
+    chosen = [batches[place] for place in np.linspace(0, len(batches) - 1, number).round().astype(int)]
+    began = time.perf_counter()
+    for texts, width in chosen:
+        part.encoder.layers([part.ids[text] for text in texts], (-1,), width, plan.side)
+    took = time.perf_counter() - began
+    tokens = sum(len(texts) * width for texts, width in chosen)
+    total = sum(len(texts) * width for texts, width in batches)
+    return {"seconds": took * total / tokens, "timed_batches": number, "batches": len(batches)}
+
+
+def baselines(part: Part) -> dict[str, Any]:
+    """What a trivial method gets: k-means on TF-IDF, and the lengths' deciles as clusters."""
+    codes, seeds = part.codes, part.study.seeds
+    tfidf = TfidfVectorizer(sublinear_tf=True).fit_transform(part.corpus.texts)
+    scores = [score(codes, fit_kmeans(tfidf, len(np.unique(codes)), seed).labels_) for seed in range(seeds)]
+    return {
+        "tfidf": {name: float(np.mean([one[name] for one in scores])) for name in scores[0]},
+        "length_deciles": score(codes, deciles(part.lengths)),
+    }

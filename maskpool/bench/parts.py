@@ -1,0 +1,318 @@
+"""A part of a study: one model on one corpus, and every cell that it asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from maskpool import __version__
+from maskpool.bench import heads
+from maskpool.bench.arms import ARMS, EXCLUDED, INCLUDED
+from maskpool.bench.cells import content_hash
+from maskpool.bench.corpora import Corpus
+from maskpool.bench.draws import FULL, Draw, make_draws
+from maskpool.bench.fits import Comparison, Fit
+from maskpool.bench.forward import RIGHT, Asked, Source, pair_keys
+from maskpool.bench.leaks import LEAKS
+from maskpool.bench.mixed import MIXED
+from maskpool.bench.study import Study
+from maskpool.encoder import Encoder
+from maskpool.errors import UserError
+from maskpool.modules.build import build_pooling
+from maskpool.plans import Plan
+
+if TYPE_CHECKING:
+    from maskpool.bench.arms import Reading
+    from maskpool.plans import Ints
+
+PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
+# An arm that reads pads alone scores only texts that have some; fewer than this a cluster say nothing.
+_FEWEST_TEXTS_A_CLUSTER = 2
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which comparisons a part has; known from its study and a few facts of it.
+
+    Attributes:
+        study: The study.
+        plans: Of the part; under those for leaks alone, nothing else is measured.
+        prefix: Whether the prefix property is proven.
+        with_pads: Names of the plans under which enough texts have pads for arms that read pads alone.
+    """
+
+    study: Study
+    plans: Sequence[Plan]
+    prefix: bool
+    with_pads: Sequence[str]
+
+    def moves(self, plan: Plan) -> bool:
+        """Whether padding may move even the excluded arm, so that the plan is run for real."""
+        return plan.side == "left" or not self.prefix
+
+    @cached_property
+    def poolings(self) -> tuple[str, ...]:
+        """Modes without parameters, those of the leaks included."""
+        leaks = [LEAKS[name].pooling for name in self.study.leaks]
+        return tuple(mode for mode in dict.fromkeys([*self.study.poolings, *leaks]) if mode != "attention")
+
+    def tables(self) -> dict[tuple[int, str], list[Comparison]]:
+        """The comparisons of each table, by layer and clusterer; those of mixed plans together under ``mixed``."""
+        mixed = [arm for arm in self.study.arms if arm in MIXED]
+        found = {
+            (layer, by): list(self._comparisons(layer, by))
+            for layer in self.study.layers
+            for by in self.study.clusterers
+        }
+        for layer in self.study.layers:
+            for pooling in self.study.poolings if mixed else ():
+                if pooling != "attention":
+                    found.setdefault((layer, "mixed"), []).extend(
+                        Comparison(layer, pooling, plan, INCLUDED, by) for plan in self.plans for by in mixed
+                    )
+        return {table: comparisons for table, comparisons in found.items() if comparisons}
+
+    def _comparisons(self, layer: int, by: str) -> Iterator[Comparison]:
+        arms = [arm for arm in self.study.arms if arm in ARMS]
+        leaks = {name: LEAKS[name] for name in self.study.leaks}
+        for_leaks = self.study.plans_for_leaks(self.plans)
+        for pooling in self.poolings:
+            for plan in (*self.plans, *for_leaks):
+                asked = arms if pooling in self.study.poolings and plan not in for_leaks else []
+                named = {
+                    leak.arm: name for name, leak in leaks.items() if leak.pooling == pooling and leak.side == plan.side
+                }
+                first = [EXCLUDED] if self.moves(plan) and (asked or named) else []
+                for arm in dict.fromkeys([*first, *asked, *named]):
+                    kind = ARMS[arm]
+                    if kind.poolings and pooling not in kind.poolings:
+                        continue
+                    if kind.padded_texts_alone and plan.name not in self.with_pads:
+                        continue
+                    yield Comparison(layer, pooling, plan, arm, by, named.get(arm))
+
+    def comparisons(self) -> list[Comparison]:
+        """Those of every table."""
+        return [comparison for table in self.tables().values() for comparison in table]
+
+    def fits(self) -> list[Fit]:
+        """Every fit, the full data first, each reference before what is compared with it."""
+        found: dict[Fit, None] = {}
+        for draw in range(self.study.replicates + 1):
+            for comparison in self.comparisons():
+                found[comparison.reference(draw)] = None
+                found[comparison.fit(draw)] = None
+        return list(found)
+
+    def references(self) -> list[Fit]:
+        """The fits of texts alone that floors are measured of."""
+        return list(dict.fromkeys(comparison.reference(FULL) for comparison in self.comparisons()))
+
+    def moved(self) -> list[Comparison]:
+        """One comparison for each set of vectors: how far they move does not depend on the clusterer."""
+        return list({(one.layer, one.pooling, one.plan, one.arm): one for one in self.comparisons()}.values())
+
+    def influences(self) -> list[tuple[int, str, Plan]]:
+        """Layers, modes and random plans whose batches are drawn anew to see what companions do."""
+        return [
+            (layer, pooling, plan)
+            for layer in self.study.layers
+            for pooling in self.study.poolings
+            if pooling != "attention"
+            for plan in self.plans
+            if plan.order == "random" and plan.pad_to == "longest" and INCLUDED in self.study.arms
+        ]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model on one corpus.
+
+    Attributes:
+        study: The study.
+        corpus: The texts and labels.
+        encoder: The model.
+        ids: Token ids of each text.
+        truncated: How many texts were cut off at the model's limit.
+        plans: How texts are batched and padded.
+    """
+
+    study: Study
+    corpus: Corpus
+    encoder: Encoder
+    ids: list[list[int]]
+    truncated: int
+    plans: tuple[Plan, ...]
+
+    @classmethod
+    def of(cls, study: Study, corpus: Corpus, encoder: Encoder) -> Part:
+        """Tokenise the corpus and see that the plans can be run.
+
+        Raises:
+            UserError: A text has no token, a plan's length does not fit, or the model has no such layer.
+        """
+        ids, truncated = encoder.tokenize(corpus.texts)
+        blank = next((place for place, tokens in enumerate(ids) if len(tokens) <= encoder.special_tokens), None)
+        if blank is not None:
+            raise UserError(
+                f"{corpus.name} must hold texts of at least one token; text {blank + 1} has none: "
+                f"{corpus.texts[blank]!r}"
+            )
+        plans = study.plans_for(max(map(len, ids)), encoder.max_length, encoder.name)
+        try:
+            encoder.layers(ids[:1], study.layers)
+        except ValueError as error:
+            raise UserError(f"{encoder.name}: {error}") from error
+        return cls(study, corpus, encoder, ids, truncated, plans)
+
+    @property
+    def all_plans(self) -> tuple[Plan, ...]:
+        """The plans, and those for leaks alone."""
+        return (*self.plans, *self.study.plans_for_leaks(self.plans))
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """Real tokens of each text."""
+        return np.array([len(tokens) for tokens in self.ids], dtype=np.int64)
+
+    @cached_property
+    def codes(self) -> Ints:
+        """Labels as integers."""
+        return self.corpus.codes
+
+    @cached_property
+    def draws(self) -> dict[int, Draw]:
+        """Every draw, by number."""
+        return make_draws(self.all_plans, self.lengths, self.study)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of whatever a cell depends on besides its own key."""
+        tokens = hashlib.sha256(repr(self.ids).encode()).hexdigest()
+        return content_hash(
+            {
+                "model": self.encoder.identity(),
+                "corpus": [self.corpus.name, self.corpus.sha256],
+                "tokens": tokens,
+                "dtype": self.study.dtype,
+                "seed": self.study.seed,
+                "seeds": self.study.seeds,
+                "versions": versions(),
+            }
+        )
+
+    @cached_property
+    def kept(self) -> Ints:
+        """The texts that attention heads are trained on and cluster."""
+        if "attention" not in self.study.poolings or len(np.unique(self.codes)) < heads.FEWEST_LABELS:
+            return np.zeros(0, dtype=np.int64)
+        chosen = np.random.default_rng(self.study.seed).permutation(len(self.codes))[: heads.MOST_TEXTS]
+        return np.sort(chosen)
+
+    @cached_property
+    def top(self) -> int:
+        """The longest padded length."""
+        widths = [int(draw.widths[plan.name].max()) for draw in self.draws.values() for plan in self.all_plans]
+        return max(int(self.lengths.max()), *widths)
+
+    def with_pads(self) -> list[str]:
+        """Names of the plans under which, in every draw, enough texts have pads for arms that read pads alone."""
+        fewest = _FEWEST_TEXTS_A_CLUSTER * len(np.unique(self.codes))
+        return [
+            plan.name
+            for plan in self.plans
+            if all(np.sum(draw.widths[plan.name] > self.lengths[draw.texts]) >= fewest for draw in self.draws.values())
+        ]
+
+    def asked(self, grid: Grid) -> Asked:
+        """What the encoder must be run for."""
+        readings: dict[Source, list[Reading]] = {RIGHT: ["real"]}
+        pairs: dict[Source, list[Ints]] = {RIGHT: []}
+        for comparison in grid.comparisons():
+            readings.setdefault(comparison.source, []).append(ARMS[comparison.arm].reading)
+            pairs.setdefault(comparison.source, []).extend(
+                pair_keys(draw.texts, draw.widths[comparison.plan.name]) for draw in self.draws.values()
+            )
+        if not grid.prefix:
+            # Texts alone, and what heads read, are run for real as well.
+            pairs[RIGHT] += [
+                pair_keys(np.arange(len(self.ids)), self.lengths),
+                pair_keys(self.kept, np.full_like(self.kept, self.top)),
+            ]
+        return Asked(
+            self.study.layers,
+            {mode: build_pooling(mode) for mode in grid.poolings},
+            {source: np.unique(np.concatenate([np.zeros(0, np.int64), *keys])) for source, keys in pairs.items()},
+            {source: tuple(dict.fromkeys(found)) for source, found in readings.items()},
+            grid.prefix,
+            self.top,
+            self.kept,
+            self.study.seed,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What results say of the part besides its measurements."""
+        full = self.draws[FULL]
+        return {
+            "model": self.encoder.identity(),
+            "corpus": {
+                "name": self.corpus.name,
+                "texts": len(self.ids),
+                "labels": len(np.unique(self.codes)),
+                "sha256": self.corpus.sha256,
+                "versions": self.corpus.versions,
+                "demonstration": self.corpus.demonstration,
+                "longest": int(self.lengths.max()),
+                "mean_length": float(self.lengths.mean()),
+                "truncated": self.truncated,
+            },
+            "top": self.top,
+            "plans": [
+                {
+                    "plan": asdict(plan),
+                    "name": plan.name,
+                    "for_leaks_alone": plan not in self.plans,
+                    "happens": plan.happens,
+                    "mean_width": float(full.widths[plan.name].mean()),
+                    "tokens": int(full.widths[plan.name].sum()),
+                    "pad_fraction": float(1 - self.lengths.sum() / full.widths[plan.name].sum()),
+                }
+                for plan in self.all_plans
+            ],
+            "with_pads": self.with_pads(),
+            "heads": bool(self.kept.size),
+            "environment": environment(self.encoder),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on."""
+    return {"maskpool": __version__} | {name: version(name) for name in PACKAGES}
+
+
+def environment(encoder: Encoder) -> dict[str, Any]:
+    """What a result depends on besides its study."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(encoder.model.device),
+        "dtype": str(encoder.model.dtype).removeprefix("torch."),
+        "packages": versions(),
+    }
+
+
+def grid_of(study: Study, facts: Mapping[str, Any], prefix: bool) -> Grid:
+    """The grid of a part whose facts stand among the cells."""
+    plans = [Plan(**plan["plan"]) for plan in facts["plans"] if not plan["for_leaks_alone"]]
+    return Grid(study, plans, prefix, facts["with_pads"])

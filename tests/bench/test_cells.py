@@ -1,0 +1,296 @@
+"""What has been computed, one line a cell."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskpool.bench.cells import Cells, content_hash
+from maskpool.errors import UserError
+
+KEYS: list[dict[str, Any]] = [
+    {"kind": "fit", "part": "a", "draw": 0, "plan": None},
+    {"kind": "floor", "part": "a"},
+    {"kind": "fit", "part": "a", "draw": 1, "plan": "padded to 64"},
+]
+VALUES: list[Any] = [{"scores": [0.1, 2e-17, -1.0]}, [1, 2, 3], "é 漢字 🙂 \u2028 \x85 \r\n"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of three cells."""
+    cells = Cells(tmp_path / "cells.jsonl")
+    for key, value in zip(KEYS, VALUES, strict=True):
+        cells.add(key, value, 1.23456)
+    return tmp_path / "cells.jsonl"
+
+
+def stored(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def line(key: Any, value: object = 1, cell: object = None) -> bytes:
+    found = {"cell": content_hash(key) if cell is None else cell, "key": key, "value": value, "seconds": 1.0}
+    return json.dumps(found).encode() + b"\n"
+
+
+def test_what_is_added_is_there(path: Path) -> None:
+    """Cells that were added are there for the next one who opens the file, each one line with its hash and time."""
+    cells = Cells(path)
+    assert len(cells) == 3
+    assert [cells[key] for key in KEYS] == VALUES
+    assert stored(path) == [
+        {"cell": content_hash(key), "key": key, "value": value, "seconds": 1.2346}
+        for key, value in zip(KEYS, VALUES, strict=True)
+    ]
+
+
+def test_no_file_no_cells(tmp_path: Path) -> None:
+    """A file that is not there holds no cell, and opening makes none."""
+    cells = Cells(tmp_path / "cells.jsonl")
+    assert len(cells) == 0
+    assert KEYS[0] not in cells
+    assert not cells.path.exists()
+
+
+def test_opening_changes_nothing(path: Path) -> None:
+    """A whole file stays byte for byte as it was when it is opened."""
+    before = path.read_bytes()
+    Cells(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_missing_cell_is_no_cell(path: Path, reopened: bool) -> None:
+    """A key that differs in one value, or in one name more, is another cell."""
+    cells = Cells(path) if reopened else Cells(path.with_name("new"))
+    cells.add({"kind": "x", "draw": 1}, None, 0)
+    for other in (
+        {"kind": "x", "draw": 2},
+        {"kind": "x"},
+        {"kind": "x", "draw": 1, "more": None},
+        {"kind": "x", "draw": "1"},
+    ):
+        assert other not in cells
+        with pytest.raises(KeyError):
+            cells[other]
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=6)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@given(key=st.dictionaries(st.text(max_size=4), json_values, min_size=1), data=st.data())
+def test_the_order_of_names_does_not_count(
+    tmp_path_factory: pytest.TempPathFactory, key: dict[str, Any], data: st.DataObject
+) -> None:
+    """The same key with its names in another order, or read back from JSON, is the same cell."""
+    key = {"kind": "any", **key}
+    shuffled = dict(data.draw(st.permutations(list(key.items()))))
+    cells = Cells(tmp_path_factory.mktemp("cells") / "cells.jsonl")
+    cells.add(key, 1, 0)
+    assert shuffled in cells
+    assert cells[shuffled] == 1
+    assert json.loads(json.dumps(shuffled)) in Cells(cells.path)
+
+
+@given(value=json_values)
+def test_any_value_comes_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    """Any JSON value, of whatever characters, is one line and comes back the same."""
+    cells = Cells(tmp_path_factory.mktemp("cells") / "cells.jsonl")
+    for key in KEYS:
+        cells.add(key, value, 0)
+    assert cells.path.read_bytes().count(b"\n") == 3
+    assert [Cells(cells.path)[key] for key in KEYS] == [value] * 3
+
+
+def test_a_torn_last_line_is_cut_off(path: Path) -> None:
+    """Wherever a line at the end was torn, it is cut off, and the lines before it stay byte for byte."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n", 0, -1) + 1]
+    for kept in range(len(whole), len(content)):
+        path.write_bytes(content[:kept])
+        cells = Cells(path)
+        assert path.read_bytes() == whole
+        assert [key in cells for key in KEYS] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 50, b"\xff\xfe", b'{"cell": "', b"{}", b"\r"], ids=["zeros", "no text", "half", "JSON", "return"]
+)
+def test_a_torn_line_need_not_be_text(path: Path, tail: bytes) -> None:
+    """A tail that no newline ends is cut off whatever it holds, and what is added next is a line of its own."""
+    content = path.read_bytes()
+    path.write_bytes(content + tail)
+    cells = Cells(path)
+    assert path.read_bytes() == content
+    cells.add({"kind": "next"}, 5, 0)
+    assert Cells(path)[{"kind": "next"}] == 5
+    assert len(Cells(path)) == 4
+
+
+NO_CELLS: dict[str, bytes] = {
+    "blank": b"\n",
+    "no JSON": b"mine\n",
+    "half": b'{"cell": "1", "key"\n',
+    "no text": b"\xff\xfe\n",
+    "a table without a cell": b"{}\n",
+    "a list": b"[]\n",
+    "null": b"null\n",
+    "a number": b"7\n",
+    "a string": b'"cell"\n',
+    "no key": b'{"cell": "0123456789abcdef", "value": 1}\n',
+    "no value": b'{"cell": "0123456789abcdef", "key": {"kind": "fit"}}\n',
+    "a hash that is a list": line({"kind": "fit"}, cell=[]),
+    "another's hash": line({"kind": "fit"}, cell="0123456789abcdef"),
+    "a key that is a string": line("fit"),
+    "a key that is a list": line(["kind"]),
+    "a key that is null": line(None),
+    "a key without a kind": line({"part": "a"}),
+}
+
+
+@pytest.mark.parametrize("no_cell", NO_CELLS.values(), ids=NO_CELLS)
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_line_that_is_no_cell_is_refused(path: Path, no_cell: bytes, place: int) -> None:
+    """A whole line that is no cell is refused in one sentence with the file, which stays as it was."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:place], no_cell, *lines[place:]]) + b"torn")
+    before = path.read_bytes()
+    with pytest.raises(UserError) as refused:
+        Cells(path)
+    assert re.fullmatch(
+        re.escape(f"{path} must hold a finished cell in each line, and one is not: ") + ".+", str(refused.value)
+    )
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A folder in the file's place is refused with its path."""
+    sentence = f"{tmp_path} must be a file that can be read and written: Is a directory"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        Cells(tmp_path)
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that takes 20 more bytes and says so in one of two ways."""
+
+    says_so = True
+
+    def write(self, content: Any, /) -> int:
+        written = super().write(bytes(content)[:20])
+        if self.says_so:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written or 0
+
+
+@pytest.fixture(params=["raises", "writes less"])
+def fill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Fills the disk, so that no line has room until the patch is undone."""
+
+    def act() -> None:
+        monkeypatch.setattr(FullDisk, "says_so", request.param == "raises")
+        monkeypatch.setattr(Path, "open", lambda self, mode="r", buffering=-1: FullDisk(self, mode.replace("b", "")))
+
+    return act
+
+
+def test_a_disk_that_fills_up_leaves_the_file(
+    path: Path, fill: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up within a line leaves the file as it was, and with room the same cell is added."""
+    cells, key, before = Cells(path), {"kind": "next"}, path.read_bytes()
+    fill()
+    with pytest.raises(UserError) as refused:
+        cells.add(key, "x" * 100, 0)
+    sentence = rf"{re.escape(str(path))} could not be written \(no space left.*\); the 3 cells in it are whole: .+"
+    assert re.fullmatch(sentence, str(refused.value), re.IGNORECASE)
+    assert key not in cells
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    cells.add(key, "x" * 100, 0)
+    assert [Cells(path)[one] for one in (*KEYS, key)] == [*VALUES, "x" * 100]
+
+
+def test_a_disk_that_is_full_from_the_start(
+    tmp_path: Path, fill: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first cell for which there is no room leaves no cell, and nothing that is none."""
+    cells = Cells(tmp_path / "cells.jsonl")
+    fill()
+    with pytest.raises(UserError, match="the 0 cells in it are whole"):
+        cells.add(KEYS[0], 1, 0)
+    monkeypatch.undo()
+    assert len(Cells(cells.path)) == 0
+    assert not cells.path.exists() or cells.path.read_bytes() == b""
+
+
+def test_what_is_there_is_not_computed(path: Path) -> None:
+    """A cell is computed once, its time is kept, and never again by this or a later opening."""
+    calls: list[int] = []
+
+    def compute() -> dict[str, int]:
+        calls.append(1)
+        return {"value": len(calls)}
+
+    cells, key = Cells(path), {"kind": "next", "part": "a"}
+    assert cells.once(key, compute) == {"value": 1}
+    assert cells.once(dict(reversed(key.items())), compute) == {"value": 1}
+    assert Cells(path).once(key, compute) == {"value": 1}
+    assert len(calls) == 1
+    assert stored(path)[-1]["seconds"] >= 0
+    assert len(stored(path)) == 4
+
+
+@pytest.mark.parametrize("nothing", [None, 0, "", [], {}, False])
+def test_an_empty_value_is_a_value(path: Path, nothing: object) -> None:
+    """A cell whose value is null, zero or empty is there, and not computed anew."""
+    cells, key = Cells(path), {"kind": "next"}
+    assert cells.once(key, lambda: nothing) == nothing
+    assert key in cells
+    assert Cells(path).once(key, lambda: 1 / 0) == nothing
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_what_cannot_be_computed_leaves_no_cell(path: Path, error: type[BaseException]) -> None:
+    """A computation that fails or is stopped leaves the file as it was."""
+    before = path.read_bytes()
+
+    def compute() -> None:
+        raise error
+
+    with pytest.raises(error):
+        Cells(path).once({"kind": "next"}, compute)
+    assert path.read_bytes() == before
+
+
+def test_a_value_that_json_cannot_hold_leaves_no_cell(path: Path) -> None:
+    """A value that is no JSON is a bug, and leaves the file as it was."""
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        Cells(path).add({"kind": "next"}, object(), 0)
+    assert path.read_bytes() == before
+
+
+def test_kinds_come_in_the_order_of_the_file(path: Path) -> None:
+    """The cells of a kind come in the order in which they were added, after opening as before."""
+    cells = Cells(path)
+    for draw in (9, 2, 5):
+        cells.add({"kind": "fit", "draw": draw}, -draw, 0)
+    expected = [(KEYS[0], VALUES[0]), (KEYS[2], VALUES[2]), *(({"kind": "fit", "draw": d}, -d) for d in (9, 2, 5))]
+    assert cells.of_kind("fit") == expected
+    assert Cells(path).of_kind("fit") == expected
+    assert cells.of_kind("floor") == [(KEYS[1], VALUES[1])]
+    assert cells.of_kind("none") == []

@@ -1,0 +1,407 @@
+"""A study that is killed goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import joblib
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from maskpool.bench import forward
+from maskpool.bench.cells import Cells
+from maskpool.bench.folder import STUDY, StudyFolder
+from maskpool.bench.results import results_of
+from maskpool.bench.run import run_study
+from maskpool.bench.study import CorpusSource, Study
+from maskpool.encoder import Encoder
+from maskpool.errors import UserError
+from maskpool.plans import Plan
+from tests.bench import tiny
+
+ASKED = Study(
+    models=("model",),
+    corpora=(CorpusSource(data="colours.csv"),),
+    poolings=("mean", "cls"),
+    plans=(Plan("random", 16), Plan("sorted", 16, 64)),
+    arms=("included", "index padded, query alone"),
+    leaks=("first column taken as cls under left padding",),  # pads on the left: blocks of every length besides
+    replicates=3,
+    seeds=2,
+)
+SMALL = replace(ASKED, poolings=("mean",), plans=(Plan("random", 16),), arms=("included",), leaks=())
+
+
+class Point(NamedTuple):
+    """Where a process is killed: when it comes to a place for the so manieth time, -1 being the last time."""
+
+    place: str
+    number: int = 1
+
+
+# In each, the kills that follow one another, before the start that is let finish.
+KILLS: dict[str, list[Point]] = {
+    "at the claim": [Point("at an exchange")],
+    "in the first block": [Point("in a block")],
+    "in a block": [Point("in a block", 3)],
+    "before a block is counted": [Point("at an exchange", 3)],
+    "after a block": [Point("after a block", 2)],
+    "after the last block": [Point("after a block", -1)],
+    "at the first fit": [Point("after a cell", 4)],
+    "within a line": [Point("within a cell", 20)],
+    "at the last cell": [Point("within a cell", -1)],
+    "after the last cell": [Point("after a cell", -1)],
+    "before the vectors are deleted": [Point("at the deletion")],
+    "again and again": [
+        *[Point("after a block", 2)] * 2,
+        Point("in a block", 2),
+        *[Point("after a cell", 9), Point("within a cell", 9)] * 2,
+    ],
+    "at some time": [Point("at some time")] * 3,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskpool.bench.statistics._DRAWS", 1_000)
+    use_one_process(monkeypatch)
+
+
+choose_backend = joblib.parallel_config
+
+
+def use_one_process(patch: pytest.MonkeyPatch) -> None:
+    """Starting processes would take most of the time."""
+    patch.setattr("maskpool.bench.run.joblib.parallel_config", lambda *_, **__: choose_backend("sequential"))
+
+
+class Quiet:
+    """Progress that nobody looks at."""
+
+    def __init__(self, on_block: Callable[[], None] = lambda: None) -> None:
+        self.on_block = on_block
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Tell of each block that the encoder has finished."""
+        blocks = iter([False, *[True] * total])  # the first step is that of earlier starts
+        yield lambda steps: self.on_block() if "encoder" in description and next(blocks) else None
+
+
+def start(study: Study, base: Path, out: Path, on: Callable[[str], None] = lambda place: None) -> Counter[str]:
+    """Run a study and count how often it came to each place; ``on`` is told before it may be killed there.
+
+    Each block is noted in a file beside the folder as well, which outlives a kill.
+    """
+    done: Counter[str] = Counter()
+
+    def come_to(place: str) -> None:
+        done[place] += 1
+        if place == "in a block":
+            with blocks_file(out).open("a") as file:
+                file.write("block\n")
+        on(place)
+
+    pool_block, add, delete, exchange = forward._pool_block, Cells.add, shutil.rmtree, os.replace
+
+    def pooling(*arguments: Any) -> None:
+        come_to("in a block")
+        pool_block(*arguments)
+
+    def adding(cells: Cells, key: Any, value: Any, seconds: float) -> None:
+        size = cells.path.stat().st_size if cells.path.exists() else 0
+        add(cells, key, value, seconds)
+        line = cells.path.read_bytes()[size:]
+        os.truncate(cells.path, size + len(line) // 2)
+        come_to("within a cell")
+        with cells.path.open("ab") as file:
+            file.write(line[len(line) // 2 :])
+        come_to("after a cell")
+
+    def deleting(*arguments: Any, **options: Any) -> None:
+        come_to("at the deletion")
+        delete(*arguments, **options)
+
+    def exchanging(*arguments: Any) -> None:
+        come_to("at an exchange")
+        exchange(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setattr(forward, "_pool_block", pooling)
+        patch.setattr(Cells, "add", adding)
+        patch.setattr("maskpool.bench.run.shutil", SimpleNamespace(rmtree=deleting))
+        patch.setattr(os, "replace", exchanging)
+        run_study(study, base, StudyFolder(out), "cpu", Quiet(lambda: come_to("after a block")))
+    return done
+
+
+def blocks_file(out: Path) -> Path:
+    return out.with_name(f"{out.name}.blocks")
+
+
+def blocks_of_all_starts(out: Path) -> int:
+    return len(blocks_file(out).read_text().splitlines()) if blocks_file(out).exists() else 0
+
+
+def kill_oneself(point: Point) -> Callable[[str], None]:
+    """Ends this process without another word where the point says."""
+    left = point.number
+
+    def come_to(place: str) -> None:
+        nonlocal left
+        left -= place == point.place
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return come_to
+
+
+def kill_all(base: Path) -> None:
+    """Start each study in a process of its own and kill it, as told in a file; note how each process ended."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_process(patch)
+        told = json.loads((base / "kills.json").read_text())
+        ends = {name: [killed(base, base / name, Point(*point)) for point in points] for name, points in told.items()}
+    (base / "ends.json").write_text(json.dumps(ends))
+
+
+def killed(base: Path, out: Path, point: Point) -> int:
+    """The signal that ended a process that was killed at a point."""
+    process = os.fork()
+    if not process:
+        try:
+            # A time is a number of milliseconds.
+            start(ASKED, base, out, kill_oneself(point))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if point.place == "at some time":
+        time.sleep(point.number / 1000)
+        os.kill(process, signal.SIGKILL)
+    status = os.waitpid(process, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A study that nobody killed."""
+
+    base: Path
+    blocks: int
+    cells: int
+    results: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    base = tmp_path_factory.mktemp("study")
+    tiny.save_model(base / "model")
+    tiny.write_csv(base / "colours.csv", tiny.make_texts(60))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base)
+        patch.setattr("maskpool.bench.statistics._DRAWS", 1_000)
+        use_one_process(patch)
+        did = start(ASKED, base, base / "whole")
+        return Whole(base, did["in a block"], did["after a cell"], results_of(StudyFolder(base / "whole")))
+
+
+@pytest.fixture(scope="module")
+def ends(whole: Whole) -> dict[str, list[int]]:
+    """How the processes ended that a driver killed, by the name of their kills; their folders have that name."""
+    last = {"after a block": whole.blocks, "after a cell": whole.cells, "within a cell": whole.cells}
+    told = {
+        name: [(place, last[place] if number == -1 else number) for place, number in points]
+        for name, points in KILLS.items()
+    }
+    told["at some time"] = [("at some time", random.randint(50, 400)) for _ in KILLS["at some time"]]
+    (whole.base / "kills.json").write_text(json.dumps(told))
+    # Forks need a process without threads.
+    alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    driver = [sys.executable, "-m", "tests.bench.test_resume", str(whole.base)]
+    root = Path(__file__).parents[2]
+    environment = os.environ | alone | {"PYTHONPATH": str(root), "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(driver, capture_output=True, text=True, cwd=whole.base, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    found: dict[str, list[int]] = json.loads((whole.base / "ends.json").read_text())
+    return found
+
+
+def without_times(found: Any) -> Any:
+    """Results without whatever is measured in seconds."""
+    if isinstance(found, dict):
+        return {name: without_times(value) for name, value in found.items() if "seconds" not in name}
+    return [without_times(value) for value in found] if isinstance(found, list) else found
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def hashes(folder: Path) -> list[str]:
+    """Those of the cells that are whole, in the order of the file."""
+    path = folder / "cells.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line)["cell"] for line in lines]
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_study_goes_on(
+    whole: Whole, ends: dict[str, list[int]], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study killed anywhere is not finished, goes on, does nothing twice, and says what an unbroken one says."""
+    monkeypatch.chdir(whole.base)
+    out, places = whole.base / name, [point.place for point in KILLS[name]]
+    assert all(end == signal.SIGKILL or place == "at some time" for end, place in zip(ends[name], places, strict=True))
+    finished = hashes(out)
+    if len(finished) < whole.cells:
+        with pytest.raises(UserError) as refused:
+            results_of(StudyFolder(out))
+        assert "\n" not in str(refused.value)
+    did = start(ASKED, whole.base, out)
+    assert did["after a cell"] == whole.cells - len(finished)
+    assert hashes(out)[: len(finished)] == finished
+    assert len(set(hashes(out))) == len(hashes(out)) == whole.cells
+    # What was done of a block when the process was killed within it is lost.
+    lost = places.count("in a block") + (name == "before a block is counted")
+    assert 0 <= blocks_of_all_starts(out) - whole.blocks - lost <= places.count("at some time"), told(whole)
+    assert without_times(results_of(StudyFolder(out))) == without_times(whole.results)
+    assert files(out) == ["cells.jsonl", STUDY]
+
+
+def told(whole: Whole) -> str:
+    """The kills as they were told, times included."""
+    return (whole.base / "kills.json").read_text()
+
+
+def test_a_finished_study_is_not_run_again(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished study that is started again runs no text through the encoder but one, and adds no cell."""
+    monkeypatch.chdir(whole.base)
+    out, passed, layers = whole.base / "whole", [], Encoder.layers
+    before = (out / "cells.jsonl").read_bytes(), (out / STUDY).read_bytes(), files(out)
+
+    def counting(encoder: Encoder, ids: Any, *arguments: Any, **options: Any) -> Any:
+        passed.extend(ids)
+        return layers(encoder, ids, *arguments, **options)
+
+    monkeypatch.setattr(Encoder, "layers", counting)
+    did = start(ASKED, whole.base, out)
+    assert not did["in a block"] + did["after a cell"]
+    assert len(passed) <= 1  # to see that the model has the layers
+    assert ((out / "cells.jsonl").read_bytes(), (out / STUDY).read_bytes(), files(out)) == before
+    assert results_of(StudyFolder(out)) == whole.results
+
+
+def stop_at(point: Point) -> Callable[[str], None]:
+    """What Ctrl-C does where the point says."""
+    left = Counter({point.place: point.number})
+
+    def come_to(place: str) -> None:
+        left[place] -= 1
+        if place == point.place and not left[place]:
+            raise KeyboardInterrupt
+
+    return come_to
+
+
+def test_a_study_of_two_parts_goes_on_in_either(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study of two corpora that is stopped has no results, says which part is missing, and leaves finished ones."""
+    monkeypatch.chdir(whole.base)
+    tiny.write_csv(tmp_path / "more.csv", tiny.make_texts(40, seed=1))
+    two = replace(SMALL, corpora=(*SMALL.corpora, CorpusSource(data=str(tmp_path / "more.csv"))))
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        start(two, whole.base, out, stop_at(Point("at the deletion")))
+    first = hashes(out)
+    with pytest.raises(
+        UserError, match=r"is not finished: 1 of 2 parts \(a model on a corpus\) are begun; run [^\n]+\Z"
+    ):
+        results_of(StudyFolder(out))
+    with pytest.raises(KeyboardInterrupt):
+        start(two, whole.base, out, stop_at(Point("after a cell", 12)))
+    with pytest.raises(UserError, match=rf"is not finished: {len(first) + 12} cells are there, and some are missing;"):
+        results_of(StudyFolder(out))
+    assert start(two, whole.base, out)["after a cell"] == len(first) - 12
+    parts = results_of(StudyFolder(out))["parts"]
+    assert [part["corpus"]["name"] for part in parts] == ["colours", "more"]
+    assert hashes(out)[: len(first)] == first
+    assert files(out) == ["cells.jsonl", STUDY]
+
+
+def test_a_study_that_lacks_any_cell_has_no_results(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study of which any one cell is missing, that of the attention heads too, is refused as not finished."""
+    monkeypatch.chdir(whole.base)
+    monkeypatch.setattr("maskpool.bench.heads._EPOCHS", 1)
+    start(replace(SMALL, poolings=("mean", "attention")), whole.base, tmp_path)
+    results_of(StudyFolder(tmp_path))
+    path = tmp_path / "cells.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    believed = []
+    for place, line in enumerate(lines):
+        path.write_bytes(b"".join(lines[:place] + lines[place + 1 :]))
+        with contextlib.suppress(UserError):
+            results_of(StudyFolder(tmp_path))
+            believed.append(json.loads(line)["key"])
+    assert believed == []
+
+
+@pytest.mark.parametrize(
+    "twins",
+    [
+        {"models": ("model", "./model")},
+        {"corpora": (CorpusSource(data="colours.csv"), CorpusSource(data="colours.csv", name="again"))},
+    ],
+    ids=["model", "corpus"],
+)
+def test_one_thing_under_two_names(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twins: dict[str, Any]
+) -> None:
+    """A study of the same weights or texts under two names is finished with both, or refused, but never for ever."""
+    monkeypatch.chdir(whole.base)
+    refused = ""
+    try:
+        start(replace(SMALL, **twins), whole.base, tmp_path)
+    except UserError as error:
+        refused = str(error)
+    assert refused or len(results_of(StudyFolder(tmp_path))["parts"]) == 2
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_weights_of_the_same_name_are_refused(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    """A study goes on with the weights that it began with: others under the same name are refused, cells stay."""
+    monkeypatch.chdir(tmp_path)
+    tiny.save_model(tmp_path / "model")
+    out = tmp_path / "out"
+    with contextlib.suppress(KeyboardInterrupt):
+        start(SMALL, whole.base, out, stop_at(Point("after a cell", 10**6 if finished else 9)))
+    before = hashes(out)
+    tiny.save_model(tmp_path / "model", seed=1)
+    with pytest.raises(UserError, match=r"other weights or another tokenizer of model: choose another folder"):
+        start(SMALL, whole.base, out)
+    assert hashes(out) == before
+
+
+if __name__ == "__main__":
+    kill_all(Path(sys.argv[1]))

@@ -1,0 +1,171 @@
+"""Whole studies of simulated corpora: how often intervals hold the truth, and how often nothing is called something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import joblib
+import numpy as np
+import pytest
+
+from maskpool.bench.arms import INCLUDED
+from maskpool.bench.cells import Cells
+from maskpool.bench.draws import FULL, make_draws
+from maskpool.bench.fits import Comparison, compute_fit, floor_values
+from maskpool.bench.forward import RIGHT, Pooled, _file, _pairs_file, pair_keys
+from maskpool.bench.results import Results, _rows, effect
+from maskpool.bench.run import FLOOR_FITS
+from maskpool.bench.study import Study
+from maskpool.plans import Plan
+
+if TYPE_CHECKING:
+    from maskpool.plans import Ints
+
+    Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+    Make: TypeAlias = Callable[[np.random.Generator], "Simulated"]
+
+PLAN = Plan("random", batch_size=8)
+LAYER = -1
+SHORTEST, LONGEST = 4, 24
+STUDY = Study(poolings=("mean",), plans=(PLAN,), arms=(INCLUDED,), seeds=3)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A corpus of which the vectors are drawn.
+
+    Attributes:
+        codes: Label of each text.
+        lengths: Tokens of each text.
+        arms: For each pooling the vectors of texts alone, and those with pads of every text at every padded length.
+    """
+
+    codes: Ints
+    lengths: Ints
+    arms: dict[str, tuple[Floats, Floats]]
+
+    def write(self, folder: Path) -> Pooled:
+        """Lay the vectors where the encoder's would lie."""
+        np.save(folder / _pairs_file(RIGHT), pair_keys(*every_pair(self.lengths)))
+        for pooling, (alone, padded) in self.arms.items():
+            np.save(folder / _file(RIGHT, "real", LAYER, pooling), alone.astype(np.float32))
+            np.save(folder / _file(RIGHT, "whole", LAYER, pooling), padded.astype(np.float32))
+        return Pooled(self.lengths, True, folder)
+
+
+def every_pair(lengths: Ints) -> tuple[Ints, Ints]:
+    """Each text at each length that a batch can pad it to: texts and widths."""
+    texts = np.repeat(np.arange(len(lengths)), LONGEST - lengths + 1)
+    widths = np.concatenate([np.arange(length, LONGEST + 1) for length in lengths])
+    return texts, widths
+
+
+def diluted_by_pads(rng: np.random.Generator) -> Simulated:
+    """Clusters that overlap, and pads that pull each text its own way, the further the more pads it has."""
+    codes = rng.integers(0, 4, 100)
+    lengths = rng.integers(SHORTEST, LONGEST + 1, len(codes))
+    centres = np.array([[3, 0, 0, 0], [0, 3, 0, 0], [0, 0, 3, 0], [0, 0, 0, 3]])
+    alone = centres[codes] + rng.normal(0, 1, (len(codes), 4))
+    pads = rng.normal(0, 1, alone.shape)
+    texts, widths = every_pair(lengths)
+    real = (lengths[texts] / widths)[:, None]
+    return Simulated(codes, lengths, {"mean": (alone, real * alone[texts] + (1 - real) * pads[texts])})
+
+
+def swapped_by_a_coin(rng: np.random.Generator, poolings: int) -> Simulated:
+    """Two equally perturbed vectors of each text, and a coin that says which of them is the one with pads."""
+    codes = rng.integers(0, 4, 100)
+    lengths = rng.integers(SHORTEST, LONGEST + 1, len(codes))
+    texts = every_pair(lengths)[0]
+    arms = {}
+    for pooling in range(poolings):
+        common = 3 * np.eye(4)[codes] + rng.normal(0, 0.7, (len(codes), 4))
+        one, other = common + rng.normal(0, 0.7, (2, *common.shape))
+        coin = rng.integers(0, 2, (len(codes), 1)) == 1
+        arms[f"pooling {pooling}"] = (np.where(coin, one, other), np.where(coin, other, one)[texts])
+    return Simulated(codes, lengths, arms)
+
+
+def comparisons_of(corpus: Simulated) -> list[Comparison]:
+    return [Comparison(LAYER, pooling, PLAN, INCLUDED, "kmeans") for pooling in corpus.arms]
+
+
+def rows_of(corpus: Simulated, study: Study) -> list[Results]:
+    """The rows of the study's table that are differences, each arm of each draw clustered anew."""
+    comparisons = comparisons_of(corpus)
+    draws = make_draws([PLAN], corpus.lengths, study)
+    with TemporaryDirectory() as name:
+        pooled, cells = corpus.write(Path(name)), Cells(Path(name) / "cells.jsonl")
+        for one in comparisons:
+            for draw in range(study.replicates + 1):
+                for fit, plan in ((one.reference(draw), None), (one.fit(draw), PLAN)):
+                    cells.add(fit.key("p"), compute_fit(pooled, corpus.codes, draws[draw], fit, plan), 0)
+            about = {"layer": LAYER, "pooling": one.pooling}
+            reference = one.reference(FULL)
+            values = floor_values(pooled, corpus.codes, draws[FULL], reference, FLOOR_FITS)
+            cells.add({"kind": "floor", "part": "p", **about, "by": one.by, "scored_under": None}, values, 0)
+            cells.add({"kind": "shift", "part": "p", **about, "plan": PLAN.name, "arm": one.arm}, {}, 0)
+        return [row for row in _rows(study, comparisons, "p", cells) if "delta" in row]
+
+
+def effect_of(make: Make, seed: int, study: Study) -> float:
+    """The full-data difference of one fresh corpus."""
+    corpus = make(np.random.default_rng([1, seed]))
+    (row,) = rows_of(corpus, replace(study, seed=seed, replicates=2))
+    return float(row["delta"])
+
+
+def covers(make: Make, seed: int, study: Study, truth: float) -> tuple[bool, str]:
+    """Whether the interval of a fresh corpus holds the truth, and what the row is said to be."""
+    (row,) = rows_of(make(np.random.default_rng([0, seed])), replace(study, seed=seed))
+    return bool(row["low"] <= truth <= row["high"]), effect(row)
+
+
+def alarms(poolings: int, seed: int, study: Study) -> tuple[bool, bool]:
+    """Whether any interval of a null study leaves zero out, and whether anything is called lower or higher."""
+    rows = rows_of(swapped_by_a_coin(np.random.default_rng([2, seed]), poolings), replace(study, seed=seed))
+    return any(row["low"] > 0 or row["high"] < 0 for row in rows), any(effect(row) != "none" for row in rows)
+
+
+def in_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What a function gives for each call, on every core."""
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        found: list[Any] = joblib.Parallel(n_jobs=-1)(joblib.delayed(function)(*call) for call in calls)
+    return found
+
+
+# How many corpora, how many more the truth is a mean of, and between which shares the coverage must lie: in the long
+# form what is asked of the intervals, in the short one what fewer corpora can tell (binomial, 1 in 1,000 beyond).
+@pytest.mark.parametrize(
+    ("corpora", "for_truth", "lowest", "highest"),
+    [
+        pytest.param(40, 100, 0.8, 1.0, id="short"),
+        pytest.param(1_000, 4_000, 0.93, 0.97, id="long", marks=pytest.mark.slow),
+    ],
+)
+def test_coverage_of_the_interval(corpora: int, for_truth: int, lowest: float, highest: float) -> None:
+    """The interval of a study holds the mean difference over fresh corpora as often as it says, 95 times in 100."""
+    truth = float(np.mean(in_parallel(effect_of, [(diluted_by_pads, seed, STUDY) for seed in range(for_truth)])))
+    assert truth < -0.05, "an effect that is none proves nothing"
+    found = in_parallel(covers, [(diluted_by_pads, seed, STUDY, truth) for seed in range(corpora)])
+    coverage = float(np.mean([held for held, _ in found]))
+    print(f"coverage {coverage:.3f} of {corpora} corpora, effect {truth:+.4f}")
+    assert lowest <= coverage <= highest
+    assert "higher" not in {said for _, said in found}
+
+
+@pytest.mark.parametrize(
+    ("studies", "most"),
+    [pytest.param(16, 0.2, id="short"), pytest.param(200, 0.08, id="long", marks=pytest.mark.slow)],
+)
+def test_null_studies_raise_few_alarms(studies: int, most: float) -> None:
+    """Where a coin decides which vector is the padded one, few studies find anything, in a table of four poolings."""
+    found = in_parallel(alarms, [(4, seed, STUDY) for seed in range(studies)])
+    intervals, said = np.mean(found, axis=0)
+    print(f"alarms in {said:.3f} of {studies} null studies, intervals without zero in {intervals:.3f}")
+    assert said <= most
+    assert intervals <= most

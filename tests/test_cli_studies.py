@@ -1,0 +1,282 @@
+"""Studies from files, and what can be done with their folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskpool.bench.folder import CELLS
+from tests.bench import tiny
+from tests.test_cli import Ran, assert_refused, content, make_small, one_process, run, without_times
+
+STUDY = """
+models = ["{model}"]
+poolings = ["mean", "max", "cls"]
+arms = ["included", "pads only", "noise", "index padded, query alone"]
+leaks = "all"
+layers = [-1, 0]
+clusterers = ["kmeans", "minibatch_kmeans", "hdbscan"]
+replicates = 3
+seeds = 2
+quote = false
+
+[[corpora]]
+data = "colours.csv"
+
+[[plans]]
+order = "random"
+batch_size = [8, 32]
+
+[[plans]]
+pad_to = 24
+side = ["right", "left"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
+    monkeypatch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study beside its corpus, in a folder that is not the working one."""
+    folder = tmp_path_factory.mktemp("study")
+    tiny.write_csv(folder / "colours.csv", tiny.make_texts(60))
+    model = tiny.save_model(folder / "model")
+    (folder / "study.toml").write_text(STUDY.format(model=model), encoding="utf-8")
+    return folder / "study.toml"
+
+
+@pytest.fixture(scope="module")
+def finished(file: Path) -> Iterator[tuple[Ran, Path]]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
+        out = file.parent / "out"
+        ran = run("bench", "--study", file, "--out", out, "--json")
+        assert ran.code == 0, ran.err
+        yield ran, out
+
+
+def test_json_is_the_results_and_nothing_else(finished: tuple[Ran, Path]) -> None:
+    """With --json standard output is the content of results.json, and standard error is empty."""
+    ran, out = finished
+    assert json.loads(ran.out) == json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert ran.err == ""
+
+
+def test_everything_that_the_file_asks_for_is_measured(finished: tuple[Ran, Path]) -> None:
+    """Each layer, clusterer, pooling, plan and arm of the file has its row, and each leak its name."""
+    (part,) = json.loads(finished[0].out)["parts"]
+    tables = {(table["layer"], table["by"]): table["rows"] for table in part["tables"]}
+    assert set(tables) == {
+        (layer, by) for layer in (-1, 0) for by in ("kmeans", "minibatch_kmeans", "hdbscan", "mixed")
+    }
+    plans = ["random batches of 8", "random batches of 32", "padded to 24", "padded to 24, left"]
+    for (_, by), rows in tables.items():
+        for pooling in ("mean", "max", "cls"):
+            for plan in plans:
+                arms = {row["arm"] for row in rows if row["pooling"] == pooling and row["plan"] == plan}
+                if by == "mixed":
+                    assert arms == {"index padded, query alone"}
+                else:
+                    assert {"included", "noise"} <= arms
+                    assert ("excluded" in arms) == plan.endswith("left"), "left padding may move even the excluded arm"
+    leaks = {row["leak"] for row in tables[-1, "kmeans"] if "leak" in row}
+    assert leaks == {
+        "mean over pads",
+        "divided by the batch width",
+        "zeroed pads in a max",
+        "last column taken as last token",
+        "first column taken as cls under left padding",
+        "mask not passed to the encoder",
+    }
+
+
+def test_no_difference_stands_without_its_interval_and_floor(finished: tuple[Ran, Path]) -> None:
+    """Every row with a difference has an interval around it and a floor."""
+    (part,) = json.loads(finished[0].out)["parts"]
+    rows = [row for table in part["tables"] for row in table["rows"]]
+    assert any("delta" in row for row in rows)
+    for row in rows:
+        assert row["floor"] >= 0
+        if "delta" in row:
+            assert row["low"] <= row["delta"] <= row["high"]
+
+
+def test_texts_are_not_quoted_where_the_study_forbids_it(finished: tuple[Ran, Path], file: Path) -> None:
+    """Without quote no text of the corpus stands in any file of the results."""
+    texts = [text for text, _ in tiny.make_texts(60) if len(text.split()) > 3]
+    for name, written in content(finished[1]).items():
+        if not name.endswith(".png"):
+            assert not any(text.encode() in written for text in texts), name
+
+
+def test_the_same_study_again_computes_nothing(finished: tuple[Ran, Path], file: Path) -> None:
+    """A finished study that is started again adds no cell and gives the same results, times included."""
+    ran, out = finished
+    cells = (out / CELLS).read_bytes()
+    again = run("bench", "--study", file, "--out", out, "--json")
+    assert again.out == ran.out
+    assert (out / CELLS).read_bytes() == cells
+
+
+def test_another_study_is_refused_its_folder(finished: tuple[Ran, Path], file: Path, tmp_path: Path) -> None:
+    """A folder with another study's cells is refused, what differs is named, and nothing in it changes."""
+    before = content(finished[1])
+    other = file.with_name("other.toml")
+    other.write_text(file.read_text("utf-8").replace("replicates = 3", "replicates = 4"), "utf-8")
+    ran = run("bench", "--study", other, "--out", finished[1])
+    assert_refused(ran, r"--out must be a folder without another study's cells; .* replicates 3 \(now 4\): choose .*")
+    assert content(finished[1]) == before
+
+
+def test_the_report_is_rebuilt_from_the_cells(finished: tuple[Ran, Path], tmp_path: Path) -> None:
+    """From cells and study alone, report makes every file again, byte by byte."""
+    before = content(finished[1])
+    for name in ("study.json", CELLS):
+        (tmp_path / name).write_bytes(before[name])
+    ran = run("bench", "report", tmp_path)
+    assert ran.code == 0, ran.err
+    after = content(tmp_path)
+    assert sorted(after) == sorted(before)
+    # PNGs carry the version of their maker; SVGs are compared.
+    for name in [name for name in before if not name.endswith(".png")]:
+        assert after[name] == before[name], name
+
+
+def test_report_of_no_study_is_refused(tmp_path: Path) -> None:
+    """A folder that is none of a study, or of one that has not finished, is refused with one sentence."""
+    assert_refused(run("bench", "report", tmp_path), ".* must be the folder of a study, with a study.json: .*")
+    assert_refused(run("bench", "report", tmp_path / "none"), ".* must be the folder of a study, with a study.json: .*")
+
+
+def test_report_of_an_unfinished_study_is_refused(finished: tuple[Ran, Path], tmp_path: Path) -> None:
+    """A study whose last cells are missing gives no report."""
+    (tmp_path / "study.json").write_bytes((finished[1] / "study.json").read_bytes())
+    lines = (finished[1] / CELLS).read_bytes().splitlines(keepends=True)
+    (tmp_path / CELLS).write_bytes(b"".join(lines[:-3]))
+    assert_refused(run("bench", "report", tmp_path), "the study in .* is not finished: .* run the same command .*")
+
+
+def test_dry_run_computes_nothing(finished: tuple[Ran, Path], file: Path, tmp_path: Path) -> None:
+    """A dry run counts the cells that would be computed, of a finished study none, gives a time, leaves no folder."""
+    ran = run("bench", "--study", file, "--out", tmp_path / "out", "--dry-run")
+    assert ran.code == 0, ran.err
+    cells, finished_cells = (int(number) for number in re.findall(r"(\d+) (?:cells|finished)", ran.out))
+    # Facts and the proof are known before anything is asked for.
+    assert cells == len((finished[1] / CELLS).read_bytes().splitlines()) - 2
+    assert finished_cells == 0
+    assert "In all about" in ran.out
+    assert not (tmp_path / "out").exists()
+    (one,) = json.loads(run("bench", "--study", file, "--out", finished[1], "--dry-run", "--json").out)
+    assert one["finished"] == one["cells"] == cells
+    assert one["texts_for_the_encoder"] == 0
+
+
+def test_quiet_prints_nothing(finished: tuple[Ran, Path], file: Path) -> None:
+    """With --quiet a run that succeeds prints nothing at all."""
+    ran = run("bench", "--study", file, "--out", finished[1], "--quiet")
+    assert ran == Ran(0, "", "")
+
+
+def test_a_study_and_options_are_refused_together(file: Path, tmp_path: Path) -> None:
+    """An option that the file decides is refused beside it, by name."""
+    ran = run("bench", "--study", file, "--pooling", "mean", "--seeds", 3, "--out", tmp_path / "out")
+    assert_refused(ran, "--study says what is measured: give --pooling, --seeds in study.toml instead")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('"max"', '"maxx"', "study.toml: poolings must be one of .*, got 'maxx' .did you mean 'max'.*"),
+        ("replicates", "replicate", "study.toml: a key of the study must be .*, got 'replicate' .*'replicates'.*"),
+        ("order =", "ordre =", r"study.toml: a key of \[\[plans\]\] must be .*, got 'ordre' .*'order'.*"),
+        ('"random"', '"shuffled"', r"study.toml: \[\[plans\]\]: order must be one of .*, got 'shuffled'"),
+        ("pad_to = 24", "pad_to = 999", r"pad_to .* must be between 22, .* and 160, .*; got 'padded to 999'"),
+        ("layers = [-1, 0]", "layers = [9]", ".*: layer must be 0 .*, got 9"),
+        ("colours.csv", "none.csv", "--data must name a file, but there is none at .*none.csv"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(file: Path, tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    """What is wrong in a study's file is one sentence with the nearest known name, and no folder is left half-made."""
+    wrong = file.parent / "wrong" / "study.toml"
+    wrong.parent.mkdir(exist_ok=True)
+    (wrong.parent / "colours.csv").write_bytes((file.parent / "colours.csv").read_bytes())
+    assert old in file.read_text("utf-8")
+    wrong.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
+    assert_refused(run("bench", "--study", wrong, "--out", tmp_path), sentence)
+    assert content(tmp_path) == {}
+
+
+def test_compare_tells_what_differs(finished: tuple[Ran, Path], file: Path, tmp_path: Path) -> None:
+    """Two studies are set side by side, each difference with its intervals, and what differs between them is named."""
+    other = file.with_name("bfloat16.toml")
+    other.write_text(file.read_text("utf-8").replace("seeds = 2", 'seeds = 2\ndtype = "bfloat16"'), "utf-8")
+    assert run("bench", "--study", other, "--out", tmp_path, "--quiet").code == 0
+    found = json.loads(run("bench", "compare", finished[1], tmp_path, "--json").out)
+    assert ["dtype", "float32", "bfloat16"] in found["settings"]
+    assert found["only_in_a"] == found["only_in_b"] == 0
+    for row in found["rows"]:
+        assert row["delta"] == pytest.approx(row["b"]["delta"] - row["a"]["delta"])
+        assert row["low"] <= row["delta"] <= row["high"]
+    shown = run("bench", "compare", finished[1], tmp_path).out
+    assert 'dtype: "float32" in A, "bfloat16" in B' in shown
+    same = json.loads(run("bench", "compare", finished[1], finished[1], "--json").out)
+    assert same["settings"] == []
+    assert {row["delta"] for row in same["rows"]} == {0.0}
+
+
+def test_interrupted_it_says_how_to_go_on(file: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends with code 130 and one sentence; the same command then ends with the same results."""
+    out = tmp_path / "out"
+    small = file.with_name("small.toml")
+    text = file.read_text("utf-8").replace("layers = [-1, 0]", "layers = [-1]").replace('leaks = "all"', "")
+    small.write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', '"kmeans"'), "utf-8")
+    command = [sys.executable, "-m", "maskpool", "bench", "--study", str(small), "--out", str(out)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    # A group of its own, as a terminal's foreground job is: its processes get the signal as well.
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    began = time.monotonic()
+    while not (out / CELLS).exists() or len((out / CELLS).read_bytes().splitlines()) < 40:
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() - began < 120
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    last = err.strip().splitlines()[-1]
+    assert re.fullmatch(
+        rf"maskpool: stopped; \d+ finished cells are in {re.escape(str(out))}: the same command .*", last
+    )
+    assert "Traceback" not in err
+    before = (out / CELLS).read_bytes()
+    done, whole = (run("bench", "--study", small, "--out", one, "--json") for one in (out, tmp_path / "whole"))
+    assert done.code == whole.code == 0, done.err
+    assert (out / CELLS).read_bytes().startswith(before[: before.rfind(b"\n") + 1]), "nothing was computed anew"
+
+    def comparable(text: str) -> Any:
+        # The seeds of the floors are many in a process of its own, and few here.
+        (part,) = without_times(json.loads(text))["parts"]
+        return [
+            {name: value for name, value in row.items() if name != "floor"}
+            for table in part["tables"]
+            for row in table["rows"]
+        ]
+
+    assert comparable(done.out) == comparable(whole.out)
