@@ -1,5 +1,6 @@
 """Sentence pooling that reads real tokens only, and what padding does to embeddings, measured."""
 
+from maskpool.audit import AuditReport, Finding, assert_padding_invariant, audit_padding
 from maskpool.functional import (
     attention_pool,
     attention_scores,
@@ -44,14 +45,17 @@ from maskpool.modules import (
     TopKMeanPooling,
     build_pooling,
 )
+from maskpool.pad_row import freeze_pad_row
 from maskpool.tokens import TokenBatch
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AttentionPooling",
+    "AuditReport",
     "CLSPooling",
     "ConcatPooling",
+    "Finding",
     "FirstLastAveragePooling",
     "GeneralizedMeanPooling",
     "LastTokenPooling",
@@ -70,11 +74,14 @@ __all__ = [
     "SumPooling",
     "TokenBatch",
     "TopKMeanPooling",
+    "assert_padding_invariant",
     "attention_pool",
     "attention_scores",
+    "audit_padding",
     "build_pooling",
     "cls_pool",
     "first_last_average_pool",
+    "freeze_pad_row",
     "generalized_mean_pool",
     "last_token_pool",
     "logsumexp_pool",

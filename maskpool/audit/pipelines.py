@@ -1,0 +1,183 @@
+"""Whatever embeds texts, as one callable whose every answer is checked."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from maskpool.audit.trace import states_in
+from maskpool.encoder import evaluating, token_limit
+from maskpool.modules import build_pooling
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+_WHAT = (
+    "a callable from a list of texts to an array of vectors, a SentenceTransformer, a maskpool SentenceEmbedder, or a "
+    "tuple (model, tokenizer, pooling)"
+)
+
+
+class Pipeline:
+    """A pipeline as a callable; it counts its calls.
+
+    Args:
+        given: What the user calls a pipeline.
+
+    Raises:
+        TypeError: It is none.
+    """
+
+    def __init__(self, given: object) -> None:
+        self.calls = 0
+        self.name = type(given).__name__
+        self.precision = 0.0  # of the numbers that it gives
+        kinds = {kind.__name__ for kind in type(given).__mro__}
+        self._embed: Callable[[list[str]], Any]
+        if isinstance(given, tuple):
+            self._embed = self._of_parts(given)
+        elif "SentenceTransformer" in kinds:
+            host: Any = given
+            self._embed = lambda texts: host.encode(
+                texts, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True
+            )
+        elif "SentenceEmbedder" in kinds:
+            embedder: Any = given
+            self._embed = lambda texts: embedder.embed(texts, batch_size=len(texts))
+        elif isinstance(given, nn.Module):
+            raise TypeError(
+                f"pipeline must be {_WHAT}, got a model without its tokenizer, {self.name}: pass (model, tokenizer, "
+                "'mean'), or a function that tokenises, runs the model and pools"
+            )
+        elif callable(given):
+            self.name = getattr(given, "__name__", self.name)
+            self._embed = given
+        else:
+            raise TypeError(f"pipeline must be {_WHAT}, got {self.name}")
+
+    def _of_parts(self, given: tuple[Any, ...]) -> Callable[[list[str]], Any]:
+        if len(given) != 3 or not callable(given[0]) or not callable(given[1]):
+            kinds = ", ".join(type(part).__name__ for part in given)
+            raise TypeError(f"pipeline must be {_WHAT}, got a tuple of ({kinds})")
+        model, tokenizer, pooling = given
+        self.name = type(model).__name__
+        if isinstance(pooling, (str, list, tuple)):
+            pooling = build_pooling(pooling, getattr(getattr(model, "config", None), "hidden_size", None))
+        if not callable(pooling):
+            raise TypeError(
+                "pooling must be a mode such as 'mean', a layer, or a callable (token_embeddings, attention_mask) -> "
+                f"vectors, got {type(pooling).__name__}"
+            )
+        options: dict[str, Any] = {}
+        if hasattr(tokenizer, "padding_side"):
+            if tokenizer.pad_token is None:
+                raise TypeError(
+                    "tokenizer must have a pad token, got one without: set tokenizer.pad_token = tokenizer.eos_token, "
+                    "or pass a maskpool SentenceEmbedder, which masks by length"
+                )
+            options = {"padding": True, "return_tensors": "pt"}
+            if hasattr(model, "config"):
+                options |= {"truncation": True, "max_length": token_limit(tokenizer, model)}
+        names = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+        every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in names.values())
+        device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
+
+        def embed(texts: list[str]) -> Any:
+            features: Mapping[str, Tensor] = {name: t.to(device) for name, t in tokenizer(texts, **options).items()}
+            output = model(**{name: t for name, t in features.items() if every or name in names})
+            states = states_in(output, tuple(features["input_ids"].shape))
+            if states is None:
+                raise TypeError(f"model must give token states (batch, seq, dim), got {type(output).__name__}")
+            mask = features.get("attention_mask", torch.ones_like(features["input_ids"]))
+            return pooling(states, mask)
+
+        return embed
+
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        """Embed texts in one call.
+
+        Raises:
+            ValueError: It raises, or gives anything but one row of finite numbers for each text.
+        """
+        self.calls += 1
+        try:
+            with torch.no_grad():
+                found = self._embed(list(texts))
+            rows = self._numbers(found)
+        except Exception as error:  # whatever a stranger's code raises
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"pipeline must give one vector for each text; for {len(texts)} texts it raised "
+                f"{type(error).__name__}: {reason}. Pass {_WHAT}"
+            ) from error
+        if rows.ndim != 2 or len(rows) != len(texts):
+            raise ValueError(
+                f"pipeline must give an array of shape (texts, dim), one row for each text; for {len(texts)} texts it "
+                f"gave {tuple(rows.shape)}"
+            )
+        if not bool(rows.isfinite().all()):
+            raise ValueError(
+                f"pipeline must give finite numbers; for {list(texts)!r} it gave NaN or infinity: an empty mean "
+                "(0 / 0) or an overflow; mend that first"
+            )
+        return rows
+
+    def _numbers(self, found: Any) -> Tensor:
+        if isinstance(found, Tensor):
+            rows = found.detach()
+        elif hasattr(found, "__array__") or (isinstance(found, (list, tuple)) and found and not _nested(found)):
+            rows = torch.stack([torch.as_tensor(row).detach().cpu() for row in found])
+        else:
+            rows = torch.as_tensor(found)
+        if rows.is_floating_point():
+            self.precision = max(self.precision, torch.finfo(rows.dtype).eps)
+        return rows.to("cpu", torch.float64)
+
+
+def _nested(found: Sequence[Any]) -> bool:
+    return isinstance(found[0], (list, tuple, float, int))
+
+
+@contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """Give modules that run their buffers and modes back, and the generators of random numbers their states."""
+    seen: dict[nn.Module, tuple[bool, dict[str, Tensor]]] = {}
+
+    def remember(module: nn.Module, _: Any) -> None:
+        if module not in seen:
+            seen[module] = module.training, {name: t.clone() for name, t in module.named_buffers(recurse=False)}
+
+    here = random.getstate()
+    numpy: Any = sys.modules.get("numpy")
+    there = numpy.random.get_state() if numpy is not None else None
+    handle = register_module_forward_pre_hook(remember)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        handle.remove()
+        random.setstate(here)
+        if numpy is not None:
+            numpy.random.set_state(there)
+        for module, (training, buffers) in seen.items():
+            module.training = training
+            for name, tensor in buffers.items():
+                if not torch.equal(module.get_buffer(name), tensor):  # written by a module in training mode
+                    module.get_buffer(name).copy_(tensor)
+
+
+@contextmanager
+def evaluated(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Run modules in evaluation mode."""
+    with ExitStack() as stack:
+        for module in dict.fromkeys(modules):
+            stack.enter_context(evaluating(module))
+        yield

@@ -1,0 +1,242 @@
+"""The black-box probes: the same texts alone, beside others, in other orders and at other batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maskpool.audit.trace import Call, watch
+
+if TYPE_CHECKING:
+    from maskpool.audit.pipelines import Pipeline
+
+# Lower case and without punctuation, so that words in another order are as many tokens. Under 200 letters, so that
+# tokenizers of bytes stay under 200 tokens as well.
+TEXTS = (
+    "the cat sat on the mat",
+    "a small boat left the old port at night",
+    "rain fell on us",
+    "she bought bread and milk this morning",
+    "the bank sent me a new card but it does not work in any shop of the town",
+    "when the first train of the day came in the people on the platform folded their papers and picked up their bags "
+    "and looked along the line for their own carriage",
+)
+# Clean float32 vectors stay below 1e-5, leaks begin near 1e-3; halves and coarser numbers are noisier.
+SMALLEST = 1e-4
+TIMES_FLOOR = 20
+_TIMES_PRECISION = 8
+_HALVES = 0.02  # what rounding in bfloat16 does to a vector at most
+_TURNS = 4
+_LOUDEST = 0.02  # of noise in which leaks can still be told
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """‖a − b‖ / max(‖a‖, ‖b‖): 0 for equal vectors, 1 where one of them is zero."""
+    scale = max(float(one.norm()), float(other.norm()))
+    return float((one - other).norm()) / scale if scale else 0.0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A text whose vector is another one beside other texts.
+
+    Attributes:
+        texts: The batch; its first text is the one.
+        alone: Its vector alone.
+        there: Its vector in the batch.
+    """
+
+    texts: tuple[str, ...]
+    alone: Tensor
+    there: Tensor
+
+    @property
+    def size(self) -> float:
+        """The relative difference."""
+        return difference(self.alone, self.there)
+
+
+@dataclass
+class Measured:
+    """What the probes found.
+
+    Attributes:
+        repeated: The largest difference between two equal calls.
+        noise: The same between a text alone and beside others as long as it, which need no padding.
+        coupling: The same between batches of equal shape whose other texts differ.
+        padded: Texts beside longer ones, the largest difference first.
+        cached: A text whose vector stays what its first, padded call gave; None if there is none.
+        cache_checked: Whether that could be found out.
+        vacuous: Whether all texts get one vector, in any company.
+        precision: The spacing of numbers near 1 in the coarsest type seen, of vectors or token states.
+        alone: What was seen of calls with one text, by the text.
+        beside: What was seen of calls with a longer companion, by the texts.
+        training: Names of modules in training mode that depend on it.
+    """
+
+    repeated: float = 0.0
+    noise: Moved | None = None
+    coupling: Moved | None = None
+    padded: list[Moved] = field(default_factory=list)
+    cached: Moved | None = None
+    cache_checked: bool = True
+    vacuous: bool = False
+    precision: float = 0.0
+    alone: dict[str, Call] = field(default_factory=dict)
+    beside: dict[tuple[str, ...], Call] = field(default_factory=dict)
+    training: set[str] = field(default_factory=set)
+
+    @property
+    def step(self) -> float:
+        """What rounding alone may do to a vector, many times over: nothing that is smaller is called a difference."""
+        return max(SMALLEST, _TIMES_PRECISION * self.precision)
+
+    @property
+    def floor(self) -> float:
+        """Numeric noise: what other batch shapes do without padding."""
+        noise = self.noise.size if self.noise is not None and self.coupled is None else 0.0
+        return max(self.repeated, noise)
+
+    @property
+    def threshold(self) -> float:
+        """What counts as a difference."""
+        return max(self.step, TIMES_FLOOR * self.floor)
+
+    @property
+    def coupled(self) -> Moved | None:
+        """A text that other texts move without any padding."""
+        least = max(self.step, TIMES_FLOOR * self.repeated)
+        found = [one for one in (self.coupling, self.noise) if one is not None and one.size > least]
+        return max(found, key=lambda one: one.size, default=None)
+
+    @property
+    def inside(self) -> bool:
+        """Whether modules were seen with token ids."""
+        return any(call.tokens for call in self.alone.values())
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the difference may be rounding in halves behind a front that gives float32."""
+        largest = self.padded[0].size if self.padded else 0.0
+        return not self.inside and self.precision > 1e-9 and self.threshold < largest < _HALVES
+
+    @property
+    def loud(self) -> bool:
+        """Whether equal calls differ so much that no leak could be told."""
+        return self.repeated > _LOUDEST
+
+
+def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
+    """Embed texts in every company.
+
+    Args:
+        pipeline: What is measured.
+        texts: At least two of different lengths; the longest two are companions.
+    """
+    found = Measured()
+    *subjects, middle, longest = sorted(texts, key=len)
+    subjects = subjects or [middle]
+    late, early = subjects[0], subjects[1:] or subjects
+    if late not in early:  # its first call is a padded one: a cache would keep that
+        first = _beside(pipeline, found, (late, longest))
+    alone = {text: _alone(pipeline, found, text) for text in (*early, middle, longest)}
+    again = {text: pipeline([text])[0] for text in early}
+    found.repeated = max(difference(alone[text], again[text]) for text in early)
+    if late not in early:
+        alone[late] = _alone(pipeline, found, late)
+        found.padded.append(Moved((late, longest), alone[late], first))
+        _find_cache(pipeline, found, first, early[0], late, alone)
+    _find_noise(pipeline, found, early, (longest, middle), alone)
+    for text in early:
+        for batch in ((text, longest), (text, middle), (text, longest, middle)):
+            found.padded.append(Moved(batch, alone[text], _beside(pipeline, found, batch)))
+        behind = pipeline([longest, text])[1]
+        found.padded.append(Moved((text, longest), alone[text], behind))
+    everything = [*early, longest, middle]
+    for text, vector in zip(everything, pipeline(everything), strict=True):
+        found.padded.append(Moved((text, *(one for one in everything if one != text)), alone[text], vector))
+    # Calls in between may have left something behind.
+    last = pipeline([early[0]])[0]
+    found.repeated = max(found.repeated, difference(alone[early[0]], last))
+    found.padded.sort(key=lambda one: -one.size)
+    found.vacuous = found.padded[0].size < 1e-9 and all(
+        difference(alone[early[0]], vector) < 1e-9 for vector in alone.values()
+    )
+    states = [one.states for call in found.alone.values() for one in call.tokens if one.states is not None]
+    found.precision = max([pipeline.precision, *(torch.finfo(one.dtype).eps for one in states)])
+    return found
+
+
+def _alone(pipeline: Pipeline, found: Measured, text: str) -> Tensor:
+    with watch() as call:
+        vector = pipeline([text])[0]
+    found.alone[text] = call
+    found.training |= call.training
+    return vector
+
+
+def _beside(pipeline: Pipeline, found: Measured, texts: tuple[str, ...]) -> Tensor:
+    with watch() as call:
+        vector = pipeline(texts)[0]
+    found.beside[texts] = call
+    return vector
+
+
+def _find_noise(
+    pipeline: Pipeline, found: Measured, texts: Sequence[str], longer: Sequence[str], alone: dict[str, Tensor]
+) -> None:
+    noise, coupling = [], []
+    for text in texts:
+        candidates = (one for one in _as_many_words(text, longer) if one != text)
+        others = list(islice((one for one in candidates if _as_long(found, pipeline, text, one)), 3))
+        vectors = [pipeline([text, other])[0] for other in others[:2]]
+        noise += [Moved((text, other), alone[text], there) for other, there in zip(others, vectors, strict=False)]
+        if len(vectors) == 2:
+            coupling.append(Moved((text, *others[:2]), *vectors))
+        if len(others) > 2:
+            noise.append(Moved((text, *others[:3]), alone[text], pipeline([text, *others[:3]])[0]))
+    found.noise = max(noise, key=lambda one: one.size, default=None)
+    found.coupling = max(coupling, key=lambda one: one.size, default=None)
+
+
+def _as_many_words(text: str, others: Sequence[str]) -> Iterator[str]:
+    """Other texts of as many words, which are mostly as many tokens: the beginnings of others, then its own turned."""
+    words = text.split()
+    for other in others:
+        if len(found := other.split()) >= len(words):
+            yield " ".join(found[-len(words) :])
+            yield " ".join(found[: len(words)])
+    for step in range(1, min(len(words), _TURNS)):
+        yield " ".join(words[step:] + words[:step])
+
+
+def _as_long(found: Measured, pipeline: Pipeline, text: str, other: str) -> bool:
+    """Whether two texts are the same number of tokens, as far as can be seen."""
+    call = found.alone[text]
+    if not call.tokens:
+        return True
+    with watch() as seen:
+        pipeline([other])
+    return bool(seen.tokens) and seen.tokens[0].ids.shape == call.tokens[0].ids.shape
+
+
+def _find_cache(
+    pipeline: Pipeline, found: Measured, first: Tensor, control: str, text: str, alone: dict[str, Tensor]
+) -> None:
+    """Ask for the text under another spelling that makes the same tokens, and so has no entry in a cache.
+
+    A spelling that a text which was never padded keeps its vector under is such a one.
+    """
+    small = max(SMALLEST, TIMES_FLOOR * found.repeated)
+    for spell in (lambda t: t + " ", lambda t: t.replace(" ", "  ", 1), str.upper, str.capitalize):
+        if difference(pipeline([spell(control)])[0], alone[control]) <= small:
+            fresh = pipeline([spell(text)])[0]
+            if torch.equal(first, alone[text]) and difference(fresh, first) > small:
+                found.cached = Moved((text,), fresh, first)
+            return
+    found.cache_checked = False

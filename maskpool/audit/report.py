@@ -1,0 +1,196 @@
+"""What an audit found, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Verdict = Literal["clean", "leaks", "unknown"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Something that can be wrong with a pipeline.
+
+    Attributes:
+        name: What findings call it.
+        fix: What to do about it.
+        leak: Whether it makes vectors depend on padding, or on other texts.
+    """
+
+    name: str
+    fix: str
+    leak: bool = True
+
+
+CAUSES = {
+    cause.name: cause
+    for cause in (
+        Cause(
+            "mean over pads",
+            "pool with the mask: maskpool.mean_pool(token_embeddings, attention_mask)",
+        ),
+        Cause(
+            "divided by the batch width",
+            "divide by the number of real tokens, not by the padded length: maskpool.mean_pool does",
+        ),
+        Cause("max over pads", "pool with the mask: maskpool.max_pool(token_embeddings, attention_mask)"),
+        Cause(
+            "zeroed pads in a max",
+            "a zero is larger than a negative feature: leave pads out instead, with maskpool.max_pool",
+        ),
+        Cause(
+            "last column taken as last token",
+            "take the last real token of each text: maskpool.last_token_pool(token_embeddings, attention_mask)",
+        ),
+        Cause(
+            "first column taken as cls",
+            "under left padding the first column is a pad: take the first real token with maskpool.cls_pool, or pad on "
+            "the right",
+        ),
+        Cause(
+            "pads read by the pooling",
+            "pool real tokens alone: give the mask to a layer of maskpool (maskpool.build_pooling)",
+        ),
+        Cause("mask not passed to the encoder", "pass attention_mask=… to the model beside input_ids"),
+        Cause(
+            "all-ones mask",
+            "the mask says that pads are tokens: take the tokenizer's attention_mask, or make one of texts' lengths",
+        ),
+        Cause(
+            "additive mask taken for a multiplicative one",
+            "masks of tokens are 1 at real tokens and 0 at pads; an additive mask (0 and a large negative number), or "
+            "an inverted one, is for attention scores alone",
+        ),
+        Cause(
+            "pad token is end-of-text",
+            "a mask made by input_ids != pad hides the end-of-text token of each text: take the tokenizer's "
+            "attention_mask, or maskpool.masks.mask_from_input_ids, which keeps the first one",
+        ),
+        Cause(
+            "position ids under left padding",
+            "pad on the right (tokenizer.padding_side = 'right'), or pass position_ids that count real tokens",
+        ),
+        Cause(
+            "mask ignored inside the encoder",
+            "the encoder does not use the mask that it is given: mend its attention, or run texts of one length "
+            "together",
+        ),
+        Cause(
+            "convolution across pads",
+            "set pads to zero before each convolution, or run texts of one length together",
+        ),
+        Cause(
+            "recurrent state through pads",
+            "pack the batch (torch.nn.utils.rnn.pack_padded_sequence), pad on the right for a causal state, or run "
+            "texts of one length together",
+        ),
+        Cause(
+            "normalisation over positions",
+            "statistics must be those of real tokens alone: normalise over features (LayerNorm), or weigh by the mask",
+        ),
+        Cause(
+            "pads reach real tokens inside the encoder",
+            "run texts of one length together, and look into the module that the evidence names",
+        ),
+        Cause(
+            "coupling through the batch",
+            "a text's vector depends on the other texts of its batch without any padding: look for statistics over the "
+            "batch (BatchNorm in training mode, routing with a capacity)",
+        ),
+        Cause(
+            "vectors cached from a padded run",
+            "empty the cache, mend what filled it, and make its key hold whatever a vector depends on",
+        ),
+        Cause(
+            "padding of unknown cause",
+            "give the audit the model, tokenizer and pooling instead of a callable, so that it can look inside",
+        ),
+        Cause(
+            "non-determinism",
+            "the same call gives other vectors: call model.eval() so that dropout is off, or seed what draws numbers",
+            leak=False,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        cause: A key of ``CAUSES``.
+        evidence: What shows it, in a sentence with its numbers.
+        size: The relative difference, ‖a − b‖ / max(‖a‖, ‖b‖), or what the evidence says.
+        texts: The batch that shows it; the first is the text whose vector moves.
+    """
+
+    cause: str
+    evidence: str
+    size: float
+    texts: tuple[str, ...] = ()
+
+    @property
+    def fix(self) -> str:
+        """What to do about it."""
+        return CAUSES[self.cause].fix
+
+    @property
+    def leak(self) -> bool:
+        """Whether it makes vectors depend on padding, or on other texts."""
+        return CAUSES[self.cause].leak
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What an audit found.
+
+    Attributes:
+        pipeline: What was audited.
+        verdict: ``clean``, ``leaks`` or ``unknown``.
+        findings: What is wrong, causes first.
+        largest: The largest relative difference between a text alone and the same text in a padded batch.
+        floor: The largest that has nothing to do with padding: numeric noise of this pipeline.
+        threshold: What counts as a leak: max(1e-4, 20 × floor).
+        notes: What else the reader must know, such as what could not be checked.
+        calls: How often the pipeline was called.
+    """
+
+    pipeline: str
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    largest: float
+    floor: float
+    threshold: float
+    notes: tuple[str, ...]
+    calls: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        for one, finding in zip(found["findings"], self.findings, strict=True):
+            one |= {"fix": finding.fix, "leak": finding.leak}
+        return found
+
+    def __str__(self) -> str:
+        """The report for people."""
+        words = {
+            "clean": "clean: no padding reaches the vectors",
+            "leaks": "leaks: vectors depend on padding or on other texts",
+            "unknown": "unknown: the pipeline does not let itself be measured",
+        }
+        lines = [
+            f"{self.pipeline}: {words[self.verdict]}",
+            f"  largest difference between a text alone and in a padded batch {self.largest:.1e}, noise "
+            f"{self.floor:.1e}, threshold {self.threshold:.1e} ({self.calls} calls)",
+        ]
+        for finding in self.findings:
+            lines += [
+                f"{'LEAK' if finding.leak else 'NOTE'}: {finding.cause}",
+                f"  {finding.evidence}",
+                *(f"  {'text' if not number else 'with'}: {text!r}" for number, text in enumerate(finding.texts)),
+                f"  fix: {finding.fix}",
+            ]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

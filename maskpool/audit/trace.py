@@ -1,0 +1,217 @@
+"""What torch modules are given and give while a pipeline runs, seen without touching them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    OnModule: TypeAlias = Callable[[nn.Module, list[Tensor], list[Tensor]], None]
+
+_STATES = ("last_hidden_state", "token_embeddings")
+
+
+@dataclass(frozen=True)
+class TokenCall:
+    """A call of a module with token ids, and the token states that came of it.
+
+    Attributes:
+        module: The outermost module that was given the ids.
+        arguments: What it was given, by the names of its parameters.
+        ids: (batch, seq).
+        states: The last token states made of them, by it or by the outermost modules after it; None if there are none.
+    """
+
+    module: nn.Module
+    arguments: Mapping[str, Any]
+    ids: Int[Tensor, "batch seq"]
+    states: Float[Tensor, "batch seq dim"] | None = None
+
+    @property
+    def mask_name(self) -> str | None:
+        """The parameter of the module that takes a mask, if it has one."""
+        names = [*inspect.signature(self.module.forward).parameters, *self.arguments]
+        return next((name for name in names if "mask" in name), None)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask that was given."""
+        given = self.arguments.get(self.mask_name or "")
+        return given if isinstance(given, Tensor) else None
+
+    def row(self, number: int) -> TokenCall:
+        """The call for one text of the batch."""
+        batch = len(self.ids)
+
+        def cut(value: Any) -> Any:
+            is_batch = isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
+            return value[number : number + 1] if is_batch else value
+
+        arguments = {name: cut(value) for name, value in self.arguments.items()}
+        return replace(self, arguments=arguments, ids=cut(self.ids), states=cut(self.states))
+
+    def again(self, **changed: Any) -> Float[Tensor, "batch seq dim"] | None:
+        """The token states that the module gives with some arguments changed."""
+        with torch.no_grad():
+            return states_in(self.module(**{**self.arguments, **changed}), self.ids.shape)
+
+
+@dataclass
+class Call:
+    """What was seen of one call of a pipeline.
+
+    Attributes:
+        tokens: The batches of token ids that it ran.
+        pooled: Vectors, one a text, that modules were given or gave.
+        roots: The outermost modules.
+        training: Names of modules in training mode whose outputs depend on it.
+    """
+
+    tokens: list[TokenCall] = field(default_factory=list)
+    pooled: list[Float[Tensor, "batch dim"]] = field(default_factory=list)
+    roots: list[nn.Module] = field(default_factory=list)
+    training: set[str] = field(default_factory=set)
+
+    def find(self, ids: list[int]) -> tuple[TokenCall, int] | None:
+        """The call for the one text that has these ids, and the column where they begin."""
+        for call in self.tokens:
+            for number, there in enumerate(call.ids.tolist()):
+                start = _column(there, ids)
+                if start is not None:
+                    return call.row(number), start
+        return None
+
+
+def _column(there: list[int], ids: list[int]) -> int | None:
+    """Where a row holds ids and, but for them, nothing but one repeated id."""
+    for start in range(len(there) - len(ids) + 1):
+        rest = {*there[:start], *there[start + len(ids) :]}
+        if there[start : start + len(ids)] == ids and len(rest) <= 1:
+            return start
+    return None
+
+
+@contextmanager
+def watch(on_module: OnModule | None = None) -> Iterator[Call]:
+    """See what modules are given and give, wherever this process calls them.
+
+    Args:
+        on_module: Told of each module that ends, inner ones first, with the tensors that it was given and gave.
+    """
+    call = Call()
+    begun: list[tuple[int, int]] = []  # for each module that runs, the batches and vectors known when it began
+    depths: list[int] = []  # of the module that gave the states of each batch
+
+    def enter(module: nn.Module, _: Any) -> None:
+        begun.append((len(call.tokens), len(call.pooled)))
+
+    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        first, vectors = begun.pop()
+        depth = len(begun)
+        if not depth and module not in call.roots:
+            call.roots.append(module)
+        if module.training and _depends_on_training(module):
+            call.training.add(type(module).__name__)
+        arguments = _named(module, args, kwargs)
+        ids = _ids_in(arguments)
+        if ids is not None and not (first == len(call.tokens) > 0 and _are_positions(ids, call.tokens[-1].ids)):
+            inner = [one.states for one in call.tokens[first:] if one.ids.shape == ids.shape]
+            del call.tokens[first:], depths[first:], call.pooled[vectors:]
+            call.tokens.append(TokenCall(module, arguments, ids, inner[-1] if inner else None))
+            depths.append(len(begun) + 1)
+        elif call.tokens:
+            last = call.tokens[-1]
+            call.pooled += [
+                tensor.detach()
+                for tensor in _tensors((args, kwargs, output))
+                if tensor.is_floating_point() and tensor.ndim == 2 and len(tensor) == len(last.ids)
+            ]
+        if call.tokens:
+            last = call.tokens[-1]
+            states = states_in(output, last.ids.shape)
+            if states is not None and depth <= depths[-1]:
+                call.tokens[-1] = replace(last, states=states.detach())
+                depths[-1] = depth
+        if on_module is not None:
+            on_module(module, _tensors((args, kwargs)), _tensors(output))
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, with_kwargs=True)]
+    try:
+        yield call
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _depends_on_training(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _are_positions(ids: Tensor, tokens: Tensor) -> bool:
+    """Whether ids that stand beside those of tokens are positions, or types, of the same tokens."""
+    if ids.shape[1:] != tokens.shape[1:]:
+        return False
+    steps = ids.diff(dim=1)
+    return bool((steps == 1).all() or (steps == 0).all() or ((ids == ids[:1]).all() and len(ids) > 1))
+
+
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError:
+        return dict(kwargs)
+    found: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            found |= value
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+            found[name] = value
+    return found
+
+
+def _ids_in(arguments: Mapping[str, Any]) -> Tensor | None:
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    if "input_ids" in tensors:
+        tensors = {"input_ids": tensors["input_ids"]}
+    others = ("mask", "type", "position", "length", "label")
+    return next(
+        (
+            tensor
+            for name, tensor in tensors.items()
+            if tensor.ndim == 2 and tensor.dtype in (torch.int64, torch.int32) and tensor.numel()
+            if not any(word in name for word in others)
+        ),
+        None,
+    )
+
+
+def states_in(output: Any, shape: tuple[int, ...]) -> Tensor | None:
+    """Token states of a batch in what a module gave."""
+    if isinstance(output, Tensor):
+        fits = output.ndim == 3 and output.shape[:2] == tuple(shape) and output.is_floating_point()
+        return output if fits else None
+    for name in _STATES:
+        inner = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(inner, Tensor):
+            return states_in(inner, shape)
+    return states_in(output[0], shape) if isinstance(output, tuple) and output else None
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [tensor for one in value for tensor in _tensors(one)] if isinstance(value, (tuple, list)) else []

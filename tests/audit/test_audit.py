@@ -1,0 +1,226 @@
+"""The audit as its users meet it: what it takes, gives, refuses, and leaves alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from maskpool import AttentionPooling, assert_padding_invariant, audit_padding
+from maskpool.integrations.transformers import SentenceEmbedder
+from tests.audit import planted
+from tests.test_cli import assert_refused, run
+
+
+def leaky() -> planted.Embed:
+    return planted.pooled_by(lambda states, _: states.mean(dim=1))
+
+
+def test_the_report_tells_people_what_to_do() -> None:
+    """The text names verdict, cause, evidence with its numbers, the texts that show it, and the fix."""
+    report = audit_padding(leaky())
+    text = str(report)
+    for words in (
+        "embed: leaks",
+        "LEAK: mean over pads",
+        "the mean of all columns",
+        "real tokens in",
+        "fix: pool with the mask: maskpool.mean_pool",
+        *(repr(one) for one in report.findings[0].texts),
+    ):
+        assert words in text
+
+
+def test_the_report_is_json() -> None:
+    """The dictionary holds the same as the report, and goes through JSON unchanged."""
+    report = audit_padding(leaky())
+    found = report.to_dict()
+    assert json.loads(json.dumps(found)) == found
+    assert found["verdict"] == "leaks"
+    assert found["findings"][0]["cause"] == report.findings[0].cause
+    assert found["findings"][0]["fix"] == report.findings[0].fix
+    assert (found["largest"], found["floor"], found["threshold"]) == (report.largest, report.floor, report.threshold)
+
+
+def test_an_invariant_pipeline_passes() -> None:
+    """A clean pipeline raises nothing; a leaky one raises AssertionError with the report."""
+    assert_padding_invariant(planted.pooled_by(planted.mean))
+    with pytest.raises(AssertionError, match="LEAK: mean over pads"):
+        assert_padding_invariant(leaky())
+
+
+def test_an_embedder_of_ours_is_clean() -> None:
+    """A SentenceEmbedder is taken as it is."""
+    assert audit_padding(SentenceEmbedder(planted.bert(), planted.tokenizer())).verdict == "clean"
+
+
+def test_a_tokenizer_without_a_pad_token_works_in_an_embedder() -> None:
+    """GPT-2 without a pad token is clean in an embedder of ours, and refused as a bare triple."""
+    tokens = planted.tokenizer()
+    tokens.pad_token = None
+    with pytest.warns(UserWarning, match="pad"):
+        embedder = SentenceEmbedder(planted.gpt2(), tokens)
+    assert audit_padding(embedder).verdict == "clean"
+    with pytest.raises(TypeError, match=r"tokenizer must have a pad token.*SentenceEmbedder"):
+        audit_padding((planted.gpt2(), tokens, "mean"))
+
+
+def test_own_texts_are_taken() -> None:
+    """The texts that show a finding are the caller's."""
+    texts = ["rain fell", "the cat sat on the mat", "a small boat left the old port at night"]
+    report = audit_padding(leaky(), texts)
+    assert set(report.findings[0].texts) <= set(texts)
+
+
+def test_a_learned_pooling_is_looked_into() -> None:
+    """A layer of ours with weights is clean; the same layer without its mask is a pooling leak."""
+    pooling = planted.drawn(AttentionPooling(planted.DIM), 1)
+    assert audit_padding((planted.bert(), planted.tokenizer(), pooling)).verdict == "clean"
+    report = audit_padding((planted.bert(), planted.tokenizer(), lambda x, m: pooling(x, torch.ones_like(m))))
+    assert [finding.cause for finding in report.findings] == ["pads read by the pooling"]
+
+
+class Counting(nn.Module):
+    """A model with statistics that training mode would move, and a hook of its user's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = planted.bert()
+        self.norm = nn.BatchNorm1d(planted.DIM)
+        self.called = 0
+        self.register_forward_hook(self.count)
+
+    def count(self, *_: Any) -> None:
+        self.called += 1
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        found: torch.Tensor = self.norm(states.transpose(1, 2)).transpose(1, 2)
+        return found
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_written_to_the_model(training: bool) -> None:
+    """Parameters, buffers, gradients, hooks, modes and random states are as they were, whatever the verdict."""
+    model = Counting().train(training)
+    model.inner.train(False)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
+    everywhere = (
+        len(nn.modules.module._global_forward_hooks),
+        len(nn.modules.module._global_forward_pre_hooks),
+    )
+    before = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
+    audit_padding((model, planted.tokenizer(), "mean"))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()} == hooks
+    assert (
+        len(nn.modules.module._global_forward_hooks),
+        len(nn.modules.module._global_forward_pre_hooks),
+    ) == everywhere
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state(legacy=False)) == str(before[1])
+    assert random.getstate() == before[2]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "error", "message"),
+    [
+        (
+            lambda texts: torch.ones(len(texts) + 1, 3),
+            ValueError,
+            r"one row for each text; for 2 texts it gave \(3, 3\)",
+        ),
+        (lambda texts: torch.ones(3), ValueError, r"shape \(texts, dim\).*it gave \(3,\)"),
+        (lambda texts: torch.full((len(texts), 3), torch.nan), ValueError, "finite numbers.*gave NaN or infinity"),
+        (lambda texts: [[1.0, 2.0], [1.0]][: len(texts) + 1], ValueError, "one vector for each text"),
+        (lambda texts: [["a"] for _ in texts], ValueError, "one vector for each text"),
+        (lambda texts: None, ValueError, "one vector for each text"),
+        (lambda texts: 1 / 0, ValueError, "raised ZeroDivisionError: division by zero. Pass a callable"),
+        (planted.bert(), TypeError, "a model without its tokenizer, BertModel: pass"),
+        (3, TypeError, "pipeline must be a callable.*got int"),
+        ((planted.bert(), planted.tokenizer()), TypeError, r"got a tuple of \(BertModel, "),
+        ((planted.bert(), planted.tokenizer(), "meann"), ValueError, "pooling_mode must be one of"),
+        ((planted.bert(), planted.tokenizer(), 3), TypeError, "pooling must be a mode.*got int"),
+    ],
+)
+def test_what_is_no_pipeline_is_refused(pipeline: object, error: type[Exception], message: str) -> None:
+    """What cannot be audited is one sentence that says what to pass instead."""
+    with pytest.raises(error, match=message):
+        audit_padding(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("texts", "error"),
+    [("one text", TypeError), ([1, 2, 3], TypeError), (["a b", "c d e"], ValueError), (["a", "b", "c"], ValueError)],
+)
+def test_texts_that_show_nothing_are_refused(texts: Any, error: type[Exception]) -> None:
+    """Texts must be strings, at least three, and not all of one length."""
+    with pytest.raises(error, match="texts must be"):
+        audit_padding(leaky(), texts)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    planted.bert().save_pretrained(folder)
+    planted.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_the_command_ends_with_the_verdict(saved: Path) -> None:
+    """A clean model ends with 0 and says so; with --json it prints the report and nothing else."""
+    ran = run("audit", saved)
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "BertModel: clean: no padding reaches the vectors")
+    found = json.loads(run("audit", saved, "--pooling", "max", "--json").out)
+    assert (found["verdict"], found["model"]) == ("clean", str(saved))
+
+
+def test_the_command_tells_a_leak(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leak ends with exit code 1 and the cause."""
+    monkeypatch.setattr("maskpool.audit.opening.open_pipeline", lambda *_: leaky())
+    ran = run("audit", saved)
+    assert ran.code == 1
+    assert "LEAK: mean over pads" in ran.out
+
+
+def test_the_command_tells_what_cannot_be_told(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verdict of unknown ends with exit code 2, with the report."""
+    monkeypatch.setattr("maskpool.audit.opening.open_pipeline", lambda *_: lambda texts: torch.ones(len(texts), 2))
+    ran = run("audit", saved)
+    assert ran.code == 2
+    assert "unknown" in ran.out
+
+
+def test_the_command_explains(saved: Path) -> None:
+    """With --explain the answers about pads stand behind the report, and in its JSON."""
+    ran = run("audit", saved, "--explain")
+    assert ran.code == 0
+    assert "What the pads of" in ran.out
+    assert json.loads(run("audit", saved, "--explain", "--json").out)["explanation"]["answers"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["no/such/folder"], ".*no/such/folder.*"),
+        (["{saved}", "--pooling", "meann"], "--pooling: pooling_mode must be one of .*"),
+        (["{saved}", "--texts", "none.txt"], "--texts must be a file of texts in UTF-8, one a line, got none.txt: .*"),
+        (["{saved}", "--texts", "{saved}/one.txt"], "texts must be at least three different ones.*"),
+        (["{saved}", "--device", "abacus"], "--device must be one that torch can use here.*"),
+    ],
+)
+def test_what_cannot_be_audited_is_one_sentence(saved: Path, arguments: list[str], sentence: str) -> None:
+    """A user's mistake is exit code 2 and one line on standard error."""
+    (saved / "one.txt").write_text("one text\n", encoding="utf-8")
+    assert_refused(run("audit", *(argument.format(saved=saved) for argument in arguments)), sentence)

@@ -1,0 +1,187 @@
+"""Every planted leak is found and named, and nothing else is called one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, RobertaConfig, T5Config
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+from maskpool import audit_padding, build_pooling
+from maskpool.audit.probes import TEXTS
+from tests.audit import planted
+from tests.audit.planted import DIM, PLANTS, WORDS
+
+# What is true besides: a first column that is a pad needs pads on the left, which shift this model's positions, and
+# statistics over positions of a batch are those of other texts as well.
+ALSO = {
+    ("first column taken as cls", ""): {"position ids under left padding"},
+    ("normalisation over positions", "batch"): {"coupling through the batch"},
+}
+
+
+@pytest.mark.parametrize(("cause", "word"), PLANTS, ids=lambda value: value)
+def test_every_planted_leak_is_found_and_named(cause: str, word: str) -> None:
+    """The verdict is leaks, and the cause is the planted one and no other."""
+    report = audit_padding(PLANTS[cause, word]())
+    assert report.verdict == "leaks", report
+    assert {finding.cause for finding in report.findings} == {cause} | ALSO.get((cause, word), set()), report
+    assert all(finding.leak and finding.evidence and finding.fix for finding in report.findings)
+
+
+BLACK = {
+    "divided by the batch width": lambda x, width: x.sum(dim=0) / width,
+    "max over pads": lambda x, width: nn.functional.pad(x, (0, 0, 0, width - len(x)), value=0.7).amax(dim=0),
+    "zeroed pads in a max": lambda x, width: nn.functional.pad(x, (0, 0, 0, width - len(x))).amax(dim=0),
+    "mean over pads": lambda x, width: nn.functional.pad(x, (0, 0, 0, width - len(x)), value=0.7).mean(dim=0),
+    "padding of unknown cause": lambda x, width: torch.roll(x.mean(dim=0), width - len(x)),
+}
+
+
+def black(pool: Callable[[Tensor, int], Tensor]) -> Callable[[list[str]], list[list[float]]]:
+    """A pipeline without a module that could be watched: words are numbers drawn from their letters."""
+
+    def word_vector(word: str) -> Tensor:
+        generator = torch.Generator().manual_seed(sum(ord(letter) * 31**place for place, letter in enumerate(word)))
+        return torch.randn(DIM, generator=generator)
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        rows = [torch.stack([word_vector(word) for word in text.split()]) for text in texts]
+        width = max(len(row) for row in rows)
+        return [pool(row, width).tolist() for row in rows]
+
+    return embed
+
+
+@pytest.mark.parametrize("cause", BLACK)
+def test_causes_told_from_vectors_alone(cause: str) -> None:
+    """Where no module can be watched, the vectors tell the cause, or the report says that they do not."""
+    report = audit_padding(black(BLACK[cause]))
+    assert report.verdict == "leaks"
+    assert [finding.cause for finding in report.findings] == [cause], report
+    assert any("no torch module was seen" in note for note in report.notes)
+
+
+def test_a_clean_black_box_is_clean() -> None:
+    """A pipeline that cannot be looked into, and does nothing wrong, is clean."""
+    report = audit_padding(black(lambda x, width: x.mean(dim=0)))
+    assert report.verdict == "clean", report
+    assert report.findings == ()
+
+
+COMMON: dict[str, Any] = {"vocab_size": len(WORDS) + 4, "pad_token_id": 0}
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "bert": lambda: BertConfig(
+        hidden_size=DIM, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, **COMMON
+    ),
+    "distilbert": lambda: DistilBertConfig(dim=DIM, n_layers=2, n_heads=4, hidden_dim=48, **COMMON),
+    "roberta": lambda: RobertaConfig(
+        hidden_size=DIM, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, **COMMON
+    ),
+    "gpt2": lambda: GPT2Config(n_embd=DIM, n_layer=2, n_head=4, bos_token_id=2, eos_token_id=3, **COMMON),
+    "llama": lambda: LlamaConfig(
+        hidden_size=DIM,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        bos_token_id=2,
+        eos_token_id=3,
+        **COMMON,
+    ),
+    "t5": lambda: T5Config(d_model=DIM, num_layers=2, num_heads=4, d_ff=48, d_kv=8, **COMMON),
+}
+MODES = ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", "min", "std", "median")
+
+
+def clean(seed: int, dtype: torch.dtype) -> Any:
+    """A random pipeline that does everything right: some model, pooling, layer of code and precision."""
+    draw = random.Random(seed)
+    family = draw.choice(list(FAMILIES))
+    config = FAMILIES[family]()
+    model = T5EncoderModel(config) if family == "t5" else AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    model = planted.drawn(model, seed).to(dtype)
+    mode, tokens, unit = draw.choice(MODES), planted.tokenizer(), draw.random() < 0.5
+    if draw.random() < 0.3:
+        return model, tokens, mode
+    pooling, front = build_pooling(mode), draw.random() < 0.5
+
+    def embed(texts: list[str]) -> Tensor:
+        ids, mask = planted.batch(texts, tokens)
+        vectors = pooling(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+        vectors = vectors.float() if front else vectors
+        return nn.functional.normalize(vectors, dim=1) if unit else vectors
+
+    return embed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "seeds", [pytest.param(range(5), id="short"), pytest.param(range(50), id="long", marks=pytest.mark.slow)]
+)
+def test_clean_pipelines_raise_no_alarm(seeds: range, dtype: torch.dtype) -> None:
+    """Noise of any precision, and other shapes of batches, are no leaks."""
+    reports = [audit_padding(clean(seed, dtype)) for seed in seeds]
+    print(f"largest {max(report.largest for report in reports):.1e}")
+    assert [str(report) for report in reports if report.verdict != "clean" or report.findings] == []
+
+
+def test_dropout_is_a_finding_of_its_own() -> None:
+    """A model left in training mode is told as non-determinism, is no leak, and stays in training mode."""
+    model = planted.bert(hidden_dropout_prob=0.3).train()
+    report = audit_padding(planted.encoded_by(model))
+    assert report.verdict == "clean", report
+    (finding,) = report.findings
+    assert finding.cause == "non-determinism"
+    assert "Dropout" in finding.evidence
+    assert not finding.leak
+    assert all(module.training for module in model.modules())
+
+
+def test_a_leak_behind_dropout_is_found() -> None:
+    """Non-determinism does not hide a leak where the model can be put into evaluation mode."""
+    model, tokens = planted.bert(hidden_dropout_prob=0.3).train(), planted.tokenizer()
+    report = audit_padding((model, tokens, lambda states, mask: states.mean(dim=1)))
+    assert {finding.cause for finding in report.findings} == {"non-determinism", "mean over pads"}
+
+
+def test_noise_that_nothing_stops_is_unknown() -> None:
+    """Where equal calls differ and no module says why, the verdict is unknown, not a guess."""
+    report = audit_padding(lambda texts: torch.randn(len(texts), 8))
+    assert report.verdict == "unknown"
+    assert [finding.cause for finding in report.findings] == ["non-determinism"]
+
+
+def test_truncation_is_no_leak() -> None:
+    """A pipeline that cuts texts to a few tokens is clean."""
+    model, tokens = planted.bert(), planted.tokenizer()
+
+    def embed(texts: list[str]) -> Tensor:
+        found = tokens(texts, padding=True, truncation=True, max_length=7, return_tensors="pt")
+        return planted.mean(model(**found).last_hidden_state, found["attention_mask"])
+
+    assert audit_padding(embed).verdict == "clean"
+
+
+def test_one_text_at_a_time_is_clean_and_said() -> None:
+    """A pipeline that never pads is clean, and the report says that nothing was seen padded."""
+    inner = planted.pooled_by(lambda states, mask: states.mean(dim=1))
+    report = audit_padding(lambda texts: torch.cat([inner([text]) for text in texts]))
+    assert report.verdict == "clean"
+    assert any("no text was seen padded" in note for note in report.notes)
+
+
+def test_vectors_that_are_all_alike_are_unknown() -> None:
+    """A pipeline that gives every text the same vector tells nothing of padding."""
+    report = audit_padding(lambda texts: torch.ones(len(texts), 4))
+    assert report.verdict == "unknown"
+    assert any("the same vector" in note for note in report.notes)
+
+
+def test_default_texts_are_short() -> None:
+    """Even where each byte is a token, a default text is under 200 tokens."""
+    assert all(len(text.encode()) < 200 for text in TEXTS)
