@@ -11,32 +11,55 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskpool.bench.report import ATTENTION_HEADER, HEADER, attention_table, markdown_table, table
+from maskpool.bench.arms import EXCLUDED, INCLUDED
+from maskpool.bench.report import ATTENTION_HEADER, attention_table, baseline_rows, markdown_table, table
+from maskpool.bench.results import main_table_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+# Columns of a report's table of clusters that the README has room for, by their place.
+COLUMNS = {
+    "pooling": 0,
+    "plan": 1,
+    "pads": 2,
+    "cosine shift": 4,
+    "kept": 5,
+    "AMI": 6,
+    "V": 8,
+    "ΔAMI [95 %]": 9,
+    "floor": 10,
+}
+
+
+def clusters(results: dict[str, Any]) -> str:
+    """What a study found: its verdict, and the rows of the two arms that people know."""
+    (part,), study = results["parts"], results["study"]
+    corpus = part["corpus"]
+    rows = [row for row in main_table_of(part)["rows"] if row["arm"] in (EXCLUDED, INCLUDED)]
+    cells = [[row[place] for place in COLUMNS.values()] for row in table(rows) + baseline_rows(part)]
+    return "\n".join(
+        [
+            f"**{part['verdict']}**",
+            "",
+            f"{corpus['texts']:,} texts, {corpus['labels']} labels, {corpus['mean_length']:.0f} tokens on average, "
+            f"{study['seeds']} k-means seeds, {study['replicates']} half-samples.",
+            "",
+            *markdown_table(tuple(COLUMNS), cells),
+        ]
+    )
 
 
 def demonstration(results: dict[str, Any]) -> str:
-    """The tables and the figure of the default run."""
-    dropped = {HEADER.index("texts"), HEADER.index("ARI")}
-    header = tuple(name for place, name in enumerate(HEADER) if place not in dropped)
-    rows = [[cell for place, cell in enumerate(row) if place not in dropped] for row in table(results)]
-    corpus, attention, settings = results["corpus"], results["attention"], results["settings"]
+    """What the default run found."""
+    attention = results["parts"][0]["attention"]
     return "\n".join(
         [
-            f"{corpus['texts']} texts, {corpus['labels']} labels, {settings['seeds']} k-means seeds, intervals over "
-            f"{settings['replicates']} half-samples, simultaneous over the table; floor: how far two runs of the "
-            "excluded arm differ by seeds alone.",
-            "",
-            *markdown_table(header, rows),
-            "",
-            "![ΔAMI of each arm, by plan](benchmarks/results/docstrings/quality.png)",
+            clusters(results),
             "",
             f"An attention head, trained on half of the classes with states padded to {attention['width']}, clustering "
-            f"the other half ({attention['head_seeds']} head seeds, mean ± standard deviation):",
+            f"the other half ({attention['head_seeds']} head seeds):",
             "",
-            *markdown_table(ATTENTION_HEADER, attention_table(results)),
+            *markdown_table(ATTENTION_HEADER, attention_table(results["parts"][0])),
         ]
     )
 
@@ -92,6 +115,8 @@ def _ratios(found: dict[tuple[str, str, str], dict[str, float]], mode: str, layo
 
 
 BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+    "BANKING77": (RESULTS / "banking77" / "results.json", clusters),
+    "SNIPS": (RESULTS / "snips" / "results.json", clusters),
     "demonstration": (RESULTS / "docstrings" / "results.json", demonstration),
     "speed": (RESULTS / "pooling_speed.json", speed),
 }

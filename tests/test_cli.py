@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import pytest
 from PIL import Image
+from transformers import BertModel, CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 import maskpool
 from maskpool import cli
-from maskpool.bench import report
+from maskpool.bench import report, results
 from maskpool.bench.figures import FIGURES
 from maskpool.bench.folder import CELLS, STUDY, StudyFolder
+from maskpool.bench.heads import hold_at_once
 from maskpool.bench.report import CSV_COLUMNS, HEADER
 from maskpool.bench.study import Study
 from maskpool.errors import UserError
@@ -260,6 +263,53 @@ def test_noise_is_as_far_as_pads(study: Measured) -> None:
             assert value > 1e-4
 
 
+def test_pads_against_noise_is_one_of_the_tables_comparisons(study: Measured) -> None:
+    """From noise to pads is the difference of their scores, draw by draw, with the quantile of the other intervals."""
+    cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
+    fits = {
+        tuple(cell["key"].get(name) for name in ("pooling", "plan", "arm", "draw")): cell["value"]["scores"]["ami"]
+        for cell in cells
+        if cell["key"]["kind"] == "fit" and cell["key"]["by"] == "kmeans"
+    }
+    (quantile,) = {
+        round((row["high"] - row["delta"]) / row["standard_error"], 6)
+        for row in study.rows
+        if row.get("standard_error")
+    }
+    rows = [row for row in study.rows if row["arm"] == "included"]
+    assert len(rows) == 2 * 3
+    for row in rows:
+        full, *draws = (
+            np.subtract(*(fits[row["pooling"], row["plan"], arm, draw] for arm in ("included", "noise")))
+            for draw in range(REPLICATES + 1)
+        )
+        halves = np.array(draws)
+        variance = halves.mean(axis=1).var(ddof=1) - halves.var(axis=1, ddof=1).mean() / halves.shape[1]
+        error = np.sqrt(max(variance, 0) + full.var(ddof=1) / len(full))
+        found = row["against_noise"]
+        assert found["delta"] == pytest.approx(full.mean())
+        assert found["high"] - found["delta"] == pytest.approx(quantile * error, rel=1e-4)
+        assert found["delta"] - found["low"] == pytest.approx(quantile * error, rel=1e-4)
+    assert all(("against_noise" in row) == (row["arm"] == "included") for row in study.rows)
+
+
+def test_intervals_of_heads_are_wider_than_those_of_their_cells(study: Measured) -> None:
+    """The results hold the intervals of heads that hold at once, for the differences of the cell."""
+    cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
+    (cell,) = (cell["value"] for cell in cells if cell["key"]["kind"] == "heads")
+    assert study.part["attention"] == hold_at_once(cell) != cell
+
+
+def test_few_half_samples_are_said(study: Measured) -> None:
+    """A study of fewer than 50 half-samples says so in the report and on the screen, and no other does."""
+    says = f"the intervals rest on {REPLICATES} half-samples, and with fewer than 50 their width is rough"
+    for name in ("report.md", "report.html"):
+        assert says in (study.folder / name).read_text("utf-8")
+    assert says in " ".join(study.ran.out.split())
+    assert results._notes(Study(replicates=50)) == []
+    assert len(results._notes(Study(replicates=49))) == 1
+
+
 def test_the_same_run_twice_gives_the_same_results(study: Measured, model: Path, data: Path, tmp_path: Path) -> None:
     """A second run gives the same results but for its times, and puts them in the place of older ones."""
     for name in REPORT_FILES:
@@ -394,6 +444,94 @@ def test_texts_that_cannot_be_measured_are_refused(
     """A corpus that cannot be clustered or scored is refused with the row or the label."""
     data = tiny.write_csv(tmp_path / "mine.csv", rows)
     assert_refused(run("bench", "--model", model, "--data", data, "--out", tmp_path / "out"), sentence)
+    assert not (tmp_path / "out").exists(), "nothing is made before something can be measured"
+
+
+def no_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+def small_matrix(folder: Path) -> None:
+    model = BertModel.from_pretrained(folder)
+    model.resize_token_embeddings(len(tiny.VOCABULARY) - 1)
+    model.save_pretrained(folder)
+
+
+def new_pad_token(folder: Path) -> None:
+    tokenizer = tiny.tokenizer(pad_token=None)
+    tokenizer.add_special_tokens({"pad_token": "[NEW]"})
+    tokenizer.save_pretrained(folder)
+
+
+def needs_images(folder: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=sizes | {"vocab_size": len(tiny.VOCABULARY), "max_position_embeddings": tiny.LIMIT},
+        vision_config=sizes | {"image_size": 8, "patch_size": 4},
+    )
+    CLIPModel(config).save_pretrained(folder)
+
+
+NO_TEXT_MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no tokenizer": (no_tokenizer, r"--model must come with a tokenizer that knows the texts; .* 100% .*\[UNK\].*"),
+    "small matrix": (small_matrix, "--model must have a row .* has 73, and its tokenizer gives the id 73: .*"),
+    "new pad token": (new_pad_token, "--model must have a row .* has 74, and its tokenizer gives the id 74: .*"),
+    "images": (needs_images, "--model must read texts and nothing else; .* could not be run on token ids .*: .+"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), NO_TEXT_MODELS.values(), ids=NO_TEXT_MODELS)
+def test_a_model_that_does_not_fit_its_tokenizer_is_refused(
+    data: Path, tmp_path: Path, spoil: Callable[[Path], None], sentence: str
+) -> None:
+    """A model whose tokenizer is missing or another's, or that needs more than texts, is refused with what it lacks."""
+    model = tiny.save_model(tmp_path / "model")
+    spoil(model)
+    assert_refused(run("bench", "--model", model, "--data", data, "--out", tmp_path / "out"), sentence)
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [("encoder.Encoder.load", []), ("bench.report.write", []), ("bench.estimate.estimate", ["--dry-run"])],
+)
+def test_ctrl_c_says_how_to_go_on(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, options: list[str]
+) -> None:
+    """Ctrl-C while models load, while a report is written or in a dry run ends with code 130 and one sentence."""
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"maskpool.{place}", stop)
+    ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", "mean", *options)
+    assert (ran.code, ran.out) == (130, "")
+    finished = (tmp_path / CELLS).read_bytes().count(b"\n") if (tmp_path / CELLS).exists() else 0
+    assert (finished > 0) == (place == "bench.report.write")
+    says = f"maskpool: stopped; {finished} finished cells are in {tmp_path}: the same command goes on from there"
+    assert ran.err.strip().splitlines()[-1] == says
+
+
+@pytest.mark.parametrize("place", ["numpy.save", "pathlib.Path.write_text"])
+def test_a_disk_without_room_for_vectors_is_said(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A disk that fills up while vectors are written, or their count, is one sentence with exit code 2."""
+    really = Path.write_text
+
+    def full_for_counts(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == "done.next":
+            full_disk()
+        return really(path, *arguments, **options)
+
+    monkeypatch.setattr(place, full_disk if place == "numpy.save" else full_for_counts)
+    ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", "mean")
+    assert ran.code == 2, ran.err
+    assert re.fullmatch(
+        r"maskpool: --out must be a folder .*; vectors could not be, in .*: No space left on device; make room .*",
+        ran.err.splitlines()[-1],
+    )
+    assert "Traceback" not in ran.err
 
 
 def test_a_folder_that_cannot_be_is_refused(model: Path, data: Path, tmp_path: Path) -> None:

@@ -70,6 +70,20 @@ def finished(file: Path) -> Iterator[tuple[Ran, Path]]:
         yield ran, out
 
 
+@pytest.fixture(scope="module")
+def small(file: Path) -> tuple[Path, Path]:
+    """A study of fewer things, and the folder of its results."""
+    text = file.read_text("utf-8").replace("layers = [-1, 0]", "layers = [-1]").replace('leaks = "all"', "")
+    study = file.with_name("small.toml")
+    study.write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', '"kmeans"'), "utf-8")
+    out = file.parent / "small"
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
+        assert run("bench", "--study", study, "--out", out, "--quiet").code == 0
+    return study, out
+
+
 def test_json_is_the_results_and_nothing_else(finished: tuple[Ran, Path]) -> None:
     """With --json standard output is the content of results.json, and standard error is empty."""
     ran, out = finished
@@ -139,7 +153,9 @@ def test_another_study_is_refused_its_folder(finished: tuple[Ran, Path], file: P
     other = file.with_name("other.toml")
     other.write_text(file.read_text("utf-8").replace("replicates = 3", "replicates = 4"), "utf-8")
     ran = run("bench", "--study", other, "--out", finished[1])
-    assert_refused(ran, r"--out must be a folder without another study's cells; .* replicates 3 \(now 4\): choose .*")
+    says = r"--out must be a folder without another study's cells; .* replicates 3 \(now 4\): choose .*"
+    assert_refused(ran, says)
+    assert_refused(run("bench", "--study", other, "--out", finished[1], "--dry-run"), says)
     assert content(finished[1]) == before
 
 
@@ -190,6 +206,7 @@ def test_quiet_prints_nothing(finished: tuple[Ran, Path], file: Path) -> None:
     """With --quiet a run that succeeds prints nothing at all."""
     ran = run("bench", "--study", file, "--out", finished[1], "--quiet")
     assert ran == Ran(0, "", "")
+    assert run("bench", "--study", file, "--out", finished[1], "--quiet", "--dry-run") == Ran(0, "", "")
 
 
 def test_a_study_and_options_are_refused_together(file: Path, tmp_path: Path) -> None:
@@ -207,6 +224,7 @@ def test_a_study_and_options_are_refused_together(file: Path, tmp_path: Path) ->
         ("order =", "ordre =", r"study.toml: a key of \[\[plans\]\] must be .*, got 'ordre' .*'order'.*"),
         ('"random"', '"shuffled"', r"study.toml: \[\[plans\]\]: order must be one of .*, got 'shuffled'"),
         ("pad_to = 24", "pad_to = 999", r"pad_to .* must be between 22, .* and 160, .*; got 'padded to 999'"),
+        ('"colours.csv"', '"few.csv"', "few must have at least 20 texts, so that hdbscan can .* half .*, got 19"),
         ("layers = [-1, 0]", "layers = [9]", ".*: layer must be 0 .*, got 9"),
         ("colours.csv", "none.csv", "--data must name a file, but there is none at .*none.csv"),
     ],
@@ -216,37 +234,54 @@ def test_a_study_that_cannot_be_is_refused(file: Path, tmp_path: Path, old: str,
     wrong = file.parent / "wrong" / "study.toml"
     wrong.parent.mkdir(exist_ok=True)
     (wrong.parent / "colours.csv").write_bytes((file.parent / "colours.csv").read_bytes())
+    tiny.write_csv(wrong.parent / "few.csv", tiny.make_texts(19, labels=2))
     assert old in file.read_text("utf-8")
     wrong.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
     assert_refused(run("bench", "--study", wrong, "--out", tmp_path), sentence)
     assert content(tmp_path) == {}
 
 
-def test_compare_tells_what_differs(finished: tuple[Ran, Path], file: Path, tmp_path: Path) -> None:
+def test_hdbscan_is_given_as_many_padded_texts_as_it_needs(file: Path, tmp_path: Path) -> None:
+    """Where fewer than ten texts have a pad, arms that read pads alone are left out beside HDBSCAN alone."""
+    rows = [(f"{label}{place % 8} w{place % 30}", label) for place in range(15) for label in ("red", "green")]
+    rows[:14] = [(f"{text} w1", label) for text, label in rows[:14]]
+    tiny.write_csv(tmp_path / "few.csv", rows)
+    text = file.read_text("utf-8").replace("colours.csv", str(tmp_path / "few.csv")).replace('leaks = "all"', "")
+    text = text[: text.index("[[plans]]")] + '[[plans]]\norder = "random"\nbatch_size = 30\n'
+    arms = {}
+    for by in ("kmeans", "hdbscan"):
+        study = tmp_path / f"{by}.toml"
+        study.write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', f'"{by}"'), "utf-8")
+        ran = run("bench", "--study", study, "--out", tmp_path / by, "--json")
+        assert ran.code == 0, ran.err
+        arms[by] = {row["arm"] for row in json.loads(ran.out)["parts"][0]["tables"][0]["rows"]}
+    assert arms["kmeans"] - arms["hdbscan"] == {"pads only"}
+
+
+def test_compare_tells_what_differs(small: tuple[Path, Path], tmp_path: Path) -> None:
     """Two studies are set side by side, each difference with its intervals, and what differs between them is named."""
+    file, out = small
     other = file.with_name("bfloat16.toml")
     other.write_text(file.read_text("utf-8").replace("seeds = 2", 'seeds = 2\ndtype = "bfloat16"'), "utf-8")
     assert run("bench", "--study", other, "--out", tmp_path, "--quiet").code == 0
-    found = json.loads(run("bench", "compare", finished[1], tmp_path, "--json").out)
+    found = json.loads(run("bench", "compare", out, tmp_path, "--json").out)
     assert ["dtype", "float32", "bfloat16"] in found["settings"]
     assert found["only_in_a"] == found["only_in_b"] == 0
     for row in found["rows"]:
         assert row["delta"] == pytest.approx(row["b"]["delta"] - row["a"]["delta"])
         assert row["low"] <= row["delta"] <= row["high"]
-    shown = run("bench", "compare", finished[1], tmp_path).out
+    shown = run("bench", "compare", out, tmp_path).out
     assert 'dtype: "float32" in A, "bfloat16" in B' in shown
-    same = json.loads(run("bench", "compare", finished[1], finished[1], "--json").out)
+    same = json.loads(run("bench", "compare", out, out, "--json").out)
     assert same["settings"] == []
     assert {row["delta"] for row in same["rows"]} == {0.0}
 
 
-def test_interrupted_it_says_how_to_go_on(file: Path, tmp_path: Path) -> None:
+def test_interrupted_it_says_how_to_go_on(small: tuple[Path, Path], tmp_path: Path) -> None:
     """Ctrl-C ends with code 130 and one sentence; the same command then ends with the same results."""
+    file, whole = small
     out = tmp_path / "out"
-    small = file.with_name("small.toml")
-    text = file.read_text("utf-8").replace("layers = [-1, 0]", "layers = [-1]").replace('leaks = "all"', "")
-    small.write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', '"kmeans"'), "utf-8")
-    command = [sys.executable, "-m", "maskpool", "bench", "--study", str(small), "--out", str(out)]
+    command = [sys.executable, "-m", "maskpool", "bench", "--study", str(file), "--out", str(out)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     # A group of its own, as a terminal's foreground job is: its processes get the signal as well.
     running = subprocess.Popen(
@@ -266,8 +301,8 @@ def test_interrupted_it_says_how_to_go_on(file: Path, tmp_path: Path) -> None:
     )
     assert "Traceback" not in err
     before = (out / CELLS).read_bytes()
-    done, whole = (run("bench", "--study", small, "--out", one, "--json") for one in (out, tmp_path / "whole"))
-    assert done.code == whole.code == 0, done.err
+    done = run("bench", "--study", file, "--out", out, "--json")
+    assert done.code == 0, done.err
     assert (out / CELLS).read_bytes().startswith(before[: before.rfind(b"\n") + 1]), "nothing was computed anew"
 
     def comparable(text: str) -> Any:
@@ -279,4 +314,4 @@ def test_interrupted_it_says_how_to_go_on(file: Path, tmp_path: Path) -> None:
             for row in table["rows"]
         ]
 
-    assert comparable(done.out) == comparable(whole.out)
+    assert comparable(done.out) == comparable((whole / "results.json").read_text("utf-8"))

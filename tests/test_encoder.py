@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,25 @@ def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
     path = tiny.save_model(tmp_path) / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match=r"--model must be .* could not be loaded"):
+        Encoder.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 99}, {"hidden_size": 40}, {"hidden_size": None}, ["no table"]])
+def test_a_configuration_of_another_model_is_refused(tmp_path: Path, change: dict[str, int | None] | list[str]) -> None:
+    """A configuration that does not fit the weights, or is none, is refused on one line as a damaged one is."""
+    path = tiny.save_model(tmp_path) / "config.json"
+    config = json.loads(path.read_text()) | change if isinstance(change, dict) else change
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"--model must be .* could not be loaded: [^\n]+\Z"):
+        Encoder.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", '{"max_seq_length": ', "[20]", b"\xff"])
+def test_a_damaged_file_of_the_host_is_refused(tmp_path: Path, content: str | bytes) -> None:
+    """A sentence_bert_config.json that is no JSON table is refused by its path."""
+    path = tiny.save_model(tmp_path) / "sentence_bert_config.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=f"{re.escape(str(path))} must be a JSON table: "):
         Encoder.load(str(tmp_path))
 
 

@@ -30,8 +30,8 @@ def content_hash(key: Key) -> str:
 class Cells:
     """A file of finished cells, in JSON lines: ``cell`` (its hash), ``key``, ``value`` and ``seconds``.
 
-    A line is written whole or not at all: what a killed process left unfinished at the end is cut off when the
-    file is opened again.
+    A line is written whole or not at all: what a killed process left unfinished at the end is no cell, and is cut
+    off when the next one is added.
 
     Args:
         path: The file; made with the first cell.
@@ -52,8 +52,7 @@ class Cells:
                 if not isinstance(key, dict) or "kind" not in key or cell["cell"] != content_hash(key):
                     raise ValueError(f"its key and hash do not belong together, {line[:80]!r}")
                 self._found[cell["cell"]] = key, value
-            if len(whole) < len(content):
-                os.truncate(path, len(whole))
+            self._unfinished_from = len(whole) if len(whole) < len(content) else None
         except OSError as error:
             raise UserError(f"{path} must be a file that can be read and written: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -84,8 +83,11 @@ class Cells:
         cell = {"cell": content_hash(key), "key": key, "value": value, "seconds": round(seconds, 4)}
         line = json.dumps(cell, ensure_ascii=False).encode() + b"\n"
         size = self.path.stat().st_size if self.path.exists() else 0
+        if self._unfinished_from is not None:
+            size = self._unfinished_from
         try:
             with self.path.open("ab", buffering=0) as file:
+                file.truncate(size)
                 if file.write(line) != len(line):
                     raise OSError(None, "no space left")
         except OSError as error:
@@ -95,6 +97,7 @@ class Cells:
                 f"{self.path} could not be written ({error.strerror}); the {len(self)} cells in it are whole: make "
                 "room and run the same command, which goes on from there"
             ) from error
+        self._unfinished_from = None
         self._found[content_hash(key)] = key, value
 
     def once(self, key: Key, compute: Callable[[], Any]) -> Any:

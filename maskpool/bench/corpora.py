@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import math
 import re
 import tempfile
 import warnings
@@ -231,7 +233,8 @@ def hub_dataset(name: str, split: str, text_column: str, label_column: str) -> C
     columns = {column: list(table[column]) for column in table.column_names}
     feature = table.features.get(label_column)
     if isinstance(feature, datasets.ClassLabel):
-        columns[label_column] = [feature.names[code] for code in columns[label_column]]
+        # -1 is what texts without a class get.
+        columns[label_column] = [feature.names[code] if code != -1 else None for code in table[label_column]]
     return _labelled(f"{name} ({split})", columns, text_column, label_column).check()
 
 
@@ -243,8 +246,10 @@ def _labelled(name: str, columns: dict[str, list[object]], text_column: str, lab
     for row, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"column {text_column!r} of {name} must hold texts; row {row} has {text!r}")
-        if label is None or label == "":
+        if label is None or not str(label).strip() or (isinstance(label, float) and math.isnan(label)):
             raise UserError(f"column {label_column!r} of {name} must hold labels; row {row} has none")
+        if isinstance(label, list | dict):
+            raise UserError(f"column {label_column!r} of {name} must hold one label a text; row {row} has {label!r}")
     return Corpus(name, [str(text) for text in texts], [str(label) for label in labels])
 
 
@@ -266,12 +271,31 @@ def _read_separated(path: Path) -> dict[str, list[object]]:
     """Columns of a csv or tsv file, every field a string: 1 and 01 are two labels, and "null" is a text."""
     import pandas as pd
 
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    tabs = path.suffix.lower() == ".tsv"
+    literal = tabs and _quotes_nothing(path)
     with warnings.catch_warnings():
         # Rows of more fields than the header has; pandas would cut them, or shift them by a column.
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+        table = pd.read_csv(
+            path,
+            sep="\t" if tabs else ",",
+            dtype=str,
+            keep_default_na=False,
+            index_col=False,
+            quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL,
+        )
     return {str(name): table[name].tolist() for name in table.columns}
+
+
+def _quotes_nothing(path: Path) -> bool:
+    """Whether the quotes of a tsv file are letters: each line is a row, and some field opens one that it leaves open.
+
+    Read as quotes, these would hide whatever stands up to the next one: rows, and without a word.
+    """
+    with path.open(encoding="utf-8") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file if line.strip()]
+    opened = [field for row in rows for field in row if field.startswith('"')]
+    return len(set(map(len, rows))) == 1 and not all(re.fullmatch('"([^"]|"")*"', field) for field in opened)
 
 
 def _read_typed(path: Path) -> dict[str, list[object]]:

@@ -10,27 +10,35 @@ from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
+import torch
 from threadpoolctl import threadpool_limits
 
+from maskpool.bench import heads
 from maskpool.bench.draws import FULL
 from maskpool.bench.fits import Fit
-from maskpool.bench.forward import Pooled, prove_prefix
+from maskpool.bench.forward import Pooled, States, prove_prefix
+from maskpool.bench.measures import TIMED_TEXTS, tfidf_of
 from maskpool.bench.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
 from maskpool.bench.parts import Grid, Part
-from maskpool.bench.quality import ami, cluster
+from maskpool.bench.quality import ami, cluster, fit_kmeans
 from maskpool.bench.run import FLOOR_FITS, jobs_of, own_cells
+from maskpool.bench.shift import neighbours_kept
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from maskpool.bench.arms import Vectors
     from maskpool.bench.cells import Cells
     from maskpool.plans import Ints
+
+_SAMPLE = 128  # texts, of what grows with their number
 
 
 def estimate(part: Part, cells: Cells | None) -> dict[str, Any]:
     """The cells of a part, and an estimate of the seconds that the missing ones take.
 
-    One block of texts goes through the encoder and one clustering of random vectors is timed for each way of
-    scoring; nothing is written.
+    One block of texts goes through the encoder, and one clustering of random vectors is timed for each way of
+    scoring, and one measurement of the other kinds on a sample; nothing is written.
 
     Args:
         part: One model on one corpus.
@@ -45,7 +53,14 @@ def estimate(part: Part, cells: Cells | None) -> dict[str, Any]:
     missing = [key for key in keys if cells is None or key not in cells]
     fits = [fit for fit in grid.fits() if cells is None or fit.key(part.key) not in cells]
     blocks = part.asked(grid).blocks(part.lengths) if missing else []
-    seconds = {"encoder": _encoder_seconds(part, blocks), "fits": _fits_seconds(part, grid, fits)}
+    missing_kinds = Counter(key["kind"] for key in missing)
+    timed = [min(TIMED_TEXTS, len(part.ids)) * part.draws[FULL].widths[plan.name].mean() for plan in part.plans]
+    a_token = _seconds_a_token(part, blocks)
+    seconds = {
+        "encoder": a_token * sum(texts * width for texts, width in blocks),
+        "fits": _fits_seconds(part, grid, fits),
+        "other": a_token * float(np.mean(timed)) * missing_kinds["seconds"] + _other_seconds(part, missing_kinds),
+    }
     return {
         "model": part.encoder.name,
         "corpus": part.corpus.name,
@@ -57,21 +72,17 @@ def estimate(part: Part, cells: Cells | None) -> dict[str, Any]:
     }
 
 
-def _encoder_seconds(part: Part, blocks: list[tuple[int, int]]) -> float:
+def _seconds_a_token(part: Part, blocks: list[tuple[int, int]]) -> float:
     if not blocks:
         return 0.0
     texts, width = max(blocks, key=lambda block: block[1])
     began = time.perf_counter()
     part.encoder.layers(part.ids[:texts] * (texts // min(texts, len(part.ids))), part.study.layers, width)
-    a_token = (time.perf_counter() - began) / (texts * width)
-    return a_token * sum(number * length for number, length in blocks)
+    return (time.perf_counter() - began) / (texts * width)
 
 
 def _fits_seconds(part: Part, grid: Grid, fits: list[Fit]) -> float:
-    rng = np.random.default_rng(0)
-    codes = part.codes[part.draws[1].texts]
-    centres = rng.standard_normal((len(np.unique(part.codes)), part.encoder.dimension))
-    vectors = (centres[codes] + 1.2 * rng.standard_normal((len(codes), part.encoder.dimension))).astype(np.float32)
+    vectors, codes = _vectors(part)
     total = 0.0
     floors = Counter(fit.by for fit in grid.references()) if fits else Counter[str]()
     for by, number in Counter(fit.by for fit in fits).items():
@@ -84,6 +95,45 @@ def _fits_seconds(part: Part, grid: Grid, fits: list[Fit]) -> float:
             halves, wholes = number, 0
         total += one * ((halves + wholes) / joblib.cpu_count() + 2 * FLOOR_FITS * floors[by])
     return total
+
+
+def _vectors(part: Part) -> tuple[Vectors, Ints]:
+    """Random vectors that cluster somewhat, and the labels, as many as a half-sample has."""
+    rng = np.random.default_rng(0)
+    codes = part.codes[part.draws[1].texts]
+    centres = rng.standard_normal((len(np.unique(part.codes)), part.encoder.dimension))
+    vectors = (centres[codes] + 1.2 * rng.standard_normal((len(codes), part.encoder.dimension))).astype(np.float32)
+    return vectors, codes
+
+
+def _other_seconds(part: Part, missing: Counter[str]) -> float:
+    """Of neighbours, batch-mates, TF-IDF and heads, roughly."""
+    vectors, codes = _vectors(part)
+    total, seeds = 0.0, part.study.seeds
+    if missing["shift"] + missing["influence"]:
+        # Each text is compared with each: of twice as many texts, four times as long.
+        one = 4 * _timed(lambda: neighbours_kept(vectors, vectors))
+        total += one * (missing["shift"] + missing["influence"]) / joblib.cpu_count()
+    if missing["influence"]:
+        one = 2 * _timed(lambda: _one("kmeans", vectors, codes))
+        total += one * (2 * seeds + 1) * missing["influence"] / joblib.cpu_count()
+    if missing["baselines"]:
+        tfidf = tfidf_of(part.corpus.texts)
+        some = min(tfidf.shape[0], 8 * _SAMPLE)
+        clusters = min(len(np.unique(part.codes)), some)
+        total += seeds * tfidf.shape[0] / some * _timed(lambda: fit_kmeans(tfidf[:some], clusters, 0))
+    if missing["heads"]:
+        some = min(len(part.kept), _SAMPLE)
+        labels = np.arange(some) % min(len(np.unique(part.codes)), some // 2)
+        mask = torch.arange(part.top) < torch.from_numpy(part.lengths[part.kept[:some]]).unsqueeze(1)
+        states = States(part.kept[:some], torch.randn(some, part.top, part.encoder.dimension), mask)
+        one = _timed(lambda: heads.two_by_two(states, labels, seeds, part.study.seed, lambda: None))
+        total += one * len(part.kept) / some
+    return total
+
+
+def _timed(act: Callable[[], object]) -> float:
+    return min(timeit.repeat(act, number=1, repeat=1))
 
 
 def _one(by: str, vectors: Vectors, codes: Ints) -> None:

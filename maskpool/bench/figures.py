@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maskpool.bench.arms import EXCLUDED, INCLUDED
+from maskpool.bench.results import main_table_of, of_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,38 +38,51 @@ _INK = "#010203"
 
 def draw_forest(part: Results, path: Path) -> None:
     """ΔAMI of each arm with its interval, pooling by pooling and plan by plan, over the floor."""
-    rows = [row for row in part["tables"][0]["rows"] if "delta" in row] if part["tables"] else []
-    poolings = list(dict.fromkeys(row["pooling"] for row in rows))
-    heights = [sum(row["pooling"] == mode for row in rows) + 1.5 for mode in poolings] or [4.0]
-    figure, panels = _panels((len(heights), 1), 8.6, 0.9 + 0.25 * sum(heights) + 0.3 * len(heights), heights)
-    for mode, axes in zip(poolings, panels, strict=False):
+    rows = [row for row in main_table_of(part)["rows"] if "delta" in row]
+    poolings = {
+        mode: dict.fromkeys(row["plan"] for row in rows if row["pooling"] == mode)
+        for mode in dict.fromkeys(row["pooling"] for row in rows)
+    }
+    lines = [len(plans) + sum(row["pooling"] == mode for row in rows) for mode, plans in poolings.items()]
+    heights = [count + 1.5 for count in lines] or [4.0]
+    figure, panels = _panels((len(heights), 1), 5.8, 0.9 + 0.21 * sum(heights) + 0.3 * len(heights), heights, "all")
+    for (mode, plans), axes in zip(poolings.items(), panels, strict=False):
         mine = [row for row in rows if row["pooling"] == mode]
         floor = max(mine, key=lambda row: row["texts"])["floor"]  # of all texts, where an arm scores a part of them
         axes.axvspan(-floor, floor, color="#888888", alpha=0.2, linewidth=0)
         axes.axvline(0, color=_INK, linewidth=0.8)
-        for place, row in enumerate(mine):
-            style = _STYLES.get(row["arm"], _OTHER_STYLE)
-            axes.errorbar(
-                row["delta"],
-                -place,
-                xerr=[[row["delta"] - row["low"]], [row["high"] - row["delta"]]],
-                linestyle="none",
-                capsize=3,
-                **style,
-            )
-        axes.set_yticks([-place for place in range(len(mine))], [f"{row['plan']}: {row['arm']}" for row in mine])
-        axes.set_ylim(0.7 - len(mine), 0.7)
+        labels = []
+        for plan in plans:
+            labels.append(plan)
+            for row in (row for row in mine if row["plan"] == plan):
+                axes.errorbar(
+                    row["delta"],
+                    -len(labels),
+                    xerr=[[row["delta"] - row["low"]], [row["high"] - row["delta"]]],
+                    linestyle="none",
+                    capsize=3,
+                    **_STYLES.get(row["arm"], _OTHER_STYLE),
+                )
+                labels.append(row["arm"])
+        axes.set_yticks([-place for place in range(len(labels))], labels)
+        for label in axes.get_yticklabels():
+            if label.get_text() in plans:
+                label.set_fontweight("bold")
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelbottom=True)
+        axes.set_ylim(0.7 - len(labels), 0.7)
         axes.set_title(mode)
-        axes.set_xlabel("ΔAMI to real tokens alone (simultaneous 95 % intervals; band: floor)")
+    panels[-1].set_xlabel("ΔAMI to real tokens alone\n(simultaneous 95 % intervals; band: floor)")
     _finish(figure, panels, part, path)
 
 
 def draw_dose(part: Results, path: Path) -> None:
     """Pads included: the shift of a text against its share of pads, and ΔAMI of a plan against the plan's share."""
-    rows = [row for row in part["tables"][0]["rows"] if row["arm"] == INCLUDED] if part["tables"] else []
+    rows = [row for row in main_table_of(part)["rows"] if row["arm"] == INCLUDED]
     fraction = {plan["name"]: plan["pad_fraction"] for plan in part["plans"]}
+    left_padded = {plan["name"] for plan in part["plans"] if plan["plan"]["side"] == "left"}
     poolings = list(dict.fromkeys(row["pooling"] for row in rows))
-    figure, (left, right) = _panels((1, 2), 11.0, 4.6)
+    figure, (left, right) = _panels((1, 2), 9.0, 4.2)
     for number, mode in enumerate(poolings):
         style: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
         mine = sorted((row for row in rows if row["pooling"] == mode), key=lambda row: fraction[row["plan"]])
@@ -78,18 +93,23 @@ def draw_dose(part: Results, path: Path) -> None:
             x, [one["p5"] for one in bins], [one["p95"] for one in bins], color=style["color"], alpha=0.18, linewidth=0
         )
         left.plot(x, [one["mean"] for one in bins], label=mode, **style)
-        # Side by side, so that intervals at one share of pads do not hide each other.
-        places = [fraction[row["plan"]] + 0.008 * (number - (len(poolings) - 1) / 2) for row in mine]
-        delta = np.array([row["delta"] for row in mine])
-        error = [delta - [row["low"] for row in mine], [row["high"] for row in mine] - delta]
-        right.errorbar(places, delta, yerr=error, capsize=3, label=mode, **style)
+        # A curve is of one side: left padding moves positions as well, and its points stand alone.
+        for alone in (False, True):
+            shown = [row for row in mine if (row["plan"] in left_padded) == alone]
+            # Side by side, so that intervals at one share of pads do not hide each other.
+            places = [fraction[row["plan"]] + 0.012 * (number - (len(poolings) - 1) / 2) for row in shown]
+            delta = np.array([row["delta"] for row in shown])
+            error = [delta - [row["low"] for row in shown], [row["high"] for row in shown] - delta]
+            look: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"} if alone else {}
+            right.errorbar(places, delta, yerr=error, capsize=3, **style, **look)
     right.axhline(0, color=_INK, linewidth=0.8)
     if rows:
         right.axhspan(-max(r["floor"] for r in rows), max(r["floor"] for r in rows), color="#888888", alpha=0.2, lw=0)
     left.set_title("how far a text moves")
     left.set_xlabel("share of the text's positions that are pads")
     left.set_ylabel("1 − cosine to real tokens alone\n(mean; band: 5 to 95 % of texts)")
-    left.set_xlim(-0.02, 1.02)
+    for axes in (left, right):
+        axes.set_xlim(-0.02, 1.02)
     left.set_ylim(bottom=0)
     right.set_title("what the clusters lose or gain")
     right.set_xlabel("share of the plan's positions that are pads")
@@ -101,7 +121,11 @@ FIGURES = {"forest": draw_forest, "dose": draw_dose}
 
 
 def _panels(
-    grid: tuple[int, int], width: float, height: float, heights: Sequence[float] = (1.0,)
+    grid: tuple[int, int],
+    width: float,
+    height: float,
+    heights: Sequence[float] = (1.0,),
+    sharex: Literal["none", "all"] = "none",
 ) -> tuple[Figure, list[Axes]]:
     with mpl.rc_context(
         {
@@ -114,7 +138,7 @@ def _panels(
     ):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(*grid, squeeze=False, gridspec_kw={"height_ratios": heights})
+        panels = figure.subplots(*grid, squeeze=False, sharex=sharex, gridspec_kw={"height_ratios": heights})
         return figure, list(panels.flat)
 
 
@@ -129,8 +153,11 @@ def _finish(figure: Figure, panels: list[Axes], part: Results, path: Path, legen
                 handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, labelcolor=_INK
             )
     corpus = f"{part['corpus']['name']} ({part['corpus']['texts']} texts), {part['model']['name']}"
+    corpus += of_table(main_table_of(part))
     prefix = "Demonstration: " if part["corpus"]["demonstration"] else ""
-    figure.suptitle(prefix + corpus, fontsize="medium", color=_INK)
+    figure.suptitle(
+        textwrap.fill(prefix + corpus, int(11 * figure.get_figwidth())), fontsize="medium", color=_INK, parse_math=False
+    )
     if path.suffix == ".png":
         figure.savefig(path, dpi=130)
         return

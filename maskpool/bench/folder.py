@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from maskpool.bench.cells import Cells
 from maskpool.bench.corpora import Corpus
 from maskpool.bench.study import Study, parse_study
 from maskpool.errors import UserError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # where there are no such locks, folders have none
+    fcntl = None  # type: ignore[assignment]
 
 STUDY, CELLS = "study.json", "cells.jsonl"
 
@@ -40,14 +46,14 @@ class StudyFolder:
         return Cells(self.path / CELLS)
 
     def check(self) -> None:
-        """Make the folder and see that it can be written.
+        """See that the folder can be written, or made.
 
         Raises:
             UserError: It cannot.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
+            there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=there):
                 pass
             for file in (STUDY, CELLS):
                 if (self.path / file).is_dir():
@@ -77,7 +83,7 @@ class StudyFolder:
         if not (self.path / CELLS).exists() and not (self.path / STUDY).exists():
             return content
         there = self.read()  # a file of that name that is no study is somebody's, and stays
-        if not len(self.cells):
+        if not len(Cells(self.path / CELLS)):  # read anew, for another process may have added some
             return content
         differs = [name for name in content if there.get(name) != content[name]]
         if differs:
@@ -88,14 +94,47 @@ class StudyFolder:
             )
         return content
 
-    def claim(self, content: dict[str, Any]) -> None:
-        """Make the folder that of a study, as `refuse_others` describes it.
+    @contextmanager
+    def claim(self, study: Study, corpora: Sequence[Corpus], versions: dict[str, str]) -> Iterator[None]:
+        """Make the folder that of a study, and keep other processes' studies out of it meanwhile.
+
+        Args:
+            study: What is measured.
+            corpora: Its texts.
+            versions: Of the packages that numbers depend on.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: It cannot be written, is another study's, or another process computes in it.
         """
         self.check()
-        self.write({STUDY: lambda path: path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")})
+        with self._lock():
+            content = self.refuse_others(study, corpora, versions)
+            self.write({STUDY: lambda path: path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")})
+            yield
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Make the folder and lock it; the lock leaves no file, and goes with this process however that ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY) if fcntl else None
+        except OSError as error:
+            raise UserError(f"--out must be a folder that can be written, got {self.path}: {error.strerror}") from error
+        if handle is None:
+            yield
+            return
+        try:
+            with suppress(OSError):  # of a file system without locks
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(
+                        f"--out must be a folder in which no other study runs, got {self.path}: wait until that one "
+                        "has finished, or choose another folder"
+                    ) from error
+            yield
+        finally:
+            os.close(handle)
 
     def read(self) -> dict[str, Any]:
         """What the folder says of its study.

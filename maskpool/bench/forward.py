@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from maskpool.bench.arms import Reading, Windows, partners
-from maskpool.encoder import Encoder
+from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import UserError
 from maskpool.modules import Pooling
 from maskpool.modules.build import output_dimension
@@ -70,6 +72,15 @@ class Asked:
     top: int
     kept: Ints
     seed: int = 0
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of it all: vectors that were pooled for one are no other's."""
+        settings = self.layers, list(self.poolings), self.readings, self.prefix, self.top, self.seed, sorted(self.pairs)
+        found = hashlib.sha256(repr(settings).encode())
+        for numbers in (self.kept, *(self.pairs[source] for source in sorted(self.pairs))):
+            found.update(hashlib.sha256(numbers.tobytes()).digest())
+        return found.hexdigest()
 
     def blocks(self, lengths: Ints) -> list[tuple[int, int]]:
         """What is run: how many texts together, and how far they are padded."""
@@ -166,7 +177,7 @@ def prove_prefix(
     sample = list(dict.fromkeys([*order[: _BLOCK - 2].tolist(), longest, shortest]))
     groups = [[ids[i] for i in group] for group in (sample, sample[: _BLOCK // 4], [shortest], [longest])]
     companions = _companions_difference(encoder, groups[0], top, layers)
-    found = float(np.max([_prefix_difference(encoder, texts, top, layers) for texts in groups]))
+    found = _largest([_prefix_difference(encoder, texts, top, layers) for texts in groups])
     if math.isnan(found) or math.isnan(companions):
         raise UserError(f"--model {encoder.name}: some of its token states are no numbers (NaN); choose another")
     if max(found, companions) <= _TOLERANCE:
@@ -180,20 +191,25 @@ def prove_prefix(
         )
     if found <= _TOLERANCE:
         return Proof(True, found)
-    leak = float(np.max([_prefix_difference(exact, texts, top, layers) for texts in groups]))
+    leak = _largest([_prefix_difference(exact, texts, top, layers) for texts in groups])
     return Proof(True, found) if leak <= _TOLERANCE else Proof(False, leak)
 
 
 def _prefix_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top: int, layers: Sequence[int]) -> float:
     shorter = encoder.layers(texts, layers)
     further = encoder.layers(texts, layers, top)
-    return max(_relative(a, b[:, : a.shape[1]]) for a, b in zip(shorter, further, strict=True))
+    return _largest([_relative(a, b[:, : a.shape[1]]) for a, b in zip(shorter, further, strict=True)])
 
 
 def _companions_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top: int, layers: Sequence[int]) -> float:
     together = encoder.layers(texts, layers, top)
     alone = encoder.layers(texts[:1], layers, top)
-    return max(_relative(a, b[:1]) for a, b in zip(alone, together, strict=True))
+    return _largest([_relative(a, b[:1]) for a, b in zip(alone, together, strict=True)])
+
+
+def _largest(differences: list[float]) -> float:
+    """NaN if any is: max() would pass it over."""
+    return float(np.max(differences))
 
 
 def _relative(one: Tensor, other: Tensor) -> float:
@@ -229,18 +245,18 @@ def pool_corpus(
         on_texts: Called with the number of texts run, those of an earlier call included.
 
     Raises:
-        UserError: The folder has no room for them.
+        UserError: The folder has no room for them, or a vector is no number.
     """
     lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
     blocks = list(_blocks(asked, lengths))
     marker = folder / "done.json"
     done, in_encoder, in_arms = json.loads(marker.read_text()) if marker.exists() else (0, 0.0, 0.0)
-    arrays = _arrays(encoder, asked, len(ids), folder, fresh=not done)
-    states = torch.from_numpy(
-        _mapped(
-            folder / "states.npy", (len(asked.kept), asked.top if len(asked.kept) else 0, encoder.dimension), not done
-        )
-    )
+    # Asked of the model itself: the embedding matrix may be narrower than the layers, and so may the last of them.
+    dimensions = [states.shape[2] for states in encoder.layers(ids[:1], asked.layers)]
+    arrays = _arrays(asked, dimensions, len(ids), folder, fresh=not done)
+    kept_layer = asked.layers.index(_deepest(encoder, ids, asked.layers)) if len(asked.kept) else 0
+    kept_shape = (len(asked.kept), asked.top if len(asked.kept) else 0, dimensions[kept_layer])
+    states = torch.from_numpy(_mapped(folder / "states.npy", kept_shape, not done))
     commons = _common_pads(encoder, ids, asked)
     on_texts(sum(len(block.texts) for block in blocks[:done]))
     for number, block in enumerate(blocks[done:], done + 1):
@@ -254,7 +270,7 @@ def pool_corpus(
         if len(asked.kept) and block.source == RIGHT and block.width == asked.top:
             rows = np.flatnonzero(np.isin(block.texts, asked.kept))
             places = np.searchsorted(asked.kept, block.texts[rows])
-            states[places] = output[asked.layers.index(max(asked.layers, key=_depth))][rows].float().cpu()
+            states[places] = output[kept_layer][rows].float().cpu()
         in_encoder += forwarded - began
         in_arms += time.perf_counter() - forwarded
         # Mapped pages outlive the process that wrote them, so a count beside them is all that a next one needs.
@@ -266,8 +282,13 @@ def pool_corpus(
     return Pooled(lengths, asked.prefix, folder), States(asked.kept, states, mask), Cost(in_encoder, in_arms)
 
 
-def _depth(layer: int) -> float:
-    return math.inf if layer == -1 else layer
+def _deepest(encoder: Encoder, ids: Sequence[Sequence[int]], layers: Sequence[int]) -> int:
+    """The layer nearest to the output, from which negative ones count."""
+    if -1 in layers or min(layers) >= 0:
+        return -1 if -1 in layers else max(layers)
+    with torch.inference_mode():
+        number = len(layer_states(encoder.model, *encoder.pad(ids[:1])))
+    return max(layers, key=lambda layer: layer % number)
 
 
 def _blocks(asked: Asked, lengths: Ints) -> list[_Block]:
@@ -292,6 +313,7 @@ def _split(texts: Ints) -> list[Ints]:
     return np.array_split(texts, max(1, -(-len(texts) // _BLOCK)))
 
 
+@torch.no_grad()
 def _pool_block(
     block: _Block,
     layer: int,
@@ -326,7 +348,13 @@ def _pool_block(
         else:
             batch = getattr(windows, reading)(values)
         for mode, pooling in asked.poolings.items():
-            arrays[source, reading, layer, mode][target] = pooling.pool(batch).numpy()
+            vectors = pooling.pool(batch).numpy()
+            if not np.isfinite(vectors).all():
+                raise UserError(
+                    f"some vectors of layer {layer} pooled by {mode} are no finite numbers, though the states of a "
+                    "sample of the texts are: choose a dtype of a wider range, or another --model"
+                )
+            arrays[source, reading, layer, mode][target] = vectors
 
 
 def _common_pads(encoder: Encoder, ids: Sequence[Sequence[int]], asked: Asked) -> dict[tuple[str, int], Tensor]:
@@ -344,16 +372,16 @@ def _common_pads(encoder: Encoder, ids: Sequence[Sequence[int]], asked: Asked) -
 
 
 def _arrays(
-    encoder: Encoder, asked: Asked, texts: int, folder: Path, fresh: bool
+    asked: Asked, dimensions: Sequence[int], texts: int, folder: Path, fresh: bool
 ) -> dict[tuple[Source, Reading, int, str], Mapped]:
     found = {}
     for source, readings in asked.readings.items():
         for reading in readings:
             each_text = reading == "real" and source == RIGHT and asked.prefix
-            for layer in asked.layers:
+            for layer, dimension in zip(asked.layers, dimensions, strict=True):
                 for mode, pooling in asked.poolings.items():
                     rows = texts if each_text else len(asked.pairs[source])
-                    shape = (rows, output_dimension(pooling, encoder.dimension))
+                    shape = (rows, output_dimension(pooling, dimension))
                     found[source, reading, layer, mode] = _mapped(
                         folder / _file(source, reading, layer, mode), shape, fresh
                     )

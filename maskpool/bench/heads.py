@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class HeadRow:
         ami: Mean AMI of the clusters of the unseen classes.
         ami_sd: Its standard deviation over head seeds, each with a split of the classes of its own.
         delta: Mean difference to the head trained and served with the mask, split by split.
-        low: Lower end of its 95 % interval, Student's over head seeds.
+        low: Lower end of its 95 % interval, Student's over head seeds, for this difference alone.
         high: Upper end.
         floor: How far two means over head seeds of the masked head differ by seeds and splits alone.
         attention_on_pads: Mean share of attention that lands on pads.
@@ -125,6 +125,17 @@ def two_by_two(states: States, codes: Ints, seeds: int, seed: int, on_head: Call
         "head_seeds": HEAD_SEEDS,
         "epochs": _EPOCHS,
     }
+
+
+def hold_at_once(found: dict[str, Any]) -> dict[str, Any]:
+    """What `two_by_two` found, its three intervals widened until they hold together (Bonferroni)."""
+    freedom, compared = found["head_seeds"] - 1, len(found["rows"]) - 1
+    wider = stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * compared), freedom) / stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
+    rows = []
+    for row in found["rows"]:
+        half_width = float(wider * (row["high"] - row["low"]) / 2)
+        rows.append(row | {"low": row["delta"] - half_width, "high": row["delta"] + half_width})
+    return found | {"rows": rows}
 
 
 def _train(states: Tensor, mask: Tensor, codes: Tensor, seed: int) -> AttentionPooling:

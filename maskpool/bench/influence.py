@@ -72,7 +72,11 @@ def influence(
             {
                 "text": int(text),
                 "widths": [int(draw.widths[plan.name][text]) for draw in (full, other)],
-                "neighbours": [near[text][:_SHOWN_NEIGHBOURS].tolist() for near in (near_here, near_there)],
+                # Those that only one of the two batches brings stand first.
+                "neighbours": [
+                    sorted(near[text].tolist(), key=lambda row: row in other[text])[:_SHOWN_NEIGHBOURS]
+                    for near, other in ((near_here, near_there), (near_there, near_here))
+                ],
             }
             for text in examples
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from maskpool.bench.quality import fit_kmeans, score
 from maskpool.bench.shift import cosine_shift, deciles, length_leakage, neighbours_kept
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scipy.sparse import csr_matrix
+
     from maskpool.bench.draws import Draw
     from maskpool.bench.fits import Comparison
     from maskpool.bench.forward import Pooled
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
     from maskpool.plans import Plan
 
 _FRACTION_BINS = 10
-_TIMED_TEXTS = 256
+TIMED_TEXTS = 256
+# scikit-learn's own words of two or more characters; where there are none, those of one; else the characters.
+_TERMS: tuple[dict[str, str], ...] = ({}, {"token_pattern": r"(?u)\b\w+\b"}, {"analyzer": "char"})
 
 
 def compute_shift(pooled: Pooled, draw: Draw, comparison: Comparison) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def seconds(part: Part, plan: Plan) -> dict[str, Any]:
     """What the encoder takes under a plan, from batches spread evenly over its padded lengths."""
     batches = plan.batches(part.lengths, part.draws[FULL].rng(plan.name))
     batches.sort(key=lambda batch: batch[1])
-    number = min(len(batches), max(2, _TIMED_TEXTS // plan.batch_size))
+    number = min(len(batches), max(2, TIMED_TEXTS // plan.batch_size))
     chosen = [batches[place] for place in np.linspace(0, len(batches) - 1, number).round().astype(int)]
     began = time.perf_counter()
     for texts, width in chosen:
@@ -84,10 +91,20 @@ def seconds(part: Part, plan: Plan) -> dict[str, Any]:
     return {"seconds": took * total / tokens, "timed_batches": number, "batches": len(batches)}
 
 
+def tfidf_of(texts: Sequence[str]) -> csr_matrix:
+    """TF-IDF of the words of texts; where none of them has a word, of their characters."""
+    found: csr_matrix
+    for terms in _TERMS:
+        with suppress(ValueError):  # an empty vocabulary
+            found = TfidfVectorizer(sublinear_tf=True, **terms).fit_transform(texts)
+            break
+    return found
+
+
 def baselines(part: Part) -> dict[str, Any]:
     """What a trivial method gets: k-means on TF-IDF, and the lengths' deciles as clusters."""
     codes, seeds = part.codes, part.study.seeds
-    tfidf = TfidfVectorizer(sublinear_tf=True).fit_transform(part.corpus.texts)
+    tfidf = tfidf_of(part.corpus.texts)
     scores = [score(codes, fit_kmeans(tfidf, len(np.unique(codes)), seed).labels_) for seed in range(seeds)]
     return {
         "tfidf": {name: float(np.mean([one[name] for one in scores])) for name in scores[0]},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from maskpool import __version__
 from maskpool.bench import heads
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
 # An arm that reads pads alone scores only texts that have some; fewer than this a cluster say nothing.
 _FEWEST_TEXTS_A_CLUSTER = 2
+_MOST_UNKNOWN = 0.5  # of a text's tokens
+_FEWEST_TEXTS = {"hdbscan": 10}  # of clusterers that need some, whatever the number of labels
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,8 @@ class Part:
         """Tokenise the corpus and see that the plans can be run.
 
         Raises:
-            UserError: A text has no token, a plan's length does not fit, or the model has no such layer.
+            UserError: A text has no token, a plan's length does not fit, a half of the texts is too small for a
+                clusterer, the model has no such layer or reads no texts, or its tokenizer is another's.
         """
         ids, truncated = encoder.tokenize(corpus.texts)
         blank = next((place for place, tokens in enumerate(ids) if len(tokens) <= encoder.special_tokens), None)
@@ -167,11 +171,23 @@ class Part:
                 f"{corpus.name} must hold texts of at least one token; text {blank + 1} has none: "
                 f"{corpus.texts[blank]!r}"
             )
+        for by in study.clusterers:
+            if len(ids) // 2 < _FEWEST_TEXTS.get(by, 0):
+                raise UserError(
+                    f"{corpus.name} must have at least {2 * _FEWEST_TEXTS[by]} texts, so that {by} can cluster a half "
+                    f"of them, got {len(ids)}"
+                )
         plans = study.plans_for(max(map(len, ids)), encoder.max_length, encoder.name)
         try:
+            _check_ids(encoder, ids)
             encoder.layers(ids[:1], study.layers)
         except ValueError as error:
             raise UserError(f"{encoder.name}: {error}") from error
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"--model must read texts and nothing else; {encoder.name} could not be run on token ids and their "
+                f"mask: {str(error).strip().splitlines()[0]}"
+            ) from error
         return cls(study, corpus, encoder, ids, truncated, plans)
 
     @property
@@ -226,7 +242,8 @@ class Part:
 
     def with_pads(self) -> list[str]:
         """Names of the plans under which, in every draw, enough texts have pads for arms that read pads alone."""
-        fewest = _FEWEST_TEXTS_A_CLUSTER * len(np.unique(self.codes))
+        needed = [_FEWEST_TEXTS.get(by, 0) for by in self.study.clusterers]
+        fewest = max(_FEWEST_TEXTS_A_CLUSTER * len(np.unique(self.codes)), *needed)
         return [
             plan.name
             for plan in self.plans
@@ -236,12 +253,18 @@ class Part:
     def asked(self, grid: Grid) -> Asked:
         """What the encoder must be run for."""
         readings: dict[Source, list[Reading]] = {RIGHT: ["real"]}
-        pairs: dict[Source, list[Ints]] = {RIGHT: []}
+        padded: dict[Source, dict[str, None]] = {RIGHT: {}}
         for comparison in grid.comparisons():
             readings.setdefault(comparison.source, []).append(ARMS[comparison.arm].reading)
-            pairs.setdefault(comparison.source, []).extend(
-                pair_keys(draw.texts, draw.widths[comparison.plan.name]) for draw in self.draws.values()
-            )
+            padded.setdefault(comparison.source, {})[comparison.plan.name] = None
+        # Once a plan: half-samples are many, and comparisons more.
+        pairs: dict[Source, list[Ints]] = {
+            source: [
+                np.unique(np.concatenate([pair_keys(draw.texts, draw.widths[plan]) for draw in self.draws.values()]))
+                for plan in plans
+            ]
+            for source, plans in padded.items()
+        }
         if not grid.prefix:
             # Texts alone, and what heads read, are run for real as well.
             pairs[RIGHT] += [
@@ -292,6 +315,27 @@ class Part:
             "heads": bool(self.kept.size),
             "environment": environment(self.encoder),
         }
+
+
+def _check_ids(encoder: Encoder, ids: Sequence[Sequence[int]]) -> None:
+    """Refuse a tokenizer that is not the model's."""
+    tokenizer = encoder.tokenizer
+    found = np.concatenate([np.array(tokens, dtype=np.int64) for tokens in ids])
+    words = found[~np.isin(found, [one for one in tokenizer.all_special_ids if one != tokenizer.unk_token_id])]
+    unknown = float(np.mean(words == tokenizer.unk_token_id)) if words.size else 0.0
+    if unknown > _MOST_UNKNOWN:
+        raise UserError(
+            f"--model must come with a tokenizer that knows the texts; to that of {encoder.name} {unknown:.0%} of "
+            f"their tokens are unknown ({tokenizer.unk_token}): see that the tokenizer's files lie beside the model"
+        )
+    table = encoder.model.get_input_embeddings()
+    largest = max(int(found.max()), encoder.pad_token_id)
+    if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
+        raise UserError(
+            f"--model must have a row of its embedding matrix for each token; {encoder.name} has "
+            f"{table.num_embeddings}, and its tokenizer gives the id {largest}: resize the matrix, or bring the "
+            "tokenizer that the model was trained with"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -16,12 +16,12 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from maskpool.bench.arms import ARMS, EXCLUDED, INCLUDED
+from maskpool.bench.arms import ARMS, INCLUDED
 from maskpool.bench.figures import FIGURES
 from maskpool.bench.folder import StudyFolder
 from maskpool.bench.mixed import MIXED
 from maskpool.bench.quality import CLUSTERER_MEANING
-from maskpool.bench.results import Results, difference, effect, lead_plan
+from maskpool.bench.results import Results, difference, effect, lead_plan, main_table_of, of_layer, of_table
 
 CSV_COLUMNS = (
     "model",
@@ -66,13 +66,32 @@ HEADER = (
     "V",
     "ΔAMI [95 %]",
     "floor",
+    "AMI is",
 )
 MIXED_HEADER = ("pooling", "plan", "pipeline", "score", "both alone", "mixed", "Δ [95 %]", "floor")
-LEAK_HEADER = ("leak", "plan", "cosine shift", "AMI", "ΔAMI [95 %]", "floor", "re-creates")
+LEAK_HEADER = ("leak", "re-creates", "plan", "cosine shift", "AMI", "ΔAMI [95 %]", "floor")
 INFLUENCE_HEADER = ("pooling", "plan", "by batch alone", "by seed alone", "fixed clusters, by batch", "neighbours kept")
 COST_HEADER = ("plan", "how it happens", "tokens", "of them pads", "encoder seconds", "ΔAMI [95 %]", "floor")
 ATTENTION_HEADER = ("trained", "served", "AMI", "ΔAMI [95 %]", "floor", "attention on pads")
 EFFECT = {"lower": "lower", "higher": "higher", "none": "no change shown"}
+# Columns of words; what stands in the others is lined up on the right.
+WORDS = (*HEADER[:3], *MIXED_HEADER[:4], *LEAK_HEADER[:3], *COST_HEADER[:2], *ATTENTION_HEADER[:2], HEADER[-1])
+TERMS = {
+    "plan": "how texts are put into batches, and how far each is padded; “any”: each that leaves real tokens alone",
+    "cosine shift": "how far vectors move: the mean of 1 − cosine to the vector of the same text alone",
+    "neighbours kept": "mean Jaccard index of a text's 10 nearest neighbours and those that it has alone; 1: all",
+    "AMI, ARI, V": "adjusted mutual information, adjusted Rand index and V-measure of clusters and labels; 1 is "
+    "complete agreement, and chance gets 0 in the first two",
+    "Δ [95 %]": "the difference to the same texts alone, and an interval wide enough for all rows of its table at once",
+    "floor": "how far apart two runs with pads excluded come by seeds and the order of texts alone, in 95 of 100 cases",
+    "TF-IDF, length deciles": "what clusters of word counts get, and clusters of nothing but the texts' lengths",
+}
+_AGAINST_NOISE = {
+    "lower": "the pads do worse than a shift of that size alone.",
+    "higher": "the pads do better than a shift of that size alone.",
+    "none": "the size of the shift may be all there is to it.",
+}
+_QUOTED = 200  # characters of a text, enough to see what it is about
 
 
 def table(rows: Sequence[Results]) -> list[list[str]]:
@@ -90,6 +109,7 @@ def table(rows: Sequence[Results]) -> list[list[str]]:
             f"{row['v_measure']:.3f}",
             difference(row) if "delta" in row else "reference",
             f"{row['floor']:.3f}",
+            EFFECT[effect(row)] if "delta" in row else "",
         ]
         for row in rows
     ]
@@ -100,7 +120,7 @@ def baseline_rows(part: Results) -> list[list[str]]:
     rows = []
     for name, scores in (("TF-IDF", "tfidf"), ("length deciles", "length_deciles")):
         numbers = [f"{part['baselines'][scores][metric]:.3f}" for metric in ("ami", "ari", "v_measure")]
-        rows.append([name, "none", "baseline", str(part["corpus"]["texts"]), "", "", *numbers, "", ""])
+        rows.append([name, "", "baseline", str(part["corpus"]["texts"]), "", "", *numbers, "", "", ""])
     return rows
 
 
@@ -131,13 +151,13 @@ def leak_table(part: Results) -> list[list[str]]:
     """The public bugs, plan by plan."""
     return [
         [
-            row["leak"],
+            row["leak"] + of_table(main_table_of(part)),
+            row["recreates"],
             row["plan"],
             f"{abs(row['cosine_shift']):.3f}",
             f"{row['ami']:.3f}",
             difference(row),
             f"{row['floor']:.3f}",
-            row["recreates"],
         ]
         for row in sorted(cluster_rows(part), key=lambda row: row.get("leak", ""))
         if "leak" in row
@@ -145,15 +165,16 @@ def leak_table(part: Results) -> list[list[str]]:
 
 
 def cluster_rows(part: Results) -> list[Results]:
-    """The rows of the first table that clusters."""
-    return part["tables"][0]["rows"] if part["tables"] and part["tables"][0]["by"] != "mixed" else []
+    """The rows of the table that sentences and figures are of."""
+    rows: list[Results] = main_table_of(part)["rows"]
+    return rows
 
 
 def influence_table(part: Results) -> list[list[str]]:
     """How many texts change cluster by their batch, and by the seed."""
     return [
         [
-            row["pooling"],
+            row["pooling"] + of_layer(row),
             row["plan"],
             f"{row['by_batch']:.1%}",
             f"{row['by_seed']:.1%}",
@@ -167,6 +188,7 @@ def influence_table(part: Results) -> list[list[str]]:
 def cost_table(part: Results) -> list[list[str]]:
     """What padding costs in tokens and seconds, beside what reading the pads costs in quality."""
     rows = {row["plan"]: row for row in reversed(cluster_rows(part)) if row["arm"] == INCLUDED}
+    about = of_table(main_table_of(part))
     return [
         [
             plan["name"],
@@ -174,7 +196,7 @@ def cost_table(part: Results) -> list[list[str]]:
             f"{plan['tokens']:,}",
             f"{plan['pad_fraction']:.0%}",
             f"{plan['seconds']:.1f}",
-            f"{rows[plan['name']]['pooling']}: {difference(rows[plan['name']])}" if plan["name"] in rows else "",
+            f"{rows[plan['name']]['pooling']}{about}: {difference(rows[plan['name']])}" if plan["name"] in rows else "",
             f"{rows[plan['name']]['floor']:.3f}" if plan["name"] in rows else "",
         ]
         for plan in part["plans"]
@@ -197,9 +219,37 @@ def attention_table(part: Results) -> list[list[str]]:
     ]
 
 
-def causes(part: Results) -> list[str]:
-    """What the arms that read pads alone, or noise, say about the cause: a sentence for each pooling."""
-    found = []
+def table_title(one: Results) -> str:
+    """What a table is about."""
+    return ("Mixed plans" if one["by"] == "mixed" else f"Clusters: {one['by']}") + of_layer(one)
+
+
+def sections(part: Results) -> dict[str, str]:
+    """The headings of what there is to say about a model on a corpus, by their names in links."""
+    tables = {f"table-{number}": table_title(one) for number, one in enumerate(part["tables"], start=1)}
+    every = (
+        ("dose", "Dose and response", cluster_rows(part)),
+        ("forest", "Differences with their intervals", cluster_rows(part)),
+        *((name, title, True) for name, title in tables.items()),
+        ("why", "Why", causes(part)),
+        ("leaks", "Leaks by their public names", leak_table(part)),
+        ("mates", "Batch-mates", part["influence"]),
+        ("cost", "What padding costs", True),
+        ("learned", "A learned pooling", part["attention"]),
+    )
+    return {name: title for name, title, there in every if there}
+
+
+def used_arms(results: Results) -> dict[str, str]:
+    """What is pooled in each arm of the tables."""
+    used = {row["arm"] for part in results["parts"] for one in part["tables"] for row in one["rows"]}
+    meanings = {name: arm.meaning for name, arm in ARMS.items()} | MIXED
+    return {name: meaning for name, meaning in meanings.items() if name in used}
+
+
+def causes(part: Results) -> dict[str, list[str]]:
+    """What the arms that read pads alone, or noise, say about the cause: sentences for each pooling."""
+    found = {}
     lead = lead_plan(part["plans"])
     for pooling in dict.fromkeys(row["pooling"] for row in cluster_rows(part)):
         arms = {row["arm"]: row for row in cluster_rows(part) if row["pooling"] == pooling and row["plan"] == lead}
@@ -207,30 +257,27 @@ def causes(part: Results) -> list[str]:
         if "pads only" in arms:
             row = arms["pads only"]
             said.append(
-                f"the pads alone reach an AMI of {row['ami']:.3f} where the real tokens of the same texts reach "
-                f"{row['reference']:.3f} (Δ {difference(row)}, floor {row['floor']:.3f})"
+                f"The pads alone reach an AMI of {row['ami']:.3f} where the real tokens of the same texts reach "
+                f"{row['reference']:.3f}: Δ {difference(row)}, floor {row['floor']:.3f}."
             )
         if "noise" in arms and INCLUDED in arms:
             noise, pads = arms["noise"], arms[INCLUDED]
-            apart = noise["low"] > pads["high"] or noise["high"] < pads["low"]
-            worse = "harm more" if pads["delta"] < noise["delta"] else "harm less"
+            against = pads["against_noise"] | {"floor": pads["floor"]}
             said.append(
-                f"noise of the same cosine gives Δ {difference(noise)} where the pads give {difference(pads)} (floor "
-                f"{noise['floor']:.3f}): "
-                + (
-                    f"the pads {worse} than a shift of that size must"
-                    if apart
-                    else "their intervals overlap, so the size of the shift may be all there is to it"
-                )
+                f"Noise that moves each text just as far gives Δ {difference(noise)} where the pads give "
+                f"{difference(pads)}; from noise to pads it is {difference(against)}, floor {pads['floor']:.3f}: "
+                + _AGAINST_NOISE[effect(against)]
             )
         for arm, meaning in (
-            ("common pad", "one vector in place of every pad"),
-            ("another's pads", "another text's pads"),
+            ("common pad", "One vector in place of every pad"),
+            ("another's pads", "Another text's pads in place of its own"),
+            ("another's pads only", "Another text's pads alone, which is what chance gives"),
         ):
             if arm in arms:
-                said.append(f"{meaning} gives Δ {difference(arms[arm])} (floor {arms[arm]['floor']:.3f})")
+                row = arms[arm]
+                said.append(f"{meaning}: Δ {difference(row)}, floor {row['floor']:.3f}.")
         if said:
-            found.append(f"{pooling}, {lead}: {'; '.join(said)}.")
+            found[f"{pooling}{of_table(main_table_of(part))}, {lead}"] = said
     return found
 
 
@@ -248,17 +295,18 @@ def show(results: Results) -> Group:
         if corpus["demonstration"]:
             title = f"DEMONSTRATION, not a finding\n{title}"
         for number, one in enumerate(part["tables"]):
-            layer = "" if one["layer"] == -1 else f", layer {one['layer']}"
-            parts.append(_narrow(one, f"{title}{layer}" if number == 0 else f"{one['by']}{layer}", part))
+            above = f"{title}\n" if number == 0 else ""
+            parts.append(_narrow(one, above + table_title(one), part))
         if part["attention"]:
             parts.append(_narrow_attention(part))
-    return Group(*parts, _LEGEND, *verdicts(results))
+    return Group(*parts, _LEGEND, *verdicts(results), *results["notes"])
 
 
 def _narrow(one: Results, title: str, part: Results) -> Table:
     narrow = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("pooling", "plan", "arm"):
-        narrow.add_column(name)
+        # On a screen of 80 columns words are folded, and the longest word of an arm is not torn.
+        narrow.add_column(name, overflow="fold", min_width=9 if name == "arm" else None)
     names = (
         ("score", "Δ ± 95 %", "floor")
         if one["by"] == "mixed"
@@ -278,7 +326,7 @@ def _narrow(one: Results, title: str, part: Results) -> Table:
             )
     if one["by"] != "mixed":
         narrow.add_section()
-        for name, *_, ami, _, v, _, _ in baseline_rows(part):
+        for name, *_, ami, _, v, _, _, _ in baseline_rows(part):
             narrow.add_row(name, "", "baseline", "", "", ami, v, "", "")
     return narrow
 
@@ -368,11 +416,16 @@ def page(results: Results, figures: Path) -> str:
         figures: The folder where its SVG figures lie.
     """
 
-    def figure(name: str) -> str:
+    def figure(name: str, says: str) -> str:
         svg = (figures / f"{name}.svg").read_text(encoding="utf-8")
         # Two figures of one page must not share names of their parts.
         svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
-        return re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+        width = re.search(r'width="([\d.]+)pt"', svg)
+        assert width is not None, "a figure has a width"
+        # Its letters stay between readable and as large as those around it.
+        size = f"min-width: {float(width[1]):.0f}px; max-width: {1.5 * float(width[1]):.0f}px"
+        svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+        return svg.replace("<svg", f'<svg role="img" aria-label="{says}" style="{size}"', 1)
 
     return _rendered("report.html.jinja", results, autoescape=True, figure=figure)
 
@@ -387,12 +440,18 @@ def _rendered(template: str, results: Results, autoescape: bool, **more: Any) ->
     )
     environment.filters["markdown_table"] = lambda rows, header: "\n".join(markdown_table(header, rows))
     environment.filters["effect"] = effect
+    environment.filters["shortened"] = shortened
+    environment.filters["escaped"] = lambda text: re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+    # An interval is not torn apart at the end of a line.
+    environment.filters["unbroken"] = lambda text: re.sub(r" (?=\[[-+])|(?<=\d,) (?=[-+])", "\u00a0", text)
     return environment.get_template(template).render(
         results=results,
         names=figure_names(results),
-        arms={name: arm.meaning for name, arm in ARMS.items()} | MIXED,
+        arms=used_arms(results),
+        terms=TERMS,
+        sections=sections,
+        table_title=table_title,
         clusterers=CLUSTERER_MEANING,
-        lead_plan=lead_plan,
         main_table=main_table,
         mixed_table=mixed_table,
         leak_table=leak_table,
@@ -400,7 +459,8 @@ def _rendered(template: str, results: Results, autoescape: bool, **more: Any) ->
         cost_table=cost_table,
         attention_table=attention_table,
         causes=causes,
-        effect=effect,
+        of_layer=of_layer,
+        words=WORDS,
         effect_words=EFFECT,
         headers={
             "main": HEADER,
@@ -410,10 +470,19 @@ def _rendered(template: str, results: Results, autoescape: bool, **more: Any) ->
             "cost": COST_HEADER,
             "attention": ATTENTION_HEADER,
         },
-        excluded=EXCLUDED,
-        included=INCLUDED,
         **more,
     )
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text on one line.
+
+    Example:
+        >>> shortened("two  spaces"), len(shortened("long " * 100))
+        ('two spaces', 201)
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= _QUOTED else line[:_QUOTED].rstrip() + " …"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from maskpool.bench import heads
 from maskpool.bench.arms import EXCLUDED, INCLUDED
 from maskpool.bench.cells import Cells
 from maskpool.bench.draws import FULL
@@ -15,14 +16,15 @@ from maskpool.bench.fits import PRIMARY, Comparison, Fit
 from maskpool.bench.folder import StudyFolder
 from maskpool.bench.leaks import LEAKS
 from maskpool.bench.mixed import METRIC
-from maskpool.bench.parts import Grid, grid_of
-from maskpool.bench.statistics import floor, half_sample_intervals
+from maskpool.bench.parts import grid_of
+from maskpool.bench.statistics import ENOUGH_REPLICATES, floor, half_sample_intervals
 from maskpool.bench.study import Study, parse_study
 from maskpool.errors import UserError
 from maskpool.plans import Plan
 
 # Results are JSON: numbers, strings, lists and dictionaries of them.
 Results: TypeAlias = dict[str, Any]
+_USUAL_CLUSTERER = "kmeans"
 
 
 def results_of(folder: StudyFolder) -> Results:
@@ -42,12 +44,26 @@ def results_of(folder: StudyFolder) -> Results:
             "begun; run the same command again, which goes on from there"
         )
     try:
-        return {**about, "parts": [_part(study, key["part"], facts, cells) for key, facts in parts]}
+        return {
+            **about,
+            "notes": _notes(study),
+            "parts": [_part(study, key["part"], facts, cells) for key, facts in parts],
+        }
     except KeyError as error:
         raise UserError(
             f"the study in {folder.path} is not finished: {len(cells)} cells are there, and some are missing; run the "
             "same command again, which goes on from there"
         ) from error
+
+
+def _notes(study: Study) -> list[str]:
+    """Sentences on what keeps a study from being a finding."""
+    if study.replicates >= ENOUGH_REPLICATES:
+        return []
+    return [
+        f"A trial, not a finding: the intervals rest on {study.replicates} half-samples, and with fewer than "
+        f"{ENOUGH_REPLICATES} their width is rough."
+    ]
 
 
 def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
@@ -66,7 +82,7 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
         {"layer": layer, "by": by, "rows": _rows(study, comparisons, part, cells)}
         for (layer, by), comparisons in grid.tables().items()
     ]
-    return facts | {
+    found = facts | {
         "plans": plans,
         "proof": proof,
         "forward": one("forward"),
@@ -77,9 +93,9 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
             | one("influence", layer=layer, pooling=pooling, plan=plan.name)
             for layer, pooling, plan in grid.influences()
         ],
-        "attention": one("heads") if facts["heads"] else None,
-        "verdict": _verdict(facts, grid, tables),
+        "attention": heads.hold_at_once(one("heads")) if facts["heads"] else None,
     }
+    return found | {"verdict": _verdict(study, found)}
 
 
 def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cells) -> list[Results]:
@@ -89,18 +105,29 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
         found: Results = cells[fit.key(part)]
         return found
 
+    # Pads against noise that moves each text as far: of the same texts, so that the reference falls out.
+    noise = {(one.pooling, one.plan): place for place, one in enumerate(comparisons) if one.arm == "noise"}
+    against_noise = {
+        place: noise[one.pooling, one.plan]
+        for place, one in enumerate(comparisons)
+        if one.arm == INCLUDED and (one.pooling, one.plan) in noise
+    }
+
     def deltas(draw: int) -> np.ndarray[Any, Any]:
-        return np.array(
-            [
-                np.subtract(
-                    value(one.fit(draw))["scores"][_primary(one)], value(one.reference(draw))["scores"][_primary(one)]
-                )
-                for one in comparisons
-            ]
-        )
+        found = [
+            np.subtract(
+                value(one.fit(draw))["scores"][_primary(one)], value(one.reference(draw))["scores"][_primary(one)]
+            )
+            for one in comparisons
+        ]
+        return np.array([*found, *(found[pads] - found[other] for pads, other in against_noise.items())])
+
+    def interval(place: int) -> Results:
+        return {name: float(getattr(intervals, name)[place]) for name in ("delta", "low", "high")}
 
     replicates = np.stack([deltas(draw) for draw in range(1, study.replicates + 1)])
     intervals = half_sample_intervals(deltas(FULL), replicates, study.seed)
+    contrasts = dict(zip(against_noise, range(len(comparisons), len(intervals.delta)), strict=True))
     rows: list[Results] = []
     referenced: set[Fit] = set()
     for place, one in enumerate(comparisons):
@@ -120,12 +147,11 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
             | moved
             | {
                 "reference": float(np.mean(reference_scores)),
-                "delta": float(intervals.delta[place]),
-                "low": float(intervals.low[place]),
-                "high": float(intervals.high[place]),
+                **interval(place),
                 "standard_error": float(intervals.standard_error[place]),
                 "floor": seeds,
             }
+            | ({"against_noise": interval(contrasts[place])} if place in contrasts else {})
         )
     return rows
 
@@ -169,26 +195,66 @@ def difference(row: Results) -> str:
     return f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
-def lead_plan(grid_plans: Sequence[Results]) -> str:
-    """The plan that sentences are about: random batches, which is what careless code does; else the first."""
-    return str(next((plan["name"] for plan in grid_plans if plan["plan"]["order"] == "random"), grid_plans[0]["name"]))
+def lead_plan(plans: Sequence[Results]) -> str:
+    """The plan that sentences are about: random batches, which is what careless code does; else the first.
+
+    Args:
+        plans: Those of a part; under those for leaks alone no other arm is measured.
+    """
+    measured = [plan for plan in plans if not plan["for_leaks_alone"]]
+    careless = [plan for plan in measured if (plan["plan"]["order"], plan["plan"]["pad_to"]) == ("random", "longest")]
+    return str(min(careless, key=lambda plan: plan["plan"]["side"] != "right", default=measured[0])["name"])
 
 
-def _verdict(facts: Results, grid: Grid, tables: Sequence[Results]) -> str:
+def main_table_of(part: Results) -> Results:
+    """The table that sentences and figures are of: the deepest layer's, clustered by the study's first clusterer.
+
+    Layers that are counted from the end come before others. Where nothing is clustered, the table has no rows.
+
+    Example:
+        >>> tables = [{"layer": layer, "by": by, "rows": []} for layer in (0, -1) for by in ("hdbscan", "kmeans")]
+        >>> main_table_of({"tables": tables})
+        {'layer': -1, 'by': 'hdbscan', 'rows': []}
+    """
+    clustered = [table for table in part["tables"] if table["by"] != "mixed"]
+    nothing: Results = {"layer": -1, "by": _USUAL_CLUSTERER, "rows": []}
+    return max(clustered, key=lambda table: (table["layer"] < 0, table["layer"]), default=nothing)
+
+
+def of_layer(row: Results) -> str:
+    """What is added to a name where it is not about the last layer.
+
+    Example:
+        >>> of_layer({"layer": -1}), of_layer({"layer": 0})
+        ('', ', layer 0')
+    """
+    return "" if row["layer"] == -1 else f", layer {row['layer']}"
+
+
+def of_table(table: Results) -> str:
+    """What is added to a name where it is not about k-means on the last layer.
+
+    Example:
+        >>> of_table({"layer": -1, "by": "kmeans"}), of_table({"layer": 0, "by": "hdbscan"})
+        ('', ', layer 0, hdbscan')
+    """
+    return of_layer(table) + ("" if table["by"] == _USUAL_CLUSTERER else f", {table['by']}")
+
+
+def _verdict(study: Study, part: Results) -> str:
     """One sentence: what reading pads did to this model's clusters of this corpus."""
-    corpus, model = facts["corpus"]["name"], facts["model"]["name"]
-    lead = lead_plan(facts["plans"][: len(grid.plans)])
+    table, lead = main_table_of(part), lead_plan(part["plans"])
+    about = f"{part['model']['name']} on {part['corpus']['name']}{of_table(table)}"
     rows = [
         row
-        for table in tables[:1]
         for row in table["rows"]
-        if row["arm"] == INCLUDED and row["plan"] == lead and row["pooling"] in grid.study.poolings
+        if row["arm"] == INCLUDED and row["plan"] == lead and row["pooling"] in study.poolings
     ]
     if not rows:
-        return f"{model} on {corpus}: nothing was compared with pads included."
+        return f"{about}: nothing was compared with pads included."
     words = {"lower": "lowered", "higher": "raised", "none": "did not measurably move"}
     said = [
         f"{words[effect(row)]} the AMI of {row['pooling']} pooling ({difference(row)}, floor {row['floor']:.3f})"
         for row in rows
     ]
-    return f"{model} on {corpus}: pooling over the pads of {lead} {'; '.join(said)}."
+    return f"{about}: pooling over the pads of {lead} {'; '.join(said)}."

@@ -16,12 +16,12 @@ import joblib
 import numpy as np
 
 from maskpool.bench import heads
-from maskpool.bench.cells import Cells, Key
+from maskpool.bench.cells import Cells, Key, content_hash
 from maskpool.bench.corpora import Corpus
 from maskpool.bench.draws import FULL, OTHER_BATCHES
 from maskpool.bench.fits import compute_fit, floor_values
 from maskpool.bench.folder import StudyFolder
-from maskpool.bench.forward import Pooled, Proof, States, pool_corpus, prove_prefix
+from maskpool.bench.forward import Asked, Pooled, Proof, States, pool_corpus, prove_prefix
 from maskpool.bench.influence import influence
 from maskpool.bench.measures import baselines, compute_shift, seconds
 from maskpool.bench.parts import Grid, Part, versions
@@ -88,11 +88,12 @@ def run_study(study: Study, base: Path, out: StudyFolder, device: str, progress:
         UserError: The corpora, models or settings do not allow it; the message says which.
     """
     corpora = load_corpora(study, base)
-    about = out.refuse_others(study, corpora, versions())
-    for number, part in enumerate(load_parts(study, corpora, device)):
-        if number == 0:  # not before something can be measured
-            out.claim(about)
-        _run_part(part, out, progress)
+    out.refuse_others(study, corpora, versions())
+    parts = load_parts(study, corpora, device)
+    first = next(parts)  # the folder is left alone until something can be measured
+    with out.claim(study, corpora, versions()):
+        for part in chain([first], parts):
+            _run_part(part, out, progress)
 
 
 @dataclass(frozen=True)
@@ -159,36 +160,56 @@ def prefix_proof(part: Part, cells: Cells) -> Proof:
     return Proof(**cells.once({"kind": "proof", "part": part.key}, prove))
 
 
-def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
-    cells = out.cells
-    for key, there in cells.of_kind("facts"):
+def refuse_other_weights(part: Part, out: StudyFolder) -> None:
+    """See that the folder holds no cells of another model of this name.
+
+    Raises:
+        UserError: It does.
+    """
+    for key, there in out.cells.of_kind("facts"):
         same = there["model"]["name"] == part.encoder.name and there["corpus"]["name"] == part.corpus.name
         if same and key["part"] != part.key:
             raise UserError(
                 f"--out must be a folder without another study's cells; those in {out.path} were measured with other "
                 f"weights or another tokenizer of {part.encoder.name}: choose another folder"
             )
+
+
+def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
+    refuse_other_weights(part, out)
+    cells = out.cells
     facts = cells.once({"kind": "facts", "part": part.key}, part.facts)
-    proof = prefix_proof(part, cells)
+    with progress.task(f"{part.corpus.name}: proof, TF-IDF, seconds of the plans", 2 + len(part.plans)) as advance:
+        proof = prefix_proof(part, cells)
+        advance(1)
+        cells.once({"kind": "baselines", "part": part.key}, lambda: baselines(part))
+        advance(1)
+        for plan in part.plans:
+            cells.once({"kind": "seconds", "part": part.key, "plan": plan.name}, partial(seconds, part, plan))
+            advance(1)
     grid = Grid(part.study, part.plans, proof.holds, facts["with_pads"])
-    scratch = out.vectors / part.key
+    asked = part.asked(grid)
+    # Vectors that another study left there, of the same texts under other plans, are not this one's.
+    scratch = out.vectors / content_hash({"part": part.key, "asked": asked.sha256})
     jobs = [job for job in jobs_of(part, grid, Pooled(part.lengths, grid.prefix, scratch)) if job.key not in cells]
-    cells.once({"kind": "baselines", "part": part.key}, lambda: baselines(part))
-    for plan in part.plans:
-        cells.once({"kind": "seconds", "part": part.key, "plan": plan.name}, partial(seconds, part, plan))
     if jobs or any(key not in cells for key in own_cells(part)):
-        scratch.mkdir(parents=True, exist_ok=True)
-        states = _forward(part, grid, scratch, cells, progress)
+        states = _forward(part, asked, scratch, cells, progress)
         _run_jobs(part, jobs, cells, progress)
         _train_heads(part, states, cells, progress)
     shutil.rmtree(out.vectors, ignore_errors=True)
 
 
-def _forward(part: Part, grid: Grid, scratch: Path, cells: Cells, progress: Progress) -> States:
-    asked = part.asked(grid)
+def _forward(part: Part, asked: Asked, scratch: Path, cells: Cells, progress: Progress) -> States:
     total = sum(texts for texts, _ in asked.blocks(part.lengths))
-    with progress.task(f"{part.corpus.name}: encoder, up to {asked.top} tokens", total) as advance:
-        _, states, cost = pool_corpus(part.encoder, part.ids, asked, scratch, advance)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with progress.task(f"{part.corpus.name}: encoder and arms, up to {asked.top} tokens", total) as advance:
+            _, states, cost = pool_corpus(part.encoder, part.ids, asked, scratch, advance)
+    except OSError as error:
+        raise UserError(
+            f"--out must be a folder that can be written; vectors could not be, in {scratch}: "
+            f"{error.strerror or error}; make room and run the same command, which goes on from there"
+        ) from error
     cells.once(
         {"kind": "forward", "part": part.key},
         lambda: {"encoder_seconds": cost.encoder, "arms_seconds": cost.arms, "texts": total},
@@ -199,7 +220,7 @@ def _forward(part: Part, grid: Grid, scratch: Path, cells: Cells, progress: Prog
 def _run_jobs(part: Part, jobs: list[Job], cells: Cells, progress: Progress) -> None:
     # Processes, because k-means holds Python's lock for most of its time on data of this size.
     with (
-        progress.task(f"{part.corpus.name}: cells", len(jobs)) as advance,
+        progress.task(f"{part.corpus.name}: clusters and shifts", len(jobs)) as advance,
         joblib.parallel_config("loky", inner_max_num_threads=1),
     ):
         work = (joblib.delayed(_timed)(job.compute, job.arguments) for job in jobs)

@@ -12,6 +12,8 @@ Table: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 Cube: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
 
 CONFIDENCE = 0.95
+# With fewer half-samples the standard error is itself too uncertain to be relied on.
+ENOUGH_REPLICATES = 50
 _DRAWS = 100_000
 
 

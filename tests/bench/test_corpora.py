@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -162,6 +163,28 @@ def test_a_missing_label_is_refused(tmp_path: Path, suffix: str) -> None:
         read_file(path, "text", "label")
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("label", "last", "says"),
+    [
+        (1.0, float("nan"), "must hold labels; row 2 has none"),
+        ("a", "  ", "must hold labels; row 2 has none"),
+        (["a"], ["a", "b"], "must hold one label a text; row 1 has ['a']"),
+        ({"a": 1}, {"a": 2}, "must hold one label a text; row 1 has {'a': 1}"),
+    ],
+)
+def test_what_is_no_label_is_refused(tmp_path: Path, suffix: str, label: object, last: object, says: str) -> None:
+    """NaN and blanks are missing labels, not a class, and neither a list nor a table is one."""
+    path = tmp_path / f"mine{suffix}"
+    rows = [{"text": "x", "label": label}, {"text": "y", "label": last}]
+    if suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=re.escape(f"column 'label' of mine{suffix} {says}")):
+        read_file(path, "text", "label")
+
+
 def test_null_is_a_missing_text_or_label(tmp_path: Path) -> None:
     """A null in jsonl is refused as an empty field is."""
     path = tmp_path / "mine.jsonl"
@@ -181,6 +204,24 @@ def test_more_fields_than_columns_are_refused(tmp_path: Path, suffix: str, separ
     path.write_text("".join(separator.join(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=f"mine{suffix}"):
         read_file(path, "text", "label")
+
+
+@pytest.mark.parametrize("stray", ['"open', '"closed" early', '"', '"a ""b', 'not at "the beginning"', 'a "'])
+def test_a_stray_quote_in_a_tsv_file_hides_no_row(tmp_path: Path, stray: str) -> None:
+    """A quote that a field leaves open is a letter: the rows up to the next one are all read, as they stand."""
+    rows = [(f"text {number}", label) for label in ("a", "b") for number in range(4)]
+    rows[1], rows[5] = (stray, "a"), ('5"', "b")
+    path = tmp_path / "mine.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows) + "\n")
+    corpus = read_file(path, "text", "label")
+    assert list(zip(corpus.texts, corpus.labels, strict=True)) == rows
+
+
+def test_a_tsv_file_that_quotes_is_unquoted(tmp_path: Path) -> None:
+    """Where every quote that begins a field is closed at its end, quotes are no letters, even if each line is a row."""
+    rows = [(f'say "text {number}"', label) for label in ("a", "b") for number in range(4)]
+    corpus = read_file(write(tmp_path / "mine.tsv", rows), "text", "label")
+    assert list(zip(corpus.texts, corpus.labels, strict=True)) == rows
 
 
 def test_numbers_are_texts_where_everything_is_text(tmp_path: Path) -> None:
@@ -352,6 +393,15 @@ def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=re.escape("--text-column must be one of the columns body, kind of me/it (dev)")
     ):
         hub_dataset("me/it", "dev", "text", "kind")
+
+
+def test_a_text_without_a_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """-1, which a dataset gives texts without a class, is a missing label, not the last class."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    table = datasets.Dataset.from_dict({"text": list("abcdefghi"), "label": [0, 1] * 4 + [-1]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
+    with pytest.raises(UserError, match=re.escape("column 'label' of me/it (test) must hold labels; row 9 has none")):
+        hub_dataset("me/it", "test", "text", "label")
 
 
 def test_a_dataset_that_cannot_be_had() -> None:

@@ -32,7 +32,9 @@ def content(folder: Path) -> dict[str, bytes | None]:
 def claim(folder: StudyFolder, study: Study, corpora: list[Corpus], versions: dict[str, str]) -> None:
     """What a run does before its first cell."""
     folder.check()
-    folder.claim(folder.refuse_others(study, corpora, versions))
+    folder.refuse_others(study, corpora, versions)
+    with folder.claim(study, corpora, versions):
+        pass
 
 
 @pytest.fixture
@@ -191,6 +193,44 @@ def raises(error: BaseException) -> Callable[[Path], object]:
         raise error
 
     return make
+
+
+@pytest.mark.parametrize("name", ["out", "new/folder/out"])
+def test_a_check_makes_nothing(tmp_path: Path, name: str) -> None:
+    """A folder that can be made is not made before a study claims it."""
+    StudyFolder(tmp_path / name).check()
+    assert content(tmp_path) == {}
+
+
+def test_one_study_at_a_time_runs_in_a_folder(folder: StudyFolder) -> None:
+    """While a study runs, its folder is refused to whoever starts it again, and nothing in it changes."""
+    before = content(folder.path)
+    with folder.claim(ASKED, [MINE], VERSIONS):
+        sentence = refusal(lambda: claim(StudyFolder(folder.path), ASKED, [MINE], VERSIONS))
+    assert sentence.startswith(f"--out must be a folder in which no other study runs, got {folder.path}: wait")
+    assert content(folder.path) == before
+    claim(StudyFolder(folder.path), ASKED, [MINE], VERSIONS)
+
+
+def test_cells_of_another_process_are_seen(folder: StudyFolder) -> None:
+    """What another process finished before a study claims its folder is not computed again."""
+    late = StudyFolder(folder.path)
+    late.refuse_others(ASKED, [MINE], VERSIONS)
+    folder.cells.add({"kind": "proof", "part": "b"}, 1, 0)
+    with late.claim(ASKED, [MINE], VERSIONS):
+        assert {"kind": "proof", "part": "b"} in late.cells
+
+
+def test_a_file_system_without_locks_is_taken(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where folders cannot be locked, a study claims its folder all the same."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("maskpool.bench.folder.fcntl.flock", refuse)
+    claim(folder, ASKED, [MINE], VERSIONS)
+    monkeypatch.setattr("maskpool.bench.folder.fcntl", None)
+    claim(folder, ASKED, [MINE], VERSIONS)
 
 
 def test_files_are_written_and_exchanged(folder: StudyFolder) -> None:

@@ -9,12 +9,14 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AlbertConfig, AlbertModel
 
 from maskpool.bench.arms import Reading
 from maskpool.bench.draws import FULL, Draw
@@ -391,7 +393,13 @@ def test_a_finished_call_runs_nothing(encoder: Encoder, tmp_path: Path, monkeypa
     asked = replace(tiny.ask(lengths, draws_of(lengths), PLANS[:1], top=TOP), readings={RIGHT: ("real", "whole")})
     first, _, cost = pool_corpus(encoder, ids, asked, tmp_path, lambda texts: None)
     before = contents(tmp_path)
-    monkeypatch.setattr(Encoder, "layers", None)
+    really = Encoder.layers
+
+    def of_one(self: Encoder, ids: Sequence[Sequence[int]], layers: Sequence[int]) -> list[Tensor]:
+        assert len(ids) == 1, "one text says how wide the layers are"
+        return really(self, ids, layers)
+
+    monkeypatch.setattr(Encoder, "layers", of_one)
     counts: list[int] = []
     again, _, later = pool_corpus(encoder, ids, asked, tmp_path, counts.append)
     assert counts == [NUMBER]
@@ -451,11 +459,10 @@ def test_a_full_disk_is_told(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    monkeypatch.setattr(Encoder, "layers", None)
     ids, lengths = some(encoder)
     asked = tiny.ask(lengths, draws_of(lengths), PLANS[:1], kept=kept, top=TOP)
     with pytest.raises(UserError, match=r"--out must have room for the vectors, 0\.0 GB more: No space left on device"):
-        pool_corpus(encoder, ids, asked, tmp_path, lambda texts: None)
+        pool_corpus(encoder, ids, asked, tmp_path, lambda texts: pytest.fail("a block was run"))
 
 
 def some_ids(encoder: Encoder, number: int) -> list[list[int]]:
@@ -501,12 +508,86 @@ def test_a_leak_is_found_though_texts_are_equally_long(encoder: Encoder) -> None
     assert proof.difference == pytest.approx(difference(leaking, ids, 64), rel=0.2)
 
 
-@pytest.mark.parametrize("layers", [(-1,), (-1, 0)])
+@pytest.mark.parametrize("layers", [(-1,), (-1, 0), (0, -1)])
 def test_states_that_are_no_numbers_are_refused(encoder: Encoder, layers: tuple[int, ...]) -> None:
     """A model that gives NaN at pads is refused: its vectors with pads included could not be clustered."""
     planted = tiny.plant(encoder, tiny.GivesNoNumbersAtPads)
     with pytest.raises(UserError, match=r"\A--model .*some of its token states are no numbers \(NaN\); choose another"):
         prove_prefix(planted, some_ids(encoder, 60), 64, layers, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("mode", ["mean", "max"])
+def test_vectors_that_are_no_numbers_are_refused(encoder: Encoder, tmp_path: Path, mode: str) -> None:
+    """States that overflow in a text that no sample held are told when they are pooled."""
+
+    class Overflows(tiny.Planted):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+            states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return SimpleNamespace(last_hidden_state=states.masked_fill((input_ids == 5).unsqueeze(2), torch.inf))
+
+    ids, _ = encoder.tokenize(["w2 w3", "w4 w5", "w1 w2"])
+    assert 5 in ids[2]
+    lengths = np.array([len(tokens) for tokens in ids])
+    asked = replace(tiny.ask(lengths, [], [], modes=[mode], top=6), readings={RIGHT: ("real",)})
+    with pytest.raises(UserError, match=rf"some vectors of layer -1 pooled by {mode} are no finite numbers"):
+        pool_corpus(tiny.plant(encoder, Overflows), ids, asked, tmp_path, lambda texts: None)
+
+
+def narrow() -> Encoder:
+    """An ALBERT, whose embedding matrix is narrower than its layers."""
+    torch.manual_seed(0)
+    config = AlbertConfig(
+        vocab_size=len(tiny.VOCABULARY), embedding_size=12, hidden_size=32, num_hidden_layers=3,
+        num_attention_heads=4, intermediate_size=48, max_position_embeddings=tiny.LIMIT,
+    )  # fmt: skip
+    return Encoder.of(AlbertModel(config).train(False), tiny.tokenizer())
+
+
+def test_layers_may_have_widths_of_their_own(tmp_path: Path) -> None:
+    """Vectors and kept states are as wide as their layer, though the embedding matrix is narrower."""
+    encoder = narrow()
+    ids, lengths = some(encoder, 6)
+    for layers, widths in (((0, -1), (12, 32)), ((0,), (12,))):
+        folder = tmp_path / str(layers)
+        folder.mkdir()
+        asked = tiny.ask(lengths, [], [], layers=layers, kept=(1, 2), top=30)
+        pooled, states, _ = pool_corpus(
+            encoder, ids, replace(asked, readings={RIGHT: ("real",)}), folder, lambda n: None
+        )
+        assert tuple(pooled.alone(layer, "mean", np.arange(6)).shape[1] for layer in layers) == widths
+        assert states.values.shape[2] == widths[-1]
+
+
+@pytest.mark.parametrize(
+    ("layers", "deepest"), [((-2, 0), -2), ((-1, 1), -1), ((2, -3), 2), ((0, 2), 2), ((1, -3), 1), ((-3, -2), -2)]
+)
+def test_the_deepest_layer_is_kept(tmp_path: Path, layers: tuple[int, ...], deepest: int) -> None:
+    """The states that heads read are those of the layer nearest to the output, counted from whichever end."""
+    encoder = narrow()
+    ids, lengths = some(encoder, 4)
+    asked = replace(tiny.ask(lengths, [], [], layers=layers, kept=(1, 3), top=30), readings={RIGHT: ("real",)})
+    _, states, _ = pool_corpus(encoder, ids, asked, tmp_path, lambda texts: None)
+    (expected,) = encoder.layers([ids[1], ids[3]], (deepest,), 30)
+    torch.testing.assert_close(states.values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_of_other_things_have_another_hash() -> None:
+    """What is asked for has one hash, and another where anything in it is another."""
+    lengths = np.arange(3, 12)
+    asked = tiny.ask(lengths, draws_of(lengths), PLANS[:1], kept=(1, 2))
+    others = [
+        tiny.ask(lengths, draws_of(lengths), PLANS[:2], kept=(1, 2)),
+        tiny.ask(lengths, draws_of(lengths)[:1], PLANS[1:2], kept=(1, 2)),
+        tiny.ask(lengths, draws_of(lengths), PLANS[:1], kept=(1, 3)),
+        replace(asked, poolings=tiny.ask(lengths, [], [], modes=["max"]).poolings),
+        replace(asked, readings={RIGHT: ("real",)}),
+        replace(asked, layers=(0,)),
+        replace(asked, prefix=False),
+        replace(asked, top=41),
+        replace(asked, seed=1),
+    ]
+    assert tiny.ask(lengths, draws_of(lengths), PLANS[:1], kept=(1, 2)).sha256 == asked.sha256
+    assert len({one.sha256 for one in (asked, *others)}) == 1 + len(others)
 
 
 def test_states_that_depend_on_other_texts_are_refused(encoder: Encoder) -> None:

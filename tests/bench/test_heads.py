@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from maskpool import AttentionPooling
@@ -73,6 +74,17 @@ def test_garbage_in_pads_harms_the_head_that_reads_it(found: dict[str, Any]) -> 
         assert row["delta"] == pytest.approx(row["ami"] - reference["ami"])
         assert (row["low"] + row["high"]) / 2 == pytest.approx(row["delta"])
         assert row["floor"] == reference["floor"] > 0
+
+
+def test_intervals_hold_at_once(found: dict[str, Any]) -> None:
+    """The three intervals of the table are Student's at a third of 5 % each, around the same differences."""
+    wide = heads.hold_at_once(found)
+    assert {**wide, "rows": found["rows"]} == found
+    for row, narrow in zip(wide["rows"], found["rows"], strict=True):
+        assert {**row, "low": narrow["low"], "high": narrow["high"]} == narrow
+        factor = stats.t.ppf(1 - 0.05 / 6, heads.HEAD_SEEDS - 1) / stats.t.ppf(0.975, heads.HEAD_SEEDS - 1)
+        for end in ("low", "high"):
+            assert row[end] - row["delta"] == pytest.approx(factor * (narrow[end] - narrow["delta"]))
 
 
 def test_the_same_seed_gives_the_same_table(found: dict[str, Any], states: States, codes: Ints) -> None:

@@ -1,13 +1,13 @@
 """Clusters, and how well they agree with the labels."""
 
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
-from scipy.stats import entropy
+from scipy.stats import entropy, hypergeom
 from sklearn.metrics import normalized_mutual_info_score
 
-from maskpool.bench.quality import cluster, cluster_ami, score
+from maskpool.bench.quality import ami, cluster, cluster_ami, score
 from maskpool.plans import Ints
 from tests.bench.tiny import LABELS
 
@@ -44,8 +44,54 @@ def test_v_measure_is_the_normalised_mutual_information() -> None:
     rows, columns = joint.sum(axis=1), joint.sum(axis=0)
     information = np.nansum(joint * np.log(joint / np.outer(rows, columns), where=joint > 0, out=np.zeros_like(joint)))
     entropies = -(rows * np.log(rows)).sum() - (columns * np.log(columns)).sum()
-    assert score(true, found)["v_measure"] == pytest.approx(2 * information / entropies)
-    assert score(true, found)["v_measure"] == pytest.approx(normalized_mutual_info_score(true, found))
+    assert score(true, found)["v_measure"] == pytest.approx(2 * information / entropies, abs=1e-9)
+    assert score(true, found)["v_measure"] == pytest.approx(normalized_mutual_info_score(true, found), abs=1e-9)
+
+
+def clusterings(labels: int, clusters: int, texts: int) -> tuple[Ints, Ints]:
+    """Labels of unequal sizes, and clusters that agree with them here and there."""
+    rng = np.random.default_rng([labels, clusters])
+    true = np.minimum(rng.geometric(0.4, texts) - 1, labels - 1)
+    found = np.where(rng.random(texts) < 0.4, true % clusters, rng.integers(0, clusters, texts))
+    return true, found
+
+
+SIZES = [(3, 3), (5, 2), (2, 7), (6, 10)]
+
+
+@pytest.mark.parametrize(("labels", "clusters"), SIZES)
+def test_ami_by_sums_over_the_hypergeometric(labels: int, clusters: int) -> None:
+    """AMI is (I − E[I]) / (mean entropy − E[I]), with E[I] summed over all sizes that an overlap can have by chance."""
+    true, found = clusterings(labels, clusters, 90)
+    rows, columns = np.bincount(true), np.bincount(found)
+
+    def share_of_information(overlap: int, row: int, column: int) -> float:
+        return overlap / 90 * np.log(90 * overlap / (row * column)) if overlap else 0.0
+
+    information = expected = 0.0
+    for one, row in enumerate(rows):
+        for other, column in enumerate(columns):
+            information += share_of_information(int(np.sum((true == one) & (found == other))), row, column)
+            for overlap in range(1, min(row, column) + 1):
+                chance = float(hypergeom.pmf(overlap, 90, row, column))
+                expected += chance * share_of_information(overlap, row, column)
+    mean_entropy = (entropy(rows) + entropy(columns)) / 2
+    by_hand = (information - expected) / (mean_entropy - expected)
+    assert score(true, found)["ami"] == pytest.approx(by_hand, abs=1e-9)
+    assert ami(true, found) == score(true, found)["ami"]
+
+
+@pytest.mark.parametrize(("labels", "clusters"), SIZES)
+def test_ari_by_counting_pairs(labels: int, clusters: int) -> None:
+    """ARI is the share of pairs together in both, adjusted by what chance gives, over the mean of both sides' pairs."""
+    true, found = clusterings(labels, clusters, 60)
+    pairs = list(combinations(range(60), 2))
+    in_labels = sum(true[a] == true[b] for a, b in pairs)
+    in_clusters = sum(found[a] == found[b] for a, b in pairs)
+    in_both = sum(true[a] == true[b] and found[a] == found[b] for a, b in pairs)
+    chance = in_labels * in_clusters / len(pairs)
+    by_hand = (in_both - chance) / ((in_labels + in_clusters) / 2 - chance)
+    assert score(true, found)["ari"] == pytest.approx(by_hand, abs=1e-9)
 
 
 def test_homogeneity_and_completeness_by_entropies() -> None:

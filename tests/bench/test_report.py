@@ -1,6 +1,18 @@
 """Results as people read them."""
 
-from maskpool.bench.report import attention_table
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskpool.bench import results
+from maskpool.bench.figures import FIGURES
+from maskpool.bench.report import attention_table, causes, cost_table, leak_table
+from maskpool.bench.results import lead_plan, main_table_of
+from maskpool.bench.study import Study
 
 
 def head(trained: str, served: str, delta: float, half: float) -> dict[str, object]:
@@ -19,3 +31,109 @@ def test_only_the_masked_head_is_the_reference() -> None:
     ]
     changes = [cells[3] for cells in attention_table({"attention": {"rows": rows}})]
     assert changes == ["reference", "-0.200 [-0.200, -0.200]", "+0.000 [+0.000, +0.000]", "-0.300 [-0.310, -0.290]"]
+
+
+def plan(order: str = "random", pad_to: str | int = "longest", side: str = "right", leaks: bool = False) -> Any:
+    """A plan as it stands in results, named after what it is."""
+    numbers = {"tokens": 100, "pad_fraction": 0.5, "seconds": 1.0, "happens": "so"}
+    about = {"plan": {"order": order, "pad_to": pad_to, "side": side}, "for_leaks_alone": leaks}
+    return about | numbers | {"name": f"{order} {pad_to} {side}"}
+
+
+def row(arm: str, delta: float, half: float = 0.01, **more: object) -> dict[str, Any]:
+    """A row of a table, under random batches."""
+    interval = {"delta": delta, "low": delta - half, "high": delta + half, "floor": 0.02, "ami": 0.5, "reference": 0.6}
+    shift = {"cosine_shift": 0.1, "by_pad_fraction": [{"pad_fraction": 0.5, "mean": 0.1, "p5": 0.05, "p95": 0.2}]}
+    return {"pooling": "mean", "plan": "random longest right", "arm": arm, "texts": 60} | interval | shift | more
+
+
+def part(*tables: tuple[int, str, list[dict[str, Any]]]) -> dict[str, Any]:
+    found = [{"layer": layer, "by": by, "rows": rows} for layer, by, rows in tables]
+    corpus = {"name": "colours", "texts": 60, "demonstration": False}
+    return {"tables": found, "plans": [plan()], "corpus": corpus, "model": {"name": "tiny"}}
+
+
+@pytest.mark.parametrize(
+    ("plans", "lead"),
+    [
+        ([plan("sorted"), plan()], "random longest right"),
+        ([plan(pad_to=128), plan("sorted"), plan()], "random longest right"),
+        ([plan(side="left"), plan()], "random longest right"),
+        ([plan("sorted"), plan(side="left")], "random longest left"),
+        ([plan(side="left"), plan(leaks=True)], "random longest left"),
+        ([plan("natural"), plan(pad_to=128)], "natural longest right"),
+    ],
+)
+def test_sentences_are_about_random_batches(plans: list[dict[str, Any]], lead: str) -> None:
+    """Padding to a fixed length is no random batch, right padding goes first, and plans for leaks alone never lead."""
+    assert lead_plan(plans) == lead
+
+
+@pytest.mark.parametrize(
+    ("tables", "chosen"),
+    [
+        ([(0, "kmeans"), (-1, "kmeans")], (-1, "kmeans")),
+        ([(-1, "hdbscan"), (-1, "kmeans")], (-1, "hdbscan")),
+        ([(0, "kmeans"), (2, "kmeans"), (1, "kmeans")], (2, "kmeans")),
+        ([(0, "kmeans"), (-2, "kmeans")], (-2, "kmeans")),
+        ([(-1, "mixed"), (0, "kmeans"), (0, "mixed")], (0, "kmeans")),
+    ],
+)
+def test_what_is_said_is_of_the_deepest_layer(tables: list[tuple[int, str]], chosen: tuple[int, str]) -> None:
+    """Verdict, causes, leaks and costs are of one table, the deepest layer's by the first clusterer, and name it."""
+    layer, by = chosen
+    noise: dict[str, Any] = {"against_noise": {"delta": -0.2, "low": -0.3, "high": -0.1}}
+    right = [row("included", -0.222, leak="mean over pads", recreates="x", **noise), row("noise", 0.0)]
+    wrong = [row("included", 0.444, leak="mean over pads", recreates="x", **noise), row("noise", 0.0)]
+    one = part(*((*table, right if table == chosen else wrong) for table in tables))
+    assert main_table_of(one)["rows"] == right
+    named = ("" if layer == -1 else f", layer {layer}") + ("" if by == "kmeans" else f", {by}")
+    verdict = results._verdict(Study(), one)
+    assert verdict.startswith(f"tiny on colours{named}: pooling over the pads of random longest right lowered the AMI")
+    assert "-0.222" in verdict
+    assert list(causes(one)) == [f"mean{named}, random longest right"]
+    (cost,), (leak,) = cost_table(one), leak_table(one)
+    assert cost[-2].startswith(f"mean{named}: -0.222")
+    assert leak[0] == f"mean over pads{named}"
+    assert leak[-2].startswith("-0.222")
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_figures_are_of_the_deepest_layer(kind: str, tmp_path: Path) -> None:
+    """A figure draws the table that the verdict is of, and names a layer that is not the last."""
+    rows, others = [row("included", -0.2)], [row("included", 0.4)]
+    tables = {"both": [(0, "kmeans", others), (2, "kmeans", rows)], "alone": [(2, "kmeans", rows)], "none": []}
+    drawn = {}
+    for name, some in tables.items():
+        FIGURES[kind](part(*some), tmp_path / "figure.svg")
+        drawn[name] = (tmp_path / "figure.svg").read_text()
+    assert drawn["both"] == drawn["alone"] != drawn["none"]
+    assert "tiny, layer 2" in drawn["both"]
+    assert "layer" not in drawn["none"]
+
+
+@pytest.mark.parametrize(
+    ("delta", "half", "says"),
+    [(-0.05, 0.01, "the pads do worse"), (0.05, 0.01, "the pads do better"), (-0.05, 0.06, "may be all there is")],
+)
+def test_pads_are_held_against_noise_by_their_difference(delta: float, half: float, says: str) -> None:
+    """Pads are worse or better than noise by the interval of their difference, though their own intervals overlap."""
+    against = {"delta": delta, "low": delta - half, "high": delta + half}
+    rows = [row("included", -0.2, 0.1, against_noise=against), row("noise", -0.2 - delta, 0.1)]
+    ((sentence,),) = causes(part((-1, "kmeans", rows))).values()
+    assert says in sentence
+    assert f"{delta:+.3f} [{delta - half:+.3f}, {delta + half:+.3f}], floor 0.020" in sentence
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_a_name_is_no_formula(kind: str, tmp_path: Path) -> None:
+    """A corpus whose name has what makes a formula elsewhere is named as it is, in lines as wide as the figure."""
+    one = part((-1, "kmeans", [row("included", -0.2)]))
+    one["corpus"]["name"] = r"prices in $\here$ and " + "far and wide " * 9
+    FIGURES[kind](one, tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert r"prices in $\here$ and far" in drawn
+    width = float(re.findall(r'width="([\d.]+)pt"', drawn)[0])
+    lines = re.findall(r">([^<>]*far and wide[^<>]*)<", drawn)
+    assert len(lines) > 1
+    assert max(map(len, lines)) * 5 < width

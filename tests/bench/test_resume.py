@@ -365,6 +365,42 @@ def test_a_study_that_lacks_any_cell_has_no_results(
     assert believed == []
 
 
+def test_vectors_of_another_study_are_not_taken(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors that a killed study left, its cells deleted, are no other study's of the same model and texts."""
+    monkeypatch.chdir(whole.base)
+    other = replace(SMALL, poolings=("cls", "max"), plans=(Plan("random", 4),))
+    with pytest.raises(KeyboardInterrupt):
+        start(SMALL, whole.base, tmp_path / "out", stop_at(Point("after a cell", 6)))
+    assert list((tmp_path / "out" / ".vectors").rglob("*.npy"))
+    (tmp_path / "out" / "cells.jsonl").unlink()
+    for study in (other, replace(SMALL, plans=(Plan("random", 4),))):
+        shutil.copytree(tmp_path / "out", tmp_path / "copy")
+        for out in ("copy", "fresh"):
+            start(study, whole.base, tmp_path / out)
+        results = [without_times(results_of(StudyFolder(tmp_path / out))) for out in ("copy", "fresh")]
+        assert results[0] == results[1]
+        assert files(tmp_path / "copy") == ["cells.jsonl", STUDY]
+        for out in ("copy", "fresh"):
+            shutil.rmtree(tmp_path / out)
+
+
+def test_two_runs_at_once_are_one(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study that is started again while it runs is refused, and the first goes on to its end."""
+    monkeypatch.chdir(whole.base)
+    refused = []
+
+    def again(place: str) -> None:
+        if place == "in a block":
+            with pytest.raises(UserError, match="--out must be a folder in which no other study runs") as refusal:
+                run_study(SMALL, whole.base, StudyFolder(tmp_path), "cpu", Quiet())
+            refused.append(refusal)
+
+    start(SMALL, whole.base, tmp_path, again)
+    assert refused
+    assert len(set(hashes(tmp_path))) == len(hashes(tmp_path))
+    assert results_of(StudyFolder(tmp_path))["parts"]
+
+
 @pytest.mark.parametrize(
     "twins",
     [

@@ -1,0 +1,246 @@
+"""The report as people open it: in a browser, from a file and without a network, or as Markdown."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from maskpool.bench import report
+from tests.bench import tiny
+from tests.test_cli import make_small, one_process, run
+
+STUDY = """
+models = ["{model}"]
+poolings = ["mean", "attention"]
+arms = ["included", "pads only", "noise", "index padded, query alone"]
+leaks = ["divided by the batch width"]
+replicates = 3
+seeds = 2
+
+[[corpora]]
+data = "colours.csv"
+
+[[corpora]]
+data = "hues.csv"
+
+[[plans]]
+order = "random"
+batch_size = 8
+
+[[plans]]
+pad_to = 24
+side = ["right", "left"]
+"""
+FLAGS = """
+--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-sync
+--disable-background-networking --disable-component-update
+"""
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND"
+# Each piece of text with its colour and the first opaque ground below it.
+TEXTS = """
+const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const ground = (element) => {
+  for (; element; element = element.parentElement) {
+    const [red, green, blue, alpha = 1] = numbers(getComputedStyle(element).backgroundColor);
+    if (alpha > 0) return [red, green, blue];
+  }
+};
+const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (texts.nextNode()) {
+  const text = texts.currentNode.textContent.trim(), element = texts.currentNode.parentElement;
+  if (!text || element.closest("style, metadata")) continue;
+  const style = getComputedStyle(element), ink = element.closest("svg") ? style.fill : style.color;
+  found.push([text, numbers(ink).slice(0, 3), ground(element)]);
+}
+return found;
+"""
+SCROLL_REGIONS = """
+return [...document.body.querySelectorAll("*")].filter((one) => /auto|scroll/.test(getComputedStyle(one).overflowX))
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a study that has something to say in each section, about two corpora."""
+    folder = tmp_path_factory.mktemp("study")
+    tiny.write_csv(folder / "colours.csv", tiny.make_texts(60))
+    tiny.write_csv(folder / "hues.csv", tiny.make_texts(60, labels=4, seed=1))
+    model = tiny.save_model(folder / "model")
+    (folder / "study.toml").write_text(STUDY.format(model=model), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
+        ran = run("bench", "--study", folder / "study.toml", "--out", folder / "out", "--quiet")
+    assert ran.code == 0, ran.err
+    return folder / "out" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium and chromedriver are not both installed (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for flag in [*FLAGS.split(), NO_NETWORK, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def show(browser: webdriver.Chrome, page: Path, width: int = 1400, scheme: str = "light") -> None:
+    """Open the report on a screen of some width, for somebody who prefers light or dark."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    preferred = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", preferred)
+    browser.get(page.as_uri())
+
+
+def ask(browser: webdriver.Chrome, script: str) -> Any:  # Any: whatever the script returns
+    return browser.execute_script(script)
+
+
+def log(browser: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
+    """What the browser has written down since the last call."""
+    found: list[dict[str, Any]] = browser.get_log(kind)  # type: ignore[no-untyped-call]  # selenium leaves it untyped
+    return found
+
+
+def requested(browser: webdriver.Chrome) -> set[str]:
+    """What was asked for since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in log(browser, "performance")]
+    return {one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"}
+
+
+def test_the_page_is_one_file(browser: webdriver.Chrome, page: Path) -> None:
+    """The browser asks for the page and for nothing else, and its console stays empty."""
+    requested(browser)
+    log(browser, "browser")
+    show(browser, page)
+    assert {url for url in requested(browser) if not url.startswith("data:")} == {page.as_uri()}
+    assert log(browser, "browser") == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_page_does_not_scroll_sideways(browser: webdriver.Chrome, page: Path, width: int) -> None:
+    """On a narrow screen and on a wide one, only tables and figures scroll sideways, each by itself."""
+    show(browser, page, width)
+    has, needs = ask(browser, "const all = document.documentElement; return [all.clientWidth, all.scrollWidth]")
+    assert needs <= has <= width
+
+
+def test_tables_say_what_their_cells_are(browser: webdriver.Chrome, page: Path) -> None:
+    """Every table has a caption and a header over each column, and every row and group of rows begins with its own."""
+    show(browser, page)
+    tables = ask(
+        browser,
+        """return [...document.querySelectorAll("table")].map((table) => ({
+          caption: table.caption ? table.caption.textContent.trim() : "",
+          columns: [...table.tHead.rows[0].cells].map((cell) => cell.localName + " " + cell.scope),
+          widths: [...table.tBodies].flatMap((body) => [...body.rows].map(
+            (row) => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0))),
+          firsts: [...table.tBodies].flatMap((body) => [...body.rows].map(
+            (row) => row.cells[0].localName + " " + row.cells[0].scope)),
+        }))""",
+    )
+    assert len(tables) == 2 * len(["clusters", "mixed", "leaks", "batch-mates", "cost", "attention"])
+    for table in tables:
+        assert table["caption"]
+        assert set(table["columns"]) == {"th col"}, table["caption"]
+        assert set(table["firsts"]) <= {"th row", "th rowgroup"}, table["caption"]
+        assert set(table["widths"]) == {len(table["columns"])}, table["caption"]
+
+
+def test_what_scrolls_is_reached_by_tab(browser: webdriver.Chrome, page: Path) -> None:
+    """Every region that scrolls has a name of its own and can be reached from the keyboard."""
+    show(browser, page, 390)
+    regions = ask(browser, SCROLL_REGIONS)
+    names = [region.get_attribute("aria-label") for region in regions]
+    assert len(regions) == 2 * (6 + 2), "six tables and two figures for each corpus"
+    assert all(names)
+    assert len(set(names)) == len(names)
+    stops = ask(browser, "return document.querySelectorAll('a, [tabindex]').length")
+    reached = set()
+    for _ in range(stops):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        reached.add(browser.switch_to.active_element.get_attribute("aria-label"))
+    assert set(names) <= reached
+
+
+def test_headings_are_an_outline(browser: webdriver.Chrome, page: Path) -> None:
+    """There is one heading of the first level, and none is more than one level below the one before."""
+    show(browser, page)
+    levels = ask(browser, "return [...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map((one) => +one.localName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert set(levels) == {1, 2, 3, 4}
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+
+
+def luminance(colour: list[float]) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    parts = [part / 255 for part in colour]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(browser: webdriver.Chrome, page: Path, scheme: str) -> None:
+    """In both colour schemes all text, that of figures too, has the contrast of at least 4.5 that WCAG 2 asks for."""
+    show(browser, page, scheme=scheme)
+    texts = ask(browser, TEXTS)
+    assert len(texts) > 500
+    assert {luminance(ground) < 0.2 for _, _, ground in texts} == {scheme == "dark"}
+    for text, ink, ground in texts:
+        dark, light = sorted([luminance(ink), luminance(ground)])
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ink, ground)
+
+
+def test_links_lead_somewhere(browser: webdriver.Chrome, page: Path) -> None:
+    """No two parts of the page share an id, and whatever a link or a figure refers to is there."""
+    show(browser, page)
+    ids = ask(browser, "return [...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(set(ids)) == len(ids)
+    targets = re.findall(r"""(?:href="|url\()#([^")]+)""", page.read_text(encoding="utf-8"))
+    assert {"content", "part-1", "part-2", "words"} <= set(targets)
+    assert set(targets) <= set(ids)
+
+
+def test_markdown_is_laid_out(page: Path) -> None:
+    """In the Markdown report a blank line stands around each heading and table, and nowhere two of them."""
+    text = page.with_suffix(".md").read_text(encoding="utf-8")
+    assert "\n\n\n" not in text
+    lines = ["", *text.splitlines(), ""]
+    for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+        if line.startswith("#"):
+            assert before == after == "", line
+        if line.startswith("|"):
+            assert {before[:1], after[:1]} <= {"", "|"}, line
+
+
+def test_a_quoted_text_is_shown_and_not_obeyed(page: Path) -> None:
+    """A quoted text of several lines is one, a long one is cut, and whatever looks like markup stays letters."""
+    results = json.loads((page.parent / "results.json").read_text(encoding="utf-8"))
+    text = "<b>two</b>\n\n# lines of `code` | and *more*" + " words" * 100
+    quotes = {str(number): [text, "a_b"] for number in range(4)}
+    example = {"text": 0, "widths": [5, 6], "neighbours": [[1, 2], [1, 3]]}
+    results["parts"][0]["influence"][0] |= {"examples": [example], "quotes": quotes}
+    written = report.markdown(results)
+    start = r"- Row 0: “\<b\>two\</b\> \# lines of \`code\` \| and \*more\* words"
+    (line,) = [line for line in written.splitlines() if line.startswith(start)]
+    assert line.endswith(r" …” (a\_b)")
+    assert len(line) < 300
+    assert "&lt;b&gt;two&lt;/b&gt; # lines of `code` | and *more* words" in report.page(results, page.parent)

@@ -1,0 +1,127 @@
+"""What a study would compute, before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from maskpool.bench.arms import INCLUDED
+from maskpool.bench.cells import Cells
+from maskpool.bench.draws import FULL
+from maskpool.bench.estimate import estimate
+from maskpool.bench.fits import Comparison
+from maskpool.bench.folder import StudyFolder
+from maskpool.bench.forward import Pooled
+from maskpool.bench.parts import Grid, Part
+from maskpool.bench.run import jobs_of, load_corpora, load_parts, own_cells, run_study
+from maskpool.bench.study import CorpusSource, Study
+from maskpool.plans import Plan
+from tests.bench import tiny
+from tests.test_cli import make_small, one_process
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda steps: None
+
+
+@pytest.fixture(scope="module")
+def study(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    folder = tmp_path_factory.mktemp("study")
+    tiny.write_csv(folder / "colours.csv", tiny.make_texts(40))
+    plans = (Plan("random", 8), Plan("sorted", 8, side="left"))
+    return (
+        Study(
+            models=(str(model_folder),),
+            corpora=(CorpusSource(data="colours.csv"),),
+            poolings=("mean", "max"),
+            plans=plans,
+            leaks=("mask not passed to the encoder",),
+            seeds=2,
+            replicates=2,
+        ),
+        folder,
+    )
+
+
+@pytest.fixture
+def part(study: tuple[Study, Path]) -> Part:
+    (found,) = load_parts(study[0], load_corpora(*study), "cpu")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
+    monkeypatch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
+
+
+def test_an_estimate_counts_what_is_then_computed(study: tuple[Study, Path], part: Part, tmp_path: Path) -> None:
+    """The cells and texts of an estimate are those of the study when it runs; afterwards nothing is left."""
+    before = estimate(part, None)
+    assert before["finished"] == 0
+    assert before["one_pass_for_all_right_padded_plans"]
+    assert set(before["about_seconds"]) == {"encoder", "fits", "other"}
+    assert all(value >= 0 for value in before["about_seconds"].values())
+    run_study(*study, StudyFolder(tmp_path / "out"), "cpu", Silent())
+    cells = Cells(tmp_path / "out" / "cells.jsonl")
+    facts_and_proof = 2
+    assert before["cells"] == len(cells) - facts_and_proof
+    ((_, forward),) = cells.of_kind("forward")
+    assert before["texts_for_the_encoder"] == forward["texts"]
+    after = estimate(part, cells)
+    assert (after["cells"], after["finished"]) == (before["cells"], before["cells"])
+    assert after["texts_for_the_encoder"] == 0
+    assert after["about_seconds"] == {"encoder": 0, "fits": 0, "other": 0}
+
+
+# A second a clustering of half of the texts, by two processes: a half-sample has three seeds; all texts have two here,
+# and are twice as many.
+@pytest.mark.parametrize(("draw", "share"), [(1, 1.5), (FULL, 2.0)])
+def test_an_estimate_grows_with_what_is_missing(
+    part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: int, share: float
+) -> None:
+    """Each fit that is finished is one cell less, and one share less of the time of fits; nothing is written."""
+    monkeypatch.setattr("maskpool.bench.estimate.timeit.repeat", lambda *_, **__: [1.0])
+    monkeypatch.setattr("maskpool.bench.estimate.joblib.cpu_count", lambda: 2)
+    cells = Cells(tmp_path / "cells.jsonl")
+    whole = estimate(part, cells)
+    assert not list(tmp_path.iterdir())
+    cells.add(Comparison(-1, "mean", part.plans[0], INCLUDED, "kmeans").fit(draw).key(part.key), {}, 0)
+    rest = estimate(part, cells)
+    assert rest["finished"] == 1
+    assert whole["about_seconds"]["fits"] - rest["about_seconds"]["fits"] == pytest.approx(share)
+
+
+# Texts compared with each other take four times what half of them take; batch-mates also 2 × 2 + 1 fits of all texts.
+@pytest.mark.parametrize(("kind", "share"), [("shift", 2.0), ("influence", 7.0), ("baselines", 2.0), ("heads", 1.0)])
+def test_an_estimate_counts_what_is_no_fit(
+    part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, share: float
+) -> None:
+    """Each finished cell of another kind takes its share from the time of all that is no fit."""
+    monkeypatch.setattr("maskpool.bench.estimate.timeit.repeat", lambda *_, **__: [1.0])
+    monkeypatch.setattr("maskpool.bench.estimate.joblib.cpu_count", lambda: 2)
+    part = replace(part, study=replace(part.study, poolings=("mean", "attention")))
+    cells = Cells(tmp_path / "cells.jsonl")
+    whole = estimate(part, cells)
+    grid = Grid(part.study, part.plans, True, part.with_pads())
+    keys = [job.key for job in jobs_of(part, grid, Pooled(part.lengths, True, tmp_path))] + own_cells(part)
+    cells.add(next(key for key in keys if key["kind"] == kind), {}, 0)
+    rest = estimate(part, cells)
+    # What the encoder takes is measured, and little.
+    assert whole["about_seconds"]["other"] - rest["about_seconds"]["other"] == pytest.approx(share, abs=0.4)
+
+
+def test_a_model_without_the_prefix_property_is_run_for_every_padded_length(part: Part) -> None:
+    """Where one pass cannot stand for all plans, the estimate says so and counts more texts for the encoder."""
+    leaking = replace(part, encoder=tiny.plant(part.encoder, tiny.ForgetsItsMask))
+    found = estimate(leaking, None)
+    assert not found["one_pass_for_all_right_padded_plans"]
+    assert found["texts_for_the_encoder"] > estimate(part, None)["texts_for_the_encoder"]

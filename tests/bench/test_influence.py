@@ -1,0 +1,140 @@
+"""What companions in a batch do, against loops over texts."""
+
+from __future__ import annotations
+
+from itertools import combinations, permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from maskpool.bench.draws import FULL, OTHER_BATCHES, Draw
+from maskpool.bench.forward import RIGHT, Pooled
+from maskpool.bench.influence import changed, influence
+from maskpool.plans import Plan
+from tests.bench import tiny
+
+if TYPE_CHECKING:
+    from maskpool.bench.arms import Vectors
+    from maskpool.plans import Ints
+
+PLAN = Plan("random", 5)
+TEXTS, DIM, CLUSTERS = 45, 5, 3
+LENGTHS = np.random.default_rng(0).integers(3, 15, TEXTS)
+CODES = np.random.default_rng(1).integers(0, CLUSTERS, TEXTS)
+SEEDS = (0, 1, 2)
+
+
+def slow_changed(one: Ints, other: Ints) -> float:
+    """Try every way of naming the clusters of the other after those of the one."""
+    clusters, names = np.unique(other).tolist(), np.unique(one).tolist()
+    names += [-1] * max(0, len(clusters) - len(names))
+    return min(
+        float(np.mean([dict(zip(clusters, order, strict=True))[b] != a for a, b in zip(one, other, strict=True)]))
+        for order in permutations(names, len(clusters))
+    )
+
+
+@pytest.mark.parametrize(("here", "there"), [(3, 3), (4, 2), (2, 4), (1, 3), (3, 1)])
+def test_changed_is_the_least_of_all_renamings(here: int, there: int) -> None:
+    """The share of texts in another cluster is the least that any one-to-one renaming leaves, either way round."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        one, other = rng.integers(0, here, 30), 10 + rng.integers(0, there, 30)
+        assert changed(one, other) == pytest.approx(slow_changed(one, other), abs=1e-12)
+        assert changed(other, one) == pytest.approx(changed(one, other), abs=1e-12)
+
+
+def test_renamed_clusters_are_no_change() -> None:
+    """Clusters that are merely called otherwise have changed no text."""
+    assert changed(np.array([0, 1, 2, 0]), np.array([7, 0, 1, 7])) == 0
+
+
+def draw_of(number: int, seed: int) -> Draw:
+    widths = PLAN.widths(LENGTHS, np.random.default_rng(seed))
+    return Draw(number, np.arange(TEXTS), {PLAN.name: widths}, SEEDS, 0)
+
+
+HERE, THERE = draw_of(FULL, 0), draw_of(OTHER_BATCHES, 1)
+
+
+@pytest.fixture(scope="module")
+def laid() -> dict[tuple[int, int], Vectors]:
+    """A vector of each text at each padded length, further from the text alone the more pads there are."""
+    rng = np.random.default_rng(2)
+    alone = np.eye(DIM)[CODES] + rng.normal(0, 0.4, (TEXTS, DIM))
+    return {
+        (text, width): (alone[text] + rng.normal(0, 0.08, DIM) * (width - LENGTHS[text])).astype(np.float32)
+        for text in range(TEXTS)
+        for width in range(LENGTHS[text], 15)
+    }
+
+
+@pytest.fixture(scope="module")
+def pooled(laid: dict[tuple[int, int], Vectors], tmp_path_factory: pytest.TempPathFactory) -> Pooled:
+    folder: Path = tmp_path_factory.mktemp("vectors")
+    return tiny.write_vectors(folder, LENGTHS, {(RIGHT, "whole", "mean"): laid, (RIGHT, "real", "mean"): laid})
+
+
+def units(vectors: Vectors) -> Vectors:
+    scaled: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
+
+
+def slow_neighbours(vectors: Vectors, text: int) -> list[int]:
+    others = [other for other in range(TEXTS) if other != text]
+    return sorted(others, key=lambda other: -float(vectors[text].astype(float) @ vectors[other]))[:10]
+
+
+def test_influence_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], pooled: Pooled) -> None:
+    """Each share is counted text by text, and the examples are the moved texts that keep the fewest neighbours."""
+    found = influence(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
+    here, there = (
+        units(np.array([laid[text, width] for text, width in enumerate(draw.widths[PLAN.name].tolist())]))
+        for draw in (HERE, THERE)
+    )
+    alone = units(np.array([laid[text, length] for text, length in enumerate(LENGTHS.tolist())]))
+
+    def fitted(vectors: Vectors, seed: int) -> Any:  # Any: scikit-learn ships no types
+        return KMeans(CLUSTERS, init="k-means++", n_init=1, random_state=seed).fit(vectors)
+
+    by_seed = [slow_changed(fitted(here, a).labels_, fitted(here, b).labels_) for a, b in combinations(SEEDS, 2)]
+    by_batch = [slow_changed(fitted(here, seed).labels_, fitted(there, seed).labels_) for seed in SEEDS]
+    assert found["by_seed"] == pytest.approx(np.mean(by_seed), abs=1e-9)
+    assert found["by_batch"] == pytest.approx(np.mean(by_batch), abs=1e-9)
+    centres = fitted(alone, SEEDS[0]).cluster_centers_
+    moved, kept = [], []
+    for text in range(TEXTS):
+        one, other = (int(np.sum((centres - vectors[text]) ** 2, axis=1).argmin()) for vectors in (here, there))
+        near, near_there = set(slow_neighbours(here, text)), set(slow_neighbours(there, text))
+        kept.append(len(near & near_there) / len(near | near_there))
+        if one != other:
+            moved.append(text)
+    assert len(moved) > 3
+    assert found["by_batch_fixed_clusters"] == pytest.approx(len(moved) / TEXTS, abs=1e-9)
+    assert found["neighbours_kept"] == pytest.approx(np.mean(kept), abs=1e-9)
+    expected = sorted(moved, key=lambda text: kept[text])[:3]
+    assert [one["text"] for one in found["examples"]] == expected
+    for one in found["examples"]:
+        assert one["widths"] == [draw.widths[PLAN.name][one["text"]] for draw in (HERE, THERE)]
+        assert one["neighbours"] == [slow_neighbours(vectors, one["text"])[:3] for vectors in (here, there)]
+
+
+def test_nothing_changes_where_batches_do_not(pooled: Pooled) -> None:
+    """With the same batches no text changes cluster, each keeps its neighbours, and seeds alone move texts."""
+    found = influence(pooled, CODES, HERE, HERE, -1, "mean", PLAN)
+    assert found.pop("by_seed") > 0
+    assert found == {"by_batch": 0, "by_batch_fixed_clusters": 0, "neighbours_kept": 1, "examples": []}
+
+
+def test_nothing_changes_where_pads_say_nothing(tmp_path: Path) -> None:
+    """Vectors that no padding moves are changed by no other batches."""
+    rng = np.random.default_rng(0)
+    alone = rng.normal(0, 1, (TEXTS, DIM)).astype(np.float32)
+    same = {(text, width): alone[text] for text in range(TEXTS) for width in range(LENGTHS[text], 15)}
+    pooled = tiny.write_vectors(tmp_path, LENGTHS, {(RIGHT, "whole", "mean"): same, (RIGHT, "real", "mean"): same})
+    assert (HERE.widths[PLAN.name] != THERE.widths[PLAN.name]).any()
+    found = influence(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
+    assert (found["by_batch"], found["by_batch_fixed_clusters"], found["neighbours_kept"]) == (0, 0, 1)

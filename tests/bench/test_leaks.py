@@ -1,0 +1,148 @@
+"""Each leak, against the public bug itself: a few lines over batches that the tokenizer padded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from maskpool.bench.corpora import Corpus
+from maskpool.bench.draws import FULL
+from maskpool.bench.fits import alone_vectors, arm_vectors
+from maskpool.bench.forward import Pooled, pool_corpus
+from maskpool.bench.leaks import LEAKS
+from maskpool.bench.parts import Grid, Part
+from maskpool.bench.study import Study
+from maskpool.encoder import Encoder
+from maskpool.plans import Plan
+from tests.bench import tiny
+
+if TYPE_CHECKING:
+    from maskpool.bench.arms import Vectors
+
+TEXTS, LABELS = (list(column) for column in zip(*tiny.make_texts(70), strict=True))
+# A batch's token ids and mask, and the model: what the public code had in hand.
+Recipe = Callable[[PreTrainedModel, Tensor, Tensor], Tensor]
+
+
+def mean_over_pads(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    found: Tensor = model(ids, mask).last_hidden_state
+    return found.mean(1)
+
+
+def divided_by_width(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    x: Tensor = model(ids, mask).last_hidden_state
+    return (x * mask[:, :, None]).sum(1) / x.shape[1]
+
+
+def zeroed_before_max(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    found: Tensor = model(ids, mask).last_hidden_state * mask[:, :, None]
+    return found.max(1).values
+
+
+def last_column(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    found: Tensor = model(ids, mask).last_hidden_state[:, -1]
+    return found
+
+
+def first_column(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    found: Tensor = model(ids, mask).last_hidden_state[:, 0]
+    return found
+
+
+def no_mask(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    x: Tensor = model(ids).last_hidden_state
+    return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+RECIPES: dict[str, Recipe] = {
+    "mean over pads": mean_over_pads,
+    "divided by the batch width": divided_by_width,
+    "zeroed pads in a max": zeroed_before_max,
+    "last column taken as last token": last_column,
+    "first column taken as cls under left padding": first_column,
+    "mask not passed to the encoder": no_mask,
+}
+
+
+@dataclass
+class Measured:
+    """A study of every leak, and the vectors that it makes its cells of."""
+
+    part: Part
+    grid: Grid
+    pooled: Pooled
+
+
+@pytest.fixture(scope="module")
+def measured(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    plans = (Plan("random", 8), Plan("sorted", 32, 48), Plan("random", 8, side="left"))
+    study = Study(poolings=("mean",), plans=plans, arms=(), leaks=tuple(LEAKS))
+    part = Part.of(study, Corpus("colours", TEXTS, LABELS), encoder)
+    grid = Grid(study, part.plans, prefix=True, with_pads=())
+    pooled, _, _ = pool_corpus(
+        encoder, part.ids, part.asked(grid), tmp_path_factory.mktemp("vectors"), lambda texts: None
+    )
+    return Measured(part, grid, pooled)
+
+
+def really_done(part: Part, plan: Plan, recipe: Recipe) -> Vectors:
+    """What the public code gives of each batch of a plan, padded by the model's own tokenizer."""
+    tokenizer, draw = part.encoder.tokenizer, part.draws[FULL]
+    found = np.zeros((len(TEXTS), part.encoder.dimension), np.float32)
+    before = tokenizer.padding_side
+    tokenizer.padding_side = plan.side
+    try:
+        for batch, width in plan.batches(part.lengths, draw.rng(plan.name)):
+            texts = [TEXTS[text] for text in batch]
+            fixed = plan.pad_to != "longest"
+            given = tokenizer(
+                texts,
+                padding="max_length" if fixed else True,
+                max_length=plan.pad_to if fixed else None,
+                return_tensors="pt",
+            )
+            assert given["input_ids"].shape[1] == width
+            with torch.no_grad():
+                found[batch] = recipe(part.encoder.model, given["input_ids"], given["attention_mask"]).numpy()
+    finally:
+        tokenizer.padding_side = before
+    return found
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_leak_is_the_public_bug(measured: Measured, name: str) -> None:
+    """For every text and plan of its side, a leak's vector is the one that the public code gives."""
+    comparisons = [one for one in measured.grid.comparisons() if one.leak == name]
+    sides = [plan.name for plan in measured.part.plans if plan.side == LEAKS[name].side]
+    assert [one.plan.name for one in comparisons] == sides
+    draw = measured.part.draws[FULL]
+    for one in comparisons:
+        expected = really_done(measured.part, one.plan, RECIPES[name])
+        found = arm_vectors(measured.pooled, draw, one.layer, one.pooling, one.arm, one.plan)
+        error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert error.max() < 1e-5
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_leak_moves_the_texts_that_have_pads_and_no_other(measured: Measured, name: str) -> None:
+    """A leak leaves a text without pads as it is alone, and moves most of the others."""
+    draw = measured.part.draws[FULL]
+    for one in (one for one in measured.grid.comparisons() if one.leak == name):
+        alone = alone_vectors(measured.pooled, draw, one.layer, one.pooling)
+        found = arm_vectors(measured.pooled, draw, one.layer, one.pooling, one.arm, one.plan)
+        moved = np.linalg.norm(found - alone, axis=1) / np.linalg.norm(alone, axis=1)
+        padded = draw.widths[one.plan.name] > measured.part.lengths
+        assert moved[~padded].max(initial=0) < 1e-5
+        assert np.mean(moved[padded] > 1e-3) > 0.9
+
+
+def test_every_leak_has_its_recipe() -> None:
+    """A leak that is added is to be compared with the bug that it re-creates."""
+    assert set(RECIPES) == set(LEAKS)

@@ -1,0 +1,228 @@
+"""What is measured besides fits, against loops over texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import rankdata
+from sklearn import metrics
+from sklearn.cluster import KMeans
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor
+
+from maskpool.bench.arms import INCLUDED
+from maskpool.bench.corpora import Corpus
+from maskpool.bench.draws import FULL, Draw
+from maskpool.bench.fits import Comparison
+from maskpool.bench.forward import RIGHT, Pooled
+from maskpool.bench.measures import baselines, compute_shift, seconds, tfidf_of
+from maskpool.bench.parts import Part
+from maskpool.bench.study import Study
+from maskpool.encoder import Encoder
+from maskpool.plans import Plan
+from tests.bench import tiny
+
+if TYPE_CHECKING:
+    from maskpool.bench.arms import Vectors
+
+PLAN = Plan("random", 4)
+TEXTS, DIM = 50, 6
+LENGTHS = np.random.default_rng(0).integers(2, 20, TEXTS)
+WIDTHS = PLAN.widths(LENGTHS, np.random.default_rng(1))
+DRAW = Draw(FULL, np.arange(TEXTS), {PLAN.name: WIDTHS}, (0, 1), 0)
+
+
+@pytest.fixture(scope="module")
+def laid() -> dict[str, Vectors]:
+    """Vectors alone, with pads included, and of pads alone; what is included moves with the share of pads."""
+    rng = np.random.default_rng(2)
+    alone = rng.normal(0, 1, (TEXTS, DIM))
+    share = (1 - LENGTHS / WIDTHS)[:, None]
+    whole = 1.5 * (alone + share * rng.normal(0, 1, (TEXTS, DIM)))
+    pads = rng.normal(0, 3, (TEXTS, DIM))
+    return {name: found.astype(np.float32) for name, found in (("real", alone), ("whole", whole), ("pads", pads))}
+
+
+@pytest.fixture(scope="module")
+def pooled(laid: dict[str, Vectors], tmp_path_factory: pytest.TempPathFactory) -> Pooled:
+    def placed(name: str) -> dict[tuple[int, int], Vectors]:
+        found = {(text, length): laid["real"][text] for text, length in enumerate(LENGTHS.tolist())}
+        return found | {(text, width): laid[name][text] for text, width in enumerate(WIDTHS.tolist())}
+
+    readings = {(RIGHT, reading, "mean"): placed(reading) for reading in ("real", "whole", "pads")}
+    return tiny.write_vectors(tmp_path_factory.mktemp("vectors"), LENGTHS, readings)  # type: ignore[arg-type]  # readings
+
+
+def size(vector: Vectors) -> float:
+    return float(sum(float(number) ** 2 for number in vector) ** 0.5)
+
+
+def shifts(alone: Vectors, other: Vectors) -> list[float]:
+    return [
+        1 - sum(float(x) * float(y) for x, y in zip(a, b, strict=True)) / size(a) / size(b)
+        for a, b in zip(alone, other, strict=True)
+    ]
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Between the two values that stand on either side of the share, in proportion."""
+    ordered, place = sorted(values), share * (len(values) - 1)
+    below = ordered[int(place)]
+    return below + (place - int(place)) * (ordered[min(int(place) + 1, len(ordered) - 1)] - below)
+
+
+def jaccard(one: Vectors, other: Vectors) -> float:
+    found = []
+    for text in range(len(one)):
+        near = []
+        for vectors in (one, other):
+            rest = [place for place in range(len(one)) if place != text]
+            by_cosine = sorted(rest, key=lambda place: shifts(vectors[text : text + 1], vectors[place : place + 1])[0])
+            near.append(set(by_cosine[:10]))
+        found.append(len(near[0] & near[1]) / len(near[0] | near[1]))
+    return sum(found) / len(found)
+
+
+def assert_moved(found: dict[str, Any], alone: Vectors, other: Vectors) -> list[float]:
+    """The measures that every arm has are those of slow loops; float32 leaves them seven digits."""
+    expected = shifts(alone, other)
+    assert found["cosine_shift"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+    assert found["cosine_shift_p95"] == pytest.approx(quantile(expected, 0.95), abs=1e-6)
+    assert found["cosine_shift_max"] == pytest.approx(max(expected), abs=1e-6)
+    ratios = [size(b) / size(a) for a, b in zip(alone, other, strict=True)]
+    assert found["length_ratio"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-6)
+    assert found["neighbours_kept"] == pytest.approx(jaccard(alone, other), abs=1e-9)
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "terms"),
+    [
+        (["a b", "ab cd", "b ab"], {"ab", "cd"}),
+        (["a b", "b c"], {"a", "b", "c"}),
+        (["? !", "!!"], {"?", " ", "!"}),
+    ],
+)
+def test_tfidf_is_of_words_where_there_are_some(texts: list[str], terms: set[str]) -> None:
+    """Words of two characters are scikit-learn's terms; where no text has one, those of one, or the characters."""
+    assert tfidf_of(texts).shape == (len(texts), len(terms))
+    if "ab" in terms:
+        assert (tfidf_of(texts) != TfidfVectorizer(sublinear_tf=True).fit_transform(texts)).nnz == 0
+
+
+def test_shift_of_included_is_the_slow_loop(laid: dict[str, Vectors], pooled: Pooled) -> None:
+    """How far pads move a text, and how that goes with its pads, is counted text by text."""
+    found = compute_shift(pooled, DRAW, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
+    shift = assert_moved(found, laid["real"], laid["whole"])
+    fractions = [1 - length / width for length, width in zip(LENGTHS.tolist(), WIDTHS.tolist(), strict=True)]
+    # Spearman's correlation is Pearson's of the ranks; texts without pads are tied, float32's noise in shifts or not.
+    unmoved = [value if fraction else 0.0 for value, fraction in zip(shift, fractions, strict=True)]
+    expected = np.corrcoef(rankdata(unmoved), rankdata(fractions))[0, 1]
+    assert found["shift_by_padding"] == pytest.approx(expected, abs=1e-9)
+    assert sum(one["texts"] for one in found["by_pad_fraction"]) == TEXTS
+    bins: dict[int, list[int]] = {}
+    for text, fraction in enumerate(fractions):
+        bins.setdefault(min(int(fraction * 10), 9), []).append(text)
+    for one, (_, texts) in zip(found["by_pad_fraction"], sorted(bins.items()), strict=True):
+        inside = [shift[text] for text in texts]
+        assert one["texts"] == len(texts)
+        assert one["pad_fraction"] == pytest.approx(sum(fractions[text] for text in texts) / len(texts), abs=1e-9)
+        assert one["mean"] == pytest.approx(sum(inside) / len(inside), abs=1e-6)
+        assert one["p5"] == pytest.approx(quantile(inside, 0.05), abs=1e-6)
+        assert one["p95"] == pytest.approx(quantile(inside, 0.95), abs=1e-6)
+
+
+def test_shift_of_pads_only_is_of_the_texts_that_have_some(laid: dict[str, Vectors], pooled: Pooled) -> None:
+    """Pads alone are set against the same texts alone, and nothing is said of how that goes with the share of pads."""
+    found = compute_shift(pooled, DRAW, Comparison(-1, "mean", PLAN, "pads only", "kmeans"))
+    padded = WIDTHS > LENGTHS
+    assert 10 < padded.sum() < TEXTS
+    assert_moved(found, laid["real"][padded], laid["pads"][padded])
+    assert not found.keys() & {"shift_by_padding", "by_pad_fraction"}
+
+
+def test_an_arm_other_than_included_has_no_bins(pooled: Pooled) -> None:
+    """The curve over the share of pads is of the included arm alone; its correlation, of each arm of all texts."""
+    found = compute_shift(pooled, DRAW, Comparison(-1, "mean", PLAN, "noise", "kmeans"))
+    assert "shift_by_padding" in found
+    assert "by_pad_fraction" not in found
+
+
+@pytest.fixture(scope="module")
+def part(encoder: Encoder) -> Part:
+    texts, labels = zip(*tiny.make_texts(90), strict=True)
+    study = Study(poolings=("mean",), replicates=2, seeds=3)
+    return Part.of(study, Corpus("colours", list(texts), list(labels)), encoder)
+
+
+def scores(labels: Sequence[str], clusters: Sequence[int]) -> dict[str, float]:
+    """scikit-learn's scores, and the accuracy of the best of all ways to give each label a cluster of its own."""
+    names = sorted(set(labels))
+    together = Counter(zip(labels, clusters, strict=True))
+    ways = permutations(range(max(clusters) + 1), len(names))
+    best = max(sum(together[pair] for pair in zip(names, way, strict=True)) for way in ways)
+    return {
+        "ami": metrics.adjusted_mutual_info_score(labels, clusters),
+        "ari": metrics.adjusted_rand_score(labels, clusters),
+        "v_measure": metrics.v_measure_score(labels, clusters),
+        "homogeneity": metrics.homogeneity_score(labels, clusters),
+        "completeness": metrics.completeness_score(labels, clusters),
+        "accuracy": best / len(labels),
+    }
+
+
+def test_baselines_are_scikit_learns(part: Part) -> None:
+    """k-means on TF-IDF, over the study's seeds, and the lengths' deciles score what scikit-learn gives directly."""
+    found = baselines(part)
+    matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(part.corpus.texts)
+    fits = [KMeans(5, n_init=1, random_state=seed).fit_predict(matrix).tolist() for seed in range(3)]
+    each = [scores(part.corpus.labels, clusters) for clusters in fits]
+    assert found["tfidf"] == pytest.approx({name: sum(one[name] for one in each) / 3 for name in each[0]}, abs=1e-9)
+    tokens = [len(text.split()) + 2 for text in part.corpus.texts]
+    cuts = [quantile(tokens, share / 10) for share in range(1, 10)]
+    deciles = [sum(number > cut + 1e-9 for cut in cuts) for number in tokens]
+    assert found["length_deciles"] == pytest.approx(scores(part.corpus.labels, deciles), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("plan", "timed", "batches"),
+    [
+        (Plan("random", 8), 4, 12),
+        (Plan("sorted", 8), 4, 12),
+        (Plan("sorted", 4, 40, side="left"), 8, 23),
+        (Plan("random", 64), 2, 2),
+        (Plan("natural", 128), 1, 1),
+    ],
+)
+def test_seconds_are_scaled_from_batches_to_all_tokens(
+    part: Part, monkeypatch: pytest.MonkeyPatch, plan: Plan, timed: int, batches: int
+) -> None:
+    """Where each position takes a thousandth of a second, a plan takes a thousandth of its positions, pads included."""
+    now = 0.0
+    seen: list[tuple[int, int | None, str]] = []
+
+    def encode(
+        self: Encoder, ids: Sequence[Sequence[int]], layers: Sequence[int], width: int, side: str
+    ) -> list[Tensor]:
+        nonlocal now
+        assert max(map(len, ids)) <= width
+        now += len(ids) * width / 1000
+        seen.append((len(ids), width, side))
+        return [torch.zeros(0)]
+
+    monkeypatch.setattr("maskpool.bench.measures.TIMED_TEXTS", 32)
+    monkeypatch.setattr("maskpool.bench.measures.time.perf_counter", lambda: now)
+    monkeypatch.setattr(Encoder, "layers", encode)
+    draw = Draw(FULL, np.arange(90), {}, (), part.study.seed)
+    found = seconds(part, plan)
+    assert found["seconds"] == pytest.approx(plan.widths(part.lengths, draw.rng(plan.name)).sum() / 1000)
+    assert (found["timed_batches"], found["batches"], len(seen)) == (timed, batches, timed)
+    assert {side for *_, side in seen} == {plan.side}
+    widths = [width for _, width in plan.batches(part.lengths, draw.rng(plan.name))]
+    assert {min(widths), max(widths)} <= {width for _, width, _ in seen}, "from the narrowest to the widest"

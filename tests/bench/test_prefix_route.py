@@ -1,0 +1,103 @@
+"""Pooled from one pass or from real batches: the same vectors, whichever the pooling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskpool import build_pooling
+from maskpool.bench import corpora
+from maskpool.bench.arms import EXCLUDED, INCLUDED
+from maskpool.bench.corpora import Corpus
+from maskpool.bench.draws import FULL
+from maskpool.bench.fits import arm_vectors
+from maskpool.bench.forward import pool_corpus, prove_prefix
+from maskpool.bench.parts import Grid, Part
+from maskpool.bench.study import KNOWN_POOLINGS, Study
+from maskpool.encoder import Encoder
+from maskpool.plans import Plan
+from tests.bench import tiny
+
+MODES = tuple(mode for mode in KNOWN_POOLINGS if mode != "attention")
+
+
+def ten_plans(fixed: int) -> tuple[Plan, ...]:
+    """Right-padded plans; the last two pad to one length, which exceeds the longest text."""
+    return (
+        Plan("random", 32),
+        Plan("random", 8),
+        Plan("random", 16, multiple_of=8),
+        Plan("natural", 32),
+        Plan("natural", 7),
+        Plan("sorted", 32),
+        Plan("sorted", 8),
+        Plan("sorted", 16, multiple_of=8),
+        Plan("sorted", 32, fixed),
+        Plan("random", 8, fixed, multiple_of=16),
+    )
+
+
+def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Path) -> dict[str, float]:
+    """For each pooling, how far a text's vector lies from that of its really run batch, in lengths of the latter.
+
+    Every batch is padded to its own width and run, and a layer pools it with its mask, or with ones.
+    """
+    study = Study(poolings=MODES, plans=ten_plans(fixed), arms=(INCLUDED,))
+    part = Part.of(study, corpus, encoder)
+    draw = part.draws[FULL]
+    assert prove_prefix(encoder, part.ids, part.top, study.layers, np.random.default_rng(0)).holds
+    asked = part.asked(Grid(study, part.plans, prefix=True, with_pads=()))
+    blocks = asked.blocks(part.lengths)
+    assert {width for _, width in blocks} == {part.top}
+    assert sum(texts for texts, _ in blocks) == len(part.ids), "each text is run once"
+    pooled, _, _ = pool_corpus(encoder, part.ids, asked, folder, lambda texts: None)
+    found = dict.fromkeys(MODES, 0.0)
+    for plan in part.plans:
+        vectors = {
+            (mode, arm): arm_vectors(pooled, draw, -1, mode, arm, plan)
+            for mode in MODES
+            for arm in (EXCLUDED, INCLUDED)
+        }
+        for batch, width in plan.batches(part.lengths, draw.rng(plan.name)):
+            ids = torch.full((len(batch), width), encoder.pad_token_id)
+            mask = torch.zeros_like(ids)
+            for row, text in enumerate(batch):
+                ids[row, : part.lengths[text]] = torch.tensor(part.ids[text])
+                mask[row, : part.lengths[text]] = 1
+            with torch.no_grad():
+                states = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+                for (mode, arm), harness in vectors.items():
+                    given = mask if arm == EXCLUDED else torch.ones_like(mask)
+                    batched = build_pooling(mode)(states, given).double()
+                    error = (torch.from_numpy(harness[batch]).double() - batched).norm(dim=1) / batched.norm(dim=1)
+                    found[mode] = max(found[mode], float(error.max()))
+    return found
+
+
+def test_every_pooling_is_that_of_really_run_batches(encoder: Encoder, tmp_path: Path) -> None:
+    """Under ten plans, what any pooling gives out of one pass is what it gives of each batch at its own width."""
+    texts, labels = zip(*tiny.make_texts(70), strict=True)
+    found = largest_difference(encoder, Corpus("colours", list(texts), list(labels)), 48, tmp_path)
+    assert max(found.values()) < 1e-5, found
+
+
+# Rounding in float32 moves single states of this model by up to 2.6e-5 of what they are in float64, whichever way its
+# batches are run; averages over positions stay below 5e-6.
+@pytest.mark.slow  # the test above is its short form
+@pytest.mark.parametrize(
+    ("dtype", "bound", "bound_of_single_states"), [("float64", 1e-6, 1e-6), ("float32", 1e-5, 3e-5)]
+)
+def test_every_pooling_of_the_bundled_model_is_that_of_really_run_batches(
+    tmp_path: Path, dtype: str, bound: float, bound_of_single_states: float
+) -> None:
+    """The same holds for all-MiniLM-L6-v2 on a hundred docstrings, but for noise of float32."""
+    corpus = corpora.docstrings()
+    short = [place for place, text in enumerate(corpus.texts) if len(text) < 400][::7][:100]
+    some = Corpus("docstrings", [corpus.texts[place] for place in short], [corpus.labels[place] for place in short])
+    found = largest_difference(Encoder.load(dtype=dtype), some, 160, tmp_path)
+    single = {mode: found.pop(mode) for mode in ("cls", "lasttoken", "median")}
+    assert max(found.values()) < bound, found
+    assert max(single.values()) < bound_of_single_states, single

@@ -1,0 +1,64 @@
+"""The harness' memory does not grow with its texts' token states."""
+
+from __future__ import annotations
+
+import json
+import time
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+import joblib
+import pytest
+
+from benchmarks import harness_memory
+from tests.test_cli import one_process
+
+TEXTS, WIDTH = 2_000, 64
+
+
+def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study of 66 arms takes less than half of what its token states would, and its vectors lie in files."""
+    monkeypatch.setattr(joblib, "parallel_config", one_process)
+    out = tmp_path / "memory.json"
+    arguments = ["--texts", str(TEXTS), "--width", str(WIDTH), "--replicates", "2", "--out", str(out)]
+    report = harness_memory.main(arguments)
+    assert json.loads(out.read_text(encoding="utf-8")) == report
+    assert report["arms"] == 6 * (1 + 10)
+    assert report["bytes_of_all_states"] == TEXTS * WIDTH * 384 * 4
+    assert report["bytes_of_vectors_on_disk"] > TEXTS * 66 * 384 * 4 / 2  # plans that pad a text alike share a vector
+    assert set(report["cell_peak_bytes"]) == {
+        "fit of texts alone, all texts",
+        "fit of included, all texts",
+        "fit of texts alone, a half-sample",
+        "fit of included, a half-sample",
+        "floor",
+        "shift",
+        "influence",
+    }
+    assert report["samples"] > 100
+    assert report["growth_bytes"] < report["bytes_of_all_states"] / 2
+
+
+def test_peaks_see_what_is_gone_afterwards() -> None:
+    """Memory that is held for a moment counts, under what was done then."""
+    peaks = harness_memory.Peaks()
+    with peaks.of("nothing"):
+        before = harness_memory.rss_anon()
+    with peaks.of("much"):
+        held = bytearray(b"x" * 10**8)
+        time.sleep(0.05)
+        del held
+    with peaks.of("nothing more"):
+        pass
+    assert peaks.bytes["much"] - before > 0.9e8
+    assert peaks.bytes["nothing more"] - before < 0.5e8
+
+
+def test_memory_that_no_file_backs_is_counted(tmp_path: Path) -> None:
+    """A mapped file that has been read is not anonymous."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(5 * 10**7))
+    before = harness_memory.rss_anon()
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+        assert sum(mapped[::4096]) == 0
+        assert harness_memory.rss_anon() - before < 1e7
