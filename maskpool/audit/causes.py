@@ -73,7 +73,7 @@ def look_inside(measured: Measured) -> list[Seen]:
         alone, there = measured.alone.get(moved.texts[0]), measured.beside.get(moved.texts)
         if alone is None or there is None or not alone.tokens:
             continue
-        one = alone.tokens[0].row(0)
+        one = alone.tokens[0].row(0).without_pads()
         place = there.find(one.ids[0].tolist())
         if place is None or place[0].ids.shape == one.ids.shape:
             continue
@@ -85,35 +85,38 @@ def look_inside(measured: Measured) -> list[Seen]:
     return found
 
 
-def pooling_finding(seen: Seen, moved: bool) -> Finding | None:
+def pooling_finding(seen: Seen, moved: bool, named: bool) -> Finding | None:
     """The formula that made the vector, where it reads pads.
 
     Args:
         seen: A text in a padded batch.
         moved: Whether its vector is another one there, so that pads are read although no formula is known.
+        named: Whether the encoder is known to leak, which may be why it moves.
     """
     states = seen.there.states
     if states is None:
         return None
     x, real = states[0].double().cpu(), seen.real[0].cpu()
     made = [seen.moved.there, *(vector.double().cpu() for vector in seen.pooled)]
-    clean = {name: f() for name, f in _formulas(x[real]).items()}
+    clean = [formula() for formula in _formulas(x[real]).values()]
     texts, shape = seen.moved.texts, f"{seen.length} real tokens in {seen.width} columns"
     for vector in made:  # the pipeline's own first; modules behind the pooling may have changed it
-        if any(_same(vector, right) for right in clean.values()):
+        if any(_same(vector, right) for right in clean):
             return None
         for cause, candidates in _leaks(x, real).items():
             for formula, candidate in candidates.items():
                 if _same(vector, candidate) or (cause == _ADDITIVE and _parallel(vector, candidate)):
-                    evidence = (
-                        f"the vector of the padded text is {formula} ({shape}); it moves by {seen.moved.size:.2g}"
+                    apart = min(difference(vector, right) for right in clean if right.shape == vector.shape)
+                    size = seen.moved.size if moved else apart
+                    more = (
+                        "it moves by" if moved else "alone it is padded as well; any pooling of real tokens is away by"
                     )
-                    return Finding(cause, evidence, seen.moved.size, texts)
-    if moved:
-        evidence = (
-            f"its token states are the same in the padded batch ({shape}), its vector moves by {seen.moved.size:.2g}"
-        )
-        return Finding("pads read by the pooling", evidence, seen.moved.size, texts)
+                    evidence = f"the vector of the padded text is {formula} ({shape}); {more} {size:.2g}"
+                    return Finding(cause, evidence, size, texts)
+    if moved and not named:
+        size = seen.moved.size
+        evidence = f"its token states are the same in the padded batch ({shape}), its vector moves by {size:.2g}"
+        return Finding("pads read by the pooling", evidence, size, texts)
     return None
 
 
@@ -352,24 +355,24 @@ def _kind_by_reach(seen: Seen) -> str | None:
 
 def hidden_tokens_finding(measured: Measured) -> Finding | None:
     """A mask that hides a token of a text that stands alone, where there is nothing to pad."""
-    widths = {call.tokens[0].ids.shape[1] for call in measured.alone.values() if call.tokens}
-    if len(widths) < 2:  # every text is padded to one width
-        return None
+    found = []
     for text, call in measured.alone.items():
         if not call.tokens or call.tokens[0].mask is None:
-            continue
+            return None
         one = call.tokens[0].row(0)
         mask = one.mask
         if mask is None or mask.shape != one.ids.shape or not set(mask.float().flatten().tolist()) <= {0.0, 1.0}:
-            continue
-        hidden = one.ids[0][mask[0] == 0].tolist()
-        if 0 < len(hidden) < one.ids.shape[1] and len(set(hidden)) == 1:
-            evidence = (
-                f"alone, where nothing is padded, the mask hides {len(hidden)} of {one.ids.shape[1]} tokens, those of "
-                f"id {hidden[0]}"
-            )
-            return Finding("pad token is end-of-text", evidence, len(hidden) / one.ids.shape[1], (text,))
-    return None
+            return None
+        found.append((text, one.ids.shape[1], one.ids[0][mask[0] == 0].tolist()))
+    # Where texts are padded to one width, or to multiples, the mask hides as many columns as that takes.
+    counts, widths = {len(hidden) for _, _, hidden in found}, [width for _, width, _ in found]
+    if len(counts) != 1 or 0 in counts or math.gcd(*widths) != 1:
+        return None
+    text, width, hidden = found[0]
+    if len(set(hidden)) != 1 or len(hidden) == width:
+        return None
+    evidence = f"alone, where nothing is padded, the mask hides {len(hidden)} of {width} tokens, of id {hidden[0]}"
+    return Finding("pad token is end-of-text", evidence, len(hidden) / width, (text,))
 
 
 def signature_finding(measured: Measured) -> Finding:

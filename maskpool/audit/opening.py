@@ -38,7 +38,10 @@ def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") ->
         except (ValueError, OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"NAME_OR_PATH must be a model that can be loaded, {name!r} cannot: {reason}") from error
-    encoder = Encoder.load(name, device)
+    try:
+        encoder = Encoder.load(name, device)
+    except UserError as error:  # its words are those of an option
+        raise UserError(str(error).replace("--model", "NAME_OR_PATH", 1)) from error
     try:
         layer = build_pooling(pooling or "mean", encoder.dimension)
     except (ValueError, TypeError) as error:

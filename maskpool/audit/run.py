@@ -126,12 +126,13 @@ def _findings(measured: Measured) -> list[Finding]:
     moved = measured.padded[0].size > measured.threshold
     inside = look_inside(measured)
     if inside:
-        if moved or measured.precision > _HALF:
-            found.append(encoder_finding(inside[0]))
-        leaky = any(finding is not None for finding in found)
-        masked_everywhere = any(finding is not None and finding.cause == "all-ones mask" for finding in found)
-        if not masked_everywhere:  # its pooling got that mask as well
-            found.append(pooling_finding(inside[0], moved and not leaky))
+        seen = inside[0]
+        padded_alone = measured.alone[seen.moved.texts[0]].tokens[0].ids.shape[1] > seen.length
+        if moved or padded_alone or measured.precision > _HALF:
+            found.append(encoder_finding(seen))
+        named = [finding.cause for finding in found if finding is not None]
+        if "all-ones mask" not in named:  # its pooling got that mask as well
+            found.append(pooling_finding(seen, moved, bool(named)))
     if moved and not measured.doubtful and not any(finding is not None for finding in found):
         found.append(signature_finding(measured))
     return [finding for finding in found if finding is not None]

@@ -59,6 +59,27 @@ class TokenCall:
         arguments = {name: cut(value) for name, value in self.arguments.items()}
         return replace(self, arguments=arguments, ids=cut(self.ids), states=cut(self.states))
 
+    def without_pads(self) -> TokenCall:
+        """The call for the tokens of a text alone: columns that its mask hides at either end are cut off."""
+        mask = self.mask
+        if mask is None or mask.shape != self.ids.shape or len(mask) != 1 or not bool((mask[0] == 0).any()):
+            return self
+        real = mask[0].nonzero().flatten().tolist()
+        if not real:
+            return self
+        first, last, width = real[0], real[-1] + 1, self.ids.shape[1]
+
+        def cut(value: Any) -> Any:
+            is_row = isinstance(value, Tensor) and value.shape == (1, width)
+            return value[:, first:last] if is_row else value
+
+        arguments = {name: cut(value) for name, value in self.arguments.items()}
+        found = replace(self, arguments=arguments, ids=cut(self.ids))
+        try:
+            return replace(found, states=found.again())
+        except Exception:  # a stranger's module, which may want what was cut off
+            return self
+
     def again(self, **changed: Any) -> Float[Tensor, "batch seq dim"] | None:
         """The token states that the module gives with some arguments changed."""
         with torch.no_grad():

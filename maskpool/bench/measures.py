@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from maskpool.plans import Plan
 
 _FRACTION_BINS = 10
-TIMED_TEXTS = 256
+TIMED_TEXTS = 96
 # scikit-learn's own words of two or more characters; where there are none, those of one; else the characters.
 _TERMS: tuple[dict[str, str], ...] = ({}, {"token_pattern": r"(?u)\b\w+\b"}, {"analyzer": "char"})
 

@@ -175,6 +175,32 @@ def test_one_text_at_a_time_is_clean_and_said() -> None:
     assert any("no text was seen padded" in note for note in report.notes)
 
 
+def always_padded(pool: Callable[[Tensor, Tensor], Tensor], **options: Any) -> planted.Embed:
+    """A pipeline whose tokenizer pads a text that stands alone as well."""
+    model, tokens = planted.bert(), planted.tokenizer()
+
+    def embed(texts: list[str]) -> Tensor:
+        found = tokens(texts, return_tensors="pt", **options)
+        return pool(model(**found).last_hidden_state, found["attention_mask"])
+
+    return embed
+
+
+PADDED_ALONE: list[dict[str, Any]] = [
+    {"padding": "max_length", "max_length": 64},
+    {"padding": True, "pad_to_multiple_of": 8},
+]
+
+
+@pytest.mark.parametrize("options", PADDED_ALONE, ids=["one width", "multiples"])
+def test_texts_that_are_padded_alone_as_well(options: dict[str, Any]) -> None:
+    """A mean over the pads of a fixed width is found though no batch changes it; the right mean is clean."""
+    report = audit_padding(always_padded(lambda states, _: states.mean(dim=1), **options))
+    assert (report.verdict, [finding.cause for finding in report.findings]) == ("leaks", ["mean over pads"]), report
+    clean_report = audit_padding(always_padded(planted.mean, **options))
+    assert (clean_report.verdict, clean_report.findings) == ("clean", ()), clean_report
+
+
 def test_vectors_that_are_all_alike_are_unknown() -> None:
     """A pipeline that gives every text the same vector tells nothing of padding."""
     report = audit_padding(lambda texts: torch.ones(len(texts), 4))
