@@ -271,8 +271,8 @@ def audit(
     try:
         report = audit_padding(open_pipeline(model, pooling, device), chosen)
         answers = explain_pads(Encoder.load(model, device), chosen) if explain else None
-    except (TypeError, ValueError, ImportError) as error:
-        raise UserError(str(error)) from error
+    except (TypeError, ValueError, ImportError, RuntimeError) as error:  # out of memory is one of the last
+        raise UserError(str(error).strip().splitlines()[0]) from error
     if as_json:
         found = {"model": model, **report.to_dict()}
         print(json.dumps(found | ({"explanation": answers.to_dict()} if answers else {})))

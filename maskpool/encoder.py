@@ -260,7 +260,7 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, sour
     positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
         limits.append(positions.num_embeddings - positions.padding_idx - 1)  # RoBERTa's count from behind the pad's id
-    host = Path(source or str(model.name_or_path)) / "sentence_bert_config.json"
+    host = Path(source or str(getattr(model, "name_or_path", ""))) / "sentence_bert_config.json"
     if host.is_file():
         try:
             limits.append(json.loads(host.read_text(encoding="utf-8")).get("max_seq_length"))

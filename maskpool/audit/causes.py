@@ -104,6 +104,8 @@ def pooling_finding(seen: Seen, moved: bool, named: bool) -> Finding | None:
         if any(_same(vector, right) for right in clean):
             return None
         for cause, candidates in _leaks(x, real).items():
+            if cause == "zeroed pads in a max" and not moved:  # what a rectifier gives as well
+                continue
             for formula, candidate in candidates.items():
                 if _same(vector, candidate) or (cause == _ADDITIVE and _parallel(vector, candidate)):
                     apart = min(difference(vector, right) for right in clean if right.shape == vector.shape)
@@ -172,8 +174,11 @@ def encoder_finding(seen: Seen) -> Finding | None:
         return None
     # Text by text and in more digits: what companions do otherwise is another finding, and noise is none.
     half = seen.alone.states is not None and seen.alone.states.element_size() < 4
-    finer = copy.deepcopy(seen.there.module)
-    finer = finer.float() if half else finer.double()
+    try:
+        finer = copy.deepcopy(seen.there.module)
+        finer = finer.float() if half else finer.double()
+    except Exception:  # a stranger's module: locks, quantised weights, too large for a copy
+        finer = seen.there.module
     finer_seen = replace(seen, alone=replace(seen.alone, module=finer), there=replace(seen.there, module=finer))
     exact = _states_difference(finer_seen, again=True)
     if exact is not None:
@@ -189,7 +194,7 @@ def encoder_finding(seen: Seen) -> Finding | None:
 
     name = seen.there.mask_name
     if name is not None:
-        cured = _cured(seen, **{name: real.to(torch.int64)})
+        cured = _cured(seen, **{name: ~real if "padding_mask" in name else real.to(torch.int64)})
         if mask is None and cured:
             return finding("mask not passed to the encoder", f"{name} was not given; given, they stay")
         if mask is not None and mask.shape == real.shape:
@@ -276,7 +281,7 @@ _KINDS: tuple[tuple[str, tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
         (nn.modules.batchnorm._NormBase, nn.GroupNorm),
         ("batchnorm", "instancenorm", "groupnorm", "norm"),
     ),
-    (_MASK, (nn.MultiheadAttention,), ("attention", "attn")),
+    (_MASK, (nn.MultiheadAttention, nn.TransformerEncoderLayer), ("attention", "attn")),
 )
 
 
@@ -351,6 +356,23 @@ def _kind_by_reach(seen: Seen) -> str | None:
         moved = moved.flip(0)  # the pads stand before them
     reach = int(moved.flip(0).long().cumprod(0).sum())
     return _CONVOLUTION if reach == int(moved.sum()) and 0 < reach <= seen.length // 2 else None
+
+
+def unpooled_end_finding(seen: Seen) -> Finding | None:
+    """A pooling that leaves out a text's own tokens because they have the pad's id."""
+    states, ids, real = seen.there.states, seen.there.ids[0].cpu(), seen.real[0].cpu()
+    kept = real & (ids != ids[~real][0])
+    if states is None or bool((kept == real).all()) or not bool(kept.any()):
+        return None
+    x = states[0].double().cpu()
+    if any(_same(seen.moved.there, right()) for right in _formulas(x[real]).values()):
+        return None
+    formula = next((name for name, left in _formulas(x[kept]).items() if _same(seen.moved.there, left())), None)
+    if formula is None:
+        return None
+    hidden = int(real.sum() - kept.sum())
+    evidence = f"its vector is {formula} without {hidden} of its {seen.length} tokens, which have the pad's id"
+    return Finding("pad token is end-of-text", evidence, hidden / seen.length, seen.moved.texts)
 
 
 def hidden_tokens_finding(measured: Measured) -> Finding | None:

@@ -40,6 +40,8 @@ class Pipeline:
         self.calls = 0
         self.name = type(given).__name__
         self.precision = 0.0  # of the numbers that it gives
+        parts = given if isinstance(given, tuple) else (given, getattr(given, "model", None))
+        self.modules = [part for part in parts if isinstance(part, nn.Module)]
         kinds = {kind.__name__ for kind in type(given).__mro__}
         self._embed: Callable[[list[str]], Any]
         if isinstance(given, tuple):
@@ -132,7 +134,7 @@ class Pipeline:
 
     def _numbers(self, found: Any) -> Tensor:
         if isinstance(found, Tensor):
-            rows = found.detach()
+            rows = found.detach().to_dense() if found.is_sparse else found.detach()
         elif hasattr(found, "__array__") or (isinstance(found, (list, tuple)) and found and not _nested(found)):
             rows = torch.stack([torch.as_tensor(row).detach().cpu() for row in found])
         else:
@@ -147,31 +149,35 @@ def _nested(found: Sequence[Any]) -> bool:
 
 
 @contextmanager
-def left_as_it_was() -> Iterator[None]:
+def left_as_it_was(known: Sequence[nn.Module] = ()) -> Iterator[None]:
     """Give modules that run their buffers and modes back, and the generators of random numbers their states."""
-    seen: dict[nn.Module, tuple[bool, dict[str, Tensor]]] = {}
+    modes = {part: part.training for module in known for part in module.modules()}
+    seen: dict[nn.Module, dict[str, tuple[Tensor, Tensor]]] = {}
 
     def remember(module: nn.Module, _: Any) -> None:
         if module not in seen:
-            seen[module] = module.training, {name: t.clone() for name, t in module.named_buffers(recurse=False)}
+            seen[module] = {name: (t, t.clone()) for name, t in module.named_buffers(recurse=False)}
 
     here = random.getstate()
     numpy: Any = sys.modules.get("numpy")
     there = numpy.random.get_state() if numpy is not None else None
     handle = register_module_forward_pre_hook(remember)
     try:
-        with torch.random.fork_rng():
+        # Compiled code would not call the hooks.
+        with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         handle.remove()
         random.setstate(here)
         if numpy is not None:
             numpy.random.set_state(there)
-        for module, (training, buffers) in seen.items():
+        for module, training in modes.items():  # a host that sets evaluation mode leaves it so
             module.training = training
-            for name, tensor in buffers.items():
-                if not torch.equal(module.get_buffer(name), tensor):  # written by a module in training mode
-                    module.get_buffer(name).copy_(tensor)
+        for module, buffers in seen.items():
+            for name, (tensor, numbers) in buffers.items():
+                module._buffers[name] = tensor  # some put a longer one in its place
+                if not torch.equal(tensor, numbers):  # written by a module in training mode
+                    tensor.copy_(numbers)
 
 
 @contextmanager

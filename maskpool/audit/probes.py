@@ -123,7 +123,11 @@ class Measured:
     def doubtful(self) -> bool:
         """Whether the difference may be rounding in halves behind a front that gives float32."""
         largest = self.padded[0].size if self.padded else 0.0
-        return not self.inside and self.precision > 1e-9 and self.threshold < largest < _HALVES
+        return self.threshold < largest and self.rounded(largest)
+
+    def rounded(self, size: float) -> bool:
+        """Whether a difference may be rounding in halves."""
+        return not self.inside and self.precision > 1e-9 and size < _HALVES
 
     @property
     def loud(self) -> bool:
@@ -167,8 +171,7 @@ def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
     found.vacuous = found.padded[0].size < 1e-9 and all(
         difference(alone[early[0]], vector) < 1e-9 for vector in alone.values()
     )
-    states = [one.states for call in found.alone.values() for one in call.tokens if one.states is not None]
-    found.precision = max([pipeline.precision, *(torch.finfo(one.dtype).eps for one in states)])
+    found.precision = max([pipeline.precision, *(call.precision for call in found.alone.values())])
     return found
 
 
@@ -218,8 +221,8 @@ def _as_many_words(text: str, others: Sequence[str]) -> Iterator[str]:
 def _as_long(found: Measured, pipeline: Pipeline, text: str, other: str) -> bool:
     """Whether two texts are the same number of tokens, as far as can be seen."""
     call = found.alone[text]
-    if not call.tokens:
-        return True
+    if not call.tokens:  # as many letters
+        return len(other) == len(text)
     with watch() as seen:
         pipeline([other])
     return bool(seen.tokens) and seen.tokens[0].ids.shape == call.tokens[0].ids.shape
@@ -234,6 +237,8 @@ def _find_cache(
     """
     small = max(SMALLEST, TIMES_FLOOR * found.repeated)
     for spell in (lambda t: t + " ", lambda t: t.replace(" ", "  ", 1), str.upper, str.capitalize):
+        if spell(control) == control or spell(text) == text:  # asks for the same again
+            continue
         if difference(pipeline([spell(control)])[0], alone[control]) <= small:
             fresh = pipeline([spell(text)])[0]
             if torch.equal(first, alone[text]) and difference(fresh, first) > small:

@@ -153,7 +153,7 @@ class AuditReport:
         findings: What is wrong, causes first.
         largest: The largest relative difference between a text alone and the same text in a padded batch.
         floor: The largest that has nothing to do with padding: numeric noise of this pipeline.
-        threshold: What counts as a leak: max(1e-4, 20 × floor).
+        threshold: What counts as a leak: max(1e-4, 20 × floor, 8 × the spacing of the coarsest numbers seen near 1).
         notes: What else the reader must know, such as what could not be checked.
         calls: How often the pipeline was called.
     """

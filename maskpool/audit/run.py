@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from maskpool.audit.causes import (
     encoder_finding,
@@ -10,6 +11,7 @@ from maskpool.audit.causes import (
     look_inside,
     pooling_finding,
     signature_finding,
+    unpooled_end_finding,
 )
 from maskpool.audit.pipelines import Pipeline, evaluated, left_as_it_was
 from maskpool.audit.probes import TEXTS, Measured, measure
@@ -49,20 +51,21 @@ def audit_padding(pipeline: object, texts: Sequence[str] | None = None) -> Audit
         'leaks'
     """
     probe, chosen = Pipeline(pipeline), _checked(texts)
-    with left_as_it_was():
+    with left_as_it_was(probe.modules), ExitStack() as modes:
         measured = measure(probe, chosen)
         findings = _nondeterminism(measured)
         if measured.loud and measured.training:
-            with evaluated([root for call in measured.alone.values() for root in call.roots]):
-                measured = measure(probe, chosen)
+            modes.enter_context(evaluated([root for call in measured.alone.values() for root in call.roots]))
+            measured = measure(probe, chosen)
         if not measured.loud and not measured.vacuous:
             findings += _findings(measured)
+        notes = _notes(measured)
     verdict: Verdict = "leaks" if any(finding.leak for finding in findings) else "clean"
     if verdict == "clean" and (measured.loud or measured.vacuous or measured.doubtful):
         verdict = "unknown"
     largest = measured.padded[0].size if measured.padded else 0.0
     return AuditReport(
-        probe.name, verdict, tuple(findings), largest, measured.floor, measured.threshold, _notes(measured), probe.calls
+        probe.name, verdict, tuple(findings), largest, measured.floor, measured.threshold, notes, probe.calls
     )
 
 
@@ -90,9 +93,9 @@ def _checked(texts: Sequence[str] | None) -> list[str]:
     if texts is None:
         return list(TEXTS)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"texts must be a list of strings, got {type(texts).__name__} of something else")
+        raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}")
     found = list(dict.fromkeys(texts))
-    if len(found) < 3 or len({len(text.split()) for text in found}) < 2:
+    if len(found) < 3 or len({len(text) for text in found}) < 2:
         raise ValueError(
             f"texts must be at least three different ones, not all of one length, got {len(found)}: short ones, and a "
             "long one beside which they are padded"
@@ -112,7 +115,7 @@ def _nondeterminism(measured: Measured) -> list[Finding]:
 def _findings(measured: Measured) -> list[Finding]:
     found: list[Finding | None] = []
     coupled = measured.coupled
-    if coupled is not None:
+    if coupled is not None and not measured.rounded(coupled.size):
         evidence = f"beside others as long as itself, where nothing is padded, its vector moves by {coupled.size:.2g}"
         found.append(Finding("coupling through the batch", evidence, coupled.size, coupled.texts))
     if measured.cached is not None:
@@ -131,7 +134,9 @@ def _findings(measured: Measured) -> list[Finding]:
         if moved or padded_alone or measured.precision > _HALF:
             found.append(encoder_finding(seen))
         named = [finding.cause for finding in found if finding is not None]
-        if "all-ones mask" not in named:  # its pooling got that mask as well
+        if "pad token is end-of-text" not in named:
+            found.append(unpooled_end_finding(seen))
+        if (moved or padded_alone) and "all-ones mask" not in named:  # its pooling got that mask as well
             found.append(pooling_finding(seen, moved, bool(named)))
     if moved and not measured.doubtful and not any(finding is not None for finding in found):
         found.append(signature_finding(measured))

@@ -46,7 +46,10 @@ class TokenCall:
     def mask(self) -> Tensor | None:
         """The mask that was given."""
         given = self.arguments.get(self.mask_name or "")
-        return given if isinstance(given, Tensor) else None
+        if not isinstance(given, Tensor):
+            return None
+        # torch's own layers take True at pads
+        return ~given if given.dtype is torch.bool and "padding_mask" in (self.mask_name or "") else given
 
     def row(self, number: int) -> TokenCall:
         """The call for one text of the batch."""
@@ -101,6 +104,7 @@ class Call:
     pooled: list[Float[Tensor, "batch dim"]] = field(default_factory=list)
     roots: list[nn.Module] = field(default_factory=list)
     training: set[str] = field(default_factory=set)
+    precision: float = 0.0
 
     def find(self, ids: list[int]) -> tuple[TokenCall, int] | None:
         """The call for the one text that has these ids, and the column where they begin."""
@@ -142,8 +146,10 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
             call.roots.append(module)
         if module.training and _depends_on_training(module):
             call.training.add(type(module).__name__)
+        made = [torch.finfo(t.dtype).eps for t in _tensors(output) if t.is_floating_point()]
+        call.precision = max([call.precision, *made])
         arguments = _named(module, args, kwargs)
-        ids = _ids_in(arguments)
+        ids = None if first < len(call.tokens) and _only_passes_on(module) else _ids_in(arguments)
         if ids is not None and not (first == len(call.tokens) > 0 and _are_positions(ids, call.tokens[-1].ids)):
             inner = [one.states for one in call.tokens[first:] if one.ids.shape == ids.shape]
             del call.tokens[first:], depths[first:], call.pooled[vectors:]
@@ -171,6 +177,12 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _only_passes_on(module: nn.Module) -> bool:
+    """Whether a module takes whatever the one that it wraps takes (compiled, adapted, parallel)."""
+    kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
+    return kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def _depends_on_training(module: nn.Module) -> bool:

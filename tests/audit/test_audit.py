@@ -133,6 +133,35 @@ def test_nothing_is_written_to_the_model(training: bool) -> None:
     assert random.getstate() == before[2]
 
 
+class Growing(nn.Module):
+    """A model that puts a longer buffer in place of its own, as caches of positions do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = planted.drawn(nn.Embedding(len(planted.WORDS) + 4, planted.DIM), 0)
+        self.register_buffer("positions", torch.arange(1.0))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        if len(self.positions) < input_ids.shape[1]:  # type: ignore[arg-type]  # a buffer, to mypy a module as well
+            self.register_buffer("positions", torch.arange(float(input_ids.shape[1])))
+        found: torch.Tensor = self.words(input_ids)
+        return found
+
+
+def test_a_buffer_that_is_exchanged_is_given_back() -> None:
+    """A model that replaced its buffer while it was audited has the old one again, and the same vectors."""
+    model = Growing()
+    audit_padding((model, planted.tokenizer(), "mean"))
+    assert torch.equal(model.positions, torch.arange(1.0))  # type: ignore[arg-type]  # the same
+
+
+def test_a_host_that_sets_evaluation_mode_leaves_none() -> None:
+    """A model in training mode inside of an embedder, which runs it in evaluation mode, is in training mode after."""
+    model = planted.bert().train()
+    assert audit_padding(SentenceEmbedder(model, planted.tokenizer())).verdict == "clean"
+    assert all(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize(
     ("pipeline", "error", "message"),
     [

@@ -201,6 +201,44 @@ def test_texts_that_are_padded_alone_as_well(options: dict[str, Any]) -> None:
     assert (clean_report.verdict, clean_report.findings) == ("clean", ()), clean_report
 
 
+def test_a_rectified_maximum_is_clean() -> None:
+    """A maximum of real tokens behind a rectifier is no zeroed pad."""
+    right = build_pooling("max")
+    assert audit_padding(planted.pooled_by(lambda s, m: right(s, m).relu())).verdict == "clean"
+
+
+def test_dropout_in_halves_is_no_leak() -> None:
+    """A bfloat16 model in training mode is not deterministic, and nothing else."""
+    model: Any = planted.bert(hidden_dropout_prob=0.3)
+    model.to(torch.bfloat16).train()
+    report = audit_padding(planted.encoded_by(model))
+    assert [finding.cause for finding in report.findings] == ["non-determinism"], report
+
+
+def test_autocast_is_no_leak() -> None:
+    """What autocast rounds is noise, although vectors and states are float32."""
+    inner = planted.pooled_by(planted.mean)
+
+    def embed(texts: list[str]) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return inner(texts)
+
+    assert audit_padding(embed).verdict == "clean"
+
+
+def test_a_pooling_that_hides_the_end_of_text_is_named() -> None:
+    """The encoder's mask is right, that of the pooling is made of the ids, and the pad token ends each text."""
+    model, tokens = planted.gpt2(), planted.tokenizer(pad="[SEP]", ends=False)
+
+    def embed(texts: list[str]) -> Tensor:
+        ids, mask = planted.batch(texts, tokens)
+        states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return planted.mean(states, (ids != tokens.pad_token_id).long())
+
+    report = audit_padding(embed)
+    assert [finding.cause for finding in report.findings] == ["pad token is end-of-text"], report
+
+
 def test_vectors_that_are_all_alike_are_unknown() -> None:
     """A pipeline that gives every text the same vector tells nothing of padding."""
     report = audit_padding(lambda texts: torch.ones(len(texts), 4))
