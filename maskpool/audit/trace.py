@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
     finally:
         for handle in handles:
             handle.remove()
+            # torch 2.13 forgets this entry, and torch.compile would then warn of global hooks for ever.
+            module_hooks._global_forward_hooks_with_kwargs.pop(handle.id, None)
 
 
 def _only_passes_on(module: nn.Module) -> bool:
