@@ -106,6 +106,8 @@ def clean(seed: int, dtype: torch.dtype) -> Any:
     model = T5EncoderModel(config) if family == "t5" else AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     model = planted.drawn(model, seed).to(dtype)
     mode, tokens, unit = draw.choice(MODES), planted.tokenizer(), draw.random() < 0.5
+    if family in ("gpt2", "llama") and mode == "cls":
+        mode = "lasttoken"  # the first token of a causal model knows nothing of the text
     if draw.random() < 0.3:
         return model, tokens, mode
     pooling, front = build_pooling(mode), draw.random() < 0.5
