@@ -57,6 +57,24 @@ def weighted_sum(batch: TokenBatch, weights: Float[Tensor, "*token"] | None) -> 
     return pooled.view(heads, batch.lengths.numel(), batch.dim // heads).transpose(0, 1).flatten(1)
 
 
+def weighted_sums(
+    batch: TokenBatch, weights: Float[Tensor, "*token heads"], dtype: torch.dtype | None = None
+) -> Float[Tensor, "sentences heads dim"]:
+    """Σₜ wₜₕ xₜ of whole tokens for each head, in the tokens' dtype or another; 0 for an empty sentence."""
+    result = batch.dtype if dtype is None else dtype
+    if batch.dense:
+        x = where_real(batch, batch.padded).to(batch.accumulation_dtype)
+        by_head = where_real(batch, weights).unbind(2)  # one at a time: all at once would be heads times the batch
+        return torch.stack([(x * w.unsqueeze(2)).sum(dim=1) for w in by_head], dim=1).to(result)
+    heads, tokens = weights.shape[1], batch.index.numel()
+    values = batch.values if result == batch.dtype else real_rows(batch).to(result)
+    index = batch.index if result == batch.dtype else torch.arange(tokens)
+    starts = torch.arange(heads).unsqueeze(1) * tokens + batch.offsets[:-1]
+    offsets = torch.cat([starts.view(-1), torch.tensor([heads * tokens])])
+    sums = spmm(values, weights.t().reshape(-1), index.repeat(heads), offsets)
+    return sums.view(heads, batch.lengths.numel(), batch.dim).transpose(0, 1)
+
+
 def maximum(batch: TokenBatch) -> Float[Tensor, "sentences dim"]:
     """The largest value of each feature over each sentence's real tokens, 0 for an empty one."""
     return _dense_extreme(batch, "max") if batch.dense else _choose(batch, "max")

@@ -30,18 +30,29 @@ SPECS: dict[str, tuple[str | tuple[str, ...], dict[str, Any]]] = {
     "attention-additive": ("attention", {"hidden_dimension": 5}),
     "attention-heads": ("attention", {"num_heads": 2}),
     "generalized_mean": ("generalized_mean", {}),
+    "gated_attention": ("gated_attention", {"hidden_dimension": 5}),
+    "structured_attention": ("structured_attention", {"num_hops": 2, "hidden_dimension": 5}),
+    "multihead_attention": ("multihead_attention", {"num_heads": 2, "num_queries": 2}),
+    "latent_attention": ("latent_attention", {"num_latents": 3, "num_heads": 2, "hidden_dimension": 5}),
+    "attention-from-max": ("attention", {"start": "max"}),
 }
-ATTENTION = [name for name in SPECS if name.startswith("attention")]
-LEARNED = [*ATTENTION, "generalized_mean"]
+ATTENTION = ["attention", "attention-additive", "attention-heads"]
+LEARNED = [
+    *ATTENTION,
+    *("generalized_mean", "gated_attention", "structured_attention", "multihead_attention", "latent_attention"),
+    "attention-from-max",
+]
+# Those that do more than weigh tokens: one alone is not what they give.
+PROJECT = ["multihead_attention", "latent_attention"]
 # Those that count positions, for which a hole is not nothing.
 COUNT_POSITIONS = ["weightedmean", "concat"]
 # Those that take token weights.
 WEIGHTED = [
     *("mean", "mean_sqrt_len_tokens", "weightedmean", "sum", "std", "mean_std", "softmax"),
-    *LEARNED,
+    *(name for name in LEARNED if name != "attention-from-max"),
 ]
 # Widths of the results, in widths of a token.
-WIDTHS = {"concat": 3, "mean_std": 2}
+WIDTHS = {"concat": 3, "mean_std": 2, "structured_attention": 2, "multihead_attention": 2}
 PLAIN = [name for name in SPECS if name not in LEARNED]
 HOST_MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
@@ -55,10 +66,15 @@ any_dtype = st.sampled_from(DTYPES)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
+def fresh(name: str, dim: int = DIM, **options: Any) -> Pooling:
+    """Build a pooling that has learned nothing yet."""
+    mode, own = SPECS[name]
+    return build_pooling(mode, dim, **own, **options)
+
+
 def make(name: str, dim: int = DIM, **options: Any) -> Pooling:
     """Build a pooling whose learned scores are of order one on standard normal tokens."""
-    mode, own = SPECS[name]
-    layer = build_pooling(mode, dim, **own, **options)
+    layer = fresh(name, dim, **options)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in layer.parameters():

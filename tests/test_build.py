@@ -10,8 +10,10 @@ from maskpool import (
     AttentionPooling,
     CLSPooling,
     ConcatPooling,
+    GatedAttentionPooling,
     GeneralizedMeanPooling,
     LastTokenPooling,
+    LatentAttentionPooling,
     LogSumExpPooling,
     MaxPooling,
     MeanPooling,
@@ -19,10 +21,12 @@ from maskpool import (
     MeanStdPooling,
     MedianPooling,
     MinPooling,
+    MultiheadAttentionPooling,
     Pooling,
     PositionWeightedMeanPooling,
     SoftmaxPooling,
     StdPooling,
+    StructuredAttentionPooling,
     SumPooling,
     TopKMeanPooling,
     build_pooling,
@@ -48,10 +52,15 @@ CLASSES: dict[str, type[Pooling]] = {
     "softmax": SoftmaxPooling,
     "generalized_mean": GeneralizedMeanPooling,
     "attention": AttentionPooling,
+    "gated_attention": GatedAttentionPooling,
+    "structured_attention": StructuredAttentionPooling,
+    "multihead_attention": MultiheadAttentionPooling,
+    "latent_attention": LatentAttentionPooling,
 }
 KNOWN = (
     "'mean', 'max', 'cls', 'lasttoken', 'weightedmean', 'mean_sqrt_len_tokens', 'min', 'sum', 'std', 'mean_std', "
-    "'median', 'topk_mean', 'logsumexp', 'softmax', 'generalized_mean', 'attention'"
+    "'median', 'topk_mean', 'logsumexp', 'softmax', 'generalized_mean', 'attention', 'gated_attention', "
+    "'structured_attention', 'multihead_attention', 'latent_attention'"
 )
 # What a mode cannot be made without.
 NEEDED: dict[str, dict[str, Any]] = {"topk_mean": {"k": 2}}
@@ -68,7 +77,7 @@ def test_a_mode_is_a_class(mode: str) -> None:
     needed = NEEDED.get(mode, {})
     assert type(build_pooling(mode, DIM, **needed)) is CLASSES[mode]
     assert type(build_pooling((mode,), DIM, **needed)) is CLASSES[mode]
-    if mode != "attention":
+    if not mode.endswith("attention"):
         assert type(build_pooling(mode, **needed)) is CLASSES[mode]
 
 
@@ -140,7 +149,7 @@ def test_concat_nests() -> None:
             DIM,
             {"heads": 2},
             TypeError,
-            "options of pooling_mode ('cls', 'attention') are hidden_dimension, num_heads, on_empty; got heads",
+            "options of pooling_mode ('cls', 'attention') are hidden_dimension, num_heads, on_empty, start; got heads",
         ),
         ("mean", None, {"on_empty": "skip"}, ValueError, "on_empty must be one of 'zero', 'nan', 'raise', got 'skip'"),
     ],

@@ -24,7 +24,7 @@ from maskpool import (
     mix_layers,
 )
 from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, masks, poison, tokens
-from tests.laws.test_4_oracle import ORACLES
+from tests.laws.test_4_oracle import sentence
 from tests.poolings import DIM, WIDTHS, every_dtype, every_pooling, make
 
 either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
@@ -248,7 +248,7 @@ def _lone(layer: torch.nn.Module, rows: Tensor, at: Tensor) -> Tensor:
     if isinstance(layer, ConcatPooling):
         return torch.cat([_lone(part, rows, at) for part in layer.poolings])
     assert isinstance(layer, Pooling)
-    return ORACLES[type(layer).__name__](layer, rows, at.double())[0]
+    return sentence(layer, rows, at)[0]
 
 
 @every_pooling

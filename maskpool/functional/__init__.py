@@ -10,13 +10,27 @@ unknown ``on_empty`` and for token weights that are negative, not finite or of a
 a ValueError (eager mode on CPU alone, because finding out would make other devices wait).
 """
 
-from maskpool.functional.common import OnEmpty, apply_on_empty, check_on_empty
-from maskpool.functional.layers import first_last_average_pool, mix_layers
-from maskpool.functional.powers import generalized_mean_pool, logsumexp_pool, mean_std_pool, softmax_pool, std_pool
-from maskpool.functional.selection import cls_pool, last_token_pool, max_pool, median_pool, min_pool, topk_mean_pool
-from maskpool.functional.weighted import (
+from maskpool.functional.attention import (
+    attention_penalty,
     attention_pool,
     attention_scores,
+    gated_attention_scores,
+    latent_attention_pool,
+    multihead_attention_pool,
+    structured_attention_pool,
+)
+from maskpool.functional.common import OnEmpty, apply_on_empty, check_on_empty
+from maskpool.functional.layers import first_last_average_pool, mix_layers
+from maskpool.functional.powers import (
+    generalized_mean_pool,
+    generalized_mean_weights,
+    logsumexp_pool,
+    mean_std_pool,
+    softmax_pool,
+    std_pool,
+)
+from maskpool.functional.selection import cls_pool, last_token_pool, max_pool, median_pool, min_pool, topk_mean_pool
+from maskpool.functional.weighted import (
     mean_pool,
     mean_sqrt_len_pool,
     position_weighted_mean_pool,
@@ -26,13 +40,17 @@ from maskpool.functional.weighted import (
 __all__ = [
     "OnEmpty",
     "apply_on_empty",
+    "attention_penalty",
     "attention_pool",
     "attention_scores",
     "check_on_empty",
     "cls_pool",
     "first_last_average_pool",
+    "gated_attention_scores",
     "generalized_mean_pool",
+    "generalized_mean_weights",
     "last_token_pool",
+    "latent_attention_pool",
     "logsumexp_pool",
     "max_pool",
     "mean_pool",
@@ -41,9 +59,11 @@ __all__ = [
     "median_pool",
     "min_pool",
     "mix_layers",
+    "multihead_attention_pool",
     "position_weighted_mean_pool",
     "softmax_pool",
     "std_pool",
+    "structured_attention_pool",
     "sum_pool",
     "topk_mean_pool",
 ]

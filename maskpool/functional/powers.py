@@ -210,15 +210,60 @@ def generalized_mean_pool(
         tensor([[-5.]])
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
+    _check_exponent(batch, p)
+    by_token, weight = _shares(batch, weights)
+    pooled = by_sentence(batch, _generalized_mean_of_rows, _generalized_mean_of_batch, by_token, p)
+    return apply_on_empty(pooled, batch, on_empty, weight)
+
+
+def generalized_mean_weights(
+    token_embeddings: Tokens,
+    attention_mask: Mask | None = None,
+    *,
+    p: float | Tensor = 3.0,
+    cu_seqlens: Offsets | None = None,
+    weights: TokenWeights | None = None,
+) -> Tensor:
+    """What a generalised mean weighs each token, feature by feature: |xₜ|ᵖ⁻¹ / Σₜ |xₜ|ᵖ⁻¹.
+
+    The mean of the powers is Σₜ |xₜ|ᵖ⁻¹ xₜ / n, a sum of the tokens with these weights but for their scale. At ``p=1``
+    all are 1/n. With token weights each |xₜ|ᵖ⁻¹ is multiplied by its wₜ. To be looked at: no gradient passes.
+
+    Args:
+        token_embeddings: (batch, seq, dim); (tokens, dim) with ``cu_seqlens``; a jagged nested tensor,
+            or a `TokenBatch`.
+        attention_mask: (batch, seq), 1 or True at real tokens; with padded embeddings only.
+        p: The exponent, as `generalized_mean_pool` takes it.
+        cu_seqlens: (batch + 1,), cumulative lengths; with packed embeddings only.
+        weights: One finite number ≥ 0 a token, (batch, seq) or (tokens,); what stands at pads is not read.
+
+    Returns:
+        (batch, dim, seq), exactly 0 at pads, or (tokens, dim) for a batch that was not padded.
+
+    Raises:
+        ValueError: ``p`` is not finite and above 0, or a tensor of another shape.
+
+    Example:
+        >>> x = torch.tensor([[[-1.0], [-3.0], [99.0]]])
+        >>> generalized_mean_weights(x, torch.tensor([[1, 1, 0]]), p=2)
+        tensor([[[0.2500, 0.7500, 0.0000]]])
+    """
+    batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
+    _check_exponent(batch, p)
+    exact = batch.accumulation_dtype
+    with torch.no_grad():
+        size = segments.real_rows(batch).to(exact).abs().clamp(min=torch.finfo(exact).tiny)
+        raw = None if weights is None else token_weights(batch, weights)
+        return segments.to_layout(batch, segments.softmax(batch, (p - 1) * size.log(), raw))
+
+
+def _check_exponent(batch: TokenBatch, p: float | Tensor) -> None:
     if not isinstance(p, Tensor):
         check_positive("p", p)
     elif p.numel() not in (1, batch.dim):
         raise ValueError(f"p must have one element or one a feature, ({batch.dim},), got {tuple(p.shape)}")
     elif not batch.dense and not bool(((p > 0) & p.isfinite()).all()):
         raise ValueError(f"p must be finite and above 0, got {p.detach().tolist()}")
-    by_token, weight = _shares(batch, weights)
-    pooled = by_sentence(batch, _generalized_mean_of_rows, _generalized_mean_of_batch, by_token, p)
-    return apply_on_empty(pooled, batch, on_empty, weight)
 
 
 def check_positive(name: str, value: float) -> None:

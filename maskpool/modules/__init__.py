@@ -1,10 +1,17 @@
 """The layers: hyperparameters and learned weights; the maths is in `maskpool.functional`."""
 
-from maskpool.modules.attention import AttentionPooling
+from maskpool.modules.attention import (
+    AttentionPooling,
+    GatedAttentionPooling,
+    LatentAttentionPooling,
+    MultiheadAttentionPooling,
+    StructuredAttentionPooling,
+)
 from maskpool.modules.base import Pooling, WeightedPooling
 from maskpool.modules.build import build_pooling
 from maskpool.modules.concat import ConcatPooling
 from maskpool.modules.layers import FirstLastAveragePooling, LayerMix
+from maskpool.modules.learned import GeneralizedMeanPooling, LearnedPooling
 from maskpool.modules.plain import (
     CLSPooling,
     LastTokenPooling,
@@ -15,7 +22,6 @@ from maskpool.modules.plain import (
     TopKMeanPooling,
 )
 from maskpool.modules.weighted import (
-    GeneralizedMeanPooling,
     MeanPooling,
     MeanSqrtLenPooling,
     MeanStdPooling,
@@ -30,9 +36,12 @@ __all__ = [
     "CLSPooling",
     "ConcatPooling",
     "FirstLastAveragePooling",
+    "GatedAttentionPooling",
     "GeneralizedMeanPooling",
     "LastTokenPooling",
+    "LatentAttentionPooling",
     "LayerMix",
+    "LearnedPooling",
     "LogSumExpPooling",
     "MaxPooling",
     "MeanPooling",
@@ -40,10 +49,12 @@ __all__ = [
     "MeanStdPooling",
     "MedianPooling",
     "MinPooling",
+    "MultiheadAttentionPooling",
     "Pooling",
     "PositionWeightedMeanPooling",
     "SoftmaxPooling",
     "StdPooling",
+    "StructuredAttentionPooling",
     "SumPooling",
     "TopKMeanPooling",
     "WeightedPooling",

@@ -8,10 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskpool.modules.attention import AttentionPooling
+from maskpool.modules.attention import (
+    AttentionPooling,
+    GatedAttentionPooling,
+    LatentAttentionPooling,
+    MultiheadAttentionPooling,
+    StructuredAttentionPooling,
+)
 from maskpool.modules.base import Pooling
 from maskpool.modules.concat import ConcatPooling
 from maskpool.modules.layers import FirstLastAveragePooling, LayerMix
+from maskpool.modules.learned import GeneralizedMeanPooling
 from maskpool.modules.plain import (
     CLSPooling,
     LastTokenPooling,
@@ -22,7 +29,6 @@ from maskpool.modules.plain import (
     TopKMeanPooling,
 )
 from maskpool.modules.weighted import (
-    GeneralizedMeanPooling,
     MeanPooling,
     MeanSqrtLenPooling,
     MeanStdPooling,
@@ -49,6 +55,10 @@ POOLINGS: dict[str, type[Pooling]] = {
     "softmax": SoftmaxPooling,
     "generalized_mean": GeneralizedMeanPooling,
     "attention": AttentionPooling,
+    "gated_attention": GatedAttentionPooling,
+    "structured_attention": StructuredAttentionPooling,
+    "multihead_attention": MultiheadAttentionPooling,
+    "latent_attention": LatentAttentionPooling,
 }
 
 
@@ -63,8 +73,9 @@ def build_pooling(
     Args:
         pooling_mode: One of ``mean``, ``max``, ``cls``, ``lasttoken``, ``weightedmean``,
             ``mean_sqrt_len_tokens`` (spelled as in sentence-transformers), ``min``, ``sum``, ``std``,
-            ``mean_std``, ``median``, ``topk_mean``, ``logsumexp``, ``softmax``, ``generalized_mean``
-            and ``attention``, or a tuple of them.
+            ``mean_std``, ``median``, ``topk_mean``, ``logsumexp``, ``softmax``, ``generalized_mean``,
+            ``attention``, ``gated_attention``, ``structured_attention``, ``multihead_attention`` and
+            ``latent_attention``, or a tuple of them.
         embedding_dimension: Width of a token embedding; learned poolings need it, others ignore it.
         **options: Passed on to each layer that takes them, such as ``on_empty`` or ``num_heads``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class LayerMix(nn.Module):
     """A learned weighted mix of several layers' tokens, Σₗ softmax(w)ₗ xₗ, pooled as one batch.
 
-    All weights start equal. The mix is computed in float32 (float64 for float64) and reads real tokens only.
+    All weights start equal: the layer starts as ``pooling``, whichever that is, of the layers' mean. The mix is
+    computed in float32 (float64 for float64) and reads real tokens only. Cost: layers · tokens · dim.
 
     Source: Peters et al. 2018, ELMo (scalar mix), without its factor γ.
 
@@ -55,30 +56,52 @@ class LayerMix(nn.Module):
             self.layer_logits, dim=0, dtype=torch.promote_types(self.layer_logits.dtype, torch.float32)
         )
 
+    @overload
+    def forward(
+        self,
+        hidden_states: Sequence[Tokens],
+        attention_mask: Mask | None = None,
+        return_weights: Literal[False] = False,
+        *,
+        cu_seqlens: Offsets | None = None,
+    ) -> Sentences: ...
+
+    @overload
     def forward(
         self,
         hidden_states: Sequence[Tokens],
         attention_mask: Mask | None = None,
         *,
+        return_weights: Literal[True],
         cu_seqlens: Offsets | None = None,
-    ) -> Sentences:
+    ) -> tuple[Sentences, Tensor]: ...
+
+    def forward(
+        self,
+        hidden_states: Sequence[Tokens],
+        attention_mask: Mask | None = None,
+        return_weights: bool = False,
+        *,
+        cu_seqlens: Offsets | None = None,
+    ) -> Sentences | tuple[Sentences, Tensor]:
         """Mix and pool.
 
         Args:
             hidden_states: One batch a layer, each (batch, seq, dim), (tokens, dim), nested or a `TokenBatch`.
             attention_mask: (batch, seq), 1 or True at real tokens; with padded embeddings only.
+            return_weights: Give the layers' weights, too.
             cu_seqlens: (batch + 1,), cumulative lengths; with packed embeddings only.
 
         Returns:
-            (batch, out_dim), in the dtype of the hidden states.
+            (batch, out_dim), in the dtype of the hidden states; with ``return_weights`` also the weights, (layers,).
 
         Raises:
             TypeError, ValueError: As `maskpool.functional.mix_layers` says.
         """
-        mixed = functional.mix_layers(
-            hidden_states, attention_mask, layer_weights=self.layer_weights, cu_seqlens=cu_seqlens
-        )
-        return self.pooling.pool(mixed).to(hidden_states[0].dtype)
+        weights = self.layer_weights
+        mixed = functional.mix_layers(hidden_states, attention_mask, layer_weights=weights, cu_seqlens=cu_seqlens)
+        pooled = self.pooling.pool(mixed).to(hidden_states[0].dtype)
+        return (pooled, weights) if return_weights else pooled
 
 
 class FirstLastAveragePooling(nn.Module):

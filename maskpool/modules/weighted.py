@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
 from maskpool import functional
 from maskpool.functional.powers import check_positive
 from maskpool.modules.base import WeightedPooling
@@ -119,35 +116,3 @@ class SoftmaxPooling(WeightedPooling):
     def extra_repr(self) -> str:
         """Show the hyperparameter."""
         return ", ".join(filter(None, [f"temperature={self.temperature}", super().extra_repr()]))
-
-
-class GeneralizedMeanPooling(WeightedPooling):
-    """The signed power mean of each feature with a learned exponent: `generalized_mean_pool` as a layer.
-
-    One exponent serves all features. It is held as its logarithm, so that no step of training can make
-    it negative; at ``p=1`` the layer starts equal to the mean.
-
-    Args:
-        p: Where the exponent starts, above 0.
-        on_empty: What a sentence without a real token gets.
-
-    Example:
-        >>> GeneralizedMeanPooling(p=3.0)(torch.tensor([[[1.0], [7.0], [99.0]]]), torch.tensor([[1, 1, 0]])).detach()
-        tensor([[5.5613]])
-    """
-
-    def __init__(self, p: float = 1.0, on_empty: OnEmpty = "zero") -> None:
-        super().__init__(on_empty)
-        check_positive("p", p)
-        self.log_p = nn.Parameter(torch.tensor(float(p)).log())
-
-    @property
-    def p(self) -> Tensor:
-        """The exponent as it is now."""
-        return self.log_p.float().exp() if self.log_p.dtype != torch.float64 else self.log_p.exp()
-
-    def pool(self, batch: TokenBatch, weights: TokenWeights | None = None) -> Sentences:
-        """Pool a batch that has been checked."""
-        return functional.generalized_mean_pool(
-            batch, p=self.p.to(batch.accumulation_dtype), weights=weights, on_empty=self.on_empty
-        )

@@ -1,5 +1,6 @@
 """Law 4: every pooling equals a float64 loop that slices each sentence."""
 
+import copy
 from collections.abc import Callable
 from math import sqrt
 
@@ -12,15 +13,20 @@ from torch import Tensor
 from maskpool import (
     AttentionPooling,
     ConcatPooling,
+    GatedAttentionPooling,
     GeneralizedMeanPooling,
-    MeanStdPooling,
+    LatentAttentionPooling,
+    LearnedPooling,
+    MultiheadAttentionPooling,
     Pooling,
     SoftmaxPooling,
+    StructuredAttentionPooling,
     TokenBatch,
     TopKMeanPooling,
     attention_pool,
     mean_pool,
 )
+from maskpool.modules.build import output_dimension
 from tests.batches import dense_route, masks, tokens
 from tests.poolings import DIM, any_dtype, every_dtype, every_pooling, make
 
@@ -47,12 +53,72 @@ def _weighted(weigh: Callable[[Tensor], Tensor]) -> Oracle:
     return oracle
 
 
-def _attention(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _attention_of(scores: Tensor, w: Tensor | None) -> Tensor:
+    raised = scores.softmax(dim=0)
+    if w is None:
+        return raised
+    counted = raised * w.unsqueeze(1)
+    return counted / counted.sum(dim=0)
+
+
+def _sliced(rows: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+    products = rows * attention.repeat_interleave(rows.shape[1] // attention.shape[1], dim=1)
+    return products.sum(dim=0), products.abs().sum(dim=0)
+
+
+def attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, AttentionPooling)
     hidden = rows if layer.hidden is None else (rows @ layer.hidden.weight.double().t() + layer.hidden.bias.double())
     scores = (hidden if layer.hidden is None else hidden.tanh()) @ layer.query.double().t()
-    products = rows * scores.softmax(dim=0).repeat_interleave(rows.shape[1] // layer.num_heads, dim=1)
-    return products.sum(dim=0), products.abs().sum(dim=0)
+    return _sliced(rows, _attention_of(scores, w))
+
+
+def gated_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, GatedAttentionPooling)
+    exact = copy.deepcopy(layer).double()
+    scores = (exact.hidden(rows).tanh() * exact.gate(rows).sigmoid()) @ exact.query.t()
+    return _sliced(rows, _attention_of(scores, w))
+
+
+def structured_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, StructuredAttentionPooling)
+    exact = copy.deepcopy(layer).double()
+    weights = _attention_of(exact.hidden(rows).tanh() @ exact.query.t(), w)
+    return (weights.t() @ rows).flatten(), (weights.t() @ rows.abs()).flatten()
+
+
+def multihead_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, MultiheadAttentionPooling)
+    exact = copy.deepcopy(layer).double()
+    dim = rows.shape[1]
+    host = torch.nn.MultiheadAttention(dim, layer.num_heads, bias=False, dtype=torch.float64)
+    projections = [torch.eye(dim, dtype=torch.float64), exact.key_weight, exact.value_weight]
+    host.load_state_dict({"in_proj_weight": torch.cat(projections), "out_proj.weight": exact.output_weight})
+    pooled, weights = host(exact.queries, rows, rows, average_attn_weights=False)
+    if w is not None:
+        weights = weights * w / (weights * w).sum(dim=2, keepdim=True)
+
+    def project(rows: Tensor, value: Tensor, output: Tensor) -> Tensor:
+        values = (rows @ value.t()).view(len(rows), layer.num_heads, -1)
+        return torch.einsum("hqt,thw->qhw", weights, values).flatten(1) @ output.t()
+
+    if w is not None:
+        pooled = project(rows, exact.value_weight, exact.output_weight)
+    return pooled.flatten(), project(rows.abs(), exact.value_weight.abs(), exact.output_weight.abs()).flatten()
+
+
+def latent_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, LatentAttentionPooling)
+    exact = copy.deepcopy(layer).double()
+    queries, latents = (x.view(len(x), layer.num_heads, -1).transpose(0, 1) for x in (rows, exact.latents))
+    read = torch.nn.functional.scaled_dot_product_attention(queries, latents, latents).transpose(0, 1).flatten(1)
+    moved = rows + exact.output(torch.nn.functional.gelu(exact.hidden(read)))
+    # A score of float32 has lost digits in proportion to its size, and all that is behind it has them no more.
+    size = 1 + rows.abs() @ exact.latents.abs().amax(dim=0)
+    hidden = (size[:, None] * read.abs()) @ exact.hidden.weight.abs().t() + exact.hidden.bias.abs()
+    scale = rows.abs() + hidden @ exact.output.weight.abs().t() + exact.output.bias.abs()
+    share = torch.full((len(rows),), 1 / len(rows), dtype=rows.dtype) if w is None else w / w.sum()
+    return share @ moved, share @ scale
 
 
 def _std(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,16 +180,27 @@ ORACLES: dict[str, Oracle] = {
     "LogSumExpPooling": _logsumexp,
     "SoftmaxPooling": _softmax,
     "GeneralizedMeanPooling": _generalized_mean,
-    "AttentionPooling": _attention,
+    "AttentionPooling": attention,
+    "GatedAttentionPooling": gated_attention,
+    "StructuredAttentionPooling": structured_attention,
+    "MultiheadAttentionPooling": multihead_attention,
+    "LatentAttentionPooling": latent_attention,
 }
 
 
-def _sentence(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def sentence(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """The float64 vector of one sentence, and the scale to which its error is relative; 0 means exact."""
-    if len(at):
-        return ORACLES[type(layer).__name__](layer, rows, at.double())
-    width = rows.shape[1] * (2 if isinstance(layer, MeanStdPooling) else 1)
-    return rows.new_zeros(width), rows.new_zeros(width)
+    if not len(at):
+        width = output_dimension(layer, rows.shape[1])
+        return rows.new_zeros(width), rows.new_zeros(width)
+    expected, scale = ORACLES[type(layer).__name__](layer, rows, at.double())
+    if isinstance(layer, LearnedPooling) and layer.start != "mean":
+        start, start_scale = ORACLES[type(layer.starting).__name__](layer.starting, rows, at.double())
+        expected, scale = (
+            expected + start - rows.mean(dim=0),
+            scale + start.abs() + start_scale + rows.abs().mean(dim=0),
+        )
+    return expected, scale
 
 
 def _ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -139,7 +216,7 @@ def assert_equals_loop(layer: Pooling, pooled: Tensor, x: Tensor, mask: Tensor) 
             assert_equals_loop(part, columns, x, mask)
         return
     at = [row.nonzero().view(-1) for row in mask]
-    pairs = [_sentence(layer, x[b][rows].detach().double(), rows) for b, rows in enumerate(at)]
+    pairs = [sentence(layer, x[b][rows].detach().double(), rows) for b, rows in enumerate(at)]
     expected, scale = (torch.stack(part) for part in zip(*pairs, strict=True))
     allowed = RELATIVE.get(x.dtype, 1e-6) * scale
     if x.dtype in (torch.float16, torch.bfloat16):
@@ -204,8 +281,8 @@ def test_long_sentences(name: str, dtype: torch.dtype, data: str, dense: bool) -
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_large_halves_stay_finite(name: str, value: float, dense: bool) -> None:
     """float16 numbers near the end of its range, 4,096 of them, pool to a finite vector."""
-    if name in ("mean_sqrt_len_tokens", "sum"):
-        value /= 64 if name == "mean_sqrt_len_tokens" else 4096  # the true vector is √4096 or 4096 times a token
+    # The true vector is √4096 or 4096 times a token, or a projection of one.
+    value /= {"mean_sqrt_len_tokens": 64, "sum": 4096, "multihead_attention": 64}.get(name, 1)
     x, mask = torch.full((2, 4096, 2), value, dtype=torch.float16), torch.ones(2, 4096, dtype=torch.bool)
     layer = make(name, 2)
     with dense_route() if dense else torch.enable_grad():

@@ -5,7 +5,7 @@ import torch
 
 from maskpool.functional import OnEmpty
 from tests.batches import all_layouts, dense_route, tokens
-from tests.poolings import DIM, WIDTHS, every_dtype, every_pooling, make
+from tests.poolings import DIM, PROJECT, WIDTHS, every_dtype, every_pooling, fresh, make
 
 EMPTY = 6  # the row of all_layouts that has no real token
 either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
@@ -94,15 +94,16 @@ def test_no_tokens_or_no_sentences(name: str, dtype: torch.dtype, shape: tuple[i
 @every_dtype
 @either_route
 def test_single_token(name: str, dtype: torch.dtype, dense: bool) -> None:
-    """A sentence of one token is that token, wherever it stands; it deviates by 0."""
-    layer, x = make(name), tokens(3, 3, DIM, dtype=dtype)
+    """A sentence of one token is that token, wherever it stands; it deviates by 0. Projections stay as they start."""
+    layer = fresh(name) if name in PROJECT else make(name)
+    x = tokens(3, 3, DIM, dtype=dtype)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.eye(3, dtype=torch.int64))
     token = x[torch.arange(3), torch.arange(3)]
     zeros = torch.zeros_like(token)
-    expected = {"concat": token.repeat(1, 3), "std": zeros, "mean_std": torch.cat([token, zeros], dim=1)}.get(
-        name, token
-    )
+    expected = {"std": zeros, "mean_std": torch.cat([token, zeros], dim=1)}.get(name)
+    if expected is None:
+        expected = token.repeat(1, WIDTHS.get(name, 1))
     if name == "generalized_mean":  # a power and its root
         torch.testing.assert_close(pooled, expected)
     else:

@@ -1,0 +1,330 @@
+"""Learned poolings: where they start, what they weigh, and what drives their hops apart."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskpool import (
+    GeneralizedMeanPooling,
+    LatentAttentionPooling,
+    LayerMix,
+    LearnedPooling,
+    MaxPooling,
+    MeanPooling,
+    MultiheadAttentionPooling,
+    StructuredAttentionPooling,
+    TokenBatch,
+    attention_penalty,
+    build_pooling,
+    mean_pool,
+)
+from maskpool.modules.learned import STARTS
+from tests.batches import all_layouts, dense_route, poison, tokens
+from tests.poolings import DIM, LEARNED, SPECS, WIDTHS, fresh, make
+
+MODES = sorted({str(SPECS[name][0]) for name in LEARNED})
+every_learned_pooling = pytest.mark.parametrize("name", LEARNED)
+either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+
+
+def _options(mode: str) -> dict[str, Any]:
+    return next(options for known, options in SPECS.values() if known == mode)
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_starts_as_asked(mode: str, start: str, dtype: torch.dtype) -> None:
+    """A fresh layer equals the pooling that ``start`` names, in each part of its result, empty sentences too."""
+    x, mask = all_layouts(dtype)
+    layer = build_pooling(mode, DIM, **_options(mode) | {"start": start})
+    expected = build_pooling(start)(x, mask).repeat(1, WIDTHS.get(mode, 1))
+    torch.testing.assert_close(layer(x, mask), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_starts_as_the_mean(mode: str) -> None:
+    """Where nothing is asked, the start is the mean."""
+    x, mask = all_layouts()
+    torch.testing.assert_close(
+        build_pooling(mode, DIM, **_options(mode))(x, mask), mean_pool(x, mask).repeat(1, WIDTHS.get(mode, 1))
+    )
+
+
+@every_learned_pooling
+def test_learns_away_from_its_start(name: str) -> None:
+    """The start is no dead end: some parameter has a gradient there, and a few steps lower a loss."""
+    layer, (x, mask) = fresh(name), all_layouts()
+    target = tokens(len(mask), DIM * WIDTHS.get(name, 1), seed=8)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
+    losses = []
+    for _ in range(10):
+        loss = (layer(x, mask) - target).square().mean()
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[-1] < losses[0]
+
+
+@every_learned_pooling
+@either_route
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_returned_weights(name: str, dense: bool, dtype: torch.dtype) -> None:
+    """Weights come as (batch, …, seq) in float32, exactly 0 at pads, and the vectors beside them are the usual ones."""
+    layer, (x, mask) = make(name), all_layouts(dtype)
+    with dense_route() if dense else torch.enable_grad():
+        pooled, weights = layer(poison(x, mask, torch.nan), mask, return_weights=True)
+        assert torch.equal(pooled, layer(x, mask))
+    assert weights.shape[0::2] == mask.shape
+    assert weights.dtype == torch.float32
+    assert not weights[~mask.bool().unsqueeze(1).expand_as(weights)].any()
+    latent = isinstance(layer, LatentAttentionPooling)  # a token's add up to 1 there, elsewhere a sentence's
+    expected = mask.float() if latent else mask.any(dim=1, keepdim=True).float().expand(weights.shape[:2])
+    torch.testing.assert_close(weights.sum(dim=1 if latent else 2), expected)
+
+
+@every_learned_pooling
+def test_returned_weights_of_packed_tokens(name: str) -> None:
+    """Without a padded layout the weights come one row a token."""
+    layer, (x, mask) = make(name), all_layouts()
+    offsets = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
+    weights = layer(x[mask.bool()], cu_seqlens=offsets, return_weights=True)[1]
+    padded = layer(x, mask, return_weights=True)[1]
+    torch.testing.assert_close(weights, padded.transpose(1, 2)[mask.bool()])
+
+
+@every_learned_pooling
+@either_route
+def test_autocast_does_not_reach_inside(name: str, dense: bool) -> None:
+    """Under bfloat16 autocast vectors and weights are the float32 ones, bit for bit."""
+    layer, (x, mask) = make(name), all_layouts()
+    with dense_route() if dense else torch.enable_grad():
+        expected = layer(x, mask, return_weights=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            actual = layer(x, mask, return_weights=True)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@every_learned_pooling
+def test_half_parameters_are_used_in_float32(name: str) -> None:
+    """A layer cast to bfloat16 pools as a float32 layer with the same, rounded, parameters does."""
+    half, exact = make(name).bfloat16(), make(name)
+    exact.load_state_dict(half.state_dict())
+    x, mask = all_layouts(torch.bfloat16)
+    for ours, theirs in zip(half(x, mask, return_weights=True), exact(x, mask, return_weights=True), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_multihead_attention_is_torchs() -> None:
+    """On a padded batch the layer gives what torch.nn.MultiheadAttention gives with the same weights and the mask."""
+    layer = make("multihead_attention")
+    assert isinstance(layer, MultiheadAttentionPooling)
+    x, mask = all_layouts()
+    x, mask = x[mask.any(dim=1)], mask[mask.any(dim=1)]  # torch gives NaN to a sentence without a token
+    host = torch.nn.MultiheadAttention(DIM, layer.num_heads, bias=False, batch_first=True)
+    projections = [torch.eye(DIM), layer.key_weight, layer.value_weight]
+    host.load_state_dict({"in_proj_weight": torch.cat(projections), "out_proj.weight": layer.output_weight})
+    expected, attention = host(
+        layer.queries.expand(len(x), -1, -1), x, x, key_padding_mask=~mask.bool(), average_attn_weights=False
+    )
+    pooled, weights = layer(x, mask, return_weights=True)
+    torch.testing.assert_close(pooled, expected.flatten(1))
+    torch.testing.assert_close(weights, attention.transpose(1, 2).flatten(1, 2))
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.5])
+def test_generalized_mean_weights(p: float) -> None:
+    """The weights rebuild the mean of the powers: Σₜ |xₜ|ᵖ⁻¹ xₜ / n is their sum of the tokens but for its scale."""
+    layer, (x, mask) = GeneralizedMeanPooling(p), all_layouts()
+    pooled, weights = layer(x, mask, return_weights=True)
+    for row, real in enumerate(mask.bool()):
+        if not real.any():
+            continue
+        rows = x[row][real]
+        scale = rows.abs().pow(p - 1).mean(dim=0)
+        power = (weights[row][:, real].t() * rows).sum(dim=0) * scale
+        torch.testing.assert_close(power, pooled[row].sign() * pooled[row].abs() ** p)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_penalty_is_a_loop_over_sentences(packed: bool) -> None:
+    """The penalty is the mean over sentences of the squared Frobenius norm of A Aᵀ − I, pads or none."""
+    layer, (x, mask) = make("structured_attention"), all_layouts()
+    assert isinstance(layer, StructuredAttentionPooling)
+    offsets = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
+    weights = layer(x, mask, return_weights=True)[1]
+    norms = []
+    for attention, real in zip(weights, mask.bool(), strict=True):
+        a = attention[:, real].double()
+        norms.append((a @ a.t() - torch.eye(2)).square().sum())
+    by_token = weights.transpose(1, 2)[mask.bool()]
+    found = layer.penalty(by_token, offsets) if packed else layer.penalty(weights)
+    torch.testing.assert_close(found.double(), torch.stack(norms).mean())
+
+
+def test_penalty_drives_hops_apart() -> None:
+    """Minimised on its own, the penalty leaves each hop a token of its own."""
+    layer = make("structured_attention")
+    assert isinstance(layer, StructuredAttentionPooling)
+    x, mask = tokens(4, 5, DIM), torch.ones(4, 5, dtype=torch.bool)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
+    values = []
+    for _ in range(60):
+        penalty = layer.penalty(layer(x, mask, return_weights=True)[1])
+        values.append(penalty.item())
+        optimiser.zero_grad()
+        penalty.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimiser.step()
+    assert values[-1] < 0.1 * values[0]
+
+
+@pytest.mark.parametrize(("shape", "packed"), [((4, 2), False), ((1, 2, 4), True), ((4,), False)])
+def test_penalty_refuses_other_shapes(shape: tuple[int, ...], packed: bool) -> None:
+    """Weights that are neither padded nor packed are refused, and both forms are named."""
+    text = r"weights must have the shape \(batch, hops, seq\), or \(tokens, hops\) with cu_seqlens; got "
+    with pytest.raises(ValueError, match=text + re.escape(str(shape))):
+        attention_penalty(torch.ones(shape), torch.tensor([0, shape[0]]) if packed else None)
+
+
+def test_token_weights_need_a_start_that_takes_them() -> None:
+    """A start that takes no token weights refuses them, and names one that does."""
+    layer, (x, mask) = build_pooling("attention", DIM, start="max"), all_layouts()
+    text = "weights need a start whose sums take them, such as 'mean', got start='max'"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        layer(x, mask, weights=torch.ones(mask.shape))
+
+
+def test_token_weights_reach_the_start() -> None:
+    """A start whose sums take token weights gets them: a token of weight 0 is not there."""
+    layer, (x, mask) = build_pooling("attention", DIM, start="sum"), all_layouts()
+    weights = torch.ones(mask.shape)
+    weights[:, 1] = 0
+    expected = build_pooling("sum")(x, mask * (weights > 0))
+    torch.testing.assert_close(layer(x, mask, weights=weights), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unknown_start(mode: str) -> None:
+    """A start that is none is refused, and those that are get listed."""
+    with pytest.raises(ValueError, match=r"start must be one of 'mean', 'max', .*'softmax', got 'average'"):
+        build_pooling(mode, DIM, **_options(mode) | {"start": "average"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "text"),
+    [
+        ("structured_attention", {"num_hops": 0}, "num_hops must be a positive integer, got 0"),
+        ("structured_attention", {"hidden_dimension": 1.5}, "hidden_dimension must be a positive integer, got 1.5"),
+        ("multihead_attention", {"num_heads": 4}, "num_heads must divide embedding_dimension 6, got 4"),
+        ("multihead_attention", {"num_queries": True}, "num_queries must be a positive integer, got True"),
+        ("latent_attention", {"num_latents": -1}, "num_latents must be a positive integer, got -1"),
+        ("latent_attention", {"num_heads": 5}, "num_heads must divide embedding_dimension 6, got 5"),
+        ("gated_attention", {"hidden_dimension": 0}, "hidden_dimension must be a positive integer, got 0"),
+        ("gated_attention", {"num_heads": 4}, "num_heads must divide embedding_dimension 6, got 4"),
+    ],
+)
+def test_bad_sizes(mode: str, options: dict[str, Any], text: str) -> None:
+    """A size that makes no sense is refused by its name."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        build_pooling(mode, DIM, **options)
+
+
+@every_learned_pooling
+def test_state_dict_round_trip(name: str) -> None:
+    """A layer saved and loaded, by strict keys, pools as before."""
+    layer, other, (x, mask) = make(name), fresh(name), all_layouts()
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x, mask), layer(x, mask))
+
+
+KEYS = {
+    "gated_attention": {"query", "hidden.weight", "hidden.bias", "gate.weight", "gate.bias"},
+    "structured_attention": {"query", "hidden.weight", "hidden.bias"},
+    "multihead_attention": {"queries", "key_weight", "value_weight", "output_weight"},
+    "latent_attention": {"latents", "hidden.weight", "hidden.bias", "output.weight", "output.bias"},
+    "generalized_mean": {"log_p"},
+    "attention-from-max": {"query"},
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_state_dict_keys(name: str) -> None:
+    """The names of the weights stay what they are: saved models depend on them."""
+    assert set(fresh(name).state_dict()) == KEYS[name]
+
+
+def _marked(batch: int, seq: int = 6, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(batch, seq, width)
+    x[:, :, 0] = 0
+    place = torch.randint(seq - 1, (batch,))
+    x[torch.arange(batch), place, 0] = 3
+    mask = torch.ones(batch, seq, dtype=torch.bool)
+    mask[:, -1] = False
+    return x, mask, x[torch.arange(batch), place, 1:]
+
+
+@pytest.mark.parametrize("mode", ["attention", "gated_attention", "multihead_attention", "structured_attention"])
+def test_training_finds_the_token_that_matters(mode: str) -> None:
+    """Trained to give the token that a feature marks, each attention finds it."""
+    options = {
+        "structured_attention": {"num_hops": 1, "hidden_dimension": 16},
+        "gated_attention": {"hidden_dimension": 16},
+    }
+    layer = build_pooling(mode, 8, **options.get(mode, {}))
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
+    losses = []
+    for _ in range(150):
+        x, mask, target = _marked(32)
+        loss = (layer(x, mask)[:, 1:] - target).square().mean()
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_latent_attention_learns_what_no_mean_can() -> None:
+    """Latents change tokens one by one: the mean of their absolute values is learned, which no weights give."""
+    layer = LatentAttentionPooling(4, num_latents=8, num_heads=4, hidden_dimension=16)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.02)
+    losses = []
+    for _ in range(200):
+        x = torch.randn(64, 5, 4)
+        loss = (layer(x, torch.ones(64, 5, dtype=torch.bool)) - x.abs().mean(dim=1)).square().mean()
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_layer_mix_returns_its_weights() -> None:
+    """A mix of layers gives, when asked, what each layer weighs, beside the same vectors."""
+    mix, (x, mask) = LayerMix(2, MaxPooling()), all_layouts()
+    with torch.no_grad():
+        mix.layer_logits.copy_(torch.tensor([0.0, 1.0]))
+    pooled, weights = mix([x, 2 * x], mask, return_weights=True)
+    assert torch.equal(pooled, mix([x, 2 * x], mask))
+    torch.testing.assert_close(weights, torch.tensor([0.0, 1.0]).softmax(dim=0))
+
+
+def test_a_start_is_a_part_of_the_layer() -> None:
+    """A layer that starts elsewhere shows the layer it starts from, and one that starts as the mean shows none."""
+    assert "(starting): MaxPooling()" in repr(build_pooling("attention", DIM, start="max"))
+    assert "starting" not in repr(build_pooling("attention", DIM))
+
+
+def test_one_preparation_serves_learned_layers() -> None:
+    """A prepared batch pools as the raw arguments do, several layers from one."""
+    x, mask = all_layouts()
+    batch = TokenBatch.of(x, mask)
+    for name in LEARNED:
+        layer = make(name)
+        assert isinstance(layer, LearnedPooling)
+        assert torch.equal(layer(batch), layer(x, mask))
+    torch.testing.assert_close(MeanPooling()(batch), mean_pool(x, mask))
