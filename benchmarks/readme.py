@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpool.bench.arms import EXCLUDED, INCLUDED
-from maskpool.bench.report import ATTENTION_HEADER, attention_table, baseline_rows, markdown_table, table
+from maskpool.bench.report import LEARNED_HEADER, baseline_rows, learned_table, markdown_table, table
 from maskpool.bench.results import main_table_of
 
 ROOT = Path(__file__).parent.parent
@@ -51,15 +51,15 @@ def clusters(results: dict[str, Any]) -> str:
 
 def demonstration(results: dict[str, Any]) -> str:
     """What the default run found."""
-    attention = results["parts"][0]["attention"]
+    learned = results["parts"][0]["learned"]
     return "\n".join(
         [
             clusters(results),
             "",
-            f"An attention head, trained on half of the classes with states padded to {attention['width']}, clustering "
-            f"the other half ({attention['head_seeds']} head seeds):",
+            f"An attention head, trained on half of the classes with states padded to {learned['width']}, clustering "
+            f"the other half ({learned['head_seeds']} head seeds):",
             "",
-            *markdown_table(ATTENTION_HEADER, attention_table(results["parts"][0])),
+            *markdown_table(LEARNED_HEADER, learned_table(results["parts"][0])),
         ]
     )
 

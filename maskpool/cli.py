@@ -90,7 +90,11 @@ def bench(
         ),
     ] = None,
     pooling: Annotated[
-        list[str], typer.Option(help="Modes; repeat the option, or separate them by commas.", rich_help_panel=_HOW)
+        list[str],
+        typer.Option(
+            help="Modes, or folders of trained heads; repeat the option, or separate them by commas.",
+            rich_help_panel=_HOW,
+        ),
     ] = ["mean,max,attention"],  # noqa: B006  # typer shows it and copies it
     pad_to: Annotated[
         int | None,
@@ -134,6 +138,7 @@ def bench(
             screen.say("loading …")
             from maskpool.bench import report
             from maskpool.bench.folder import StudyFolder
+            from maskpool.bench.heads import is_saved
             from maskpool.bench.results import results_of
             from maskpool.bench.run import run_study
             from maskpool.bench.study import KNOWN_POOLINGS, CorpusSource, Study, check_known, read_study
@@ -161,7 +166,8 @@ def bench(
             )
             modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
             for mode in modes:
-                check_known(mode, KNOWN_POOLINGS, "--pooling")
+                if not is_saved(mode):
+                    check_known(mode, KNOWN_POOLINGS, "--pooling")
             asked, base = Study((model,), (source,), modes, batch_size=batch_size, pad_to=pad_to, seeds=seeds), Path()
         folder = StudyFolder(out)
         if dry_run:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import batches, contestants, pooling_speed, timing
+from benchmarks import batches, contestants, learned_heads, pooling_speed, timing
+from tests.bench import tiny
 
 TINY = ["--quick", "--rounds", "2", "--shapes", "3x64x8:0.5"]
 
@@ -63,3 +65,43 @@ def test_peak_memory_counts_what_is_alive_together() -> None:
     assert 1 <= timing.peak_bytes(lambda: x + 1) / 400_000 < 1.01
     assert 1 <= timing.peak_bytes(lambda: [(x + i).sum() for i in range(2)]) / 400_000 < 1.01
     assert 2 <= timing.peak_bytes(lambda: (x + 1) * 2) / 400_000 < 2.01
+
+
+def test_learned_heads_run(tmp_path: Path) -> None:
+    """Each head gets a row for each task, and its points to the peer are the difference of their accuracies."""
+    texts, model, out = tmp_path / "data", tiny.save_model(tmp_path / "model"), tmp_path / "new" / "heads.json"
+    for place, name in enumerate(("train", "test")):
+        (texts / "banking77").mkdir(parents=True, exist_ok=True)
+        written = tiny.write_csv(texts / "banking77" / f"{name}.csv", tiny.make_texts(40, seed=place))
+        written.write_text(written.read_text(encoding="utf-8").replace("text,label", "text,category"), encoding="utf-8")
+    (texts / "snips").mkdir()
+    lines = [json.dumps({"text": text, "label": label}) for text, label in tiny.make_texts(120)]
+    (texts / "snips" / "snips.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report = learned_heads.main(["--quick", "--data", str(texts), "--model", str(model), "--out", str(out)])
+    assert json.loads(out.read_text(encoding="utf-8")) == json.loads(json.dumps(report))
+    assert [(row["task"], row["head"]) for row in report["rows"]] == [
+        (task, head) for task in ("banking77", "snips") for head in learned_heads.HEADS
+    ]
+    assert [(task["texts"], task["test_texts"]) for task in report["tasks"].values()] == [(40, 40), (100, 20)]
+    for row in report["rows"]:
+        to_peer, peer = row["to_peer"], report["tasks"][row["task"]]["peer"]
+        assert to_peer["points"] == pytest.approx(100 * (np.mean(row["accuracies"]) - peer["accuracy"]))
+        assert to_peer["low"] <= to_peer["points"] <= to_peer["high"]
+        assert row["epochs"] == len(row["fit_seconds"]) == 2
+    with pytest.raises(SystemExit, match=r"learned_heads: .*there is none at"):
+        learned_heads.main(["--data", str(tmp_path), "--model", str(model), "--out", str(out)])
+
+
+def test_intervals_hold_texts_and_seeds() -> None:
+    """The interval is as wide as the standard errors over texts and over seeds make it, both together."""
+    rng = np.random.default_rng(0)
+    peer = rng.random(2_000) < 0.8
+    level = np.array([0.75, 0.8, 0.85, 0.7, 0.9])
+    right = rng.random((5, 2_000)) < level[:, None]
+    difference = 100 * (right.astype(float) - peer)
+    of_texts = difference.mean(axis=0).std() / 2_000**0.5
+    of_seeds = difference.mean(axis=1).std() / 5**0.5
+    found = learned_heads.interval(right, peer)
+    assert found["points"] == pytest.approx(difference.mean())
+    half_width = (found["high"] - found["low"]) / 2
+    assert half_width == pytest.approx(1.96 * (of_texts**2 + of_seeds**2) ** 0.5, rel=0.1)

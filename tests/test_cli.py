@@ -284,8 +284,10 @@ def test_pads_against_noise_is_one_of_the_tables_comparisons(study: Measured) ->
             for draw in range(REPLICATES + 1)
         )
         halves = np.array(draws)
-        variance = halves.mean(axis=1).var(ddof=1) - halves.var(axis=1, ddof=1).mean() / halves.shape[1]
-        error = np.sqrt(max(variance, 0) + full.var(ddof=1) / len(full))
+        by_seeds = halves.var(axis=1, ddof=1).mean()
+        variance = halves.mean(axis=1).var(ddof=1) - by_seeds / halves.shape[1]
+        on_full = ((len(full) - 1) * full.var(ddof=1) + by_seeds) / len(full)
+        error = np.sqrt(max(variance, 0) + on_full / len(full))
         found = row["against_noise"]
         assert found["delta"] == pytest.approx(full.mean())
         assert found["high"] - found["delta"] == pytest.approx(quantile * error, rel=1e-4)
@@ -297,7 +299,7 @@ def test_intervals_of_heads_are_wider_than_those_of_their_cells(study: Measured)
     """The results hold the intervals of heads that hold at once, for the differences of the cell."""
     cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
     (cell,) = (cell["value"] for cell in cells if cell["key"]["kind"] == "heads")
-    assert study.part["attention"] == hold_at_once(cell) != cell
+    assert study.part["learned"] == hold_at_once({"attention": cell})
 
 
 def test_few_half_samples_are_said(study: Measured) -> None:
@@ -327,7 +329,7 @@ def test_poolings_may_be_repeated_or_listed(model: Path, data: Path, tmp_path: P
     measured = Measured(Ran(0, "", ""), tmp_path)
     assert measured.results["study"]["poolings"] == ["mean", "cls"]
     assert list(dict.fromkeys(row["pooling"] for row in measured.rows)) == ["mean", "cls"]
-    assert measured.part["attention"] is None
+    assert measured.part["learned"] is None
 
 
 def test_attention_alone(model: Path, data: Path, tmp_path: Path) -> None:
@@ -336,15 +338,17 @@ def test_attention_alone(model: Path, data: Path, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     part = Measured(ran, tmp_path).part
     assert part["tables"] == []
-    assert len(part["attention"]["rows"]) == 4
+    assert len(part["learned"]["rows"]) == 4
     assert sorted(content(tmp_path)) == sorted(FILES)
 
 
 def test_too_few_labels_for_heads_are_said(model: Path, tmp_path: Path) -> None:
-    """With two labels there is no attention table, and the report says why."""
+    """With two labels there is no table of learned poolings, and the report says why."""
     data = tiny.write_csv(tmp_path / "two.csv", tiny.make_texts(40, labels=2))
     assert run("bench", "--model", model, "--data", data, "--out", tmp_path / "out").code == 0
-    assert "There is no attention table: it needs four labels" in (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert "There is no table of learned poolings: it needs four labels" in (tmp_path / "out" / "report.md").read_text(
+        "utf-8"
+    )
 
 
 def test_a_model_of_few_positions(data: Path, tmp_path: Path) -> None:

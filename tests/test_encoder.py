@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import T5Config, T5Model
 
-from maskpool import encoder as module
 from maskpool.encoder import BUNDLED, Encoder
+from maskpool.encoder import transformer as module
 from maskpool.errors import UserError
 from tests.bench import tiny
 

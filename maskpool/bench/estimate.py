@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import timeit
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +128,9 @@ def _other_seconds(part: Part, missing: Counter[str]) -> float:
         labels = np.arange(some) % min(len(np.unique(part.codes)), some // 2)
         mask = torch.arange(part.top) < torch.from_numpy(part.lengths[part.kept[:some]]).unsqueeze(1)
         states = States(part.kept[:some], torch.randn(some, part.top, part.encoder.dimension), mask)
-        one = _timed(lambda: heads.two_by_two(states, labels, seeds, part.study.seed, lambda: None))
-        total += one * len(part.kept) / some
+        for mode in part.study.learned:
+            one = _timed(partial(heads.two_by_two, mode, states, labels, seeds, part.study.seed, lambda: None))
+            total += one * len(part.kept) / some
     return total
 
 

@@ -1,9 +1,11 @@
-"""Attention heads, trained and served with and without the mask."""
+"""Learned poolings: heads trained here, served with and without the mask, and heads that others have trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +16,16 @@ from torch import Tensor, nn
 from maskpool.bench.arms import unit
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.statistics import CONFIDENCE, floor
-from maskpool.modules import AttentionPooling, MeanPooling
+from maskpool.errors import UserError
+from maskpool.modules import LearnedPooling, MeanPooling, Pooling, build_pooling
+from maskpool.modules.build import POOLINGS, output_dimension
 
 if TYPE_CHECKING:
     from maskpool.bench.forward import States
     from maskpool.plans import Ints
 
+# The modes that are trained here, and have a table of their own.
+LEARNED = tuple(mode for mode, layer in POOLINGS.items() if issubclass(layer, LearnedPooling))
 HEAD_SEEDS = 5
 MOST_TEXTS = 2_000  # of which token states are kept, 128 x 384 floats each
 FEWEST_LABELS = 4  # two to train on, two to cluster
@@ -57,13 +63,16 @@ class HeadRow:
     pad_fraction: float
 
 
-def two_by_two(states: States, codes: Ints, seeds: int, seed: int, on_head: Callable[[], None]) -> dict[str, object]:
+def two_by_two(
+    mode: str, states: States, codes: Ints, seeds: int, seed: int, on_head: Callable[[], None]
+) -> dict[str, object]:
     """Train heads on half of the classes, pool and cluster the other half, with and without the mask.
 
     Scored on classes that it never saw: a head trained on the labels that it then clusters would be a
     classifier.
 
     Args:
+        mode: One of ``LEARNED``.
         states: Token states with their pads.
         codes: The label of each of their texts.
         seeds: k-means seeds a cell.
@@ -89,14 +98,14 @@ def two_by_two(states: States, codes: Ints, seeds: int, seed: int, on_head: Call
 
         for trained in (True, False):
             mask = states.mask if trained else everywhere
-            head = _train(states.values[learn], mask[learn], torch.from_numpy(codes[seen]), head_seed)
+            head = _train(mode, states.values[learn], mask[learn], torch.from_numpy(codes[seen]), head_seed)
             for served in (True, False):
                 mask = states.mask if served else everywhere
                 with torch.inference_mode():
                     pooled, weights = head(states.values[unseen], mask[unseen], return_weights=True)
                 ami[trained, served].append(clusters(pooled))
                 pads = ~states.mask[unseen].unsqueeze(1)
-                on_pads[trained, served].append(float((weights * pads).sum(dim=2).mean()))
+                on_pads[trained, served].append(float((weights * pads).sum() / weights.sum()))
             on_head()
         plain.append(clusters(MeanPooling()(states.values[unseen], states.mask[unseen])))
     words = {True: "with mask", False: "without mask"}
@@ -127,24 +136,78 @@ def two_by_two(states: States, codes: Ints, seeds: int, seed: int, on_head: Call
     }
 
 
-def hold_at_once(found: dict[str, Any]) -> dict[str, Any]:
-    """What `two_by_two` found, its three intervals widened until they hold together (Bonferroni)."""
-    freedom, compared = found["head_seeds"] - 1, len(found["rows"]) - 1
+def hold_at_once(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What `two_by_two` found for each mode as one table, intervals widened until they hold together (Bonferroni)."""
+    first = next(iter(found.values()))
+    freedom, compared = first["head_seeds"] - 1, sum(len(one["rows"]) - 1 for one in found.values())
     wider = stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * compared), freedom) / stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
     rows = []
-    for row in found["rows"]:
-        half_width = float(wider * (row["high"] - row["low"]) / 2)
-        rows.append(row | {"low": row["delta"] - half_width, "high": row["delta"] + half_width})
-    return found | {"rows": rows}
+    for mode, one in found.items():
+        for row in one["rows"]:
+            half_width = float(wider * (row["high"] - row["low"]) / 2)
+            ends = {"low": row["delta"] - half_width, "high": row["delta"] + half_width}
+            rows.append({"pooling": mode, **row, **ends})
+    return first | {"rows": rows, "compared": compared}
 
 
-def _train(states: Tensor, mask: Tensor, codes: Tensor, seed: int) -> AttentionPooling:
+def key_of(mode: str) -> dict[str, str]:
+    """What a mode's cell is called: attention, the first that there was, by its kind alone."""
+    return {"kind": "heads"} if mode == "attention" else {"kind": "heads", "pooling": mode}
+
+
+def is_saved(pooling: str) -> bool:
+    """Whether a pooling of a study is the folder of a trained head, not a mode."""
+    return pooling not in POOLINGS and (Path(pooling) / "config.json").is_file()
+
+
+def saved_hash(folder: str) -> str:
+    """SHA-256 of a saved head's files."""
+    found = hashlib.sha256()
+    for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+        found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def layers_of(poolings: Sequence[str], dimension: int) -> dict[str, Pooling]:
+    """The layers of modes without parameters, and of heads that were trained elsewhere and are served as they are.
+
+    Raises:
+        UserError: A folder holds no head, or one for tokens of another width.
+    """
+    return {
+        pooling: _opened(pooling, dimension) if is_saved(pooling) else build_pooling(pooling) for pooling in poolings
+    }
+
+
+def _opened(folder: str, dimension: int) -> Pooling:
+    from maskpool.integrations.sentence_transformers import AttentionPoolingModule
+
+    try:
+        module = AttentionPoolingModule.load(folder, local_files_only=True)
+    # Settings that are none, weights that are missing, of other sizes or cut off show up as errors of many kinds.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"poolings must be modes or folders that save_head or AttentionPoolingModule.save has written; {folder} "
+            f"could not be opened: {reason}"
+        ) from error
+    if module.embedding_dimension != dimension:
+        raise UserError(
+            f"poolings must fit the model, whose token states are {dimension} wide; the head in {folder} is for tokens "
+            f"that are {module.embedding_dimension} wide: take it out, or measure the model it was trained on"
+        )
+    layer: Pooling = module.pooling.eval().requires_grad_(False)
+    return layer
+
+
+def _train(mode: str, states: Tensor, mask: Tensor, codes: Tensor, seed: int) -> LearnedPooling:
     """Fit a head under a linear classifier that is thrown away afterwards."""
     targets = torch.unique(codes, return_inverse=True)[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = AttentionPooling(states.shape[2])
-        classifier = nn.Linear(states.shape[2], int(targets.max()) + 1)
+        head = build_pooling(mode, states.shape[2])
+        assert isinstance(head, LearnedPooling)
+        classifier = nn.Linear(output_dimension(head, states.shape[2]), int(targets.max()) + 1)
         optimizer = torch.optim.Adam([*head.parameters(), *classifier.parameters()], lr=_LEARNING_RATE)
         for _ in range(_EPOCHS):
             for batch in torch.split(torch.randperm(len(states)), _BATCH):

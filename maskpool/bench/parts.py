@@ -28,7 +28,6 @@ from maskpool.bench.mixed import MIXED
 from maskpool.bench.study import Study
 from maskpool.encoder import Encoder
 from maskpool.errors import UserError
-from maskpool.modules.build import build_pooling
 from maskpool.plans import Plan
 
 if TYPE_CHECKING:
@@ -64,9 +63,9 @@ class Grid:
 
     @cached_property
     def poolings(self) -> tuple[str, ...]:
-        """Modes without parameters, those of the leaks included."""
+        """Modes that are not trained here, those of the leaks included, and heads that were trained elsewhere."""
         leaks = [LEAKS[name].pooling for name in self.study.leaks]
-        return tuple(mode for mode in dict.fromkeys([*self.study.poolings, *leaks]) if mode != "attention")
+        return tuple(mode for mode in dict.fromkeys([*self.study.poolings, *leaks]) if mode not in heads.LEARNED)
 
     def tables(self) -> dict[tuple[int, str], list[Comparison]]:
         """The comparisons of each table, by layer and clusterer; those of mixed plans together under ``mixed``."""
@@ -78,7 +77,7 @@ class Grid:
         }
         for layer in self.study.layers:
             for pooling in self.study.poolings if mixed else ():
-                if pooling != "attention":
+                if pooling not in heads.LEARNED:
                     found.setdefault((layer, "mixed"), []).extend(
                         Comparison(layer, pooling, plan, INCLUDED, by) for plan in self.plans for by in mixed
                     )
@@ -130,7 +129,7 @@ class Grid:
             (layer, pooling, plan)
             for layer in self.study.layers
             for pooling in self.study.poolings
-            if pooling != "attention"
+            if pooling not in heads.LEARNED
             for plan in self.plans
             if plan.order == "random" and plan.pad_to == "longest" and INCLUDED in self.study.arms
         ]
@@ -214,8 +213,10 @@ class Part:
     def key(self) -> str:
         """Hash of whatever a cell depends on besides its own key."""
         tokens = hashlib.sha256(repr(self.ids).encode()).hexdigest()
+        saved = {one: heads.saved_hash(one) for one in self.study.poolings if heads.is_saved(one)}
         return content_hash(
-            {
+            ({"heads": saved} if saved else {})
+            | {
                 "model": self.encoder.identity(),
                 "corpus": [self.corpus.name, self.corpus.sha256],
                 "tokens": tokens,
@@ -228,8 +229,8 @@ class Part:
 
     @cached_property
     def kept(self) -> Ints:
-        """The texts that attention heads are trained on and cluster."""
-        if "attention" not in self.study.poolings or len(np.unique(self.codes)) < heads.FEWEST_LABELS:
+        """The texts that heads are trained on and cluster."""
+        if not self.study.learned or len(np.unique(self.codes)) < heads.FEWEST_LABELS:
             return np.zeros(0, dtype=np.int64)
         chosen = np.random.default_rng(self.study.seed).permutation(len(self.codes))[: heads.MOST_TEXTS]
         return np.sort(chosen)
@@ -273,7 +274,7 @@ class Part:
             ]
         return Asked(
             self.study.layers,
-            {mode: build_pooling(mode) for mode in grid.poolings},
+            heads.layers_of(grid.poolings, self.encoder.dimension),
             {source: np.unique(np.concatenate([np.zeros(0, np.int64), *keys])) for source, keys in pairs.items()},
             {source: tuple(dict.fromkeys(found)) for source, found in readings.items()},
             grid.prefix,

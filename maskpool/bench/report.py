@@ -19,6 +19,7 @@ from rich.table import Table
 from maskpool.bench.arms import ARMS, INCLUDED
 from maskpool.bench.figures import FIGURES
 from maskpool.bench.folder import StudyFolder
+from maskpool.bench.heads import LEARNED
 from maskpool.bench.mixed import MIXED
 from maskpool.bench.quality import CLUSTERER_MEANING
 from maskpool.bench.results import Results, difference, effect, lead_plan, main_table_of, of_layer, of_table
@@ -72,10 +73,10 @@ MIXED_HEADER = ("pooling", "plan", "pipeline", "score", "both alone", "mixed", "
 LEAK_HEADER = ("leak", "re-creates", "plan", "cosine shift", "AMI", "ΔAMI [95 %]", "floor")
 INFLUENCE_HEADER = ("pooling", "plan", "by batch alone", "by seed alone", "fixed clusters, by batch", "neighbours kept")
 COST_HEADER = ("plan", "how it happens", "tokens", "of them pads", "encoder seconds", "ΔAMI [95 %]", "floor")
-ATTENTION_HEADER = ("trained", "served", "AMI", "ΔAMI [95 %]", "floor", "attention on pads")
+LEARNED_HEADER = ("pooling", "trained", "served", "AMI", "ΔAMI [95 %]", "floor", "weight on pads")
 EFFECT = {"lower": "lower", "higher": "higher", "none": "no change shown"}
 # Columns of words; what stands in the others is lined up on the right.
-WORDS = (*HEADER[:3], *MIXED_HEADER[:4], *LEAK_HEADER[:3], *COST_HEADER[:2], *ATTENTION_HEADER[:2], HEADER[-1])
+WORDS = (*HEADER[:3], *MIXED_HEADER[:4], *LEAK_HEADER[:3], *COST_HEADER[:2], *LEARNED_HEADER[:3], HEADER[-1])
 TERMS = {
     "plan": "how texts are put into batches, and how far each is padded; “any”: each that leaves real tokens alone",
     "cosine shift": "how far vectors move: the mean of 1 − cosine to the vector of the same text alone",
@@ -204,10 +205,11 @@ def cost_table(part: Results) -> list[list[str]]:
     ]
 
 
-def attention_table(part: Results) -> list[list[str]]:
-    """The 2 × 2 of mask at training and at serving as text."""
+def learned_table(part: Results) -> list[list[str]]:
+    """The 2 × 2 of mask at training and at serving, of each learned pooling, as text."""
     return [
         [
+            row["pooling"],
             row["trained"],
             row["served"],
             f"{row['ami']:.3f}",
@@ -215,7 +217,7 @@ def attention_table(part: Results) -> list[list[str]]:
             f"{row['floor']:.3f}",
             f"{row['attention_on_pads']:.1%}",
         ]
-        for row in part["attention"]["rows"]
+        for row in part["learned"]["rows"]
     ]
 
 
@@ -235,7 +237,7 @@ def sections(part: Results) -> dict[str, str]:
         ("leaks", "Leaks by their public names", leak_table(part)),
         ("mates", "Batch-mates", part["influence"]),
         ("cost", "What padding costs", True),
-        ("learned", "A learned pooling", part["attention"]),
+        ("learned", "Learned poolings", part["learned"]),
     )
     return {name: title for name, title, there in every if there}
 
@@ -297,8 +299,8 @@ def show(results: Results) -> Group:
         for number, one in enumerate(part["tables"]):
             above = f"{title}\n" if number == 0 else ""
             parts.append(_narrow(one, above + table_title(one), part))
-        if part["attention"]:
-            parts.append(_narrow_attention(part))
+        if part["learned"]:
+            parts.append(_narrow_learned(part))
     return Group(*parts, _LEGEND, *verdicts(results), *results["notes"])
 
 
@@ -331,14 +333,12 @@ def _narrow(one: Results, title: str, part: Results) -> Table:
     return narrow
 
 
-def _narrow_attention(part: Results) -> Table:
-    title = (
-        f"attention heads trained on half of the classes, clustering the others; padded to {part['attention']['width']}"
-    )
+def _narrow_learned(part: Results) -> Table:
+    title = f"heads trained on half of the classes, clustering the others; padded to {part['learned']['width']}"
     heads = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, name in enumerate(ATTENTION_HEADER):
-        heads.add_column(name, justify="right" if number > 1 else "left")
-    for cells in attention_table(part):
+    for number, name in enumerate(LEARNED_HEADER):
+        heads.add_column(name, justify="right" if number > 2 else "left")
+    for cells in learned_table(part):
         heads.add_row(*cells)
     return heads
 
@@ -457,7 +457,8 @@ def _rendered(template: str, results: Results, autoescape: bool, **more: Any) ->
         leak_table=leak_table,
         influence_table=influence_table,
         cost_table=cost_table,
-        attention_table=attention_table,
+        learned_table=learned_table,
+        learned_modes=LEARNED,
         causes=causes,
         of_layer=of_layer,
         words=WORDS,
@@ -468,7 +469,7 @@ def _rendered(template: str, results: Results, autoescape: bool, **more: Any) ->
             "leak": LEAK_HEADER,
             "influence": INFLUENCE_HEADER,
             "cost": COST_HEADER,
-            "attention": ATTENTION_HEADER,
+            "learned": LEARNED_HEADER,
         },
         **more,
     )

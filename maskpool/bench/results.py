@@ -93,7 +93,9 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
             | one("influence", layer=layer, pooling=pooling, plan=plan.name)
             for layer, pooling, plan in grid.influences()
         ],
-        "attention": heads.hold_at_once(one("heads")) if facts["heads"] else None,
+        "learned": heads.hold_at_once({mode: one(**heads.key_of(mode)) for mode in study.learned})
+        if facts["heads"]
+        else None,
     }
     return found | {"verdict": _verdict(study, found)}
 

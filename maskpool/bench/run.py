@@ -145,7 +145,7 @@ def own_cells(part: Part) -> list[Key]:
     """The keys of a part's cells that are no jobs, but for its facts and the proof."""
     kinds: list[dict[str, Any]] = [{"kind": "baselines"}, {"kind": "forward"}]
     kinds += [{"kind": "seconds", "plan": plan.name} for plan in part.plans]
-    kinds += [{"kind": "heads"}] if part.kept.size else []
+    kinds += [heads.key_of(mode) for mode in part.study.learned] if part.kept.size else []
     return [{**kind, "part": part.key} for kind in kinds]
 
 
@@ -244,10 +244,14 @@ def _quotes(found: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
 def _train_heads(part: Part, states: States, cells: Cells, progress: Progress) -> None:
     if not part.kept.size:
         return
-    with progress.task(f"{part.corpus.name}: attention heads", 2 * heads.HEAD_SEEDS) as advance:
-        cells.once(
-            {"kind": "heads", "part": part.key},
-            lambda: heads.two_by_two(
-                states, part.codes[part.kept], part.study.seeds, part.study.seed, lambda: advance(1)
-            ),
-        )
+    total = 2 * heads.HEAD_SEEDS * len(part.study.learned)
+    with progress.task(f"{part.corpus.name}: learned poolings", total) as advance:
+        for mode in part.study.learned:
+            cells.once(
+                {**heads.key_of(mode), "part": part.key},
+                partial(
+                    heads.two_by_two,
+                    *(mode, states, part.codes[part.kept], part.study.seeds, part.study.seed),
+                    lambda: advance(1),
+                ),
+            )

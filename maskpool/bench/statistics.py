@@ -34,9 +34,10 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
     deviation over replicates is the standard error of the full-data difference (delete-half jackknife),
     once the seeds, which do not shrink with the data, are counted as often as the full data has them:
     SE² = Var(replicates) − (mean seed variance within replicates)/s + (seed variance on full data)/S,
-    with s and S seeds. The intervals are centred on the full-data difference and hold together with
-    95 % probability: their half-width is the 95 % quantile of max|t| over the comparisons, a
-    multivariate t with the replicates' correlations.
+    with s and S seeds. A few seeds tell their variance badly, so that of the half-samples, which is larger if
+    anything, is counted beside it as one seed more: ((S − 1) · full + half) / S. The intervals are centred on
+    the full-data difference and hold together with 95 % probability: their half-width is the 95 % quantile of
+    max|t| over the comparisons, a multivariate t with the replicates' correlations.
 
     Source: Shao and Wu 1989 (delete-half); Romano and Wolf 2005 (max-|t|).
 
@@ -54,9 +55,9 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
     number, comparisons, inner = replicates.shape
     outer = full.shape[1]
     means = replicates.mean(axis=2)
-    from_seeds = replicates.var(axis=2, ddof=1).mean(axis=0) / inner
-    full_seeds = full.var(axis=1, ddof=1) / outer
-    variance = np.maximum(means.var(axis=0, ddof=1) - from_seeds, 0.0) + full_seeds
+    half_seeds = replicates.var(axis=2, ddof=1).mean(axis=0)
+    full_seeds = ((outer - 1) * full.var(axis=1, ddof=1) + half_seeds) / outer
+    variance = np.maximum(means.var(axis=0, ddof=1) - half_seeds / inner, 0.0) + full_seeds / outer
     standard_error = np.sqrt(variance)
     quantile = _max_t_quantile(means, number - 1, comparisons, np.random.default_rng(seed))
     delta = full.mean(axis=1)

@@ -14,6 +14,7 @@ from typing import Any
 from maskpool.bench import corpora
 from maskpool.bench.arms import ARMS, EXCLUDED
 from maskpool.bench.corpora import Corpus
+from maskpool.bench.heads import LEARNED, is_saved
 from maskpool.bench.leaks import LEAKS
 from maskpool.bench.mixed import MIXED
 from maskpool.bench.quality import CLUSTERERS
@@ -97,7 +98,8 @@ class Study:
     Attributes:
         models: Names on the hub, or folders.
         corpora: Where the texts come from.
-        poolings: Mode strings; ``attention`` trains heads, in a table of their own.
+        poolings: Mode strings, of which learned ones are trained and have a table of their own, or folders of heads
+            that were trained elsewhere, from the working directory.
         plans: How texts are batched and padded; none means random batches, batches sorted by length, and a fixed
             length.
         batch_size: Texts in a batch of the default plans.
@@ -142,7 +144,8 @@ class Study:
             ("clusterers", tuple(CLUSTERERS)),
         ):
             for value in getattr(self, name):
-                check_known(value, known, name)
+                if name != "poolings" or not is_saved(value):
+                    check_known(value, known, name)
         check_known(self.dtype, DTYPES, "dtype")
         for name, fewest in (("seeds", 2), ("replicates", 2), ("batch_size", 1), ("seed", 0)):
             _check_number(getattr(self, name), name, fewest)
@@ -161,6 +164,11 @@ class Study:
             raise UserError(f"plans must differ, but two of them are {twice!r}: take one of them out")
         if self.plans and self.pad_to is not None:
             raise UserError("pad_to belongs to the default plans; where plans are given, give it in one of them")
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The poolings that are trained here."""
+        return tuple(mode for mode in self.poolings if mode in LEARNED)
 
     def plans_for(self, longest: int, limit: int, model: str) -> tuple[Plan, ...]:
         """The plans for texts of which the longest has so many tokens.

@@ -1,4 +1,4 @@
-"""Text to token states: loads a transformer, tokenises, runs it. The one place that does."""
+"""Text to token states: loads a transformer, tokenises, runs it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Attention heads, trained and served with and without the mask."""
+"""Learned poolings: heads trained here, and heads that others have trained."""
 
 from __future__ import annotations
 
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +12,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskpool import AttentionPooling
+from maskpool import LearnedPooling, build_pooling
 from maskpool.bench import heads
 from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
+from maskpool.errors import UserError
+from maskpool.integrations.sentence_transformers import AttentionPoolingModule
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
@@ -39,8 +43,8 @@ def states(codes: Ints) -> States:
     return States(np.arange(TEXTS), values, mask)
 
 
-def measure(states: States, codes: Ints, seed: int = 0) -> dict[str, Any]:
-    return heads.two_by_two(states, codes, 2, seed, lambda: None)
+def measure(states: States, codes: Ints, seed: int = 0, mode: str = "attention") -> dict[str, Any]:
+    return heads.two_by_two(mode, states, codes, 2, seed, lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +81,16 @@ def test_garbage_in_pads_harms_the_head_that_reads_it(found: dict[str, Any]) -> 
 
 
 def test_intervals_hold_at_once(found: dict[str, Any]) -> None:
-    """The three intervals of the table are Student's at a third of 5 % each, around the same differences."""
-    wide = heads.hold_at_once(found)
-    assert {**wide, "rows": found["rows"]} == found
-    for row, narrow in zip(wide["rows"], found["rows"], strict=True):
-        assert {**row, "low": narrow["low"], "high": narrow["high"]} == narrow
-        factor = stats.t.ppf(1 - 0.05 / 6, heads.HEAD_SEEDS - 1) / stats.t.ppf(0.975, heads.HEAD_SEEDS - 1)
-        for end in ("low", "high"):
-            assert row[end] - row["delta"] == pytest.approx(factor * (narrow[end] - narrow["delta"]))
+    """The intervals of the table are Student's at an equal part of 5 % each, around the same differences."""
+    for modes in (["attention"], ["attention", "latent_attention"]):
+        wide = heads.hold_at_once(dict.fromkeys(modes, found))
+        assert {**wide, "rows": found["rows"]} == {**found, "compared": 3 * len(modes)}
+        factor = stats.t.ppf(1 - 0.025 / wide["compared"], heads.HEAD_SEEDS - 1)
+        factor /= stats.t.ppf(0.975, heads.HEAD_SEEDS - 1)
+        for row, (mode, narrow) in zip(wide["rows"], product(modes, found["rows"]), strict=True):
+            assert {**row, "low": narrow["low"], "high": narrow["high"]} == {"pooling": mode, **narrow}
+            for end in ("low", "high"):
+                assert row[end] - row["delta"] == pytest.approx(factor * (narrow[end] - narrow["delta"]))
 
 
 def test_the_same_seed_gives_the_same_table(found: dict[str, Any], states: States, codes: Ints) -> None:
@@ -106,9 +112,9 @@ def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeyp
     scored: list[tuple[set[int], int]] = []
     train = heads._train
 
-    def spy_train(values: Tensor, mask: Tensor, labels: Tensor, seed: int) -> AttentionPooling:
+    def spy_train(mode: str, values: Tensor, mask: Tensor, labels: Tensor, seed: int) -> LearnedPooling:
         trained.append(set(labels.tolist()))
-        return train(values, mask, labels, seed)
+        return train(mode, values, mask, labels, seed)
 
     def spy_score(vectors: Vectors, labels: Ints, seed: int) -> float:
         scored.append((set(labels.tolist()), len(labels)))
@@ -131,6 +137,60 @@ def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeyp
 def test_each_head_is_counted(states: States, codes: Ints) -> None:
     """Progress adds up to two heads a seed, and torch's own random numbers are left as they were."""
     before, done = torch.random.get_rng_state(), []
-    heads.two_by_two(states, codes, 2, 0, lambda: done.append(1))
+    heads.two_by_two("attention", states, codes, 2, 0, lambda: done.append(1))
     assert len(done) == 2 * heads.HEAD_SEEDS
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("mode", heads.LEARNED)
+def test_every_learned_pooling(mode: str, states: States, codes: Ints) -> None:
+    """Each learned pooling is trained, and weighs pads with exactly 0 where it is served with the mask."""
+    found = measure(states, codes, mode=mode)
+    assert found["rows"][0]["ami"] > 0.1
+    for row in found["rows"]:
+        assert (row["attention_on_pads"] == 0) == (row["served"] == "with mask")
+
+
+def _saved(folder: Path, dim: int = DIM, **options: Any) -> Path:
+    module = AttentionPoolingModule(dim, "attention", **options)
+    torch.nn.init.normal_(module.pooling.get_parameter("query"), generator=torch.Generator().manual_seed(0))
+    folder.mkdir()
+    module.save(str(folder))
+    return folder
+
+
+def test_a_saved_head_is_served_as_it_is(tmp_path: Path, states: States) -> None:
+    """The folder of a trained head is a pooling like any other, beside modes; nothing of it trains."""
+    path = str(_saved(tmp_path / "head"))
+    layers = heads.layers_of(["mean", path], DIM)
+    expected = build_pooling("attention", DIM)
+    expected.load_state_dict(AttentionPoolingModule.load(path).pooling.state_dict())
+    assert torch.equal(layers[path](states.values, states.mask), expected(states.values, states.mask))
+    assert not any(parameter.requires_grad for parameter in layers[path].parameters())
+    assert heads.is_saved(path)
+    assert not heads.is_saved("mean")
+
+
+def test_a_head_that_was_trained_further_is_another(tmp_path: Path) -> None:
+    """The hash of a head changes with its weights and with its settings."""
+    path = _saved(tmp_path / "head")
+    first = heads.saved_hash(str(path))
+    assert first == heads.saved_hash(str(path))
+    assert first != heads.saved_hash(str(_saved(tmp_path / "other", num_heads=2)))
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert first != heads.saved_hash(str(path))
+
+
+def test_heads_that_do_not_fit(tmp_path: Path) -> None:
+    """A head for another width, or one that is cut off, is refused in a sentence."""
+    wide = str(_saved(tmp_path / "wide", 2 * DIM))
+    with pytest.raises(UserError, match=rf"states are {DIM} wide; the head in .*wide is for tokens that are {2 * DIM}"):
+        heads.layers_of([wide], DIM)
+    broken = _saved(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"poolings must be modes or folders.*broken could not be opened"):
+        heads.layers_of([str(broken)], DIM)
+    (broken / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UserError, match="could not be opened"):
+        heads.layers_of([str(broken)], DIM)

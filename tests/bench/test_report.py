@@ -10,7 +10,7 @@ import pytest
 
 from maskpool.bench import results
 from maskpool.bench.figures import FIGURES
-from maskpool.bench.report import attention_table, causes, cost_table, leak_table
+from maskpool.bench.report import causes, cost_table, leak_table, learned_table
 from maskpool.bench.results import lead_plan, main_table_of
 from maskpool.bench.study import Study
 
@@ -18,7 +18,7 @@ from maskpool.bench.study import Study
 def head(trained: str, served: str, delta: float, half: float) -> dict[str, object]:
     numbers = {"ami": 0.5, "floor": 0.02, "attention_on_pads": 0.25, "pad_fraction": 0.5}
     interval = {"delta": delta, "low": delta - half, "high": delta + half}
-    return {"trained": trained, "served": served, **interval, **numbers}
+    return {"pooling": "attention", "trained": trained, "served": served, **interval, **numbers}
 
 
 def test_only_the_masked_head_is_the_reference() -> None:
@@ -29,7 +29,7 @@ def test_only_the_masked_head_is_the_reference() -> None:
         head("without mask", "with mask", 0.0, 0.0),
         head("without mask", "without mask", -0.3, 0.01),
     ]
-    changes = [cells[3] for cells in attention_table({"attention": {"rows": rows}})]
+    changes = [cells[4] for cells in learned_table({"learned": {"rows": rows}})]
     assert changes == ["reference", "-0.200 [-0.200, -0.200]", "+0.000 [+0.000, +0.000]", "-0.300 [-0.310, -0.290]"]
 
 

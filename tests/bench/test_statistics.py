@@ -29,17 +29,22 @@ def variance(values: list[float]) -> float:
 
 
 def slow_standard_errors(full: Table, replicates: Cube) -> list[float]:
-    """Var(replicates) − mean seed variance within them / s + seed variance on the full data / S, number by number."""
+    """Var(replicates) − mean seed variance within them / s + seed variance of the full data / S, number by number.
+
+    The latter is ((S − 1) · what the full data's seeds say + what the half-samples' say) / S.
+    """
     found = []
     for comparison in range(full.shape[0]):
         means, within = [], []
         for replicate in replicates:
-            seeds = [float(value) for value in replicate[comparison]]
-            means.append(sum(seeds) / len(seeds))
-            within.append(variance(seeds))
-        from_seeds = sum(within) / len(within) / replicates.shape[2]
-        on_full = variance([float(value) for value in full[comparison]]) / full.shape[1]
-        found.append((max(variance(means) - from_seeds, 0.0) + on_full) ** 0.5)
+            values = [float(value) for value in replicate[comparison]]
+            means.append(sum(values) / len(values))
+            within.append(variance(values))
+        on_half = sum(within) / len(within)
+        from_seeds = on_half / replicates.shape[2]
+        seeds = full.shape[1]
+        on_full = ((seeds - 1) * variance([float(value) for value in full[comparison]]) + on_half) / seeds
+        found.append((max(variance(means) - from_seeds, 0.0) + on_full / seeds) ** 0.5)
     return found
 
 

@@ -1,0 +1,257 @@
+"""The cache of token states: its size, how fast training batches are read from it, and what an epoch gains by it.
+
+``python -m benchmarks.state_cache`` caches the token states of BANKING77's training texts (where they lie in
+``benchmarks/studies/data``, else of the default corpus) with the default model, once in float16 and once in float32,
+and writes ``benchmarks/results/state_cache.json``.
+
+*Size*: bytes of the file, over tokens × dim × bytes a number. *Reading*: `TokenStates.batch` beside ``numpy.memmap``
+over the same file, both for 64 random texts at a time and both up to a float32 tensor of the same numbers; the plain
+read comes in two forms, slices that are concatenated and one index of all rows, and the faster one counts. From the
+float16 file both convert to float32, from the float32 file neither does. The file is in the page cache (it was just
+written and checked): disks are not measured. *Epochs* are all texts once, in an order drawn anew.
+
+*Training*: one epoch of an attention head with a linear classifier over it, from the cache, beside the same with the
+frozen encoder run on every batch. The encoder gets token ids, so tokenising costs it nothing, and runs without
+gradients. It does so twice: over the same random batches, padded to their longest text, and over batches of texts of
+like length, which pads least; the faster one counts.
+
+All run in one process, in turn, another one first in each round; figures are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from benchmarks.timing import environment, last_level_cache, time_in_turn
+from maskpool import TokenBatch
+from maskpool.bench.corpora import Corpus, docstrings, read_file
+from maskpool.encoder import BUNDLED, Encoder, TokenStates, cache_states
+from maskpool.errors import UserError
+from maskpool.modules import AttentionPooling
+
+DATA = Path(__file__).parent / "studies" / "data" / "banking77" / "train.csv"
+RESULTS = Path(__file__).parent / "results" / "state_cache.json"
+BATCH = 64
+OURS, SLICES, ROWS = "TokenStates.batch", "memmap, slices", "memmap, rows"
+CACHED, SHUFFLED, BY_LENGTH = "cache", "encoder, random batches", "encoder, batches by length"
+MOST_SIZE, LEAST_READ, LEAST_GAIN = 1.02, 0.7, 20.0
+_QUICK_TEXTS = 400
+
+
+def readers(states: TokenStates, path: Path) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Each way to read the token states of some texts, as one float32 tensor."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        first = json.loads(file.read(length))["values"]["data_offsets"][0]
+    dtype = np.dtype(str(states.values.dtype).removeprefix("torch."))
+    plain = np.memmap(path, dtype, "r", 8 + length + first, tuple(states.values.shape))
+    offsets = states.offsets.numpy()
+
+    def slices(texts: Tensor) -> Tensor:
+        parts = [plain[offsets[text] : offsets[text + 1]] for text in texts.tolist()]
+        return torch.from_numpy(np.concatenate(parts)).float()
+
+    def rows(texts: Tensor) -> Tensor:
+        wanted = np.concatenate([np.arange(offsets[text], offsets[text + 1]) for text in texts.tolist()])
+        return torch.from_numpy(plain[wanted]).float()  # a memmap's rows are a copy
+
+    return {OURS: lambda texts: states.batch(texts).values, SLICES: slices, ROWS: rows}
+
+
+def check_agreement(calls: Mapping[str, Callable[[Tensor], Tensor]], texts: Tensor) -> None:
+    """Refuse to time what does not read the same.
+
+    Raises:
+        ValueError: A reader's numbers or dtype are others.
+    """
+    expected = calls[OURS](texts)
+    for name, call in calls.items():
+        found = call(texts)
+        if found.dtype != torch.float32 or not torch.equal(found, expected):
+            raise ValueError(f"{name} and {OURS} must agree before they are timed")
+
+
+def epoch(texts: int, seed: int) -> list[Tensor]:
+    """All texts once, in random batches."""
+    order = torch.randperm(texts, generator=torch.Generator().manual_seed(seed))
+    return list(torch.split(order, BATCH))
+
+
+def measure_reading(states: TokenStates, path: Path, rounds: int, block_s: float) -> dict[str, Any]:
+    """Time the readers, a batch at a time and an epoch at a time."""
+    calls = readers(states, path)
+    epochs = [epoch(len(states), seed) for seed in range(8)]
+    batches = [batch for batches in epochs for batch in batches if len(batch) == min(BATCH, len(states))]
+    for batch in batches[:50]:
+        check_agreement(calls, batch)
+
+    def all_of(call: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], None]:
+        def read(some: list[Tensor]) -> None:
+            for batch in some:
+                call(batch)
+
+        return read
+
+    found: dict[str, Any] = {}
+    for what, seconds in (
+        ("batch", time_in_turn(calls, batches, rounds, block_s)),
+        ("epoch", time_in_turn({name: all_of(call) for name, call in calls.items()}, epochs, rounds, block_s)),
+    ):
+        medians = {name: median(times) for name, times in seconds.items()}
+        ratio = min(medians[SLICES], medians[ROWS]) / medians[OURS]
+        found[what] = {"seconds": medians, "rounds_s": seconds, "speed_of_plain_read": ratio}
+    return found
+
+
+def train(batches: Iterator[tuple[Tensor, TokenBatch]], head: nn.Module, classifier: nn.Module, labels: Tensor) -> None:
+    """One epoch of Adam."""
+    optimizer = torch.optim.Adam([*head.parameters(), *classifier.parameters()], lr=1e-2)
+    for texts, batch in batches:
+        loss = nn.functional.cross_entropy(classifier(head(batch)), labels[texts])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+
+
+def measure_training(states: TokenStates, encoder: Encoder, corpus: Corpus, rounds: int) -> dict[str, Any]:
+    """Time an epoch of an attention head, from the cache and with the encoder in it."""
+    ids, _ = encoder.tokenize(corpus.texts)
+    labels = torch.from_numpy(np.unique(corpus.labels, return_inverse=True)[1])
+    by_length = list(torch.split(torch.tensor(sorted(range(len(ids)), key=lambda text: len(ids[text]))), BATCH))
+
+    def cached(batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, TokenBatch]]:
+        return ((texts, states.batch(texts)) for texts in batches)
+
+    def encoded(batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, TokenBatch]]:
+        for texts in batches:
+            with torch.no_grad():  # states of inference mode could not be saved for the head's backward
+                inputs, mask = encoder.pad([ids[text] for text in texts.tolist()])
+                found = encoder.model(input_ids=inputs, attention_mask=mask).last_hidden_state
+            yield texts, TokenBatch.from_padded(found, mask)
+
+    seconds: dict[str, list[float]] = {CACHED: [], SHUFFLED: [], BY_LENGTH: []}
+    names = list(seconds)
+    for turn in range(rounds):
+        shuffled = epoch(len(ids), turn)
+        sources = {
+            CACHED: partial(cached, shuffled),
+            SHUFFLED: partial(encoded, shuffled),
+            BY_LENGTH: partial(encoded, by_length),
+        }
+        for name in names[turn % 3 :] + names[: turn % 3]:
+            torch.manual_seed(turn)
+            head, classifier = AttentionPooling(states.dimension), nn.Linear(states.dimension, int(labels.max()) + 1)
+            began = time.perf_counter()
+            train(sources[name](), head, classifier, labels)
+            seconds[name].append(time.perf_counter() - began)
+    medians = {name: median(times) for name, times in seconds.items()}
+    gain = min(medians[SHUFFLED], medians[BY_LENGTH]) / medians[CACHED]
+    return {"epoch_s": medians, "rounds_s": seconds, "times_as_fast": gain}
+
+
+def measure_file(
+    encoder: Encoder, corpus: Corpus, path: Path, dtype: str, rounds: int, block_s: float
+) -> tuple[TokenStates, dict[str, Any]]:
+    """Make a cache, and measure its making, its size, its opening and reading from it."""
+    began = time.perf_counter()
+    states = cache_states(encoder, corpus.texts, path, dtype=dtype)
+    made = time.perf_counter() - began
+    opening = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        TokenStates.open(path)
+        opening.append(time.perf_counter() - began)
+    size = path.stat().st_size
+    return states, {
+        "made_s": made,
+        "bytes": size,
+        "tokens": len(states.values),
+        "size_ratio": size / (states.values.numel() * states.values.itemsize),
+        "opened_s": median(opening),
+        "checked_gb_a_second": size / 1e9 / median(opening),
+        "reading": measure_reading(states, path, rounds, block_s),
+    }
+
+
+def compare(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What the bars are about, from what has been measured."""
+    files = measured["files"].values()
+    size = max(file["size_ratio"] for file in files)
+    read = min(found["speed_of_plain_read"] for file in files for found in file["reading"].values())
+    gain = measured["training"]["times_as_fast"]
+    return {
+        "size_ratio": {"found": size, "at_most": MOST_SIZE, "reached": size <= MOST_SIZE},
+        "speed_of_plain_read": {"found": read, "at_least": LEAST_READ, "reached": read >= LEAST_READ},
+        "epoch_times_as_fast": {"found": gain, "at_least": LEAST_GAIN, "reached": gain >= LEAST_GAIN},
+    }
+
+
+def read_corpus(limit: int | None) -> Corpus:
+    """BANKING77's training texts where they are there, else the default corpus; with ``limit`` a sample."""
+    corpus = read_file(DATA, "text", "category") if DATA.is_file() else docstrings()
+    return corpus if limit is None else corpus.sample(limit, seed=0)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="benchmarks.state_cache", description="The cache of token states.")
+    parser.add_argument("--quick", action="store_true", help="few texts, short blocks: does it run?")
+    parser.add_argument("--model", default=BUNDLED, help=f"name or folder (default: {BUNDLED})")
+    parser.add_argument("--rounds", type=int, help="of reading, default 9, with --quick 2; a third as many of training")
+    parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/, with --quick none)")
+    args = parser.parse_args(argv)
+    out = args.out or (None if args.quick else RESULTS)
+    rounds, block_s = args.rounds or (2 if args.quick else 9), 0.01 if args.quick else 0.3
+    try:
+        corpus, encoder = read_corpus(_QUICK_TEXTS if args.quick else None), Encoder.load(args.model)
+    except UserError as error:
+        raise SystemExit(f"state_cache: {error}") from None
+    measured: dict[str, Any] = {
+        "environment": environment(last_level_cache() or 0)
+        | {package: version(package) for package in ("transformers", "numpy", "safetensors")},
+        "model": encoder.identity(),
+        "corpus": {"name": corpus.name, "texts": len(corpus.texts), "sha256": corpus.sha256},
+        "batch": BATCH,
+        "rounds": rounds,
+        "files": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in ("float32", "float16"):  # training reads the last one
+            path = Path(folder, dtype)
+            states, measured["files"][dtype] = measure_file(encoder, corpus, path, dtype, rounds, block_s)
+        measured["training"] = measure_training(states, encoder, corpus, max(1, rounds // 3))
+    report = measured | {"compared": compare(measured)}
+    console = Console()
+    console.print(report["environment"])
+    for dtype, file in report["files"].items():
+        plain = {what: f"{found['speed_of_plain_read']:.2f}" for what, found in file["reading"].items()}
+        console.print(f"{dtype}: size × {file['size_ratio']:.4f}, of a plain read's speed {plain}", highlight=False)
+        console.print(f"{dtype}: opened at {file['checked_gb_a_second']:.2f} GB/s", highlight=False)
+    console.print("seconds an epoch:", report["training"]["epoch_s"], highlight=False)
+    console.print(report["compared"])
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = out.with_suffix(".part")
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        os.replace(beside, out)
+        console.print(f"written to {out}", highlight=False)
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Text to token states: loads a transformer, tokenises, runs it, keeps what it gave. The one place that does."""
+
+from maskpool.encoder.cache import TokenStates, cache_states, compute_states
+from maskpool.encoder.transformer import (
+    BUNDLED,
+    DTYPES,
+    Encoder,
+    bundled_folder_of,
+    check_layer,
+    check_texts,
+    evaluating,
+    layer_states,
+    text_encoder,
+    token_limit,
+    token_states,
+    weights_hash,
+)
+
+__all__ = [
+    "BUNDLED",
+    "DTYPES",
+    "Encoder",
+    "TokenStates",
+    "bundled_folder_of",
+    "cache_states",
+    "check_layer",
+    "check_texts",
+    "compute_states",
+    "evaluating",
+    "layer_states",
+    "text_encoder",
+    "token_limit",
+    "token_states",
+    "weights_hash",
+]

@@ -1,0 +1,373 @@
+"""Token states of a whole corpus, computed once: real tokens only, packed, in memory or in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskpool.encoder import states_file
+from maskpool.encoder.states_file import Layout, Part, read_file, refuse_others
+from maskpool.encoder.transformer import Encoder, check_texts, evaluating, weights_hash
+from maskpool.errors import UserError
+from maskpool.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+# Files whose numbers this process has checked, with their times: what unpickles states need not read all of them again.
+_checked: set[tuple[str, int, int, int]] = set()
+
+
+class TokenStates:
+    """The token states of texts, packed: ``values`` holds the real tokens of one text after the other, and no pad.
+
+    Indexed by a slice, by numbers or by a mask it gives a view of the chosen texts, which is what scikit-learn's
+    splits need; iterated, views of one text each. `batch` makes of some texts what every pooling takes.
+
+    Attributes:
+        values: (tokens, dim), float16 or float32, of all texts; a file mapped into memory where it was opened from one.
+        offsets: (texts + 1,), int64, where each text's tokens begin in ``values``.
+        texts: (chosen,), int64, which of the texts are chosen.
+        identity: What the states were computed by and of; compared before they are used.
+
+    Args:
+        values: (tokens, dim).
+        offsets: (texts + 1,).
+        identity: Of the states; empty by default.
+        texts: Which texts are chosen; all by default.
+
+    Raises:
+        ValueError: The shapes do not fit, or ``offsets`` does not cut the tokens into texts.
+
+    Example:
+        >>> states = TokenStates(torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([0, 1, 3]))
+        >>> len(states), states.shape, states.lengths.tolist()
+        (2, (2, 1), [1, 2])
+        >>> states[[1, 0]].batch([0]).to_padded().padded
+        tensor([[[2.],
+                 [5.]]])
+    """
+
+    def __init__(
+        self,
+        values: Float[Tensor, "tokens dim"],
+        offsets: Int[Tensor, " texts_plus_1"],
+        identity: dict[str, Any] | None = None,
+        texts: Int[Tensor, " chosen"] | None = None,
+    ) -> None:
+        if values.dim() != 2:
+            raise ValueError(f"values must have the shape (tokens, dim), got {tuple(values.shape)}")
+        ends = (int(offsets[0]), int(offsets[-1])) if offsets.dim() == 1 and len(offsets) else None
+        if ends != (0, len(values)) or bool((offsets.diff() < 0).any()):
+            raise ValueError(
+                "offsets must have the shape (texts + 1,), start at 0, never decrease and end at the number of tokens, "
+                f"{len(values)}; got the shape {tuple(offsets.shape)}, and {ends or 'nothing'} at its ends"
+            )
+        self.values = values
+        self.offsets = offsets
+        self.identity = {} if identity is None else identity
+        self.texts = torch.arange(len(offsets) - 1) if texts is None else texts
+        self._file: tuple[str, str] | None = None  # its path, and the hash of its content
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], encoder: Encoder | None = None) -> TokenStates:
+        """Map a file that `cache_states` made into memory, after checking every byte of it.
+
+        Args:
+            path: The file.
+            encoder: What the states must come from; None takes any.
+
+        Raises:
+            UserError: There is no such file, it is no cache, is cut off or was altered, or another encoder or tokenizer
+                made it.
+        """
+        states = _open(Path(path))
+        if encoder is not None:
+            refuse_others(Path(path), states.identity, _identity_of(encoder))
+        return states
+
+    @property
+    def dimension(self) -> int:
+        """Width of a token state."""
+        return int(self.values.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of chosen texts, and width of a token state."""
+        return len(self), self.dimension
+
+    @property
+    def lengths(self) -> Int[Tensor, " chosen"]:
+        """Tokens of each chosen text."""
+        return self.offsets[self.texts + 1] - self.offsets[self.texts]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, key: Any) -> TokenStates:  # Any: whatever indexes an array
+        """A view of some of the texts; an index of rows and columns must take all columns."""
+        if isinstance(key, tuple):
+            if len(key) != 2 or not (key[1] is Ellipsis or (isinstance(key[1], slice) and key[1] == slice(None))):
+                raise IndexError(f"token states are indexed by texts alone, got {key!r}")
+            key = key[0]
+        if not isinstance(key, slice):
+            key = np.asarray(key)
+            key = key if key.size else key.astype(np.int64)  # an empty list is one of floats to numpy
+        view = TokenStates.__new__(TokenStates)  # all but the texts were checked already
+        view.__dict__ |= self.__dict__ | {"texts": torch.from_numpy(np.atleast_1d(self.texts.numpy()[key]).copy())}
+        return view
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Texts have different numbers of tokens: there is no table of them until they are pooled.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("TokenStates are no array: pool them first, as in mean_pool(states.batch(range(len(states))))")
+
+    def batch(self, texts: Sequence[int] | Int[Tensor, " some"]) -> TokenBatch:
+        """Some of the chosen texts as a batch in float32; only their own tokens are read.
+
+        Args:
+            texts: Places among the chosen texts, counted from 0; negative ones from the end.
+
+        Raises:
+            TypeError: ``texts`` are no integers.
+            IndexError: A place that is none.
+        """
+        places = torch.as_tensor(texts)
+        if places.dim() != 1 or (len(places) and (places.is_floating_point() or places.dtype == torch.bool)):
+            raise TypeError(
+                f"texts must be places, a list of integers; got the shape {tuple(places.shape)} of {places.dtype}: "
+                "states[mask] chooses by a mask"
+            )
+        which = self.texts[places.long()]
+        starts, ends = self.offsets[which], self.offsets[which + 1]
+        # By numpy, in one thread: a batch's rows are few, and torch's threads, which it would start three times, cost
+        # more than they gain, on a busy machine a hundred times more.
+        rows = self.values.numpy()
+        parts = [rows[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        values = torch.from_numpy(np.concatenate(parts) if parts else rows[:0].copy()).float()
+        offsets = torch.nn.functional.pad((ends - starts).cumsum(0), (1, 0))
+        return TokenBatch(values, torch.arange(len(values)), offsets)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A cache is pickled as its path: what unpickles it maps the same file."""
+        if self._file is None:
+            return TokenStates, (self.values, self.offsets, self.identity, self.texts)
+        return _reopen, (*self._file, self.texts)
+
+
+def compute_states(
+    encoder: Encoder,
+    texts: Sequence[str],
+    layer: int = -1,
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> TokenStates:
+    """Run an encoder over texts and keep their token states in memory, in float32.
+
+    Args:
+        encoder: Any encoder; it runs in evaluation mode.
+        texts: Texts.
+        layer: As for `token_states`.
+        batch_size: Texts that run together.
+        on_batch: Called after each batch with its number of texts.
+
+    Raises:
+        TypeError: ``texts`` holds something else than strings.
+        ValueError: ``batch_size`` is no positive integer, or the model has no such layer.
+    """
+    ids, cut_off = _tokenize(encoder, texts, batch_size)
+    block = states_file.BLOCK
+    parts = [
+        _states(encoder, ids[start : start + block], layer, batch_size, torch.float32, on_batch)
+        for start in range(0, len(ids), block)
+    ]
+    values = torch.cat(parts) if parts else torch.zeros(0, encoder.dimension)
+    return TokenStates(values, _offsets_of(ids), _identity(encoder, ids, cut_off, layer, "float32"))
+
+
+def cache_states(
+    encoder: Encoder,
+    texts: Sequence[str],
+    path: str | os.PathLike[str],
+    dtype: str = "float16",
+    layer: int = -1,
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> TokenStates:
+    """Run an encoder over texts once and keep their token states in a file, of which training reads what it needs.
+
+    The file is a safetensors file: ``values``, ``offsets`` and checksums, and in its header what made it. It grows as
+    ``PATH.part``, whose room is taken before anything is computed; a run that was killed goes on from there, computes
+    no finished block twice, and ends with the same bytes. Where the finished file is there already, it is checked and
+    opened, and ``on_batch`` is not called.
+
+    Args:
+        encoder: Any encoder; it runs in evaluation mode.
+        texts: Texts.
+        path: The file.
+        dtype: ``"float16"`` or ``"float32"``.
+        layer: As for `token_states`.
+        batch_size: Texts that run together; it moves float32 rounding alone, and is no part of the identity.
+        on_batch: Called after each batch with its number of texts.
+
+    Returns:
+        The states, mapped into memory.
+
+    Raises:
+        TypeError: ``texts`` holds something else than strings.
+        ValueError: Another ``dtype``, ``batch_size`` is no positive integer, or the model has no such layer.
+        UserError: The file or its begun part is of other texts or another encoder, was altered, cannot be written, or
+            another process is filling it; or a state is too large for float16.
+
+    Example::
+
+        states = cache_states(Encoder.load(), texts, "states.safetensors")
+        batch = states.batch([0, 5, 7])  # a TokenBatch, for any pooling
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}")
+    ids, cut_off = _tokenize(encoder, texts, batch_size)
+    identity = _identity(encoder, ids, cut_off, layer, dtype)
+    target = Path(path)
+    if not target.exists():
+        offsets, block = _offsets_of(ids), states_file.BLOCK
+        layout = Layout(len(ids), int(offsets[-1]), encoder.dimension, _DTYPES[dtype], identity, block)
+        part = Part(target, layout, offsets)
+        with part.claim():
+            if target.exists():  # another process has just finished it
+                part.discard()
+            else:
+                for number in range(part.begin(), layout.blocks):
+                    some = ids[number * block : (number + 1) * block]
+                    try:
+                        values = _states(encoder, some, layer, batch_size, layout.dtype, on_batch)
+                    except _TooLargeError:
+                        part.discard()  # nobody can go on from there
+                        raise UserError("a token state is too large for float16: call with dtype='float32'") from None
+                    part.write_block(number, values)
+                part.finish()
+    states = _open(target)
+    refuse_others(target, states.identity, identity)
+    return states
+
+
+def _open(path: Path, known: bool = False) -> TokenStates:
+    """Open a file; with ``known``, its numbers are taken as checked where this process has checked them."""
+    place = str(path.absolute())
+    stamp = _stamp(path)
+    layout, values, offsets, content = read_file(path, check_values=not (known and (place, *stamp) in _checked))
+    _checked.add((place, *stamp))
+    states = TokenStates(values, offsets, layout.identity)
+    states._file = (place, content)
+    return states
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:  # which reading it will say
+        return -1, -1, -1
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _reopen(path: str, content: str, texts: Tensor) -> TokenStates:
+    states = _open(Path(path), known=True)
+    if states._file != (path, content):
+        raise UserError(f"{path} holds other states than those that were pickled: make them again, or open it anew")
+    states.texts = texts
+    return states
+
+
+# ---------------------------------------------------------------------------------- what is computed
+
+
+class _TooLargeError(Exception):
+    """A finite state that float16 has no number for."""
+
+
+def _tokenize(encoder: Encoder, texts: Sequence[str], batch_size: int) -> tuple[list[list[int]], int]:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    return encoder.tokenize(check_texts(texts))
+
+
+def _offsets_of(ids: Sequence[Sequence[int]]) -> Int[Tensor, " texts_plus_1"]:
+    return torch.tensor([0, *map(len, ids)], dtype=torch.int64).cumsum(0)
+
+
+def _states(
+    encoder: Encoder,
+    ids: Sequence[Sequence[int]],
+    layer: int,
+    batch_size: int,
+    dtype: torch.dtype,
+    on_batch: Callable[[int], None] | None,
+) -> Float[Tensor, "tokens dim"]:
+    """The token states of some texts, one text after the other; texts of like length run together."""
+    offsets = _offsets_of(ids)
+    values = torch.empty(int(offsets[-1]), encoder.dimension, dtype=dtype)
+    order = sorted(range(len(ids)), key=lambda text: len(ids[text]))
+    for start in range(0, len(order), batch_size):
+        some = [text for text in order[start : start + batch_size] if ids[text]]
+        if some:
+            with evaluating(encoder.model):
+                (states,) = encoder.layers([ids[text] for text in some], (layer,))
+            for row, text in zip(states, some, strict=True):
+                real = row[: len(ids[text])]
+                kept = real.to("cpu", dtype)
+                if dtype == torch.float16 and bool((kept.isinf() & real.cpu().isfinite()).any()):
+                    raise _TooLargeError
+                values[offsets[text] : offsets[text + 1]] = kept
+        if on_batch is not None:
+            on_batch(len(order[start : start + batch_size]))
+    return values
+
+
+# --------------------------------------------------------------------------------------- whose it is
+
+
+def _identity_of(encoder: Encoder) -> dict[str, Any]:
+    """What an encoder's states depend on."""
+    tokenizer: Any = encoder.tokenizer  # Any: fast ones have a backend, others have none
+    if hasattr(tokenizer, "backend_tokenizer"):
+        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        # What it was last asked for, not what it is.
+        described = {name: part for name, part in whole.items() if name not in ("truncation", "padding")}
+    else:
+        described = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    return {
+        **encoder.identity(),
+        # Of the weights as they are now, in the dtype that they run in, whatever the file held that they came from.
+        "weights_sha256": weights_hash(encoder.model),
+        "computed_in": str(encoder.model.dtype).removeprefix("torch."),
+        "tokenizer_sha256": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def _identity(encoder: Encoder, ids: Sequence[Sequence[int]], cut_off: int, layer: int, dtype: str) -> dict[str, Any]:
+    import transformers
+
+    tokens = hashlib.sha256()
+    for text in ids:
+        tokens.update(len(text).to_bytes(8, "little") + np.asarray(text, np.int64).tobytes())
+    return {
+        **_identity_of(encoder),
+        "layer": layer,
+        "dtype": dtype,
+        "texts": len(ids),
+        "tokens_sha256": tokens.hexdigest(),
+        "cut_off": cut_off,
+        "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
+    }

@@ -1,0 +1,333 @@
+"""The file of token states: where its parts lie, how it grows block by block, how it is checked. Bytes alone."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from maskpool.errors import UserError
+
+if TYPE_CHECKING:
+    from io import FileIO
+
+    from jaxtyping import Float, Int, UInt8
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # where there are no such locks, files have none
+    fcntl = None  # type: ignore[assignment]
+
+# Texts that are computed, hashed and written together: what a killed run loses at most.
+BLOCK = 1_024
+_NAMES = {torch.float16: "F16", torch.float32: "F32"}  # as safetensors spells them
+_HASH = hashlib.sha256  # processors have instructions for it: twice as fast here as BLAKE2
+_HASH_BYTES = 32
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Layout:
+    """Where things lie in a safetensors file whose size is known before its first number.
+
+    Behind the header stand ``offsets``, ``checksums`` (one of each block's values, then one of the header and the
+    offsets) and ``values``.
+
+    Args:
+        texts: How many.
+        tokens: Of all texts.
+        dim: Width of a token state.
+        dtype: Of the states.
+        identity: What the header shall say of them.
+        block: Texts a block.
+    """
+
+    def __init__(
+        self, texts: int, tokens: int, dim: int, dtype: torch.dtype, identity: dict[str, Any], block: int
+    ) -> None:
+        self.dtype, self.dim, self.identity, self.texts_a_block = dtype, dim, identity, block
+        self.blocks = -(-texts // block)
+        parts = {
+            "offsets": ("I64", [texts + 1], (texts + 1) * 8),
+            "checksums": ("U8", [self.blocks + 1, _HASH_BYTES], (self.blocks + 1) * _HASH_BYTES),
+            "values": (_NAMES[dtype], [tokens, dim], tokens * dim * dtype.itemsize),
+        }
+        known = {"maskpool": json.dumps(identity, sort_keys=True), "texts_a_block": str(block)}
+        table: dict[str, Any] = {"__metadata__": known}
+        places, at = [], 0
+        for name, (kind, shape, size) in parts.items():
+            table[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + size]}
+            places.append(at)
+            at += size
+        text = json.dumps(table).encode()
+        text += b" " * (-len(text) % 8)  # so that every number lies at a multiple of its size
+        self.header = len(text).to_bytes(8, "little") + text
+        self.offsets, self.checksums, self.values = (len(self.header) + place for place in places)
+        self.size = len(self.header) + at
+
+    @classmethod
+    def read(cls, content: memoryview) -> Layout:
+        """The layout that a file's header tells of.
+
+        Raises:
+            ValueError, KeyError, TypeError: It is no header of such a file, or was altered.
+        """
+        length = int.from_bytes(content[:8], "little")
+        if not 0 < length <= len(content) - 8:
+            raise ValueError("it has no whole header")
+        table = json.loads(bytes(content[8 : 8 + length]))
+        known = table["__metadata__"]
+        (tokens, dim), (ends,) = table["values"]["shape"], table["offsets"]["shape"]
+        dtypes = {name: dtype for dtype, name in _NAMES.items()}
+        block = int(known["texts_a_block"])
+        if min(block, ends) < 1 or min(tokens, dim) < 0:
+            raise ValueError("its header was altered")
+        layout = cls(ends - 1, tokens, dim, dtypes[table["values"]["dtype"]], json.loads(known["maskpool"]), block)
+        if layout.header != bytes(content[: 8 + length]):
+            raise ValueError("its header was altered")
+        return layout
+
+    def block(self, number: int, offsets: Int[Tensor, " texts_plus_1"]) -> tuple[int, int]:
+        """Where a block's values begin and end in the file."""
+        first, last = number * self.texts_a_block, min((number + 1) * self.texts_a_block, len(offsets) - 1)
+        row = self.dim * self.dtype.itemsize
+        return self.values + int(offsets[first]) * row, self.values + int(offsets[last]) * row
+
+    def checksum(self, number: int) -> int:
+        """Where a block's checksum begins in the file."""
+        return self.checksums + number * _HASH_BYTES
+
+
+class Part:
+    """``PATH.part``, which grows to the file at ``PATH`` while one process alone holds it.
+
+    Args:
+        target: ``PATH``.
+        layout: Where things will lie.
+        offsets: Where each text's tokens will begin.
+    """
+
+    def __init__(self, target: Path, layout: Layout, offsets: Int[Tensor, " texts_plus_1"]) -> None:
+        self.target, self.layout, self.offsets = target, layout, offsets
+        self.path = target.with_name(target.name + ".part")
+        self._file: FileIO
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Open the part, or begin one, and keep other processes from it; the lock goes with this process.
+
+        Raises:
+            UserError: Another process holds it, or it cannot be opened.
+        """
+        with self._telling():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        with self._file:
+            if fcntl:
+                with suppress(OSError):  # of a file system without locks
+                    try:
+                        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError as error:
+                        raise UserError(
+                            f"{self.path} is being filled by another process: wait until it has finished, or choose "
+                            "another path"
+                        ) from error
+            yield
+
+    def begin(self) -> int:
+        """Write what stands before the values, unless a former run has.
+
+        Returns:
+            How many blocks, from the first on, a former run has finished.
+
+        Raises:
+            UserError: The part was begun by something else, or cannot be written.
+        """
+        layout = self.layout
+        head = layout.header + _bytes(self.offsets)
+        head += bytes(layout.blocks * _HASH_BYTES) + _HASH(head).digest()
+        with self._telling():
+            size = os.fstat(self._file.fileno()).st_size
+            there = self._read(0, min(len(head), size))
+            if size == layout.size and there[: layout.checksums] == head[: layout.checksums]:
+                return self._whole_blocks()
+            if not head.startswith(there):  # else what a run leaves that was killed while it began, or nothing
+                self._refuse_a_loss(size)
+                self._file.truncate(0)
+            self._write(0, head)
+            self._reserve(len(head))
+        return 0
+
+    def write_block(self, number: int, values: Float[Tensor, "tokens dim"]) -> None:
+        """Write a block's values and, when those are on the disk, the checksum that vouches for them.
+
+        Raises:
+            UserError: They cannot be written.
+        """
+        content = _bytes(values)
+        start, end = self.layout.block(number, self.offsets)
+        assert end - start == len(content)
+        with self._telling():
+            self._write(start, content)
+            self._write(self.layout.checksum(number), _HASH(content).digest())
+
+    def finish(self) -> None:
+        """Put the whole file in its place.
+
+        Raises:
+            UserError: It cannot be put there.
+        """
+        with self._telling():
+            os.replace(self.path, self.target)
+
+    def discard(self) -> None:
+        """Remove what was begun."""
+        self.path.unlink(missing_ok=True)
+
+    def _refuse_a_loss(self, size: int) -> None:
+        """Let nothing go that somebody may miss: only a begun part of token states without a finished block."""
+        try:
+            length = int.from_bytes(self._read(0, 8), "little")
+            found = Layout.read(memoryview(self._read(0, min(size, 8 + length))))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path} is no begun cache of these texts: delete it, or choose another path"
+            ) from error
+        if any(self._read(found.checksums, found.blocks * _HASH_BYTES)):
+            refuse_others(self.path, found.identity, self.layout.identity)
+
+    def _whole_blocks(self) -> int:
+        for number in range(self.layout.blocks):
+            start, end = self.layout.block(number, self.offsets)
+            expected = self._read(self.layout.checksum(number), _HASH_BYTES)
+            if _HASH(self._read(start, end - start)).digest() != expected:
+                return number
+        return self.layout.blocks
+
+    def _read(self, place: int, size: int) -> bytearray:
+        content = bytearray(size)
+        rest = memoryview(content)
+        self._file.seek(place)
+        while rest:
+            rest = rest[self._file.readinto(rest) or len(rest) :]
+        return content
+
+    def _write(self, place: int, content: bytes | memoryview) -> None:
+        rest = memoryview(content)
+        self._file.seek(place)
+        while rest:  # one call writes 2 GiB at most, and less where a disk fills up
+            rest = rest[self._file.write(rest) :]
+        os.fsync(self._file.fileno())
+
+    def _reserve(self, written: int) -> None:
+        """Take the room of the whole file, so that a full disk is told before the encoder has run for hours."""
+        file, size = self._file, self.layout.size
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                file.truncate(written)  # gives back what it took
+                if error.errno in _NO_ROOM:
+                    raise
+        file.truncate(size)  # where room cannot be taken, the file still has its size
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            way_out = "free some space" if error.errno in _NO_ROOM else "mend that"
+            raise UserError(
+                f"{self.target} could not be written: {error.strerror or error}; {way_out} and call again, which goes "
+                "on where this stopped"
+            ) from error
+
+
+def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, Int[Tensor, " texts_plus_1"], str]:
+    """Map a file into memory and check it.
+
+    Args:
+        path: The file.
+        check_values: Whether the values are compared with their checksums, for which all of them are read.
+
+    Returns:
+        Its layout, its values, its offsets, and a hash that no other file's content has.
+
+    Raises:
+        UserError: There is no such file, it is none of token states, is cut off or was altered.
+    """
+    none = f"{path} must be a file that cache_states has made"
+    try:
+        size = path.stat().st_size
+        # A private mapping: what is written to these numbers by mistake does not reach the file.
+        content: UInt8[Tensor, " bytes"] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except OSError as error:
+        raise UserError(f"{none}: {error.strerror or error}") from error
+    except RuntimeError as error:  # torch's, of a folder or an empty file
+        raise UserError(f"{none}, and cannot be mapped into memory") from error
+    raw = content.numpy().data
+    try:
+        layout = Layout.read(raw)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{none}, and is not, or was cut off or altered: {error}") from error
+    again = "delete it and call cache_states again"
+    if size != layout.size:
+        raise UserError(
+            f"{path} is cut off or too long: it has {size:,} bytes, its header says {layout.size:,}; {again}"
+        )
+    # First the offsets, because they say where blocks lie.
+    whole = _HASH(raw[: layout.checksums]).digest() == raw[layout.checksum(layout.blocks) : layout.values]
+    offsets = content[layout.offsets : layout.checksums].view(torch.int64).clone()
+    for number in range(layout.blocks if whole and check_values else 0):
+        start, end = layout.block(number, offsets)
+        begin = layout.checksum(number)
+        whole = whole and _HASH(raw[start:end]).digest() == raw[begin : begin + _HASH_BYTES]
+    if not whole:
+        raise UserError(f"{path} was altered: its content and its checksums differ; {again}")
+    values = content[layout.values :].view(layout.dtype).view(-1, layout.dim)
+    return layout, values, offsets, _HASH(raw[: layout.values]).hexdigest()
+
+
+# What is only said of states: the same ones may come by another name, or from another release.
+_ONLY_SAID = ("name", "versions", "cut_off")
+_HEX_SHOWN = 12
+
+
+def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    """See that states are those that are asked for.
+
+    Args:
+        path: Where they lie.
+        there: Their identity.
+        asked: What of it is asked for.
+
+    Raises:
+        UserError: They are not; the message says what differs.
+    """
+    differs = [name for name in asked if name not in _ONLY_SAID and there.get(name) != asked[name]]
+    if differs:
+        one, other = (
+            f"{of.get('name')} ({', '.join(f'{name} {_shown(of.get(name))}' for name in differs)})"
+            for of in (there, asked)
+        )
+        raise UserError(
+            f"{path} holds other states than those asked for: it was made by {one}, asked for is {other}; choose "
+            "another path, or delete this file"
+        )
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) != 2 * _HASH_BYTES else text[:_HEX_SHOWN] + "…"
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    content: memoryview = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+    return content

@@ -1,0 +1,570 @@
+"""Token states of a corpus, computed once and kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
+from sklearn.utils import _safe_indexing
+
+from benchmarks import state_cache
+from maskpool import TokenBatch, mean_pool
+from maskpool.bench.corpora import Corpus
+from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states, states_file
+from maskpool.errors import UserError
+from tests.bench import tiny
+
+TEXTS = [text for text, _ in tiny.make_texts(40)]
+BLOCK = 12  # texts a block here, so that there are several
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Encoder:
+    return Encoder.load(str(folder))
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states_file, "BLOCK", BLOCK)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "states.safetensors"
+
+
+def _alone(encoder: Encoder, text: str) -> torch.Tensor:
+    ids, _ = encoder.tokenize([text])
+    return encoder.layers(ids)[0][0]
+
+
+def _cache(encoder: Encoder, path: Path, **asked: Any) -> TokenStates:
+    arguments: dict[str, Any] = {"texts": TEXTS, "path": path} | asked
+    return cache_states(encoder, **arguments)
+
+
+@pytest.mark.parametrize("dtype", ["memory", "float32", "float16"])
+def test_states_are_those_of_texts_alone(encoder: Encoder, path: Path, dtype: str) -> None:
+    """Whatever its batch was, each text's states are those that the encoder gives it alone, rounded to the dtype."""
+    states = compute_states(encoder, TEXTS) if dtype == "memory" else cache_states(encoder, TEXTS, path, dtype=dtype)
+    tolerance = 1e-3 if dtype == "float16" else 1e-5
+    for place, text in enumerate(TEXTS):
+        expected = _alone(encoder, text)
+        found = states.batch([place])
+        assert found.values.dtype == torch.float32
+        torch.testing.assert_close(found.values, expected, rtol=tolerance, atol=tolerance)
+    assert states.lengths.tolist() == [len(ids) for ids in encoder.tokenize(TEXTS)[0]]
+
+
+def test_batches_pool_as_padded_ones_do(encoder: Encoder) -> None:
+    """Pooled from packed states, some texts in any order have the vectors of their padded batch."""
+    chosen = [7, 0, 31]
+    padded = encoder.states(encoder.tokenize([TEXTS[place] for place in chosen])[0])
+    pooled = mean_pool(compute_states(encoder, TEXTS).batch(chosen))
+    torch.testing.assert_close(pooled, mean_pool(*padded), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_other_layers(encoder: Encoder, layer: int) -> None:
+    """A layer below the last can be kept as well."""
+    states = compute_states(encoder, TEXTS[:3], layer=layer)
+    expected = encoder.layers(encoder.tokenize(TEXTS[:1])[0], (layer,))[0][0]
+    torch.testing.assert_close(states.batch([0]).values, expected)
+
+
+def test_real_tokens_only(encoder: Encoder, path: Path) -> None:
+    """The file is as large as its real tokens and some bytes a text, and safetensors opens it."""
+    states = cache_states(encoder, TEXTS, path)
+    tokens = int(states.lengths.sum())
+    overhead = path.stat().st_size - tokens * 32 * 2
+    assert 0 < overhead < 16 * len(TEXTS) + 2_000
+    with safe_open(str(path), framework="pt") as file:
+        assert set(file.keys()) == {"values", "offsets", "checksums"}
+        assert torch.equal(file.get_tensor("values"), states.values)
+        assert torch.equal(file.get_tensor("offsets"), states.offsets)
+        assert json.loads(file.metadata()["maskpool"])["texts"] == len(TEXTS)
+
+
+def test_long_and_empty_texts(tmp_path: Path) -> None:
+    """A text beyond the limit is cut off and counted; one of which no token is left has none."""
+    short = Encoder.load(str(tiny.save_model(tmp_path / "short", limit=8)))
+    states = compute_states(short, ["w1", " ".join(["w2"] * 20), tiny.NO_TOKEN])
+    assert states.lengths.tolist() == [3, 8, 2]
+    assert states.identity["cut_off"] == 1
+    assert len(compute_states(short, [])) == 0
+
+
+def test_no_texts(encoder: Encoder, path: Path) -> None:
+    """No texts have a file, too."""
+    assert cache_states(encoder, [], path).shape == (0, 32)
+    assert TokenStates.open(path, encoder).batch([]).values.shape == (0, 32)
+
+
+def test_training_mode(folder: Path) -> None:
+    """A model in training mode is run without dropout, and stays in its mode."""
+    encoder = Encoder.load(str(folder))
+    expected = compute_states(encoder, TEXTS).values
+    encoder.model.train()
+    assert torch.equal(compute_states(encoder, TEXTS).values, expected)
+    assert encoder.model.training
+
+
+def test_a_finished_cache_is_opened(encoder: Encoder, path: Path) -> None:
+    """Asked for again, a cache is opened: nothing is computed, nothing is written."""
+    cache_states(encoder, TEXTS, path)
+    before = path.stat().st_mtime_ns
+    batches: list[int] = []
+    states = cache_states(encoder, TEXTS, path, on_batch=batches.append)
+    assert (batches, path.stat().st_mtime_ns) == ([], before)
+    assert len(TokenStates.open(path, encoder)) == len(states) == len(TEXTS)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+import torch
+
+from maskpool.encoder import Encoder, cache_states, states_file
+from tests.bench import tiny
+
+states_file.BLOCK = int(sys.argv[3])
+torch.set_num_threads(1)  # threads do not outlive a fork
+encoder = Encoder.load(sys.argv[1])
+texts = [text for text, _ in tiny.make_texts(40)]
+write, calls = states_file.Part._write, 0
+
+def kill_before(nth):
+    # Steps: half of a write, all of it, and the renaming.
+    def step():
+        global calls
+        calls += 1
+        if calls == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def halved(self, place, content):
+        step()
+        self._file.seek(place)
+        self._file.write(memoryview(content)[: len(content) // 2])
+        step()
+        write(self, place, content)
+    states_file.Part._write = halved
+    replace = os.replace
+    os.replace = lambda *names: (step(), replace(*names))
+
+for nth in range(1, 21):
+    child = os.fork()
+    if not child:
+        kill_before(nth)
+        cache_states(encoder, texts, Path(sys.argv[2], f"{nth}.safetensors"))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_killed_runs_go_on(encoder: Encoder, folder: Path, tmp_path: Path) -> None:
+    """Killed anywhere, the next run computes the blocks that are missing alone, and ends with the same bytes."""
+    (tmp_path / "killed").mkdir()
+    command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "killed"), str(BLOCK)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Two steps for the head, four for each of four blocks, and the renaming; then it is done.
+    assert ran.stdout.split() == ["-9"] * 19 + ["0"], ran.stdout + ran.stderr
+    cache_states(encoder, TEXTS, tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    for nth in range(1, 21):
+        path = tmp_path / "killed" / f"{nth}.safetensors"
+        assert path.exists() == (nth == 20)
+        computed: list[int] = []
+        cache_states(encoder, TEXTS, path, on_batch=computed.append)
+        finished = len(TEXTS) if nth > 18 else BLOCK * max(0, (nth - 3) // 4)
+        assert sum(computed) == len(TEXTS) - finished
+        assert path.read_bytes() == whole
+    assert len(list((tmp_path / "killed").iterdir())) == 20  # no part is left
+
+
+def test_a_torn_block_is_computed_again(encoder: Encoder, path: Path) -> None:
+    """A block of a begun file whose numbers are not what its checksum says counts as missing, and all behind it."""
+    cache_states(encoder, TEXTS, path)
+    content, part = path.read_bytes(), path.with_name(path.name + ".part")
+    path.unlink()
+    torn = bytearray(content)
+    torn[-1] ^= 1  # in the last block
+    part.write_bytes(torn)
+    computed: list[int] = []
+    cache_states(encoder, TEXTS, path, on_batch=computed.append)
+    assert (sum(computed), path.read_bytes()) == (len(TEXTS) % BLOCK, content)
+
+
+def test_other_blocks(encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many texts a block has stands in the file: a release that takes others still opens it."""
+    states = cache_states(encoder, TEXTS, path)
+    monkeypatch.setattr(states_file, "BLOCK", 7)
+    assert torch.equal(TokenStates.open(path, encoder).values, states.values)
+
+
+def test_every_byte_counts(encoder: Encoder, path: Path) -> None:
+    """One altered bit, wherever it is, is found when the file is opened."""
+    cache_states(encoder, TEXTS, path)
+    content = bytearray(path.read_bytes())
+    values = len(content) - int(compute_states(encoder, TEXTS).lengths.sum()) * 64
+    for place in [*range(0, values, 5), *range(values, len(content), 197), len(content) - 1]:
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        content[place] ^= 1 << place % 8
+        with pytest.raises(UserError, match=r"was altered|must be a file that cache_states has made|is cut off or too"):
+            TokenStates.open(path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 300, -1])
+def test_a_cut_off_file(encoder: Encoder, path: Path, keep: int) -> None:
+    """A file that lacks its end is refused in one sentence, whatever is left of it."""
+    cache_states(encoder, TEXTS, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"is cut off|must be a file that cache_states has made"):
+        TokenStates.open(path)
+
+
+def test_no_cache(tmp_path: Path) -> None:
+    """What is no cache, or not there, is said to be none."""
+    for content in (None, b"", b"a text", b"\x02\0\0\0\0\0\0\0{}", b"\x04\0\0\0\0\0\0\0null"):
+        if content is not None:
+            (tmp_path / "file").write_bytes(content)
+        with pytest.raises(UserError, match="must be a file that cache_states has made"):
+            TokenStates.open(tmp_path / "file")
+
+
+def test_another_encoder(encoder: Encoder, path: Path, tmp_path: Path) -> None:
+    """States of another encoder are refused, with what differs, by opening and by caching; nothing is touched."""
+    cache_states(encoder, TEXTS, path)
+    content = path.read_bytes()
+    other = Encoder.load(str(tiny.save_model(tmp_path / "other", seed=1)))
+    with pytest.raises(
+        UserError, match=f"made by {encoder.name} .weights_sha256 \\w{{12}}….*asked for is {other.name} .weights_sha256"
+    ):
+        TokenStates.open(path, other)
+    with pytest.raises(UserError, match="weights_sha256"):
+        cache_states(other, TEXTS, path)
+    assert path.read_bytes() == content
+    halves = Encoder.load(encoder.name, dtype="bfloat16")
+    with pytest.raises(UserError, match=r"computed_in float32.*computed_in bfloat16"):
+        TokenStates.open(path, halves)
+    same = Encoder.load(str(tiny.save_model(tmp_path / "same")))  # the same weights in another folder
+    assert len(TokenStates.open(path, same)) == len(TEXTS)
+
+
+def test_another_tokenizer(encoder: Encoder, path: Path, tmp_path: Path) -> None:
+    """The same weights behind another tokenizer are another encoder."""
+    cache_states(encoder, TEXTS, path)
+    folder = tiny.save_model(tmp_path / "other")
+    settings = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    settings["normalizer"]["lowercase"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(settings), "utf-8")
+    with pytest.raises(UserError, match="tokenizer_sha256"):
+        TokenStates.open(path, Encoder.load(str(folder)))
+
+
+def test_cutting_texts_off_does_not_change_who_a_tokenizer_is(encoder: Encoder, path: Path) -> None:
+    """A tokenizer remembers what it was last asked for; that is no part of its identity."""
+    cache_states(encoder, TEXTS, path)
+    encoder.tokenizer(TEXTS[:2], truncation=True, max_length=4, padding="max_length")
+    assert len(TokenStates.open(path, encoder)) == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"texts": TEXTS[:-1]}, r"\(texts 40, .*\(texts 39, "),
+        ({"texts": [*TEXTS[:-1], "w1"]}, "tokens_sha256"),
+        ({"dtype": "float32"}, r"\(dtype float16\), .*\(dtype float32\)"),
+        ({"layer": 1}, r"\(layer -1\), .*\(layer 1\)"),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True], ids=["finished", "begun"])
+def test_other_states(encoder: Encoder, path: Path, asked: dict[str, Any], text: str, begun: bool) -> None:
+    """Other texts, another dtype or layer are not mixed with what is there, finished or begun."""
+    cache_states(encoder, TEXTS, path)
+    if begun:
+        path.rename(path.with_name(path.name + ".part"))
+    with pytest.raises(UserError, match=text):
+        _cache(encoder, path, **asked)
+
+
+def test_a_part_without_a_block_is_begun_anew(encoder: Encoder, path: Path) -> None:
+    """A call that failed before its first block leaves nothing that stands in the way of the next."""
+    with pytest.raises(ValueError, match="layer must be 0"):
+        cache_states(encoder, TEXTS, path, layer=9)
+    states = cache_states(encoder, TEXTS[1:], path, layer=1)
+    assert torch.equal(states.values, compute_states(encoder, TEXTS[1:], layer=1).values.half())
+
+
+def test_somebody_elses_part(encoder: Encoder, path: Path) -> None:
+    """A file of that name that is no begun cache stays as it is."""
+    part = path.with_name(path.name + ".part")
+    part.write_text("my notes", "utf-8")
+    with pytest.raises(UserError, match="is no begun cache of these texts: delete it, or choose another path"):
+        cache_states(encoder, TEXTS, path)
+    assert part.read_text("utf-8") == "my notes"
+
+
+def test_two_at_once(encoder: Encoder, path: Path) -> None:
+    """While one fills a file, another is refused."""
+
+    def second(_: int) -> None:
+        with pytest.raises(UserError, match="is being filled by another process"):
+            cache_states(encoder, TEXTS, path)
+
+    assert len(cache_states(encoder, TEXTS, path, on_batch=second)) == len(TEXTS)
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("most", [100, 9_000])
+def test_a_disk_without_room(encoder: Encoder, path: Path, most: int) -> None:
+    """That the file has no room is told before anything is computed, and what room there is stays free."""
+    computed: list[int] = []
+    text = f"{path} could not be written: .*; free some space and call again, which goes on where this stopped"
+    with _files_of_at_most(most), pytest.raises(UserError, match=text):
+        cache_states(encoder, TEXTS, path, on_batch=computed.append)
+    assert computed == []
+    assert path.with_name(path.name + ".part").stat().st_size < 4_000
+    assert len(cache_states(encoder, TEXTS, path)) == len(TEXTS)
+
+
+def test_a_disk_that_fills_up(encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up within a block is one clear sentence, and the next run goes on to the same bytes."""
+
+    def no_reserving(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def full(part: states_file.Part, place: int, content: bytes) -> None:
+        if place > part.layout.block(2, part.offsets)[0] - 1:
+            write(part, place, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(part, place, content)
+
+    write = states_file.Part._write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no_reserving)
+        patch.setattr(states_file.Part, "_write", full)
+        with pytest.raises(UserError, match=r"could not be written: No space left on device; free some space and call"):
+            cache_states(encoder, TEXTS, path)
+    assert not path.exists()
+    computed: list[int] = []
+    cache_states(encoder, TEXTS, path, on_batch=computed.append)
+    assert sum(computed) == len(TEXTS) - 2 * BLOCK
+    cache_states(encoder, TEXTS, path.with_name("whole"))
+    assert path.read_bytes() == path.with_name("whole").read_bytes()
+
+
+def test_a_folder_that_cannot_be_written(encoder: Encoder, tmp_path: Path) -> None:
+    """What else keeps a file from being written is said with its name."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"states could not be written: .*; mend that and call again"):
+        cache_states(encoder, TEXTS, tmp_path / "file" / "states")
+
+
+def test_states_too_large_for_halves(folder: Path, path: Path) -> None:
+    """A state beyond float16 is refused with the way out, which then works."""
+    encoder = Encoder.load(str(folder))
+    with torch.no_grad():
+        encoder.model.get_parameter("encoder.layer.1.output.LayerNorm.bias")[0] = 1e6
+    with pytest.raises(UserError, match=r"a token state is too large for float16: call with dtype='float32'"):
+        cache_states(encoder, TEXTS, path)
+    assert cache_states(encoder, TEXTS, path, dtype="float32").values.max() > 65504
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "text"),
+    [
+        ({"dtype": "bfloat16"}, ValueError, "dtype must be one of 'float16', 'float32', got 'bfloat16'"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a positive integer, got 0"),
+        ({"texts": "one text"}, TypeError, "texts must be a list of strings, got one str"),
+        ({"texts": ["a", None]}, TypeError, "texts must hold strings alone, got NoneType at place 1"),
+        ({"layer": 9}, ValueError, "layer must be 0"),
+    ],
+)
+def test_bad_input(encoder: Encoder, path: Path, asked: dict[str, Any], error: type[Exception], text: str) -> None:
+    """Each argument that makes no sense is named."""
+    with pytest.raises(error, match=text):
+        _cache(encoder, path, **asked)
+
+
+@pytest.mark.parametrize("kept", ["memory", "file"])
+def test_views(encoder: Encoder, path: Path, kept: str) -> None:
+    """Slices, numbers and masks choose texts, views of views too, and copy no state."""
+    states = compute_states(encoder, TEXTS) if kept == "memory" else cache_states(encoder, TEXTS, path)
+    rng = np.random.default_rng(0)
+    for key in (
+        slice(3, 20, 2),
+        rng.permutation(40)[:9],
+        rng.random(40) < 0.5,
+        [4, 1],
+        np.array([], int),
+        -2,
+        (slice(5), Ellipsis),
+        7,
+    ):
+        view = states[key]
+        places = np.atleast_1d(np.arange(40)[key[0] if isinstance(key, tuple) else key])
+        assert view.shape == (len(places), 32)
+        assert view.values.data_ptr() == states.values.data_ptr()
+        assert view.lengths.tolist() == states.lengths[places].tolist()
+        for place, text in enumerate(places):
+            assert torch.equal(view.batch([place]).values, states.batch([int(text)]).values)
+    assert torch.equal(states[10:20][[3]].batch([0]).values, states.batch([13]).values)
+    for columns in (0, [0, 1], np.arange(2), slice(1)):
+        with pytest.raises(IndexError, match="token states are indexed by texts alone"):
+            states[:, columns]
+    assert len(states[[]]) == 0
+    with pytest.raises(IndexError):
+        states.batch([40])
+
+
+def test_no_table(encoder: Encoder) -> None:
+    """States are no array, and say what to do."""
+    with pytest.raises(TypeError, match="TokenStates are no array: pool them first"):
+        np.asarray(compute_states(encoder, TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("values", "offsets", "text"),
+    [
+        ((3,), [0, 3], r"values must have the shape \(tokens, dim\), got \(3,\)"),
+        ((3, 2), [0, 2], r"end at the number of tokens, 3; got the shape \(2,\), and \(0, 2\) at its ends"),
+        ((3, 2), [1, 3], "start at 0"),
+        ((3, 2), [0, 2, 1, 3], "never decrease"),
+        ((0, 2), [], "got the shape .*, and nothing at its ends"),
+    ],
+)
+def test_states_that_do_not_fit(values: tuple[int, ...], offsets: list[int], text: str) -> None:
+    """Offsets that do not cut the tokens into texts are refused."""
+    with pytest.raises(ValueError, match=text):
+        TokenStates(torch.zeros(values), torch.tensor(offsets, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("texts", [[True, False], torch.ones(3, dtype=torch.bool), [0.5], [[0]], 3])
+def test_batches_of_no_places(encoder: Encoder, texts: Any) -> None:
+    """A batch is asked for by places; a mask is not read as zeros and ones."""
+    with pytest.raises(TypeError, match=r"texts must be places, a list of integers; got"):
+        compute_states(encoder, TEXTS[:3]).batch(texts)
+
+
+class _Pooled(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Logistic regression on means."""
+
+    def fit(self, states: TokenStates, labels: Any) -> _Pooled:
+        self.inner_ = LogisticRegression().fit(self._pool(states), labels)
+        self.classes_ = self.inner_.classes_
+        return self
+
+    def predict(self, states: TokenStates) -> Any:
+        return self.inner_.predict(self._pool(states))
+
+    def _pool(self, states: TokenStates) -> Any:
+        return mean_pool(states.batch(range(len(states)))).numpy()
+
+
+def test_scikit_learn_splits(encoder: Encoder) -> None:
+    """scikit-learn indexes states as it does rows of a table."""
+    states, labels = compute_states(encoder, TEXTS), np.arange(40) % 4
+    assert _safe_indexing(states, np.array([3, 5])).texts.tolist() == [3, 5]
+    train, test, _, test_labels = train_test_split(states, labels, test_size=10, stratify=labels, random_state=0)
+    assert sorted([*train.texts.tolist(), *test.texts.tolist()]) == list(range(40))
+    assert (test.texts.numpy() % 4 == test_labels).all()
+    vectors = mean_pool(TokenBatch.from_packed(states.values, states.offsets)).numpy()
+    expected = cross_val_score(LogisticRegression(), vectors, labels, cv=StratifiedKFold(4))
+    np.testing.assert_allclose(cross_val_score(_Pooled(), states, labels, cv=StratifiedKFold(4)), expected)
+    assert np.shape(states) == (40, 32)
+
+
+def test_pickling(encoder: Encoder, path: Path) -> None:
+    """States in memory are pickled whole, a file as its path; the file must still be the same."""
+    for states in (compute_states(encoder, TEXTS), cache_states(encoder, TEXTS, path)):
+        again = pickle.loads(pickle.dumps(states[5:9]))
+        assert torch.equal(again.batch([0, 2]).values, states.batch([5, 7]).values)
+        assert again.identity == states.identity
+    pickled = pickle.dumps(TokenStates.open(path)[5:9])
+    assert len(pickled) < 2_000
+    path.unlink()
+    cache_states(encoder, TEXTS[::-1], path)
+    with pytest.raises(UserError, match="holds other states than those that were pickled"):
+        pickle.loads(pickled)
+
+
+def test_a_file_is_checked_once_a_process(encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What unpickles a view reads the numbers only if it has not checked them, or the file has changed since."""
+    states = cache_states(encoder, TEXTS, path)
+    pickled = pickle.dumps(states)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(UserError, match="was altered"):
+        pickle.loads(pickled)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if it had not changed
+    assert len(pickle.loads(pickled)) == len(clone(states, safe=False)) == len(TEXTS)
+    with pytest.raises(UserError, match="was altered"):
+        TokenStates.open(path)
+
+
+def test_writing_to_states_leaves_the_file(encoder: Encoder, path: Path) -> None:
+    """The mapping is private: numbers that are overwritten in memory stay in the file."""
+    states, content = cache_states(encoder, TEXTS, path), path.read_bytes()
+    states.values.zero_()
+    assert path.read_bytes() == content
+
+
+def test_the_benchmark_runs(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Size, reading and training are measured for both dtypes, and the ratios are those of the times."""
+    texts, labels = zip(*tiny.make_texts(70), strict=True)
+    monkeypatch.setattr(state_cache, "read_corpus", lambda limit: Corpus("colours", list(texts), list(labels)))
+    out = tmp_path / "new" / "cache.json"
+    report = state_cache.main(["--quick", "--model", str(folder), "--out", str(out)])
+    assert json.loads(out.read_text("utf-8")) == report
+    assert [file.name for file in out.parent.iterdir()] == ["cache.json"]
+    for dtype, size in (("float16", 2), ("float32", 4)):
+        file = report["files"][dtype]
+        assert file["size_ratio"] == pytest.approx(file["bytes"] / (file["tokens"] * 32 * size))
+        for found in file["reading"].values():
+            fastest = min(found["seconds"][name] for name in (state_cache.SLICES, state_cache.ROWS))
+            assert found["speed_of_plain_read"] == pytest.approx(fastest / found["seconds"][state_cache.OURS])
+    spent = report["training"]["epoch_s"]
+    fastest = min(spent[state_cache.SHUFFLED], spent[state_cache.BY_LENGTH])
+    assert report["training"]["times_as_fast"] == pytest.approx(fastest / spent[state_cache.CACHED])
+
+
+def test_readers_that_disagree_are_not_timed(encoder: Encoder, path: Path) -> None:
+    """No ratio is given of a reader that gives other numbers."""
+    states = cache_states(encoder, TEXTS, path)
+    states.values[5] += 1  # of the private mapping alone
+    with pytest.raises(ValueError, match=r"memmap, slices and TokenStates.batch must agree before they are timed"):
+        state_cache.measure_reading(states, path, 1, 0.01)
