@@ -19,6 +19,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import BertModel, CLIPConfig, CLIPModel
 from typer.testing import CliRunner
@@ -32,6 +33,7 @@ from maskpool.bench.heads import hold_at_once
 from maskpool.bench.report import CSV_COLUMNS, HEADER
 from maskpool.bench.study import Study
 from maskpool.errors import UserError
+from maskpool.integrations.sentence_transformers import AttentionPoolingModule
 from tests.bench import tiny
 
 REPLICATES = 6
@@ -332,6 +334,37 @@ def test_poolings_may_be_repeated_or_listed(model: Path, data: Path, tmp_path: P
     assert measured.part["learned"] is None
 
 
+def test_a_saved_head_beside_a_mode(model: Path, data: Path, tmp_path: Path) -> None:
+    """A trained head, named by its folder, is measured as a mode is; trained further, it is another study."""
+    head = AttentionPoolingModule(32, "attention")
+    torch.nn.init.normal_(head.pooling.get_parameter("query"))
+    (tmp_path / "head").mkdir()
+    head.save(str(tmp_path / "head"))
+    asked = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", f"mean,{tmp_path / 'head'}")
+    assert run("bench", *asked).code == 0
+    part = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["parts"][0]
+    (table,) = (one for one in part["tables"] if one["by"] == "kmeans")
+    scores = {row["pooling"]: row["ami"] for row in table["rows"] if row["arm"] == "excluded"}
+    assert set(scores) == {"mean", str(tmp_path / "head")}
+    assert scores["mean"] != scores[str(tmp_path / "head")]
+    torch.nn.init.normal_(head.pooling.get_parameter("query"))
+    head.save(str(tmp_path / "head"))
+    again = run("bench", *asked)
+    assert again.code == 2
+    assert "must be a folder without another study's cells" in again.err
+
+
+@pytest.mark.parametrize("mode", ["latent_attention", "generalized_mean"])
+def test_other_learned_poolings(model: Path, data: Path, tmp_path: Path, mode: str) -> None:
+    """Every learned pooling is trained and served with and without the mask, beside attention in one table."""
+    asked = ("--model", model, "--data", data, "--out", tmp_path, "--pooling", f"mean,attention,{mode}")
+    assert run("bench", *asked).code == 0
+    part = json.loads((tmp_path / "results.json").read_text("utf-8"))["parts"][0]
+    assert [row["pooling"] for row in part["learned"]["rows"]] == 4 * ["attention"] + 4 * [mode]
+    assert part["learned"]["compared"] == 6
+    assert f"| {mode} | without mask | without mask |" in (tmp_path / "report.md").read_text("utf-8")
+
+
 def test_attention_alone(model: Path, data: Path, tmp_path: Path) -> None:
     """A run of nothing but learned heads writes all of its files."""
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", "attention")
@@ -346,9 +379,8 @@ def test_too_few_labels_for_heads_are_said(model: Path, tmp_path: Path) -> None:
     """With two labels there is no table of learned poolings, and the report says why."""
     data = tiny.write_csv(tmp_path / "two.csv", tiny.make_texts(40, labels=2))
     assert run("bench", "--model", model, "--data", data, "--out", tmp_path / "out").code == 0
-    assert "There is no table of learned poolings: it needs four labels" in (tmp_path / "out" / "report.md").read_text(
-        "utf-8"
-    )
+    text = "There is no table of learned poolings: it needs four labels"
+    assert text in (tmp_path / "out" / "report.md").read_text("utf-8")
 
 
 def test_a_model_of_few_positions(data: Path, tmp_path: Path) -> None:

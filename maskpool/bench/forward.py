@@ -126,7 +126,9 @@ class Pooled:
 
 
 def _file(source: Source, reading: Reading, layer: int, mode: str) -> str:
-    return f"{source.side} {'masked' if source.masked else 'unmasked'} {reading} {layer} {mode}.npy"
+    # A head that was trained elsewhere is called by its path, which is no name of a file.
+    pooling = mode if mode.isidentifier() else hashlib.sha256(mode.encode()).hexdigest()
+    return f"{source.side} {'masked' if source.masked else 'unmasked'} {reading} {layer} {pooling}.npy"
 
 
 def _pairs_file(source: Source) -> str:
