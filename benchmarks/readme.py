@@ -64,6 +64,35 @@ def demonstration(results: dict[str, Any]) -> str:
     )
 
 
+def attention_on_pads(results: dict[str, Any]) -> str:
+    """Where attention that was trained without a mask lands, and what that costs, width by width."""
+    widths = results["widths"]
+    rows = [row for row in results["rows"] if row["width"] in (None, *widths)]
+    lines = []
+    for task, scores in dict.fromkeys((row["task"], row["scores"]) for row in rows):
+        of_task = {row["width"]: row for row in rows if (row["task"], row["scores"]) == (task, scores)}
+        lines.append(
+            [
+                f"{task}, {scores}",
+                " / ".join(f"{of_task[width]['pad_share']:.0%}" for width in widths),
+                " / ".join(f"{of_task[width]['attention_on_pads']['mean']:.1%}" for width in widths),
+                f"{of_task[None]['accuracy']['mean']:.1%}",
+                " / ".join(f"{of_task[width]['accuracy']['mean']:.1%}" for width in widths),
+                f"{of_task[widths[0]]['served'][str(widths[-1])]['accuracy']['mean']:.1%}",
+            ]
+        )
+    shown = " / ".join(map(str, widths))
+    header = (
+        "labels, scores",
+        f"pads at {shown}",
+        "attention on them, trained without mask",
+        "accuracy with mask",
+        f"without, at {shown}",
+        f"without, trained at {widths[0]}, served at {widths[-1]}",
+    )
+    return "\n".join(markdown_table(header, lines))
+
+
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 
 
@@ -118,6 +147,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "BANKING77": (RESULTS / "banking77" / "results.json", clusters),
     "SNIPS": (RESULTS / "snips" / "results.json", clusters),
     "demonstration": (RESULTS / "docstrings" / "results.json", demonstration),
+    "attention": (RESULTS / "attention_on_pads.json", attention_on_pads),
     "speed": (RESULTS / "pooling_speed.json", speed),
 }
 

@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity
 from maskpool.audit.probes import SMALLEST, Moved, difference
 from maskpool.audit.report import Finding
 from maskpool.audit.trace import TokenCall, watch
+from maskpool.modules import LearnedPooling
 from maskpool.modules.build import POOLINGS, build_pooling
 
 if TYPE_CHECKING:
@@ -125,7 +126,11 @@ def pooling_finding(seen: Seen, moved: bool, named: bool) -> Finding | None:
 def _formulas(x: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Every pooling without parameters of some rows."""
     mask = torch.ones(1, len(x), dtype=torch.int64)
-    modes = [mode for mode in POOLINGS if mode not in ("attention", "topk_mean", "softmax", "generalized_mean")]
+    modes = [
+        mode
+        for mode, layer in POOLINGS.items()
+        if mode not in ("topk_mean", "softmax") and not issubclass(layer, LearnedPooling)
+    ]
     return {mode: (lambda mode=mode: build_pooling(mode)(x.unsqueeze(0), mask)[0]) for mode in modes}  # type: ignore[misc]
 
 

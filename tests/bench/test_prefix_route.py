@@ -15,13 +15,14 @@ from maskpool.bench.corpora import Corpus
 from maskpool.bench.draws import FULL
 from maskpool.bench.fits import arm_vectors
 from maskpool.bench.forward import pool_corpus, prove_prefix
+from maskpool.bench.heads import LEARNED
 from maskpool.bench.parts import Grid, Part
 from maskpool.bench.study import KNOWN_POOLINGS, Study
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 from tests.bench import tiny
 
-MODES = tuple(mode for mode in KNOWN_POOLINGS if mode != "attention")
+MODES = tuple(mode for mode in KNOWN_POOLINGS if mode not in LEARNED)
 
 
 def ten_plans(fixed: int) -> tuple[Plan, ...]:
