@@ -192,7 +192,7 @@ def test_parameters(folder: str) -> None:
 def test_the_model_is_opened_once(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as its parameters stay, an encoder opens its model a single time."""
     encoder = SentenceEncoder(folder).fit(TEXTS)
-    monkeypatch.setattr("maskpool.integrations.sklearn.load", None)
+    monkeypatch.setattr("maskpool.integrations.sklearn.encoder.load", None)
     encoder.fit(TEXTS).transform(TEXTS)
     encoder.set_params(batch_size=3).get_feature_names_out()
 

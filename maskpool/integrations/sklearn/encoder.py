@@ -1,4 +1,4 @@
-"""scikit-learn: texts to sentence vectors, as a transformer for its pipelines and searches."""
+"""Texts to sentence vectors, as a transformer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from maskpool.encoder import check_texts, evaluating
-from maskpool.integrations import require
 from maskpool.integrations.sentence_transformers import load, with_pooling
-
-require("scikit-learn", "1.9", "st")
-
-from sentence_transformers import SentenceTransformer  # noqa: E402  # the leaf above has checked that it can be
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin  # noqa: E402  # after the check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,7 +79,7 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 `replace_pooling` say.
             OSError: There is no such model.
         """
-        _check_texts(X)
+        check_readable_texts(X)
         self._open()
         return self
 
@@ -99,7 +95,7 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Raises:
             TypeError, ValueError, OSError: As `fit` does.
         """
-        texts = _check_texts(X)
+        texts = check_readable_texts(X)
         model = self._open()
         if not texts:
             return np.zeros((0, self.n_features_out_), np.float32)
@@ -131,7 +127,7 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return opened[1]
 
     def _find(self) -> SentenceTransformer:
-        device = None if self.device is None else _find_device(self.device)
+        device = None if self.device is None else find_device(self.device)
         if isinstance(self.model, SentenceTransformer):
             elsewhere = device is not None and device != self.model.device
             return copy.deepcopy(self.model).to(device) if elsewhere else self.model
@@ -158,7 +154,8 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return tags
 
 
-def _check_texts(X: Iterable[str]) -> list[str]:  # noqa: N803  # scikit-learn's name
+def check_readable_texts(X: Iterable[str]) -> list[str]:  # noqa: N803  # scikit-learn's name
+    """Texts as a list, from what can be read more than once."""
     if isinstance(X, Iterator):
         raise TypeError(
             f"X must be texts that can be read twice, by fit and by transform, got a {type(X).__name__}: pass list(X)"
@@ -166,7 +163,7 @@ def _check_texts(X: Iterable[str]) -> list[str]:  # noqa: N803  # scikit-learn's
     return check_texts(X, "X")
 
 
-def _find_device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
     """The device with its number, as a model on it names it."""
     try:
         return torch.zeros(1, device=device).device

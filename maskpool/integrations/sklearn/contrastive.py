@@ -1,0 +1,137 @@
+"""A pooling that learns from labels which texts belong together, on cached token states."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from sklearn.utils import check_scalar
+from torch import Tensor, nn
+
+from maskpool.encoder import BUNDLED, Encoder, TokenStates
+from maskpool.integrations.sklearn.heads import PoolingHead
+from maskpool.integrations.sklearn.labels import check_labels, encode_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class PoolingTransformer(PoolingHead):
+    """A pooling that learns on the token states of a frozen encoder to bring texts of one class together.
+
+    Minimises the supervised contrastive loss of unit vectors z, over the texts i of a batch that have others, P(i), of
+    their class in it: the mean over i of −1/|P(i)| Σₚ log(exp(zᵢ·zₚ/τ) / Σ_{a≠i} exp(zᵢ·zₐ/τ)). Nothing but the pooling
+    learns, so that what is compared is what `transform` gives, before it is divided by its length. Adam, with a rate
+    that falls from ``learning_rate_init`` to zero along half a cosine over ``max_iter`` epochs.
+
+    Source: Khosla et al. 2020, Supervised Contrastive Learning, equation 2.
+
+    Texts go through ``model`` at each call; see `PoolingClassifier` for how to compute their token states once.
+
+    Args:
+        pooling: The pooling, as `build_pooling` takes it; one that learns nothing is served as it is.
+        pooling_options: Options of the pooling, such as ``{"num_heads": 4}``.
+        model: What reads texts: the name or folder of a transformers model, or an `Encoder`; token states need none.
+        temperature: τ, above 0.
+        max_iter: Most epochs.
+        batch_size: Texts at a step; each needs others of its class among them, so large ones learn more.
+        learning_rate_init: Adam's rate at the start.
+        early_stopping: As for `PoolingClassifier`.
+        validation_fraction: The share of texts held out, stratified by class.
+        n_iter_no_change: Epochs without a gain before it stops.
+        device: Where to learn and pool, as torch names it; None is the CPU.
+        random_state: As for `PoolingClassifier`.
+        verbose: Show a progress bar.
+
+    Attributes:
+        pooling_: The trained layer.
+        loss_curve_: The mean loss of each epoch.
+        validation_scores_: After each epoch, minus the loss of the texts held out; None without ``early_stopping``.
+        n_iter_: Epochs that were run.
+        n_features_in_: Width of a token state.
+        n_features_out_: Width of a pooled vector.
+        encoder_identity_: Which encoder the token states came from.
+
+    Example::
+
+        vectors = PoolingTransformer("attention", random_state=0).fit(states, labels).transform(other_states)
+    """
+
+    def __init__(
+        self,
+        pooling: str | tuple[str, ...] = "attention",
+        pooling_options: Mapping[str, Any] | None = None,
+        model: str | os.PathLike[str] | Encoder = BUNDLED,
+        temperature: float = 0.05,
+        max_iter: int = 20,
+        batch_size: int = 256,
+        learning_rate_init: float = 3e-3,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        device: str | None = None,
+        random_state: Any = None,  # Any: an int, a RandomState or None, as scikit-learn has it
+        verbose: bool = False,
+    ) -> None:
+        self.pooling = pooling
+        self.pooling_options = pooling_options
+        self.model = model
+        self.temperature = temperature
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: TokenStates | Iterable[str], y: Any) -> Self:  # noqa: N803  # scikit-learn's name
+        """Learn the pooling.
+
+        Args:
+            X: Token states of texts, or texts: a list, tuple, array or Series of strings.
+            y: One label a text, of any kind.
+
+        Raises:
+            TypeError: ``X`` is neither, or a parameter is of another type.
+            ValueError: As `PoolingClassifier.fit` says; or no class has two texts; or ``y`` has several labels a text.
+        """
+        self._check_parameters()
+        check_scalar(self.temperature, "temperature", Real, min_val=0, include_boundaries="neither")
+        states = self._states(X, fitted=False)
+        labels = check_labels(y, len(states))
+        if labels.ndim == 2:
+            raise ValueError(f"y must have one label a text, the shape (texts,), got {labels.shape}")
+        _, classes = encode_labels(labels)
+        if np.bincount(classes).max() < 2:
+            raise ValueError(f"y must have two texts of some class, which to bring together, got {len(labels)} classes")
+        objective = _SupervisedContrastive(float(self.temperature))
+        self._train(states, torch.from_numpy(classes), labels, lambda _: objective)
+        return self
+
+
+class _SupervisedContrastive(nn.Module):
+    """The loss that `PoolingTransformer` says."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, vectors: Tensor, targets: Tensor) -> Tensor:
+        itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+        positive = (targets.unsqueeze(1) == targets) & ~itself
+        positives = positive.sum(dim=1)
+        if not positives.any():
+            return vectors.sum() * 0  # nothing to bring together, and still a gradient
+        unit = nn.functional.normalize(vectors, dim=1)
+        similarity = (unit @ unit.T / self.temperature).masked_fill(itself, -math.inf)
+        logs = (similarity - similarity.logsumexp(dim=1, keepdim=True)).masked_fill(~positive, 0.0)
+        anchors = positives > 0
+        return -(logs.sum(dim=1)[anchors] / positives[anchors]).mean()
