@@ -17,8 +17,8 @@ Intervals are 95 % of a bootstrap that draws test texts, the same for both, and 
 other test texts and other seeds would change, each for itself, and not what other training texts would. Five seeds are
 few to draw from, so the part of the seeds comes out somewhat small; their standard deviation stands beside it.
 
-An epoch is also compared with one in which the encoder runs, too: the time of filling the cache, texts of like length
-together, is that of the encoder.
+Seconds are those of one fit after another, not taken in turn: they show the order of size. ``benchmarks.state_cache``
+compares an epoch with one in which the encoder runs, too.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class Task:
     def __init__(self, name: str, learn: Corpus, test: Corpus, encoder: Encoder, folder: Path) -> None:
         self.name = name
         self.labels, self.truth = np.array(learn.labels), np.array(test.labels)
-        start = time.perf_counter()
         self.learn = cache_states(encoder, learn.texts, folder / f"{name}-learn.safetensors")
-        self.encoder_seconds = time.perf_counter() - start
         self.test = cache_states(encoder, test.texts, folder / f"{name}-test.safetensors")
 
 
@@ -128,7 +126,6 @@ def fit_heads(task: Task, name: str, seeds: int, options: dict[str, Any]) -> tup
         right.append(head.predict(task.test) == task.truth)
     found = np.array(right)
     accuracies = found.mean(axis=1)
-    epoch = float(np.median(seconds)) / head.n_iter_
     facts = {
         "task": task.name,
         "head": name,
@@ -137,8 +134,6 @@ def fit_heads(task: Task, name: str, seeds: int, options: dict[str, Any]) -> tup
         "sd_over_seeds": float(accuracies.std(ddof=1)),
         "epochs": head.n_iter_,
         "fit_seconds": seconds,
-        "epoch_seconds": epoch,
-        "epoch_with_encoder_over_epoch": (task.encoder_seconds + epoch) / epoch,
     }
     return facts, found
 
@@ -213,7 +208,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 "texts": len(task.learn),
                 "test_texts": len(task.test),
                 "classes": len(np.unique(task.labels)),
-                "encoder_seconds": task.encoder_seconds,
                 "peer": peers[task.name][0],
             }
             for task in tasks

@@ -93,6 +93,24 @@ def attention_on_pads(results: dict[str, Any]) -> str:
     return "\n".join(markdown_table(header, lines))
 
 
+def learned_heads(results: dict[str, Any]) -> str:
+    """Accuracy of each learned head, beside logistic regression on mean vectors."""
+    tasks = results["tasks"]
+    found = {(row["task"], row["head"]): row for row in results["rows"]}
+
+    def cells(task: str, head: str) -> list[str]:
+        row, to_peer = found[task, head], found[task, head]["to_peer"]
+        return [f"{row['accuracy']:.1%}", f"{to_peer['points']:+.2f} [{to_peer['low']:+.2f}, {to_peer['high']:+.2f}]"]
+
+    heads = dict.fromkeys(head for _, head in found)
+    lines = [[head, *(cell for task in tasks for cell in cells(task, head))] for head in heads]
+    peers = [cell for task in tasks.values() for cell in (f"{task['peer']['accuracy']:.1%}", "reference")]
+    titles = [title for task in tasks for title in (task, "points to logistic regression")]
+    return "\n".join(
+        markdown_table(("pooling under a classifier", *titles), [*lines, ["logistic regression on means", *peers]])
+    )
+
+
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 
 
@@ -148,6 +166,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "SNIPS": (RESULTS / "snips" / "results.json", clusters),
     "demonstration": (RESULTS / "docstrings" / "results.json", demonstration),
     "attention": (RESULTS / "attention_on_pads.json", attention_on_pads),
+    "heads": (RESULTS / "learned_heads.json", learned_heads),
     "speed": (RESULTS / "pooling_speed.json", speed),
 }
 
