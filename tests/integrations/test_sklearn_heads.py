@@ -248,6 +248,24 @@ def test_the_same_seed_gives_the_same_weights(kind: Any, early_stopping: bool, l
     np.testing.assert_array_equal(first.transform(learn[0]), second.transform(learn[0]))
 
 
+@pytest.mark.parametrize(("batch_size", "expected"), [(4, 1), (2**20, 2)])
+def test_small_batches_take_one_thread(
+    batch_size: int, expected: int, learn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small batches are learned from in one thread and large ones in all, and torch's number of threads stays."""
+    seen = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: seen.append(torch.get_num_threads()) or step(*a, **k))  # type: ignore[func-returns-value]  # a list's append gives None
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        PoolingClassifier(max_iter=1, batch_size=batch_size).fit(learn[0][:8], learn[1][:8])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {expected}
+
+
 def test_each_learned_pooling_fits(learn: Any, unseen: Any) -> None:
     """Every pooling that learns is taken, with its options, and learns: its weights move and it beats the mean."""
     modes: list[tuple[Any, dict[str, Any]]] = [

@@ -42,6 +42,9 @@ _POOLED_TOGETHER = 512
 _OF_THE_TEXTS = ("dtype", "texts", "tokens_sha256", "cut_off", "versions")
 _SAMPLE = 2_000  # texts whose vectors an objective is shown before it learns
 _SEEDS = 2**31 - 1
+# Numbers in a batch from which threads are worth it. Those of small batches wait for each other most of the time: on
+# two cores with other work on them, a fit on BANKING77 took 136 s with two threads, and 11 with one.
+_WORTH_THREADS = 2**22
 # At the classifier's own rate, a pooling follows a classifier that is still wrong, and of few texts it then learns more
 # than is true: with 2 texts a class of BANKING77, the accuracy fell from 63.5 % to 60.
 _POOLING_RATE = 0.1
@@ -199,7 +202,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                 steps = epochs * math.ceil(len(learn) / self.batch_size)
                 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             best, best_score, without_gain = None, -math.inf, 0
-            with _progress(self.verbose, epochs) as report:
+            with _progress(self.verbose, epochs) as report, _threads_for(states, self.batch_size):
                 for _ in range(epochs):
                     parts.train()
                     total = 0.0
@@ -368,6 +371,18 @@ def _device(device: str | None) -> torch.device:
 def _encoder_of(states: TokenStates) -> dict[str, Any]:
     """Of what states say of themselves, what they say of their encoder; a model may have two names."""
     return {key: value for key, value in states.identity.items() if key not in _OF_THE_TEXTS}
+
+
+@contextmanager
+def _threads_for(states: TokenStates, batch_size: int) -> Iterator[None]:
+    """One thread where batches are small; torch's number is given back."""
+    before = torch.get_num_threads()
+    if batch_size * int(states.lengths.sum()) * states.dimension < _WORTH_THREADS * len(states):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
