@@ -210,8 +210,8 @@ def cache_states(
 
     The file is a safetensors file: ``values``, ``offsets`` and checksums, and in its header what made it. It grows as
     ``PATH.part``, whose room is taken before anything is computed; a run that was killed goes on from there, computes
-    no finished block twice, and ends with the same bytes. Where the finished file is there already, it is checked and
-    opened, and ``on_batch`` is not called.
+    no finished block twice, and ends with the same bytes (under the same number of threads, which may move a last
+    bit). Where the finished file is there already, it is checked and opened, and ``on_batch`` is not called.
 
     Args:
         encoder: Any encoder; it runs in evaluation mode.
