@@ -74,31 +74,6 @@ def test_weights_of_packed_tokens() -> None:
     torch.testing.assert_close(weights, layer(x, mask, return_weights=True)[1].transpose(1, 2)[mask.bool()])
 
 
-@every_attention_pooling
-@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-def test_autocast_does_not_reach_inside(name: str, dense: bool) -> None:
-    """Under bfloat16 autocast the scores, weights and vectors are the float32 ones, bit for bit."""
-    layer, (x, mask) = _made(name), all_layouts()
-    with dense_route() if dense else torch.enable_grad():
-        expected = layer(x, mask, return_weights=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            actual = layer(x, mask, return_weights=True)
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert ours.dtype == torch.float32
-        assert torch.equal(ours, theirs)
-
-
-@every_attention_pooling
-def test_half_parameters_score_in_float32(name: str) -> None:
-    """A layer cast to bfloat16 scores as a float32 layer with the same, rounded, parameters does."""
-    half = _made(name).bfloat16()
-    exact = _made(name)
-    exact.load_state_dict(half.state_dict())
-    x, mask = all_layouts(torch.bfloat16)
-    for ours, theirs in zip(half(x, mask, return_weights=True), exact(x, mask, return_weights=True), strict=True):
-        assert torch.equal(ours, theirs)
-
-
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_large_scores(dense: bool) -> None:
     """Scores in the thousands neither overflow nor turn to NaN: the largest takes all."""
