@@ -153,13 +153,15 @@ def test_generalized_mean_weights(p: float) -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_penalty_is_a_loop_over_sentences(packed: bool) -> None:
-    """The penalty is the mean over sentences of the squared Frobenius norm of A Aᵀ − I, pads or none."""
+    """The penalty is the mean over sentences that have a token of the squared norm of A Aᵀ − I, pads or none."""
     layer, (x, mask) = make("structured_attention"), all_layouts()
     assert isinstance(layer, StructuredAttentionPooling)
     offsets = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
     weights = layer(x, mask, return_weights=True)[1]
     norms = []
     for attention, real in zip(weights, mask.bool(), strict=True):
+        if not real.any():
+            continue
         a = attention[:, real].double()
         norms.append((a @ a.t() - torch.eye(2)).square().sum())
     by_token = weights.transpose(1, 2)[mask.bool()]
@@ -189,6 +191,41 @@ def test_penalty_refuses_other_shapes(shape: tuple[int, ...], packed: bool) -> N
     text = r"weights must have the shape \(batch, hops, seq\), or \(tokens, hops\) with cu_seqlens; got "
     with pytest.raises(ValueError, match=text + re.escape(str(shape))):
         attention_penalty(torch.ones(shape), torch.tensor([0, shape[0]]) if packed else None)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_autocast_does_not_reach_the_penalty(packed: bool, dtype: torch.dtype) -> None:
+    """Under bfloat16 autocast, and of bfloat16 weights, the penalty and its gradient are those of full precision."""
+    weights = tokens(3, 2, 5).softmax(dim=2).to(dtype)
+    exact = torch.promote_types(dtype, torch.float32)
+    leaves = [weights.clone().requires_grad_(), weights.to(exact).requires_grad_()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        offsets = torch.tensor([0, 5, 10, 15]) if packed else None
+        given = leaves[0].transpose(1, 2).flatten(0, 1) if packed else leaves[0]
+        penalty = attention_penalty(given, offsets)
+    expected = attention_penalty(leaves[1])
+    assert penalty.dtype == exact
+    torch.testing.assert_close(penalty, expected)
+    gradients = [torch.autograd.grad(one, leaf)[0] for one, leaf in zip((penalty, expected), leaves, strict=True)]
+    torch.testing.assert_close(gradients[0], gradients[1].to(dtype))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_penalty_of_no_token_is_zero(packed: bool) -> None:
+    """Without a sentence, or with none that has a token, the penalty is 0 and backpropagates, NaN nowhere."""
+    for sentences in (0, 3):
+        weights = torch.zeros((0, 2) if packed else (sentences, 2, 4), requires_grad=True)
+        penalty = attention_penalty(weights, torch.zeros(sentences + 1, dtype=torch.int64) if packed else None)
+        assert penalty.item() == 0
+        assert not torch.autograd.grad(penalty, weights)[0].any()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_penalty_shows_a_nan(packed: bool) -> None:
+    """A NaN among the weights is no sentence without a token: it shows."""
+    weights = torch.full((1, 2, 3), torch.nan)
+    assert (attention_penalty(weights[0].t(), torch.tensor([0, 3])) if packed else attention_penalty(weights)).isnan()
 
 
 def test_token_weights_need_a_start_that_takes_them() -> None:

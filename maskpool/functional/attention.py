@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 from maskpool import segments
+from maskpool.checks import check_cu_seqlens
 from maskpool.functional.common import OnEmpty, apply_on_empty, token_weights
+from maskpool.functional.powers import check_sizes
 from maskpool.functional.weighted import mean_pool
 from maskpool.tokens import TokenBatch
 
@@ -51,11 +53,12 @@ def attention_pool(
         on_empty: What a sentence without a real token gets.
 
     Returns:
-        The pooled vectors, (batch, dim), and the weights in the layout of ``scores``, exactly 0 at pads.
+        The pooled vectors, (batch, dim), in the tokens' dtype, and the weights in the layout of ``scores``, exactly 0
+        at pads, in float32 (float64 for float64).
 
     Raises:
         TypeError: ``scores`` is no floating tensor.
-        ValueError: ``scores`` has another shape, or dim is no multiple of its heads.
+        ValueError: ``scores`` has another shape or device, or dim is no multiple of its heads.
 
     Example:
         >>> x = torch.tensor([[[1.0], [3.0], [99.0]]])
@@ -97,7 +100,12 @@ def attention_scores(
         hidden_bias: b, (hidden,).
 
     Returns:
-        (batch, heads, seq), 0 at pads, or (tokens, heads) for a batch that was not padded.
+        (batch, heads, seq), 0 at pads, or (tokens, heads) for a batch that was not padded, in float32 (float64 for
+        float64).
+
+    Raises:
+        TypeError: A parameter is no floating tensor.
+        ValueError: A parameter has another shape or device, or ``hidden_bias`` came without ``hidden_weight``.
 
     Example:
         >>> x = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [torch.nan, 0.0]]])
@@ -106,6 +114,14 @@ def attention_scores(
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
     exact = batch.accumulation_dtype
+    if hidden_weight is None and hidden_bias is not None:
+        raise ValueError("hidden_bias must come with the hidden_weight that it belongs to, got hidden_weight=None")
+    hidden_layer = {"hidden_weight": (hidden_weight, "hidden dim"), "hidden_bias": (hidden_bias, "hidden")}
+    _check_parameters(
+        batch,
+        query=(query, "heads dim" if hidden_weight is None else "heads hidden"),
+        **{name: given for name, given in hidden_layer.items() if given[0] is not None},
+    )
     with _without_autocast(query.device.type):
         if hidden_weight is None:
             return segments.to_layout(batch, segments.dot_products(batch, query.to(exact)))
@@ -143,7 +159,12 @@ def gated_attention_scores(
         gate_bias: c, (hidden,).
 
     Returns:
-        (batch, heads, seq), 0 at pads, or (tokens, heads) for a batch that was not padded.
+        (batch, heads, seq), 0 at pads, or (tokens, heads) for a batch that was not padded, in float32 (float64 for
+        float64).
+
+    Raises:
+        TypeError: A parameter is no floating tensor.
+        ValueError: A parameter has another shape or device.
 
     Example:
         >>> x, one, none = torch.tensor([[[1.0], [torch.nan]]]), torch.ones(1, 1), torch.zeros(1)
@@ -160,6 +181,14 @@ def gated_attention_scores(
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
     exact = batch.accumulation_dtype
+    _check_parameters(
+        batch,
+        query=(query, "heads hidden"),
+        hidden_weight=(hidden_weight, "hidden dim"),
+        hidden_bias=(hidden_bias, "hidden"),
+        gate_weight=(gate_weight, "hidden dim"),
+        gate_bias=(gate_bias, "hidden"),
+    )
     with _without_autocast(query.device.type):
         rows = segments.real_rows(batch).to(exact)
         hidden = linear(rows, hidden_weight.to(exact), hidden_bias.to(exact)).tanh()
@@ -195,12 +224,12 @@ def structured_attention_pool(
         on_empty: What a sentence without a real token gets.
 
     Returns:
-        The pooled vectors, (batch, hops · dim), hop after hop, and the weights in the layout of ``scores``, exactly 0
-        at pads.
+        The pooled vectors, (batch, hops · dim), hop after hop, in the tokens' dtype, and the weights in the layout of
+        ``scores``, exactly 0 at pads, in float32 (float64 for float64).
 
     Raises:
         TypeError: ``scores`` is no floating tensor.
-        ValueError: ``scores`` has another shape.
+        ValueError: ``scores`` has another shape or device, or no hop.
 
     Example:
         >>> x, scores = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[[0.0, 0.0, 0.0], [0.0, 50.0, 0.0]]])
@@ -219,7 +248,8 @@ def attention_penalty(weights: Tensor, cu_seqlens: Offsets | None = None) -> Ten
     """How alike the hops of an attention are, the mean over sentences of ‖A Aᵀ − I‖².
 
     A is (hops, tokens) of one sentence; 0 means that each hop has a token of its own. Added to a loss, it drives hops
-    apart. Pads, of weight 0, add nothing.
+    apart. Pads, of weight 0, add nothing, and a sentence with no other weights is not counted: where there is no
+    token, there is nothing to drive apart. Computed in float32 (float64 for float64).
 
     Source: Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, equation 8 (their coefficient is up to 1).
 
@@ -228,29 +258,38 @@ def attention_penalty(weights: Tensor, cu_seqlens: Offsets | None = None) -> Ten
         cu_seqlens: (batch + 1,), cumulative lengths.
 
     Returns:
-        A number, ().
+        A number, (); 0 where no sentence counts.
 
     Raises:
-        ValueError: ``weights`` has another number of dimensions.
+        TypeError: ``weights`` is no floating tensor, or ``cu_seqlens`` no tensor of integers.
+        ValueError: ``weights`` has another number of dimensions, or ``cu_seqlens`` does not cut them into sentences.
 
     Example:
         >>> attention_penalty(torch.eye(2).unsqueeze(0)), attention_penalty(torch.ones(1, 2, 1))
         (tensor(0.), tensor(2.))
     """
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        raise TypeError(f"weights must be a floating torch.Tensor, got {_kind(weights)}")
     if weights.dim() != (3 if cu_seqlens is None else 2):
         raise ValueError(
             "weights must have the shape (batch, hops, seq), or (tokens, hops) with cu_seqlens; "
             f"got {tuple(weights.shape)} {'without' if cu_seqlens is None else 'with'} cu_seqlens"
         )
+    weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
     if cu_seqlens is None:
-        alike = weights @ weights.transpose(1, 2)
+        with _without_autocast(weights.device.type):
+            alike = weights @ weights.transpose(1, 2)
     else:
-        lengths = cu_seqlens.diff()
+        lengths = check_cu_seqlens(cu_seqlens, len(weights))
+        if cu_seqlens.device != weights.device:
+            raise ValueError(f"cu_seqlens must be on weights' device {weights.device}, got {cu_seqlens.device}")
         owner = torch.repeat_interleave(torch.arange(len(lengths), device=weights.device), lengths)
         pairs = weights.unsqueeze(2) * weights.unsqueeze(1)
         alike = pairs.new_zeros(len(lengths), *pairs.shape[1:]).index_add(0, owner, pairs)
+    counted = alike.diagonal(dim1=1, dim2=2).sum(dim=1) != 0
     apart = torch.eye(alike.shape[1], dtype=alike.dtype, device=alike.device)
-    return (alike - apart).square().sum(dim=(1, 2)).mean()
+    squares = (alike - apart).square().sum(dim=(1, 2))
+    return torch.where(counted, squares, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 def multihead_attention_pool(
@@ -289,8 +328,13 @@ def multihead_attention_pool(
         on_empty: What a sentence without a real token gets.
 
     Returns:
-        The pooled vectors, (batch, queries · dim), query after query, and the weights, (batch, queries · heads, seq) or
-        (tokens, queries · heads), heads of the first query first, exactly 0 at pads.
+        The pooled vectors, (batch, queries · dim), query after query, in the tokens' dtype, and the weights, (batch,
+        queries · heads, seq) or (tokens, queries · heads), heads of the first query first, exactly 0 at pads, in
+        float32 (float64 for float64).
+
+    Raises:
+        TypeError: A parameter is no floating tensor.
+        ValueError: A parameter has another shape or device, or ``num_heads`` is no positive integer that divides dim.
 
     Example:
         >>> x, one = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.ones(1, 1)
@@ -302,6 +346,14 @@ def multihead_attention_pool(
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
     exact = batch.accumulation_dtype
+    _check_heads(batch, num_heads)
+    _check_parameters(
+        batch,
+        queries=(queries, "queries dim"),
+        key_weight=(key_weight, "dim dim"),
+        value_weight=(value_weight, "dim dim"),
+        output_weight=(output_weight, "dim dim"),
+    )
     number, width = len(queries), batch.dim // num_heads
     with _without_autocast(queries.device.type):
         by_head = queries.to(exact).view(number, num_heads, width)
@@ -351,8 +403,13 @@ def latent_attention_pool(
         on_empty: What a sentence without a real token gets.
 
     Returns:
-        The pooled vectors, (batch, dim), and how much each token attends to each latent, the mean over heads,
-        (batch, latents, seq) or (tokens, latents): a token's add up to 1, and are exactly 0 at pads.
+        The pooled vectors, (batch, dim), in the tokens' dtype, and how much each token attends to each latent, the mean
+        over heads, (batch, latents, seq) or (tokens, latents), in float32 (float64 for float64): a token's add up to 1,
+        and are exactly 0 at pads.
+
+    Raises:
+        TypeError: A parameter is no floating tensor.
+        ValueError: A parameter has another shape or device, or ``num_heads`` is no positive integer that divides dim.
 
     Example:
         >>> x, one, none = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.ones(1, 1), torch.zeros(1)
@@ -365,9 +422,18 @@ def latent_attention_pool(
     """
     batch = TokenBatch.of(token_embeddings, attention_mask, cu_seqlens)
     exact = batch.accumulation_dtype
+    _check_heads(batch, num_heads)
+    _check_parameters(
+        batch,
+        latents=(latents, "latents dim"),
+        hidden_weight=(hidden_weight, "hidden dim"),
+        hidden_bias=(hidden_bias, "hidden"),
+        output_weight=(output_weight, "dim hidden"),
+        output_bias=(output_bias, "dim"),
+    )
     with _without_autocast(latents.device.type):
         rows = segments.real_rows(batch).to(exact)
-        dictionary = latents.to(exact).view(-1, num_heads, batch.dim // num_heads)
+        dictionary = latents.to(exact).view(len(latents), num_heads, batch.dim // num_heads)
         by_head = rows.reshape(*rows.shape[:-1], *dictionary.shape[1:])
         scores = torch.einsum("...hw,lhw->...hl", by_head, dictionary)
         attention = (scores / dictionary.shape[2] ** 0.5).softmax(dim=-1)
@@ -393,11 +459,51 @@ def _without_autocast(device: str) -> AbstractContextManager[None]:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
+def _check_heads(batch: TokenBatch, num_heads: int) -> None:
+    """Raise ValueError unless the heads divide the tokens' width."""
+    check_sizes(num_heads=num_heads)
+    if batch.dim % num_heads:
+        raise ValueError(f"num_heads must divide the dimension {batch.dim} of token_embeddings, got {num_heads}")
+
+
+def _check_parameters(batch: TokenBatch, **parameters: tuple[object, str]) -> None:
+    """Refuse what is no floating tensor of the shape in words beside it.
+
+    A word stands for one and the same size everywhere: ``dim`` for the tokens' width, any other for what the first
+    parameter with it has.
+    """
+    known = {"dim": (batch.dim, "token_embeddings")}
+    for name, (parameter, words) in parameters.items():
+        sizes = words.split()
+        shape = f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
+        if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
+            raise TypeError(f"{name} must be a floating torch.Tensor of shape {shape}, got {_kind(parameter)}")
+        came = tuple(parameter.shape)
+        if len(came) != len(sizes) or any(
+            size in known and known[size][0] != number for size, number in zip(sizes, came, strict=True)
+        ):
+            of = "".join(
+                f", {size} = {known[size][0]} as of {known[size][1]}" for size in dict.fromkeys(sizes) if size in known
+            )
+            raise ValueError(f"{name} must have the shape {shape}{of}; got {came}")
+        if parameter.device != batch.device:
+            raise ValueError(f"{name} must be on token_embeddings' device {batch.device}, got {parameter.device}")
+        for size, number in zip(sizes, came, strict=True):
+            if size not in known and not number:
+                raise ValueError(f"{name} must have at least 1 of the {size} in its shape {shape}, got {came}")
+            known.setdefault(size, (number, name))
+
+
+def _kind(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
 def _check_scores(batch: TokenBatch, scores: object) -> int:
     """Refuse scores of another form; how many a token has."""
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"scores must be a floating torch.Tensor, got {got}")
+        raise TypeError(f"scores must be a floating torch.Tensor, got {_kind(scores)}")
+    if scores.device != batch.device:
+        raise ValueError(f"scores must be on token_embeddings' device {batch.device}, got {scores.device}")
     shape = tuple(scores.shape)
     if batch.mask is None:
         if scores.dim() != 2 or shape[0] != batch.index.numel():

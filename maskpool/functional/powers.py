@@ -272,6 +272,13 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError unless each is a positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, got {size!r}")
+
+
 # ------------------------------------------------- each formula twice: for one sentence, for a whole batch
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from maskpool import functional
-from maskpool.modules.learned import LearnedPooling, check_heads, check_sizes
+from maskpool.functional.powers import check_sizes
+from maskpool.modules.learned import LearnedPooling, check_heads
 
 if TYPE_CHECKING:
     from maskpool.functional.common import OnEmpty, Sentences, TokenWeights
@@ -20,9 +21,12 @@ class AttentionPooling(LearnedPooling):
 
     Scores are sₜ = q·xₜ, or, with a hidden layer, sₜ = q·tanh(W xₜ + b). Each head has a query of its
     own and pools its slice of the features; the slices stand side by side, so the width stays the
-    same. The queries start at zero, which makes the layer start equal to the mean. Scores and weights
-    are float32 inside (float64 for float64), and nothing is kept between calls. Cost: tokens · dim · heads, with a
+    same. The queries start at zero, which makes the layer start equal to the mean. Scores are float32
+    inside (float64 for float64), and nothing is kept between calls. Cost: tokens · dim · heads, with a
     hidden layer tokens · dim · hidden.
+
+    The result is (batch, dim), in the tokens' dtype, and the weights beside it are (batch, heads, seq) or (tokens,
+    heads), in float32 (float64 for float64).
 
     Source: Yang et al. 2016, Hierarchical Attention Networks, equations 5 to 7.
 
@@ -87,6 +91,9 @@ class GatedAttentionPooling(LearnedPooling):
     Heads are those of `AttentionPooling`: a query and a slice of the features each. The queries start at zero, and
     the layer with that equal to the mean. Cost: 2 · tokens · dim · hidden.
 
+    The result is (batch, dim), in the tokens' dtype, and the weights beside it are (batch, heads, seq) or (tokens,
+    heads), in float32 (float64 for float64).
+
     Source: Ilse, Tomczak and Welling 2018, Attention-based Deep Multiple Instance Learning, equation 9.
 
     Args:
@@ -141,8 +148,11 @@ class GatedAttentionPooling(LearnedPooling):
 class StructuredAttentionPooling(LearnedPooling):
     """Several attentions over whole tokens, side by side: hop h gives Σₜ softmax(sₕ)ₜ xₜ, sₕₜ = qₕ·tanh(W xₜ + b).
 
-    The result is (batch, hops · dim). The queries start at zero: every hop starts equal to the mean, and what is
-    behind the layer drives them apart, helped by `penalty`. Cost: tokens · dim · (hidden + hops).
+    The queries start at zero: every hop starts equal to the mean, and what is behind the layer drives them apart,
+    helped by `penalty`. Cost: tokens · dim · (hidden + hops).
+
+    The result is (batch, hops · dim), in the tokens' dtype, and the weights beside it are (batch, hops, seq) or
+    (tokens, hops), in float32 (float64 for float64).
 
     Source: Lin et al. 2017, A Structured Self-Attentive Sentence Embedding.
 
@@ -194,12 +204,15 @@ class StructuredAttentionPooling(LearnedPooling):
 
 
 class MultiheadAttentionPooling(LearnedPooling):
-    """Multi-head attention of learned queries over the real tokens: `multihead_attention_pool` as a layer.
+    """Multi-head attention of learned queries q over the real tokens, W_O [Σₜ softmax(qₕ·Kₕ xₜ / √dₕ)ₜ Vₕ xₜ]ₕ.
 
-    Equal to ``torch.nn.MultiheadAttention`` with learned queries and without biases. Queries start at
-    zero and the projections of values and of the output at the identity, which makes the layer start equal to the
-    mean. The result is (batch, queries · dim). Cost: tokens · dim · heads · queries, because keys fold into the
+    Brackets set the heads h side by side, each dₕ = dim / heads wide. Equal to ``torch.nn.MultiheadAttention`` with
+    learned queries and without biases. Queries start at zero and the projections V and W_O at the identity, which
+    makes the layer start equal to the mean. Cost: tokens · dim · heads · queries, because keys fold into the
     queries and values are projected after pooling.
+
+    The result is (batch, queries · dim), in the tokens' dtype, and the weights beside it are (batch, queries · heads,
+    seq) or (tokens, queries · heads), in float32 (float64 for float64).
 
     Source: Lee et al. 2019, Set Transformer (PMA); Vaswani et al. 2017.
 
@@ -256,11 +269,13 @@ class MultiheadAttentionPooling(LearnedPooling):
 
 
 class LatentAttentionPooling(LearnedPooling):
-    """The mean of tokens that have attended to a learned dictionary: `latent_attention_pool` as a layer.
+    """The mean of tokens that have attended to a learned dictionary L, (1/n) Σₜ (xₜ + MLP(softmax(xₜ Lᵀ / √d) L)).
 
-    The last projection starts at zero: tokens start as they are, and the layer starts equal to the mean. Its weights,
-    (batch, latents, seq) or (tokens, latents), say what each token reads of the dictionary. Cost:
-    tokens · dim · 2 · (latents + hidden).
+    The attention is by heads, each d = dim / heads wide, and MLP(o) = W₂ gelu(W₁ o + b₁) + b₂. W₂ and b₂ start at
+    zero: tokens start as they are, and the layer starts equal to the mean. Cost: tokens · dim · 2 · (latents + hidden).
+
+    The result is (batch, dim), in the tokens' dtype. The weights beside it, (batch, latents, seq) or (tokens,
+    latents), in float32 (float64 for float64), say what each token reads of the dictionary, the mean over heads.
 
     Source: Lee et al. 2024, NV-Embed.
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from maskpool import functional, segments
-from maskpool.functional.powers import check_positive
+from maskpool.functional.powers import check_positive, check_sizes
 from maskpool.modules.base import Pooling, WeightedPooling
 from maskpool.modules.plain import (
     CLSPooling,
@@ -132,21 +134,21 @@ class LearnedPooling(WeightedPooling):
         pooled, shares = self._pool_with_weights(batch, weights)
         if not return_weights:
             return pooled
-        return pooled, self.shares(batch, weights) if shares is None else shares
+        return pooled, shares if isinstance(shares, Tensor) else shares()
 
     def pool(self, batch: TokenBatch, weights: TokenWeights | None = None) -> Sentences:
         """Pool a batch that has been checked."""
         return self._pool_with_weights(batch, weights)[0]
 
     @abstractmethod
-    def learned(self, batch: TokenBatch, weights: TokenWeights | None) -> tuple[Sentences, Tensor | None]:
-        """What starts as the mean, and what it weighs each token, or None where `shares` finds that when asked."""
+    def learned(
+        self, batch: TokenBatch, weights: TokenWeights | None
+    ) -> tuple[Sentences, Tensor | Callable[[], Tensor]]:
+        """What starts as the mean, and what it weighs each token, or how to find that out where pooling need not."""
 
-    def shares(self, batch: TokenBatch, weights: TokenWeights | None) -> Tensor:
-        """What the learned part weighs each token, of layers that can pool without knowing."""
-        raise NotImplementedError
-
-    def _pool_with_weights(self, batch: TokenBatch, weights: TokenWeights | None) -> tuple[Sentences, Tensor | None]:
+    def _pool_with_weights(
+        self, batch: TokenBatch, weights: TokenWeights | None
+    ) -> tuple[Sentences, Tensor | Callable[[], Tensor]]:
         if self.embedding_dimension is not None and batch.dim != self.embedding_dimension:
             raise ValueError(
                 f"token_embeddings must have embedding_dimension={self.embedding_dimension} features, got {batch.dim}"
@@ -171,12 +173,15 @@ class LearnedPooling(WeightedPooling):
 
 
 class GeneralizedMeanPooling(LearnedPooling):
-    """The signed power mean of each feature with a learned exponent: `generalized_mean_pool` as a layer.
+    """The signed power mean of each feature, sign(s) |s|^(1/p) with s = (1/n) Σₜ sign(xₜ) |xₜ|ᵖ and a learned p.
 
     One exponent serves all features. It is held as its logarithm, so that no step of training can make
-    it negative; at ``p=1`` the layer starts equal to the mean (or to ``start``). Its weights, (batch, dim, seq)
-    or (tokens, dim), are those of `generalized_mean_weights`: of each feature, and without a gradient. Cost:
-    tokens · dim powers.
+    it negative; at ``p=1`` the layer starts equal to the mean (or to ``start``). Powers are float32 inside (float64
+    for float64). Cost: tokens · dim powers.
+
+    The result is (batch, dim), in the tokens' dtype. The weights beside it, (batch, dim, seq) or (tokens, dim), are
+    those of `generalized_mean_weights`, |xₜ|ᵖ⁻¹ / Σₜ |xₜ|ᵖ⁻¹ of each feature, in float32 (float64 for float64) and
+    without a gradient.
 
     Source: Radenović et al. 2018, Fine-tuning CNN Image Retrieval (GeM); Rücklé et al. 2018 for the signs.
 
@@ -200,21 +205,11 @@ class GeneralizedMeanPooling(LearnedPooling):
         """The exponent as it is now."""
         return self.log_p.float().exp() if self.log_p.dtype != torch.float64 else self.log_p.exp()
 
-    def learned(self, batch: TokenBatch, weights: TokenWeights | None) -> tuple[Sentences, None]:
-        """The power mean."""
+    def learned(self, batch: TokenBatch, weights: TokenWeights | None) -> tuple[Sentences, Callable[[], Tensor]]:
+        """The power mean, and how to find what it weighs each number, which costs as much again."""
         p = self.p.to(batch.accumulation_dtype)
-        return functional.generalized_mean_pool(batch, p=p, weights=weights, on_empty=self.on_empty), None
-
-    def shares(self, batch: TokenBatch, weights: TokenWeights | None) -> Tensor:
-        """What the power mean weighs each number, which costs as much again."""
-        return functional.generalized_mean_weights(batch, p=self.p.to(batch.accumulation_dtype), weights=weights)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError unless each is a positive integer."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
+        pooled = functional.generalized_mean_pool(batch, p=p, weights=weights, on_empty=self.on_empty)
+        return pooled, partial(functional.generalized_mean_weights, batch, p=p, weights=weights)
 
 
 def check_heads(embedding_dimension: int, num_heads: int) -> None:

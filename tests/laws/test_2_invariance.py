@@ -1,18 +1,19 @@
 """Law 2: pads, padding side, companions, row order and memory layout change no vector."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskpool import Pooling
 from tests.batches import MASK_DTYPES, STRIDES, all_layouts, masks, render, sentences, tokens
 from tests.poolings import (
     COUNT_POSITIONS,
     DIM,
-    LEARNED,
     any_dtype,
+    assert_same,
     every_dtype,
     every_plain_pooling,
     every_pooling,
@@ -20,16 +21,7 @@ from tests.poolings import (
 )
 
 
-def _assert_same(name: str, actual: Tensor, expected: Tensor) -> None:
-    if name not in LEARNED:
-        assert torch.equal(actual, expected)
-        return
-    # Learned scores come out of matrix products, which group their sums by shape.
-    tolerance = 1e-6 if actual.dtype in (torch.float32, torch.float64) else torch.finfo(actual.dtype).eps
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def _alone(layer: Pooling, patterns: list[Tensor], values: list[Tensor]) -> Tensor:
+def alone(layer: Callable[[Tensor, Tensor], Tensor], patterns: list[Tensor], values: list[Tensor]) -> Tensor:
     pairs = zip(patterns, values, strict=True)
     return torch.cat([layer(rows.unsqueeze(0), pattern.unsqueeze(0)) for pattern, rows in pairs])
 
@@ -47,7 +39,7 @@ def test_any_padding_plan(name: str, dtype: torch.dtype, patterns: list[Tensor],
     seq = max(map(len, patterns)) + data.draw(st.integers(0, 40))
     lefts = [data.draw(st.integers(0, seq - len(pattern))) for pattern in patterns]
     x, mask = render(patterns, values, lefts, seq)
-    _assert_same(name, layer(x, mask), _alone(layer, patterns, values))
+    assert_same(name, layer(x, mask), alone(layer, patterns, values))
 
 
 @every_pooling
@@ -57,7 +49,7 @@ def test_other_side(name: str, dtype: torch.dtype, patterns: list[Tensor]) -> No
     layer, values, seq = make(name), _values(patterns, dtype), max(map(len, patterns)) + 1
     right = render(patterns, values, [0] * len(patterns), seq)
     left = render(patterns, values, [seq - len(pattern) for pattern in patterns], seq)
-    _assert_same(name, layer(*left), layer(*right))
+    assert_same(name, layer(*left), layer(*right))
 
 
 @every_pooling
@@ -66,7 +58,7 @@ def test_row_order(name: str, dtype: torch.dtype, mask: Tensor, data: st.DataObj
     """Sentences in another order give the same vectors in that order."""
     order = data.draw(st.permutations(range(len(mask))))
     layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype)
-    _assert_same(name, layer(x[order], mask[order]), layer(x, mask)[order])
+    assert_same(name, layer(x[order], mask[order]), layer(x, mask)[order])
 
 
 @every_pooling
@@ -77,7 +69,7 @@ def test_companions_of_other_lengths(name: str, dtype: torch.dtype, length: int)
     patterns = [torch.ones(n, dtype=torch.bool) for n in (0, length, 3000, 5)]
     layer, values = make(name), _values(patterns, dtype)
     x, mask = render(patterns, values, [0, 7, 100, 2900], 3100)
-    _assert_same(name, layer(x, mask)[1:2], _alone(layer, patterns[1:2], values[1:2]))
+    assert_same(name, layer(x, mask)[1:2], alone(layer, patterns[1:2], values[1:2]))
 
 
 @every_pooling
@@ -93,11 +85,11 @@ def test_memory_layout(name: str, dtype: torch.dtype, stride: str) -> None:
         strided = leaf
     plain = strided.detach().contiguous().clone().requires_grad_()
     pooled, expected = layer(strided, mask), layer(plain, mask)
-    _assert_same(name, pooled, expected)
+    assert_same(name, pooled, expected)
     if "expanded" not in stride:
         (gradient,) = torch.autograd.grad(pooled.sum(), leaf)
         (expected_gradient,) = torch.autograd.grad(expected.sum(), plain)
-        _assert_same(name, gradient, expected_gradient)
+        assert_same(name, gradient, expected_gradient)
 
 
 @every_pooling
@@ -116,7 +108,7 @@ def test_gradient_of_expanded_tokens(name: str, stride: str) -> None:
 def test_memory_layout_of_any_shape(name: str, mask: Tensor, stride: str, seed: int) -> None:
     """Batches of one sentence or one token are no exception to the law on memory."""
     layer, x = make(name), STRIDES[stride](tokens(*mask.shape, DIM, seed=seed))
-    _assert_same(name, layer(x, mask), layer(x.contiguous().clone(), mask))
+    assert_same(name, layer(x, mask), layer(x.contiguous().clone(), mask))
 
 
 @every_pooling
@@ -145,7 +137,7 @@ def test_holes_are_pads(name: str, dtype: torch.dtype, patterns: list[Tensor]) -
     layer, values = make(name), _values(patterns, dtype)
     whole = [pattern[pattern] for pattern in patterns]
     cut = [rows[pattern] for rows, pattern in zip(values, patterns, strict=True)]
-    _assert_same(name, _alone(layer, patterns, values), _alone(layer, whole, cut))
+    assert_same(name, alone(layer, patterns, values), alone(layer, whole, cut))
 
 
 @every_pooling
@@ -157,6 +149,6 @@ def test_number_of_threads(name: str, dtype: torch.dtype) -> None:
     expected, threads = layer(x, mask), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        _assert_same(name, layer(x, mask), expected)
+        assert_same(name, layer(x, mask), expected)
     finally:
         torch.set_num_threads(threads)

@@ -24,18 +24,20 @@ from tests.batches import (
     masks,
     tokens,
 )
-from tests.poolings import COUNT_POSITIONS, DIM, LEARNED, WIDTHS, any_dtype, every_dtype, every_pooling, make
+from tests.poolings import (
+    COUNT_POSITIONS,
+    DIM,
+    LEARNED,
+    WIDTHS,
+    any_dtype,
+    assert_same,
+    every_dtype,
+    every_pooling,
+    make,
+)
 
 some_lengths = st.lists(st.integers(0, 40), min_size=1, max_size=5)
 every_packing = pytest.mark.parametrize("packing", PACKINGS)
-
-
-def _assert_same(name: str, actual: Tensor, expected: Tensor) -> None:
-    if name not in LEARNED:
-        assert torch.equal(actual, expected)
-        return
-    tolerance = 1e-6 if actual.dtype in (torch.float32, torch.float64) else torch.finfo(actual.dtype).eps
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @every_pooling
@@ -44,7 +46,7 @@ def _assert_same(name: str, actual: Tensor, expected: Tensor) -> None:
 def test_layouts_agree(name: str, packing: str, dtype: torch.dtype, lengths: list[int], seed: int) -> None:
     """Packed and nested sentences have the vectors of the padded ones, bit for bit where nothing is learned."""
     layer, rows = make(name), tokens(sum(lengths), DIM, dtype=dtype, seed=seed)
-    _assert_same(name, layer(**PACKINGS[packing](rows, lengths)), layer(**as_padded(rows, lengths)))
+    assert_same(name, layer(**PACKINGS[packing](rows, lengths)), layer(**as_padded(rows, lengths)))
 
 
 @every_pooling
@@ -106,9 +108,9 @@ def test_companions_of_packed_sentences(name: str, packing: str, dtype: torch.dt
     pooled = layer(**PACKINGS[packing](rows, lengths))
     parts = list(torch.split(rows, lengths))
     for place, part in enumerate(parts):
-        _assert_same(name, layer(**PACKINGS[packing](part, [len(part)]))[0], pooled[place])
+        assert_same(name, layer(**PACKINGS[packing](part, [len(part)]))[0], pooled[place])
     turned = layer(**PACKINGS[packing](torch.cat(parts[::-1]), lengths[::-1]))
-    _assert_same(name, turned, pooled.flip(0))
+    assert_same(name, turned, pooled.flip(0))
 
 
 @every_pooling
@@ -139,7 +141,7 @@ def test_memory_layout_of_packed_rows(name: str, dtype: torch.dtype, stride: str
     """How packed rows lie in memory changes no bit."""
     layer, rows, offsets = make(name), tokens(1, 9, DIM, dtype=dtype), lengths_to_offsets([4, 0, 5])
     strided = STRIDES[stride](rows)[0]
-    _assert_same(name, layer(strided, cu_seqlens=offsets), layer(rows[0].clone(), cu_seqlens=offsets))
+    assert_same(name, layer(strided, cu_seqlens=offsets), layer(rows[0].clone(), cu_seqlens=offsets))
 
 
 @every_pooling
@@ -149,7 +151,7 @@ def test_memory_layout_of_nested_rows(name: str, stride: str, offsets_dtype: tor
     """Nor does it matter how a nested tensor's rows lie in memory, or which integers its offsets are."""
     layer, rows, offsets = make(name), tokens(1, 9, DIM), lengths_to_offsets([4, 0, 5], offsets_dtype)
     nested = torch.nested.nested_tensor_from_jagged(STRIDES[stride](rows)[0], offsets)
-    _assert_same(name, layer(nested), layer(rows[0].clone(), cu_seqlens=offsets))
+    assert_same(name, layer(nested), layer(rows[0].clone(), cu_seqlens=offsets))
 
 
 @every_pooling
@@ -157,7 +159,7 @@ def test_expanded_rows(name: str) -> None:
     """One token repeated without memory of its own pools as its copies do."""
     layer, offsets = make(name), lengths_to_offsets([4, 5])
     rows = tokens(1, DIM).expand(9, DIM)
-    _assert_same(name, layer(rows, cu_seqlens=offsets), layer(rows.clone(), cu_seqlens=offsets))
+    assert_same(name, layer(rows, cu_seqlens=offsets), layer(rows.clone(), cu_seqlens=offsets))
 
 
 @every_pooling
@@ -218,7 +220,7 @@ def test_neighbours_do_not_leak(name: str, packing: str, value: float) -> None:
         (gradient,) = torch.autograd.grad(pooled[1].square().sum(), rows)
         found.append((pooled[1], pooled[2], gradient[2:5]))
     for actual, expected in zip(*found, strict=True):
-        _assert_same(name, actual, expected)
+        assert_same(name, actual, expected)
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -280,7 +282,7 @@ def test_packing_keeps_positions(name: str, dtype: torch.dtype, mask: Tensor) ->
     layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype)
     batch = TokenBatch.from_padded(x, mask)
     for other in (batch.to_packed(), batch.to_packed().to_padded(), batch.to_packed().to_padded().to_packed()):
-        _assert_same(name, layer(other), layer(batch))
+        assert_same(name, layer(other), layer(batch))
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in COUNT_POSITIONS] + LEARNED)

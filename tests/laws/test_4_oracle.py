@@ -196,10 +196,9 @@ def sentence(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     expected, scale = ORACLES[type(layer).__name__](layer, rows, at.double())
     if isinstance(layer, LearnedPooling) and layer.start != "mean":
         start, start_scale = ORACLES[type(layer.starting).__name__](layer.starting, rows, at.double())
-        expected, scale = (
-            expected + start - rows.mean(dim=0),
-            scale + start.abs() + start_scale + rows.abs().mean(dim=0),
-        )
+        parts = len(expected) // rows.shape[1]
+        expected = expected + (start - rows.mean(dim=0)).repeat(parts)
+        scale = scale + (start.abs() + start_scale + rows.abs().mean(dim=0)).repeat(parts)
     return expected, scale
 
 

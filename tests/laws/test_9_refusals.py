@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,47 @@ import torch
 import maskpool
 from maskpool import AttentionPooling, ConcatPooling, MeanPooling, TokenBatch
 from tests.batches import dense_route
-from tests.poolings import DIM, every_pooling, make
+from tests.poolings import DIM, LEARNED, every_pooling, make
 
 X = torch.ones(2, 3, DIM)
 MASK = torch.ones(2, 3, dtype=torch.int64)
+
+SQUARE = torch.ones(DIM, DIM)
+# The functions whose parameters a layer learns, with parameters that fit tokens of DIM features.
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "attention_scores": {
+        "query": torch.ones(2, 5),
+        "hidden_weight": torch.ones(5, DIM),
+        "hidden_bias": torch.ones(5),
+    },
+    "gated_attention_scores": {
+        "query": torch.ones(2, 5),
+        "hidden_weight": torch.ones(5, DIM),
+        "hidden_bias": torch.ones(5),
+        "gate_weight": torch.ones(5, DIM),
+        "gate_bias": torch.ones(5),
+    },
+    "multihead_attention_pool": {
+        "queries": torch.ones(2, DIM),
+        "key_weight": SQUARE,
+        "value_weight": SQUARE,
+        "output_weight": SQUARE,
+        "num_heads": 2,
+    },
+    "latent_attention_pool": {
+        "latents": torch.ones(4, DIM),
+        "hidden_weight": torch.ones(5, DIM),
+        "hidden_bias": torch.ones(5),
+        "output_weight": torch.ones(DIM, 5),
+        "output_bias": torch.ones(DIM),
+        "num_heads": 2,
+    },
+}
+
+
+def _with_parameters(name: str) -> Callable[..., Any]:
+    return partial(getattr(maskpool, name), **PARAMETERS[name])
+
 
 ENTRANCES: dict[str, Callable[[Any, Any], object]] = {
     "mean_pool": maskpool.mean_pool,
@@ -35,9 +73,23 @@ ENTRANCES: dict[str, Callable[[Any, Any], object]] = {
     "first_last_average_pool": lambda x, mask: maskpool.first_last_average_pool([x, x], mask),
     "attention_pool": lambda x, mask: maskpool.attention_pool(x, mask, scores=torch.zeros(2, 1, 3)),
     "attention_scores": lambda x, mask: maskpool.attention_scores(x, mask, query=torch.zeros(1, DIM)),
+    "gated_attention_scores": _with_parameters("gated_attention_scores"),
+    "structured_attention_pool": lambda x, mask: maskpool.structured_attention_pool(
+        x, mask, scores=torch.zeros(2, 2, 3)
+    ),
+    "multihead_attention_pool": _with_parameters("multihead_attention_pool"),
+    "latent_attention_pool": _with_parameters("latent_attention_pool"),
+    "generalized_mean_weights": maskpool.generalized_mean_weights,
+    "mix_layers": lambda x, mask: maskpool.mix_layers([x, x], mask, layer_weights=torch.ones(2)),
     "from_padded": TokenBatch.from_padded,
     "MeanPooling": make("mean"),
     "AttentionPooling": make("attention"),
+    "GatedAttentionPooling": make("gated_attention"),
+    "StructuredAttentionPooling": make("structured_attention"),
+    "MultiheadAttentionPooling": make("multihead_attention"),
+    "LatentAttentionPooling": make("latent_attention"),
+    "GeneralizedMeanPooling": make("generalized_mean"),
+    "LayerMix": lambda x, mask: maskpool.LayerMix(2)([x, x], mask),
     "ConcatPooling": make("concat"),
 }
 
@@ -147,7 +199,13 @@ def test_bad_batch(entrance: str, refusal: str) -> None:
 
 
 @pytest.mark.parametrize("refusal", ["wider mask", "float mask", "4-D mask", "broadcastable mask", "two dimensions"])
-@pytest.mark.parametrize("entrance", ["mean_pool", "max_pool", "MeanPooling", "AttentionPooling"])
+@pytest.mark.parametrize(
+    "entrance",
+    [
+        *("mean_pool", "max_pool", "MeanPooling", "AttentionPooling"),
+        *("gated_attention_scores", "multihead_attention_pool", "latent_attention_pool", "LayerMix"),
+    ],
+)
 def test_bad_batch_on_other_devices(entrance: str, refusal: str) -> None:
     """Shapes and dtypes are refused on every device; only values are not looked at."""
     x, mask, error, text = REFUSALS[refusal]
@@ -183,6 +241,10 @@ def test_unknown_on_empty(name: str, word: object) -> None:
         maskpool.logsumexp_pool,
         maskpool.softmax_pool,
         maskpool.generalized_mean_pool,
+        partial(maskpool.attention_pool, scores=torch.zeros(2, 1, 3)),
+        partial(maskpool.structured_attention_pool, scores=torch.zeros(2, 2, 3)),
+        _with_parameters("multihead_attention_pool"),
+        _with_parameters("latent_attention_pool"),
     ],
 )
 def test_unknown_on_empty_of_functions(function: Callable[..., object]) -> None:
@@ -210,10 +272,158 @@ def test_bad_sizes(options: dict[str, Any], text: str) -> None:
 
 
 @pytest.mark.parametrize("width", [5, 7, 12])
-def test_wrong_width(width: int) -> None:
+@pytest.mark.parametrize("name", [name for name in LEARNED if name != "generalized_mean"])  # which takes any
+def test_wrong_width(name: str, width: int) -> None:
     """A learned layer names the width that it was made for and the one that came."""
     with pytest.raises(ValueError, match=f"token_embeddings must have embedding_dimension={DIM} features, got {width}"):
-        make("attention")(torch.ones(2, 3, width), MASK)
+        make(name)(torch.ones(2, 3, width), MASK)
+
+
+@pytest.mark.parametrize(
+    ("function", "changed", "text"),
+    [
+        (
+            "attention_scores",
+            {"query": torch.ones(2, 4)},
+            "hidden_weight must have the shape (hidden, dim), hidden = 4 as of query, dim = 6 as of token_embeddings; "
+            "got (5, 6)",
+        ),
+        (
+            "attention_scores",
+            {"hidden_weight": None, "hidden_bias": None},
+            "query must have the shape (heads, dim), dim = 6 as of token_embeddings; got (2, 5)",
+        ),
+        (
+            "attention_scores",
+            {"hidden_weight": None},
+            "hidden_bias must come with the hidden_weight that it belongs to, got hidden_weight=None",
+        ),
+        ("attention_scores", {"query": torch.ones(5)}, "query must have the shape (heads, hidden); got (5,)"),
+        (
+            "attention_scores",
+            {"query": torch.ones(0, 5)},
+            "query must have at least 1 of the heads in its shape (heads, hidden), got (0, 5)",
+        ),
+        (
+            "attention_scores",
+            {"hidden_bias": torch.ones(1)},
+            "hidden_bias must have the shape (hidden,), hidden = 5 as of query; got (1,)",
+        ),
+        (
+            "gated_attention_scores",
+            {"gate_weight": torch.ones(DIM, 5)},
+            "gate_weight must have the shape (hidden, dim), hidden = 5 as of query, dim = 6 as of token_embeddings; "
+            "got (6, 5)",
+        ),
+        (
+            "gated_attention_scores",
+            {"gate_bias": torch.ones(1)},
+            "gate_bias must have the shape (hidden,), hidden = 5 as of query; got (1,)",
+        ),
+        (
+            "multihead_attention_pool",
+            {"num_heads": 4},
+            "num_heads must divide the dimension 6 of token_embeddings, got 4",
+        ),
+        ("multihead_attention_pool", {"num_heads": 0}, "num_heads must be a positive integer, got 0"),
+        ("multihead_attention_pool", {"num_heads": 2.0}, "num_heads must be a positive integer, got 2.0"),
+        (
+            "multihead_attention_pool",
+            {"queries": torch.ones(1, 2 * DIM)},
+            "queries must have the shape (queries, dim), dim = 6 as of token_embeddings; got (1, 12)",
+        ),
+        (
+            "multihead_attention_pool",
+            {"key_weight": torch.ones(DIM, 5)},
+            "key_weight must have the shape (dim, dim), dim = 6 as of token_embeddings; got (6, 5)",
+        ),
+        (
+            "multihead_attention_pool",
+            {"value_weight": torch.ones(5, DIM)},
+            "value_weight must have the shape (dim, dim), dim = 6 as of token_embeddings; got (5, 6)",
+        ),
+        (
+            "multihead_attention_pool",
+            {"output_weight": torch.ones(5, DIM)},
+            "output_weight must have the shape (dim, dim), dim = 6 as of token_embeddings; got (5, 6)",
+        ),
+        ("latent_attention_pool", {"num_heads": 4}, "num_heads must divide the dimension 6 of token_embeddings, got 4"),
+        ("latent_attention_pool", {"num_heads": True}, "num_heads must be a positive integer, got True"),
+        (
+            "latent_attention_pool",
+            {"latents": torch.ones(4, 2 * DIM)},
+            "latents must have the shape (latents, dim), dim = 6 as of token_embeddings; got (4, 12)",
+        ),
+        (
+            "latent_attention_pool",
+            {"latents": torch.ones(0, DIM)},
+            "latents must have at least 1 of the latents in its shape (latents, dim), got (0, 6)",
+        ),
+        (
+            "latent_attention_pool",
+            {"output_weight": torch.ones(1, 5)},
+            "output_weight must have the shape (dim, hidden), dim = 6 as of token_embeddings, hidden = 5 as of "
+            "hidden_weight; got (1, 5)",
+        ),
+        (
+            "latent_attention_pool",
+            {"output_bias": torch.ones(1)},
+            "output_bias must have the shape (dim,), dim = 6 as of token_embeddings; got (1,)",
+        ),
+    ],
+)
+def test_bad_parameters(function: str, changed: dict[str, Any], text: str) -> None:
+    """A parameter of another shape is refused, never broadcast or cut anew, and what sets its shape is named."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        _with_parameters(function)(X, MASK, **changed)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(function, name) for function, given in PARAMETERS.items() for name in given if name != "num_heads"],
+)
+def test_parameters_of_another_kind(function: str, name: str) -> None:
+    """What is no floating tensor on the tokens' device is refused as a parameter by its name."""
+    given = PARAMETERS[function][name]
+    for value, got in ((given.tolist(), "list"), (given.long(), "torch.int64")):
+        with pytest.raises(TypeError, match=rf"{name} must be a floating torch.Tensor of shape \(.*\), got {got}"):
+            _with_parameters(function)(X, MASK, **{name: value})
+    with pytest.raises(ValueError, match=f"{name} must be on token_embeddings' device cpu, got meta"):
+        _with_parameters(function)(X, MASK, **{name: given.to("meta")})
+
+
+@pytest.mark.parametrize(
+    ("weights", "cu_seqlens", "error", "text"),
+    [
+        ([[1.0]], None, TypeError, "weights must be a floating torch.Tensor, got list"),
+        (torch.ones(1, 2, 3).long(), None, TypeError, "weights must be a floating torch.Tensor, got torch.int64"),
+        (torch.ones(5, 2), [0, 2, 5], TypeError, "cu_seqlens must be a torch.Tensor, got list"),
+        (torch.ones(5, 2), torch.tensor([0.0, 5.0]), TypeError, "cu_seqlens must be int32 or int64, got torch.float32"),
+        (
+            torch.ones(5, 2),
+            torch.tensor([0, 2, 4]),
+            ValueError,
+            "cu_seqlens must start at 0, never decrease and end at the number of tokens, 5; got [0, 2, 4]",
+        ),
+        (
+            torch.ones(5, 2),
+            torch.tensor([0, 4, 2, 5]),
+            ValueError,
+            "cu_seqlens must start at 0, never decrease and end at the number of tokens, 5; got [0, 4, 2, 5]",
+        ),
+        (torch.ones(5, 2), torch.tensor([[0, 5]]), ValueError, "cu_seqlens must have the shape (batch + 1,)"),
+        (
+            torch.ones(5, 2),
+            torch.tensor([0, 5], device="meta"),
+            ValueError,
+            "cu_seqlens must be on weights' device cpu, got meta",
+        ),
+    ],
+)
+def test_bad_penalty(weights: Any, cu_seqlens: Any, error: type[Exception], text: str) -> None:
+    """The penalty refuses what are no weights, and offsets that do not cut them into sentences."""
+    with pytest.raises(error, match=re.escape(text)):
+        maskpool.attention_penalty(weights, cu_seqlens)
 
 
 @pytest.mark.parametrize(
@@ -226,12 +436,27 @@ def test_wrong_width(width: int) -> None:
         (torch.zeros(1, 1, 3), ValueError, "shape (batch, heads, seq) = (2, heads, 3), got (1, 1, 3)"),
         (torch.zeros(2, 4, 3), ValueError, "heads that divides the dimension 6, got 4"),
         (torch.zeros(2, 0, 3), ValueError, "heads that divides the dimension 6, got 0"),
+        (torch.zeros(2, 1, 3, device="meta"), ValueError, "on token_embeddings' device cpu, got meta"),
     ],
 )
 def test_bad_scores(scores: Any, error: type[Exception], text: str) -> None:
     """Scores of another shape or kind are refused, never broadcast."""
     with pytest.raises(error, match=re.escape(text)):
         maskpool.attention_pool(X, MASK, scores=scores)
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "text"),
+    [
+        ([[0.0]], TypeError, "scores must be a floating torch.Tensor, got list"),
+        (torch.zeros(2, 3), ValueError, "shape (batch, heads, seq) = (2, heads, 3), got (2, 3)"),
+        (torch.zeros(2, 0, 3), ValueError, "scores must have at least one hop, got 0"),
+    ],
+)
+def test_bad_scores_of_hops(scores: Any, error: type[Exception], text: str) -> None:
+    """Structured attention refuses the same, but takes any number of hops."""
+    with pytest.raises(error, match=re.escape(text)):
+        maskpool.structured_attention_pool(X, MASK, scores=scores)
 
 
 def test_bad_scores_of_packed_tokens() -> None:
@@ -257,10 +482,8 @@ with warnings.catch_warnings():
     STRIDED = torch.nested.nested_tensor([ROWS[:2], ROWS[2:]])
 
 
-def _of_one_layer(
-    token_embeddings: Any, attention_mask: torch.Tensor | None = None, cu_seqlens: torch.Tensor | None = None
-) -> object:
-    return maskpool.first_last_average_pool([token_embeddings], attention_mask, cu_seqlens=cu_seqlens)
+def _of_one_layer(function: Callable[..., object]) -> Callable[..., object]:
+    return lambda token_embeddings, **given: function([token_embeddings], **given)
 
 
 PACKED: dict[str, Callable[..., object]] = {
@@ -279,14 +502,25 @@ PACKED: dict[str, Callable[..., object]] = {
     "logsumexp_pool": maskpool.logsumexp_pool,
     "softmax_pool": maskpool.softmax_pool,
     "generalized_mean_pool": maskpool.generalized_mean_pool,
-    "first_last_average_pool": _of_one_layer,
+    "first_last_average_pool": _of_one_layer(maskpool.first_last_average_pool),
     "attention_pool": lambda **given: maskpool.attention_pool(**given, scores=torch.zeros(5, 1)),
     "attention_scores": lambda **given: maskpool.attention_scores(**given, query=torch.zeros(1, DIM)),
+    "gated_attention_scores": _with_parameters("gated_attention_scores"),
+    "structured_attention_pool": partial(maskpool.structured_attention_pool, scores=torch.zeros(5, 2)),
+    "multihead_attention_pool": _with_parameters("multihead_attention_pool"),
+    "latent_attention_pool": _with_parameters("latent_attention_pool"),
+    "generalized_mean_weights": maskpool.generalized_mean_weights,
+    "mix_layers": _of_one_layer(partial(maskpool.mix_layers, layer_weights=torch.ones(1))),
     "MeanPooling": make("mean"),
     "MaxPooling": make("max"),
     "TopKMeanPooling": make("topk_mean"),
     "GeneralizedMeanPooling": make("generalized_mean"),
     "AttentionPooling": make("attention"),
+    "GatedAttentionPooling": make("gated_attention"),
+    "StructuredAttentionPooling": make("structured_attention"),
+    "MultiheadAttentionPooling": make("multihead_attention"),
+    "LatentAttentionPooling": make("latent_attention"),
+    "LayerMix": _of_one_layer(maskpool.LayerMix(1)),
     "ConcatPooling": make("concat"),
     "TokenBatch.of": TokenBatch.of,
 }

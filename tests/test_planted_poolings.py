@@ -1,0 +1,206 @@
+"""The laws can fail: each learned pooling with a bug planted in it turns them red."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskpool import LayerMix, LearnedPooling, MeanPooling, TokenBatch
+from maskpool.modules.build import POOLINGS
+from tests.batches import dense_route, poison, render, tokens
+from tests.laws.test_2_invariance import alone
+from tests.laws.test_4_oracle import assert_equals_loop
+from tests.poolings import DIM, LEARNED, SPECS, assert_same, fresh, make
+
+EVERY = [*LEARNED, "layer_mix"]
+# Those whose tokens meet in a softmax over the sentence.
+SOFTMAX = [name for name in LEARNED if name not in ("generalized_mean", "latent_attention")]
+SPARSE, DENSE = False, True
+
+PATTERNS = [torch.ones(length, dtype=torch.bool) for length in (3, 1, 5)]
+VALUES = [tokens(len(pattern), DIM, seed=seed) for seed, pattern in enumerate(PATTERNS)]
+LEFTS, SEQ = [2, 0, 1], 7
+
+# A function that takes the place of another one, given that one.
+Bug = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class _Mixed(nn.Module):
+    """A mix of two layers, made of the tokens of one, that is called as other poolings are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = LayerMix(2)
+        with torch.no_grad():
+            self.mix.layer_logits.copy_(torch.tensor([0.5, -1.0]))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Any:
+        return self.mix([x, x.roll(1, dims=2)], mask)
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        weights = self.mix.layer_logits.detach().softmax(dim=0)
+        return weights[0] * x + weights[1] * x.roll(1, dims=2)
+
+
+def _invariance(name: str, layer: Any, pad: float) -> Callable[[], None]:
+    """Law 2, a padded batch beside each sentence alone: pools now, judges when called."""
+    x, mask = render(PATTERNS, VALUES, LEFTS, SEQ)
+    pooled, expected = layer(poison(x, mask, pad), mask), alone(layer, PATTERNS, VALUES)
+    return lambda: assert_same(name, pooled, expected)
+
+
+def _oracle(name: str, layer: Any, pad: float) -> Callable[[], None]:
+    """Law 4, a padded batch beside the float64 loop: pools now, judges when called."""
+    x, mask = render(PATTERNS, VALUES, LEFTS, SEQ)
+    pooled = layer(poison(x, mask, pad), mask)
+    if isinstance(layer, _Mixed):
+        return lambda: assert_equals_loop(MeanPooling(), pooled, layer.by_hand(x), mask)
+    return lambda: assert_equals_loop(layer, pooled, x, mask)
+
+
+# ------------------------------------------------------------------------------------------- bugs
+
+
+def _drop_the_mask(real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, mask: real(x, torch.ones_like(mask))
+
+
+def _shift_the_mask(real: Callable[..., Any]) -> Callable[..., Any]:
+    # Sentences that have no pad stay: it is the place in a padded batch that is off.
+    return lambda x, mask: real(x, mask.roll(1, dims=1))
+
+
+def _shift_the_offsets(real: Callable[..., Any]) -> Callable[..., Any]:
+    def bug(x: Tensor, mask: Tensor) -> TokenBatch:
+        batch = real(x, mask)
+        batch.offsets[1:-1] += 1
+        assert isinstance(batch, TokenBatch)
+        return batch
+
+    return bug
+
+
+def _let_pads_through(real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda batch, per_token: per_token
+
+
+def _softmax_over_the_batch(real: Callable[..., Any]) -> Callable[..., Any]:
+    def bug(batch: TokenBatch, scores: Tensor, weights: Tensor | None = None) -> Any:
+        if not batch.dense:
+            return real(TokenBatch(batch.values, batch.index, batch.offsets[[0, -1]]), scores, weights)
+        assert batch.mask is not None
+        one = TokenBatch._dense(batch.padded.flatten(0, 1).unsqueeze(0), batch.mask.view(1, -1))
+        return real(one, scores.flatten(0, 1).unsqueeze(0), weights).view(scores.shape)
+
+    return bug
+
+
+def _softmax_over_pads(real: Callable[..., Any]) -> Callable[..., Any]:
+    def bug(batch: TokenBatch, scores: Tensor, weights: Tensor | None = None) -> Any:
+        assert batch.mask is not None
+        return real(TokenBatch._dense(batch.padded, torch.ones_like(batch.mask)), scores, weights)
+
+    return bug
+
+
+def _forget_the_mean(real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda batch, **options: torch.zeros_like(real(batch, **options))
+
+
+def _lose_the_sign(real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, p: real(x.abs(), p)
+
+
+def _stay_linear(real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x: x
+
+
+def _take_the_logits(real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda logits, **options: logits
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A bug: in the place of which function, in which poolings and on which routes, and the laws that see it."""
+
+    target: str
+    bug: Bug
+    names: list[str]
+    routes: tuple[bool, ...] = (SPARSE, DENSE)
+    laws: tuple[Callable[[str, Any, float], Callable[[], None]], ...] = (_invariance, _oracle)
+    pad: float = 2.0
+    start: str | None = None
+
+
+FROM_PADDED = "maskpool.tokens.TokenBatch.from_padded"
+SOFTMAX_KERNEL = "maskpool.segments.softmax"
+PLANTS = {
+    "the mask is dropped": Plant(FROM_PADDED, _drop_the_mask, EVERY),
+    "the mask is a place off": Plant(FROM_PADDED, _shift_the_mask, EVERY),
+    "offsets are one off": Plant(FROM_PADDED, _shift_the_offsets, EVERY, (SPARSE,)),
+    "pads are not put to zero": Plant(
+        "maskpool.segments.where_real", _let_pads_through, EVERY, (DENSE,), pad=float("nan")
+    ),
+    "the softmax is over the batch": Plant(SOFTMAX_KERNEL, _softmax_over_the_batch, SOFTMAX),
+    "the softmax counts pads": Plant(SOFTMAX_KERNEL, _softmax_over_pads, SOFTMAX, (DENSE,)),
+    # Alone and in a batch alike: only the loop can see these.
+    "the start does not replace the mean": Plant(
+        "maskpool.functional.mean_pool", _forget_the_mean, LEARNED, laws=(_oracle,), start="max"
+    ),
+    "the sign is lost": Plant(
+        "maskpool.functional.powers._signed_power", _lose_the_sign, ["generalized_mean"], laws=(_oracle,)
+    ),
+    "the hidden layer is linear": Plant(
+        "maskpool.functional.attention.gelu", _stay_linear, ["latent_attention"], laws=(_oracle,)
+    ),
+    "layers are weighed by their logits": Plant("torch.softmax", _take_the_logits, ["layer_mix"], laws=(_oracle,)),
+}
+
+
+def _layer(name: str, start: str | None) -> nn.Module:
+    if name == "layer_mix":
+        return _Mixed()
+    options: dict[str, Any] = {} if start is None or "start" in SPECS[name][1] else {"start": start}
+    return make(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "dense"),
+    [
+        pytest.param(what, name, dense, id=f"{what}-{name}-{'dense' if dense else 'sparse'}")
+        for what, plant in PLANTS.items()
+        for name in plant.names
+        for dense in plant.routes
+    ],
+)
+def test_a_planted_bug_is_seen(what: str, name: str, dense: bool) -> None:
+    """A learned pooling obeys the laws, and with a bug planted in it breaks each that can see it."""
+    plant = PLANTS[what]
+    layer = _layer(name, plant.start)
+    with dense_route() if dense else torch.enable_grad():
+        for law in plant.laws:
+            law(name, layer, plant.pad)()
+        bug = plant.bug(pkgutil.resolve_name(plant.target))
+        # Pooled with the bug, judged without it: nothing but the law itself may be what fails.
+        with mock.patch(plant.target, side_effect=bug) as planted:
+            judgements = []
+            for law in plant.laws:
+                planted.reset_mock()
+                judgements.append(law(name, layer, plant.pad))
+                assert planted.called, "the bug was not reached"
+    for judge in judgements:
+        with pytest.raises(AssertionError):
+            judge()
+
+
+def test_every_learned_layer_is_planted() -> None:
+    """No layer that learns is left out of the bugs."""
+    learned = {layer for layer in POOLINGS.values() if issubclass(layer, LearnedPooling)}
+    assert {type(fresh(name)) for name in LEARNED} == learned
