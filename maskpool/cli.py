@@ -138,10 +138,9 @@ def bench(
             screen.say("loading …")
             from maskpool.bench import report
             from maskpool.bench.folder import StudyFolder
-            from maskpool.bench.heads import is_saved
             from maskpool.bench.results import results_of
             from maskpool.bench.run import run_study
-            from maskpool.bench.study import KNOWN_POOLINGS, CorpusSource, Study, check_known, read_study
+            from maskpool.bench.study import CorpusSource, Study, find_pooling, read_study
         if study is not None:
             also = [name for name in given if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")]
             if also:
@@ -166,8 +165,7 @@ def bench(
             )
             modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
             for mode in modes:
-                if not is_saved(mode):
-                    check_known(mode, KNOWN_POOLINGS, "--pooling")
+                find_pooling(mode, "--pooling")
             asked, base = Study((model,), (source,), modes, batch_size=batch_size, pad_to=pad_to, seeds=seeds), Path()
         folder = StudyFolder(out)
         if dry_run:

@@ -424,9 +424,19 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "only one corpus can be measured at a time, got --data, --task; a --study may have more",
     ),
     "suffix": (["--data", "none.xls"], "--data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got none.xls"),
-    "pooling": (["--pooling", "mean,average"], "--pooling must be one of mean, max, .*attention, got 'average'.*"),
+    "pooling": (
+        ["--pooling", "mean,average"],
+        "--pooling must be one of mean, max, .*, or the folder of a saved head, got 'average'.*",
+    ),
     "pooling with options": (["--pooling", "topk_mean"], "--pooling must be one of .*got 'topk_mean'.*"),
-    "no pooling": (["--pooling", ""], "--pooling must be one of mean, max, .*attention, got ''.*"),
+    "no pooling": (
+        ["--pooling", ""],
+        "--pooling must be one of mean, max, .*, or the folder of a saved head, got ''.*",
+    ),
+    "no head": (
+        ["--pooling", "heads/mistyped"],
+        "--pooling must be .*, or the folder of a saved head, got 'heads/mistyped'.*",
+    ),
     "device": (
         ["--device", "nonsense"],
         "--device must be one that torch can use here, such as cpu, got 'nonsense': .*",

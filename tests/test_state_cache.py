@@ -219,6 +219,29 @@ def test_killed_runs_go_on(folder: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 20
 
 
+def test_a_run_by_another_name_goes_on(
+    encoder: Encoder, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished blocks are kept where the states are the same, by whatever name, release or block the run began."""
+    cache_states(encoder, TEXTS, path)
+    content, part = bytearray(path.read_bytes()), path.with_name(path.name + ".part")
+    content[-1] ^= 1  # the last block is missing
+    same = Encoder.load(str(tiny.save_model(tmp_path / "same")))
+    for name, block, version in ((same, BLOCK, None), (encoder, BLOCK, "9.9"), (encoder, 7, None), (same, 100, "9.9")):
+        path.unlink()
+        part.write_bytes(content)
+        computed: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(states_file, "BLOCK", block)
+            if version:
+                patch.setattr("transformers.__version__", version)
+            states = cache_states(name, TEXTS, path, on_batch=computed.append)
+        assert sum(computed) == len(TEXTS) % BLOCK
+        assert states.identity["name"] == encoder.name  # the file is that of the first run
+        assert path.read_bytes()[:-1] == content[:-1]
+        assert not part.exists()
+
+
 def test_a_torn_block_is_computed_again(encoder: Encoder, path: Path) -> None:
     """A block of a begun file whose numbers are not what its checksum says counts as missing, and all behind it."""
     cache_states(encoder, TEXTS, path)

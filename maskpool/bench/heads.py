@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def key_of(mode: str) -> dict[str, str]:
 
 def is_saved(pooling: str) -> bool:
     """Whether a pooling of a study is the folder of a trained head, not a mode."""
-    return pooling not in POOLINGS and (Path(pooling) / "config.json").is_file()
+    return pooling not in ("", *POOLINGS) and (Path(pooling) / "config.json").is_file()
 
 
 def saved_hash(folder: str) -> str:
@@ -183,6 +184,14 @@ def _opened(folder: str, dimension: int) -> Pooling:
     from maskpool.integrations.sentence_transformers import AttentionPoolingModule
 
     try:
+        settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        if "pooling_mode" not in settings:
+            inside = sorted(path.name for path in Path(folder).glob("*_AttentionPoolingModule"))
+            within = f", {Path(folder) / inside[0]}" if inside else ""
+            raise ValueError(
+                "its config.json says no pooling_mode, as that of a whole model does not: name the folder of its head"
+                f"{within or ', or save the head alone by save_head'}"
+            )
         module = AttentionPoolingModule.load(folder, local_files_only=True)
     # Settings that are none, weights that are missing, of other sizes or cut off show up as errors of many kinds.
     except Exception as error:

@@ -99,7 +99,7 @@ class Study:
         models: Names on the hub, or folders.
         corpora: Where the texts come from.
         poolings: Mode strings, of which learned ones are trained and have a table of their own, or folders of heads
-            that were trained elsewhere, from the working directory.
+            that were trained elsewhere; in a study file, relative to it.
         plans: How texts are batched and padded; none means random batches, batches sorted by length, and a fixed
             length.
         batch_size: Texts in a batch of the default plans.
@@ -137,15 +137,15 @@ class Study:
         Raises:
             UserError: An unknown name (the nearest known one is named), or a number out of range.
         """
+        for pooling in self.poolings:
+            find_pooling(pooling, "poolings")
         for name, known in (
-            ("poolings", KNOWN_POOLINGS),
             ("arms", [arm for arm in (*ARMS, *MIXED) if arm != EXCLUDED]),
             ("leaks", tuple(LEAKS)),
             ("clusterers", tuple(CLUSTERERS)),
         ):
             for value in getattr(self, name):
-                if name != "poolings" or not is_saved(value):
-                    check_known(value, known, name)
+                check_known(value, known, name)
         check_known(self.dtype, DTYPES, "dtype")
         for name, fewest in (("seeds", 2), ("replicates", 2), ("batch_size", 1), ("seed", 0)):
             _check_number(getattr(self, name), name, fewest)
@@ -224,13 +224,17 @@ def read_study(path: Path) -> Study:
     except (ValueError, RecursionError) as error:  # TOML's errors, those of its numbers and of text that is none
         raise UserError(f"--study must be a TOML file; {path.name} is not: {error}") from error
     try:
-        return parse_study(content)
+        return parse_study(content, path.parent)
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from error
 
 
-def parse_study(content: Mapping[str, Any]) -> Study:
+def parse_study(content: Mapping[str, Any], folder: Path | None = None) -> Study:
     """A study from the content of its file; `Study.as_json` gives such a content.
+
+    Args:
+        content: The content.
+        folder: What folders of heads are relative to; None is the working directory.
 
     Raises:
         UserError: It is no study.
@@ -255,11 +259,37 @@ def parse_study(content: Mapping[str, Any]) -> Study:
             if not isinstance(value, list) or not all(type(one) is kind for one in value):
                 raise UserError(f"{name} must be a list of {what}, got {value!r}")
             given[name] = tuple(dict.fromkeys(value))
+            if name == "poolings":
+                given[name] = tuple(find_pooling(pooling, name, folder) for pooling in given[name])
     return Study(**given)
 
 
-def check_known(value: object, known: Collection[str], name: str) -> None:
+def find_pooling(value: str, name: str, folder: Path | None = None) -> str:
+    """A mode, or the folder of a trained head as it is found from the working directory.
+
+    Args:
+        value: What was given.
+        name: What is asked for.
+        folder: What folders of heads are relative to; None is the working directory.
+
+    Raises:
+        UserError: It is neither.
+    """
+    place = value if folder is None or value in ("", *POOLINGS) else str(folder / value)
+    if not is_saved(place):
+        seen = "" if folder is None else f", as seen from {folder}"
+        check_known(value, KNOWN_POOLINGS, name, f", or the folder of a saved head{seen}")
+    return place
+
+
+def check_known(value: object, known: Collection[str], name: str, others: str = "") -> None:
     """Refuse a name that is none of the known ones, and name the nearest of them.
+
+    Args:
+        value: What was given.
+        known: The known names.
+        name: What is asked for.
+        others: What else it may be, for the message.
 
     Raises:
         UserError: It is not among them.
@@ -268,7 +298,7 @@ def check_known(value: object, known: Collection[str], name: str) -> None:
         return
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
     guess = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}{guess}")
+    raise UserError(f"{name} must be one of {', '.join(known)}{others}, got {value!r}{guess}")
 
 
 def _check_keys(table: Mapping[str, object], what: type[Study | CorpusSource | Plan], name: str) -> None:

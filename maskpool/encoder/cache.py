@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -173,6 +174,7 @@ def compute_states(
     layer: int = -1,
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
+    weights_sha256: str | None = None,
 ) -> TokenStates:
     """Run an encoder over texts and keep their token states in memory, in float32.
 
@@ -182,6 +184,8 @@ def compute_states(
         layer: As for `token_states`.
         batch_size: Texts that run together.
         on_batch: Called after each batch with its number of texts.
+        weights_sha256: `weights_hash` of the model, from a caller that knows that nobody has changed the weights since;
+            None reads all of them, which takes longer than to run them over a text.
 
     Raises:
         TypeError: ``texts`` holds something else than strings.
@@ -194,7 +198,8 @@ def compute_states(
         for start in range(0, len(ids), block)
     ]
     values = torch.cat(parts) if parts else torch.zeros(0, encoder.dimension)
-    return TokenStates(values, _offsets_of(ids), _identity(encoder, ids, cut_off, layer, "float32"))
+    identity = _identity(encoder, ids, cut_off, layer, "float32", weights_sha256)
+    return TokenStates(values, _offsets_of(ids), identity)
 
 
 def cache_states(
@@ -211,7 +216,8 @@ def cache_states(
     The file is a safetensors file: ``values``, ``offsets`` and checksums, and in its header what made it. It grows as
     ``PATH.part``, whose room is taken before anything is computed; a run that was killed goes on from there, computes
     no finished block twice, and ends with the same bytes (under the same number of threads, which may move a last
-    bit). Where the finished file is there already, it is checked and opened, and ``on_batch`` is not called.
+    bit; what the file says of the name and of versions is what the first run said). Where the finished file is there
+    already, it is checked and opened, and ``on_batch`` is not called.
 
     Args:
         encoder: Any encoder; it runs in evaluation mode.
@@ -242,14 +248,16 @@ def cache_states(
     identity = _identity(encoder, ids, cut_off, layer, dtype)
     target = Path(path)
     if not target.exists():
-        offsets, block = _offsets_of(ids), states_file.BLOCK
-        layout = Layout(len(ids), int(offsets[-1]), encoder.dimension, _DTYPES[dtype], identity, block)
+        offsets = _offsets_of(ids)
+        layout = Layout(len(ids), int(offsets[-1]), encoder.dimension, _DTYPES[dtype], identity, states_file.BLOCK)
         part = Part(target, layout, offsets)
         with part.claim():
             if target.exists():  # another process has just finished it
                 part.discard()
             else:
-                for number in range(part.begin(), layout.blocks):
+                finished = part.begin()
+                block = part.layout.texts_a_block  # of the run that began it
+                for number in range(finished, part.layout.blocks):
                     some = ids[number * block : (number + 1) * block]
                     try:
                         values = _states(encoder, some, layer, batch_size, layout.dtype, on_batch)
@@ -338,7 +346,7 @@ def _states(
 # --------------------------------------------------------------------------------------- whose it is
 
 
-def _identity_of(encoder: Encoder) -> dict[str, Any]:
+def _identity_of(encoder: Encoder, weights_sha256: str | None = None) -> dict[str, Any]:
     """What an encoder's states depend on."""
     tokenizer: Any = encoder.tokenizer  # Any: fast ones have a backend, others have none
     if hasattr(tokenizer, "backend_tokenizer"):
@@ -347,23 +355,30 @@ def _identity_of(encoder: Encoder) -> dict[str, Any]:
         described = {name: part for name, part in whole.items() if name not in ("truncation", "padding")}
     else:
         described = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    # Of the weights as they are now, in the dtype that they run in, whatever the file held that they came from.
+    as_it_runs = replace(encoder, weights_sha256=weights_sha256 or weights_hash(encoder.model))
     return {
-        **encoder.identity(),
-        # Of the weights as they are now, in the dtype that they run in, whatever the file held that they came from.
-        "weights_sha256": weights_hash(encoder.model),
+        **as_it_runs.identity(),
         "computed_in": str(encoder.model.dtype).removeprefix("torch."),
         "tokenizer_sha256": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
     }
 
 
-def _identity(encoder: Encoder, ids: Sequence[Sequence[int]], cut_off: int, layer: int, dtype: str) -> dict[str, Any]:
+def _identity(
+    encoder: Encoder,
+    ids: Sequence[Sequence[int]],
+    cut_off: int,
+    layer: int,
+    dtype: str,
+    weights_sha256: str | None = None,
+) -> dict[str, Any]:
     import transformers
 
     tokens = hashlib.sha256()
     for text in ids:
         tokens.update(len(text).to_bytes(8, "little") + np.asarray(text, np.int64).tobytes())
     return {
-        **_identity_of(encoder),
+        **_identity_of(encoder, weights_sha256),
         "layer": layer,
         "dtype": dtype,
         "texts": len(ids),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from maskpool.encoder.identity import differing, told
 from maskpool.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ class Part:
     def begin(self) -> int:
         """Write what stands before the values, unless a former run has.
 
+        Where that run was of the same states, its layout is kept, and with it whatever else its header says: under
+        which name they were asked for, by which release, in blocks of how many texts.
+
         Returns:
             How many blocks, from the first on, a former run has finished.
 
@@ -156,10 +160,14 @@ class Part:
         with self._telling():
             size = os.fstat(self._file.fileno()).st_size
             there = self._read(0, min(len(head), size))
-            if size == layout.size and there[: layout.checksums] == head[: layout.checksums]:
-                return self._whole_blocks()
             if not head.startswith(there):  # else what a run leaves that was killed while it began, or nothing
-                self._refuse_a_loss(size)
+                found = self._found(size)
+                same = size == found.size and not differing(found.identity, layout.identity)
+                if same and self._read(found.offsets, found.checksums - found.offsets) == _bytes(self.offsets):
+                    self.layout = found
+                    return self._whole_blocks()
+                if any(self._read(found.checksums, found.blocks * _HASH_BYTES)):
+                    refuse_others(self.path, found.identity, layout.identity)
                 self._file.truncate(0)
             self._write(0, head)
             self._reserve(len(head))
@@ -191,17 +199,15 @@ class Part:
         """Remove what was begun."""
         self.path.unlink(missing_ok=True)
 
-    def _refuse_a_loss(self, size: int) -> None:
-        """Let nothing go that somebody may miss: only a begun part of token states without a finished block."""
+    def _found(self, size: int) -> Layout:
+        """The layout of what a former run has begun; a file that is none may be somebody's, and stays."""
         try:
             length = int.from_bytes(self._read(0, 8), "little")
-            found = Layout.read(memoryview(self._read(0, min(size, 8 + length))))
+            return Layout.read(memoryview(self._read(0, min(size, 8 + length))))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.path} is no begun cache of these texts: delete it, or choose another path"
             ) from error
-        if any(self._read(found.checksums, found.blocks * _HASH_BYTES)):
-            refuse_others(self.path, found.identity, self.layout.identity)
 
     def _whole_blocks(self) -> int:
         for number in range(self.layout.blocks):
@@ -295,11 +301,6 @@ def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, In
     return layout, values, offsets, _HASH(raw[: layout.values]).hexdigest()
 
 
-# What is only said of states: the same ones may come by another name, or from another release.
-_ONLY_SAID = ("name", "versions", "cut_off")
-_HEX_SHOWN = 12
-
-
 def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
     """See that states are those that are asked for.
 
@@ -311,21 +312,12 @@ def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
     Raises:
         UserError: They are not; the message says what differs.
     """
-    differs = [name for name in asked if name not in _ONLY_SAID and there.get(name) != asked[name]]
+    differs = differing({name: there.get(name) for name in asked}, asked)
     if differs:
-        one, other = (
-            f"{of.get('name')} ({', '.join(f'{name} {_shown(of.get(name))}' for name in differs)})"
-            for of in (there, asked)
-        )
         raise UserError(
-            f"{path} holds other states than those asked for: it was made by {one}, asked for is {other}; choose "
-            "another path, or delete this file"
+            f"{path} holds other states than those asked for: it was made by {told(there, differs)}, asked for is "
+            f"{told(asked, differs)}; choose another path, or delete this file"
         )
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return text if len(text) != 2 * _HASH_BYTES else text[:_HEX_SHOWN] + "…"
 
 
 def _bytes(tensor: Tensor) -> memoryview:

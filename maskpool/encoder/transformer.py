@@ -345,7 +345,7 @@ def weights_hash(model: nn.Module, settings: bytes = b"") -> str:
     found = hashlib.sha256(settings)
     for name, tensor in model.state_dict().items():
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

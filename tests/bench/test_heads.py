@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
 from maskpool import LearnedPooling, build_pooling
 from maskpool.bench import heads
 from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
+from maskpool.bench.study import parse_study, read_study
 from maskpool.errors import UserError
 from maskpool.integrations.sentence_transformers import AttentionPoolingModule
+from tests.bench import tiny
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
@@ -194,3 +198,41 @@ def test_heads_that_do_not_fit(tmp_path: Path) -> None:
     (broken / "config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(UserError, match="could not be opened"):
         heads.layers_of([str(broken)], DIM)
+
+
+def test_a_whole_model_is_no_head(tmp_path: Path) -> None:
+    """The folder of a whole model is refused in words, with that of the head in it, if it has one."""
+    model = tiny.save_model(tmp_path / "model")
+    with pytest.raises(UserError, match=r"could not be opened: .* says no pooling_mode, .*, or save the head alone"):
+        heads.layers_of([str(model)], DIM)
+    module = AttentionPoolingModule(32, "attention")
+    modules: Any = [Transformer(str(model)), module]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "whole"))
+    inside = str(tmp_path / "whole" / "1_AttentionPoolingModule")
+    with pytest.raises(UserError, match=rf"as that of a whole model does not: name the folder of its head, {inside}$"):
+        heads.layers_of([str(tmp_path / "whole")], 32)
+    assert list(heads.layers_of([inside], 32)) == [inside]
+
+
+def test_a_head_is_seen_from_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a head in a study file is relative to the file, as texts are, wherever the command runs."""
+    for place in ("study/heads", "elsewhere/heads"):
+        (tmp_path / place).mkdir(parents=True)
+    head, other = _saved(tmp_path / "study" / "heads" / "mine"), _saved(tmp_path / "elsewhere" / "heads" / "other")
+    file = tmp_path / "study" / "study.toml"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file.write_text(f'poolings = ["mean", "heads/mine", "{other}"]', encoding="utf-8")
+    study = read_study(file)
+    assert study.poolings == ("mean", str(head), str(other))
+    assert parse_study(study.as_json()) == study
+    file.write_text('poolings = ["heads/other"]', encoding="utf-8")
+    sentence = f"or the folder of a saved head, as seen from {file.parent}, got 'heads/other'"
+    with pytest.raises(UserError, match=sentence):
+        read_study(file)
+
+
+def test_no_name_is_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the folder of a head, an empty name is still none."""
+    monkeypatch.chdir(_saved(tmp_path / "head"))
+    assert not heads.is_saved("")
+    assert heads.is_saved(".")

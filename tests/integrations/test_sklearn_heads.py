@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import pickle
 import time
 from collections.abc import Callable
@@ -24,12 +23,16 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import Tensor
+from transformers import T5Config, T5Model
 
-from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states
+from benchmarks.learned_heads import Task, fit_peer
+from maskpool.bench.corpora import read_file
+from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states, weights_hash
 from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, load
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 from maskpool.integrations.sklearn.contrastive import _SupervisedContrastive
@@ -148,6 +151,47 @@ def test_several_labels_a_text() -> None:
     np.testing.assert_allclose(classifier.predict_proba(made), expit(logits), atol=1e-6)
     again = clone(classifier).fit(made[:300], sparse.csr_array(labels[:300]))
     np.testing.assert_array_equal(again.coef_, classifier.coef_)
+
+
+def _like_sentences(texts: int, seed: int) -> tuple[TokenStates, Any]:
+    """Texts of one token, which says in all of its features, as those of encoders do, which of eight kinds it is."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, 8, texts)
+    values = np.random.default_rng(9).normal(size=(8, 256))[kinds] + 3 * rng.normal(size=(texts, 256)) + 0.5
+    return make_states([1] * texts, values / np.linalg.norm(values, axis=1, keepdims=True)), np.eye(8, dtype=int)[kinds]
+
+
+@pytest.mark.parametrize("texts", [40, 100, 200])
+def test_the_defaults_learn_several_labels_of_few_texts(texts: int) -> None:
+    """Of few texts, as it comes the classifier is as good as logistic regression, one label after the other."""
+    (some, labels), (others, truth) = _like_sentences(texts, 0), _like_sentences(500, 1)
+    head = PoolingClassifier("mean", random_state=0).fit(some, labels)
+    vectors, unseen = head.transform(some), head.transform(others)
+    peer = OneVsRestClassifier(LogisticRegression(C=300)).fit(vectors, labels)
+    assert head.score(others, truth) > peer.score(unseen, truth) - 0.01
+
+
+def test_a_label_that_no_text_has() -> None:
+    """As it comes, and after an epoch, a classifier gives no text a label that none had, and all one that all had."""
+    made, labels = _like_sentences(24, 0)
+    labels[:, 0], labels[:, 1] = 0, 1
+    for max_iter in (None, 1):
+        found = PoolingClassifier("mean", max_iter=max_iter, random_state=0).fit(made, labels).predict(made)
+        assert not found[:, 0].any()
+        assert found[:, 1].all()
+
+
+@pytest.mark.parametrize(("texts", "epochs"), [(24, 400), (65, 200), (1300, 20)])
+def test_few_texts_have_more_epochs(texts: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default there are 400 steps and 20 epochs at least; a number is taken as it is; held out texts make none."""
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)  # counted alone
+    made, labels = make_states([1] * texts, torch.rand(texts, 2)), np.arange(texts) % 2
+    assert PoolingClassifier("mean").fit(made, labels).n_iter_ == epochs
+    assert PoolingClassifier("mean", max_iter=3).fit(made, labels).n_iter_ == 3
+    if texts == 65:
+        held = PoolingClassifier("mean", early_stopping=True, n_iter_no_change=400).fit(made, labels)
+        assert held.n_iter_ == 400  # 58 are left, which one step reads
+    assert PoolingTransformer().fit(made, labels).n_iter_ == 20
 
 
 def test_shares_are_those_of_the_pooled_vectors(learn: Any) -> None:
@@ -307,14 +351,45 @@ def test_a_progress_bar(learn: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_texts_are_read_by_the_model(folder: str, encoder: Encoder, states: TokenStates) -> None:
     """Texts, in any sequence, give what their token states give, from a name and from an encoder."""
-    fitted = PoolingClassifier(random_state=0).fit(states, LABELS)
+    fitted = PoolingClassifier(max_iter=20, random_state=0).fit(states, LABELS)
     for model in (folder, encoder):
         for kind in (list, np.array, pd.Series):
             texts: Any = kind(TEXTS)
-            head = PoolingClassifier(model=model, random_state=0).fit(texts, pd.Series(LABELS))
+            head = PoolingClassifier(model=model, max_iter=20, random_state=0).fit(texts, pd.Series(LABELS))
             np.testing.assert_array_equal(head.coef_, fitted.coef_)
     fitted.set_params(model=folder)
     np.testing.assert_allclose(fitted.predict_proba(TEXTS[:7]), fitted.predict_proba(states[:7]), atol=1e-5)
+
+
+@BOTH
+def test_weights_are_read_once(kind: Any, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of a model that was opened by name are read once, those of a given encoder once a call."""
+    read: list[object] = []
+
+    def counted(model: Any) -> str:
+        read.append(model)
+        return weights_hash(model)
+
+    monkeypatch.setattr("maskpool.encoder.cache.weights_hash", counted)
+    monkeypatch.setattr("maskpool.encoder.transformer.weights_hash", counted)
+    monkeypatch.setattr("maskpool.integrations.sklearn.heads.weights_hash", counted)
+    head = kind(model=folder, max_iter=1).fit(TEXTS, LABELS)
+    for _ in range(2):
+        head.transform(TEXTS[:3])
+    assert len(read) == 1
+    given = kind(model=Encoder.load(folder), max_iter=1).fit(TEXTS, LABELS)
+    given.transform(TEXTS[:3])
+    assert len(read) == 3
+
+
+@BOTH
+def test_an_encoder_that_was_trained_since(kind: Any, folder: str) -> None:
+    """Weights of a given encoder that have changed since the head was fitted are seen, however they were written."""
+    encoder = Encoder.load(folder)
+    head = kind(model=encoder, max_iter=1).fit(TEXTS, LABELS)
+    encoder.model.get_parameter("encoder.layer.0.output.dense.bias").data[0] += 1  # which no counter of torch counts
+    with pytest.raises(ValueError, match=r"fitted on .*weights_sha256 \w{12}….*, got .*weights_sha256 \w{12}…\)$"):
+        head.transform(TEXTS[:3])
 
 
 def test_a_cache_in_half_precision(encoder: Encoder, states: TokenStates, tmp_path: Path) -> None:
@@ -525,7 +600,7 @@ EXPECTED_TO_FAIL = {
 
 
 @parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn has no types
-    [NumbersClassifier(batch_size=128, random_state=0), NumbersTransformer(random_state=0)],
+    [NumbersClassifier(max_iter=20, batch_size=128, random_state=0), NumbersTransformer(random_state=0)],
     expected_failed_checks=lambda _: EXPECTED_TO_FAIL,
     xfail_strict=True,
 )
@@ -536,6 +611,7 @@ def test_scikit_learns_own_checks(estimator: Any, check: Callable[[Any], None]) 
 
 # ------------------------------------------------------------------------------------------------- refusals
 
+SEVERAL = "y must have one label a text, or a column of 0 and 1 for each label, got lists of labels:"
 BAD_LABELS: list[tuple[Any, str]] = [
     (LABELS[:-1], "y must have one label a text, got 59 for 60 texts"),
     ("red", "y must have one label a text, got 1 for 60 texts"),
@@ -550,6 +626,9 @@ BAD_LABELS: list[tuple[Any, str]] = [
         "y must have one label a text, or a column of 0 and 1 for each label, got the shape",
     ),
     (np.array([1, "a"] * 30, object), "y must hold labels of one kind, got int, str"),
+    ([["a"], ["a", "b"]] * 30, f"{SEVERAL} make columns of them by sklearn.preprocessing.MultiLabelBinarizer()"),
+    (pd.Series([["a"], ["b"]] * 30), f"{SEVERAL} make columns of them by sklearn.preprocessing.MultiLabelBinarizer()"),
+    ([{"a"}, {"a", "b"}] * 30, f"{SEVERAL} make columns of them by sklearn.preprocessing.MultiLabelBinarizer()"),
 ]
 
 
@@ -611,9 +690,16 @@ def test_states_of_another_encoder(kind: Any, learn: Any, states: TokenStates, h
     ):
         head.transform(states)
     lengths, values = learn[0].lengths.tolist(), learn[0].values
-    expected = "fitted on, 'made up', got those of 'other': weights_sha256 is 'other' for 'made up'"
+    expected = r"was fitted on: fitted on made up \(weights_sha256 made up\), got other \(weights_sha256 other\)$"
     with pytest.raises(ValueError, match=expected):
         head.transform(make_states(lengths, values, "other"))
+    silent = make_states(lengths, values)
+    silent.identity.clear()
+    told = r"made up \(weights_sha256 made up\)"
+    with pytest.raises(ValueError, match=rf"fitted on {told}, got states that do not say whose they are$"):
+        head.transform(silent)
+    with pytest.raises(ValueError, match=rf"fitted on states that do not say whose they are, got {told}$"):
+        kind(max_iter=1).fit(silent, learn[1]).transform(learn[0])
     renamed = make_states(lengths, values)
     renamed.identity["name"] = "the same in another folder"
     assert head.transform(renamed).shape == (600, 12)
@@ -625,6 +711,40 @@ def test_states_of_another_encoder(kind: Any, learn: Any, states: TokenStates, h
     inner = kind(max_iter=1).fit(renamed, learn[1])
     with pytest.raises(ValueError, match=r"fitted on the last layer, -1, .* this one was fitted on layer 3"):
         inner.to_sentence_transformer(host)
+
+
+@BOTH
+def test_a_model_with_other_weights(kind: Any, states: TokenStates, folder: str, tmp_path: Path) -> None:
+    """A model of the same width with other weights than those of `fit` is refused, both named; another name is none."""
+    head = kind(max_iter=1, random_state=0).fit(states, LABELS)
+    for seed, refused in ((0, False), (1, True)):
+        other = str(tiny.save_model(tmp_path / str(seed), seed=seed))
+        modules: Any = [Transformer(other), HostPooling(32, "mean")]
+        model = SentenceTransformer(modules=modules, device="cpu")
+        if refused:
+            hashed = r"\(\w{12}…\)"
+            expected = rf"model must have the weights .* those of '{folder}' {hashed}, got those of '{other}' {hashed}"
+            with pytest.raises(ValueError, match=expected):
+                head.to_sentence_transformer(model)
+        else:
+            head.to_sentence_transformer(model)
+    made = make_states([1] * 60, torch.rand(60, 32))
+    made.identity.clear()
+    kind(max_iter=1).fit(made, LABELS).to_sentence_transformer(model)  # nothing is known of what it was fitted on
+
+
+def test_a_model_of_an_encoder_and_a_decoder(tmp_path: Path) -> None:
+    """Of an encoder-decoder, which the host wraps in another way, the encoder is known again."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    tokenizer = tiny.tokenizer()
+    T5Model(T5Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    made = compute_states(Encoder.load(str(tmp_path)), TEXTS)
+    head = PoolingTransformer(max_iter=1, random_state=0).fit(made, LABELS)
+    modules: Any = [Transformer(str(tmp_path)), HostPooling(32, "mean")]
+    model = head.to_sentence_transformer(SentenceTransformer(modules=modules, device="cpu"))
+    np.testing.assert_allclose(model.encode(TEXTS), head.transform(made), rtol=1e-4, atol=1e-5)
 
 
 @BOTH
@@ -689,19 +809,13 @@ def test_not_fitted(kind: Any, states: TokenStates, host: SentenceTransformer, t
 
 @pytest.mark.slow
 def test_beside_logistic_regression_on_banking77(tmp_path: Path) -> None:
-    """On BANKING77, an attention head fitted within a minute is no worse than logistic regression on mean vectors."""
+    """On BANKING77, an attention head fitted within a minute is no worse than a tuned logistic regression on means."""
     if not DATA.is_dir():
         pytest.skip(f"no BANKING77 in {DATA}")
-    encoder, sets = Encoder.load(), {}
-    for name in ("train", "test"):
-        with (DATA / f"{name}.csv").open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        cached = cache_states(encoder, [row["text"] for row in rows], tmp_path / name)
-        sets[name] = (cached, np.array([row["category"] for row in rows]))
+    learn, test = (read_file(DATA / f"{name}.csv", "text", "category") for name in ("train", "test"))
+    task = Task("banking77", learn, test, Encoder.load(), tmp_path)
     start = time.perf_counter()
-    head = PoolingClassifier(random_state=0).fit(*sets["train"])
+    head = PoolingClassifier(random_state=0).fit(task.learn, task.labels)
     assert time.perf_counter() - start < 60
-    mean = PoolingTransformer("mean").fit(*sets["train"])
-    vectors, others = (normalize(mean.transform(sets[name][0])) for name in ("train", "test"))
-    peer = LogisticRegression(C=30, max_iter=2000).fit(vectors, sets["train"][1])
-    assert head.score(*sets["test"]) > peer.score(others, sets["test"][1]) - 0.005
+    peer, _ = fit_peer(task)
+    assert head.score(task.test, task.truth) > peer["accuracy"] - 0.005

@@ -31,9 +31,9 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
 
     Minimises the cross-entropy of softmax(W v + b), where v is the pooled vector of a text, or, of several labels a
     text, the mean binary cross-entropy of sigmoid(W v + b). Adam, with a rate that falls from ``learning_rate_init`` (a
-    tenth of it for the pooling) to zero along half a cosine over ``max_iter`` epochs. The classifier starts at zero and
-    learns on vectors that are centred and divided by their root mean square, both folded into W and b in the end;
-    dropout of these vectors is its regulariser.
+    tenth of it for the pooling) to zero along half a cosine over ``max_iter`` epochs. The classifier starts at zero, of
+    several labels a text at the share of each, and learns on vectors that are centred and divided by their root mean
+    square, both folded into W and b in the end; dropout of these vectors is its regulariser.
 
     Texts go through ``model`` at each call. Where they are used more than once, as in a search, compute their token
     states once, by `maskpool.encoder.cache_states` or `maskpool.encoder.compute_states`, and pass these.
@@ -43,7 +43,8 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         pooling_options: Options of the pooling, such as ``{"num_heads": 4}``.
         model: What reads texts: the name or folder of a transformers model, or an `Encoder`; token states need none.
         dropout: The share of a vector's features that is zeroed at each step of training.
-        max_iter: Most epochs.
+        max_iter: Most epochs. None takes 20, and of few texts as many more as make 400 steps, below which a classifier
+            that starts at zero is not where it will be.
         batch_size: Texts at a step.
         learning_rate_init: Adam's rate at the start.
         early_stopping: Hold texts out, stop when they have not gained for ``n_iter_no_change`` epochs, and keep the
@@ -86,7 +87,7 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         pooling_options: Mapping[str, Any] | None = None,
         model: str | os.PathLike[str] | Encoder = BUNDLED,
         dropout: float = 0.5,
-        max_iter: int = 20,
+        max_iter: int | None = None,
         batch_size: int = 64,
         learning_rate_init: float = 3e-3,
         early_stopping: bool = False,
@@ -137,7 +138,9 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
             states,
             targets,
             None if classes is None else labels,
-            lambda vectors: _LinearObjective(vectors, len(self.classes_), self.dropout, self._multilabel),
+            lambda vectors, known: _LinearObjective(
+                vectors, len(self.classes_), self.dropout, known if self._multilabel else None
+            ),
         )
         assert isinstance(trained, _LinearObjective)
         self.coef_, self.intercept_ = trained.folded()
@@ -210,12 +213,19 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
 
 
 class _LinearObjective(nn.Module):
-    """A linear classifier on vectors that are centred and scaled as the ones that it is shown first."""
+    """A linear classifier on vectors that are centred and scaled as the ones that it is shown first.
+
+    Args:
+        vectors: (texts, dim).
+        classes: How many.
+        dropout: As for `PoolingClassifier`.
+        labels: (texts, classes), 0 or 1, of several labels a text; None for one class each.
+    """
 
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, vectors: Tensor, classes: int, dropout: float, multilabel: bool) -> None:
+    def __init__(self, vectors: Tensor, classes: int, dropout: float, labels: Tensor | None) -> None:
         super().__init__()
         centre = vectors.mean(dim=0)
         # One scale for all features: dividing each by its own would lift those that say next to nothing.
@@ -226,7 +236,13 @@ class _LinearObjective(nn.Module):
         self.linear = nn.Linear(vectors.shape[1], classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.loss = nn.BCEWithLogitsLoss() if multilabel else nn.CrossEntropyLoss()
+        self.loss = nn.CrossEntropyLoss() if labels is None else nn.BCEWithLogitsLoss()
+        if labels is not None:
+            # Each label is held against its absence, and most labels are rare: from zero, the steps of a small corpus
+            # go into learning that. A label that no text has, or every text, may still be missing from others.
+            least = 0.5 / len(labels)
+            with torch.no_grad():
+                self.linear.bias.copy_(labels.mean(dim=0).clamp(least, 1 - least).logit())
 
     def forward(self, vectors: Tensor, targets: Tensor) -> Tensor:
         logits = self.linear(self.dropout((vectors - self.centre) / self.scale))

@@ -38,7 +38,8 @@ class PoolingTransformer(PoolingHead):
         pooling_options: Options of the pooling, such as ``{"num_heads": 4}``.
         model: What reads texts: the name or folder of a transformers model, or an `Encoder`; token states need none.
         temperature: τ, above 0.
-        max_iter: Most epochs.
+        max_iter: Most epochs; with many more of them, it learns of few texts more than is true. None as for
+            `PoolingClassifier`.
         batch_size: Texts at a step; each needs others of its class among them, so large ones learn more.
         learning_rate_init: Adam's rate at the start.
         early_stopping: As for `PoolingClassifier`.
@@ -68,7 +69,7 @@ class PoolingTransformer(PoolingHead):
         pooling_options: Mapping[str, Any] | None = None,
         model: str | os.PathLike[str] | Encoder = BUNDLED,
         temperature: float = 0.05,
-        max_iter: int = 20,
+        max_iter: int | None = 20,
         batch_size: int = 256,
         learning_rate_init: float = 3e-3,
         early_stopping: bool = False,
@@ -113,7 +114,7 @@ class PoolingTransformer(PoolingHead):
         if np.bincount(classes).max() < 2:
             raise ValueError(f"y must have two texts of some class, which to bring together, got {len(labels)} classes")
         objective = _SupervisedContrastive(float(self.temperature))
-        self._train(states, torch.from_numpy(classes), labels, lambda _: objective)
+        self._train(states, torch.from_numpy(classes), labels, lambda *_: objective)
         return self
 
 

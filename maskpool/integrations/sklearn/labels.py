@@ -15,12 +15,23 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 if TYPE_CHECKING:
     Labels: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
+_SEVERAL = (list, tuple, set, frozenset, np.ndarray)
+_LISTS = (
+    "y must have one label a text, or a column of 0 and 1 for each label, got lists of labels: make columns of them by "
+    "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)"
+)
+
 
 def check_labels(y: Any, texts: int) -> Labels:
     """Labels as an array, (texts,), or (texts, labels) of several a text."""
     if y is None:
         raise ValueError("y must hold the labels: this estimator requires y to be passed, but the target y is None")
-    labels: Labels = y.toarray() if sparse.issparse(y) else np.asarray(y)  # type: ignore[attr-defined]  # all have it
+    try:
+        labels: Labels = y.toarray() if sparse.issparse(y) else np.asarray(y)  # type: ignore[attr-defined]  # all have it
+    except ValueError as error:  # numpy's, of rows of different lengths
+        raise ValueError(_LISTS) from error
+    if labels.dtype == object and labels.ndim == 1 and any(isinstance(row, _SEVERAL) for row in labels):
+        raise ValueError(_LISTS)
     if labels.ndim == 0 or len(labels) != texts:
         raise ValueError(f"y must have one label a text, got {labels.shape[0] if labels.ndim else 1} for {texts} texts")
     if texts == 0:
