@@ -1,6 +1,6 @@
 """Write the numbers of README.md from the committed results, so that neither is typed by hand.
 
-``python benchmarks/readme.py`` rewrites the blocks between their comments.
+``python -m benchmarks.readme`` rewrites the blocks between their comments.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.census_table import counts
 from maskpool.bench.arms import EXCLUDED, INCLUDED
 from maskpool.bench.report import LEARNED_HEADER, baseline_rows, learned_table, markdown_table, table
 from maskpool.bench.results import main_table_of
@@ -66,8 +67,7 @@ def demonstration(results: dict[str, Any]) -> str:
 
 def attention_on_pads(results: dict[str, Any]) -> str:
     """Where attention that was trained without a mask lands, and what that costs, width by width."""
-    widths = results["widths"]
-    rows = [row for row in results["rows"] if row["width"] in (None, *widths)]
+    widths, rows = results["widths"], results["rows"]
     lines = []
     for task, scores in dict.fromkeys((row["task"], row["scores"]) for row in rows):
         of_task = {row["width"]: row for row in rows if (row["task"], row["scores"]) == (task, scores)}
@@ -79,6 +79,8 @@ def attention_on_pads(results: dict[str, Any]) -> str:
                 f"{of_task[None]['accuracy']['mean']:.1%}",
                 " / ".join(f"{of_task[width]['accuracy']['mean']:.1%}" for width in widths),
                 f"{of_task[widths[0]]['served'][str(widths[-1])]['accuracy']['mean']:.1%}",
+                f"{of_task[None]['ami']['mean']:.2f}" if "ami" in of_task[None] else "",
+                " / ".join(_change(of_task[width]) for width in widths) if "ami" in of_task[None] else "",
             ]
         )
     shown = " / ".join(map(str, widths))
@@ -89,8 +91,16 @@ def attention_on_pads(results: dict[str, Any]) -> str:
         "accuracy with mask",
         f"without, at {shown}",
         f"without, trained at {widths[0]}, served at {widths[-1]}",
+        "AMI with mask",
+        f"without minus with, at {shown}",
     )
     return "\n".join(markdown_table(header, lines))
+
+
+def _change(row: dict[str, Any]) -> str:
+    """A change of AMI; a star where its interval leaves zero out."""
+    found = row["ami_minus_masked"]
+    return f"{found['mean']:+.3f}{'*' * (found['low'] > 0 or found['high'] < 0)}"
 
 
 def learned_heads(results: dict[str, Any]) -> str:
@@ -109,6 +119,11 @@ def learned_heads(results: dict[str, Any]) -> str:
     return "\n".join(
         markdown_table(("pooling under a classifier", *titles), [*lines, ["logistic regression on means", *peers]])
     )
+
+
+def census(results: dict[str, Any]) -> str:
+    """The counts of the padding census."""
+    return f"transformers {results['transformers']}: {counts(results)}"
 
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
@@ -167,6 +182,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "demonstration": (RESULTS / "docstrings" / "results.json", demonstration),
     "attention": (RESULTS / "attention_on_pads.json", attention_on_pads),
     "heads": (RESULTS / "learned_heads.json", learned_heads),
+    "census": (RESULTS / "census.json", census),
     "speed": (RESULTS / "pooling_speed.json", speed),
 }
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cosine_similarity
 
 from maskpool.audit.probes import SMALLEST, Moved, difference
 from maskpool.audit.report import Finding
+from maskpool.audit.states import CLEAN, LEAK, relative
 from maskpool.audit.trace import TokenCall, watch
 from maskpool.modules import LearnedPooling
 from maskpool.modules.build import POOLINGS, build_pooling
@@ -22,9 +23,6 @@ from maskpool.modules.build import POOLINGS, build_pooling
 if TYPE_CHECKING:
     from maskpool.audit.probes import Measured
 
-# Relative to the root mean square of the states. Between the two a difference is measured again in float64, where
-# noise all but vanishes and a leak stays.
-_CLEAN, _LEAK = 2e-5, 1e-4
 _SAME_VECTOR = 2e-3
 _ADDITIVE = "additive mask taken for a multiplicative one"
 
@@ -175,7 +173,7 @@ def _parallel(vector: Tensor, candidate: Tensor) -> bool:
 def encoder_finding(seen: Seen) -> Finding | None:
     """How pads reach real tokens inside the encoder; None where they do not."""
     size = _states_difference(seen)
-    if size is None or size <= _CLEAN:
+    if size is None or size <= CLEAN:
         return None
     # Text by text and in more digits: what companions do otherwise is another finding, and noise is none.
     half = seen.alone.states is not None and seen.alone.states.element_size() < 4
@@ -188,7 +186,7 @@ def encoder_finding(seen: Seen) -> Finding | None:
     exact = _states_difference(finer_seen, again=True)
     if exact is not None:
         seen, size = finer_seen, exact
-    if size <= _LEAK:
+    if size <= LEAK:
         return None
     shape = f"{seen.length} real tokens in {seen.width} columns"
     moved = f"token states of real tokens move by {size:.2g} of their root mean square ({shape})"
@@ -229,6 +227,11 @@ def encoder_finding(seen: Seen) -> Finding | None:
         if module
         else "no module is to blame"
     )
+    if _reads_no_pad(seen):
+        where = f"other ids under the mask change nothing, so that places, or the number of pads, move them; {where}"
+        return finding(
+            "position ids under left padding" if seen.start else "pads reach real tokens inside the encoder", where
+        )
     if kind is None and module is not None:
         kind = _kind_by_reach(seen)
     if kind is not None:
@@ -236,6 +239,15 @@ def encoder_finding(seen: Seen) -> Finding | None:
     if name is None or _is_ignored(seen, name):
         return finding("mask ignored inside the encoder", f"without the mask they are the same; {where}")
     return finding("pads reach real tokens inside the encoder", where)
+
+
+def _reads_no_pad(seen: Seen) -> bool:
+    """Whether other ids under the mask leave real tokens as they are, so that places alone can move them."""
+    if "input_ids" not in seen.there.arguments:
+        return False
+    others = torch.where(seen.real, seen.there.ids, seen.there.ids[0, seen.start])
+    there, other = _again(seen.there), _again(seen.there, input_ids=others)
+    return there is not None and other is not None and _agree(seen.at_real(there), seen.at_real(other))
 
 
 def _is_ignored(seen: Seen, name: str) -> bool:
@@ -249,7 +261,7 @@ def _states_difference(seen: Seen, again: bool = False) -> float | None:
     alone, there = (_again(seen.alone), _again(seen.there)) if again else (seen.alone.states, seen.there.states)
     if alone is None or there is None:
         return None
-    found = _relative(alone, seen.at_real(there))
+    found = relative(alone, seen.at_real(there))
     return None if math.isnan(found) else found
 
 
@@ -260,11 +272,6 @@ def _again(call: TokenCall, **changed: object) -> Tensor | None:
         return None
 
 
-def _relative(one: Tensor, other: Tensor) -> float:
-    scale = one.double().square().mean().sqrt()
-    return float((one.double() - other.double()).abs().max() / scale) if float(scale) else 0.0
-
-
 def _cured(seen: Seen, **changed: Tensor) -> bool:
     """Whether real tokens have the states of the text alone when some arguments are changed."""
     there, other = _again(seen.there, **changed), _again(seen.alone)
@@ -273,7 +280,7 @@ def _cured(seen: Seen, **changed: Tensor) -> bool:
 
 def _agree(one: Tensor, other: Tensor) -> bool:
     finest = torch.finfo(one.dtype).eps
-    return _relative(one, other) <= max(_LEAK, 40 * finest)
+    return relative(one, other) <= max(LEAK, 40 * finest)
 
 
 _CONVOLUTION, _STATE = "convolution across pads", "recurrent state through pads"
@@ -356,7 +363,7 @@ def _kind_by_reach(seen: Seen) -> str | None:
     if alone is None or there is None:
         return None
     scale = float(alone.double().square().mean().sqrt())
-    moved = (alone.double() - seen.at_real(there).double()).abs().amax(dim=(0, 2)) / scale > _LEAK
+    moved = (alone.double() - seen.at_real(there).double()).abs().amax(dim=(0, 2)) / scale > LEAK
     if seen.start:
         moved = moved.flip(0)  # the pads stand before them
     reach = int(moved.flip(0).long().cumprod(0).sum())

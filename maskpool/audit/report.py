@@ -154,6 +154,7 @@ class AuditReport:
         largest: The largest relative difference between a text alone and the same text in a padded batch.
         floor: The largest that has nothing to do with padding: numeric noise of this pipeline.
         threshold: What counts as a leak: max(1e-4, 20 × floor, 8 × the spacing of the coarsest numbers seen near 1).
+        census: What the padding census says of the model's architecture; empty where no model of transformers was seen.
         notes: What else the reader must know, such as what could not be checked.
         calls: How often the pipeline was called.
     """
@@ -164,6 +165,7 @@ class AuditReport:
     largest: float
     floor: float
     threshold: float
+    census: str
     notes: tuple[str, ...]
     calls: int
 
@@ -193,4 +195,5 @@ class AuditReport:
                 *(f"  {'text' if not number else 'with'}: {text!r}" for number, text in enumerate(finding.texts)),
                 f"  fix: {finding.fix}",
             ]
+        lines += [f"census: {self.census}"] if self.census else []
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from maskpool.audit.causes import (
     encoder_finding,
@@ -13,6 +14,7 @@ from maskpool.audit.causes import (
     signature_finding,
     unpooled_end_finding,
 )
+from maskpool.audit.census import tell
 from maskpool.audit.pipelines import Pipeline, evaluated, left_as_it_was
 from maskpool.audit.probes import TEXTS, Measured, measure
 from maskpool.audit.report import AuditReport, Finding, Verdict
@@ -65,7 +67,15 @@ def audit_padding(pipeline: object, texts: Sequence[str] | None = None) -> Audit
         verdict = "unknown"
     largest = measured.padded[0].size if measured.padded else 0.0
     return AuditReport(
-        probe.name, verdict, tuple(findings), largest, measured.floor, measured.threshold, notes, probe.calls
+        probe.name,
+        verdict,
+        tuple(findings),
+        largest,
+        measured.floor,
+        measured.threshold,
+        _census(measured),
+        notes,
+        probe.calls,
     )
 
 
@@ -141,6 +151,17 @@ def _findings(measured: Measured) -> list[Finding]:
     if moved and not measured.doubtful and not any(finding is not None for finding in found):
         found.append(signature_finding(measured))
     return [finding for finding in found if finding is not None]
+
+
+def _census(measured: Measured) -> str:
+    """What the padding census says of the first model of transformers that was seen with token ids."""
+    seen = (call.module for one in measured.alone.values() for call in one.tokens)
+    for outer in seen:
+        for module in outer.modules():
+            config: Any = getattr(module, "config", None)
+            if isinstance(getattr(config, "model_type", None), str):
+                return tell(config)
+    return ""
 
 
 def _notes(measured: Measured) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskpool.audit.census import find_row
+from maskpool.audit.states import CLEAN, relative
 from maskpool.bench.arms import Reading, Windows, partners
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import UserError
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 
     Mapped: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
-# Relative to the root mean square of the states. Clean float32 encoders stay below 9e-6, leaks of
-# positions begin near 2e-3, leaks of content near 6e-2.
-_TOLERANCE = 2e-5
 _BLOCK = 32
 # More than any padded length, so that text and length make one number.
 _STRIDE = 1 << 20
@@ -150,10 +149,12 @@ class Proof:
     Attributes:
         holds: Whether padding further only appends states.
         difference: The largest difference, relative to the root mean square of the states.
+        denied_by: The row of the padding census that says it does not, where the sample shows nothing; else empty.
     """
 
     holds: bool
     difference: float
+    denied_by: str = ""
 
 
 def pair_keys(texts: Ints, widths: Ints) -> Ints:
@@ -168,7 +169,8 @@ def prove_prefix(
 
     Passes padded to ``top`` tokens are compared with batches padded to their own longest text (real
     tokens and pads), and with texts alone, in each layer. A difference too large for noise of the model's
-    precision is measured again in float64, where noise all but vanishes and a leak stays.
+    precision is measured again in float64, where noise all but vanishes and a leak stays. Where the padding census
+    has seen the model's architecture do otherwise, a sample that does not show it is not believed.
 
     Raises:
         UserError: States are no numbers, or a text's depend on the other texts of its batch.
@@ -182,40 +184,39 @@ def prove_prefix(
     found = _largest([_prefix_difference(encoder, texts, top, layers) for texts in groups])
     if math.isnan(found) or math.isnan(companions):
         raise UserError(f"--model {encoder.name}: some of its token states are no numbers (NaN); choose another")
-    if max(found, companions) <= _TOLERANCE:
-        return Proof(True, found)
+    row = find_row(encoder.model.config)
+    attention = str(getattr(encoder.model.config, "_attn_implementation", ""))
+    denied_by = row.name if row is not None and not row.appends.get(attention, True) else ""
+    if max(found, companions) <= CLEAN:
+        return Proof(not denied_by, found, denied_by)
     exact = replace(encoder, model=copy.deepcopy(encoder.model).cpu().double())
-    if companions > _TOLERANCE and _companions_difference(exact, groups[0], top, layers) > _TOLERANCE:
+    if companions > CLEAN and _companions_difference(exact, groups[0], top, layers) > CLEAN:
         raise UserError(
             f"--model {encoder.name}: the token states of a text depend on the other texts of its batch, even where "
             f"all are padded alike (by {companions:.1e} of their root mean square), so no plan gives a text one "
             "vector; choose another"
         )
-    if found <= _TOLERANCE:
-        return Proof(True, found)
+    if found <= CLEAN:
+        return Proof(not denied_by, found, denied_by)
     leak = _largest([_prefix_difference(exact, texts, top, layers) for texts in groups])
-    return Proof(True, found) if leak <= _TOLERANCE else Proof(False, leak)
+    return Proof(False, leak) if leak > CLEAN else Proof(not denied_by, found, denied_by)
 
 
 def _prefix_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top: int, layers: Sequence[int]) -> float:
     shorter = encoder.layers(texts, layers)
     further = encoder.layers(texts, layers, top)
-    return _largest([_relative(a, b[:, : a.shape[1]]) for a, b in zip(shorter, further, strict=True)])
+    return _largest([relative(a, b[:, : a.shape[1]]) for a, b in zip(shorter, further, strict=True)])
 
 
 def _companions_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top: int, layers: Sequence[int]) -> float:
     together = encoder.layers(texts, layers, top)
     alone = encoder.layers(texts[:1], layers, top)
-    return _largest([_relative(a, b[:1]) for a, b in zip(alone, together, strict=True)])
+    return _largest([relative(a, b[:1]) for a, b in zip(alone, together, strict=True)])
 
 
 def _largest(differences: list[float]) -> float:
     """NaN if any is: max() would pass it over."""
     return float(np.max(differences))
-
-
-def _relative(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max() / one.double().square().mean().sqrt())
 
 
 @dataclass(frozen=True)

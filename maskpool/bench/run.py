@@ -155,7 +155,7 @@ def prefix_proof(part: Part, cells: Cells) -> Proof:
     def prove() -> dict[str, Any]:
         rng = np.random.default_rng(part.study.seed)
         found = prove_prefix(part.encoder, part.ids, part.top, part.study.layers, rng)
-        return {"holds": found.holds, "difference": found.difference}
+        return asdict(found)
 
     return Proof(**cells.once({"kind": "proof", "part": part.key}, prove))
 

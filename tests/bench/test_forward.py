@@ -489,6 +489,17 @@ def difference(encoder: Encoder, ids: list[list[int]], top: int) -> float:
     return max(found)
 
 
+def test_a_sample_is_not_trusted_against_the_census(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the census has outputs at pads count the pads in this attention, one pass is not relied on."""
+    here = str(encoder.model.config._attn_implementation)
+    for appends, holds in (({here: True}, True), ({here: False}, False), ({here: True, "other": False}, True)):
+        row = SimpleNamespace(name="some architecture", appends=appends)
+        monkeypatch.setattr("maskpool.bench.forward.find_row", lambda _, row=row: row)
+        proof = prove_prefix(encoder, some_ids(encoder, 5), 64, (-1,), np.random.default_rng(0))
+        assert (proof.holds, proof.denied_by) == (holds, "" if holds else "some architecture")
+        assert proof.difference < 1e-5
+
+
 @pytest.mark.parametrize("bug", BUGS)
 @pytest.mark.parametrize("number", [3, 60])
 def test_a_leak_is_found(encoder: Encoder, bug: type[tiny.Planted], number: int) -> None:

@@ -1,0 +1,309 @@
+"""The padding census: which architectures of transformers keep real tokens free of the padding, and which do not.
+
+``python -m benchmarks.census`` builds every text architecture that ``AutoModel`` knows, tiny and with random weights,
+and runs the audit's probes of encoders (`maskpool.audit.encoder_probes`) on it: one process an architecture, a time
+limit each. It writes ``benchmarks/results/census.json`` (all numbers), ``benchmarks/census.md`` (the table) and
+``maskpool/audit/census.json`` (what the audit and the harness read). A stopped run goes on where it was.
+
+``--only bert,llama`` measures these alone and prints them. ``--compare FILE`` lists the rows whose verdict is another
+one in FILE, a run with another ``--seed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.census_models import (
+    NotAttemptedError,
+    Variant,
+    build,
+    every_variant,
+    lengths_of,
+    limits_of,
+    pad_of,
+    words_of,
+)
+from benchmarks.census_table import counts, markdown, row_of, short
+from maskpool.audit.census import switches
+from maskpool.audit.encoder_probes import SIDES, Text, Trial, find_cause, judge, kind_of, probe
+from maskpool.audit.states import CLEAN, LEAK
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "census.json"
+TABLE = ROOT / "benchmarks" / "census.md"
+SHIPPED = ROOT / "maskpool" / "audit" / "census.json"
+SECONDS = 60
+_MEMORY = 6 << 30
+
+
+def measure(variant: Variant, seed: int) -> dict[str, Any]:
+    """The row of one architecture: what was measured of it, and what that says."""
+    try:
+        model = build(variant, seed)
+    except NotAttemptedError as error:
+        return {"status": "not attempted", "reason": str(error)}
+    config, words, pad_id, limits = model.config, words_of(model.config), pad_of(model.config), limits_of(model.config)
+    default = str(getattr(config, "_attn_implementation", "eager"))
+    trials: list[tuple[Trial, Text]] = []
+    for attention in dict.fromkeys((default, "eager")):
+        if attention != default:
+            model.set_attn_implementation(attention)
+        for length, pads in lengths_of(limits):
+            generator = torch.Generator().manual_seed(seed * 1000 + length)
+            text = Text.drawn(words, length, pads, generator)
+            trials.append((_rounded(probe(model, text, pad_id, attention)), text))
+    if any(trial.single["batch size"] is None for trial, _ in trials):
+        return {"status": "failed", "reason": "its states are no numbers, padded or not"}
+    found = judge([trial for trial, _ in trials], max(limits.values(), default=0))
+    causes = {}
+    for side in SIDES:
+        leaking = [(t, text) for t, text in trials if kind_of(t, side) == getattr(found, side) != "clean"]
+        if leaking:
+            trial, text = leaking[0]
+            if trial.attention != str(getattr(config, "_attn_implementation", "eager")):
+                model.set_attn_implementation(trial.attention)
+            cause = find_cause(model, text, pad_id, side)
+            causes[side] = {"cause": cause.cause, "evidence": cause.evidence} if cause else None
+    return {
+        "status": "measured",
+        "class": type(model).__name__,
+        "weights": sum(weight.numel() for weight in model.parameters()),
+        "model_type": config.model_type,
+        "switches": switches(config),
+        "limits": limits,
+        "pad_id": pad_id,
+        "verdict": found.verdict,
+        "sizes": _worst([trial for trial, _ in trials]),
+        **asdict(found),
+        "causes": causes,
+        "trials": [asdict(trial) for trial, _ in trials],
+    }
+
+
+def _rounded(trial: Trial) -> Trial:
+    """Three digits of each number: all that is kept, and all that is judged."""
+
+    def cut(sizes: Mapping[str, float | None]) -> dict[str, float | None]:
+        return {name: None if size is None else float(f"{size:.2e}") for name, size in sizes.items()}
+
+    return replace(trial, single=cut(trial.single), double=cut(trial.double))
+
+
+def _worst(trials: Sequence[Trial]) -> dict[str, float | None]:
+    """The largest difference of each probe, in float64 where there is one, if no trial is without."""
+    found: dict[str, float | None] = {}
+    longest = max(trials, key=lambda trial: len(trial.single))
+    for name in longest.single:
+        sizes = [trial.double.get(name, trial.single.get(name)) for trial in trials if name in trial.single]
+        told = "positions" in name and len(sizes) < len(trials)  # it fails in some trials
+        if not told:
+            found[name] = None if None in sizes else max(size for size in sizes if size is not None)
+    return found
+
+
+def _refuse_network(*_: Any) -> None:
+    raise ConnectionError("it wants the network")
+
+
+def _in_process(variant: Variant, seed: int, answers: Connection) -> None:
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
+    socket.socket.connect = _refuse_network  # type: ignore[method-assign]  # nothing may be fetched
+    try:
+        row = measure(variant, seed)
+    except Exception as error:  # whatever a stranger's model raises is the answer
+        lines = str(error).strip().splitlines() or [""]
+        row = {"status": "failed", "reason": f"{type(error).__name__}: {lines[0][:200]}"}
+    answers.send(row)
+
+
+def run_apart(variant: Variant, seed: int, seconds: float = SECONDS) -> dict[str, Any]:
+    """Measure in a process of its own, which may hang or die."""
+    context = multiprocessing.get_context("fork")  # transformers is loaded once
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_in_process, args=(variant, seed, theirs), daemon=True)
+    begun = time.monotonic()
+    process.start()
+    theirs.close()
+    row: dict[str, Any] = {"status": "failed", "reason": f"no answer within {seconds:.0f} s"}
+    try:
+        if ours.poll(seconds):
+            row = ours.recv()
+    except EOFError:
+        process.join()
+        row = {"status": "failed", "reason": f"its process died (exit code {process.exitcode})"}
+    process.kill()
+    process.join()
+    named = {"architecture": variant.architecture, "variant": variant.name, "settings": dict(variant.settings)}
+    return {**named, **row, "seconds": round(time.monotonic() - begun, 1)}
+
+
+class Rows:
+    """The rows of a run, kept in a file as they come, so that a stopped run goes on.
+
+    Args:
+        path: The file; its first line says what the run is of.
+        of: What that is.
+
+    Raises:
+        SystemExit: The file is of another run.
+    """
+
+    def __init__(self, path: Path, of: dict[str, Any]) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        first, *others = [json.loads(line) for line in lines[:-1]] or [of]  # a last line that was cut off has no end
+        if first != of:
+            raise SystemExit(f"census: {path} holds another run, {first}: remove it, or choose another --out")
+        self.found = {_key(row): row for row in others}
+        _write(path, "".join(json.dumps(line) + "\n" for line in (of, *others)))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.found[_key(row)] = row
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str]:
+    return row["architecture"], row["variant"]
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def disagreements(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Where two runs disagree: in a verdict, in a row's status, or in what the audit and the harness read besides."""
+    there = {_key(row): row for row in other["rows"]}
+    found = []
+    for row in one["rows"]:
+        again = there.get(_key(row), {})
+        for name in ("status", "verdict", "short", "appends"):
+            if row.get(name) != again.get(name):
+                found.append(f"{' '.join(_key(row)).strip()}, {name}: {row.get(name)} / {again.get(name)}")
+    return found
+
+
+def chosen(only: str | None) -> list[Variant]:
+    """The rows to measure.
+
+    Args:
+        only: Architectures, or rows such as ``llama (yarn)``, with commas between; None takes all.
+
+    Raises:
+        SystemExit: Some are not known.
+    """
+    every = every_variant()
+    if only is None:
+        return list(every)
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    known = {variant.key for variant in every}
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        near = {name: difflib.get_close_matches(name, known, 3) for name in unknown}
+        hints = "; ".join(f"{name!r}" + (f" (near: {', '.join(near[name])})" if near[name] else "") for name in unknown)
+        raise SystemExit(
+            f"census: --only must name architectures of transformers {transformers.__version__}, with commas between, "
+            f"such as bert,llama; not known: {hints or 'an empty list'}"
+        )
+    return [variant for variant in every if variant.key in names or variant.architecture in names]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write or print."""
+    parser = argparse.ArgumentParser(prog="benchmarks.census", description="The padding census of transformers.")
+    parser.add_argument("--only", help="architectures, with commas between; printed, not written (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and texts (default 0)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"limit of each (default {SECONDS})")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="JSON file; by default the table and what ships as well"
+    )
+    parser.add_argument("--compare", type=Path, help="measure nothing: list where --out and this run disagree")
+    args = parser.parse_args(argv)
+    if args.compare:
+        _compare(args.out, args.compare)
+        return
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers does not type it
+    if args.seed and args.out == RESULTS and not args.only:
+        raise SystemExit("census: --out must name another file for another --seed: the committed results are of seed 0")
+    variants, console = chosen(args.only), Console(stderr=True)
+    if args.only:
+        for variant in track(variants, console=console):
+            row = run_apart(variant, args.seed, args.seconds)
+            print(f"{variant.key}: {row.get('verdict') or row['reason']}")
+            if row["status"] == "measured":
+                print(f"  {row_of(row).advice}")
+                print("\n".join(f"  {name}: {size}" for name, size in row["sizes"].items()))
+        return
+    code = sorted([*SHIPPED.parent.glob("*.py"), *TABLE.parent.glob("census*.py")])
+    of = {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "seed": args.seed,
+        "seconds": args.seconds,
+        "code_sha256": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest(),
+    }
+    kept = args.out.with_suffix(".rows.jsonl")
+    rows = Rows(kept, of)
+    for variant in track(variants, console=console):
+        if (variant.architecture, variant.name) not in rows.found:
+            rows.add(run_apart(variant, args.seed, args.seconds))
+    results = {
+        "command": f"python -m benchmarks.census --seed {args.seed} --seconds {args.seconds:g}",
+        **of,
+        "python": platform.python_version(),
+        "bounds": {"clean": CLEAN, "leak": LEAK},
+        "rows": list(rows.found.values()),
+    }
+    minutes = sum(row["seconds"] for row in results["rows"]) / 60
+    _write(args.out, json.dumps(results, indent=None).replace('{"architecture"', '\n{"architecture"') + "\n")
+    if args.out == RESULTS:
+        _write(TABLE, markdown(results, minutes, CLEAN))
+        _write(SHIPPED, json.dumps(short(results)).replace('{"architecture"', '\n{"architecture"') + "\n")
+    kept.unlink()
+    print(f"{counts(results)}\n\n{minutes:.1f} minutes in all; written to {args.out}")
+
+
+def _compare(one: Path, other: Path) -> None:
+    runs = []
+    for path in (one, other):
+        try:
+            runs.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"census: --compare needs two files of results, {path} is none: {error}") from None
+    found = disagreements(*runs)
+    print("\n".join(found) or "nothing differs")
+    raise SystemExit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()

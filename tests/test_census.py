@@ -1,0 +1,291 @@
+"""The padding census: how it runs, what it refuses, and that its committed results say what their numbers say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, BertConfig, BertModel, LlamaConfig
+
+from benchmarks import census, census_table
+from benchmarks.census_models import VARIANTS, Variant, build, draw_weights, every_variant
+from maskpool import audit_padding
+from maskpool.audit.census import CensusRow, find_row, rows, tell
+from maskpool.audit.encoder_probes import Trial, judge
+from maskpool.audit.states import CLEAN
+from tests.audit import planted
+
+RESULTS = json.loads(census.RESULTS.read_text(encoding="utf-8"))
+MEASURED = [row for row in RESULTS["rows"] if row["status"] == "measured"]
+A_FEW = ("bert", "gpt2", "llama", "mistral", "mobilebert", "roberta", "t5")
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A census of three architectures, one of which is not of text; the names of those measured."""
+    measured: list[str] = []
+
+    def measure(variant: Variant, seed: int, seconds: float) -> dict[str, Any]:
+        measured.append(variant.key)
+        return real(variant, seed, seconds)
+
+    real = census.run_apart
+    monkeypatch.setattr(census, "every_variant", lambda: (Variant("bert"), Variant("vit"), Variant("gpt2")))
+    monkeypatch.setattr(census, "run_apart", measure)
+    return measured
+
+
+def test_at_least_two_hundred_architectures_are_measured() -> None:
+    """The committed census covers what it promises, and says of every other row why it is missing."""
+    assert len({row["architecture"] for row in MEASURED}) >= 200
+    assert {row["architecture"] for row in RESULTS["rows"]} == {variant.architecture for variant in every_variant()}
+    assert all(row["reason"] for row in RESULTS["rows"] if row["status"] != "measured")
+
+
+def test_every_verdict_follows_from_its_numbers() -> None:
+    """Judging the committed trials again gives the committed verdicts."""
+    for row in MEASURED:
+        found = judge([Trial(**trial) for trial in row["trials"]], max(row["limits"].values(), default=0))
+        assert found.verdict == row["verdict"], row["architecture"]
+        assert {name: row[name] for name in vars(found)} == json.loads(json.dumps(vars(found)))
+
+
+def test_rows_of_sliding_windows_have_sliding_layers() -> None:
+    """A variant switches on what it is called after, by settings that its architecture knows."""
+    for variant in VARIANTS:
+        always = CONFIG_MAPPING[variant.architecture]()
+        assert any(hasattr(always, name) for name in variant.settings), variant.key
+    for row in MEASURED:
+        if "sliding window" in row["variant"]:
+            assert row["switches"]["sliding_window"] == "set"
+            assert "sliding" in row["switches"].get("layer_types", "sliding"), row["architecture"]
+
+
+def test_every_clean_row_saw_something() -> None:
+    """In a row that is not vacuous, another token moves the states by far more than a leak would have to."""
+    for row in MEASURED:
+        if not row["vacuous"]:
+            assert row["sizes"]["token changed"] > 1e-3, row["architecture"]
+
+
+def test_what_ships_and_what_is_read_are_made_of_the_results() -> None:
+    """The table and the package's own file hold what the results say."""
+    minutes = sum(row["seconds"] for row in RESULTS["rows"]) / 60
+    assert census.TABLE.read_text(encoding="utf-8") == census_table.markdown(RESULTS, minutes, CLEAN)
+    assert json.loads(census.SHIPPED.read_text(encoding="utf-8")) == json.loads(json.dumps(census_table.short(RESULTS)))
+
+
+@pytest.mark.parametrize("architecture", A_FEW)
+def test_another_seed_gives_the_committed_verdict(architecture: str) -> None:
+    """Weights and texts of another seed change the numbers and not the verdict."""
+    if RESULTS["transformers"] != transformers.__version__:
+        pytest.skip(f"the committed census is of transformers {RESULTS['transformers']}")
+    committed = next(row for row in MEASURED if (row["architecture"], row["variant"]) == (architecture, ""))
+    found = census.measure(Variant(architecture), seed=7)
+    assert found["verdict"] == committed["verdict"]
+    assert found["sizes"] != committed["sizes"]
+
+
+def _hang(*_: Any) -> dict[str, Any]:
+    time.sleep(60)
+    return {}
+
+
+def _die(*_: Any) -> dict[str, Any]:
+    os._exit(9)
+
+
+def _fetch(*_: Any) -> dict[str, Any]:
+    socket.create_connection(("127.0.0.1", 1))
+    return {}
+
+
+def _miss(*_: Any) -> dict[str, Any]:
+    raise ImportError("it requires the timm library\nbut it was not found")
+
+
+@pytest.mark.parametrize(
+    ("measure", "reason"),
+    [
+        (_hang, "no answer within 1 s"),
+        (_die, r"its process died \(exit code 9\)"),
+        (_fetch, "ConnectionError: it wants the network"),
+        (_miss, "ImportError: it requires the timm library$"),
+    ],
+)
+def test_what_goes_wrong_stands_in_the_row(monkeypatch: pytest.MonkeyPatch, measure: Any, reason: str) -> None:
+    """An architecture that hangs, dies, wants the network or misses a package gets a row that says so."""
+    monkeypatch.setattr(census, "measure", measure)
+    row = census.run_apart(Variant("bert"), 0, seconds=1)
+    assert (row["architecture"], row["status"]) == ("bert", "failed")
+    assert re.search(reason, row["reason"])
+
+
+def test_a_run_writes_its_results_and_goes_on_after_a_stop(tmp_path: Path, few: list[str]) -> None:
+    """Rows that were kept are not measured again, a row that was cut off is, and the end is the same."""
+    out = tmp_path / "new" / "census.json"
+    census.main(["--out", str(out)])
+    whole = json.loads(out.read_text(encoding="utf-8"))
+    assert [row["status"] for row in whole["rows"]] == ["measured", "not attempted", "measured"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["census.json"]
+    of = {name: whole[name] for name in ("transformers", "torch", "seed", "seconds", "code_sha256")}
+    lines = [json.dumps(line) + "\n" for line in (of, *whole["rows"])]
+    out.with_suffix(".rows.jsonl").write_text("".join(lines[:2]) + lines[2][:20], encoding="utf-8")
+    few.clear()
+    census.main(["--out", str(out)])
+    assert few == ["vit", "gpt2"]
+    again = json.loads(out.read_text(encoding="utf-8"))
+    for row in (*whole["rows"], *again["rows"]):
+        row.pop("seconds")
+    assert again == whole
+
+
+def test_rows_of_another_run_are_refused(tmp_path: Path, few: list[str]) -> None:
+    """A stopped run of another seed is not gone on with."""
+    out = tmp_path / "census.json"
+    of = {"transformers": "1", "torch": "2", "seed": 3, "code_sha256": "4"}
+    out.with_suffix(".rows.jsonl").write_text(json.dumps(of) + "\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"holds another run.*'seed': 3.*choose another --out"):
+        census.main(["--out", str(out)])
+    assert few == []
+
+
+def test_another_seed_needs_another_file(few: list[str]) -> None:
+    """The committed results are not overwritten by those of another seed."""
+    with pytest.raises(SystemExit, match="--out must name another file for another --seed"):
+        census.main(["--seed", "1"])
+    assert few == []
+
+
+def test_names_that_are_not_known_are_named() -> None:
+    """A name that no architecture has is told, with those that are near."""
+    with pytest.raises(SystemExit, match=r"not known: 'lama' \(near: .*'?llama.*\); 'no such thing'"):
+        census.main(["--only", "bert,lama,no such thing"])
+    with pytest.raises(SystemExit, match="an empty list"):
+        census.main(["--only", ","])
+
+
+def test_a_few_are_printed_and_nothing_is_written(capsys: pytest.CaptureFixture[str], few: list[str]) -> None:
+    """With --only, verdict, advice and numbers of these rows are printed."""
+    before = census.RESULTS.read_bytes()
+    census.main(["--only", "gpt2"])
+    assert few == ["gpt2"]
+    printed = capsys.readouterr().out
+    assert "gpt2: position shift, left, cured by position ids from 0\n" in printed
+    assert "pad on the right, or on the left" in printed
+    assert "ids under the mask, right: 0.0" in printed
+    assert census.RESULTS.read_bytes() == before
+
+
+def test_runs_are_compared_by_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows whose verdicts differ are listed with both; the exit code says whether there are any."""
+    other = json.loads(json.dumps(RESULTS))
+    changed = next(row for row in other["rows"] if row["status"] == "measured")
+    changed["verdict"] = "another"
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        census.main(["--compare", str(path)])
+    assert stop.value.code == 1
+    assert re.fullmatch(r".*, verdict: .* / another", capsys.readouterr().out.strip())
+    with pytest.raises(SystemExit) as stop:
+        census.main(["--compare", str(census.RESULTS)])
+    assert stop.value.code == 0
+    with pytest.raises(SystemExit, match="needs two files of results"):
+        census.main(["--compare", str(tmp_path / "none.json")])
+
+
+def test_weights_are_drawn_so_that_nothing_is_hidden() -> None:
+    """No norm is one, no bias and no pad row zero, and one seed gives one model."""
+    model = BertModel(BertConfig(vocab_size=40, hidden_size=16, num_attention_heads=2, num_hidden_layers=1))
+    draw_weights(model, 0)
+    weights = model.state_dict()
+    assert weights["encoder.layer.0.output.LayerNorm.weight"].std() > 0.1
+    assert weights["encoder.layer.0.output.LayerNorm.bias"].abs().min() > 0
+    assert model.embeddings.word_embeddings.weight[0].abs().min() > 0
+    one, two = (build(Variant("bert"), 5).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_model_finds_the_row_of_its_settings() -> None:
+    """Size is no matter, a switched mechanism is, and settings that were not measured get no row."""
+    assert find_row(LlamaConfig(hidden_size=64, num_attention_heads=2)) == find_row(LlamaConfig())
+    row = find_row(BertConfig.from_dict({"position_embedding_type": "absolute"}))  # as old files have it
+    assert row is not None
+    assert (row.architecture, row.variant) == ("bert", "")
+    dynamic = LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0})
+    found = find_row(dynamic)
+    assert found is not None
+    assert found.variant == "dynamic rope"
+    unmeasured = BertConfig.from_dict({"sliding_window": 5})
+    assert find_row(unmeasured) is None
+    assert "but not with its settings: sliding_window set" in tell(unmeasured)
+    assert tell(BertConfig()).startswith("bert, tiny and random in transformers")
+
+
+def test_rows_of_an_architecture_differ_in_their_settings() -> None:
+    """No two rows speak for the same models."""
+    keys = [(row.architecture, tuple(row.switches.items())) for row in rows()[1]]
+    assert len(set(keys)) == len(keys)
+
+
+def row(**changed: Any) -> CensusRow:
+    given: dict[str, Any] = {
+        **{"right": "clean", "left": "clean", "cures": {}, "coupled": False, "state": False, "vacuous": False},
+        **{"short": (), "appends": {"sdpa": True}, "architecture": "some", "variant": "", "switches": {}},
+        **{"model_type": "some", "only": ""},
+        **{"limits": ("sliding_window",), "causes": {}},
+    }
+    return CensusRow(**{**given, **changed})
+
+
+@pytest.mark.parametrize(
+    ("found", "advice"),
+    [
+        (row(), "pad on either side"),
+        (row(left="positions"), "pad on the right"),
+        (
+            row(left="positions", cures={"left": "from 0"}),
+            "pad on the right, or on the left passing position_ids that count real tokens from 0",
+        ),
+        (
+            row(right="length", left="positions", cures={"right": "from 0", "left": "from pad + 1"}),
+            "pad on the right, passing position_ids that count real tokens from 0",
+        ),
+        (row(left="content"), "pad on the right"),
+        (row(left="ids"), "pad on either side, on the left with no other id than the pad's under the mask"),
+        (row(right="content"), "pad on the left"),
+        (row(right="content", left="content"), "run texts of one length together, without pads"),
+        (
+            row(right="length", left="length", short=("right", "left")),
+            "pad on the right as long as text and pads together stay within sliding_window; beyond, run texts of one "
+            "length together",
+        ),
+        (row(vacuous=True), "nothing: no token reads another"),
+        (row(coupled=True), "run each text alone: those of a batch reach each other"),
+        (
+            row(right="length", only="sdpa"),
+            "pad on the left; or use another attention implementation than sdpa",
+        ),
+    ],
+)
+def test_a_row_says_what_to_do(found: CensusRow, advice: str) -> None:
+    """The advice names side, position ids and lengths."""
+    assert found.advice == advice
+
+
+def test_the_audit_tells_the_row_of_the_model() -> None:
+    """The report names the architecture's row and what to do, wherever the model sits; others have none."""
+    report = audit_padding((planted.bert(), planted.tokenizer(), "mean"))
+    assert report.census == tell(planted.bert().config)
+    assert f"census: bert, tiny and random in transformers {rows()[0]}: position shift, left" in str(report)
+    assert audit_padding(planted.pooled_by(planted.mean)).census == report.census
+    assert audit_padding(lambda texts: [[float(len(text)), 1.0] for text in texts]).census == ""
