@@ -616,7 +616,7 @@ def test_noise_is_measured_again_and_forgiven(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch, make: Callable[[Encoder], Encoder], holds: bool
 ) -> None:
     """A difference that float64 does not show is noise, even where it exceeds what is tolerated; a leak stays one."""
-    monkeypatch.setattr("maskpool.bench.forward._TOLERANCE", 1e-10)
+    monkeypatch.setattr("maskpool.bench.forward.CLEAN", 1e-10)
     proof = prove_prefix(make(encoder), some_ids(encoder, 60), 64, (-1,), np.random.default_rng(0))
     assert proof.holds == holds
     assert proof.difference > 1e-10
