@@ -105,7 +105,8 @@ class CensusRow(Judgement):
             found = "run texts of one length together, without pads"
         ids = [side for side in fine if getattr(self, side) == "ids"]
         if ids:
-            found += f", on the {' and the '.join(ids)} with no other id than the pad's under the mask"
+            where = f"on the {' and the '.join(ids)} " if len(fine) > len(ids) else ""
+            found += f", {where}with no other id than the pad's under the mask"
         if self.only:
             found += f"; or use another attention implementation than {self.only}"
         if self.coupled:
