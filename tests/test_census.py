@@ -21,6 +21,7 @@ from maskpool import audit_padding
 from maskpool.audit.census import CensusRow, find_row, rows, tell
 from maskpool.audit.encoder_probes import Trial, judge
 from maskpool.audit.states import CLEAN
+from maskpool.integrations.sentence_transformers import load
 from tests.audit import planted
 
 RESULTS = json.loads(census.RESULTS.read_text(encoding="utf-8"))
@@ -288,4 +289,5 @@ def test_the_audit_tells_the_row_of_the_model() -> None:
     assert report.census == tell(planted.bert().config)
     assert f"census: bert, tiny and random in transformers {rows()[0]}: position shift, left" in str(report)
     assert audit_padding(planted.pooled_by(planted.mean)).census == report.census
+    assert audit_padding(load("all-MiniLM-L6-v2")).census == report.census  # a model inside a host's modules
     assert audit_padding(lambda texts: [[float(len(text)), 1.0] for text in texts]).census == ""

@@ -154,8 +154,9 @@ def _findings(measured: Measured) -> list[Finding]:
 
 
 def _census(measured: Measured) -> str:
-    """What the padding census says of the first model of transformers that was seen with token ids."""
-    seen = (call.module for one in measured.alone.values() for call in one.tokens)
+    """What the padding census says of the first model of transformers that ran, alone or inside another module."""
+    calls = measured.alone.values()
+    seen = [*(one.module for call in calls for one in call.tokens), *(root for call in calls for root in call.roots)]
     for outer in seen:
         for module in outer.modules():
             config: Any = getattr(module, "config", None)
