@@ -136,7 +136,8 @@ def _in_process(variant: Variant, seed: int, answers: Connection) -> None:
     try:
         row = measure(variant, seed)
     except Exception as error:  # whatever a stranger's model raises is the answer
-        lines = str(error).strip().splitlines() or [""]
+        installed = f"{Path(transformers.__file__).parent.parent}/"  # where that is concerns nobody else
+        lines = str(error).replace(installed, "").strip().splitlines() or [""]
         row = {"status": "failed", "reason": f"{type(error).__name__}: {lines[0][:200]}"}
     answers.send(row)
 
