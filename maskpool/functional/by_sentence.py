@@ -60,7 +60,11 @@ def _forward(
     pooled: list[Tensor | None] = []
     for start, end, rows in pieces(batch.index, batch.offsets):
         own = None if by_token is None else by_token[start:end]
-        pooled.append(of_rows(values[rows].to(exact), own, parameter).to(batch.dtype) if end > start else None)
+        if end == start:
+            pooled.append(None)
+            continue
+        # Contiguous: torch groups the sum over a single strided feature differently, which changes its last digit.
+        pooled.append(of_rows(values[rows].to(exact).contiguous(), own, parameter).to(batch.dtype))
     zeros = torch.zeros_like(next(vector for vector in pooled if vector is not None))
     return torch.stack([zeros if vector is None else vector for vector in pooled])
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.batches import MASK_DTYPES, STRIDES, all_layouts, masks, render, sentences, tokens
+from tests.batches import MASK_DTYPES, STRIDES, all_layouts, lengths_to_offsets, masks, render, sentences, tokens
 from tests.poolings import (
     COUNT_POSITIONS,
     DIM,
@@ -90,6 +90,41 @@ def test_memory_layout(name: str, dtype: torch.dtype, stride: str) -> None:
         (gradient,) = torch.autograd.grad(pooled.sum(), leaf)
         (expected_gradient,) = torch.autograd.grad(expected.sum(), plain)
         assert_same(name, gradient, expected_gradient)
+
+
+# Rows of one packed tensor in other memory, with NaN in the gaps.
+PACKED_STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
+    "every second token": lambda x: x.new_full((2 * len(x), x.shape[1]), torch.nan)[::2].copy_(x),
+    "part of wider tokens": lambda x: x.new_full((len(x), x.shape[1] + 2), torch.nan)[:, 1:-1].copy_(x),
+    "every second feature": lambda x: x.new_full((len(x), 2 * x.shape[1]), torch.nan)[:, ::2].copy_(x),
+    "features first": lambda x: x.t().contiguous().t(),
+}
+
+
+@every_plain_pooling
+@pytest.mark.parametrize("dim", [1, 2, 3, 8])
+def test_memory_layout_of_narrow_tokens(name: str, dim: int) -> None:
+    """Narrow tokens in long sentences keep their vectors bit for bit in any memory layout: padded, packed, nested.
+
+    torch chooses the order of a sum by the strides, which shows in sums of more numbers than a vector register holds.
+    """
+    lengths = [*range(33, 73), 130, 7, 0, 1]
+    layer, patterns = make(name, dim), [torch.ones(length, dtype=torch.bool) for length in lengths]
+    values = _values(patterns, torch.float32, dim)
+    x, mask = render(patterns, values, [place % 4 for place in range(len(lengths))], 134)
+    expected = alone(layer, patterns, values)
+    for stride, laid_out in STRIDES.items():
+        if "expanded" not in stride:
+            assert torch.equal(layer(laid_out(x), mask), expected), stride
+    numbers = tokens(*x.shape, seed=1)
+    for stride in (stride for stride in STRIDES if "expanded" in stride):
+        expanded = STRIDES[stride](numbers)
+        assert torch.equal(layer(expanded, mask), layer(expanded.clone(), mask)), stride
+    rows, offsets = torch.cat(values), lengths_to_offsets(lengths, torch.int64)
+    for stride, laid_out in PACKED_STRIDES.items():
+        assert torch.equal(layer(laid_out(rows), cu_seqlens=offsets), expected), stride
+        jagged = torch.nested.nested_tensor_from_jagged(laid_out(rows), offsets)
+        assert torch.equal(layer(jagged), expected), stride
 
 
 @every_pooling
