@@ -11,6 +11,7 @@ Values are checked on CPU in eager mode; elsewhere shapes and dtypes only. Padde
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -310,26 +311,41 @@ def mask_from_input_ids(
     *,
     cu_seqlens: Offsets | None = None,
 ) -> Bool[Tensor, "batch seq"] | Bool[Tensor, " tokens"]:
-    """The mask of token ids whose own mask is lost: the leading and the trailing run of the pad id are padding.
+    """Compute the mask from token ids, where the tokenizer's mask is lost.
 
-    A pad id between other tokens is real. Where the pad id is the end-of-text id too (pass both), the first of the
-    trailing run ended the text and stays real. A row of nothing but pad ids is empty, or its first stays real if
-    the pad id ends texts. Ids cannot tell everything: where the pad id begins texts as well, a leading run of it
-    is taken for padding, and where the tokenizer writes no end-of-text, the first pad is taken for one. Keep the
-    tokenizer's own mask if you can.
+    The leading and the trailing run of the pad id are padding; a pad id between other tokens is real. If the pad id
+    also ends each text (pass it as ``eos_token_id`` too), the first of the trailing run is real. A row of pad ids only
+    is empty, or keeps its first if the pad id ends texts.
+
+    Ids alone are ambiguous, so use the tokenizer's own mask if you have it:
+
+    - The id that ends each text may be the pad id although ``tokenizer.eos_token_id`` is another (Qwen3-Embedding).
+      The mask would then lose the last token of each text. In a batch padded to its longest text, one text has no
+      pads; if every text ends with the pad id, and none has ``eos_token_id`` in front of its trailing run, the function
+      warns. It raises if some text also starts with the pad id and each ends with exactly one, because that is a
+      left-padded batch.
+    - A pad id that begins each text is taken for left padding.
+    - If ``eos_token_id`` is the pad id but the tokenizer does not append it, the first pad of each text is taken for a
+      token.
+
+    Values are checked on CPU in eager mode only.
 
     Args:
         input_ids: (batch, seq), or (tokens,) with ``cu_seqlens``.
-        pad_token_id: The id that padding has.
-        eos_token_id: The id that ends a text, if the tokenizer appends it.
+        pad_token_id: The id of the pad token.
+        eos_token_id: The id that the tokenizer appends to each text. Take it from a tokenized text: it is not always
+            ``tokenizer.eos_token_id``. None if the tokenizer appends nothing.
         cu_seqlens: (batch + 1,), of a packed batch.
 
     Returns:
         bool, the shape of ``input_ids``.
 
     Raises:
-        TypeError: ``input_ids`` are no integers, or an id is none.
-        ValueError: The shapes do not fit.
+        TypeError: ``input_ids`` is not an integer tensor, or an id is not an integer.
+        ValueError: The shapes do not fit, or a left-padded batch shows that each text ends with the pad id.
+
+    Warns:
+        UserWarning: Every text ends with the pad id.
 
     Example:
         >>> mask_from_input_ids(torch.tensor([[5, 0, 7, 0, 0]]), pad_token_id=0, eos_token_id=0).int()
@@ -354,12 +370,44 @@ def mask_from_input_ids(
         previous = torch.nn.functional.pad(after, (1, 0), value=1)[:-1]
         starts = cu_seqlens[:-1][cu_seqlens.diff() > 0].to(torch.int64)
         previous = previous.index_fill(0, starts, 1)
+    if eos_token_id != pad_token_id and on_eager_cpu(input_ids):
+        _check_ends_of_texts(input_ids, word, pad_token_id, eos_token_id, cu_seqlens)
     real = (before > 0) & (after > 0)
     if eos_token_id != pad_token_id:
         return real
     # The first of the trailing run: nothing but pad ids from here on, and a word, or the row's edge, just before.
     first_of_run = (after == 0) & (previous > 0)
     return real | first_of_run
+
+
+def _check_ends_of_texts(
+    input_ids: Tensor, word: Tensor, pad_token_id: int, eos_token_id: int | None, cu_seqlens: Tensor | None
+) -> None:
+    """Warn or raise if every text of a batch ends with the pad id: padding alone leaves the longest text without."""
+    width = input_ids.shape[-1]
+    bounds = torch.arange(len(input_ids) + 1) * width if cu_seqlens is None else cu_seqlens.to(torch.int64)
+    words = word.reshape(-1).nonzero().view(-1)
+    first, stop = torch.searchsorted(words, bounds[:-1]), torch.searchsorted(words, bounds[1:])
+    texts = stop > first  # rows of pad ids only say nothing
+    if not texts.any():
+        return
+    last = words[stop[texts] - 1]
+    leading, trailing = words[first[texts]] - bounds[:-1][texts], bounds[1:][texts] - 1 - last
+    ended = eos_token_id is not None and bool((input_ids.reshape(-1)[last] == eos_token_id).any())
+    if ended or not bool((trailing > 0).all()):
+        return
+    found = (
+        f"every text of input_ids ends with pad_token_id={pad_token_id}, so it may be the last token of each text, "
+        "which the mask leaves out"
+    )
+    way_out = f"use the tokenizer's attention_mask, or pass eos_token_id={pad_token_id} if that id ends each text"
+    if bool((trailing == 1).all()) and bool((leading > 0).any()):
+        raise ValueError(f"{found} (some texts start with it too, as in a left-padded batch): {way_out}")
+    warnings.warn(
+        f"{found}: {way_out}; if every row is padded to a fixed width, pass the id that ends each text",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 # ---------------------------------------------------------------------------------------- packed, checks

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -181,27 +181,84 @@ def _mask_of_ids(row: list[int], pad: int, ends_text: bool) -> list[bool]:
     return real
 
 
+def _is_refused(rows: list[list[int]], pad: int = 2) -> bool:
+    """Whether every text ends with exactly one pad id, and one of them starts with it."""
+    texts = [row for row in rows if set(row) - {pad}]
+    one_pad = all(row[-1] == pad and row[-2] != pad for row in texts)
+    return one_pad and any(row[0] == pad for row in texts)
+
+
+@pytest.mark.filterwarnings("ignore:every text of input_ids")
 @given(data=st.data(), ends_text=st.booleans())
 def test_mask_from_input_ids(data: st.DataObject, ends_text: bool) -> None:
     """Only the leading and the trailing run of the pad id are padding; an end-of-text that pads stays once."""
     width = data.draw(st.integers(1, 8))
     row = st.lists(st.sampled_from([2, 2, 5]), min_size=width, max_size=width)
     ids = data.draw(st.lists(row, min_size=1, max_size=4))
+    assume(ends_text or not _is_refused(ids))
     found = masks.mask_from_input_ids(torch.tensor(ids), 2, 2 if ends_text else None)
     assert found.tolist() == [_mask_of_ids(row, 2, ends_text) for row in ids]
     widths = [data.draw(st.integers(0, width)) for _ in ids]
+    cut = [row[:width] for row, width in zip(ids, widths, strict=True)]
+    assume(ends_text or not _is_refused(cut))
     packed = masks.mask_from_input_ids(
         _pack(torch.tensor(ids), widths), 2, 2 if ends_text else 7, cu_seqlens=lengths_to_offsets(widths)
     )
-    cut = [row[:width] for row, width in zip(ids, widths, strict=True)]
     assert packed.tolist() == [real for row in cut for real in _mask_of_ids(row, 2, ends_text)]
 
 
 def test_ids_say_when_the_pad_ends_texts() -> None:
     """The same ids mean another mask where the pad id ends texts."""
     ids = torch.tensor([[5, 7, 2, 2], [2, 2, 5, 2], [2, 2, 2, 2]])
-    assert masks.mask_from_input_ids(ids, 2).int().tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    with pytest.warns(UserWarning, match="every text of input_ids ends with pad_token_id=2"):
+        assert masks.mask_from_input_ids(ids, 2).int().tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert masks.mask_from_input_ids(ids, 2, 2).int().tolist() == [[1, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
+
+
+# The ids of Qwen3-Embedding: its tokenizer ends each text with the pad id, and tokenizer.eos_token_id is another.
+PAD, EOS = 151643, 151645
+LEFT = torch.tensor([[PAD, 1944, PAD], [1944, 1549, PAD]])
+RIGHT = torch.tensor([[1944, PAD, PAD], [1944, 1549, PAD]])
+
+
+def _call(ids: Tensor, packed: bool, eos_token_id: int | None) -> list[int]:
+    offsets = lengths_to_offsets([ids.shape[1]] * len(ids)) if packed else None
+    given = ids.view(-1) if packed else ids
+    return masks.mask_from_input_ids(given, PAD, eos_token_id, cu_seqlens=offsets).int().view(-1).tolist()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("eos_token_id", [EOS, None])
+def test_a_pad_id_that_ends_each_text_is_noticed(packed: bool, eos_token_id: int | None) -> None:
+    """If every text ends with the pad id, a left-padded batch is refused and a right-padded one gets a warning."""
+    way_out = f"use the tokenizer's attention_mask, or pass eos_token_id={PAD} if that id ends each text"
+    with pytest.raises(
+        ValueError, match=f"every text of input_ids ends with pad_token_id={PAD}.*left-padded.*"
+    ) as error:
+        _call(LEFT, packed, eos_token_id)
+    assert way_out in str(error.value)
+    with pytest.warns(UserWarning, match=f"every text of input_ids ends with pad_token_id={PAD}") as warned:
+        assert _call(RIGHT, packed, eos_token_id) == [1, 0, 0, 1, 1, 0]
+    assert way_out in str(warned[0].message)
+    assert warned[0].filename.endswith("test_masks.py")
+    assert _call(LEFT, packed, PAD) == [0, 1, 1, 1, 1, 1]
+    assert _call(RIGHT, packed, PAD) == [1, 1, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "eos_token_id", "expected"),
+    [
+        ([[5, 7, PAD], [5, 7, 8]], None, [[1, 1, 0], [1, 1, 1]]),
+        ([[PAD, 5, 7], [5, 7, 8]], EOS, [[0, 1, 1], [1, 1, 1]]),
+        ([[5, EOS, PAD, PAD], [5, 7, EOS, PAD]], EOS, [[1, 1, 0, 0], [1, 1, 1, 0]]),
+        ([[PAD, 5, EOS, PAD], [5, 7, EOS, PAD]], EOS, [[0, 1, 1, 0], [1, 1, 1, 0]]),
+        ([[5, 7], [PAD, PAD]], None, [[1, 1], [0, 0]]),
+        ([[PAD, PAD]], None, [[0, 0]]),
+    ],
+)
+def test_padding_raises_no_false_alarm(rows: list[list[int]], eos_token_id: int | None, expected: list[Any]) -> None:
+    """Nothing is said if one text has no pads, or if the end-of-text id stands in front of the trailing pads."""
+    assert masks.mask_from_input_ids(torch.tensor(rows), PAD, eos_token_id).int().tolist() == expected
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=str)
