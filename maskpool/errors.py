@@ -1,5 +1,28 @@
-"""The one error that the command line turns into a sentence."""
+"""The errors that maskpool raises on purpose.
+
+Each derives from `MaskpoolError`, and also from the built-in error a caller would catch.
+"""
 
 
-class UserError(Exception):
-    """Something that the user can mend: the message names the thing and what would be accepted."""
+class MaskpoolError(Exception):
+    """Base of all errors that maskpool raises on purpose."""
+
+
+class UserError(MaskpoolError):
+    """An error the user can fix: the message names the argument or file and what would be accepted."""
+
+
+class FolderError(UserError, ValueError):
+    """A folder or file is malformed, or asks for something that opening it must never do."""
+
+
+class NotFoundError(UserError, FileNotFoundError):
+    """There is no such model, folder or file."""
+
+
+class DeviceError(UserError, ValueError):
+    """Torch cannot use the device."""
+
+
+class RequirementError(UserError, ImportError):
+    """A package is missing, or has a version that the model does not accept."""

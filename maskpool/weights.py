@@ -9,10 +9,13 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from maskpool.errors import FolderError
+from maskpool.trust.files import check_regular, read_json
 
 if TYPE_CHECKING:
     from typing import Self
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
+_MOST_TOKENS = 2**24
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -75,23 +79,24 @@ class _TableOfWeights:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The file holds something else, or weights of another kind or version.
+            NotFoundError: There is no such file.
+            FolderError: The file holds something else, or weights of another kind or version.
         """
         expected = f"{path} must hold the JSON that {cls.__name__}.save writes"
+        contents = _read(check_regular(path, f"the JSON that {cls.__name__}.save writes"), expected)
         try:
-            contents = json.loads(Path(path).read_text(encoding="utf-8"))
             kind, version, unseen = contents["kind"], contents.get("version", cls.version), float(contents["unseen"])
             table = {int(token): float(weight) for token, weight in contents["weights"].items()}
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"{expected}; it cannot be read: {error!r}") from error
+            raise FolderError(f"{expected}; it cannot be read: {error!r}") from error
         if kind != cls.kind:
-            raise ValueError(f"{expected}, of the kind {cls.kind!r}; its kind is {kind!r}")
+            raise FolderError(f"{expected}, of the kind {cls.kind!r}; its kind is {kind!r}")
         if version != cls.version:
-            raise ValueError(f"{expected}, of version {cls.version}; its version is {version!r}")
-        if any(token >= 2**31 for token in table):
-            raise ValueError(f"{expected}; it has ids of 2**31 and above, which no tokenizer gives")
+            raise FolderError(f"{expected}, of version {cls.version}; its version is {version!r}")
+        if any(token >= _MOST_TOKENS for token in table):  # a lookup of so many ids would fill the memory
+            raise FolderError(f"{expected}; it has ids of 2**24 and above, which no tokenizer gives")
         if any(token < 0 for token in table) or not all(map(math.isfinite, [unseen, *table.values()])):
-            raise ValueError(f"{expected}; it has negative ids or weights that are not finite")
+            raise FolderError(f"{expected}; it has negative ids or weights that are not finite")
         loaded = cls.__new__(cls)
         _TableOfWeights.__init__(loaded, table, unseen)
         return loaded
@@ -170,6 +175,13 @@ class SIFWeights(_TableOfWeights):
             counts.update(ids)
         tokens = counts.total()
         return cls({token: a / (a + number / tokens) for token, number in counts.items()}, 1.0)
+
+
+def _read(path: Path, expected: str) -> Any:  # Any: what JSON holds
+    try:
+        return read_json(path)
+    except FolderError as error:
+        raise FolderError(f"{expected}; it cannot be read: {error}") from error
 
 
 def _checked(token_ids: Iterable[Sequence[int]]) -> Iterable[list[int]]:

@@ -82,7 +82,7 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("no-such-model", "no/such/model/anywhere", str(tmp_path)):
         with pytest.raises(
-            UserError, match=r"\A--model must be a folder with a transformers model, .*could not be loaded"
+            UserError, match=r"\Aname must be a folder with a transformers model, .*could not be loaded"
         ):
             Encoder.load(name)
 
@@ -92,7 +92,7 @@ def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
     """A model one of whose files is cut short is refused by name."""
     path = tiny.save_model(tmp_path) / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"--model must be .* could not be loaded"):
+    with pytest.raises(UserError, match=r"name must be .* could not be loaded"):
         Encoder.load(str(tmp_path))
 
 
@@ -102,7 +102,7 @@ def test_a_configuration_of_another_model_is_refused(tmp_path: Path, change: dic
     path = tiny.save_model(tmp_path) / "config.json"
     config = json.loads(path.read_text()) | change if isinstance(change, dict) else change
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"--model must be .* could not be loaded: [^\n]+\Z"):
+    with pytest.raises(UserError, match=r"name must be .* could not be loaded: [^\n]+\Z"):
         Encoder.load(str(tmp_path))
 
 

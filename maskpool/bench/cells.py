@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, UserError
+from maskpool.trust import Folder
 
 # A key or a value is JSON: numbers, strings, lists and dictionaries of them.
 Key: TypeAlias = Mapping[str, Any]
@@ -44,7 +45,7 @@ class Cells:
         self.path = path
         self._found: dict[str, tuple[Key, Any]] = {}
         try:
-            content = path.read_bytes() if path.exists() else b""
+            content = b"" if Folder(path.parent).find(path.name) is None else path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
             for line in whole.splitlines():
                 cell = json.loads(line)
@@ -55,8 +56,10 @@ class Cells:
             self._unfinished_from = len(whole) if len(whole) < len(content) else None
         except OSError as error:
             raise UserError(f"{path} must be a file that can be read and written: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} must hold a finished cell in each line, and one is not: {error}") from error
+        except FolderError:
+            raise
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FolderError(f"{path} must hold a finished cell in each line, and one is not: {error}") from error
 
     def __contains__(self, key: Key) -> bool:
         """Whether the cell is finished."""

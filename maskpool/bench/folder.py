@@ -15,7 +15,8 @@ from typing import Any
 from maskpool.bench.cells import Cells
 from maskpool.bench.corpora import Corpus
 from maskpool.bench.study import Study, parse_study
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, NotFoundError, UserError
+from maskpool.trust import Folder, check_regular
 
 try:
     import fcntl
@@ -37,7 +38,13 @@ class StudyFolder:
 
     @property
     def vectors(self) -> Path:
-        """Where vectors lie while a study runs."""
+        """The folder of the vectors while a study runs.
+
+        Raises:
+            FolderError: It is a link to somewhere else.
+        """
+        if os.path.realpath(self.path / ".vectors") != os.path.join(os.path.realpath(self.path), ".vectors"):
+            raise FolderError(f"{self.path / '.vectors'} must be a folder, got a link to somewhere else: remove it")
         return self.path / ".vectors"
 
     @cached_property
@@ -143,14 +150,18 @@ class StudyFolder:
             UserError: It is no study's folder.
         """
         try:
-            found: dict[str, Any] = json.loads((self.path / STUDY).read_text(encoding="utf-8"))
+            check_regular(self.path / STUDY, "the description of a study")
+            found: dict[str, Any] = Folder(self.path).table(STUDY) or {}
             parse_study(found["study"])
             if not isinstance(found["corpora"], dict) or not isinstance(found["versions"], dict):
                 raise TypeError("its corpora and versions are no tables")
+        except NotFoundError as error:
+            reason = getattr(error.__cause__, "strerror", None) or error
+            raise NotFoundError(f"{self.path} must be the folder of a study, with a {STUDY}: {reason}") from error
         except OSError as error:
-            raise UserError(f"{self.path} must be the folder of a study, with a {STUDY}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, UserError) as error:
-            raise UserError(f"{self.path / STUDY} must hold a study, and does not: {error}") from error
+            raise FolderError(f"{self.path} must be the folder of a study, with a {STUDY}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+            raise FolderError(f"{self.path / STUDY} must hold a study, and does not: {error}") from error
         return found
 
     def write(self, makers: dict[str, Callable[[Path], object]]) -> None:

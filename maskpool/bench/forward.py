@@ -22,9 +22,10 @@ from maskpool.audit.census import find_row
 from maskpool.audit.states import CLEAN, relative
 from maskpool.bench.arms import Reading, Windows, partners
 from maskpool.encoder import Encoder, layer_states
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, UserError
 from maskpool.modules import Pooling
 from maskpool.modules.build import output_dimension
+from maskpool.trust import Folder
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
@@ -113,9 +114,9 @@ class Pooled:
 
     def read(self, source: Source, reading: Reading, layer: int, mode: str, texts: Ints, widths: Ints) -> Vectors:
         """The vectors of texts padded to lengths, as they were pooled."""
-        array = np.load(self.folder / _file(source, reading, layer, mode), mmap_mode="r")
+        array = np.load(self.folder / _file(source, reading, layer, mode), mmap_mode="r", allow_pickle=False)
         if reading != "real" or source != RIGHT or not self.prefix:
-            pairs = np.load(self.folder / _pairs_file(source), mmap_mode="r")
+            pairs = np.load(self.folder / _pairs_file(source), mmap_mode="r", allow_pickle=False)
             texts = np.searchsorted(pairs, pair_keys(texts, widths))
         return np.array(array[texts])
 
@@ -253,7 +254,7 @@ def pool_corpus(
     lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
     blocks = list(_blocks(asked, lengths))
     marker = folder / "done.json"
-    done, in_encoder, in_arms = json.loads(marker.read_text()) if marker.exists() else (0, 0.0, 0.0)
+    done, in_encoder, in_arms = _finished(marker)
     # Asked of the model itself: the embedding matrix may be narrower than the layers, and so may the last of them.
     dimensions = [states.shape[2] for states in encoder.layers(ids[:1], asked.layers)]
     arrays = _arrays(asked, dimensions, len(ids), folder, fresh=not done)
@@ -392,13 +393,30 @@ def _arrays(
     return found
 
 
+def _finished(marker: Path) -> tuple[int, float, float]:
+    """How many blocks an earlier call finished, and the seconds it took."""
+    content = Folder(marker.parent).json(marker.name)
+    if content is None:
+        return 0, 0.0, 0.0
+    if not isinstance(content, list) or [type(number) for number in content] != [int, float, float] or content[0] < 0:
+        raise FolderError(f"{marker} must hold a number of blocks and two times: delete its folder and run again")
+    return content[0], content[1], content[2]
+
+
 def _mapped(path: Path, shape: tuple[int, ...], fresh: bool) -> Mapped:
     """An array in a file, mapped into memory: what is not looked at takes none. A fresh one holds zeros."""
+    Folder(path.parent).find(path.name)  # refuses a link to somewhere else, which would be written to
     if not math.prod(shape):  # nothing cannot be mapped
         np.save(path, np.zeros(shape, np.float32))
         return np.zeros(shape, np.float32)
     if not fresh:
-        return np.lib.format.open_memmap(path, mode="r+")
+        try:
+            found: Mapped = np.lib.format.open_memmap(path, mode="r+")  # it refuses pickled objects
+        except (ValueError, OSError, EOFError) as error:
+            raise FolderError(f"{path} must hold vectors: {error}; delete its folder and run again") from error
+        if found.shape != shape or found.dtype != np.float32:
+            raise FolderError(f"{path} must hold vectors of the shape {shape}: delete its folder and run again")
+        return found
     try:
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):  # a full disk would otherwise end the process at the first write

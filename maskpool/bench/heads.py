@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ from torch import Tensor, nn
 from maskpool.bench.arms import unit
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.statistics import CONFIDENCE, floor
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, UserError
 from maskpool.modules import LearnedPooling, MeanPooling, Pooling, build_pooling
 from maskpool.modules.build import POOLINGS, output_dimension
+from maskpool.trust import Folder
 
 if TYPE_CHECKING:
     from maskpool.bench.forward import States
@@ -163,6 +163,7 @@ def is_saved(pooling: str) -> bool:
 
 def saved_hash(folder: str) -> str:
     """SHA-256 of a saved head's files."""
+    Folder(folder).check_tree()
     found = hashlib.sha256()
     for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
         found.update(file.name.encode() + file.read_bytes())
@@ -184,7 +185,7 @@ def _opened(folder: str, dimension: int) -> Pooling:
     from maskpool.integrations.sentence_transformers import AttentionPoolingModule
 
     try:
-        settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        settings = Folder(folder).table("config.json") or {}
         if "pooling_mode" not in settings:
             inside = sorted(path.name for path in Path(folder).glob("*_AttentionPoolingModule"))
             within = f", {Path(folder) / inside[0]}" if inside else ""
@@ -196,7 +197,7 @@ def _opened(folder: str, dimension: int) -> Pooling:
     # Settings that are none, weights that are missing, of other sizes or cut off show up as errors of many kinds.
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(
+        raise FolderError(
             f"poolings must be modes or folders that save_head or AttentionPoolingModule.save has written; {folder} "
             f"could not be opened: {reason}"
         ) from error

@@ -13,13 +13,13 @@ from maskpool.bench.arms import EXCLUDED, INCLUDED
 from maskpool.bench.cells import Cells
 from maskpool.bench.draws import FULL
 from maskpool.bench.fits import PRIMARY, Comparison, Fit
-from maskpool.bench.folder import StudyFolder
+from maskpool.bench.folder import CELLS, StudyFolder
 from maskpool.bench.leaks import LEAKS
 from maskpool.bench.mixed import METRIC
 from maskpool.bench.parts import grid_of
 from maskpool.bench.statistics import ENOUGH_REPLICATES, floor, half_sample_intervals
 from maskpool.bench.study import Study, parse_study
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, UserError
 from maskpool.plans import Plan
 
 # Results are JSON: numbers, strings, lists and dictionaries of them.
@@ -53,6 +53,12 @@ def results_of(folder: StudyFolder) -> Results:
         raise UserError(
             f"the study in {folder.path} is not finished: {len(cells)} cells are there, and some are missing; run the "
             "same command again, which goes on from there"
+        ) from error
+    # A value that is none of its kind of cell shows up where it is computed with.
+    except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise FolderError(
+            f"{folder.path / CELLS} must hold the cells of a study, and the value of one is malformed: {error}; delete "
+            "the folder and run the study again"
         ) from error
 
 

@@ -19,9 +19,10 @@ from maskpool.bench.leaks import LEAKS
 from maskpool.bench.mixed import MIXED
 from maskpool.bench.quality import CLUSTERERS
 from maskpool.encoder import BUNDLED, DTYPES
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, NotFoundError, UserError
 from maskpool.modules.build import POOLINGS
 from maskpool.plans import Plan, default_plans
+from maskpool.trust import check_regular
 
 DEFAULT_PAD_TO = 128
 DEFAULT_ARMS = ("included", "pads only", "common pad", "another's pads", "noise", *MIXED)
@@ -218,7 +219,13 @@ def read_study(path: Path) -> Study:
         UserError: The file cannot be read, or is no study; the message names the key and the nearest known one.
     """
     try:
+        check_regular(path, "a TOML file")
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except NotFoundError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error
+        raise NotFoundError(f"--study must name a TOML file that can be read, got {path}: {reason}") from error
+    except FolderError as error:
+        raise FolderError(f"--study must name a TOML file that can be read, got {path}: {error}") from error
     except OSError as error:
         raise UserError(f"--study must name a TOML file that can be read, got {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # TOML's errors, those of its numbers and of text that is none

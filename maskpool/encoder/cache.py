@@ -17,7 +17,7 @@ from torch import Tensor
 from maskpool.encoder import states_file
 from maskpool.encoder.states_file import Layout, Part, read_file, refuse_others
 from maskpool.encoder.transformer import Encoder, check_texts, evaluating, weights_hash
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, UserError
 from maskpool.tokens import TokenBatch
 
 if TYPE_CHECKING:
@@ -277,7 +277,10 @@ def _open(path: Path, known: bool = False) -> TokenStates:
     stamp = _stamp(path)
     layout, values, offsets, content = read_file(path, check_values=not (known and (place, *stamp) in _checked))
     _checked.add((place, *stamp))
-    states = TokenStates(values, offsets, layout.identity)
+    try:
+        states = TokenStates(values, offsets, layout.identity)
+    except ValueError as error:
+        raise FolderError(f"{path} must be a file that cache_states has made: {error}") from error
     states._file = (place, content)
     return states
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from maskpool.encoder.identity import differing, told
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, UserError
+from maskpool.trust import check_regular
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -32,6 +34,8 @@ BLOCK = 1_024
 _NAMES = {torch.float16: "F16", torch.float32: "F32"}  # as safetensors spells them
 _HASH = hashlib.sha256  # processors have instructions for it: twice as fast here as BLAKE2
 _HASH_BYTES = 32
+# What a header that is none, or was altered, shows up as.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, MemoryError)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -85,12 +89,15 @@ class Layout:
             raise ValueError("it has no whole header")
         table = json.loads(bytes(content[8 : 8 + length]))
         known = table["__metadata__"]
+        identity = json.loads(known["maskpool"])
+        if not isinstance(identity, dict):
+            raise TypeError(f"its identity is no table but {type(identity).__name__}")
         (tokens, dim), (ends,) = table["values"]["shape"], table["offsets"]["shape"]
         dtypes = {name: dtype for dtype, name in _NAMES.items()}
         block = int(known["texts_a_block"])
         if min(block, ends) < 1 or min(tokens, dim) < 0:
             raise ValueError("its header was altered")
-        layout = cls(ends - 1, tokens, dim, dtypes[table["values"]["dtype"]], json.loads(known["maskpool"]), block)
+        layout = cls(ends - 1, tokens, dim, dtypes[table["values"]["dtype"]], identity, block)
         if layout.header != bytes(content[: 8 + length]):
             raise ValueError("its header was altered")
         return layout
@@ -129,7 +136,12 @@ class Part:
         """
         with self._telling():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+            # Neither through a link to somewhere else, nor into a pipe, which would block.
+            flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o666), "r+b", buffering=0)
+            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                self._file.close()
+                raise OSError(None, f"{self.path.name} is no regular file")
         with self._file:
             if fcntl:
                 with suppress(OSError):  # of a file system without locks
@@ -204,8 +216,8 @@ class Part:
         try:
             length = int.from_bytes(self._read(0, 8), "little")
             return Layout.read(memoryview(self._read(0, min(size, 8 + length))))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
+        except _MALFORMED as error:
+            raise FolderError(
                 f"{self.path} is no begun cache of these texts: delete it, or choose another path"
             ) from error
 
@@ -270,22 +282,23 @@ def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, In
         UserError: There is no such file, it is none of token states, is cut off or was altered.
     """
     none = f"{path} must be a file that cache_states has made"
+    check_regular(path, "a file that cache_states has made")
     try:
         size = path.stat().st_size
         # A private mapping: what is written to these numbers by mistake does not reach the file.
         content: UInt8[Tensor, " bytes"] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     except OSError as error:
-        raise UserError(f"{none}: {error.strerror or error}") from error
+        raise FolderError(f"{none}: {error.strerror or error}") from error
     except RuntimeError as error:  # torch's, of a folder or an empty file
-        raise UserError(f"{none}, and cannot be mapped into memory") from error
+        raise FolderError(f"{none}, and cannot be mapped into memory") from error
     raw = content.numpy().data
     try:
         layout = Layout.read(raw)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{none}, and is not, or was cut off or altered: {error}") from error
+    except _MALFORMED as error:
+        raise FolderError(f"{none}, and is not, or was cut off or altered: {error}") from error
     again = "delete it and call cache_states again"
     if size != layout.size:
-        raise UserError(
+        raise FolderError(
             f"{path} is cut off or too long: it has {size:,} bytes, its header says {layout.size:,}; {again}"
         )
     # First the offsets, because they say where blocks lie.
@@ -296,7 +309,7 @@ def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, In
         begin = layout.checksum(number)
         whole = whole and _HASH(raw[start:end]).digest() == raw[begin : begin + _HASH_BYTES]
     if not whole:
-        raise UserError(f"{path} was altered: its content and its checksums differ; {again}")
+        raise FolderError(f"{path} was altered: its content and its checksums differ; {again}")
     values = content[layout.values :].view(layout.dtype).view(-1, layout.dim)
     return layout, values, offsets, _HASH(raw[: layout.values]).hexdigest()
 

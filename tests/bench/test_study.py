@@ -420,7 +420,10 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path, content: bytes, reas
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A file that is not there, or is a folder, is refused with its path and why."""
-    for path, why in ((tmp_path / "none.toml", "No such file or directory"), (tmp_path, "Is a directory")):
+    for path, why in (
+        (tmp_path / "none.toml", "No such file or directory"),
+        (tmp_path, f"{tmp_path} must be a TOML file, got a folder"),
+    ):
         sentence = f"--study must name a TOML file that can be read, got {path}: {why}"
         with pytest.raises(UserError, match=re.escape(sentence)):
             read_study(path)

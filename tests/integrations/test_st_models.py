@@ -374,7 +374,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no JSON": (
         lambda f: (f / "modules.json").write_text("[{"),
         ValueError,
-        r"modules\.json of .* must be JSON; it",
+        r"modules\.json must be JSON; it",
     ),
     "no list": (lambda f: (f / "modules.json").write_text("{}"), ValueError, "must be a list of modules, got dict"),
     "no modules.json": (lambda f: (f / "modules.json").unlink(), FileNotFoundError, "it has no modules.json"),

@@ -14,7 +14,8 @@ from sentence_transformers import SentenceTransformer
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from maskpool.encoder import check_texts, evaluating
-from maskpool.integrations.sentence_transformers import load, with_pooling
+from maskpool.errors import DeviceError
+from maskpool.integrations.sentence_transformers import load, load_plain, with_pooling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -136,8 +137,8 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         name = os.fspath(self.model)
         try:
             model = load(name, device=self.device)
-        except FileNotFoundError:  # no modules.json: a plain transformers model, or none, which the host will say
-            model = SentenceTransformer(name, device=self.device)
+        except FileNotFoundError:  # no modules.json: a plain transformers model, or none
+            model = load_plain(name, device=self.device)
         return model.eval()  # once and for all: threads that share an encoder would switch it under each other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -169,6 +170,6 @@ def find_device(device: str) -> torch.device:
         return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:  # torch built without a device raises AssertionError
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(
+        raise DeviceError(
             f"device must be one that torch can use here, such as 'cpu', got {device!r}: {reason}"
         ) from error

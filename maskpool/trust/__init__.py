@@ -1,0 +1,24 @@
+"""Vet model folders before anything opens them: no code from data, no read outside, no question on the terminal."""
+
+from maskpool.trust.files import Folder, check_regular, read_json
+from maskpool.trust.hub import find_folder
+from maskpool.trust.loading import EXPLICIT, find_device, reason_of, refuse_partial, told
+from maskpool.trust.modules import HeadConfig, ModuleEntry, check_head, check_modules
+from maskpool.trust.transformer import check_transformer
+
+__all__ = [
+    "EXPLICIT",
+    "Folder",
+    "HeadConfig",
+    "ModuleEntry",
+    "check_head",
+    "check_modules",
+    "check_regular",
+    "check_transformer",
+    "find_device",
+    "find_folder",
+    "read_json",
+    "reason_of",
+    "refuse_partial",
+    "told",
+]

@@ -1,0 +1,134 @@
+"""Check the fields of a configuration file one by one, and name the field that does not hold what it must."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskpool.errors import FolderError
+from maskpool.trust.files import shortened
+
+DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
+ATTENTION = ("eager", "sdpa")
+EXPERTS = ("eager", "batched_mm", "grouped_mm")
+_LARGEST_INTEGER = 1 << 31
+_MOST_LAYERS = 4096
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a field must hold, in words, and the test for it."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def one_of(known: Collection[object]) -> Field:
+    """One of some values."""
+    return Field(
+        f"one of {', '.join(map(repr, known))}", lambda value: any(value is one or value == one for one in known)
+    )
+
+
+def integer(lowest: int = 0, highest: int = _LARGEST_INTEGER) -> Field:
+    """An integer of a range."""
+    return Field(
+        f"an integer from {lowest} to {highest}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest,
+    )
+
+
+def integers(lowest: int = 0, highest: int = _LARGEST_INTEGER, most: int = 1024) -> Field:
+    """A list of integers of a range."""
+    inner = integer(lowest, highest)
+    return Field(
+        f"a list of up to {most} integers from {lowest} to {highest}",
+        lambda value: isinstance(value, list) and len(value) <= most and all(map(inner.holds, value)),
+    )
+
+
+def table(most: int = 100_000) -> Field:
+    """A table of any content."""
+    return Field("a table", lambda value: isinstance(value, dict) and len(value) <= most)
+
+
+def optional(field: Field) -> Field:
+    """What another field holds, or null."""
+    return Field(f"{field.words} or null", lambda value: value is None or field.holds(value))
+
+
+BOOLEAN = Field("true or false", lambda value: isinstance(value, bool))
+NUMBER = Field(
+    "a finite number",
+    lambda value: isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value),
+)
+STRING = Field("a string", lambda value: isinstance(value, str))
+STRINGS = Field("a list of strings", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
+LENGTH = Field(
+    "a positive number", lambda value: NUMBER.holds(value) and value > 0 and (value < 1e31 or isinstance(value, int))
+)
+FALSE = one_of([False])
+TOKEN = Field("a string, a table or null", lambda value: value is None or isinstance(value, str | dict))
+
+
+def check_fields(path: Path, content: Mapping[str, Any], known: Mapping[str, Field], at: str = "") -> None:
+    """Refuse every field that is unknown, or does not hold what it must.
+
+    Args:
+        path: The file.
+        content: Its content, or a table inside of it.
+        known: The fields by name.
+        at: Where the table is inside of the file.
+
+    Raises:
+        FolderError: Names the file, the field and what it must hold.
+    """
+    for name, value in content.items():
+        field = known.get(name)
+        if field is None:
+            raise FolderError(
+                f"{path} must not set {at}{shortened(name)[1:-1]}: maskpool passes on only "
+                f"{', '.join(known)} from this file; remove the field, or pass it as an argument of your own"
+            )
+        if not field.holds(value):
+            raise refused(path, at + name, field.words, value)
+
+
+def refused(path: Path, name: str, words: str, value: object) -> FolderError:
+    """The error for a field that does not hold what it must."""
+    return FolderError(f"{path} must have in {name} {words}, got {shortened(value)}: correct or remove the field")
+
+
+def check_sizes(path: Path, content: object, at: str = "") -> None:
+    """Refuse numbers no model has, which would take memory or time without end.
+
+    Raises:
+        FolderError: Names the field.
+    """
+    if isinstance(content, dict):
+        for name, value in content.items():
+            inner = f"{at}.{name}" if at else str(name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                lower = name.lower()
+                counts = any(part in lower for part in ("layers", "depth", "num_blocks", "num_heads", "n_layer"))
+                counts = counts or any(part in lower for part in ("attention_heads", "n_head", "experts", "groups"))
+                positions = "position" in lower or lower in ("n_ctx", "seq_length", "max_sequence_length")
+                most = _MOST_LAYERS if counts else 1 << 24 if positions else _LARGEST_INTEGER
+                if not -most <= value <= most:
+                    raise refused(path, inner, f"an integer of at most {most}", value)
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise refused(path, inner, "a finite number", value)
+            check_sizes(path, value, inner)
+    elif isinstance(content, list):
+        for value in content:
+            check_sizes(path, {"": value} if isinstance(value, int | float) else value, at)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False

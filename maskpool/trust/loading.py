@@ -1,0 +1,95 @@
+"""What every load passes on explicitly, and what is refused of what came out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskpool.errors import DeviceError, FolderError, MaskpoolError
+
+# Explicit, so that transformers never asks on the terminal and never unpickles more than tensors.
+EXPLICIT: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Raise whatever goes wrong inside as a FolderError that says what was opened.
+
+    Args:
+        what: The beginning of the message.
+    """
+    try:
+        yield
+    except MaskpoolError:
+        raise
+    # Malformed files show up as errors of many kinds, and as panics of the tokenizers, which are no Exceptions.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise FolderError(f"{what}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line."""
+    lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    # The lines behind name the weights that do not fit.
+    return " ".join(lines[:2]) if text.endswith(":") and len(lines) > 1 else text
+
+
+def find_device(device: str | torch.device, argument: str = "device") -> torch.device:
+    """A device that torch can compute on.
+
+    Raises:
+        DeviceError: Torch cannot use it.
+    """
+    try:
+        where = torch.device(device)
+        torch.zeros(1, device=where).item()
+    # Torch without support for a device raises AssertionError, and TypeError for what names no device.
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise DeviceError(
+            f"{argument} must be one that torch can use here, such as cpu, got {str(device)!r}: {reason_of(error)}"
+        ) from error
+    return where
+
+
+def refuse_partial(name: str, model: nn.Module, info: Mapping[str, Collection[Any]]) -> None:
+    """Refuse weights that do not fill the model, or hold layers it does not have.
+
+    Weights of heads are no part of the model and may be left over; a pooler that nothing reads may be missing.
+
+    Args:
+        name: What was opened, for the message.
+        model: The model.
+        info: What transformers says of the loading.
+
+    Raises:
+        FolderError: The weights belong to another model.
+    """
+    missing = sorted(str(key) for key in info.get("missing_keys", ()) if "pooler" not in str(key).split("."))
+    if missing:
+        raise FolderError(
+            f"{name} must hold all weights of its model, and {len(missing)} are missing, such as {missing[0]}, which "
+            "would be random numbers: its weights and its config.json belong to different models"
+        )
+    shapes = {_without_numbers(key) for key in model.state_dict()}
+    prefix = str(getattr(model, "base_model_prefix", "")) + "."
+    left = [str(key) for key in info.get("unexpected_keys", ())]
+    layers = sorted(
+        key for key in left if re.search(r"\d", key) and _without_numbers(key.removeprefix(prefix)) in shapes
+    )
+    if layers:
+        raise FolderError(
+            f"{name} must have a config.json that fits its weights, and {len(layers)} weights of further layers are "
+            f"left over, such as {layers[0]}: set the number of layers in config.json to that of the weights"
+        )
+
+
+def _without_numbers(key: str) -> str:
+    return re.sub(r"\d+", "0", key)

@@ -1,0 +1,465 @@
+"""Vet the files of a transformers model: configuration, tokenizer, processor, weights.
+
+What transformers 5.23 reads of each field was looked up in its source. A field it ignores is accepted with any value,
+because published models carry stale paths and names in such fields.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from maskpool.errors import FolderError
+from maskpool.trust.fields import (
+    ATTENTION,
+    BOOLEAN,
+    DTYPES,
+    EXPERTS,
+    LENGTH,
+    STRING,
+    TOKEN,
+    check_fields,
+    check_sizes,
+    one_of,
+    optional,
+    refused,
+)
+from maskpool.trust.files import Folder, is_plain_name, names_a_place, shortened
+
+CONFIG = "config.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+_ADAPTER = "adapter_config.json"
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# Any of these is a vocabulary some tokenizer reads.
+_VOCABULARIES = re.compile(
+    r"(tokenizer\.json|vocab\..*|.*\.model|merges\.txt|.*\.spm|bpe\.codes|.*vocab.*\.(json|txt)|tekken\.json|"
+    r".*\.tiktoken|spiece.*|tokenizer_config\.json)\Z"
+)
+# These architectures create their weights through other packages, from names or pickles.
+_REFUSED_TYPES = {
+    "timm_wrapper": "it takes its network from another package by name",
+    "timm_backbone": "it takes its network from another package by name",
+    "rag": "it reads an index of documents from elsewhere",
+}
+# Fields that take weights or code from elsewhere, wherever they are in a configuration.
+_REFUSED_FIELDS = {
+    "backbone": "names a network outside of the folder",
+    "backbone_kwargs": "passes arguments on to another package",
+    "base_model_name_or_path": "names a model outside of the folder",
+    "custom_generate": "names code",
+    "distributed_config": "sets up processes",
+    "fusion_config": "rewrites the model's layers",
+    "gguf_file": "names weights in another format",
+    "kernel_config": "names kernels, which are code",
+    "quantization_config": "names a quantisation, whose kernels are code: save the model without quantisation",
+    "use_kernels": "loads kernels, which are code",
+    "use_pretrained_backbone": "takes weights from outside of the folder",
+    "use_timm_backbone": "takes its network from another package by name",
+    "audio_tokenizer": "names a model outside of the folder",
+}
+_ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+_EXPERTS_FIELDS = ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
+# Strings that are no paths, or paths transformers overwrites or never reads.
+_IGNORED = (
+    "name_or_path",
+    "_name_or_path",
+    "tokenizer_file",
+    "special_tokens_map_file",
+    "tokenizer_config_file",
+    "added_tokens_file",
+    "vocab_file",
+    "chat_template",
+    "added_tokens_decoder",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "id2label",
+    "label2id",
+    "task_specific_params",
+    "auto_map",
+)
+_SENTENCEPIECE_ARGUMENTS = ("enable_sampling", "nbest_size", "alpha", "add_bos", "add_eos", "reverse")
+_WORD_TOKENIZERS = {
+    "mecab_kwargs": {
+        "mecab_dic": optional(one_of(("ipadic", "unidic", "unidic_lite"))),
+        "do_lower_case": BOOLEAN,
+        "normalize_text": BOOLEAN,
+    },
+    "sudachi_kwargs": {"sudachi_split_mode": one_of("ABC"), "sudachi_dict_type": one_of(("small", "core", "full"))},
+    "jumanpp_kwargs": {"trim_whitespace": BOOLEAN},
+}
+_TOKENIZER_FIELDS = {
+    "model_max_length": optional(LENGTH),
+    "padding_side": optional(one_of(("left", "right"))),
+    "truncation_side": optional(one_of(("left", "right"))),
+    "tokenizer_class": optional(STRING),
+    "processor_class": optional(STRING),
+    **{f"{name}_token": TOKEN for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")},
+}
+
+
+def check_transformer(folder: Folder, subfolder: str = "", weights: bool = True, tokenizer: bool = True) -> None:
+    """Vet the files of a transformers model before they are opened.
+
+    Args:
+        folder: The folder.
+        subfolder: Where in the folder the model is.
+        weights: Whether weights that torch reads must be there.
+        tokenizer: Whether a tokenizer must be there.
+
+    Raises:
+        FolderError: A file is malformed, or asks for code, or for something outside of the folder.
+    """
+    if folder.find(subfolder, _ADAPTER) is not None:
+        raise FolderError(
+            f"{folder.at(subfolder, _ADAPTER)} makes the model an adapter of another model, which is outside of the "
+            "folder: merge the adapter into its base model, and save the whole"
+        )
+    config = folder.table(subfolder, CONFIG)
+    if config is None:
+        raise FolderError(f"{folder.at(subfolder)} must hold a {CONFIG}: it is not the folder of a transformers model")
+    _check_config(folder.at(subfolder, CONFIG), config)
+    for name in _files(config, "configuration_files", folder.at(subfolder, CONFIG)):
+        versioned = folder.table(subfolder, name)
+        if versioned is not None:
+            _check_config(folder.at(subfolder, name), versioned)
+    check_tokenizer(folder, subfolder, tokenizer)
+    for name in ("audio_tokenizer_config.json",):
+        if folder.find(subfolder, name) is not None:
+            raise FolderError(f"{folder.at(subfolder, name)} names a model outside of the folder: remove the file")
+    if weights:
+        _check_weights(folder, subfolder, config)
+
+
+def check_tokenizer(folder: Folder, subfolder: str = "", needed: bool = True) -> None:
+    """Vet the files of a tokenizer or processor.
+
+    Raises:
+        FolderError: A file is malformed, or asks for code, or for something outside of the folder.
+    """
+    at = folder.at(subfolder)
+    names = {entry.name for entry in at.iterdir() if entry.is_file()} if at.is_dir() else set()
+    if needed and not any(map(_VOCABULARIES.match, names)):
+        raise FolderError(
+            f"{at} must hold a tokenizer, such as tokenizer.json: save the tokenizer next to the model with "
+            "tokenizer.save_pretrained"
+        )
+    settings = folder.table(subfolder, _TOKENIZER_CONFIG)
+    if settings is not None:
+        _check_tokenizer_config(folder.at(subfolder, _TOKENIZER_CONFIG), settings, "tokenizer.json" in names)
+        for name in _files(settings, "fast_tokenizer_files", folder.at(subfolder, _TOKENIZER_CONFIG)):
+            folder.find(subfolder, name)
+    special = folder.table(subfolder, "special_tokens_map.json")
+    if special is not None:
+        _check_special_tokens(folder.at(subfolder, "special_tokens_map.json"), special, only=True)
+    added = folder.table(subfolder, "added_tokens.json") or {}
+    for token, number in added.items():
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 31:
+            raise refused(folder.at(subfolder, "added_tokens.json"), token, "the number of a token", number)
+    generation = folder.table(subfolder, "generation_config.json")
+    if generation is not None:
+        _check_values(folder.at(subfolder, "generation_config.json"), generation, places=False)
+    for name in _PROCESSORS:
+        content = folder.table(subfolder, name)
+        if content is not None:
+            _check_config(folder.at(subfolder, name), content, processor=True)
+    if names & set(_PROCESSORS):  # a processor may have further tokenizers in folders of their own
+        for entry in sorted(at.iterdir()):
+            if entry.is_dir() and (entry / _TOKENIZER_CONFIG).is_file():
+                check_tokenizer(folder, f"{subfolder}/{entry.name}".lstrip("/"), needed=False)
+
+
+def _check_config(path: Path, config: dict[str, Any], processor: bool = False) -> None:
+    check_sizes(path, config)
+    _check_values(path, config, places=processor)
+    kind = config.get("model_type")
+    if not isinstance(kind, str | None):
+        raise refused(path, "model_type", "a string", kind)
+    for inner in _tables(config):
+        reason = _REFUSED_TYPES.get(str(inner.get("model_type")))
+        if reason:
+            raise FolderError(f"{path} must not have the model_type {inner['model_type']!r}: {reason}")
+    if "auto_map" in config:
+        _check_auto_map(path, config, native=not processor and kind is not None and _is_native(kind))
+    architectures = config.get("architectures")
+    if architectures is not None and not (
+        isinstance(architectures, list) and all(isinstance(one, str) for one in architectures)
+    ):
+        raise refused(path, "architectures", "a list of strings", architectures)
+    for name in ("tokenizer_class", "processor_class"):
+        _check_class(path, name, config.get(name))
+    explicit = config.get("transformers_weights")
+    if explicit is not None and not (
+        is_plain_name(explicit) and explicit.endswith((".safetensors", ".safetensors.index.json"))
+    ):
+        raise refused(path, "transformers_weights", "the name of a safetensors file in the same folder", explicit)
+
+
+def _check_values(path: Path, content: Mapping[str, Any], places: bool = True) -> None:
+    """Refuse fields that take code or data from elsewhere, at any depth.
+
+    Args:
+        path: The file.
+        content: Its content.
+        places: Whether strings that name a place are refused as well. No model of transformers opens a path that its
+            config.json names, apart from the fields refused by name; tokenizers and processors do.
+    """
+    for name, value, at in _fields(content):
+        if name in _REFUSED_FIELDS and value not in (None, False, {}, [], ""):
+            raise FolderError(f"{path} must not set {at}, which {_REFUSED_FIELDS[name]}: remove the field")
+        if name == "auto_map" and at != "auto_map":
+            raise FolderError(f"{path} must not set {at}, which names code: remove the field")
+        if name in _ATTENTION_FIELDS:
+            _check_implementation(path, at, value, ATTENTION)
+        elif name in _EXPERTS_FIELDS:
+            _check_implementation(path, at, value, EXPERTS)
+        elif name in ("dtype", "torch_dtype"):
+            for dtype in value.values() if isinstance(value, dict) else [value]:
+                plain = dtype.removeprefix("torch.") if isinstance(dtype, str) else dtype
+                if plain is not None and plain not in DTYPES:
+                    raise refused(path, at, f"one of {', '.join(DTYPES)}", value)
+        elif places and isinstance(value, str) and names_a_place(value) and not _is_ignored(at):
+            raise FolderError(
+                f"{path} must not name a place outside of the folder in {at}, got {shortened(value)}: remove the field"
+            )
+
+
+def _check_implementation(path: Path, at: str, value: object, known: tuple[str, ...]) -> None:
+    for one in value.values() if isinstance(value, dict) else [value]:
+        if one is not None and one not in known:
+            raise FolderError(
+                f"{path} must have in {at} one of {', '.join(known)}, because others may load code, got "
+                f"{shortened(one)}: remove the field, and pass attn_implementation in model_kwargs yourself"
+            )
+
+
+def _check_auto_map(path: Path, content: Mapping[str, Any], native: bool) -> None:
+    """Accept a map to code only where transformers has a class of its own, which it takes without the caller's flag."""
+    names = content["auto_map"]
+    if names in (None, {}, []):
+        return
+    if not native or not isinstance(names, dict | list):
+        raise FolderError(
+            f"{path} names code in auto_map, which maskpool never runs: a model whose architecture is not part of "
+            "transformers cannot be opened here; if you trust its code, open it with transformers or "
+            "sentence-transformers yourself, with trust_remote_code=True, and pass on the opened model"
+        )
+    if isinstance(names, list) or any(not isinstance(one, str | list | None) for one in names.values()):
+        raise refused(path, "auto_map", "a table of strings", names)
+
+
+def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -> None:
+    """Vet tokenizer_config.json; ``whole`` says that a tokenizer.json is there, which then holds the vocabulary."""
+    _check_special_tokens(path, settings)
+    for name, field in _TOKENIZER_FIELDS.items():
+        if name in settings and not field.holds(settings[name]):
+            raise refused(path, name, field.words, settings[name])
+    kind = _check_class(path, "tokenizer_class", settings.get("tokenizer_class"))
+    _check_class(path, "processor_class", settings.get("processor_class"))
+    if "auto_map" in settings:
+        known = settings.get("tokenizer_class")
+        native = isinstance(known, str) and _find_tokenizer(known) is not None
+        if isinstance(settings["auto_map"], list):
+            native = False
+        _check_auto_map(path, settings, native)
+    _check_values(path, {name: value for name, value in settings.items() if not name.endswith("_token")})
+    for name in ("init_inputs", "vocab", "merges", "tokenizer_object", "slow_tokenizer", "fast_tokenizer", "config"):
+        if settings.get(name) not in (None, [], {}):
+            raise FolderError(f"{path} must not set {name}, which replaces the tokenizer's own files: remove the field")
+    overwritten = getattr(kind, "vocab_files_names", {}) if whole else {}
+    for name, value in settings.items():
+        if name in _WORD_TOKENIZERS and value:
+            if not isinstance(value, dict):
+                raise refused(path, name, "a table", value)
+            check_fields(path, value, _WORD_TOKENIZERS[name], f"{name}.")
+        elif name == "sp_model_kwargs" and value:
+            if not isinstance(value, dict):
+                raise refused(path, name, "a table", value)
+            for inner in value:
+                if inner not in _SENTENCEPIECE_ARGUMENTS:
+                    raise FolderError(
+                        f"{path} must not set {name}.{inner}; only {', '.join(_SENTENCEPIECE_ARGUMENTS)} are passed on "
+                        "to SentencePiece: remove the field"
+                    )
+        elif (
+            re.search(r"_(file|files|path|dir|spm)\Z|\A(source|target)_", name)
+            and name
+            not in (
+                *_IGNORED,
+                *overwritten,
+                "fast_tokenizer_files",
+            )
+            and value
+        ):
+            raise FolderError(
+                f"{path} must not name a file in {name}, which would be opened from the working directory, got "
+                f"{shortened(value)}: remove the field"
+            )
+
+
+def _check_special_tokens(path: Path, content: Mapping[str, Any], only: bool = False) -> None:
+    """Vet the special tokens; with ``only``, the file may hold nothing else."""
+    for name, value in content.items():
+        if only and not name.endswith("_token") and name not in ("additional_special_tokens", "extra_special_tokens"):
+            raise FolderError(f"{path} must hold special tokens only, got {shortened(name)}: remove the field")
+        if only and name.endswith("_token") and not TOKEN.holds(value):
+            raise refused(path, name, TOKEN.words, value)
+    decoder = content.get("added_tokens_decoder")
+    if decoder is not None and not (
+        isinstance(decoder, dict)
+        and all(str(place).isdecimal() and len(str(place)) < 10 for place in decoder)
+        and all(isinstance(token, dict) and isinstance(token.get("content"), str) for token in decoder.values())
+    ):
+        raise refused(path, "added_tokens_decoder", "a table of tokens by their number", decoder)
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        value = content.get(name)
+        if value is not None and not isinstance(value, list | dict):
+            raise refused(path, name, "a list or table of tokens", value)
+
+
+def _check_class(path: Path, name: str, value: object) -> Any:  # Any: a class of transformers, or None
+    """Refuse the name of anything in transformers that is not a tokenizer or processor."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.isidentifier():
+        raise refused(path, name, "the name of a class", value)
+    import transformers
+
+    if name == "tokenizer_class":
+        found = _find_tokenizer(value)
+        if found is not None or not hasattr(transformers, value):
+            return found
+    else:
+        found = getattr(transformers, value, None)
+        base = transformers.ProcessorMixin
+        if found is None or (isinstance(found, type) and issubclass(found, base)):
+            return found
+    raise refused(path, name, f"the name of a {name.partition('_')[0]} of transformers", value)
+
+
+def _find_tokenizer(name: str) -> Any:  # Any: a class of transformers, or None
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    try:
+        found: Any = tokenizer_class_from_name(name)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    except Exception:  # a package its module needs is missing, which opening the tokenizer will say
+        return None
+    return found if isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase) else None
+
+
+def _is_native(kind: str) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    return kind in CONFIG_MAPPING_NAMES and kind in MODEL_MAPPING_NAMES
+
+
+def _files(content: Mapping[str, Any], name: str, path: Path) -> list[str]:
+    """The names of files of several versions, each in the same folder."""
+    names = content.get(name)
+    if names is None:
+        return []
+    if not isinstance(names, list) or not all(map(is_plain_name, names)):
+        raise refused(path, name, "a list of files in the same folder", names)
+    return names
+
+
+def _check_weights(folder: Folder, subfolder: str, config: Mapping[str, Any]) -> None:
+    explicit = config.get("transformers_weights")
+    names = (explicit, *_WEIGHTS) if isinstance(explicit, str) else _WEIGHTS
+    at = folder.at(subfolder)
+    if any(re.match(r"shard-\d+-model-\d+-of-\d+\.safetensors\Z", entry.name) for entry in at.iterdir()):
+        raise FolderError(f"{at} must not hold a distributed checkpoint: save the model with model.save_pretrained")
+    name = next((name for name in names if folder.find(subfolder, name) is not None), None)
+    if name is None:
+        raise FolderError(f"{at} must hold the model's weights in model.safetensors, got none: save the model again")
+    if not name.endswith(".index.json"):
+        _check_weights_file(folder, subfolder, name)
+        return
+    index, path = folder.table(subfolder, name) or {}, folder.at(subfolder, name)
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(map(is_plain_name, shards.values())):
+        raise refused(path, "weight_map", "the name of a file in the same folder for each weight", shards)
+    if not isinstance(index.get("metadata"), dict):
+        raise refused(path, "metadata", "a table", index.get("metadata"))
+    for shard in sorted(set(shards.values())):
+        if not shard.endswith((".safetensors", ".bin")):
+            raise refused(path, "weight_map", "files that end in .safetensors or .bin", shard)
+        if folder.find(subfolder, shard) is None:
+            raise FolderError(f"{path} names {shard} in weight_map, and there is no such file: save the model again")
+        _check_weights_file(folder, subfolder, shard)
+
+
+def _check_weights_file(folder: Folder, subfolder: str, name: str) -> None:
+    if name.endswith(".safetensors"):
+        tensor_shapes(folder.at(subfolder, name))
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes a safetensors file says its tensors have, after checking that the file is whole.
+
+    Raises:
+        FolderError: It is no such file, or is cut off.
+    """
+    expected = f"{path} must be a whole safetensors file"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, 100_000_000):
+                raise ValueError("it has no whole header")
+            header = json.loads(file.read(length))
+        end = 0
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, about in header.items():
+            if name == "__metadata__":
+                continue
+            shapes[name] = tuple(int(extent) for extent in about["shape"])
+            end = max(end, int(about["data_offsets"][1]))
+    except OSError as error:
+        raise FolderError(f"{expected}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise FolderError(f"{expected}; it cannot be read: {error}: copy or save it again") from error
+    if size != 8 + length + end:
+        raise FolderError(
+            f"{expected}: it has {size:,} bytes, and its header says {8 + length + end:,}: copy or save it again"
+        )
+    return shapes
+
+
+def _is_ignored(at: str) -> bool:
+    parts = at.split(".")
+    return any(part in _IGNORED or part.endswith("_token") for part in parts)
+
+
+def _fields(content: object, at: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Name, value and place of every field, at any depth; the elements of a list have the name of the list."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            inner = f"{at}.{name}" if at else str(name)
+            yield str(name), value, inner
+            yield from _fields(value, inner)
+    elif isinstance(content, list):
+        for value in content:
+            if isinstance(value, str):
+                yield "", value, at
+            yield from _fields(value, at)
+
+
+def _tables(content: object) -> Iterator[dict[str, Any]]:
+    if isinstance(content, dict):
+        yield content
+        for value in content.values():
+            yield from _tables(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _tables(value)
