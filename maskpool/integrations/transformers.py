@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,10 +13,12 @@ from torch import Tensor
 from torch.nn.functional import normalize as to_unit_length
 
 from maskpool.encoder import Encoder, check_texts, evaluating, layer_states, token_states
+from maskpool.encoder.saved_pooling import SavedPooling, saved_pooling_of
 from maskpool.integrations import require
 from maskpool.modules import FirstLastAveragePooling, LayerMix, Pooling, build_pooling
-from maskpool.modules.build import output_dimension
+from maskpool.modules.build import POOLINGS, output_dimension
 from maskpool.plans import Plan
+from maskpool.tokens import TokenBatch
 
 require("transformers", "5.23", "st")
 
@@ -44,11 +47,16 @@ class SentenceEmbedder:
     Texts are padded on the right and masked by their lengths, so no end-of-text token that is part of a text is ever
     taken for a pad. The model is run in evaluation mode and left as it was.
 
+    By default the embedder pools as the model is saved: it reads the pooling of sentence-transformers or maskpool, with
+    its options and weights, from the folder or hub snapshot that the model was loaded from (``model.name_or_path``).
+    A model that is saved without a pooling is pooled by the mean. A ``Normalize`` module is applied by `embed`. Other
+    modules behind the pooling, such as ``Dense``, and prompts are not applied; a warning names them.
+
     Args:
         model: Any transformers model that reads token ids; a head is left out.
         tokenizer: Its tokenizer. One without a pad token works, with a notice.
-        pooling: A mode string as `build_pooling` takes it, a tuple of them, or a layer; also `LayerMix` and
-            `FirstLastAveragePooling`, which read all layers.
+        pooling: None for the pooling that the model is saved with; or a mode string as `build_pooling` takes it, a
+            tuple of them, or a layer; also `LayerMix` and `FirstLastAveragePooling`, which read all layers.
         layer: The layer to pool: -1 the last; 0 the rows of the embedding matrix, which know neither position nor
             neighbours (the model is not run); any other of transformers' ``hidden_states`` by its number.
         max_length: Tokens of a text beyond this number are cut off; None asks the tokenizer and the model.
@@ -56,18 +64,23 @@ class SentenceEmbedder:
     Raises:
         TypeError: An argument is something else.
         ValueError: ``max_length`` is no positive integer, an unknown mode, or ``layer`` beside a pooling of all layers.
+        FolderError: The folder of the model is malformed, or saves a pooling that cannot be applied to token states.
+
+    Warns:
+        UserWarning: ``pooling`` differs from the pooling that the model is saved with, the saved model does more than
+            pooling and normalizing, or the tokenizer has no pad token.
 
     Example::
 
         model, tokenizer = AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-        vectors = SentenceEmbedder(model, tokenizer, pooling="mean").embed(["a text", "another"])
+        vectors = SentenceEmbedder(model, tokenizer).embed(["a text", "another"])
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        pooling: PoolingArgument = "mean",
+        pooling: PoolingArgument | None = None,
         layer: int = -1,
         *,
         max_length: int | None = None,
@@ -84,18 +97,25 @@ class SentenceEmbedder:
             raise ValueError(f"max_length must be a positive integer, got {max_length!r}")
         _tell_of_missing_pad(tokenizer)
         self.encoder = Encoder.of(model, tokenizer, max_length)
-        self.pooling = _build(pooling, self.encoder.model, layer)
+        self.saved = saved_pooling_of(model)
+        self._chosen = _choose(pooling, self.saved, self.encoder, layer)
+        self.pooling = self._chosen.pooling
         self.layer = layer
 
     def embed(
-        self, texts: Iterable[str], batch_size: int = 32, *, normalize: bool = False, show_progress_bar: bool = False
+        self,
+        texts: Iterable[str],
+        batch_size: int = 32,
+        *,
+        normalize: bool | None = None,
+        show_progress_bar: bool = False,
     ) -> Vectors:
         """Embed texts, in batches sorted by length.
 
         Args:
             texts: A list, tuple, array or Series of strings.
             batch_size: Texts in a batch.
-            normalize: Give vectors of length 1.
+            normalize: Give vectors of length 1. None does so if the model is saved with a ``Normalize`` module.
             show_progress_bar: Show one.
 
         Returns:
@@ -106,6 +126,7 @@ class SentenceEmbedder:
             ValueError: ``batch_size`` is no positive integer, or the model has no such layer.
         """
         plan = Plan("sorted", batch_size)
+        unit_length = _normalizes(self.saved) if normalize is None else normalize
         ids, _ = self.encoder.tokenize(found) if (found := check_texts(texts)) else ([], 0)
         batches = plan.batches(np.array([len(tokens) for tokens in ids], np.int64), np.random.default_rng(0))
         vectors = np.zeros((len(ids), self.dimension), np.float32)
@@ -113,8 +134,8 @@ class SentenceEmbedder:
             for places, width in tqdm(batches[::-1], desc="Batches", disable=not show_progress_bar):  # longest first
                 # A model wants at least one position, also where no text of the batch has a token.
                 input_ids, mask = self.encoder.pad([ids[place] for place in places], max(width, 1))
-                pooled = _pool(self.encoder.model, self.pooling, self.layer, input_ids, mask).float()
-                vectors[places] = (to_unit_length(pooled, dim=1) if normalize else pooled).cpu().numpy()
+                pooled = _pool(self.encoder.model, self._chosen, self.layer, input_ids, mask).float()
+                vectors[places] = (to_unit_length(pooled, dim=1) if unit_length else pooled).cpu().numpy()
         return vectors
 
     @property
@@ -126,8 +147,8 @@ class SentenceEmbedder:
 class SentenceEmbeddingPipeline(_Pipeline):  # type: ignore[misc]  # the same
     """The pipeline of the task ``"sentence-embedding"``: one vector a text, as a float32 array (out_dim,).
 
-    Parameters, when it is made or called: ``pooling`` and ``layer`` as of `SentenceEmbedder`, ``normalize`` for
-    vectors of length 1. Texts that are too long for the model are cut off.
+    Parameters, when it is made or called: ``pooling`` and ``layer`` as of `SentenceEmbedder`, ``normalize`` as of its
+    `embed`. By default all three are as the model is saved. Texts that are too long for the model are cut off.
     """
 
     _load_tokenizer = True
@@ -140,6 +161,8 @@ class SentenceEmbeddingPipeline(_Pipeline):  # type: ignore[misc]  # the same
         given: PreTrainedTokenizerBase = self.tokenizer
         _tell_of_missing_pad(given)
         self._encoder = Encoder.of(self.model, given)
+        self._saved = saved_pooling_of(self.model)
+        self._by_parameters: dict[tuple[Any, int], _Chosen] = {}  # Any: modes and layers
         # The host pads batches with its tokenizer, on its side: a copy, so that the user's stays as it is.
         tokenizer = copy.deepcopy(given)
         tokenizer.padding_side = "right"
@@ -169,15 +192,21 @@ class SentenceEmbeddingPipeline(_Pipeline):  # type: ignore[misc]  # the same
     def _forward(
         self,
         input_tensors: dict[str, Tensor],
-        pooling: PoolingArgument = "mean",
+        pooling: PoolingArgument | None = None,
         layer: int = -1,
-        normalize: bool = False,
+        normalize: bool | None = None,
     ) -> dict[str, Tensor]:
         model = self._encoder.model
         mask = input_tensors["attention_mask"].long()
-        with evaluating(model):  # the host leaves dropout on in a model that was not loaded by it
-            pooled = _pool(model, _build(pooling, model, layer), layer, input_tensors["input_ids"], mask).float()
-        return {"vectors": to_unit_length(pooled, dim=1) if normalize else pooled}
+        key = (tuple(pooling) if isinstance(pooling, list) else pooling, layer)
+        if key not in self._by_parameters:
+            self._by_parameters[key] = _choose(pooling, self._saved, self._encoder, layer)
+        chosen = self._by_parameters[key]
+        # The host leaves dropout on in a model that was not loaded by it.
+        with evaluating(model), evaluating(chosen.pooling):
+            pooled = _pool(model, chosen, layer, input_tensors["input_ids"], mask).float()
+        unit_length = _normalizes(self._saved) if normalize is None else normalize
+        return {"vectors": to_unit_length(pooled, dim=1) if unit_length else pooled}
 
     def postprocess(self, model_outputs: dict[str, Tensor]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The one vector, on the CPU."""
@@ -190,7 +219,7 @@ def register_pipeline() -> None:
     Example::
 
         register_pipeline()
-        embed = transformers.pipeline("sentence-embedding", model=name, pooling="mean")
+        embed = transformers.pipeline("sentence-embedding", model=name)
         vectors = embed(["a text", "another"], batch_size=32)  # one float32 array (out_dim,) a text
     """
     if "sentence-embedding" not in pipelines.PIPELINE_REGISTRY.get_supported_tasks():
@@ -199,11 +228,61 @@ def register_pipeline() -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """A pooling, and the ids of special tokens it leaves out."""
+
+    pooling: Pooling | LayerMix | FirstLastAveragePooling
+    special_ids: Tensor | None = None
+
+
+def _choose(pooling: PoolingArgument | None, saved: SavedPooling | None, encoder: Encoder, layer: int) -> _Chosen:
+    """Build the pooling that was asked for, or the saved one, and warn where the vectors are not the saved model's."""
+    if pooling is not None or saved is None:
+        chosen = _Chosen(_build("mean" if pooling is None else pooling, encoder.model, layer))
+        if pooling is not None and saved is not None and not saved.unusable and not _is_saved(pooling, saved):
+            warnings.warn(
+                f"{saved.folder} is saved with {saved.name} pooling, and pooling={_shown(pooling)} is used: leave "
+                "pooling out to use the saved one",
+                UserWarning,
+                stacklevel=3,
+            )
+        return chosen
+    if saved.left_out:
+        warnings.warn(
+            f"{saved.folder} is saved with {', '.join(saved.left_out)}, which pooling the token states leaves out: for "
+            "the vectors of the saved model, open it with maskpool.integrations.sentence_transformers.load",
+            UserWarning,
+            stacklevel=3,
+        )
+    _check_layer_argument(layer)
+    built = saved.build(_width(encoder.model, layer)).to(encoder.model.device)
+    if saved.include_special_tokens:
+        return _Chosen(built)
+    # An empty text keeps the tokens that the tokenizer adds to every text.
+    added = sorted(set(encoder.tokenizer("")["input_ids"]))
+    return _Chosen(built, torch.tensor(added, dtype=torch.int64, device=encoder.model.device))
+
+
+def _is_saved(pooling: PoolingArgument, saved: SavedPooling) -> bool:
+    if isinstance(pooling, str | tuple | list):
+        return saved.is_mode(pooling)
+    modes = [mode for mode, kind in POOLINGS.items() if type(pooling) is kind]
+    return bool(modes) and not any(True for _ in pooling.parameters()) and saved.is_mode(modes[0])
+
+
+def _shown(pooling: PoolingArgument) -> str:
+    return repr(pooling) if isinstance(pooling, str | tuple | list) else type(pooling).__name__
+
+
+def _normalizes(saved: SavedPooling | None) -> bool:
+    return saved is not None and saved.normalize
+
+
 def _build(
     pooling: PoolingArgument, model: PreTrainedModel, layer: int
 ) -> Pooling | LayerMix | FirstLastAveragePooling:
-    if isinstance(layer, bool) or not isinstance(layer, int):
-        raise TypeError(f"layer must be an integer, got {type(layer).__name__}")
+    _check_layer_argument(layer)
     if isinstance(pooling, LayerMix | FirstLastAveragePooling):
         if layer != -1:
             raise ValueError(f"layer must be left out beside {type(pooling).__name__}, which reads all, got {layer}")
@@ -215,16 +294,26 @@ def _build(
     return pooling
 
 
+def _check_layer_argument(layer: object) -> None:
+    if isinstance(layer, bool) or not isinstance(layer, int):
+        raise TypeError(f"layer must be an integer, got {type(layer).__name__}")
+
+
 def _pool(
     model: PreTrainedModel,
-    pooling: Pooling | LayerMix | FirstLastAveragePooling,
+    chosen: _Chosen,
     layer: int,
     input_ids: Int[Tensor, "batch seq"],
     mask: Int[Tensor, "batch seq"],
 ) -> Float[Tensor, "batch out_dim"]:
-    one_layer = isinstance(pooling, Pooling)
-    states = token_states(model, input_ids, mask, layer) if one_layer else layer_states(model, input_ids, mask)
-    pooled: Tensor = pooling(states, mask)
+    pooled: Tensor
+    if not isinstance(chosen.pooling, Pooling):
+        pooled = chosen.pooling(layer_states(model, input_ids, mask), mask)
+        return pooled
+    batch = TokenBatch.from_padded(token_states(model, input_ids, mask, layer), mask)
+    if chosen.special_ids is not None:
+        batch = batch.select(~torch.isin(input_ids, chosen.special_ids))
+    pooled = chosen.pooling(batch)
     return pooled
 
 

@@ -1,0 +1,341 @@
+"""The pooling that a sentence-transformers folder is saved with."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from maskpool.errors import FolderError, NotFoundError
+from maskpool.modules import Pooling, build_pooling
+from maskpool.trust import Folder, check_head, reason_of, told
+from maskpool.trust.fields import BOOLEAN, refused
+from maskpool.trust.files import is_inner_path
+from maskpool.trust.transformer import tensor_shapes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Up to 5.3 sentence-transformers saved one boolean for each mode.
+_BOOLEANS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_HOST_MODES = tuple(_BOOLEANS.values())
+_DIMENSIONS = ("embedding_dimension", "word_embedding_dimension")
+_HOST, _OURS = "sentence_transformers.", "maskpool.integrations.sentence_transformers."
+_DEFAULTS: dict[str, Any] = {"include_prompt": True, "include_special_tokens": True, "on_empty": "zero"}
+
+
+@dataclass(frozen=True)
+class SavedPooling:
+    """The pooling module of a saved model, and what is saved around it.
+
+    Attributes:
+        folder: The model's folder.
+        path: The folder of the pooling module inside of it.
+        mode: Its mode, or a tuple of modes to concatenate.
+        options: Options of the mode that differ from the default, ``on_empty`` included.
+        include_prompt: Whether tokens of a prompt are pooled.
+        include_special_tokens: Whether tokens that the tokenizer adds are pooled.
+        learned: Whether the pooling has weights.
+        normalize: Whether vectors are saved to have length 1.
+        left_out: What the saved model also does and a pooling of token states does not.
+        unusable: Why token states cannot be pooled as the model is saved; empty if they can.
+    """
+
+    folder: Folder
+    path: str = ""
+    mode: str | tuple[str, ...] = "mean"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    include_prompt: bool = True
+    include_special_tokens: bool = True
+    learned: bool = False
+    normalize: bool = False
+    left_out: tuple[str, ...] = ()
+    unusable: str = ""
+
+    @property
+    def name(self) -> str:
+        """The mode and the settings that differ from the default."""
+        modes = self.mode if isinstance(self.mode, str) else " + ".join(self.mode)
+        settings = [f"{name}={value!r}" for name, value in self.options.items()]
+        settings += [] if self.include_special_tokens else ["include_special_tokens=False"]
+        settings += ["learned weights"] if self.learned else []
+        return f"{modes} ({', '.join(settings)})" if settings else modes
+
+    def is_mode(self, mode: str | tuple[str, ...] | list[str]) -> bool:
+        """Whether `build_pooling` gives this pooling for a mode without options."""
+        modes = (mode,) if isinstance(mode, str) else tuple(mode)
+        own = (self.mode,) if isinstance(self.mode, str) else self.mode
+        return modes == own and not (self.options or self.learned) and self.include_special_tokens
+
+    def build(self, dimension: int) -> Pooling:
+        """Build the layer, with its weights if it has any.
+
+        Args:
+            dimension: Width of a token state.
+
+        Raises:
+            FolderError: The layer cannot be built as it is saved.
+        """
+        if self.unusable:
+            raise FolderError(self.unusable)
+        with told(f"{self.folder.at(self.path, 'config.json')} must hold the settings of a pooling"):
+            with torch.device("meta"):
+                planned = build_pooling(self.mode, dimension, **self.options)
+            if not self.learned:
+                return build_pooling(self.mode, dimension, **self.options)
+        expected = {f"pooling.{name}": tuple(tensor.shape) for name, tensor in planned.state_dict().items()}
+        weights = self.folder.find(self.path, "model.safetensors") or self.folder.find(self.path, "pytorch_model.bin")
+        if weights is None:
+            raise FolderError(f"{self.folder.at(self.path)} must hold the weights of a {self.mode} pooling, got none")
+        with told(f"{weights} must hold the weights of a {self.mode} pooling"):
+            if weights.suffix == ".safetensors":
+                found = tensor_shapes(weights)
+            else:
+                stored = torch.load(weights, map_location="cpu", weights_only=True)
+                found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+            if found != expected:
+                raise FolderError(
+                    f"{weights} must hold weights of the shapes {expected} for tokens of width {dimension}, got {found}"
+                )
+            if weights.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
+                stored = load_file(weights)
+            layer = build_pooling(self.mode, dimension, **self.options)
+            layer.load_state_dict({name.removeprefix("pooling."): tensor for name, tensor in stored.items()})
+        return layer
+
+
+def saved_pooling_of(model: PreTrainedModel) -> SavedPooling | None:
+    """Find the pooling saved in the folder, or in the repository of the hub, that a model was loaded from.
+
+    Args:
+        model: A model of transformers. It keeps the name of a repository, not the revision, so the main one is read.
+
+    Returns:
+        The pooling, or None if the model was not loaded from a folder that saves one.
+
+    Raises:
+        FolderError: The folder is malformed.
+
+    Warns:
+        UserWarning: The files that name the pooling are neither in the hub's cache nor can be downloaded.
+    """
+    name = str(model.name_or_path or "")
+    try:
+        return find_saved_pooling(name)
+    except NotFoundError as error:
+        warnings.warn(f"{error}; the mean is the default, and pooling= sets another", UserWarning, stacklevel=3)
+        return None
+
+
+def find_saved_pooling(name: str) -> SavedPooling | None:
+    """Find the pooling that a model is saved with.
+
+    Args:
+        name: A folder, or a name on the hub.
+
+    Returns:
+        The pooling, or None if the model has none, or if there is no such folder and no such name is possible.
+
+    Raises:
+        FolderError: The folder is malformed.
+        NotFoundError: The files that name the pooling are neither in the hub's cache nor can be downloaded.
+    """
+    if os.path.isdir(name):
+        return read_saved_pooling(name)
+    if not name or os.path.isabs(name):  # not loaded from a folder, or from one that is gone
+        return None
+    try:
+        folder = _snapshot(name)
+    except FolderError:
+        raise
+    except Exception as error:  # no network, no permission, a cache that cannot be written: many kinds
+        raise NotFoundError(
+            f"the pooling that {name} is saved with could not be read from the Hugging Face hub: {reason_of(error)}"
+        ) from error
+    return None if folder is None else read_saved_pooling(folder)
+
+
+def read_saved_pooling(source: str | os.PathLike[str]) -> SavedPooling | None:
+    """Read the pooling that a folder is saved with.
+
+    Args:
+        source: A folder.
+
+    Returns:
+        The pooling, or None if the folder has no ``modules.json``, or names no pooling there.
+
+    Raises:
+        FolderError: A file is malformed; the message names the file and the field.
+    """
+    folder = Folder(source)
+    entries = _entries(folder)
+    if not entries:
+        return None
+    kinds = [_kind(kind) for kind, _ in entries]
+    normalize = False
+    places = [place for place, kind in enumerate(kinds) if kind == "Pooling"]
+    for place, (kind, (_, path)) in enumerate(zip(kinds, entries, strict=True)):
+        if kind == "Normalize" and places and place > places[0]:
+            normalize = normalize or _normalizes_vectors(folder, path)
+    unusable = _unusable(folder, entries, kinds, places)
+    if unusable:
+        return SavedPooling(folder, normalize=normalize, unusable=unusable)
+    if not places:
+        return None
+    stored, path = entries[places[0]]
+    left_out = [
+        f"{kind} ({path})"
+        for kind, (_, path) in zip(kinds[places[0] + 1 :], entries[places[0] + 1 :], strict=True)
+        if kind not in ("Normalize", "Dropout")
+    ]
+    left_out += _changes_of_texts(folder, entries[kinds.index("Transformer")][1])
+    return _read_settings(folder, path, stored.startswith(_OURS), normalize, left_out)
+
+
+def _entries(folder: Folder) -> list[tuple[str, str]]:
+    """Class and folder of each module."""
+    stored = folder.json("modules.json")
+    if stored is None:
+        return []
+    path = folder.at("modules.json")
+    if not isinstance(stored, list):
+        raise FolderError(f"{path} must be a list of modules, got {type(stored).__name__}")
+    found = []
+    for entry in stored:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("path", "type")):
+            raise FolderError(f"{path} must give each module a name, a path and a type, got {str(entry)[:100]}")
+        if not is_inner_path(entry["path"]):
+            raise FolderError(f"{path} must have paths inside of the model, got {entry['path']!r}")
+        found.append((entry["type"], entry["path"]))
+    return found
+
+
+def _kind(stored: str) -> str:
+    """The name of a class of sentence-transformers or maskpool; the stored path of any other."""
+    name = stored.rpartition(".")[2]
+    if stored.startswith(_OURS):
+        return "Pooling" if name in ("Pooling", "AttentionPoolingModule") else stored
+    return name if stored.startswith(_HOST) else stored
+
+
+def _unusable(folder: Folder, entries: list[tuple[str, str]], kinds: list[str], places: list[int]) -> str:
+    way_out = (
+        "pass pooling= to pool the token states by a mode of your choice, or open the whole model with "
+        "maskpool.integrations.sentence_transformers.load"
+    )
+    path = folder.at("modules.json")
+    if len(places) > 1:
+        return f"{path} names {len(places)} poolings, and token states can be pooled by one: {way_out}"
+    before = kinds[: places[0]] if places else kinds
+    others = [kind for kind in before if kind not in ("Transformer", "Dropout")]
+    if others or (places and "Transformer" not in before):
+        between = ", ".join(others) or "no Transformer"
+        where = "in front of the pooling" if places else "and no pooling of sentence-transformers or maskpool"
+        return f"{path} names {between} {where}, so token states cannot be pooled as the model is saved: {way_out}"
+    return ""
+
+
+def _normalizes_vectors(folder: Folder, path: str) -> bool:
+    settings = folder.table(path, "config.json") if path else None
+    name = "sentence_embedding"
+    settings = settings or {}
+    return settings.get("module_input_name", name) == name and settings.get("module_output_name") in (None, name)
+
+
+def _changes_of_texts(folder: Folder, transformer: str) -> list[str]:
+    """What the saved model does to texts before it tokenizes them."""
+    found = []
+    place = folder.at(transformer, "sentence_bert_config.json")
+    lower = (folder.table(transformer, "sentence_bert_config.json") or {}).get("do_lower_case", False)
+    if not BOOLEAN.holds(lower):
+        raise refused(place, "do_lower_case", BOOLEAN.words, lower)
+    if lower:
+        found.append("lower-casing (do_lower_case=True)")
+    config = folder.table("config_sentence_transformers.json") or {}
+    name, prompts = config.get("default_prompt_name"), config.get("prompts")
+    if name is not None:
+        place = folder.at("config_sentence_transformers.json")
+        if not isinstance(name, str):
+            raise refused(place, "default_prompt_name", "a string or null", name)
+        if not isinstance(prompts, dict):
+            raise refused(place, "prompts", "a table", prompts)
+        found += [f"the default prompt {prompts[name]!r}"] if prompts.get(name) else []
+    return found
+
+
+def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_out: list[str]) -> SavedPooling:
+    settings = dict(check_head(folder, path).settings)
+    file = folder.at(path, "config.json")
+    mode = settings.pop("pooling_mode", None)
+    flags = {name: settings.pop(name) for name in _BOOLEANS if name in settings}
+    if mode is None:
+        active = tuple(_BOOLEANS[name] for name in _BOOLEANS if flags.get(name))
+        mode = active or "mean"
+    if not isinstance(mode, str):
+        mode = mode[0] if len(mode) == 1 else tuple(mode)
+    widths = [settings.pop(name) for name in _DIMENSIONS if name in settings]
+    if not widths:
+        raise FolderError(f"{file} must set embedding_dimension for its pooling: save the model again")
+    flags = {name: settings.pop(name, default) for name, default in _DEFAULTS.items() if name.startswith("include_")}
+    for name, value in flags.items():
+        if not BOOLEAN.holds(value):
+            raise refused(file, name, BOOLEAN.words, value)
+    if not ours:
+        unknown = [*settings, *([] if flags["include_special_tokens"] else ["include_special_tokens"])]
+        if unknown:
+            raise FolderError(f"{file} must hold settings of sentence-transformers' Pooling, got {', '.join(unknown)}")
+        foreign = [one for one in ((mode,) if isinstance(mode, str) else mode) if one not in _HOST_MODES]
+        if foreign:
+            raise refused(file, "pooling_mode", f"one of {', '.join(map(repr, _HOST_MODES))}", foreign[0])
+    options = {name: value for name, value in settings.items() if _DEFAULTS.get(name) != value}
+    with told(f"{file} must hold the settings of a pooling"), torch.device("meta"):
+        learned = any(True for _ in build_pooling(mode, widths[0], **options).parameters())
+    if not flags["include_prompt"]:
+        left_out = [*left_out, "a pooling without the tokens of a prompt (include_prompt=False)"]
+    return SavedPooling(
+        folder, path, mode, options, learned=learned, normalize=normalize, left_out=tuple(left_out), **flags
+    )
+
+
+def _snapshot(name: str) -> Path | None:
+    """The snapshot of a repository with the files that name its pooling, or None if it names none."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+
+    def fetch(file: str, required: bool = True) -> Path | None:
+        try:
+            return Path(hf_hub_download(name, file))
+        except LocalEntryNotFoundError:  # offline, and not in the cache
+            known_missing = try_to_load_from_cache(name, file) is not None
+            if required and not known_missing:
+                raise
+        except (EntryNotFoundError, HFValidationError):  # no such file, or a name that no repository can have
+            pass
+        return None
+
+    modules = fetch("modules.json")
+    if modules is None:
+        return None
+    folder = Folder(modules.parent)
+    for stored, path in _entries(folder):
+        kind = _kind(stored)
+        if path and kind in ("Pooling", "Normalize"):
+            fetch(f"{path}/config.json", required=kind == "Pooling")
+        if path and stored.startswith(_OURS):
+            fetch(f"{path}/model.safetensors", required=False)
+    fetch("config_sentence_transformers.json", required=False)
+    return modules.parent
