@@ -118,7 +118,7 @@ def test_a_damaged_file_of_the_host_is_refused(tmp_path: Path, content: str | by
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
     """A device on which torch cannot compute is refused by name."""
-    with pytest.raises(UserError, match=f"--device must be one that torch can use here, such as cpu, got '{device}'"):
+    with pytest.raises(UserError, match=f"device must be one that torch can use here, such as cpu, got '{device}'"):
         Encoder.load(str(folder), device)
 
 

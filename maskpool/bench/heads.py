@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def key_of(mode: str) -> dict[str, str]:
 
 def is_saved(pooling: str) -> bool:
     """Whether a pooling of a study is the folder of a trained head, not a mode."""
-    return pooling not in ("", *POOLINGS) and (Path(pooling) / "config.json").is_file()
+    return pooling not in ("", *POOLINGS) and os.path.lexists(Path(pooling) / "config.json")
 
 
 def saved_hash(folder: str) -> str:

@@ -78,7 +78,7 @@ class Encoder:
             ) from None
         if dtype not in DTYPES:
             raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        where = find_device(device, "--device")
+        where = find_device(device)
         bundled = name in _BUNDLED_NAMES
         source = _bundled_folder() if bundled else name
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped

@@ -607,6 +607,8 @@ _CLASSES: dict[str, type[host.Module]] = {
         "sentence_transformers.base.modules",
     )
 } | {f"{__name__}.{cls.__name__}": cls for cls in (Pooling, AttentionPoolingModule)}
+# The router of older versions.
+_CLASSES |= dict.fromkeys(("sentence_transformers.models.Asym", "sentence_transformers.models.Asym.Asym"), host.Router)
 
 
 def _find_pooling(model: object) -> tuple[str, host.Pooling]:

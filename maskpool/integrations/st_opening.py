@@ -48,7 +48,8 @@ def build_module(
             check_fit(folder, entry.path, lambda: cls(**config))
         where: dict[str, Any] = {"subfolder": entry.path, "local_files_only": True}
         if issubclass(cls, host.Transformer):
-            return _load_transformer(cls, str(folder), where, given)
+            opened: type[Any] = cls  # mypy takes the inner class for its base
+            return _load_transformer(opened, str(folder), where, given)
         return cls.load(str(folder), trust_remote_code=False, **where, **given)
 
 

@@ -117,10 +117,11 @@ def check_sizes(path: Path, content: object, at: str = "") -> None:
                 counts = counts or any(part in lower for part in ("attention_heads", "n_head", "experts", "groups"))
                 positions = "position" in lower or lower in ("n_ctx", "seq_length", "max_sequence_length")
                 most = _MOST_LAYERS if counts else 1 << 24 if positions else _LARGEST_INTEGER
-                if not -most <= value <= most:
+                # Bases of rotations are numbers, not sizes.
+                if not -most <= value <= most and "theta" not in lower:
                     raise refused(path, inner, f"an integer of at most {most}", value)
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise refused(path, inner, "a finite number", value)
+            elif isinstance(value, float) and math.isnan(value):
+                raise refused(path, inner, "a number", value)
             check_sizes(path, value, inner)
     elif isinstance(content, list):
         for value in content:

@@ -36,13 +36,15 @@ def told(what: str) -> Iterator[None]:
 
 def reason_of(error: BaseException) -> str:
     """An error in one line."""
+    if "ignore_mismatched_sizes" in str(error):  # the host's words name an option that would hide it
+        return "its weights have other shapes than its config.json describes: the two belong to different models"
     lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()]
     text = lines[0] if lines else type(error).__name__
     # The lines behind name the weights that do not fit.
     return " ".join(lines[:2]) if text.endswith(":") and len(lines) > 1 else text
 
 
-def find_device(device: str | torch.device, argument: str = "device") -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
     """A device that torch can compute on.
 
     Raises:
@@ -54,7 +56,7 @@ def find_device(device: str | torch.device, argument: str = "device") -> torch.d
     # Torch without support for a device raises AssertionError, and TypeError for what names no device.
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise DeviceError(
-            f"{argument} must be one that torch can use here, such as cpu, got {str(device)!r}: {reason_of(error)}"
+            f"device must be one that torch can use here, such as cpu, got {str(device)!r}: {reason_of(error)}"
         ) from error
     return where
 

@@ -48,8 +48,6 @@ _ARGUMENTS = {
         "use_safetensors": optional(BOOLEAN),
         "add_pooling_layer": BOOLEAN,
         "low_cpu_mem_usage": BOOLEAN,
-        "reference_compile": optional(BOOLEAN),
-        **dict.fromkeys(_FLAGS, BOOLEAN),
     },
     "processor": {
         "trust_remote_code": FALSE,
@@ -390,15 +388,15 @@ def check_head(folder: Folder, subfolder: str = "") -> HeadConfig:
     return HeadConfig(path, settings)
 
 
-def _check_option(path: Path, name: str, value: object) -> None:
+def _check_option(path: Path, name: str, value: Any) -> None:  # Any: what JSON holds
     """Options of a pooling are numbers, strings and lists of them, none of a size no pooling has."""
     values = value if isinstance(value, list) else [value]
     if len(values) > 4096 or not all(isinstance(one, int | float | str | None) for one in values):
         raise refused(path, name, "a number, a string or a list of them", value)
     for one in values:
-        if isinstance(one, int | float) and not isinstance(one, bool):
-            if not NUMBER.holds(one) or abs(one) > 1 << 24:
-                raise refused(path, name, f"a number of at most {1 << 24}", one)
+        is_number = isinstance(one, int | float) and not isinstance(one, bool)
+        if is_number and not (NUMBER.holds(one) and abs(one) <= 1 << 24):
+            raise refused(path, name, f"a number of at most {1 << 24}", one)
 
 
 def _check_known(path: Path, kind: str, classes: Mapping[str, type]) -> None:

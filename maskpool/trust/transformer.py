@@ -42,7 +42,7 @@ _WEIGHTS = (
 # Any of these is a vocabulary some tokenizer reads.
 _VOCABULARIES = re.compile(
     r"(tokenizer\.json|vocab\..*|.*\.model|merges\.txt|.*\.spm|bpe\.codes|.*vocab.*\.(json|txt)|tekken\.json|"
-    r".*\.tiktoken|spiece.*|tokenizer_config\.json)\Z"
+    r".*\.tiktoken|spiece.*)\Z"
 )
 # These architectures create their weights through other packages, from names or pickles.
 _REFUSED_TYPES = {
@@ -147,14 +147,19 @@ def check_tokenizer(folder: Folder, subfolder: str = "", needed: bool = True) ->
     """
     at = folder.at(subfolder)
     names = {entry.name for entry in at.iterdir() if entry.is_file()} if at.is_dir() else set()
-    if needed and not any(map(_VOCABULARIES.match, names)):
-        raise FolderError(
-            f"{at} must hold a tokenizer, such as tokenizer.json: save the tokenizer next to the model with "
-            "tokenizer.save_pretrained"
-        )
+    nothing = FolderError(
+        f"{at} must hold a tokenizer, such as tokenizer.json: save the tokenizer next to the model with "
+        "tokenizer.save_pretrained"
+    )
+    vocabulary = any(map(_VOCABULARIES.match, names))
+    needed = needed and not names & set(_PROCESSORS)  # a model of images has a processor only
+    if needed and not vocabulary and _TOKENIZER_CONFIG not in names:
+        raise nothing
     settings = folder.table(subfolder, _TOKENIZER_CONFIG)
     if settings is not None:
-        _check_tokenizer_config(folder.at(subfolder, _TOKENIZER_CONFIG), settings, "tokenizer.json" in names)
+        kind = _check_tokenizer_config(folder.at(subfolder, _TOKENIZER_CONFIG), settings, "tokenizer.json" in names)
+        if needed and not vocabulary and getattr(kind, "vocab_files_names", None):  # some read bytes, without one
+            raise nothing
         for name in _files(settings, "fast_tokenizer_files", folder.at(subfolder, _TOKENIZER_CONFIG)):
             folder.find(subfolder, name)
     special = folder.table(subfolder, "special_tokens_map.json")
@@ -228,7 +233,8 @@ def _check_values(path: Path, content: Mapping[str, Any], places: bool = True) -
                     raise refused(path, at, f"one of {', '.join(DTYPES)}", value)
         elif places and isinstance(value, str) and names_a_place(value) and not _is_ignored(at):
             raise FolderError(
-                f"{path} must not name a place outside of the folder in {at}, got {shortened(value)}: remove the field"
+                f"{path} must not name a place outside of the folder in {at or 'a field without a name'}, got "
+                f"{shortened(value)}: remove the field"
             )
 
 
@@ -256,8 +262,14 @@ def _check_auto_map(path: Path, content: Mapping[str, Any], native: bool) -> Non
         raise refused(path, "auto_map", "a table of strings", names)
 
 
-def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -> None:
-    """Vet tokenizer_config.json; ``whole`` says that a tokenizer.json is there, which then holds the vocabulary."""
+def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -> Any:  # Any: a class
+    """Vet tokenizer_config.json, and return the tokenizer's class where it is known.
+
+    Args:
+        path: The file.
+        settings: Its content.
+        whole: Whether there is a tokenizer.json, which then holds the vocabulary.
+    """
     _check_special_tokens(path, settings)
     for name, field in _TOKENIZER_FIELDS.items():
         if name in settings and not field.holds(settings[name]):
@@ -290,7 +302,7 @@ def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -
                         "to SentencePiece: remove the field"
                     )
         elif (
-            re.search(r"_(file|files|path|dir|spm)\Z|\A(source|target)_", name)
+            re.search(r"_(file|files|path|dir|spm)\Z", name)
             and name
             not in (
                 *_IGNORED,
@@ -303,6 +315,7 @@ def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -
                 f"{path} must not name a file in {name}, which would be opened from the working directory, got "
                 f"{shortened(value)}: remove the field"
             )
+    return kind
 
 
 def _check_special_tokens(path: Path, content: Mapping[str, Any], only: bool = False) -> None:
@@ -350,17 +363,16 @@ def _find_tokenizer(name: str) -> Any:  # Any: a class of transformers, or None
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     try:
-        found: Any = tokenizer_class_from_name(name)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        found: Any = tokenizer_class_from_name(name)
     except Exception:  # a package its module needs is missing, which opening the tokenizer will say
         return None
     return found if isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase) else None
 
 
 def _is_native(kind: str) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    return kind in CONFIG_MAPPING_NAMES and kind in MODEL_MAPPING_NAMES
+    return kind in MODEL_MAPPING_NAMES
 
 
 def _files(content: Mapping[str, Any], name: str, path: Path) -> list[str]:

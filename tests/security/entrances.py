@@ -1,0 +1,80 @@
+"""Every place where maskpool opens a folder or file, by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from maskpool.bench.cells import Cells
+from maskpool.bench.corpora import Corpus
+from maskpool.bench.folder import StudyFolder
+from maskpool.bench.forward import _mapped
+from maskpool.bench.heads import layers_of, saved_hash
+from maskpool.bench.run import load_parts
+from maskpool.bench.study import Study, find_pooling, read_study
+from maskpool.encoder import Encoder, TokenStates
+from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, load
+from maskpool.integrations.sklearn import SentenceEncoder
+from maskpool.weights import IDFWeights
+from tests.security.bases import DIM, TEXTS
+
+
+def _audit(path: str) -> Any:
+    from maskpool.audit.opening import open_pipeline
+
+    return open_pipeline(path)
+
+
+def _bench(path: str) -> Any:
+    texts = [f"w{number} w{number + 1}" for number in range(16)]
+    corpus = Corpus("c", texts, ["a", "b"] * 8)
+    return next(iter(load_parts(Study(models=(path,), poolings=("mean",)), [corpus], "cpu")))
+
+
+def _study(path: str) -> Any:
+    folder = StudyFolder(Path(path))
+    return folder.read(), Cells(Path(path) / "cells.jsonl"), folder.vectors
+
+
+def _head(path: str) -> Any:
+    Pooling.load(path, local_files_only=True)
+    return AttentionPoolingModule.load(path, local_files_only=True)
+
+
+def _bench_head(path: str) -> Any:
+    return layers_of([find_pooling(path, "poolings")], DIM), saved_hash(path)
+
+
+ENTRANCES: dict[str, Callable[[str], Any]] = {
+    "load": lambda path: load(path, device="cpu"),
+    "SentenceEncoder": lambda path: SentenceEncoder(path, device="cpu").fit(TEXTS),
+    "Encoder.load": Encoder.load,
+    "audit": _audit,
+    "bench": _bench,
+    "head": _head,
+    "bench head": _bench_head,
+    "cache": lambda path: TokenStates.open(Path(path) / "states.safetensors"),
+    "cache npy": lambda path: TokenStates.open(Path(path) / "states.npy"),
+    "idf": lambda path: IDFWeights.load(Path(path) / "idf.json"),
+    "study": _study,
+    "study file": lambda path: read_study(Path(path) / "study.toml"),
+    "vectors": lambda path: _mapped(Path(path) / "v.npy", (1, 1), fresh=False),
+}
+
+
+def main() -> None:
+    """Open every folder below the given one by every entrance its case names; errors are expected."""
+    from tests.security.hostile import CASES
+
+    for number, case in enumerate(CASES.values()):
+        for entrance in case.refused:
+            try:
+                ENTRANCES[entrance](str(Path(sys.argv[1]) / str(number) / case.base))
+            except Exception as error:
+                print(type(error).__name__, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

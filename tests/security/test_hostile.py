@@ -1,0 +1,168 @@
+"""No code from data: hostile folders run nothing, read nothing outside, and are refused by an error of ours."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from maskpool.errors import MaskpoolError
+from maskpool.integrations.sentence_transformers import load
+from tests.security.bases import TEXTS, make_bases
+from tests.security.entrances import ENTRANCES
+from tests.security.hostile import CASES, HOST, MODEL, SECRET, Case, canary, nothing
+
+_FEWEST = 80
+_OPENED_ANYWAY: list[str] = []  # filled by the audit hook
+_WATCHING = False
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if _WATCHING and event == "open" and SECRET in str(arguments[0]):
+        _OPENED_ANYWAY.append(str(arguments[0]))
+    if _WATCHING and event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
+        _OPENED_ANYWAY.append(event)
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bases(tmp_path_factory.mktemp("bases"))
+
+
+def _damage(case: Case, bases: Path, at: Path, twin: bool = False) -> tuple[Path, Path]:
+    """A damaged copy of a base, and the folder with the secrets and the canary next to it."""
+    outside = at / SECRET
+    outside.mkdir(parents=True)
+    for file in ("vocab.txt", "vocab.json", "merges.txt", "config.json", "tokenizer.json", "spm.model"):
+        (outside / file).write_text("{}")
+    folder = at / case.base
+    shutil.copytree(bases / case.base, folder)
+    (case.twin if twin else case.change)(folder, outside)
+    return folder, outside
+
+
+def _tried(case: Case) -> tuple[str, ...]:
+    """The entrances that must refuse a case, and of those that may open it the one they all go through."""
+    return tuple(dict.fromkeys((*case.refused, *(["Encoder.load"] if case.refused[0] in MODEL else []))))
+
+
+@functools.cache
+def _expected(folder: Path) -> Any:
+    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=True).encode(TEXTS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hostile_folders_are_refused(name: str, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No entrance runs a hostile folder's code, reads outside of it or asks; those that read the field refuse it."""
+    global _WATCHING
+    case = CASES[name]
+    folder, outside = _damage(case, bases, tmp_path)
+    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("it asked on the terminal"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    _OPENED_ANYWAY.clear()
+    for entrance in _tried(case):
+        refused = None
+        _WATCHING = True
+        try:
+            ENTRANCES[entrance](str(folder))
+        except MaskpoolError as error:
+            refused = error
+        finally:
+            _WATCHING = False
+        assert not canary(outside).exists(), f"{entrance} ran the folder's code"
+        assert not _OPENED_ANYWAY, f"{entrance} read or ran {_OPENED_ANYWAY}"
+        if entrance in case.refused:
+            assert refused is not None, f"{entrance} opened it"
+            assert case.names in str(refused), f"{entrance} says: {refused}"
+            assert "\n" not in str(refused)
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="system calls are traced by strace")
+def test_nothing_outside_is_read_or_run(bases: Path, tmp_path: Path) -> None:
+    """The system calls of all entrances on all hostile folders open no secret and start no program."""
+    for number, case in enumerate(CASES.values()):
+        _damage(case, bases, tmp_path / str(number))
+    log = tmp_path / "calls"
+    calls = "open,openat,openat2,creat,execve,execveat"
+    command = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", f"trace={calls}", "-s", "4096", "-o", str(log)]
+    command += [sys.executable, "-W", "ignore", "-m", "tests.security.entrances", str(tmp_path)]
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    lines = log.read_text(errors="replace").splitlines()
+    assert len(lines) > 1000, "the calls were traced"
+    assert sum(f"{tmp_path}/" in line for line in lines) > len(CASES), "and those of the folders among them"
+    secret = [line for line in lines if re.search(rf'open\w*\(.*"[^"]*{SECRET}', line)]
+    assert not secret, secret[:5]
+    started = [line for line in lines if "execve" in line and f'"{sys.executable}"' not in line]
+    assert not [line for line in started if str(tmp_path) in line], started[:5]
+    assert not list(tmp_path.glob("*/*/canary"))
+
+
+# Where the harmless version is the model as it was saved, the next test opens it.
+TWINS = [name for name, case in CASES.items() if case.twin is not nothing]
+
+
+@pytest.mark.parametrize("name", [name for name in TWINS if CASES[name].refused[0] in MODEL])
+def test_harmless_twins_open(name: str, bases: Path, tmp_path: Path) -> None:
+    """The harmless version of a hostile model opens by every entrance, with the vectors of the host."""
+    case = CASES[name]
+    folder, _ = _damage(case, bases, tmp_path, twin=True)
+    if "Encoder.load" in case.refused:  # the other entrances go through this one or `load`
+        ENTRANCES["Encoder.load"](str(folder))
+    if "load" in case.refused:
+        expected = _expected(bases / case.base)
+        np.testing.assert_allclose(load(str(folder), device="cpu").encode(TEXTS), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.refused[0] not in MODEL])
+def test_other_harmless_twins_open(name: str, bases: Path, tmp_path: Path) -> None:
+    """The harmless version of a hostile head, cache, file of weights or study opens."""
+    case = CASES[name]
+    folder, _ = _damage(case, bases, tmp_path, twin=True)
+    for entrance in case.refused:
+        if entrance == "cache npy":
+            entrance = "cache"
+        if entrance == "vectors":
+            np.save(folder / "v.npy", np.zeros((1, 1), np.float32))
+        ENTRANCES[entrance](str(folder))
+
+
+OPENED_BY = {
+    "model": MODEL,
+    "learned": MODEL,
+    "router": HOST,
+    "words": HOST,
+    "wrapped": HOST,
+    "static": ("load", "audit"),  # it has no pooling to exchange
+    "plain": ("SentenceEncoder", "Encoder.load", "audit", "bench"),
+}
+
+
+@pytest.mark.parametrize(("base", "entrance"), [(base, one) for base, several in OPENED_BY.items() for one in several])
+def test_whole_models_open(base: str, entrance: str, bases: Path) -> None:
+    """A model that asks for nothing opens by every entrance for its kind."""
+    ENTRANCES[entrance](str(bases / base))
+
+
+def test_there_are_enough_hostile_folders() -> None:
+    """The bar: at least eighty folders, and several entrances for most."""
+    assert len(CASES) >= _FEWEST
+    assert sum(len(case.refused) for case in CASES.values()) >= 2 * _FEWEST
