@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import random
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from maskpool import __version__
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError, UserError
+
+# Exit codes. Only the audit ends with LEAK.
+SUCCESS, LEAK, FAILURE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 130
 
 try:
     import typer
     from rich.console import Console
-except ModuleNotFoundError as missing:
-    sys.exit(f'maskpool: {missing.name} is not installed; the command needs: pip install "maskpool[bench]"')
+    from rich.text import Text
+    from typer.rich_utils import rich_format_error
+except ImportError as missing:
+    missing_name = missing.name or str(missing)
+    print(
+        f'maskpool: {missing_name} is not installed; the command needs: pip install "maskpool[bench]"', file=sys.stderr
+    )
+    sys.exit(FAILURE)
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from maskpool.bench.folder import StudyFolder
     from maskpool.bench.study import Study
+
+# Texts that --explain measures on.
+_EXPLAINED_TEXTS = 32
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
@@ -35,13 +51,21 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class _Debug:
+    """Whether errors show their traceback."""
+
+    wanted = False
+
+
 @app.callback()
 def maskpool(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Pool real tokens only, and measure what pooling over pads does."""
+    _Debug.wanted = debug
 
 
 bench_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
@@ -131,7 +155,7 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    with _stoppable(out):
+    with _stoppable(out), _arguments_as_options(name="--model", device="--device"):
         given = [name for name in context.params if _was_given(context, name)]
         screen = _Screen(silent=quiet or as_json)
         with _needs_bench():
@@ -172,6 +196,7 @@ def bench(
             _print_estimate(asked, base, folder, device, screen, as_json)
             return
         folder.check()
+        notes = [] if screen.silent else [n for name in asked.models for n in _note_on_pooling(name, asked.poolings)]
         run_study(asked, base, folder, device, screen)
         results = results_of(folder)
         written = report.write(results, folder)
@@ -183,6 +208,8 @@ def bench(
         for part in results["parts"]:
             if part["corpus"]["truncated"]:
                 print(f"{part['corpus']['truncated']} texts were cut off at {part['model']['max_length']} tokens.")
+        for note in notes:
+            print(f"note: {note}")
         print(f"Written to {str(out).rstrip('/')}/: {', '.join(written)}")
 
 
@@ -191,12 +218,13 @@ def rebuild_report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished study.")],
 ) -> None:
     """Rebuild the report of a finished study from its cells."""
-    with _needs_bench():
-        from maskpool.bench import report
-        from maskpool.bench.folder import StudyFolder
-        from maskpool.bench.results import results_of
-    there = StudyFolder(folder)
-    print(f"Written to {str(folder).rstrip('/')}/: {', '.join(report.write(results_of(there), there))}")
+    with _stoppable():
+        with _needs_bench():
+            from maskpool.bench import report
+            from maskpool.bench.folder import StudyFolder
+            from maskpool.bench.results import results_of
+        there = StudyFolder(folder)
+        print(f"Written to {str(folder).rstrip('/')}/: {', '.join(report.write(results_of(there), there))}")
 
 
 @bench_app.command("compare")
@@ -206,35 +234,58 @@ def compare_studies(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Compare two finished studies, row by row."""
-    with _needs_bench():
-        from maskpool.bench import compare
-        from maskpool.bench.folder import StudyFolder
-        from maskpool.bench.report import markdown_table
-        from maskpool.bench.results import results_of
-    found = compare.compare(results_of(StudyFolder(first)), results_of(StudyFolder(second)))
-    if as_json:
-        print(json.dumps(found))
-        return
-    print("\n".join(markdown_table(compare.HEADER, compare.table(found))))
-    for name, one, other in found["settings"]:
-        print(f"{name}: {json.dumps(one)} in A, {json.dumps(other)} in B")
-    if found["only_in_a"] or found["only_in_b"]:
-        print(f"{found['only_in_a']} rows are in A alone, {found['only_in_b']} in B alone.")
+    with _stoppable():
+        with _needs_bench():
+            from maskpool.bench import compare
+            from maskpool.bench.folder import StudyFolder
+            from maskpool.bench.report import markdown_table
+            from maskpool.bench.results import results_of
+        found = compare.compare(results_of(StudyFolder(first)), results_of(StudyFolder(second)))
+        if as_json:
+            print(json.dumps(found))
+            return
+        print("\n".join(markdown_table(compare.HEADER, compare.table(found))))
+        for name, one, other in found["settings"]:
+            print(f"{name}: {json.dumps(one)} in A, {json.dumps(other)} in B")
+        if found["only_in_a"] or found["only_in_b"]:
+            print(f"{found['only_in_a']} rows are in A alone, {found['only_in_b']} in B alone.")
 
 
 @contextlib.contextmanager
-def _stoppable(out: Path) -> Iterator[None]:
-    """Make of Ctrl-C, whenever it comes, one sentence and exit code 130."""
+def _stoppable(out: Path | None = None) -> Iterator[None]:
+    """Turn Ctrl-C at any time into one sentence and exit code 130.
+
+    Args:
+        out: The folder of a study that can be resumed.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        cells = out / "cells.jsonl"  # counted as they are: what reads them may not be loaded yet
-        finished = cells.read_bytes().count(b"\n") if cells.is_file() else 0
-        print(
-            f"maskpool: stopped; {finished} finished cells are in {out}: the same command goes on from there",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
+        words = "stopped"
+        if out is not None:
+            cells = out / "cells.jsonl"  # counted as lines: the code that reads them may not be loaded yet
+            finished = cells.read_bytes().count(b"\n") if cells.is_file() else 0
+            words = f"stopped; {finished} finished cells are in {out}: the same command goes on from there"
+        print(f"maskpool: {words}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except EOFError as error:
+        raise typer.Abort from error  # typer does the same and also prints an empty line
+
+
+@contextlib.contextmanager
+def _arguments_as_options(**options: str) -> Iterator[None]:
+    """Name the option in an error that names an argument: ``name must be …`` becomes ``--model must be …``.
+
+    Args:
+        **options: The option of each argument.
+    """
+    try:
+        yield
+    except MaskpoolError as error:
+        argument, must, rest = str(error).partition(" must ")
+        if must and argument in options:
+            raise UserError(f"{options[argument]}{must}{rest}") from error
+        raise
 
 
 @app.command()
@@ -249,7 +300,10 @@ def audit(
     ] = None,
     texts: Annotated[
         Path | None,
-        typer.Option(help="Texts to audit with, one a line; at least three. Default: short ones.", show_default=False),
+        typer.Option(
+            help="Texts to audit with, one a line; at least three, and of more than 32 a sample. Default: short ones.",
+            show_default=False,
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say what the pads of this model are, with its numbers.")
@@ -259,30 +313,57 @@ def audit(
 ) -> None:
     """Say whether padding changes a model's sentence vectors, and why.
 
-    Exit code 0: clean; 1: a leak, with its cause and the fix; 2: it could not be told.
+    Exit code 0: clean; 1: a leak, with its cause and the fix; 2: an error; 3: unknown, with the reason.
     """
-    with _needs_bench():
-        from maskpool.audit import audit_padding
-        from maskpool.audit.explain import explain as explain_pads
-        from maskpool.audit.opening import open_pipeline
-        from maskpool.encoder import Encoder
-    chosen = None
-    if texts is not None:
+    options = {"name": "NAME_OR_PATH", "device": "--device", "texts": "--texts", "pooling_mode": "--pooling"}
+    with _stoppable(), _arguments_as_options(**options):
+        with _needs_bench():
+            from maskpool.audit import audit_padding
+            from maskpool.audit.explain import explain as explain_pads
+            from maskpool.audit.opening import open_pipeline
+            from maskpool.encoder import Encoder
+        chosen = None if texts is None else _read_texts(texts)
+        screen = _Screen(silent=as_json)
         try:
-            chosen = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--texts must be a file of texts in UTF-8, one a line, got {texts}: {error}") from error
+            with screen.status(f"loading {model}") as show:
+                pipeline = open_pipeline(model, pooling, device)
+                notes = [] if pooling is None else _note_on_pooling(model, [pooling])
+                report = audit_padding(
+                    pipeline, chosen, on_call=lambda calls: show(f"auditing {model}: {calls} calls of the pipeline")
+                )
+                if explain:
+                    show(f"explaining the pads of {model}")
+                    sample, note = _sample(chosen)
+                    answers = explain_pads(Encoder.load(model, device), sample)
+                    notes += note
+        except (TypeError, ValueError, ImportError) as error:
+            if isinstance(error, MaskpoolError):
+                raise
+            raise UserError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        if as_json:
+            found = {"model": model, **report.to_dict()}
+            found["notes"] += notes
+            print(json.dumps(found | ({"explanation": answers.to_dict()} if explain else {})))
+        else:
+            print("\n".join([str(report), *(f"note: {note}" for note in notes)]))
+            if explain:
+                print(f"\n{answers}")
+    raise typer.Exit({"clean": SUCCESS, "leaks": LEAK, "unknown": UNKNOWN}[report.verdict])
+
+
+def _read_texts(path: Path) -> list[str]:
     try:
-        report = audit_padding(open_pipeline(model, pooling, device), chosen)
-        answers = explain_pads(Encoder.load(model, device), chosen) if explain else None
-    except (TypeError, ValueError, ImportError, RuntimeError) as error:  # out of memory is one of the last
-        raise UserError(str(error).strip().splitlines()[0]) from error
-    if as_json:
-        found = {"model": model, **report.to_dict()}
-        print(json.dumps(found | ({"explanation": answers.to_dict()} if answers else {})))
-    else:
-        print(report if answers is None else f"{report}\n\n{answers}")
-    raise typer.Exit({"clean": 0, "leaks": 1, "unknown": 2}[report.verdict])
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--texts must be a file of texts in UTF-8, one a line, got {path}: {error}") from error
+
+
+def _sample(texts: list[str] | None) -> tuple[list[str] | None, list[str]]:
+    """Take a seeded sample of many texts, with a note that says so."""
+    if texts is None or len(texts) <= _EXPLAINED_TEXTS:
+        return texts, []
+    note = f"the explanation measures a sample of {_EXPLAINED_TEXTS} of the {len(texts)} texts (seed 0)"
+    return random.Random(0).sample(texts, _EXPLAINED_TEXTS), [note]
 
 
 def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, screen: _Screen, as_json: bool) -> None:
@@ -335,6 +416,21 @@ def _print_wide(content: Group) -> None:
     Console(width=screen.width if screen.is_terminal else 110).print(content, highlight=False)
 
 
+def _note_on_pooling(model: str, poolings: Sequence[str]) -> list[str]:
+    """Say which poolings are not the one that a model is saved with."""
+    from maskpool.encoder import bundled_folder_of
+    from maskpool.encoder.saved_pooling import find_saved_pooling
+
+    try:
+        saved = find_saved_pooling(bundled_folder_of(model))
+    except FileNotFoundError:  # a repository of the hub that cannot be reached
+        return []
+    if saved is None or saved.unusable:
+        return []
+    others = [mode for mode in poolings if not saved.is_mode(mode)]
+    return [f"{model} is saved with {saved.name} pooling; {', '.join(others)} pools otherwise"] if others else []
+
+
 class _Screen:
     """Progress on standard error, or none."""
 
@@ -343,12 +439,21 @@ class _Screen:
         self.console = Console(stderr=True, quiet=silent)
 
     def say(self, words: str) -> None:
-        """Print a passing remark."""
+        """Print a line of progress."""
         self.console.print(words, style="dim")
 
     @contextlib.contextmanager
+    def status(self, words: str) -> Iterator[Callable[[str], None]]:
+        """Show one line that changes, on a terminal only."""
+        if self.silent or not self.console.is_terminal:
+            yield lambda _: None
+            return
+        with self.console.status(Text(words)) as status:  # not markup: names may hold brackets
+            yield lambda words: status.update(Text(words))
+
+    @contextlib.contextmanager
     def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show one bar while the work goes on."""
+        """Show a progress bar."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -358,9 +463,49 @@ class _Screen:
 
 
 def main() -> None:
-    """Run the command; what the user can mend becomes one sentence and exit code 2."""
+    """Run the command and exit: every error becomes one sentence on standard error and exit code 2."""
+    _Debug.wanted = False
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
-        app()
-    except UserError as error:
-        print(f"maskpool: {error}", file=sys.stderr)
-        sys.exit(2)
+        found = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return found if isinstance(found, int) else SUCCESS
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    # Not only Exception: a library may call sys.exit, and tokenizers raise panics that are no Exceptions.
+    except BaseException as error:
+        if _is_broken_pipe(error):
+            _discard_output()
+            return FAILURE
+        if hasattr(error, "format_message"):  # an error of the command line itself
+            rich_format_error(error)  # type: ignore[arg-type]  # typer's own class is private
+        elif _Debug.wanted:
+            traceback.print_exc()
+        else:
+            print(f"maskpool: {_sentence(error)}", file=sys.stderr)
+        return FAILURE
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, typer.Abort) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, MaskpoolError):
+        return str(error)
+    words = next(iter(str(error).strip().splitlines()), "")
+    return f"unexpected {type(error).__name__}{': ' + words if words else ''}; maskpool --debug shows the traceback"
+
+
+def _is_broken_pipe(error: BaseException) -> bool:
+    """Whether the reader of the output is gone, which typer turns into SystemExit."""
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(cause, OSError) and cause.errno == errno.EPIPE
+
+
+def _discard_output() -> None:
+    """Keep Python from writing to a broken pipe again when it exits, which would change the exit code."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]  # suppressed

@@ -1,0 +1,313 @@
+"""Exit codes of the command, its errors in one sentence, and what it notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as host
+
+from tests.bench import tiny
+from tests.test_cli import _small, assert_refused, in_a_process, run  # noqa: F401  # a fixture for every test
+
+AUDIT, BENCH = ("audit",), ("bench", "--pooling", "mean", "--model")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_model(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def cls(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, saved with cls pooling."""
+    folder = tmp_path_factory.mktemp("cls")
+    modules = [host.Transformer(str(plain)), host.Pooling(32, "cls")]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tiny.write_csv(tmp_path / "colours.csv", tiny.make_texts(60))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("w1 w2\nw3\nw4 w5 w6 w7 w8 w9\nw1 w2 w3\n", "utf-8")
+    return path
+
+
+def by_words(offset: float) -> Callable[[list[str]], Any]:
+    """A pipeline whose vectors take on ``offset`` for each word that the text is padded by."""
+
+    def embed(texts: list[str]) -> Any:
+        counts = [len(text.split()) for text in texts]
+        return np.array([[count, 1.0 + offset * (max(counts) - count)] for count in counts])
+
+    return embed
+
+
+# ------------------------------------------------------------------------------------------------ verdicts
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "code"),
+    [(by_words(0.0), 3), (by_words(0.5), 1), (lambda texts: np.ones((len(texts), 2)), 3)],
+    ids=["black box", "leak", "constant"],
+)
+def test_the_exit_code_is_the_verdict(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, pipeline: Callable[[list[str]], Any], code: int
+) -> None:
+    """A leak is 1, an unknown verdict is 3; a clean one is 0."""
+    monkeypatch.setattr("maskpool.audit.opening.open_pipeline", lambda *_: pipeline)
+    found = run("audit", plain, "--json")
+    verdict = json.loads(found.out)["verdict"]
+    assert found.code == {"clean": 0, "leaks": 1, "unknown": 3}[verdict]
+
+
+def test_a_clean_model_is_0(plain: Path, texts: Path) -> None:
+    """A clean model is 0."""
+    assert run("audit", plain, "--texts", texts).code == 0
+
+
+# ------------------------------------------------------------------------------------------------ users' errors
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def no_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "damaged weights": (cut_weights, r"\S*/model\.safetensors must be a whole safetensors file.*"),
+    "missing weights": (no_weights, r"\S* must hold the model's weights in model\.safetensors, got none.*"),
+    "missing tokenizer": (no_tokenizer, r"\S* must hold a tokenizer, such as tokenizer\.json.*"),
+}
+
+
+@pytest.mark.parametrize("command", [AUDIT, BENCH], ids=["audit", "bench"])
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("kind", ["plain", "cls"])
+def test_spoilt_folders_are_named(
+    request: pytest.FixtureRequest, data: Path, tmp_path: Path, kind: str, spoilt: str, command: tuple[str, ...]
+) -> None:
+    """Damaged or missing weights and a missing tokenizer are named as such, in one sentence, with exit code 2."""
+    spoil, sentence = SPOILT[spoilt]
+    folder = tmp_path / "model"
+    subprocess.run(["cp", "-r", str(request.getfixturevalue(kind)), str(folder)], check=True)
+    spoil(folder)
+    more = ["--data", data, "--out", tmp_path / "out"] if command is BENCH else []
+    prefix = r"((--model|NAME_OR_PATH) must be .* could not be loaded: )?"
+    assert_refused(run(*command, folder, *more), prefix + sentence)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:7", "xpu", ""])
+@pytest.mark.parametrize("command", [AUDIT, BENCH], ids=["audit", "bench"])
+@pytest.mark.parametrize("kind", ["plain", "cls"])
+def test_a_device_that_does_not_exist_is_named(
+    request: pytest.FixtureRequest, data: Path, tmp_path: Path, kind: str, command: tuple[str, ...], device: str
+) -> None:
+    """A device that torch cannot use is named with its option."""
+    more = ["--data", data, "--out", tmp_path / "out"] if command is BENCH else []
+    ran = run(*command, request.getfixturevalue(kind), "--device", device, *more)
+    assert_refused(ran, f"--device must be one that torch can use here, such as cpu, got '{device}': .+")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["no/such/folder"], r"NAME_OR_PATH must be .*'no/such/folder' could not be loaded: .*"),
+        (["{plain}", "--pooling", "meann"], "--pooling must be one of 'mean', .*got 'meann'"),
+        (["{plain}", "--pooling", "topk_mean"], "k is required for the pooling_mode 'topk_mean', got None"),
+        (["{plain}", "--texts", "{plain}/one.txt"], "--texts must be at least three different ones.*"),
+        (["{plain}", "--texts", "{plain}"], "--texts must be a file of texts in UTF-8, one a line, got .*"),
+    ],
+)
+def test_arguments_are_named_as_options(plain: Path, arguments: list[str], sentence: str) -> None:
+    """Errors of Python arguments name the option or argument of the command."""
+    (plain / "one.txt").write_text("one text\n", "utf-8")
+    assert_refused(run("audit", *(argument.format(plain=plain) for argument in arguments)), sentence)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["audit"], ["nonsense"], ["--nonsense"], ["audit", "x", "--nonsense"], ["bench", "report"], ["bench", "x"]],
+    ids=" ".join,
+)
+def test_usage_errors_are_2(arguments: list[str]) -> None:
+    """A wrong command line is exit code 2 without a traceback."""
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert "Traceback" not in ran.err
+    assert "Usage" in ran.err + ran.out
+
+
+@pytest.mark.parametrize("command", [["report", "{none}"], ["compare", "{none}", "{none}"]])
+def test_no_study_is_2(tmp_path: Path, command: list[str]) -> None:
+    """A folder without a study is one sentence and exit code 2."""
+    assert_refused(run("bench", *(word.format(none=tmp_path / "none") for word in command)), ".+")
+
+
+# ------------------------------------------------------------------------------------------------ the unexpected
+
+
+class PanicException(BaseException):
+    """Not an Exception, as a panic of the tokenizers is not."""
+
+
+# Each command, and a function it calls.
+COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "audit": (("audit", "x"), "maskpool.audit.opening.open_pipeline"),
+    "bench": (("bench", "--data", "{data}", "--out", "{out}"), "maskpool.bench.run.run_study"),
+    "report": (("bench", "report", "{out}"), "maskpool.bench.results.results_of"),
+    "compare": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.compare.compare"),
+    "compare, its studies": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.results.results_of"),
+}
+UNEXPECTED: list[tuple[BaseException, str]] = [
+    (ZeroDivisionError("division by zero\nand more"), "unexpected ZeroDivisionError: division by zero"),
+    (ZeroDivisionError(), "unexpected ZeroDivisionError"),
+    (RuntimeError("out of memory"), "unexpected RuntimeError: out of memory"),
+    (MemoryError(), "unexpected MemoryError"),
+    (RecursionError("too deep"), "unexpected RecursionError: too deep"),
+    (EOFError("no more"), "unexpected EOFError: no more"),
+    (OSError(5, "Input/output error"), r"unexpected OSError: \[Errno 5\] Input/output error"),
+    (SystemExit(1), "unexpected SystemExit: 1"),
+    (SystemExit("words"), "unexpected SystemExit: words"),
+    (SystemExit(0), "unexpected SystemExit: 0"),
+    (PanicException("index out of bounds"), "unexpected PanicException: index out of bounds"),
+]
+
+
+def start(command: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *flags: str) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    arguments, place = COMMANDS[command]
+    if command == "compare":
+        monkeypatch.setattr("maskpool.bench.results.results_of", lambda _: {})
+    monkeypatch.setattr(place, fail)
+    data = tiny.write_csv(tmp_path / "colours.csv", tiny.make_texts(60))
+    return run(*flags, *(word.format(data=data, out=tmp_path / "out") for word in arguments))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("error", "sentence"), UNEXPECTED, ids=[sentence for _, sentence in UNEXPECTED])
+def test_an_unexpected_error_is_one_sentence(
+    command: str, error: BaseException, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever a command raises is one sentence and exit code 2, never 1."""
+    ran = start(command, error, monkeypatch, tmp_path)
+    assert_refused(ran, f"{sentence}; maskpool --debug shows the traceback")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_debug_shows_the_traceback(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With --debug the traceback is shown, and the exit code is still 2; the next run shows none."""
+    ran = start(command, ZeroDivisionError("division by zero"), monkeypatch, tmp_path, "--debug")
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert "Traceback (most recent call last)" in ran.err
+    assert "Traceback" not in start(command, ZeroDivisionError(), monkeypatch, tmp_path).err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_is_130(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ctrl-C in any command is exit code 130 and one sentence."""
+    ran = start(command, KeyboardInterrupt(), monkeypatch, tmp_path)
+    assert (ran.code, ran.out) == (130, "")
+    assert ran.err.splitlines()[-1].startswith("maskpool: stopped")
+
+
+def test_a_reader_that_is_gone_is_2() -> None:
+    """Output that nobody reads is exit code 2 without a word."""
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run(
+        [sys.executable, "-m", "maskpool", "--help"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (2, b"")
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich.console"])
+def test_a_package_that_the_command_needs_is_named(missing: str) -> None:
+    """Without the packages of the command line, the command names the extra and ends with exit code 2."""
+    code = f"import sys; sys.modules[{missing!r}] = None; import maskpool.cli"
+    assert_refused(
+        in_a_process(sys.executable, "-c", code),
+        rf'{missing} is not installed; the command needs: pip install "maskpool\[bench\]"',
+    )
+
+
+def test_a_process_ends_with_2(tmp_path: Path) -> None:
+    """The installed command ends with 2 and one sentence for a folder that does not exist."""
+    ran = in_a_process(sys.executable, "-m", "maskpool", "audit", str(tmp_path / "none"))
+    assert_refused(ran, "NAME_OR_PATH must be .* could not be loaded: .*")
+
+
+# ------------------------------------------------------------------------------------------------ texts, notes
+
+
+def test_many_texts_are_sampled_and_said(plain: Path, tmp_path: Path) -> None:
+    """Of many lines the audit and the explanation take a sample of 32, say so, and take the same one again."""
+    path = tmp_path / "many.txt"
+    path.write_text("\n".join(" ".join(f"w{(n * k) % 30}" for k in range(1, 3 + n % 17)) for n in range(600)), "utf-8")
+    first, again = (json.loads(run("audit", plain, "--texts", path, "--explain", "--json").out) for _ in range(2))
+    assert any(re.search(r"32 of .*\d+", note) for note in first["notes"])
+    assert "the explanation measures a sample of 32 of the 600 texts (seed 0)" in first["notes"]
+    assert first == again
+
+
+def test_progress_is_shown_on_a_terminal(plain: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, standard error shows the number of calls; with --json or in a log it shows nothing."""
+    assert run("audit", plain, "--texts", texts).err == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    ran = run("audit", plain, "--texts", texts)
+    assert ran.code == 0
+    assert re.search(r"auditing .*: \d+ calls", "".join(ran.err.split("\n")))
+    assert ran.out.startswith("BertModel: clean")
+    assert run("audit", plain, "--texts", texts, "--json").err == ""
+
+
+def test_another_pooling_than_the_saved_one_is_noted(cls: Path, plain: Path) -> None:
+    """--pooling on a model saved with another pooling is a note, on the screen and in the JSON."""
+    note = f"{cls} is saved with cls pooling; max pools otherwise"
+    assert f"note: {note}" in run("audit", cls, "--pooling", "max").out.splitlines()
+    assert note in json.loads(run("audit", cls, "--pooling", "max", "--json").out)["notes"]
+    assert "is saved with" not in run("audit", cls, "--pooling", "cls").out
+    assert "is saved with" not in run("audit", plain, "--pooling", "max").out
+
+
+def test_bench_notes_other_poolings(
+    cls: Path, plain: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study that pools a model in another way than it is saved with says so."""
+    monkeypatch.setattr("maskpool.bench.run.run_study", lambda *_: None)
+    monkeypatch.setattr("maskpool.bench.results.results_of", lambda _: {"parts": []})
+    monkeypatch.setattr("maskpool.bench.report.write", lambda *_: [])
+    monkeypatch.setattr("maskpool.bench.report.show", lambda _: "")
+    more = ["--data", data, "--out", tmp_path / "out", "--pooling", "mean,cls"]
+    note = f"note: {cls} is saved with cls pooling; mean pools otherwise"
+    assert note in run("bench", "--model", cls, *more).out.splitlines()
+    assert "is saved with" not in run("bench", "--model", plain, *more).out
+    assert run("bench", "--model", cls, *more, "--quiet").out == ""
