@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from maskpool.audit.causes import Seen, encoder_finding
+from maskpool.audit.encoder_causes import encoder_finding
 from maskpool.audit.probes import TIMES_FLOOR, Moved
+from maskpool.audit.seen import Seen
 from maskpool.audit.states import CLEAN, LEAK, relative
 from maskpool.audit.trace import TokenCall
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from maskpool.audit.seen import Unpadded, without_pads
 from maskpool.audit.trace import Call, watch
 
 if TYPE_CHECKING:
@@ -36,7 +38,9 @@ _LOUDEST = 0.02  # of noise in which leaks can still be told
 
 
 def difference(one: Tensor, other: Tensor) -> float:
-    """‖a − b‖ / max(‖a‖, ‖b‖): 0 for equal vectors, 1 where one of them is zero."""
+    """‖a − b‖ / max(‖a‖, ‖b‖): 0 for equal vectors, 1 where one of them is zero, inf where a number is not finite."""
+    if not bool(one.isfinite().all() & other.isfinite().all()):
+        return math.inf
     scale = max(float(one.norm()), float(other.norm()))
     return float((one - other).norm()) / scale if scale else 0.0
 
@@ -46,14 +50,22 @@ class Moved:
     """A text whose vector is another one beside other texts.
 
     Attributes:
-        texts: The batch; its first text is the one.
+        texts: The text, and then the others of the batch.
         alone: Its vector alone.
         there: Its vector in the batch.
+        place: Its place in the batch.
     """
 
     texts: tuple[str, ...]
     alone: Tensor
     there: Tensor
+    place: int = 0
+
+    @property
+    def batch(self) -> tuple[str, ...]:
+        """The texts in the order in which they were embedded."""
+        text, *others = self.texts
+        return (*others[: self.place], text, *others[self.place :])
 
     @property
     def size(self) -> float:
@@ -72,10 +84,15 @@ class Measured:
         padded: Texts beside longer ones, the largest difference first.
         cached: A text whose vector stays what its first, padded call gave; None if there is none.
         cache_checked: Whether that could be found out.
+        respelled: Whether a text that was first embedded in a padded batch ran through the model again alone, with
+            another number of pads, under another spelling of the same tokens.
         vacuous: Whether all texts get one vector, in any company.
         precision: The spacing of numbers near 1 in the coarsest type seen, of vectors or token states.
         alone: What was seen of calls with one text, by the text.
-        beside: What was seen of calls with a longer companion, by the texts.
+        beside: What was seen of calls with companions, by the batch.
+        unpadded: As ``alone``, without the pads that a text has alone as well.
+        own_unpadded: Texts that are padded alone, run again without their pads.
+        pipeline: What was measured.
         training: Names of modules in training mode that depend on it.
     """
 
@@ -85,11 +102,15 @@ class Measured:
     padded: list[Moved] = field(default_factory=list)
     cached: Moved | None = None
     cache_checked: bool = True
+    respelled: bool = False
     vacuous: bool = False
     precision: float = 0.0
     alone: dict[str, Call] = field(default_factory=dict)
     beside: dict[tuple[str, ...], Call] = field(default_factory=dict)
     training: set[str] = field(default_factory=set)
+    unpadded: dict[str, Call] = field(default_factory=dict)
+    own_unpadded: dict[str, Unpadded] = field(default_factory=dict)
+    pipeline: Pipeline | None = None
 
     @property
     def step(self) -> float:
@@ -149,21 +170,26 @@ def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
     if late not in early:  # its first call is a padded one: a cache would keep that
         first = _beside(pipeline, found, (late, longest))
     alone = {text: _alone(pipeline, found, text) for text in (*early, middle, longest)}
+    _check_finite(alone)
     again = {text: pipeline([text])[0] for text in early}
     found.repeated = max(difference(alone[text], again[text]) for text in early)
     if late not in early:
         alone[late] = _alone(pipeline, found, late)
+        _check_finite({late: alone[late]})
         found.padded.append(Moved((late, longest), alone[late], first))
         _find_cache(pipeline, found, first, early[0], late, alone)
     _find_noise(pipeline, found, early, (longest, middle), alone)
     for text in early:
         for batch in ((text, longest), (text, middle), (text, longest, middle)):
             found.padded.append(Moved(batch, alone[text], _beside(pipeline, found, batch)))
-        behind = pipeline([longest, text])[1]
-        found.padded.append(Moved((text, longest), alone[text], behind))
+        found.padded.append(Moved((text, longest), alone[text], _beside(pipeline, found, (longest, text), 1), 1))
     everything = [*early, longest, middle]
-    for text, vector in zip(everything, pipeline(everything), strict=True):
-        found.padded.append(Moved((text, *(one for one in everything if one != text)), alone[text], vector))
+    with watch() as together:
+        vectors = pipeline(everything)
+    found.beside[tuple(everything)] = together
+    for place, (text, vector) in enumerate(zip(everything, vectors, strict=True)):
+        others = (one for one in everything if one != text)
+        found.padded.append(Moved((text, *others), alone[text], vector, place))
     # Calls in between may have left something behind.
     last = pipeline([early[0]])[0]
     found.repeated = max(found.repeated, difference(alone[early[0]], last))
@@ -172,7 +198,18 @@ def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
         difference(alone[early[0]], vector) < 1e-9 for vector in alone.values()
     )
     found.precision = max([pipeline.precision, *(call.precision for call in found.alone.values())])
+    found.unpadded, found.own_unpadded = without_pads(pipeline, found.alone, found.beside)
+    found.pipeline = pipeline
     return found
+
+
+def _check_finite(alone: dict[str, Tensor]) -> None:
+    for text, vector in alone.items():
+        if not bool(vector.isfinite().all()):
+            raise ValueError(
+                f"pipeline must give finite numbers; for {[text]!r} alone it gave NaN or infinity: an empty mean "
+                "(0 / 0) or an overflow; fix that first"
+            )
 
 
 def _alone(pipeline: Pipeline, found: Measured, text: str) -> Tensor:
@@ -183,9 +220,9 @@ def _alone(pipeline: Pipeline, found: Measured, text: str) -> Tensor:
     return vector
 
 
-def _beside(pipeline: Pipeline, found: Measured, texts: tuple[str, ...]) -> Tensor:
+def _beside(pipeline: Pipeline, found: Measured, texts: tuple[str, ...], place: int = 0) -> Tensor:
     with watch() as call:
-        vector = pipeline(texts)[0]
+        vector = pipeline(texts)[place]
     found.beside[texts] = call
     return vector
 
@@ -195,12 +232,14 @@ def _find_noise(
 ) -> None:
     noise, coupling = [], []
     for text in texts:
+        for row in pipeline([text, text]):  # as long as itself, whatever a token is
+            noise.append(Moved((text, text), alone[text], row))
         candidates = (one for one in _as_many_words(text, longer) if one != text)
         others = list(islice((one for one in candidates if _as_long(found, pipeline, text, one)), 3))
         vectors = [pipeline([text, other])[0] for other in others[:2]]
         noise += [Moved((text, other), alone[text], there) for other, there in zip(others, vectors, strict=False)]
         if len(vectors) == 2:
-            coupling.append(Moved((text, *others[:2]), *vectors))
+            coupling.append(Moved((text, *others[:2]), vectors[0], vectors[1]))
         if len(others) > 2:
             noise.append(Moved((text, *others[:3]), alone[text], pipeline([text, *others[:3]])[0]))
     found.noise = max(noise, key=lambda one: one.size, default=None)
@@ -240,7 +279,11 @@ def _find_cache(
         if spell(control) == control or spell(text) == text:  # asks for the same again
             continue
         if difference(pipeline([spell(control)])[0], alone[control]) <= small:
-            fresh = pipeline([spell(text)])[0]
+            with watch() as call:
+                fresh = pipeline([spell(text)])[0]
+            padded = next((seen.tokens for texts, seen in found.beside.items() if texts[0] == text), [])
+            widths = {tokens.ids.shape[1] for tokens in padded}
+            found.respelled = any(tokens.ids.shape[1] not in widths for tokens in call.tokens if widths)
             if torch.equal(first, alone[text]) and difference(fresh, first) > small:
                 found.cached = Moved((text,), fresh, first)
             return

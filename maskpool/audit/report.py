@@ -53,6 +53,41 @@ CAUSES = {
             "pads read by the pooling",
             "pool real tokens alone: give the mask to a layer of maskpool (maskpool.build_pooling)",
         ),
+        Cause(
+            "padded length read by the pooling",
+            "count tokens, not columns: what a pooling divides by or weighs with must come from the mask, as in "
+            "maskpool.build_pooling",
+        ),
+        Cause(
+            "last token counted by column",
+            "sum(mask) − 1 is the column of the last token only under right padding: use maskpool.last_token_pool, "
+            "which reads the mask",
+        ),
+        Cause(
+            "position weights counted by column",
+            "count positions from the first real token of each text, as maskpool.position_weighted_mean_pool does, "
+            "or pad on the right",
+        ),
+        Cause(
+            "prompt counted by column",
+            "under left padding the first columns are pads: leave the prompt out with "
+            "maskpool.masks.exclude_prompt(attention_mask, prompt_length), or pad on the right",
+        ),
+        Cause(
+            "NaN at pads read by the pooling",
+            "0 × NaN is NaN: leave pads out with torch.where, as maskpool.mean_pool does, instead of multiplying by "
+            "the mask",
+        ),
+        Cause(
+            "NaN in the encoder of padded texts",
+            "a row of attention scores that are all −inf gives 0 / 0: mask with torch.finfo(dtype).min, or set the "
+            "outputs of such rows to zero; torch.nan_to_num on the vectors only hides it",
+        ),
+        Cause(
+            "NaN where texts are padded",
+            "look for 0 / 0 in attention rows that see no token, and for a multiplication of pads by 0; pass the "
+            "model, tokenizer and pooling to the audit so that it can look inside",
+        ),
         Cause("mask not passed to the encoder", "pass attention_mask=… to the model beside input_ids"),
         Cause(
             "all-ones mask",
@@ -62,6 +97,15 @@ CAUSES = {
             "additive mask taken for a multiplicative one",
             "masks of tokens are 1 at real tokens and 0 at pads; an additive mask (0 and a large negative number), or "
             "an inverted one, is for attention scores alone",
+        ),
+        Cause(
+            "mask of other tokens",
+            "the mask must be 1 at every token of the text and 0 at every pad: take the tokenizer's attention_mask",
+        ),
+        Cause(
+            "other path where nothing is padded",
+            "the encoder treats a batch without pads differently, so the same text has two vectors: give a mask of "
+            "ones the same path as any other mask; do not drop it, and do not let is_causal depend on it",
         ),
         Cause(
             "pad token is end-of-text",
@@ -98,6 +142,24 @@ CAUSES = {
             "coupling through the batch",
             "a text's vector depends on the other texts of its batch without any padding: look for statistics over the "
             "batch (BatchNorm in training mode, routing with a capacity)",
+        ),
+        Cause(
+            "dynamic quantisation shared by the batch",
+            "dynamic quantisation rounds the whole input by one scale, other texts and pads included: quantise weights "
+            "only, use static scales or one scale per token, or run in floating point",
+        ),
+        Cause(
+            "rows in another order",
+            "give vectors back in the order of the texts: undo the sorting by length with the inverse permutation",
+        ),
+        Cause(
+            "cut to a shorter text of the batch",
+            "pad to the longest text of the batch (padding=True), and truncate by max_length only",
+        ),
+        Cause(
+            "state kept between calls",
+            "a vector depends on what was embedded before: clear buffers and caches, or key them by everything that "
+            "their contents depend on",
         ),
         Cause(
             "vectors cached from a padded run",
@@ -155,7 +217,8 @@ class AuditReport:
         floor: The largest that has nothing to do with padding: numeric noise of this pipeline.
         threshold: What counts as a leak: max(1e-4, 20 × floor, 8 × the spacing of the coarsest numbers seen near 1).
         census: What the padding census says of the model's architecture; empty where no model of transformers was seen.
-        notes: What else the reader must know, such as what could not be checked.
+        notes: What else the reader must know; where the verdict is ``unknown``, the first says why and what would
+            settle it.
         calls: How often the pipeline was called.
     """
 
@@ -170,18 +233,18 @@ class AuditReport:
     calls: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for one, finding in zip(found["findings"], self.findings, strict=True):
-            one |= {"fix": finding.fix, "leak": finding.leak}
-        return found
+        """The report as JSON values; a size that is infinite, because a vector became NaN, is None."""
+        report: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
+        for entry, finding in zip(report["findings"], self.findings, strict=True):
+            entry |= {"fix": finding.fix, "leak": finding.leak}
+        return report
 
     def __str__(self) -> str:
         """The report for people."""
         words = {
             "clean": "clean: no padding reaches the vectors",
             "leaks": "leaks: vectors depend on padding or on other texts",
-            "unknown": "unknown: the pipeline does not let itself be measured",
+            "unknown": "unknown: this run could not tell",
         }
         lines = [
             f"{self.pipeline}: {words[self.verdict]}",

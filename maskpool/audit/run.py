@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from maskpool.audit.causes import (
-    encoder_finding,
-    hidden_tokens_finding,
-    look_inside,
-    pooling_finding,
-    signature_finding,
-    unpooled_end_finding,
-)
-from maskpool.audit.census import tell
-from maskpool.audit.pipelines import Pipeline, evaluated, left_as_it_was
-from maskpool.audit.probes import TEXTS, Measured, measure
-from maskpool.audit.report import AuditReport, Finding, Verdict
+from torch import nn
 
+from maskpool.audit.census import tell
+from maskpool.audit.encoder_causes import QUANTISED, encoder_finding, is_dynamically_quantised
+from maskpool.audit.end_of_text import hidden_tokens_finding, unpooled_end_finding
+from maskpool.audit.evidence import ROUNDING, doubt
+from maskpool.audit.pipelines import Pipeline, evaluated, left_as_it_was
+from maskpool.audit.pooling_causes import pooling_finding
+from maskpool.audit.probes import TEXTS, Measured, difference, measure
+from maskpool.audit.report import AuditReport, Finding, Verdict
+from maskpool.audit.rows import cut_finding, mixed_up_finding, state_finding
+from maskpool.audit.seen import look_inside, never_padded
+from maskpool.audit.signature import signature_finding
+
+MAX_TEXTS = 32
 _HALF = 1e-6  # numbers coarser than float32
 
 
-def audit_padding(pipeline: object, texts: Sequence[str] | None = None) -> AuditReport:
+def audit_padding(
+    pipeline: object, texts: Sequence[str] | None = None, *, on_call: Callable[[int], None] | None = None
+) -> AuditReport:
     """Say whether padding changes a pipeline's vectors, and why.
 
-    Each text is embedded alone, beside longer texts, shuffled and in batches of several sizes, and the vectors are
+    Each text is embedded alone, next to longer texts, shuffled and in batches of several sizes, and the vectors are
     compared, ‖a − b‖ / max(‖a‖, ‖b‖). What counts as a difference is measured on the same pipeline: the same texts
-    beside others that are as long. Where torch modules run in this process, the audit watches what they are given and
-    give, and names the cause. Nothing is written: modes, buffers and generators of random numbers are given back.
+    next to others of the same length. Where torch modules run in this process, the audit watches their inputs and
+    outputs, and names the cause. It writes nothing: modes, buffers and random states are restored.
+
+    The verdict is ``clean`` only if the run could have shown a leak: a text was seen with different numbers of pads, or
+    was compared with its own unpadded run, or texts of different lengths ran without any pads. Otherwise the verdict is
+    ``unknown``, and a note says why and what would settle it.
 
     Args:
         pipeline: A callable from a list of texts to an array of vectors, a ``SentenceTransformer``, a
             `maskpool.integrations.transformers.SentenceEmbedder`, or a tuple (model, tokenizer, pooling), the pooling a
             mode, a layer or a callable ``(token_embeddings, attention_mask)``.
         texts: At least three, of different lengths; None takes some short ones. The longest two are the companions
-            that make the others be padded.
+            next to which the others are padded. Of more than ``MAX_TEXTS`` = 32 a sample with a fixed seed is taken.
+        on_call: Called after each call of the pipeline with the number of calls so far.
 
     Returns:
         Verdict, findings with their causes, evidence and fixes, and the figures.
 
     Raises:
-        TypeError: ``pipeline`` is none, or ``texts`` holds something else than strings.
-        ValueError: The pipeline raises, or gives anything but one row of finite numbers for each text.
+        TypeError: ``pipeline`` is something else, or ``texts`` holds something other than strings.
+        ValueError: The pipeline raises, or does not give one row of numbers for each text, or gives NaN or infinity for
+            a text alone.
 
     Example:
         >>> def embed(texts):  # the mean over the columns of a padded batch of letters
@@ -52,29 +63,28 @@ def audit_padding(pipeline: object, texts: Sequence[str] | None = None) -> Audit
         >>> report.verdict
         'leaks'
     """
-    probe, chosen = Pipeline(pipeline), _checked(texts)
+    probe, (chosen, given) = Pipeline(pipeline, on_call), _checked(texts)
     with left_as_it_was(probe.modules), ExitStack() as modes:
         measured = measure(probe, chosen)
-        findings = _nondeterminism(measured)
+        findings = _nondeterminism(probe, measured)
         if measured.loud and measured.training:
             modes.enter_context(evaluated([root for call in measured.alone.values() for root in call.roots]))
             measured = measure(probe, chosen)
         if not measured.loud and not measured.vacuous:
             findings += _findings(measured)
-        notes = _notes(measured)
-    verdict: Verdict = "leaks" if any(finding.leak for finding in findings) else "clean"
-    if verdict == "clean" and (measured.loud or measured.vacuous or measured.doubtful):
-        verdict = "unknown"
-    largest = measured.padded[0].size if measured.padded else 0.0
+        leaks = any(finding.leak for finding in findings)
+        why = "" if leaks else doubt(measured, random=bool(findings))
+        notes = ([why] if why else []) + _notes(measured, len(chosen), given, leaks)
+    verdict: Verdict = "leaks" if leaks else "unknown" if why else "clean"
     return AuditReport(
         probe.name,
         verdict,
         tuple(findings),
-        largest,
+        measured.padded[0].size if measured.padded else 0.0,
         measured.floor,
         measured.threshold,
         _census(measured),
-        notes,
+        tuple(notes),
         probe.calls,
     )
 
@@ -87,35 +97,42 @@ def assert_padding_invariant(pipeline: object, texts: Sequence[str] | None = Non
         texts: The same.
 
     Raises:
-        AssertionError: The verdict is not ``clean``; the message is the report.
+        AssertionError: The verdict is not ``clean``, also where it is ``unknown``; the message is the report.
         TypeError: As `audit_padding`.
         ValueError: The same.
 
-    Example:
-        >>> assert_padding_invariant(lambda texts: [[float(len(text)), 1.0] for text in texts])
+    Example::
+
+        assert_padding_invariant((model, tokenizer, "mean"))
     """
     report = audit_padding(pipeline, texts)
     if report.verdict != "clean":
         raise AssertionError(str(report))
 
 
-def _checked(texts: Sequence[str] | None) -> list[str]:
+def _checked(texts: Sequence[str] | None) -> tuple[list[str], int]:
+    """The texts to audit with, and how many different ones were given."""
     if texts is None:
-        return list(TEXTS)
+        return list(TEXTS), len(TEXTS)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}")
     found = list(dict.fromkeys(texts))
     if len(found) < 3 or len({len(text) for text in found}) < 2:
         raise ValueError(
             f"texts must be at least three different ones, not all of one length, got {len(found)}: short ones, and a "
-            "long one beside which they are padded"
+            "long one next to which they are padded"
         )
-    return found
+    if len(found) <= MAX_TEXTS:
+        return found, len(found)
+    *others, middle, longest = sorted(found, key=len)
+    return [*random.Random(0).sample(others, MAX_TEXTS - 2), middle, longest], len(found)
 
 
-def _nondeterminism(measured: Measured) -> list[Finding]:
+def _nondeterminism(probe: Pipeline, measured: Measured) -> list[Finding]:
     if measured.repeated <= measured.step:
         return []
+    if (state := state_finding(probe, measured)) is not None:
+        return [state]
     training = ", ".join(sorted(measured.training))
     where = f"; in training mode: {training}" if training else ""
     evidence = f"two equal calls differ by {measured.repeated:.2g}{where}"
@@ -123,34 +140,67 @@ def _nondeterminism(measured: Measured) -> list[Finding]:
 
 
 def _findings(measured: Measured) -> list[Finding]:
+    if (mixed_up := mixed_up_finding(measured)) is not None:  # nothing else can be said of such rows
+        return [mixed_up]
     found: list[Finding | None] = []
     coupled = measured.coupled
     if coupled is not None and not measured.rounded(coupled.size):
-        evidence = f"beside others as long as itself, where nothing is padded, its vector moves by {coupled.size:.2g}"
-        found.append(Finding("coupling through the batch", evidence, coupled.size, coupled.texts))
+        evidence = f"next to others as long as itself, where nothing is padded, its vector moves by {coupled.size:.2g}"
+        quantised = [
+            f"{name} ({type(module).__module__}.{type(module).__name__})"
+            for root in _roots(measured)
+            for name, module in root.named_modules()
+            if is_dynamically_quantised(module)
+        ]
+        if quantised:
+            evidence += f"; {len(quantised)} modules are quantised dynamically, such as {quantised[0]}"
+        cause = QUANTISED if quantised else "coupling through the batch"
+        found.append(Finding(cause, evidence, coupled.size, coupled.texts))
     if measured.cached is not None:
         size = measured.cached.size
         evidence = (
-            f"asked for alone after it was padded, it keeps the padded vector; under a spelling of the same tokens it "
-            f"has another, by {size:.2g}"
+            "embedded alone after it was padded, it keeps the padded vector; under another spelling of the same tokens "
+            f"it has another, by {size:.2g}"
         )
         found.append(Finding("vectors cached from a padded run", evidence, size, measured.cached.texts))
-    found.append(hidden_tokens_finding(measured))
+    found += [hidden_tokens_finding(measured), cut_finding(measured)]
     moved = measured.padded[0].size > measured.threshold
     inside = look_inside(measured)
-    if inside:
-        seen = inside[0]
-        padded_alone = measured.alone[seen.moved.texts[0]].tokens[0].ids.shape[1] > seen.length
-        if moved or padded_alone or measured.precision > _HALF:
-            found.append(encoder_finding(seen))
+    for seen in {id(seen.alone.module): seen for seen in reversed(inside)}.values():  # of each encoder the worst text
+        padded_alone, moves = seen.moved.texts[0] in measured.own_unpadded, seen.moved.size > measured.threshold
+        if moves or padded_alone or measured.precision > _HALF:
+            found.append(encoder_finding(seen, measured.precision))
         named = [finding.cause for finding in found if finding is not None]
         if "pad token is end-of-text" not in named:
             found.append(unpooled_end_finding(seen))
-        if (moved or padded_alone) and "all-ones mask" not in named:  # its pooling got that mask as well
-            found.append(pooling_finding(seen, moved, bool(named)))
-    if moved and not measured.doubtful and not any(finding is not None for finding in found):
-        found.append(signature_finding(measured))
-    return [finding for finding in found if finding is not None]
+        # A wrong mask goes to the pooling as well.
+        if (moves or padded_alone) and not {"all-ones mask", "mask of other tokens"} & set(named):
+            found.append(pooling_finding(seen, measured, moves, bool(named)))
+    first = {finding.cause: finding for finding in reversed(found) if finding is not None}
+    findings = [finding for finding in found if finding is not None and first[finding.cause] is finding]
+    if not findings and moved and not measured.doubtful:
+        findings.append(signature_finding(measured))
+    if not findings:
+        findings += _other_unpadded(measured)
+    return findings
+
+
+def _other_unpadded(measured: Measured) -> list[Finding]:
+    """Texts that are padded alone, and whose vector is another one without these pads."""
+    for text, own in measured.own_unpadded.items():
+        alone = next((moved.alone for moved in measured.padded if moved.texts[0] == text), None)
+        if own.vector is None or alone is None:
+            continue
+        size = difference(alone, own.vector)
+        if size > measured.threshold and not measured.rounded(size):
+            pads = own.width - (own.real.stop - own.real.start)
+            evidence = f"alone it is padded by {pads} columns; without them its vector moves by {size:.2g}"
+            return [Finding("padding of unknown cause", evidence, size, (text,))]
+    return []
+
+
+def _roots(measured: Measured) -> list[nn.Module]:
+    return list(dict.fromkeys(root for call in measured.alone.values() for root in call.roots))
 
 
 def _census(measured: Measured) -> str:
@@ -165,19 +215,18 @@ def _census(measured: Measured) -> str:
     return ""
 
 
-def _notes(measured: Measured) -> tuple[str, ...]:
+def _notes(measured: Measured, chosen: int, given: int, leaks: bool) -> list[str]:
     notes = []
-    if measured.vacuous:
-        notes.append("all texts get the same vector, so nothing can be said of padding")
+    if chosen < given:
+        notes.append(
+            f"a sample of {chosen} of {given} texts was audited, drawn with seed 0, the longest two among them"
+        )
     if not measured.cache_checked:
         notes.append("whether vectors come from a cache was not checked: no other spelling makes the same tokens")
-    if measured.doubtful:
-        notes.append(
-            f"the largest difference, {measured.padded[0].size:.1e}, may be rounding in half precision: run it in "
-            "float32"
-        )
-    if not measured.inside:
+    if leaks and measured.doubtful:
+        notes.append(ROUNDING.format(measured.padded[0].size))
+    if leaks and not measured.inside:
         notes.append("no torch module was seen with token ids in this process, so causes are told from vectors alone")
-    elif not look_inside(measured) and not measured.padded[0].size > measured.threshold:
-        notes.append("no text was seen padded: the pipeline runs each alone, or packs them, or cuts all to one length")
-    return tuple(notes)
+    if not leaks and never_padded(measured):
+        notes.append("no text was seen padded: texts of different lengths run one by one, or packed into one row")
+    return notes

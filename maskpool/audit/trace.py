@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,19 +24,22 @@ _STATES = ("last_hidden_state", "token_embeddings")
 
 @dataclass(frozen=True)
 class TokenCall:
-    """A call of a module with token ids, and the token states that came of it.
+    """A call of a module with token ids, and the token states that it led to.
 
     Attributes:
-        module: The outermost module that was given the ids.
-        arguments: What it was given, by the names of its parameters.
+        module: The outermost module that received the ids.
+        arguments: Its arguments, by parameter name.
         ids: (batch, seq).
-        states: The last token states made of them, by it or by the outermost modules after it; None if there are none.
+        states: The last token states computed from them, by this module or by outermost modules that ran after it;
+            None if there are none.
+        maker: The module that computed these states, called in a way that runs hooks.
     """
 
     module: nn.Module
     arguments: Mapping[str, Any]
     ids: Int[Tensor, "batch seq"]
     states: Float[Tensor, "batch seq dim"] | None = None
+    maker: nn.Module | None = None
 
     @property
     def mask_name(self) -> str | None:
@@ -63,27 +67,6 @@ class TokenCall:
         arguments = {name: cut(value) for name, value in self.arguments.items()}
         return replace(self, arguments=arguments, ids=cut(self.ids), states=cut(self.states))
 
-    def without_pads(self) -> TokenCall:
-        """The call for the tokens of a text alone: columns that its mask hides at either end are cut off."""
-        mask = self.mask
-        if mask is None or mask.shape != self.ids.shape or len(mask) != 1 or not bool((mask[0] == 0).any()):
-            return self
-        real = mask[0].nonzero().flatten().tolist()
-        if not real:
-            return self
-        first, last, width = real[0], real[-1] + 1, self.ids.shape[1]
-
-        def cut(value: Any) -> Any:
-            is_row = isinstance(value, Tensor) and value.shape == (1, width)
-            return value[:, first:last] if is_row else value
-
-        arguments = {name: cut(value) for name, value in self.arguments.items()}
-        found = replace(self, arguments=arguments, ids=cut(self.ids))
-        try:
-            return replace(found, states=found.again())
-        except Exception:  # a stranger's module, which may want what was cut off
-            return self
-
     def again(self, **changed: Any) -> Float[Tensor, "batch seq dim"] | None:
         """The token states that the module gives with some arguments changed."""
         with torch.no_grad():
@@ -107,13 +90,17 @@ class Call:
     training: set[str] = field(default_factory=set)
     precision: float = 0.0
 
-    def find(self, ids: list[int]) -> tuple[TokenCall, int] | None:
-        """The call for the one text that has these ids, and the column where they begin."""
+    def find(self, ids: list[int], module: nn.Module) -> tuple[TokenCall, int, int] | None:
+        """Find the call of a module that holds a text with these ids.
+
+        Returns:
+            The call for the whole batch, the row of the text, and the column where its ids begin.
+        """
         for call in self.tokens:
-            for number, there in enumerate(call.ids.tolist()):
+            for row, there in enumerate(call.ids.tolist() if call.module is module else ()):
                 start = _column(there, ids)
                 if start is not None:
-                    return call.row(number), start
+                    return call, row, start
         return None
 
 
@@ -134,14 +121,21 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
         on_module: Told of each module that ends, inner ones first, with the tensors that it was given and gave.
     """
     call = Call()
-    begun: list[tuple[int, int]] = []  # for each module that runs, the batches and vectors known when it began
+    # For each module that runs: itself, and the batches and vectors known when it began.
+    begun: list[tuple[nn.Module, int, int]] = []
     depths: list[int] = []  # of the module that gave the states of each batch
+    shown: set[nn.Module] = set()
 
     def enter(module: nn.Module, _: Any) -> None:
-        begun.append((len(call.tokens), len(call.pooled)))
+        if not begun and module not in shown:
+            shown.add(module)
+            _show_direct_calls(module, stack, call, begun, leave)
+        begun.append((module, len(call.tokens), len(call.pooled)))
 
-    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        first, vectors = begun.pop()
+    def leave(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, hooked: bool = True
+    ) -> None:
+        _, first, vectors = begun.pop()
         depth = len(begun)
         if not depth and module not in call.roots:
             call.roots.append(module)
@@ -152,9 +146,10 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
         arguments = _named(module, args, kwargs)
         ids = None if first < len(call.tokens) and _only_passes_on(module) else _ids_in(arguments)
         if ids is not None and not (first == len(call.tokens) > 0 and _are_positions(ids, call.tokens[-1].ids)):
-            inner = [one.states for one in call.tokens[first:] if one.ids.shape == ids.shape]
+            inner = [one for one in call.tokens[first:] if one.ids.shape == ids.shape]
             del call.tokens[first:], depths[first:], call.pooled[vectors:]
-            call.tokens.append(TokenCall(module, arguments, ids, inner[-1] if inner else None))
+            states, maker = (inner[-1].states, inner[-1].maker) if inner else (None, None)
+            call.tokens.append(TokenCall(module, arguments, ids, states, maker))
             depths.append(len(begun) + 1)
         elif call.tokens:
             last = call.tokens[-1]
@@ -167,19 +162,53 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
             last = call.tokens[-1]
             states = states_in(output, last.ids.shape)
             if states is not None and depth <= depths[-1]:
-                call.tokens[-1] = replace(last, states=states.detach())
+                passed_on = last.states is not None and last.states.data_ptr() == states.data_ptr()
+                maker = last.maker if not hooked or (passed_on and module is not last.module) else module
+                call.tokens[-1] = replace(last, states=states.detach(), maker=maker)
                 depths[-1] = depth
         if on_module is not None:
             on_module(module, _tensors((args, kwargs)), _tensors(output))
 
-    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, with_kwargs=True)]
-    try:
-        yield call
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for handle in (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, with_kwargs=True)):
             # torch 2.13 forgets this entry, and torch.compile would then warn of global hooks for ever.
-            module_hooks._global_forward_hooks_with_kwargs.pop(handle.id, None)
+            stack.callback(module_hooks._global_forward_hooks_with_kwargs.pop, handle.id, None)
+            stack.callback(handle.remove)
+        yield call
+
+
+def _show_direct_calls(
+    root: nn.Module,
+    stack: ExitStack,
+    call: Call,
+    begun: list[tuple[nn.Module, int, int]],
+    leave: Callable[..., None],
+) -> None:
+    """See calls of ``model.forward(…)`` as well, which run no hooks; sentence-transformers calls its models so."""
+
+    def show(model: nn.Module) -> None:
+        forward = model.forward
+
+        @functools.wraps(forward)
+        def seen(*args: Any, **kwargs: Any) -> Any:
+            if not begun or begun[-1][0] is model:  # its hooks run, or no module that was entered calls it
+                return forward(*args, **kwargs)
+            begun.append((model, len(call.tokens), len(call.pooled)))
+            output = forward(*args, **kwargs)
+            leave(model, args, kwargs, output, hooked=False)
+            return output
+
+        before = vars(model).get("forward")
+        model.forward = seen  # given back when the watch ends
+        stack.callback(setattr if before is not None else delattr, model, "forward", *([before] if before else []))
+
+    for model in root.modules():
+        if (
+            model is not root
+            and hasattr(model, "config")
+            and "input_ids" in inspect.signature(model.forward).parameters
+        ):
+            show(model)
 
 
 def _only_passes_on(module: nn.Module) -> bool:

@@ -217,11 +217,11 @@ def test_the_command_tells_a_leak(saved: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "LEAK: mean over pads" in ran.out
 
 
-def test_the_command_tells_what_cannot_be_told(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verdict of unknown ends with exit code 2, with the report."""
+def test_the_command_reports_what_it_could_not_see(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verdict of unknown ends with exit code 3, with the report."""
     monkeypatch.setattr("maskpool.audit.opening.open_pipeline", lambda *_: lambda texts: torch.ones(len(texts), 2))
     ran = run("audit", saved)
-    assert ran.code == 2
+    assert ran.code == 3
     assert "unknown" in ran.out
 
 
@@ -237,9 +237,9 @@ def test_the_command_explains(saved: Path) -> None:
     ("arguments", "sentence"),
     [
         (["no/such/folder"], ".*no/such/folder.*"),
-        (["{saved}", "--pooling", "meann"], "--pooling: pooling_mode must be one of .*"),
+        (["{saved}", "--pooling", "meann"], "--pooling must be one of .*"),
         (["{saved}", "--texts", "none.txt"], "--texts must be a file of texts in UTF-8, one a line, got none.txt: .*"),
-        (["{saved}", "--texts", "{saved}/one.txt"], "texts must be at least three different ones.*"),
+        (["{saved}", "--texts", "{saved}/one.txt"], "--texts must be at least three different ones.*"),
         (["{saved}", "--device", "abacus"], "--device must be one that torch can use here.*"),
     ],
 )

@@ -1,0 +1,136 @@
+"""Run a pipeline again with a change inside: without its pad columns, or with other token states."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor, nn
+
+from maskpool.audit.trace import Call, watch
+
+if TYPE_CHECKING:
+    from maskpool.audit.pipelines import Pipeline
+
+    Edit: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def run_unpadded(
+    pipeline: Pipeline, text: str, roots: Sequence[nn.Module], width: int, real: slice
+) -> tuple[Call, Tensor | None]:
+    """Embed one text with the pad columns cut off wherever a module is called.
+
+    Args:
+        pipeline: What is audited.
+        text: The text.
+        roots: The outermost modules that the pipeline calls.
+        width: The padded length of the text.
+        real: The columns of its real tokens.
+
+    Returns:
+        What the modules saw, and the vector; None where the pipeline fails without these columns.
+    """
+
+    def cut(tensor: Tensor) -> Tensor:
+        return cut_columns(tensor, width, real)
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return mapped(args, cut), mapped(kwargs, cut)
+
+    with ExitStack() as stack:
+        stack.enter_context(_cut_by_tokenizers(cut, width, real))
+        for root in roots:
+            stack.callback(root.register_forward_pre_hook(before, with_kwargs=True).remove)
+        call = stack.enter_context(watch())
+        try:
+            return call, pipeline([text])[0]
+        except ValueError:  # the pipeline itself still expects these columns
+            return call, None
+
+
+def cut_columns(tensor: Tensor, width: int, real: slice) -> Tensor:
+    """Keep some columns of a tensor of one text: ids, masks, states, or a mask of attention scores."""
+    if tensor.ndim not in (2, 3, 4) or tensor.shape[0] != 1:
+        return tensor
+    scores = tensor.ndim == 4 or (tensor.ndim == 3 and tensor.shape[1] == 1 and tensor.shape[2] == width)
+    axes = range(1, tensor.ndim) if scores else (1,)
+    for axis in axes:
+        if tensor.shape[axis] == width:
+            tensor = tensor.narrow(axis, *_span(real, width))
+    return tensor
+
+
+def _span(real: slice, width: int) -> tuple[int, int]:
+    start, stop, _ = real.indices(width)
+    return start, stop - start
+
+
+@contextmanager
+def _cut_by_tokenizers(cut: Edit, width: int, real: slice) -> Iterator[None]:
+    """Cut the outputs of all tokenizers of transformers, so that ids and masks agree wherever they go."""
+    transformers: Any = sys.modules.get("transformers")
+    base = getattr(transformers, "PreTrainedTokenizerBase", None)
+    if base is None:
+        yield
+        return
+    tokenize = base.__call__
+
+    def shorter(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
+        features = tokenize(tokenizer, *args, **kwargs)
+        for name, rows in features.items():
+            if isinstance(rows, Tensor):
+                features[name] = cut(rows)
+            elif getattr(rows, "shape", None) == (1, width):
+                features[name] = rows[:, real]
+            elif isinstance(rows, list) and len(rows) == 1 and isinstance(rows[0], list) and len(rows[0]) == width:
+                features[name] = [rows[0][real]]
+        return features
+
+    base.__call__ = shorter
+    try:
+        yield
+    finally:
+        base.__call__ = tokenize
+
+
+@contextmanager
+def edited(module: nn.Module, shape: Sequence[int], edit: Edit) -> Iterator[None]:
+    """Change the token states that a module returns.
+
+    Args:
+        module: The module.
+        shape: (batch, seq) of the states to change; other outputs pass.
+        edit: From states (batch, seq, dim) to others of that shape.
+    """
+
+    def change(tensor: Tensor) -> Tensor:
+        is_states = tensor.ndim == 3 and tuple(tensor.shape[:2]) == tuple(shape) and tensor.is_floating_point()
+        return edit(tensor) if is_states else tensor
+
+    handle = module.register_forward_hook(lambda *given: mapped(given[-1], change))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def mapped(value: Any, change: Edit) -> Any:
+    """Apply a function to every tensor in nested containers; the containers themselves stay unchanged."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        inner = [mapped(part, change) for part in value]
+        return type(value)(*inner) if hasattr(value, "_fields") else type(value)(inner)
+    if isinstance(value, Mapping):
+        # A dictionary, or an output of transformers, which is one and has its entries as attributes as well.
+        copied: Any = copy.copy(value)
+        for name, part in value.items():
+            copied[name] = mapped(part, change)
+        return copied
+    if isinstance(value, SimpleNamespace):
+        return SimpleNamespace(**{name: mapped(part, change) for name, part in vars(value).items()})
+    return value

@@ -1,0 +1,382 @@
+"""Why padding changes the token states of an encoder."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from maskpool.audit.edits import cut_columns, mapped
+from maskpool.audit.report import Finding
+from maskpool.audit.seen import Seen
+from maskpool.audit.states import CLEAN, LEAK, relative
+from maskpool.audit.trace import TokenCall, watch
+
+if TYPE_CHECKING:
+    from maskpool.audit.trace import OnModule
+
+_CONVOLUTION, _STATE = "convolution across pads", "recurrent state through pads"
+_NORM, _MASK = "normalisation over positions", "mask ignored inside the encoder"
+_NOT_PASSED, _ADDITIVE = "mask not passed to the encoder", "additive mask taken for a multiplicative one"
+_POSITIONS, _UNKNOWN = "position ids under left padding", "pads reach real tokens inside the encoder"
+_TIMES_PRECISION = 40
+_HIDES = -1e3  # added to a score
+_OTHER_STATES = (
+    0.5  # rounding in halves, which autocast may do, is a tenth of it; states of another module are twice it
+)
+QUANTISED = "dynamic quantisation shared by the batch"
+
+
+def encoder_finding(seen: Seen, precision: float = 0.0) -> Finding | None:
+    """How pads reach real tokens inside the encoder; None where they do not.
+
+    Args:
+        seen: A text in a padded row.
+        precision: The spacing of numbers near 1 in the coarsest type that was seen.
+    """
+    if seen.alone.states is None or seen.there.states is None:
+        return None
+    if not seen.compared:
+        return _content_finding(seen)
+    if bool(seen.alone.states.isfinite().all()) and not bool(seen.at_real(seen.there.states).isfinite().all()):
+        module, _ = _culprit(seen, across=not _is_one_module(seen))
+        evidence = f"token states of real tokens are NaN or infinite in the padded row ({seen.shape}), and finite alone"
+        where = f"; first in {module}" if module else ""
+        return Finding("NaN in the encoder of padded texts", evidence + where, math.inf, seen.moved.texts)
+    size = _states_difference(seen)
+    if size is None or size <= CLEAN:
+        return None
+    if not _is_one_module(seen):
+        return _across_modules(seen, size) if size > max(LEAK, _TIMES_PRECISION * precision) else None
+    # Text by text and in more digits: what companions do otherwise is another finding, and noise is none.
+    half = seen.alone.states.element_size() < 4
+    try:
+        finer = copy.deepcopy(seen.there.module)
+        finer = finer.float() if half else finer.double()
+    except Exception:  # a stranger's module: locks, quantised weights, too large for a copy
+        finer = seen.there.module
+    finer_seen = replace(seen, alone=replace(seen.alone, module=finer), there=replace(seen.there, module=finer))
+    exact = _states_difference(finer_seen, again=True)
+    if exact is not None:
+        seen, size = finer_seen, exact
+    return _within_module(seen, size) if size > LEAK else None
+
+
+def _content_finding(seen: Seen) -> Finding | None:
+    """Whether other ids at the pads move real tokens, in an encoder that cannot run without pads."""
+    others = torch.where(seen.real, seen.there.ids, seen.there.ids[0, seen.start])
+    name = _ids_name(seen.there)
+    if name is None:
+        return None
+    there, other = _again(seen.there), _again(seen.there, **{name: others})
+    if there is None or other is None or _agree(seen.at_real(there), seen.at_real(other)):
+        return None
+    size = relative(seen.at_real(there), seen.at_real(other))
+    mask = seen.there.mask
+    cause = _UNKNOWN
+    if seen.there.mask_name is not None and mask is None:
+        cause = _NOT_PASSED
+    elif mask is not None and bool((mask == 1).all()):
+        cause = "all-ones mask"
+    evidence = f"other ids at the pads move the token states of real tokens by {size:.2g} ({seen.shape})"
+    return Finding(cause, evidence, size, seen.moved.texts)
+
+
+def _moved(seen: Seen, size: float) -> str:
+    return f"token states of real tokens move by {size:.2g} of their root mean square ({seen.shape})"
+
+
+def _within_module(seen: Seen, size: float) -> Finding:
+    """The cause in an encoder that is one module, which can be run again with other arguments."""
+    mask, real = seen.there.mask, seen.real
+
+    def finding(cause: str, evidence: str) -> Finding:
+        return Finding(cause, f"{_moved(seen, size)}; {evidence}", size, seen.moved.texts)
+
+    name = seen.there.mask_name
+    if name is not None:
+        cured = _cured(seen, **{name: ~real if "padding_mask" in name else real.to(torch.int64)})
+        if mask is None and cured:
+            return finding(_NOT_PASSED, f"{name} was not given; given, they stay")
+        if mask is not None and mask.shape == real.shape:
+            values = mask[0].float()
+            if bool((mask == 1).all()) and cured:
+                return finding(
+                    "all-ones mask", f"{name} is 1 at all {seen.width} columns; with the right one they stay"
+                )
+            if bool((mask[0].bool() != real[0]).any()) and (float(values.min()) < 0 or cured):
+                given = sorted(set(values.tolist()))
+                if float(values.min()) < 0 or bool((mask[0].bool() == ~real[0]).all()):
+                    return finding(_ADDITIVE, f"{name} holds {given}, and 1 must mean a real token")
+                wrong = int((mask[0].bool() != real[0]).sum())
+                return finding(
+                    "mask of other tokens", f"{name} is wrong at {wrong} columns; with the right one they stay"
+                )
+    if (hidden := _hidden_tokens(seen)) is not None:
+        return finding("mask of other tokens", f"{hidden[0]} hides {hidden[1]} of them from all others")
+    if seen.start:
+        for convention, first in (("from 0", 0), ("from behind the pad's id", int(seen.there.ids[0, 0]) + 1)):
+            columns = torch.arange(seen.width, device=real.device).unsqueeze(0) - seen.start
+            positions = columns.clamp(min=0) + first
+            if _cured(seen, position_ids=positions):
+                return finding(_POSITIONS, f"with position_ids that count real tokens {convention}, they stay")
+    module, kind = _culprit(seen)
+    where = (
+        f"the first module that turns equal inputs into other outputs is {module}"
+        if module
+        else "no module is to blame"
+    )
+    if _reads_no_pad(seen):
+        if kind in (None, _MASK) and _kind_by_reach(seen) is None and _only_first_pad_counts(seen):
+            return finding(
+                "other path where nothing is padded",
+                f"one pad and {seen.width - seen.length} give the same states, and none gives others; {where}",
+            )
+        where = f"other ids under the mask change nothing, so that places, or the number of pads, move them; {where}"
+        if kind == QUANTISED:
+            return finding(kind, where)
+        return finding(_POSITIONS if seen.start else _UNKNOWN, where)
+    if kind is None and module is not None:
+        kind = _kind_by_reach(seen)
+    if kind not in (None, _MASK):
+        return finding(kind or _UNKNOWN, where)
+    if name is not None and _is_ignored(seen, name):
+        return finding(_MASK, f"without the mask they are the same; {where}")
+    return finding(_UNKNOWN, where)
+
+
+def _across_modules(seen: Seen, size: float) -> Finding:
+    """The cause in an encoder of several modules and functions between them, seen in runs of the whole pipeline."""
+    module, kind = _culprit(seen, across=True)
+    where = (
+        f"the first module that turns equal inputs into other outputs is {module}"
+        if module
+        else ("the code between its modules does it: each gives the same for the same")
+    )
+    if kind == _MASK:  # nothing here is one module that was given a mask
+        kind = _NOT_PASSED
+    if kind is None:
+        kind = _kind_of_reach(seen, seen.alone.states, seen.there.states)
+    return Finding(kind or _UNKNOWN, f"{_moved(seen, size)}; {where}", size, seen.moved.texts)
+
+
+def module_finding(seen: Seen) -> Finding | None:
+    """A module between the encoder and the vector whose outputs at real tokens depend on pads, in any layout."""
+    module, kind = _culprit(seen, across=True)
+    if module is None:
+        return None
+    evidence = (
+        f"its vector moves by {seen.moved.size:.2g} ({seen.shape}); the first module that turns equal inputs into "
+        f"other outputs is {module}"
+    )
+    return Finding(_NOT_PASSED if kind == _MASK else kind or _UNKNOWN, evidence, seen.moved.size, seen.moved.texts)
+
+
+def _is_one_module(seen: Seen) -> bool:
+    """Whether the module that is given the ids computes the states that were seen."""
+    states = _again(seen.alone)
+    if states is None or seen.alone.states is None or states.shape != seen.alone.states.shape:
+        return False
+    return relative(seen.alone.states, states) < _OTHER_STATES
+
+
+def _only_first_pad_counts(seen: Seen) -> bool:
+    """Whether the states are the same with one pad as with many."""
+    if seen.width - seen.length < 2:
+        return False
+    columns = slice(seen.start - 1, None) if seen.start else slice(0, seen.length + 1)
+
+    arguments = mapped(dict(seen.there.arguments), lambda tensor: cut_columns(tensor, seen.width, columns))
+    one = _again(replace(seen.there, arguments=arguments, ids=seen.there.ids[:, columns]))
+    many = _again(seen.there)
+    if one is None or many is None:
+        return False
+    start = 1 if seen.start else 0
+    return _agree(one[:, start : start + seen.length], seen.at_real(many))
+
+
+def _hidden_tokens(seen: Seen) -> tuple[str, int] | None:
+    """The additive mask that hides real tokens from every position, and how many."""
+    for name, value in seen.there.arguments.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape[-1:] != (seen.width,):
+            continue
+        hidden = (value < _HIDES).reshape(-1, seen.width).all(dim=0) & seen.real[0]
+        if value.ndim > 1 and bool(hidden.any()):
+            return name, int(hidden.sum())
+    return None
+
+
+def _ids_name(call: TokenCall) -> str | None:
+    """The parameter that takes the ids."""
+    tensors = {name: value for name, value in call.arguments.items() if isinstance(value, Tensor)}
+    return next((name for name, value in tensors.items() if torch.equal(value, call.ids)), None)
+
+
+def _reads_no_pad(seen: Seen) -> bool:
+    """Whether other ids under the mask leave real tokens as they are, so that places alone can move them."""
+    name = _ids_name(seen.there)
+    if name is None:
+        return False
+    others = torch.where(seen.real, seen.there.ids, seen.there.ids[0, seen.start])
+    there, other = _again(seen.there), _again(seen.there, **{name: others})
+    return there is not None and other is not None and _agree(seen.at_real(there), seen.at_real(other))
+
+
+def _is_ignored(seen: Seen, name: str) -> bool:
+    """Whether the padded batch has the same states under a mask of ones."""
+    given, ones = _again(seen.there), _again(seen.there, **{name: torch.ones_like(seen.there.ids)})
+    return given is not None and ones is not None and _agree(given, ones)
+
+
+def _states_difference(seen: Seen, again: bool = False) -> float | None:
+    """The largest difference of a real token's states, relative to their root mean square; None if there is none."""
+    alone, there = (_again(seen.alone), _again(seen.there)) if again else (seen.alone.states, seen.there.states)
+    if alone is None or there is None or alone.shape != seen.at_real(there).shape:
+        return None
+    found = relative(alone, seen.at_real(there))
+    return None if math.isnan(found) else found
+
+
+def _again(call: TokenCall, **changed: object) -> Tensor | None:
+    try:
+        return call.again(**changed)
+    except Exception:  # a stranger's module that does not take the arguments; then nothing is said of them
+        return None
+
+
+def _cured(seen: Seen, **changed: Tensor) -> bool:
+    """Whether real tokens have the states of the text alone when some arguments are changed."""
+    there, other = _again(seen.there, **changed), _again(seen.alone)
+    return there is not None and other is not None and _agree(other, seen.at_real(there))
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return relative(one, other) <= max(LEAK, _TIMES_PRECISION * torch.finfo(one.dtype).eps)
+
+
+_KINDS: tuple[tuple[str, tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
+    (_STATE, (nn.RNNBase, nn.RNNCellBase), ("mamba", "rwkv", "lstm", "gru", "recurrent", "ssm", "statespace", "lru")),
+    (_CONVOLUTION, (nn.modules.conv._ConvNd,), ("conv",)),
+    (
+        _NORM,
+        (nn.modules.batchnorm._NormBase, nn.GroupNorm),
+        ("batchnorm", "instancenorm", "groupnorm", "norm"),
+    ),
+    (_MASK, (nn.MultiheadAttention, nn.TransformerEncoderLayer), ("attention", "attn")),
+)
+
+
+def _kind(module: nn.Module) -> str | None:
+    if is_dynamically_quantised(module):
+        return QUANTISED
+    name = type(module).__name__.lower()
+    for kind, types, _ in _KINDS:
+        if isinstance(module, types):
+            return kind
+    return next((kind for kind, _, words in _KINDS if any(word in name for word in words)), None)
+
+
+def is_dynamically_quantised(module: nn.Module) -> bool:
+    """Whether a module rounds its input by a scale that it takes from the whole input, as torch's dynamic layers do."""
+    return type(module).__module__.startswith("torch.ao.nn.quantized.dynamic")
+
+
+def _culprit(seen: Seen, across: bool = False) -> tuple[str | None, str | None]:
+    """The innermost module whose inputs are equal at real tokens and whose outputs are not, and what kind it is.
+
+    Args:
+        seen: The text.
+        across: Whether to run the whole pipeline again, not its encoder alone.
+    """
+    if across and seen.reruns is None:
+        return None, None
+    alone: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
+    counts: Counter[int] = Counter()
+    guilty: list[nn.Module] = []
+
+    def keep(module: nn.Module, given: list[Tensor], gave: list[Tensor]) -> None:
+        counts[id(module)] += 1
+        alone[id(module), counts[id(module)]] = [t.clone() for t in given], [t.clone() for t in gave]
+
+    def compare(module: nn.Module, given: list[Tensor], gave: list[Tensor]) -> None:
+        counts[id(module)] += 1
+        before = alone.get((id(module), counts[id(module)]))
+        if guilty or before is None:
+            return
+        rows = len(seen.batch.ids) if across and seen.batch is not None else 1
+        if _equal(seen, before[0], given, rows) and _equal(seen, before[1], gave, rows, by_position=across) is False:
+            guilty.append(module)
+
+    _run(seen, across, 0, keep)
+    counts.clear()
+    _run(seen, across, 1, compare)
+    if not guilty:
+        return None, None
+    names = {id(module): name for name, module in seen.there.module.named_modules()}
+    name, kind = names.get(id(guilty[0]), ""), type(guilty[0])
+    plain = kind.__name__ if not is_dynamically_quantised(guilty[0]) else f"{kind.__module__}.{kind.__name__}"
+    return f"{name} ({plain})" if name else plain, _kind(guilty[0])
+
+
+def _run(seen: Seen, across: bool, which: int, on_module: OnModule) -> None:
+    if across and seen.reruns is not None:
+        seen.reruns[which](on_module)
+        return
+    with torch.no_grad(), watch(on_module):
+        _again((seen.alone, seen.there)[which])
+
+
+def _equal(seen: Seen, alone: list[Tensor], there: list[Tensor], rows: int, by_position: bool = False) -> bool | None:
+    """Whether tensors agree at real tokens; None where none of them has any.
+
+    Args:
+        seen: The text.
+        alone: Those of the text alone.
+        there: Those of the padded run.
+        rows: How many texts that run has.
+        by_position: Whether to leave out tensors without an axis of positions, such as pooled vectors.
+    """
+    compared = [
+        _agree(one, cut)
+        for one, other in zip(alone, there, strict=False)
+        if one.is_floating_point() and (cut := _cut(seen, one, other, rows)) is not None
+        if not by_position or seen.width in other.shape[1:]
+    ]
+    return all(compared) if compared else None
+
+
+def _cut(seen: Seen, alone: Tensor, there: Tensor, rows: int) -> Tensor | None:
+    """The part of a tensor of the padded run that stands for real tokens; None where no axis is that of positions."""
+    if alone.ndim != there.ndim:
+        return None
+    if rows > 1 and there.ndim and len(there) == rows and len(alone) == 1:
+        there = there[seen.row : seen.row + 1]
+    axes = [axis for axis in range(alone.ndim) if alone.shape[axis] != there.shape[axis]]
+    for axis in axes:
+        if (alone.shape[axis], there.shape[axis]) != (seen.length, seen.width):
+            return None
+        there = there.narrow(axis, seen.start, seen.length)
+    return there
+
+
+def _kind_by_reach(seen: Seen) -> str | None:
+    """From which real tokens the pads reach: those next to them alone, or all of them from one side alone."""
+    return _kind_of_reach(seen, _again(seen.alone), _again(seen.there))
+
+
+def _kind_of_reach(seen: Seen, alone: Tensor | None, there: Tensor | None) -> str | None:
+    if alone is None or there is None:
+        return None
+    scale = float(alone.double().square().mean().sqrt())
+    moved = (alone.double() - seen.at_real(there).double()).abs().amax(dim=(0, 2)) / scale > LEAK
+    if seen.start:
+        moved = moved.flip(0)  # the pads stand before them
+    reach = int(moved.flip(0).long().cumprod(0).sum())
+    return _CONVOLUTION if reach == int(moved.sum()) and 0 < reach <= seen.length // 2 else None

@@ -1,0 +1,54 @@
+"""Masks and poolings that hide the end of a text because its last token has the id of the pads."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from maskpool.audit.pooling_causes import formulas, same
+from maskpool.audit.report import Finding
+
+if TYPE_CHECKING:
+    from maskpool.audit.probes import Measured
+    from maskpool.audit.seen import Seen
+
+
+def unpooled_end_finding(seen: Seen) -> Finding | None:
+    """A pooling that leaves out a text's own tokens because they have the pad's id."""
+    states, ids, real = seen.there.states, seen.there.ids[0].cpu(), seen.real[0].cpu()
+    kept = real & (ids != ids[~real][0])
+    if states is None or bool((kept == real).all()) or not bool(kept.any()):
+        return None
+    x = states[0].double().cpu()
+    if any(same(seen.moved.there, right()) for right in formulas(x[real]).values()):
+        return None
+    formula = next((name for name, left in formulas(x[kept]).items() if same(seen.moved.there, left())), None)
+    if formula is None:
+        return None
+    hidden = int(real.sum() - kept.sum())
+    evidence = f"its vector is {formula} without {hidden} of its {seen.length} tokens, which have the pad's id"
+    inner = bool((~kept[real])[1:-1].any())
+    cause = "mask of other tokens" if inner else "pad token is end-of-text"
+    return Finding(cause, evidence, hidden / seen.length, seen.moved.texts)
+
+
+def hidden_tokens_finding(measured: Measured) -> Finding | None:
+    """A mask that hides a token of a text that stands alone, where there is nothing to pad."""
+    found = []
+    for text, call in measured.alone.items():
+        if not call.tokens or call.tokens[0].mask is None:
+            return None
+        one = call.tokens[0].row(0)
+        mask = one.mask
+        if mask is None or mask.shape != one.ids.shape or not set(mask.float().flatten().tolist()) <= {0.0, 1.0}:
+            return None
+        found.append((text, one.ids.shape[1], one.ids[0][mask[0] == 0].tolist()))
+    # Where texts are padded to one width, or to multiples, the mask hides as many columns as that takes.
+    counts, widths = {len(hidden) for _, _, hidden in found}, [width for _, width, _ in found]
+    if len(counts) != 1 or 0 in counts or math.gcd(*widths) != 1:
+        return None
+    text, width, hidden = found[0]
+    if len(set(hidden)) != 1 or len(hidden) == width:
+        return None
+    evidence = f"alone, where nothing is padded, the mask hides {len(hidden)} of {width} tokens, of id {hidden[0]}"
+    return Finding("pad token is end-of-text", evidence, len(hidden) / width, (text,))

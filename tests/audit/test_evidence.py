@@ -1,0 +1,143 @@
+"""The verdict says no more than the run could have seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskpool import assert_padding_invariant, audit_padding, build_pooling
+from maskpool.audit.probes import TEXTS
+from maskpool.audit.run import MAX_TEXTS
+from tests.audit import planted
+
+FIXED: dict[str, Callable[[], Any]] = {
+    "max_length, no mask": lambda: planted.padded_to(64, encoder_mask="none"),
+    "a mask of ones": lambda: planted.padded_to(64, encoder_mask="ones"),
+    "a mask in the pooling only": lambda: planted.padded_to(64, encoder_mask="none", pool=build_pooling("mean")),
+    "a tokenizer's file": planted.fixed_in_its_file,
+    "multiples of 64": lambda: planted.padded_to(64, encoder_mask="none", padding=True, pad_to_multiple_of=64),
+    "one graph shape": lambda: planted.padded_to(64, planted.OneWidth(), encoder_mask="ones"),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_no_text_that_is_padded_to_one_width_hides_a_leak(name: str) -> None:
+    """Where every text has the same width no batch moves a vector, and the leak is found all the same."""
+    report = audit_padding(FIXED[name]())
+    assert report.largest < report.threshold
+    assert report.verdict == "leaks", report
+
+
+def test_one_width_with_the_right_mask_is_clean_only_by_an_unpadded_run() -> None:
+    """A right pipeline of one width is clean, and unknown where the encoder cannot run without the pads."""
+    assert audit_padding(planted.padded_to(64)).verdict == "clean"
+    report = audit_padding(planted.padded_to(64, planted.OneWidth()))
+    assert report.verdict == "unknown", report
+    assert "every text is padded to the same width" in report.notes[0]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_evidence_counts_real_tokens(side: str) -> None:
+    """The numbers of the evidence are those of the tokenizer, with and without a mask and at one width."""
+    tokens = planted.tokenizer(side)
+    for options in ({}, {"padding": "max_length", "max_length": 64, "truncation": True}):
+        model = planted.bert()
+
+        def embed(texts: list[str], options: dict[str, Any] = options, model: Any = model) -> Tensor:
+            features = tokens(texts, return_tensors="pt", **(options or {"padding": True}))
+            states: Tensor = model(input_ids=features["input_ids"]).last_hidden_state
+            return states.mean(dim=1)
+
+        report = audit_padding(embed)
+        finding = report.findings[0]
+        length = len(tokens(finding.texts[0])["input_ids"])
+        width = 64 if options else max(len(tokens(text)["input_ids"]) for text in finding.texts)
+        assert f"({length} real tokens in {width} columns)" in finding.evidence, finding
+
+
+def test_texts_of_equal_length_say_nothing() -> None:
+    """Four texts of three tokens are never padded: unknown, with what to pass instead."""
+    leaky = planted.pooled_by(lambda states, _: states.mean(dim=1))
+    report = audit_padding(leaky, ["the cat", "the mat", "old town", "rain fell"])
+    assert report.verdict == "unknown", report
+    assert "all texts are" in report.notes[0]
+    with pytest.raises(AssertionError, match="all texts are"):
+        assert_padding_invariant(leaky, ["the cat", "the mat", "old town", "rain fell"])
+
+
+def test_words_without_ids_say_nothing() -> None:
+    """A tokenizer that knows no word of the texts gives them all the unknown token: unknown."""
+    report = audit_padding(planted.pooled_by(planted.mean), [text.upper() for text in TEXTS])
+    assert report.verdict == "unknown", report
+    assert "gives all words the same id" in report.notes[0]
+
+
+def test_a_leak_that_only_training_mode_shows_is_not_called_clean() -> None:
+    """BatchNorm behind dropout couples texts in training mode only: unknown, not clean."""
+
+    class Trained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.norm, self.drop = planted.bert(), nn.BatchNorm1d(planted.DIM), nn.Dropout(0.5)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            found: Tensor = self.drop(self.norm(states.transpose(1, 2)).transpose(1, 2))
+            return found
+
+    model = Trained().train()
+    assert audit_padding((model, planted.tokenizer(), "mean")).verdict == "unknown"
+    assert audit_padding((model.eval(), planted.tokenizer(), "mean")).verdict == "clean"
+
+
+def test_nan_goes_through_json_as_null() -> None:
+    """A vector that becomes NaN has an infinite size, which the report as JSON values holds as None."""
+    report = audit_padding(planted.encoded_and_pooled(planted.Windowed(1), planted.times_mask))
+    found = report.to_dict()
+    assert report.largest == float("inf")
+    assert found["largest"] is None
+    assert "Infinity" not in json.dumps(found)
+
+
+def test_many_texts_are_sampled_and_counted() -> None:
+    """Of more than 32 texts a sample with a fixed seed is taken, the longest two with it, and the report says so."""
+    words = ["the", "cat", "sat", "on", "the", "old", "mat", "and", "rain", "fell"]
+    texts = [" ".join(words[: 2 + number % 7]) + " the cat" * (number // 7) for number in range(60)]
+    calls: list[int] = []
+    first = audit_padding(planted.pooled_by(planted.mean), texts, on_call=calls.append)
+    again = audit_padding(planted.pooled_by(planted.mean), texts)
+    assert first == again
+    assert calls == list(range(1, first.calls + 1))
+    assert f"a sample of {MAX_TEXTS} of 60 texts was audited, drawn with seed 0" in first.notes[0]
+
+
+def test_concatenations_are_looked_into_part_by_part() -> None:
+    """Two right poolings side by side are clean at one width as well; the part that leaks is named."""
+    right = build_pooling(("cls", "mean"))
+    assert audit_padding(planted.padded_to(64, pool=right)).verdict == "clean"
+    report = audit_padding(planted.pooled_by(lambda s, m: torch.cat([s[:, 0], s.mean(dim=1)], dim=1)))
+    assert [finding.cause for finding in report.findings] == ["mean over pads"]
+    assert "in its part 2 of 2" in report.findings[0].evidence
+
+
+def test_calls_of_forward_are_seen_and_given_back() -> None:
+    """A host that calls model.forward, which runs no hooks, is looked into, and its model has its own forward after."""
+
+    class Host(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = planted.gpt2()
+
+        def forward(self, features: dict[str, Tensor]) -> Tensor:
+            states: Tensor = self.model.forward(**features).last_hidden_state
+            return planted.mean(states, features["attention_mask"])
+
+    host, tokens = Host(), planted.tokenizer("left")
+    report = audit_padding(lambda texts: host(dict(tokens(texts, padding=True, return_tensors="pt"))))
+    assert [finding.cause for finding in report.findings] == ["position ids under left padding"], report
+    assert "forward" not in vars(host.model)
