@@ -1,6 +1,8 @@
 """Sentence pooling that reads real tokens only, and what padding does to embeddings, measured."""
 
-from maskpool.audit import AuditReport, Finding, assert_padding_invariant, audit_padding
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from maskpool.functional import (
     attention_penalty,
     attention_pool,
@@ -58,6 +60,9 @@ from maskpool.modules import (
 )
 from maskpool.pad_row import freeze_pad_row
 from maskpool.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    from maskpool.audit import AuditReport, Finding, assert_padding_invariant, audit_padding
 
 __version__ = "0.1.0"
 
@@ -120,3 +125,14 @@ __all__ = [
     "sum_pool",
     "topk_mean_pool",
 ]
+
+_AUDIT = ("AuditReport", "Finding", "assert_padding_invariant", "audit_padding")
+
+
+def __getattr__(name: str) -> Any:  # Any: whatever has the name
+    """Load the audit on first use: importing a layer does not need it."""
+    if name in _AUDIT:
+        return getattr(import_module("maskpool.audit"), name)
+    if name == "audit":
+        return import_module("maskpool.audit")
+    raise AttributeError(f"module 'maskpool' has no attribute {name!r}")
