@@ -15,7 +15,7 @@ DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
 ATTENTION = ("eager", "sdpa")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
 _LARGEST_INTEGER = 1 << 31
-_MOST_LAYERS = 4096
+_MOST_LAYERS = 1024
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ _METHODS = (
     "get_audio_features",
     "get_video_features",
 )
+_MODALITIES = {"text", "image", "audio", "video", "message"}
 _MODALITY = {
     "method": one_of(_METHODS),
     "method_output_name": Field(
@@ -479,8 +480,8 @@ def _check_transformer_config(path: Path, content: dict[str, Any]) -> None:
             check_fields(path, content.get(name, {}), _ARGUMENTS[kind], f"{name}.")
     for modality, about in content.get("modality_config", {}).items():
         at = f"modality_config.{modality}"
-        if not isinstance(about, dict):
-            raise refused(path, at, "a table", about)
+        if not isinstance(about, dict) or not set(modality.split("+")) <= _MODALITIES:
+            raise refused(path, at, f"a table for one of {', '.join(sorted(_MODALITIES))}", about)
         check_fields(path, about, _MODALITY, f"{at}.")
         if "method" not in about or "method_output_name" not in about:
             raise refused(path, at, "a method and a method_output_name", about)

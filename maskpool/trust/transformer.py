@@ -39,6 +39,7 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_FEWEST_TENSORS = 32  # a model whose layers share their weights has fewer weights than layers
 # Any of these is a vocabulary some tokenizer reads.
 _VOCABULARIES = re.compile(
     r"(tokenizer\.json|vocab\..*|.*\.model|merges\.txt|.*\.spm|bpe\.codes|.*vocab.*\.(json|txt)|tekken\.json|"
@@ -118,9 +119,11 @@ def check_transformer(folder: Folder, subfolder: str = "", weights: bool = True,
     Raises:
         FolderError: A file is malformed, or asks for code, or for something outside of the folder.
     """
-    if folder.find(subfolder, _ADAPTER) is not None:
+    # Transformers looks for an adapter in the whole folder, too.
+    adapter = folder.find(_ADAPTER) or folder.find(subfolder, _ADAPTER)
+    if adapter is not None:
         raise FolderError(
-            f"{folder.at(subfolder, _ADAPTER)} makes the model an adapter of another model, which is outside of the "
+            f"{adapter} makes the model an adapter of another model, which is outside of the "
             "folder: merge the adapter into its base model, and save the whole"
         )
     config = folder.table(subfolder, CONFIG)
@@ -137,6 +140,17 @@ def check_transformer(folder: Folder, subfolder: str = "", weights: bool = True,
             raise FolderError(f"{folder.at(subfolder, name)} names a model outside of the folder: remove the file")
     if weights:
         _check_weights(folder, subfolder, config)
+
+
+def _check_layers(path: Path, config: Mapping[str, Any], tensors: int) -> None:
+    """Refuse more layers than there are weights: they would be built and filled with random numbers first."""
+    counts = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+    for name, value, at in _fields(config):
+        if name in counts and isinstance(value, int) and value > max(tensors, _FEWEST_TENSORS):
+            raise FolderError(
+                f"{path} must have in {at} a number of layers that fits the weights, got {value} for {tensors} "
+                "weights in all: the two belong to different models"
+            )
 
 
 def check_tokenizer(folder: Folder, subfolder: str = "", needed: bool = True) -> None:
@@ -286,6 +300,8 @@ def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -
     for name in ("init_inputs", "vocab", "merges", "tokenizer_object", "slow_tokenizer", "fast_tokenizer", "config"):
         if settings.get(name) not in (None, [], {}):
             raise FolderError(f"{path} must not set {name}, which replaces the tokenizer's own files: remove the field")
+    if settings.get("trust_remote_code") not in (None, False):
+        raise FolderError(f"{path} must not set trust_remote_code, which only a caller may: remove the field")
     overwritten = getattr(kind, "vocab_files_names", {}) if whole else {}
     for name, value in settings.items():
         if name in _WORD_TOKENIZERS and value:
@@ -394,8 +410,10 @@ def _check_weights(folder: Folder, subfolder: str, config: Mapping[str, Any]) ->
     name = next((name for name in names if folder.find(subfolder, name) is not None), None)
     if name is None:
         raise FolderError(f"{at} must hold the model's weights in model.safetensors, got none: save the model again")
+    config_path = folder.at(subfolder, CONFIG)
     if not name.endswith(".index.json"):
-        _check_weights_file(folder, subfolder, name)
+        if name.endswith(".safetensors"):
+            _check_layers(config_path, config, len(tensor_shapes(folder.at(subfolder, name))))
         return
     index, path = folder.table(subfolder, name) or {}, folder.at(subfolder, name)
     shards = index.get("weight_map")
@@ -408,12 +426,9 @@ def _check_weights(folder: Folder, subfolder: str, config: Mapping[str, Any]) ->
             raise refused(path, "weight_map", "files that end in .safetensors or .bin", shard)
         if folder.find(subfolder, shard) is None:
             raise FolderError(f"{path} names {shard} in weight_map, and there is no such file: save the model again")
-        _check_weights_file(folder, subfolder, shard)
-
-
-def _check_weights_file(folder: Folder, subfolder: str, name: str) -> None:
-    if name.endswith(".safetensors"):
-        tensor_shapes(folder.at(subfolder, name))
+        if shard.endswith(".safetensors"):
+            tensor_shapes(folder.at(subfolder, shard))
+    _check_layers(config_path, config, len(shards))
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -369,6 +369,7 @@ _tokenizer({"mecab_kwargs": {"mecab_option": "-r {secret}/mecabrc"}}, {"mecab_kw
 _tokenizer({"sudachi_kwargs": {"sudachi_config_path": "{secret}"}}, {"name_or_path": "{secret}"})
 _tokenizer({"jumanpp_kwargs": {"executable": "{secret}"}}, {"jumanpp_kwargs": {}})
 _tokenizer({"audio_tokenizer": {"audio_tokenizer_name_or_path": "{secret}"}}, {"audio_tokenizer": None})
+_tokenizer({"trust_remote_code": True}, {"trust_remote_code": False}, code)
 _tokenizer({"something": "{secret}/anything"}, {"chat_template": "{{ messages }}"})
 for file, content in (
     ("special_tokens_map.json", '{"vocab_file": "{secret}/vocab.txt"}'),
@@ -494,6 +495,12 @@ for label, change, twin, names in (
             merge(INNER + HOST_FILE, {"model_args": {"weights_only": True}}),
         ),
         "weights_only",
+    ),
+    (
+        "adapter",
+        write("adapter_config.json", '{"base_model_name_or_path": "{secret}"}'),
+        nothing,
+        "adapter_config.json",
     ),
     (
         "attention",

@@ -6,17 +6,15 @@ import copy
 import json
 import random
 import shutil
-import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from maskpool.errors import MaskpoolError
-from tests.security.bases import make_bases
+from tests.security.bases import at_most, make_bases
 from tests.security.entrances import ENTRANCES
 
 _SECONDS = 20  # for one folder; a whole one opens in a tenth of a second
@@ -172,20 +170,6 @@ def _damage(folder: Path, rng: random.Random) -> str:
     return ", ".join(said)
 
 
-@contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"more than {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def _open_damaged(bases: Path, at: Path, seed: int) -> str | None:
     """Damage a base by the numbers of a seed and open it; say what went wrong, or nothing."""
     rng = random.Random(seed)
@@ -195,7 +179,7 @@ def _open_damaged(bases: Path, at: Path, seed: int) -> str | None:
     how = _damage(folder, rng)
     entrance = rng.choice(_OPENED_BY[base])
     try:
-        with _at_most(_SECONDS), warnings.catch_warnings():
+        with at_most(_SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _ENTRANCES[entrance](str(folder))
     except MaskpoolError as error:

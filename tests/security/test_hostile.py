@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import load
-from tests.security.bases import TEXTS, make_bases
+from tests.security.bases import TEXTS, at_most, make_bases
 from tests.security.entrances import ENTRANCES
 from tests.security.hostile import CASES, HOST, MODEL, SECRET, Case, canary, nothing
 
@@ -77,7 +77,8 @@ def test_hostile_folders_are_refused(name: str, bases: Path, tmp_path: Path, mon
         refused = None
         _WATCHING = True
         try:
-            ENTRANCES[entrance](str(folder))
+            with at_most(20):
+                ENTRANCES[entrance](str(folder))
         except MaskpoolError as error:
             refused = error
         finally:
