@@ -16,6 +16,10 @@ class FolderError(UserError, ValueError):
     """A folder or file is malformed, or asks for something that opening it must never do."""
 
 
+class WeightsError(FolderError, RuntimeError):
+    """Weights belong to another model; torch raises RuntimeError for these."""
+
+
 class NotFoundError(UserError, FileNotFoundError):
     """There is no such model, folder or file."""
 

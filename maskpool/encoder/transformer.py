@@ -102,7 +102,7 @@ class Encoder:
         except NotFoundError as error:
             raise NotFoundError(f"{refused}: {error}") from error
         except FolderError as error:
-            raise FolderError(f"{refused}: {error}") from error
+            raise type(error)(f"{refused}: {error}") from error
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise FolderError(

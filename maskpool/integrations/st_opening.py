@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer import modules as host
 from torch import nn
 from transformers import PreTrainedModel
 
-from maskpool.errors import FolderError
+from maskpool.errors import FolderError, WeightsError
 from maskpool.trust import Folder, ModuleEntry, refuse_partial, told
 from maskpool.trust.transformer import tensor_shapes
 
@@ -68,7 +68,7 @@ def check_fit(folder: Folder, subfolder: str, make: Callable[[], nn.Module]) -> 
         make: Builds the module; called on torch's meta device.
 
     Raises:
-        FolderError: They do not fit; the message names the file and the first weight.
+        WeightsError: They do not fit; the message names the file and the first weight.
     """
     path = folder.find(subfolder, "model.safetensors") or folder.find(subfolder, "pytorch_model.bin")
     if path is None:
@@ -86,7 +86,7 @@ def check_fit(folder: Folder, subfolder: str, make: Callable[[], nn.Module]) -> 
             continue
         if expected.get(name) != shapes.get(name):
             theirs, ours = (str(which.get(name, "nothing")) for which in (shapes, expected))
-            raise FolderError(
+            raise WeightsError(
                 f"{path} must hold the weights that its configuration describes, got {theirs} for {name} in place of "
                 f"{ours}: the two belong to different modules"
             )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskpool.errors import DeviceError, FolderError, MaskpoolError
+from maskpool.errors import DeviceError, FolderError, MaskpoolError, WeightsError
 
 # Explicit, so that transformers never asks on the terminal and never unpickles more than tensors.
 EXPLICIT: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -72,11 +72,11 @@ def refuse_partial(name: str, model: nn.Module, info: Mapping[str, Collection[An
         info: What transformers says of the loading.
 
     Raises:
-        FolderError: The weights belong to another model.
+        WeightsError: The weights belong to another model.
     """
     missing = sorted(str(key) for key in info.get("missing_keys", ()) if "pooler" not in str(key).split("."))
     if missing:
-        raise FolderError(
+        raise WeightsError(
             f"{name} must hold all weights of its model, and {len(missing)} are missing, such as {missing[0]}, which "
             "would be random numbers: its weights and its config.json belong to different models"
         )
@@ -87,7 +87,7 @@ def refuse_partial(name: str, model: nn.Module, info: Mapping[str, Collection[An
         key for key in left if re.search(r"\d", key) and _without_numbers(key.removeprefix(prefix)) in shapes
     )
     if layers:
-        raise FolderError(
+        raise WeightsError(
             f"{name} must have a config.json that fits its weights, and {len(layers)} weights of further layers are "
             f"left over, such as {layers[0]}: set the number of layers in config.json to that of the weights"
         )

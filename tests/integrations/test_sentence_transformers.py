@@ -478,10 +478,10 @@ def test_weights_that_are_missing(tmp_path: Path) -> None:
     module = _module("attention")
     module.save(str(tmp_path))
     _module("attention-additive").save_torch_weights(str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"size mismatch for pooling\.query"):
+    with pytest.raises(RuntimeError, match=r"got \(1, \d\) for pooling\.query in place of"):
         AttentionPoolingModule.load(str(tmp_path))
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"Could not find 'model\.safetensors'"):
+    with pytest.raises(ValueError, match=r"must hold weights in model\.safetensors"):
         AttentionPoolingModule.load(str(tmp_path))
 
 
