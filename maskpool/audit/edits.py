@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from maskpool.audit.trace import Call, watch
@@ -71,16 +73,21 @@ def _span(real: slice, width: int) -> tuple[int, int]:
 
 @contextmanager
 def _cut_by_tokenizers(cut: Edit, width: int, real: slice) -> Iterator[None]:
-    """Cut the outputs of all tokenizers of transformers, so that ids and masks agree wherever they go."""
+    """Cut the outputs of transformers' tokenizers, so that ids and masks agree wherever they go.
+
+    Tokenizers have no hooks, so their class is patched; other threads get what they always get.
+    """
     transformers: Any = sys.modules.get("transformers")
     base = getattr(transformers, "PreTrainedTokenizerBase", None)
     if base is None:
         yield
         return
-    tokenize = base.__call__
+    tokenize, here = base.__call__, threading.get_ident()
 
     def shorter(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
         features = tokenize(tokenizer, *args, **kwargs)
+        if threading.get_ident() != here:
+            return features
         for name, rows in features.items():
             if isinstance(rows, Tensor):
                 features[name] = cut(rows)
@@ -110,6 +117,23 @@ def edited(module: nn.Module, shape: Sequence[int], edit: Edit) -> Iterator[None
     def change(tensor: Tensor) -> Tensor:
         is_states = tensor.ndim == 3 and tuple(tensor.shape[:2]) == tuple(shape) and tensor.is_floating_point()
         return edit(tensor) if is_states else tensor
+
+    handle = module.register_forward_hook(lambda *given: mapped(given[-1], change))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def constant(module: nn.Module) -> Iterator[None]:
+    """Replace every output of a module by numbers that depend on its shape only, the same in each row."""
+
+    def change(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.ndim < 2:
+            return tensor
+        drawn = torch.randn(tensor.shape[1:], generator=torch.Generator().manual_seed(0))
+        return drawn.to(tensor).expand_as(tensor).clone()
 
     handle = module.register_forward_hook(lambda *given: mapped(given[-1], change))
     try:

@@ -129,7 +129,7 @@ def _within_module(seen: Seen, size: float) -> Finding:
     where = (
         f"the first module that turns equal inputs into other outputs is {module}"
         if module
-        else "no module is to blame"
+        else "no single module changes them"
     )
     if _reads_no_pad(seen):
         if kind in (None, _MASK) and _kind_by_reach(seen) is None and _only_first_pad_counts(seen):
@@ -156,7 +156,7 @@ def _across_modules(seen: Seen, size: float) -> Finding:
     where = (
         f"the first module that turns equal inputs into other outputs is {module}"
         if module
-        else ("the code between its modules does it: each gives the same for the same")
+        else ("each module maps equal inputs to equal outputs, so the code between them is the cause")
     )
     if kind == _MASK:  # nothing here is one module that was given a mask
         kind = _NOT_PASSED
@@ -299,7 +299,7 @@ def _culprit(seen: Seen, across: bool = False) -> tuple[str | None, str | None]:
         return None, None
     alone: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
     counts: Counter[int] = Counter()
-    guilty: list[nn.Module] = []
+    different: list[nn.Module] = []
 
     def keep(module: nn.Module, given: list[Tensor], gave: list[Tensor]) -> None:
         counts[id(module)] += 1
@@ -308,21 +308,21 @@ def _culprit(seen: Seen, across: bool = False) -> tuple[str | None, str | None]:
     def compare(module: nn.Module, given: list[Tensor], gave: list[Tensor]) -> None:
         counts[id(module)] += 1
         before = alone.get((id(module), counts[id(module)]))
-        if guilty or before is None:
+        if different or before is None:
             return
         rows = len(seen.batch.ids) if across and seen.batch is not None else 1
         if _equal(seen, before[0], given, rows) and _equal(seen, before[1], gave, rows, by_position=across) is False:
-            guilty.append(module)
+            different.append(module)
 
     _run(seen, across, 0, keep)
     counts.clear()
     _run(seen, across, 1, compare)
-    if not guilty:
+    if not different:
         return None, None
     names = {id(module): name for name, module in seen.there.module.named_modules()}
-    name, kind = names.get(id(guilty[0]), ""), type(guilty[0])
-    plain = kind.__name__ if not is_dynamically_quantised(guilty[0]) else f"{kind.__module__}.{kind.__name__}"
-    return f"{name} ({plain})" if name else plain, _kind(guilty[0])
+    name, kind = names.get(id(different[0]), ""), type(different[0])
+    plain = kind.__name__ if not is_dynamically_quantised(different[0]) else f"{kind.__module__}.{kind.__name__}"
+    return f"{name} ({plain})" if name else plain, _kind(different[0])
 
 
 def _run(seen: Seen, across: bool, which: int, on_module: OnModule) -> None:
@@ -353,7 +353,7 @@ def _equal(seen: Seen, alone: list[Tensor], there: list[Tensor], rows: int, by_p
 
 
 def _cut(seen: Seen, alone: Tensor, there: Tensor, rows: int) -> Tensor | None:
-    """The part of a tensor of the padded run that stands for real tokens; None where no axis is that of positions."""
+    """The part of a tensor of the padded run at real tokens; None if no axis is that of positions."""
     if alone.ndim != there.ndim:
         return None
     if rows > 1 and there.ndim and len(there) == rows and len(alone) == 1:
@@ -377,6 +377,6 @@ def _kind_of_reach(seen: Seen, alone: Tensor | None, there: Tensor | None) -> st
     scale = float(alone.double().square().mean().sqrt())
     moved = (alone.double() - seen.at_real(there).double()).abs().amax(dim=(0, 2)) / scale > LEAK
     if seen.start:
-        moved = moved.flip(0)  # the pads stand before them
+        moved = moved.flip(0)  # the pads come first
     reach = int(moved.flip(0).long().cumprod(0).sum())
     return _CONVOLUTION if reach == int(moved.sum()) and 0 < reach <= seen.length // 2 else None

@@ -154,8 +154,8 @@ def _differences(model: nn.Module, text: Text, pad_id: int) -> dict[str, float |
     if length > _SHORTER:
         runs.states(text.others[:1, :_SHORTER])
         found["after a shorter call"] = relative(after_longer, runs.states(ids))
-    # What keeps something of a call is run anew for each, so that one finding does not make another.
-    runs.anew = any(size > CLEAN for size in found.values())
+    # Copy models that keep state between calls, so one finding cannot cause another.
+    runs.copied = any(size > CLEAN for size in found.values())
     found["batch size"] = relative(alone, runs.states(ids.repeat(3, 1)))
     companions = [text.others[row : row + 1, :length] for row in (0, 1)]
     first, last = runs.states(torch.cat([ids, companions[0]]))[:1], runs.states(torch.cat([companions[1], ids]))[1:]
@@ -213,12 +213,12 @@ class _Runs:
 
     Attributes:
         came: The model as it came.
-        anew: Whether each runs through a copy of that.
+        copied: Whether each runs through a copy of that.
     """
 
     def __init__(self, model: nn.Module, pad_id: int) -> None:
         self.came, self.model = model.eval(), copy.deepcopy(model)
-        self.anew = False
+        self.copied = False
         names = inspect.signature(model.forward).parameters
         self.takes_mask, self.takes_positions = "attention_mask" in names, "position_ids" in names
 
@@ -231,7 +231,7 @@ class _Runs:
     def states(
         self, ids: Tensor, mask: Tensor | Literal["ones"] | None = "ones", positions: Tensor | None = None
     ) -> Tensor:
-        if self.anew:
+        if self.copied:
             self.model = copy.deepcopy(self.came)
         states = self.call(ids, torch.ones_like(ids) if isinstance(mask, str) else mask, positions).again()
         if states is None:

@@ -33,7 +33,7 @@ def unpooled_end_finding(seen: Seen) -> Finding | None:
 
 
 def hidden_tokens_finding(measured: Measured) -> Finding | None:
-    """A mask that hides a token of a text that stands alone, where there is nothing to pad."""
+    """A mask that hides a token of a text that is embedded alone, where there is nothing to pad."""
     found = []
     for text, call in measured.alone.items():
         if not call.tokens or call.tokens[0].mask is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from maskpool.audit.edits import constant
 from maskpool.audit.pooling_causes import is_clean_formula
 from maskpool.audit.probes import difference
 from maskpool.audit.seen import look_inside, never_padded, only_unknown_tokens, real_columns
+from maskpool.audit.trace import watch
 
 if TYPE_CHECKING:
     from maskpool.audit.probes import Measured
@@ -22,7 +25,9 @@ def doubt(measured: Measured, random: bool) -> str:
         random: Whether equal calls of the pipeline as it was passed give different vectors.
     """
     if measured.loud:
-        return "equal calls give different vectors, so no leak could be told from chance: switch the randomness off"
+        return (
+            "equal calls give different vectors, so chance may hide a leak or look like one: switch the randomness off"
+        )
     if random:
         return (
             "equal calls of the pipeline as it is give different vectors; nothing was found in evaluation mode, which "
@@ -49,27 +54,16 @@ def doubt(measured: Measured, random: bool) -> str:
 
 
 def _doubt_inside(measured: Measured) -> str:
-    inside, own = look_inside(measured), measured.own_unpadded
-    alone = {moved.texts[0]: moved.alone for moved in measured.padded}
-    pads_alone = {
-        text: call.tokens[0].ids.shape[1] - (real[0].stop - real[0].start)
-        for text, real in real_columns(measured.alone, measured.beside).items()
-        if (call := measured.alone[text]).tokens and real
-    }
-    for seen in inside:  # with different numbers of pads
-        if seen.compared and seen.width - seen.length != pads_alone.get(seen.moved.texts[0]):
-            return ""
-    compared = [
-        text
-        for text, further in own.items()
-        if further.vector is not None and text in alone
-        if difference(alone[text], further.vector) <= measured.threshold
-    ]
-    if compared or any(is_clean_formula(seen) for seen in inside if seen.compared and seen.moved.texts[0] in own):
+    if _hidden_part(measured):
+        return (
+            "part of the vector does not come from the torch modules that were seen with token ids, so whether that "
+            "part reads pads could not be seen: run the model of that part as a torch module, or audit it separately"
+        )
+    if _all_encoders_were_padded(measured) or _some_text_ran_unpadded(measured):
         return ""
     if measured.respelled or never_padded(measured):
         return ""
-    if own:
+    if measured.own_unpadded:
         return (
             "every text is padded to the same width, and the pipeline does not run without these pads, so it could not "
             "be compared with an unpadded run: pass (model, tokenizer, pooling) with a tokenizer that pads to the "
@@ -85,3 +79,54 @@ def _doubt_inside(measured: Measured) -> str:
         "no text could be followed into a padded row, so nothing shows that any was padded: pass (model, tokenizer, "
         "pooling), or a function that gives the model the same token ids for a text alone and in a batch"
     )
+
+
+def _all_encoders_were_padded(measured: Measured) -> bool:
+    """Whether each encoder ran some text with different numbers of pads."""
+    pads = {
+        (text, tokens.module): tokens.ids.shape[1] - (real.stop - real.start)
+        for text, columns in real_columns(measured.alone, measured.beside).items()
+        for real, tokens in zip(columns, measured.alone[text].tokens, strict=False)
+    }
+    varied = {
+        seen.alone.module
+        for seen in look_inside(measured)
+        if seen.compared and seen.width - seen.length != pads.get((seen.moved.texts[0], seen.alone.module))
+    }
+    return bool(varied) and varied == {module for _, module in pads}
+
+
+def _some_text_ran_unpadded(measured: Measured) -> bool:
+    """Whether a text that is padded alone has the vector of its own unpadded run."""
+    own = measured.own_unpadded
+    alone = {moved.texts[0]: moved.alone for moved in measured.padded}
+    same = (
+        difference(alone[text], further.vector) <= measured.threshold
+        for text, further in own.items()
+        if further.vector is not None and text in alone
+    )
+    return any(same) or any(
+        is_clean_formula(seen) for seen in look_inside(measured) if seen.compared and seen.moved.texts[0] in own
+    )
+
+
+def _hidden_part(measured: Measured) -> bool:
+    """Whether two texts of one length differ although all encoders that were seen give the same for both."""
+    pipeline = measured.pipeline
+    for texts in measured.equal:
+        calls = [measured.alone.get(text) for text in texts[:1]]
+        tokens = [one for call in calls if call is not None for one in call.tokens]
+        if pipeline is None or not tokens:
+            continue
+        with ExitStack() as stack:
+            for module in {module for one in tokens for module in (one.module, one.maker) if module is not None}:
+                stack.enter_context(constant(module))
+            call = stack.enter_context(watch())
+            try:
+                vectors = [pipeline([text])[0] for text in texts]
+            except ValueError:  # the pipeline refuses such states
+                continue
+        # Vectors from a cache say nothing.
+        if len(call.tokens) >= len(texts) and all(bool(vector.isfinite().all()) for vector in vectors):
+            return difference(*vectors) > measured.threshold
+    return False

@@ -173,12 +173,14 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]
     if alone is None:
         return
     one = alone[0].double().cpu()
+    # A mode that gives the vector with all tokens, such as the last token, says nothing about a prompt.
+    modes = [name for name, formula in formulas(one).items() if not same(seen.moved.alone, formula())]
     for left_out in range(1, min(seen.length, 64)):
         kept = real & (columns >= left_out)
         if left_out > seen.start + seen.length - 1 or not bool(kept.any()):
             break
         short, there = formulas(one[left_out:]), formulas(x[kept])
-        mode = next((name for name, formula in short.items() if same(seen.moved.alone, formula())), None)
+        mode = next((name for name in modes if same(seen.moved.alone, short[name]())), None)
         if mode is not None and same(vector, there[mode]()):
             yield (
                 _PROMPT_BY_COLUMN,
@@ -236,7 +238,7 @@ def same(vector: Tensor, candidate: Tensor) -> bool:
 
 
 def _parallel(vector: Tensor, candidate: Tensor) -> bool:
-    """Whether one is a multiple of the other: sums over an additive mask are scaled by what stands in it."""
+    """Whether one is a multiple of the other: sums over an additive mask are scaled by its values."""
     return vector.shape == candidate.shape and abs(float(cosine_similarity(vector, candidate, dim=0))) > 1 - 1e-6
 
 
@@ -299,7 +301,7 @@ class _Edits:
 
 
 def _by_edits(seen: Seen, measured: Measured, moved: bool, named: bool) -> Finding | None:
-    """The finding that changes of token states lead to, whatever stands behind the pooling."""
+    """Find how pads are read by changing token states, whatever follows the pooling."""
     edits = _Edits(seen, measured)
     pads, size = edits.pads, seen.moved.size
     move = f"; it moves by {size:.2g} ({seen.shape})" if moved else f" ({seen.shape})"

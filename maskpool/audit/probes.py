@@ -1,11 +1,11 @@
-"""The black-box probes: the same texts alone, beside others, in other orders and at other batch sizes."""
+"""The black-box probes: the same texts alone, next to others, in other orders and at other batch sizes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +34,8 @@ TIMES_FLOOR = 20
 _TIMES_PRECISION = 8
 _HALVES = 0.02  # what rounding in bfloat16 does to a vector at most
 _TURNS = 4
-_LOUDEST = 0.02  # of noise in which leaks can still be told
+_LARGE = 33  # texts in one call: more than the usual batch size, and an incomplete last batch
+_LOUDEST = 0.02  # noise in which leaks can still be recognised
 
 
 def difference(one: Tensor, other: Tensor) -> float:
@@ -47,7 +48,7 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Moved:
-    """A text whose vector is another one beside other texts.
+    """A text whose vector changes next to other texts.
 
     Attributes:
         texts: The text, and then the others of the batch.
@@ -79,9 +80,9 @@ class Measured:
 
     Attributes:
         repeated: The largest difference between two equal calls.
-        noise: The same between a text alone and beside others as long as it, which need no padding.
+        noise: The same between a text alone and next to others of its length, which need no padding.
         coupling: The same between batches of equal shape whose other texts differ.
-        padded: Texts beside longer ones, the largest difference first.
+        padded: Texts next to longer ones, the largest difference first.
         cached: A text whose vector stays what its first, padded call gave; None if there is none.
         cache_checked: Whether that could be found out.
         respelled: Whether a text that was first embedded in a padded batch ran through the model again alone, with
@@ -92,6 +93,7 @@ class Measured:
         beside: What was seen of calls with companions, by the batch.
         unpadded: As ``alone``, without the pads that a text has alone as well.
         own_unpadded: Texts that are padded alone, run again without their pads.
+        equal: Texts with another that has as many tokens, where modules showed it.
         pipeline: What was measured.
         training: Names of modules in training mode that depend on it.
     """
@@ -110,6 +112,7 @@ class Measured:
     training: set[str] = field(default_factory=set)
     unpadded: dict[str, Call] = field(default_factory=dict)
     own_unpadded: dict[str, Unpadded] = field(default_factory=dict)
+    equal: list[tuple[str, str]] = field(default_factory=list)
     pipeline: Pipeline | None = None
 
     @property
@@ -152,7 +155,7 @@ class Measured:
 
     @property
     def loud(self) -> bool:
-        """Whether equal calls differ so much that no leak could be told."""
+        """Whether equal calls differ so much that no leak could be recognised."""
         return self.repeated > _LOUDEST
 
 
@@ -184,12 +187,13 @@ def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
             found.padded.append(Moved(batch, alone[text], _beside(pipeline, found, batch)))
         found.padded.append(Moved((text, longest), alone[text], _beside(pipeline, found, (longest, text), 1), 1))
     everything = [*early, longest, middle]
-    with watch() as together:
-        vectors = pipeline(everything)
-    found.beside[tuple(everything)] = together
-    for place, (text, vector) in enumerate(zip(everything, vectors, strict=True)):
-        others = (one for one in everything if one != text)
-        found.padded.append(Moved((text, *others), alone[text], vector, place))
+    for whole in (tuple(everything), tuple(islice(cycle(everything), _LARGE))):
+        with watch() as together:
+            vectors = pipeline(whole)
+        found.beside[whole] = together
+        for place, (text, vector) in enumerate(zip(whole, vectors, strict=True)):
+            others = (*whole[:place], *whole[place + 1 :])
+            found.padded.append(Moved((text, *others), alone[text], vector, place))
     # Calls in between may have left something behind.
     last = pipeline([early[0]])[0]
     found.repeated = max(found.repeated, difference(alone[early[0]], last))
@@ -236,6 +240,8 @@ def _find_noise(
             noise.append(Moved((text, text), alone[text], row))
         candidates = (one for one in _as_many_words(text, longer) if one != text)
         others = list(islice((one for one in candidates if _as_long(found, pipeline, text, one)), 3))
+        if others and found.alone[text].tokens:
+            found.equal.append((text, others[0]))
         vectors = [pipeline([text, other])[0] for other in others[:2]]
         noise += [Moved((text, other), alone[text], there) for other, there in zip(others, vectors, strict=False)]
         if len(vectors) == 2:
@@ -272,7 +278,7 @@ def _find_cache(
 ) -> None:
     """Ask for the text under another spelling that makes the same tokens, and so has no entry in a cache.
 
-    A spelling that a text which was never padded keeps its vector under is such a one.
+    Accept a respelling only if it leaves the vector of a never-padded control text unchanged.
     """
     small = max(SMALLEST, TIMES_FLOOR * found.repeated)
     for spell in (lambda t: t + " ", lambda t: t.replace(" ", "  ", 1), str.upper, str.capitalize):

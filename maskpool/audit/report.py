@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+_SHOWN = 6  # texts of a finding that the report prints
 Verdict = Literal["clean", "leaks", "unknown"]
 
 
@@ -46,12 +47,12 @@ CAUSES = {
         ),
         Cause(
             "first column taken as cls",
-            "under left padding the first column is a pad: take the first real token with maskpool.cls_pool, or pad on "
-            "the right",
+            "under left padding the first column is a pad: pad on the right, or take the first real token with "
+            "maskpool.cls_pool",
         ),
         Cause(
             "pads read by the pooling",
-            "pool real tokens alone: give the mask to a layer of maskpool (maskpool.build_pooling)",
+            "pool only real tokens: give the mask to a layer of maskpool (maskpool.build_pooling)",
         ),
         Cause(
             "padded length read by the pooling",
@@ -88,7 +89,7 @@ CAUSES = {
             "look for 0 / 0 in attention rows that see no token, and for a multiplication of pads by 0; pass the "
             "model, tokenizer and pooling to the audit so that it can look inside",
         ),
-        Cause("mask not passed to the encoder", "pass attention_mask=… to the model beside input_ids"),
+        Cause("mask not passed to the encoder", "pass attention_mask=… to the model together with input_ids"),
         Cause(
             "all-ones mask",
             "the mask says that pads are tokens: take the tokenizer's attention_mask, or make one of texts' lengths",
@@ -96,7 +97,7 @@ CAUSES = {
         Cause(
             "additive mask taken for a multiplicative one",
             "masks of tokens are 1 at real tokens and 0 at pads; an additive mask (0 and a large negative number), or "
-            "an inverted one, is for attention scores alone",
+            "an inverted one, is only for attention scores",
         ),
         Cause(
             "mask of other tokens",
@@ -110,15 +111,17 @@ CAUSES = {
         Cause(
             "pad token is end-of-text",
             "a mask made by input_ids != pad hides the end-of-text token of each text: take the tokenizer's "
-            "attention_mask, or maskpool.masks.mask_from_input_ids, which keeps the first one",
+            "attention_mask, or maskpool.masks.mask_from_input_ids(ids, pad, eos_token_id=pad), which keeps the first "
+            "one, if that id ends each text",
         ),
         Cause(
             "position ids under left padding",
-            "pad on the right (tokenizer.padding_side = 'right'), or pass position_ids that count real tokens",
+            "pass position_ids that count real tokens, or pad on the right (tokenizer.padding_side = 'right') and pool "
+            "with the mask: [:, -1] is the last token under left padding only, maskpool.last_token_pool under both",
         ),
         Cause(
             "mask ignored inside the encoder",
-            "the encoder does not use the mask that it is given: mend its attention, or run texts of one length "
+            "the encoder does not use the mask that it is given: fix its attention, or run texts of one length "
             "together",
         ),
         Cause(
@@ -132,7 +135,7 @@ CAUSES = {
         ),
         Cause(
             "normalisation over positions",
-            "statistics must be those of real tokens alone: normalise over features (LayerNorm), or weigh by the mask",
+            "take the statistics over real tokens only: normalise over features (LayerNorm), or weight by the mask",
         ),
         Cause(
             "pads reach real tokens inside the encoder",
@@ -140,8 +143,8 @@ CAUSES = {
         ),
         Cause(
             "coupling through the batch",
-            "a text's vector depends on the other texts of its batch without any padding: look for statistics over the "
-            "batch (BatchNorm in training mode, routing with a capacity)",
+            "a text's vector depends on the other texts of its batch without any padding: call model.eval(), and "
+            "compute statistics, routing and weights for each text separately, or once for all texts",
         ),
         Cause(
             "dynamic quantisation shared by the batch",
@@ -163,7 +166,7 @@ CAUSES = {
         ),
         Cause(
             "vectors cached from a padded run",
-            "empty the cache, mend what filled it, and make its key hold whatever a vector depends on",
+            "empty the cache, fix the pipeline that filled it, and key it by everything that a vector depends on",
         ),
         Cause(
             "padding of unknown cause",
@@ -255,7 +258,11 @@ class AuditReport:
             lines += [
                 f"{'LEAK' if finding.leak else 'NOTE'}: {finding.cause}",
                 f"  {finding.evidence}",
-                *(f"  {'text' if not number else 'with'}: {text!r}" for number, text in enumerate(finding.texts)),
+                *(
+                    f"  {'text' if not number else 'with'}: {text!r}"
+                    for number, text in enumerate(finding.texts[:_SHOWN])
+                ),
+                *([f"  with: {len(finding.texts) - _SHOWN} more"] if len(finding.texts) > _SHOWN else []),
                 f"  fix: {finding.fix}",
             ]
         lines += [f"census: {self.census}"] if self.census else []

@@ -226,7 +226,17 @@ def _notes(measured: Measured, chosen: int, given: int, leaks: bool) -> list[str
     if leaks and measured.doubtful:
         notes.append(ROUNDING.format(measured.padded[0].size))
     if leaks and not measured.inside:
-        notes.append("no torch module was seen with token ids in this process, so causes are told from vectors alone")
-    if not leaks and never_padded(measured):
+        notes.append(
+            "no torch module was seen with token ids in this process, so causes are inferred from the vectors only"
+        )
+    inside = [] if leaks else look_inside(measured)
+    if inside:
+        tokens = sorted(seen.length for seen in inside)
+        pads = max(seen.width - seen.length for seen in inside)
+        notes.append(
+            f"texts of {tokens[0]} to {tokens[-1]} tokens were seen with up to {pads} pads; a leak that begins beyond "
+            "these numbers needs longer texts"
+        )
+    elif not leaks and never_padded(measured):
         notes.append("no text was seen padded: texts of different lengths run one by one, or packed into one row")
     return notes

@@ -48,7 +48,7 @@ class Seen:
         there: Its row of the padded batch.
         start: The column at which its tokens begin there.
         row: The row of the batch.
-        batch: The call for the whole batch; None stands for ``there``.
+        batch: The call for the whole batch; None means ``there``.
         pooled: What modules behind the encoder gave for this text in the padded batch.
         reruns: Run the pipeline again, unpadded and padded, and report each module; None if there is no pipeline.
         compared: Whether ``alone`` was really run without pads. Where the encoder takes one width only, its states are
@@ -154,7 +154,7 @@ def _shown_by_ids(rows: Mapping[str, list[int]], fill: int | None) -> dict[str, 
 
 
 def _run(ids: Sequence[int]) -> tuple[int, int]:
-    """The first id, and how often it stands there in a row."""
+    """The first id, and the length of its run."""
     return ids[0], next((place for place, other in enumerate(ids) if other != ids[0]), len(ids))
 
 

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def signature_finding(measured: Measured) -> Finding:
-    """The cause of a leak in a pipeline that does not let itself be looked into, from its vectors alone."""
+    """Infer the cause of a leak from the vectors, in a pipeline whose modules cannot be seen."""
     counts = Counter(one.texts[0] for one in measured.padded)
     moved = next((one for one in measured.padded if counts[one.texts[0]] > 1), measured.padded[0])
     a, b = moved.alone, moved.there
     small = max(SMALLEST, measured.floor) * float(a.norm())
-    evidence = f"the vector of a text beside a longer one moves by {moved.size:.2g}"
+    evidence = f"the vector of a text next to a longer one moves by {moved.size:.2g}"
     if not bool(moved.there.isfinite().all()):
         return Finding(
             "NaN where texts are padded",
-            "the vector of a text beside a longer one is NaN or infinite, and finite alone",
+            "the vector of a text next to a longer one is NaN or infinite, and finite alone",
             moved.size,
             moved.texts,
         )
@@ -33,7 +33,7 @@ def signature_finding(measured: Measured) -> Finding:
     def finding(cause: str, more: str) -> Finding:
         return Finding(cause, f"{evidence}; {more}", moved.size, moved.texts)
 
-    if measured.inside:  # what its modules show would have told
+    if measured.inside:  # its modules would have shown it
         return finding("padding of unknown cause", "the modules that were seen do not say why")
     cosine = float(cosine_similarity(a, b, dim=0))
     if cosine > 1 - 1e-6 and float(b.norm()) < float(a.norm()):

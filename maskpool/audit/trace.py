@@ -224,7 +224,7 @@ def _depends_on_training(module: nn.Module) -> bool:
 
 
 def _are_positions(ids: Tensor, tokens: Tensor) -> bool:
-    """Whether ids that stand beside those of tokens are positions, or types, of the same tokens."""
+    """Whether ids given together with those of tokens are positions, or types, of the same tokens."""
     if ids.shape[1:] != tokens.shape[1:]:
         return False
     steps = ids.diff(dim=1)
