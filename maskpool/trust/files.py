@@ -43,9 +43,11 @@ class Folder:
         return self.path.joinpath(*parts)
 
     def check_tree(self) -> None:
-        """Refuse links that leave the folder and everything that is neither a file nor a folder.
+        """Refuse links that leave the folder, links to folders, and everything that is neither a file nor a folder.
 
-        Hidden folders are skipped, because nothing opens them.
+        Hidden folders are checked like all others, because a path in a configuration file may lead into them. Links to
+        folders are refused wherever they lead, because the files behind them would not be checked. The hub's cache
+        links files only.
 
         Raises:
             FolderError: The folder holds such an entry, or cannot be listed.
@@ -59,15 +61,16 @@ class Folder:
                 raise FolderError(f"{folder} must be a folder that can be read: {error.strerror}") from error
             for entry in entries:
                 self._check_entry(Path(entry.path))
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                if entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))
 
     def _check_entry(self, path: Path) -> None:
         place = Path(os.path.realpath(path))
         if not any(place.is_relative_to(root) for root in self.inside):
+            target = os.readlink(path) if path.is_symlink() else place  # else a folder above it is the link
             raise FolderError(
-                f"{path} must stay inside of the model's folder, but is a link to {os.readlink(path)}: replace it by "
-                "the file it points to"
+                f"{path} must stay inside of the model's folder, but is a link to {target}: replace it by the file it "
+                "points to"
             )
         try:
             mode = place.stat().st_mode
@@ -78,6 +81,11 @@ class Folder:
         if stat.S_ISDIR(mode):
             if path.suffix in _FILE_SUFFIXES:
                 raise FolderError(f"{path} must be a file, got a folder")
+            if place != Path(os.path.realpath(path.parent)) / path.name:
+                raise FolderError(
+                    f"{path} must be a folder, got a link to the folder {place}: replace the link by the folder it "
+                    "points to"
+                )
         elif not stat.S_ISREG(mode):
             raise FolderError(f"{path} must be a regular file, got {_kind(mode)}: remove it")
 
@@ -85,7 +93,7 @@ class Folder:
         """The path of a file, or None if there is none.
 
         Raises:
-            FolderError: It is no regular file inside of the folder.
+            FolderError: It is not a regular file inside of the folder.
         """
         path = self.at(*parts)
         if not os.path.lexists(path):
@@ -142,7 +150,7 @@ def read_json(path: Path) -> Any:  # Any: what JSON holds
     """The content of a JSON file.
 
     Raises:
-        FolderError: It is no JSON in UTF-8, is nested too deeply or too large.
+        FolderError: It is not valid JSON in UTF-8, is nested too deeply or too large.
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:

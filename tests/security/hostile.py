@@ -157,6 +157,68 @@ def linked(file: str, inside: bool = False) -> Change:
     return change
 
 
+def moved(file: str, place: str) -> Change:
+    """Move a file or folder inside of the folder."""
+
+    def change(folder: Path, outside: Path) -> None:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).rename(folder / place)
+
+    return change
+
+
+def link(file: str, target: str) -> Change:
+    """Make a link to a place relative to it."""
+    return lambda folder, outside: (folder / file).symlink_to(target)
+
+
+def transformer_in(place: str) -> Change:
+    """Move the transformer into a folder inside of the model."""
+
+    def change(folder: Path, outside: Path) -> None:
+        files = [path for path in folder.iterdir() if path.is_file()]
+        (folder / place).mkdir()
+        for path in files:
+            if path.name not in ("modules.json", "config_sentence_transformers.json"):
+                path.rename(folder / place / path.name)
+        entry(0, path=place)(folder, outside)
+
+    return change
+
+
+def router_entry(name: str) -> Change:
+    """Give the transformer in the inner router another folder."""
+
+    def change(folder: Path, outside: Path) -> None:
+        inner = folder / "query_0_Router"
+        (inner / "only_0_Transformer").rename(inner / name)
+        config = inner / "router_config.json"
+        config.write_text(config.read_text().replace('"only_0_Transformer"', json.dumps(name)))
+
+    return change
+
+
+def snapshot(folder: Path, outside: Path) -> None:
+    """Replace the folder by a link to a snapshot in the hub's cache, whose files are links to blobs."""
+    repository = folder.parent / "models--me--model"
+    found = repository / "snapshots" / "0123456789abcdef"
+    found.parent.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    folder.rename(found)
+    folder.symlink_to(found)
+    for number, file in enumerate(sorted(path for path in found.rglob("*") if path.is_file())):
+        blob = repository / "blobs" / str(number)
+        file.rename(blob)
+        file.symlink_to(blob)
+
+
+def folder_among_blobs(folder: Path, outside: Path) -> None:
+    """Replace a folder of a snapshot by a link to a folder among the blobs."""
+    target = folder.resolve().parents[1] / "blobs" / "d"
+    (folder / "t").rename(target)
+    (folder / "t").symlink_to(target)
+
+
 def pipe(file: str) -> Change:
     def change(folder: Path, outside: Path) -> None:
         (folder / file).unlink(missing_ok=True)
@@ -410,11 +472,86 @@ CASES["distributed weights"] = Case(
 for file in ("model.safetensors", "config.json", "tokenizer.json", TOKENIZER):
     CASES[f"link {file}"] = Case("model", linked(file), linked(file, inside=True), file)
 for file in ("modules.json", "1_Pooling", "2_Dense/model.safetensors", "2_Dense/config.json", HOST_FILE):
-    CASES[f"link {file}"] = Case("model", linked(file), linked(file, inside=True), Path(file).name, HOST)
+    # Links to files may stay inside; links to folders are refused.
+    twin = nothing if file == "1_Pooling" else linked(file, inside=True)
+    CASES[f"link {file}"] = Case("model", linked(file), twin, Path(file).name, HOST)
 for file in ("model.safetensors", "config.json", "tokenizer.json"):
     CASES[f"pipe {file}"] = Case("model", pipe(file), nothing, file)
 for file in ("modules.json", "2_Dense/model.safetensors", "1_Pooling/config.json"):
     CASES[f"pipe {file}"] = Case("model", pipe(file), nothing, Path(file).name, HOST)
+for label, change, twin, names in (
+    (
+        "hidden path",
+        also(transformer_in(".hid"), linked(".hid/tokenizer.json")),
+        transformer_in(".hid"),
+        ".hid/tokenizer.json must stay",
+    ),
+    (
+        "hidden path below another",
+        also(entry(2, path=".a/b"), moved("2_Dense", ".a/b"), linked(".a/b/model.safetensors")),
+        also(entry(2, path=".a/b"), moved("2_Dense", ".a/b")),
+        ".a/b/model.safetensors must stay",
+    ),
+    (
+        "link to a hidden folder",
+        also(transformer_in("t"), linked("t/tokenizer.json"), moved("t", ".hid"), link("t", ".hid")),
+        transformer_in("t"),
+        "t must be a folder, got a link",
+    ),
+    (
+        "link to a folder",
+        also(transformer_in("t"), moved("t", "x"), link("t", "x")),
+        nothing,
+        "t must be a folder, got a link",
+    ),
+    (
+        "link to a link to a folder",
+        also(transformer_in("t"), moved("t", "x"), link("y", "x"), link("t", "y")),
+        nothing,
+        "t must be a folder, got a link",
+    ),
+    ("link to the folder itself", link("self", "."), nothing, "self must be a folder, got a link"),
+    (
+        "folder among the blobs",
+        also(transformer_in("t"), linked("t/tokenizer.json"), snapshot, folder_among_blobs),
+        also(transformer_in("t"), snapshot),
+        "t must be a folder, got a link",
+    ),
+    (
+        "blob that is a link",
+        also(linked("tokenizer.json"), snapshot),
+        snapshot,
+        "tokenizer.json must stay",
+    ),
+):
+    CASES[f"tree {label}"] = Case("model", change, twin, names, HOST)
+for place in (".hid", "..hid"):
+    CASES[f"tree hidden entry {place} of a router"] = Case(
+        "router",
+        also(router_entry(place), linked(f"query_0_Router/{place}/tokenizer.json")),
+        router_entry(place),
+        f"{place}/tokenizer.json must stay",
+        HOST,
+    )
+TEMPLATES = "additional_chat_templates"
+CASES["tree link to hidden templates"] = Case(
+    "model",
+    also(write(".hid/a.jinja", "{{ messages }}"), linked(".hid/a.jinja"), link(TEMPLATES, ".hid")),
+    write(f"{TEMPLATES}/a.jinja", "{{ messages }}"),
+    "must",
+)
+CASES["tree link through a hidden file"] = Case(
+    "model",
+    also(moved("tokenizer.json", ".tokenizer"), linked(".tokenizer"), link("tokenizer.json", ".tokenizer")),
+    also(moved("tokenizer.json", ".tokenizer"), link("tokenizer.json", ".tokenizer")),
+    "tokenizer",
+)
+CASES["tree link to a hidden shard"] = Case(
+    "model",
+    also(index(".s.safetensors"), linked(".s.safetensors")),
+    index(".s.safetensors"),
+    ".s.safetensors must stay",
+)
 CASES["device"] = Case("model", device("model.safetensors"), nothing, "model.safetensors")
 # ---------------------------------------------------------------------------------------------- modules
 DENSE = "torch.nn.modules.activation."
@@ -524,7 +661,7 @@ def _loop(folder: Path, outside: Path) -> None:
     merge("router_config.json", {"types": {"again": "sentence_transformers.models.Router"}})(inner, outside)
 
 
-CASES["router link to itself"] = Case("router", _loop, nothing, "contains itself", HOST)
+CASES["router link to itself"] = Case("router", _loop, nothing, "again must be a folder, got a link", HOST)
 WORDS = "wordembedding_config.json"
 for label, base, change, twin, names in (
     (

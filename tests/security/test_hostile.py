@@ -28,8 +28,11 @@ _WATCHING = False
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if _WATCHING and event == "open" and SECRET in str(arguments[0]):
-        _OPENED_ANYWAY.append(str(arguments[0]))
+    if _WATCHING and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        named = os.fsdecode(arguments[0])
+        # A link is opened by its own name.
+        if SECRET in named or SECRET in os.path.realpath(named):
+            _OPENED_ANYWAY.append(named)
     if _WATCHING and event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
         _OPENED_ANYWAY.append(event)
 
@@ -92,29 +95,72 @@ def test_hostile_folders_are_refused(name: str, bases: Path, tmp_path: Path, mon
     assert "evil" not in sys.modules
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="system calls are traced by strace")
+_TRACES = pytest.mark.skipif(shutil.which("strace") is None, reason="system calls are traced by strace")
+
+
+def _traced(log: Path, *arguments: str) -> list[str]:
+    """The system calls of a Python process that open files or start programs, with the paths of the descriptors."""
+    calls = "open,openat,openat2,creat,execve,execveat"
+    command = ["strace", "-f", "-y", "--seccomp-bpf", "-qq", "-e", f"trace={calls}", "-s", "4096", "-o", str(log)]
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*command, sys.executable, "-W", "ignore", *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return log.read_text(errors="replace").splitlines()
+
+
+def _secrets(lines: list[str]) -> list[str]:
+    """Calls that name a secret, or whose descriptor is one."""
+    named, opened = rf'open\w*\(.*"[^"]*{SECRET}', rf"= \d+<[^>]*{SECRET}"
+    return [line for line in lines if re.search(f"{named}|{opened}", line)]
+
+
+@_TRACES
 def test_nothing_outside_is_read_or_run(bases: Path, tmp_path: Path) -> None:
     """The system calls of all entrances on all hostile folders open no secret and start no program."""
     for number, case in enumerate(CASES.values()):
         _damage(case, bases, tmp_path / str(number))
-    log = tmp_path / "calls"
-    calls = "open,openat,openat2,creat,execve,execveat"
-    command = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", f"trace={calls}", "-s", "4096", "-o", str(log)]
-    command += [sys.executable, "-W", "ignore", "-m", "tests.security.entrances", str(tmp_path)]
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    lines = log.read_text(errors="replace").splitlines()
+    lines = _traced(tmp_path / "calls", "-m", "tests.security.entrances", str(tmp_path))
     assert len(lines) > 1000, "the calls were traced"
     assert sum(f"{tmp_path}/" in line for line in lines) > len(CASES), "and those of the folders among them"
-    secret = [line for line in lines if re.search(rf'open\w*\(.*"[^"]*{SECRET}', line)]
+    secret = _secrets(lines)
     assert not secret, secret[:5]
     started = [line for line in lines if "execve" in line and f'"{sys.executable}"' not in line]
     assert not [line for line in started if str(tmp_path) in line], started[:5]
     assert not list(tmp_path.glob("*/*/canary"))
+
+
+def _link_to_a_secret(at: Path) -> Path:
+    (at / SECRET).mkdir()
+    (at / SECRET / "a").write_text("{}")
+    (at / "link").symlink_to(at / SECRET / "a")
+    return at / "link"
+
+
+@_TRACES
+def test_the_trace_sees_a_read_through_a_link(tmp_path: Path) -> None:
+    """Control: a link that is opened without vetting is found among the system calls."""
+    path = _link_to_a_secret(tmp_path)
+    lines = _traced(tmp_path / "calls", "-c", "import sys; open(sys.argv[1]).close()", str(path))
+    assert len(_secrets(lines)) == 1
+
+
+def test_the_watch_sees_a_read_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: a link that is opened without vetting is found by the audit hook."""
+    path = _link_to_a_secret(tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "_WATCHING", True)
+    _OPENED_ANYWAY.clear()
+    path.read_bytes()
+    assert _OPENED_ANYWAY == [str(path)]
+    _OPENED_ANYWAY.clear()
 
 
 # Where the harmless version is the model as it was saved, the next test opens it.
