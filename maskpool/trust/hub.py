@@ -46,7 +46,6 @@ def find_folder(
         return Path(name)
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import IncompleteSnapshotError
     except ModuleNotFoundError as error:
         raise RequirementError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
     if os.path.exists(name):
@@ -62,17 +61,17 @@ def find_folder(
         if only:
             return Path(snapshot_download(name, allow_patterns=[f"{only}/*"], **where))
         found = Path(snapshot_download(name, ignore_patterns=[*ignored, "*.bin"], **where))
-        if not any(found.glob("*.safetensors")) or any(found.glob("*/*.bin")):
+        if not any(found.glob("*.safetensors")):
             found = Path(snapshot_download(name, ignore_patterns=ignored, **where))
         elif not local_files_only:
             # Small modules of old models, such as dense layers, have their weights in pickles.
             found = Path(snapshot_download(name, allow_patterns=["[0-9]*/*.bin"], **where))
         return found
-    except IncompleteSnapshotError as error:
-        if error.snapshot_path is not None and os.path.isdir(error.snapshot_path):
-            return Path(error.snapshot_path)  # what is missing of it is named when it is opened
-        raise NotFoundError(_nothing(name, error)) from error
     except Exception as error:  # a name the hub does not allow, no network, no such repository: many kinds
+        # Only the IncompleteSnapshotError of newer versions has a path.
+        incomplete = getattr(error, "snapshot_path", None)
+        if incomplete is not None and os.path.isdir(incomplete):
+            return Path(incomplete)  # opening it names the missing files
         raise NotFoundError(_nothing(name, error)) from error
 
 
