@@ -248,7 +248,7 @@ def compare_studies(
         for name, one, other in found["settings"]:
             print(f"{name}: {json.dumps(one)} in A, {json.dumps(other)} in B")
         if found["only_in_a"] or found["only_in_b"]:
-            print(f"{found['only_in_a']} rows are in A alone, {found['only_in_b']} in B alone.")
+            print(f"{found['only_in_a']} rows are only in A, {found['only_in_b']} only in B.")
 
 
 @contextlib.contextmanager
@@ -265,7 +265,7 @@ def _stoppable(out: Path | None = None) -> Iterator[None]:
         if out is not None:
             cells = out / "cells.jsonl"  # counted as lines: the code that reads them may not be loaded yet
             finished = cells.read_bytes().count(b"\n") if cells.is_file() else 0
-            words = f"stopped; {finished} finished cells are in {out}: the same command goes on from there"
+            words = f"stopped; {finished} finished cells are in {out}: the same command resumes from there"
         print(f"maskpool: {words}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except EOFError as error:

@@ -563,7 +563,7 @@ def test_ctrl_c_says_how_to_go_on(
     assert (ran.code, ran.out) == (130, "")
     finished = (tmp_path / CELLS).read_bytes().count(b"\n") if (tmp_path / CELLS).exists() else 0
     assert (finished > 0) == (place == "bench.report.write")
-    says = f"maskpool: stopped; {finished} finished cells are in {tmp_path}: the same command goes on from there"
+    says = f"maskpool: stopped; {finished} finished cells are in {tmp_path}: the same command resumes from there"
     assert ran.err.strip().splitlines()[-1] == says
 
 

@@ -154,7 +154,7 @@ class StudyFolder:
             found: dict[str, Any] = Folder(self.path).table(STUDY) or {}
             parse_study(found["study"])
             if not isinstance(found["corpora"], dict) or not isinstance(found["versions"], dict):
-                raise TypeError("its corpora and versions are no tables")
+                raise TypeError("its corpora and versions are not tables")
         except NotFoundError as error:
             reason = getattr(error.__cause__, "strerror", None) or error
             raise NotFoundError(f"{self.path} must be the folder of a study, with a {STUDY}: {reason}") from error

@@ -13,24 +13,15 @@ import torch
 
 from maskpool.errors import FolderError, NotFoundError
 from maskpool.modules import Pooling, build_pooling
-from maskpool.trust import Folder, check_head, reason_of, told
+from maskpool.trust import Folder, as_folder_error, check_head, reason_of
 from maskpool.trust.fields import BOOLEAN, refused
-from maskpool.trust.files import is_inner_path
-from maskpool.trust.transformer import tensor_shapes
+from maskpool.trust.modules import LEGACY_MODES, read_module_list
+from maskpool.trust.transformer import find_weights, tensor_shapes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Up to 5.3 sentence-transformers saved one boolean for each mode.
-_BOOLEANS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-_HOST_MODES = tuple(_BOOLEANS.values())
+_HOST_MODES = tuple(LEGACY_MODES.values())
 _DIMENSIONS = ("embedding_dimension", "word_embedding_dimension")
 _HOST, _OURS = "sentence_transformers.", "maskpool.integrations.sentence_transformers."
 _DEFAULTS: dict[str, Any] = {"include_prompt": True, "include_special_tokens": True, "on_empty": "zero"}
@@ -90,16 +81,14 @@ class SavedPooling:
         """
         if self.unusable:
             raise FolderError(self.unusable)
-        with told(f"{self.folder.at(self.path, 'config.json')} must hold the settings of a pooling"):
+        with as_folder_error(f"{self.folder.at(self.path, 'config.json')} must hold the settings of a pooling"):
             with torch.device("meta"):
                 planned = build_pooling(self.mode, dimension, **self.options)
             if not self.learned:
                 return build_pooling(self.mode, dimension, **self.options)
         expected = {f"pooling.{name}": tuple(tensor.shape) for name, tensor in planned.state_dict().items()}
-        weights = self.folder.find(self.path, "model.safetensors") or self.folder.find(self.path, "pytorch_model.bin")
-        if weights is None:
-            raise FolderError(f"{self.folder.at(self.path)} must hold the weights of a {self.mode} pooling, got none")
-        with told(f"{weights} must hold the weights of a {self.mode} pooling"):
+        weights = find_weights(self.folder, self.path)
+        with as_folder_error(f"{weights} must hold the weights of a {self.mode} pooling"):
             if weights.suffix == ".safetensors":
                 found = tensor_shapes(weights)
             else:
@@ -208,20 +197,7 @@ def read_saved_pooling(source: str | os.PathLike[str]) -> SavedPooling | None:
 
 def _entries(folder: Folder) -> list[tuple[str, str]]:
     """Class and folder of each module."""
-    stored = folder.json("modules.json")
-    if stored is None:
-        return []
-    path = folder.at("modules.json")
-    if not isinstance(stored, list):
-        raise FolderError(f"{path} must be a list of modules, got {type(stored).__name__}")
-    found = []
-    for entry in stored:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("path", "type")):
-            raise FolderError(f"{path} must give each module a name, a path and a type, got {str(entry)[:100]}")
-        if not is_inner_path(entry["path"]):
-            raise FolderError(f"{path} must have paths inside of the model, got {entry['path']!r}")
-        found.append((entry["type"], entry["path"]))
-    return found
+    return [(entry["type"], entry["path"]) for entry in read_module_list(folder) or []]
 
 
 def _kind(stored: str) -> str:
@@ -281,9 +257,9 @@ def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_
     settings = dict(check_head(folder, path).settings)
     file = folder.at(path, "config.json")
     mode = settings.pop("pooling_mode", None)
-    flags = {name: settings.pop(name) for name in _BOOLEANS if name in settings}
+    flags = {name: settings.pop(name) for name in LEGACY_MODES if name in settings}
     if mode is None:
-        active = tuple(_BOOLEANS[name] for name in _BOOLEANS if flags.get(name))
+        active = tuple(LEGACY_MODES[name] for name in LEGACY_MODES if flags.get(name))
         mode = active or "mean"
     if not isinstance(mode, str):
         mode = mode[0] if len(mode) == 1 else tuple(mode)
@@ -302,7 +278,7 @@ def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_
         if foreign:
             raise refused(file, "pooling_mode", f"one of {', '.join(map(repr, _HOST_MODES))}", foreign[0])
     options = {name: value for name, value in settings.items() if _DEFAULTS.get(name) != value}
-    with told(f"{file} must hold the settings of a pooling"), torch.device("meta"):
+    with as_folder_error(f"{file} must hold the settings of a pooling"), torch.device("meta"):
         learned = any(True for _ in build_pooling(mode, widths[0], **options).parameters())
     if not flags["include_prompt"]:
         left_out = [*left_out, "a pooling without the tokens of a prompt (include_prompt=False)"]

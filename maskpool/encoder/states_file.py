@@ -91,7 +91,7 @@ class Layout:
         known = table["__metadata__"]
         identity = json.loads(known["maskpool"])
         if not isinstance(identity, dict):
-            raise TypeError(f"its identity is no table but {type(identity).__name__}")
+            raise TypeError(f"its identity is not a table but {type(identity).__name__}")
         (tokens, dim), (ends,) = table["values"]["shape"], table["offsets"]["shape"]
         dtypes = {name: dtype for dtype, name in _NAMES.items()}
         block = int(known["texts_a_block"])
@@ -141,7 +141,7 @@ class Part:
             self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o666), "r+b", buffering=0)
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 self._file.close()
-                raise OSError(None, f"{self.path.name} is no regular file")
+                raise OSError(None, f"{self.path.name} is not a regular file")
         with self._file:
             if fcntl:
                 with suppress(OSError):  # of a file system without locks

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from maskpool.errors import FolderError, NotFoundError, RequirementError, UserError
-from maskpool.trust import EXPLICIT, Folder, check_transformer, find_device, find_folder, refuse_partial, told
+from maskpool.trust import (
+    EXPLICIT,
+    Folder,
+    as_folder_error,
+    check_transformer,
+    find_device,
+    find_folder,
+    refuse_partial,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -91,7 +99,7 @@ class Encoder:
             folder = Folder(find_folder(source))
             folder.check_tree()
             check_transformer(folder)
-            with told(str(folder)):
+            with as_folder_error(str(folder)):
                 tokenizer = AutoTokenizer.from_pretrained(str(folder), **EXPLICIT)
                 model, info = AutoModel.from_pretrained(
                     str(folder), dtype=getattr(torch, dtype), weights_only=True, output_loading_info=True, **EXPLICIT

@@ -26,13 +26,13 @@ from maskpool.modules.build import POOLINGS, output_dimension
 from maskpool.tokens import TokenBatch
 from maskpool.trust import (
     Folder,
+    as_folder_error,
     check_head,
     check_modules,
     check_transformer,
     find_device,
     find_folder,
     reason_of,
-    told,
 )
 from maskpool.trust.fields import STRING, integer, one_of, optional, refused
 from maskpool.trust.files import is_inner_path
@@ -197,7 +197,7 @@ class Pooling(host.Pooling):
             source = str(found)
         folder = Folder(source)
         check_head(folder, subfolder)
-        with told(f"{folder.at(subfolder, 'config.json')} must hold the settings of a {cls.__name__}"):
+        with as_folder_error(f"{folder.at(subfolder, 'config.json')} must hold the settings of a {cls.__name__}"):
             settings = cls.load_config(source, subfolder, local_files_only=True)
             settings = {**(init_defaults or {}), **settings}
             with torch.device("meta"):
@@ -206,7 +206,7 @@ class Pooling(host.Pooling):
                 check_fit(folder, subfolder, lambda: _layers_of(settings))
             module = cls(**settings)
         if learns:
-            with told(f"{folder.at(subfolder)} must hold the weights of a {cls.__name__}"):
+            with as_folder_error(f"{folder.at(subfolder)} must hold the weights of a {cls.__name__}"):
                 cls.load_torch_weights(source, subfolder, local_files_only=True, model=module)
         return module
 
@@ -510,7 +510,7 @@ def load_plain(name_or_path: str | os.PathLike[str], **kwargs: Any) -> SentenceT
     folder.check_tree()
     check_transformer(folder, weights=given["backend"] == "torch")
     transformer = build_plain(str(folder), given)
-    with told(f"{folder} must hold a model that gives token states"):
+    with as_folder_error(f"{folder} must hold a model that gives token states"):
         pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     return _assemble(str(folder), OrderedDict([("0", transformer), ("1", pooling)]), kwargs)
 

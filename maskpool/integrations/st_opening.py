@@ -11,9 +11,9 @@ from sentence_transformers.sentence_transformer import modules as host
 from torch import nn
 from transformers import PreTrainedModel
 
-from maskpool.errors import FolderError, WeightsError
-from maskpool.trust import Folder, ModuleEntry, refuse_partial, told
-from maskpool.trust.transformer import tensor_shapes
+from maskpool.errors import WeightsError
+from maskpool.trust import EXPLICIT, Folder, ModuleEntry, as_folder_error, refuse_partial
+from maskpool.trust.transformer import find_weights, tensor_shapes
 
 _WITH_WEIGHTS = (host.CNN, host.Dense, host.LSTM, host.LayerNorm, host.WeightedLayerPooling)
 
@@ -39,9 +39,9 @@ def build_module(
         # Not by the class' own loader, which would import the classes of inner modules by name.
         inner = {one.name: build_module(folder, one, classes, given) for one in entry.inner}
         routes: Any = {route: [inner[name] for name in names] for route, names in entry.structure.items()}
-        with told(f"{place} must hold a {cls.__name__} that can be loaded"):
+        with as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"):
             return cls(routes, **entry.parameters)
-    with told(f"{place} must hold a {cls.__name__} that can be loaded"):
+    with as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"):
         if issubclass(cls, _WITH_WEIGHTS):
             config = cls.load_config(str(folder), subfolder=entry.path)
             config.pop("activation_function", None)  # a name here, and without weights that could misfit
@@ -55,7 +55,7 @@ def build_module(
 
 def build_plain(source: str, given: Mapping[str, Any]) -> host.Transformer:
     """Load a vetted transformers model that was not saved as a SentenceTransformer."""
-    with told(f"{source} must hold a transformers model that can be loaded"):
+    with as_folder_error(f"{source} must hold a transformers model that can be loaded"):
         return _load_transformer(host.Transformer, source, None, given)
 
 
@@ -70,11 +70,9 @@ def check_fit(folder: Folder, subfolder: str, make: Callable[[], nn.Module]) -> 
     Raises:
         WeightsError: They do not fit; the message names the file and the first weight.
     """
-    path = folder.find(subfolder, "model.safetensors") or folder.find(subfolder, "pytorch_model.bin")
-    if path is None:
-        raise FolderError(f"{folder.at(subfolder)} must hold weights in model.safetensors, got none")
+    path = find_weights(folder, subfolder)
     if path.suffix == ".bin":
-        with told(f"{path} must hold the weights of a module"):
+        with as_folder_error(f"{path} must hold the weights of a module"):
             stored = torch.load(path, map_location="meta", weights_only=True)
             shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     else:
@@ -92,7 +90,7 @@ def check_fit(folder: Folder, subfolder: str, make: Callable[[], nn.Module]) -> 
             )
 
 
-class _Told(host.Transformer):
+class _CheckedTransformer(host.Transformer):
     """A transformer of the host that refuses weights of another architecture, which the host only logs."""
 
     # Any: the host's own types.
@@ -105,20 +103,19 @@ class _Told(host.Transformer):
         return model  # type: ignore[no-any-return]  # transformers knows no type of the pair
 
 
-class _ToldCLIP(_Told, host.CLIPModel):
+class _CheckedCLIP(_CheckedTransformer, host.CLIPModel):
     """The same of the host's older class for CLIP."""
 
 
 def _load_transformer(
     cls: type[host.Transformer], source: str, where: Mapping[str, Any] | None, given: Mapping[str, Any]
 ) -> host.Transformer:
-    opening = _ToldCLIP if issubclass(cls, host.CLIPModel) else _Told
+    opening = _CheckedCLIP if issubclass(cls, host.CLIPModel) else _CheckedTransformer
     # Explicit; what a caller passes goes first.
     kwargs = {**given, "model_kwargs": {"weights_only": True, **(given.get("model_kwargs") or {})}}
     if where is None:
-        explicit = {"trust_remote_code": False, "local_files_only": True}
         for name in ("model_kwargs", "processor_kwargs", "config_kwargs"):
-            kwargs[name] = {**explicit, **(kwargs.get(name) or {})}
+            kwargs[name] = {**EXPLICIT, **(kwargs.get(name) or {})}
         module: host.Transformer = opening(source, **kwargs)
     else:
         module = opening.load(source, trust_remote_code=False, **where, **kwargs)

@@ -63,7 +63,8 @@ class SentenceEmbedder:
 
     Raises:
         TypeError: An argument is something else.
-        ValueError: ``max_length`` is no positive integer, an unknown mode, or ``layer`` beside a pooling of all layers.
+        ValueError: ``max_length`` is not a positive integer, an unknown mode, or ``layer`` together with a pooling of
+            all layers.
         FolderError: The folder of the model is malformed, or saves a pooling that cannot be applied to token states.
 
     Warns:
@@ -95,7 +96,7 @@ class SentenceEmbedder:
             isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1
         ):
             raise ValueError(f"max_length must be a positive integer, got {max_length!r}")
-        _tell_of_missing_pad(tokenizer)
+        _warn_about_missing_pad(tokenizer)
         self.encoder = Encoder.of(model, tokenizer, max_length)
         self.saved = saved_pooling_of(model)
         self._chosen = _choose(pooling, self.saved, self.encoder, layer)
@@ -123,7 +124,7 @@ class SentenceEmbedder:
 
         Raises:
             TypeError: ``texts`` is one bare string, or holds something else than strings.
-            ValueError: ``batch_size`` is no positive integer, or the model has no such layer.
+            ValueError: ``batch_size`` is not a positive integer, or the model has no such layer.
         """
         plan = Plan("sorted", batch_size)
         unit_length = _normalizes(self.saved) if normalize is None else normalize
@@ -159,7 +160,7 @@ class SentenceEmbeddingPipeline(_Pipeline):  # type: ignore[misc]  # the same
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         given: PreTrainedTokenizerBase = self.tokenizer
-        _tell_of_missing_pad(given)
+        _warn_about_missing_pad(given)
         self._encoder = Encoder.of(self.model, given)
         self._saved = saved_pooling_of(self.model)
         self._by_parameters: dict[tuple[Any, int], _Chosen] = {}  # Any: modes and layers
@@ -285,7 +286,9 @@ def _build(
     _check_layer_argument(layer)
     if isinstance(pooling, LayerMix | FirstLastAveragePooling):
         if layer != -1:
-            raise ValueError(f"layer must be left out beside {type(pooling).__name__}, which reads all, got {layer}")
+            raise ValueError(
+                f"layer must be left out together with {type(pooling).__name__}, which reads all, got {layer}"
+            )
         return pooling
     if isinstance(pooling, str | tuple | list):
         return build_pooling(pooling, _width(model, layer)).to(model.device)
@@ -324,7 +327,7 @@ def _width(model: PreTrainedModel, layer: int) -> int:
     return int(model.config.get_text_config().hidden_size)
 
 
-def _tell_of_missing_pad(tokenizer: PreTrainedTokenizerBase) -> None:
+def _warn_about_missing_pad(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token_id is None:
         warnings.warn(
             f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no pad token: pads are filled "

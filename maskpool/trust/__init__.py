@@ -2,7 +2,7 @@
 
 from maskpool.trust.files import Folder, check_regular, read_json
 from maskpool.trust.hub import find_folder
-from maskpool.trust.loading import EXPLICIT, find_device, reason_of, refuse_partial, told
+from maskpool.trust.loading import EXPLICIT, as_folder_error, find_device, reason_of, refuse_partial
 from maskpool.trust.modules import HeadConfig, ModuleEntry, check_head, check_modules
 from maskpool.trust.transformer import check_transformer
 
@@ -11,6 +11,7 @@ __all__ = [
     "Folder",
     "HeadConfig",
     "ModuleEntry",
+    "as_folder_error",
     "check_head",
     "check_modules",
     "check_regular",
@@ -20,5 +21,4 @@ __all__ = [
     "read_json",
     "reason_of",
     "refuse_partial",
-    "told",
 ]

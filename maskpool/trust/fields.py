@@ -16,6 +16,7 @@ ATTENTION = ("eager", "sdpa")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
 _LARGEST_INTEGER = 1 << 31
 _MOST_LAYERS = 1024
+LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,10 @@ def check_sizes(path: Path, content: object, at: str = "") -> None:
                 counts = counts or any(part in lower for part in ("attention_heads", "n_head", "experts", "groups"))
                 positions = "position" in lower or lower in ("n_ctx", "seq_length", "max_sequence_length")
                 most = _MOST_LAYERS if counts else 1 << 24 if positions else _LARGEST_INTEGER
+                least = 0 if name in LAYER_COUNTS else -most
                 # Bases of rotations are numbers, not sizes.
-                if not -most <= value <= most and "theta" not in lower:
-                    raise refused(path, inner, f"an integer of at most {most}", value)
+                if not least <= value <= most and "theta" not in lower:
+                    raise refused(path, inner, f"an integer from {least} to {most}", value)
             elif isinstance(value, float) and math.isnan(value):
                 raise refused(path, inner, "a number", value)
             check_sizes(path, value, inner)

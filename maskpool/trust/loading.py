@@ -12,12 +12,12 @@ from torch import nn
 
 from maskpool.errors import DeviceError, FolderError, MaskpoolError, WeightsError
 
-# Explicit, so that transformers never asks on the terminal and never unpickles more than tensors.
+# Explicit: transformers neither asks on the terminal nor goes to the hub.
 EXPLICIT: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def as_folder_error(what: str) -> Iterator[None]:
     """Raise whatever goes wrong inside as a FolderError that says what was opened.
 
     Args:
@@ -38,6 +38,13 @@ def reason_of(error: BaseException) -> str:
     """An error in one line."""
     if "ignore_mismatched_sizes" in str(error):  # the host's words name an option that would hide it
         return "its weights have other shapes than its config.json describes: the two belong to different models"
+    if "Padding_idx must be within" in str(error):
+        return "its config.json must have in pad_token_id the id of a token, less than vocab_size: correct the field"
+    wrong_type = re.search(r"Validation error for field '([^']+)'", str(error))  # of a configuration of transformers
+    if wrong_type:
+        about = re.search(r"expected (\S+), got (\S+)", str(error))
+        types = f"a value of type {about[1]}, got {about[2]}" if about else "a value of another type"
+        return f"its config.json must have in {wrong_type[1]} {types}: correct or remove the field"
     lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()]
     text = lines[0] if lines else type(error).__name__
     # The lines behind name the weights that do not fit.
@@ -45,26 +52,26 @@ def reason_of(error: BaseException) -> str:
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """A device that torch can compute on.
+    """A device that torch can compute on, with its number, as a model on it names it.
 
     Raises:
         DeviceError: Torch cannot use it.
     """
     try:
-        where = torch.device(device)
-        torch.zeros(1, device=where).item()
+        probe = torch.zeros(1, device=torch.device(device))
+        probe.item()
     # Torch without support for a device raises AssertionError, and TypeError for what names no device.
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise DeviceError(
             f"device must be one that torch can use here, such as cpu, got {str(device)!r}: {reason_of(error)}"
         ) from error
-    return where
+    return probe.device
 
 
 def refuse_partial(name: str, model: nn.Module, info: Mapping[str, Collection[Any]]) -> None:
     """Refuse weights that do not fill the model, or hold layers it does not have.
 
-    Weights of heads are no part of the model and may be left over; a pooler that nothing reads may be missing.
+    Weights of heads are not part of the model and may be left over; a pooler that nothing reads may be missing.
 
     Args:
         name: What was opened, for the message.

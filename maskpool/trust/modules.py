@@ -29,7 +29,7 @@ from maskpool.trust.fields import (
     table,
 )
 from maskpool.trust.files import Folder, is_inner_path, is_plain_name, shortened
-from maskpool.trust.transformer import check_tokenizer, check_transformer, tensor_shapes
+from maskpool.trust.transformer import check_tokenizer, check_transformer, find_weights, tensor_shapes
 
 _MOST_ROUTERS = 8  # inside of each other
 _WIDTH = integer(1, 1 << 24)
@@ -173,22 +173,21 @@ _POOLING_MODES = Field(
         or (isinstance(value, list) and 0 < len(value) <= 64 and all(isinstance(one, str) for one in value))
     ),
 )
+# Up to 5.3 sentence-transformers saved one boolean for each mode.
+LEGACY_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
 _HOST_POOLING = {
     "embedding_dimension": _WIDTH,
     "word_embedding_dimension": _WIDTH,
     "pooling_mode": _POOLING_MODES,
     "include_prompt": BOOLEAN,
-    **{
-        f"pooling_mode_{mode}": BOOLEAN
-        for mode in (
-            "cls_token",
-            "mean_tokens",
-            "max_tokens",
-            "mean_sqrt_len_tokens",
-            "weightedmean_tokens",
-            "lasttoken",
-        )
-    },
+    **dict.fromkeys(LEGACY_MODES, BOOLEAN),
 }
 _WORD_TOKENIZER = {"vocab": _WORDS, "stop_words": STRINGS, "do_lower_case": BOOLEAN}
 _WORD_TOKENIZERS: dict[str, tuple[str, dict[str, Field]]] = {
@@ -334,16 +333,12 @@ def check_modules(folder: Folder, classes: Mapping[str, type], weights: bool = T
     Raises:
         FolderError: The list or a module is malformed, names another class, or asks for code or another place.
     """
-    stored = folder.json("modules.json")
+    stored = read_module_list(folder)
     if stored is None:
         return None
     path = folder.at("modules.json")
-    if not isinstance(stored, list) or not stored:
-        raise FolderError(f"{path} must be a list of modules, got {type(stored).__name__}")
     entries = []
     for entry in stored:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("name", "path", "type")):
-            raise FolderError(f"{path} must give each module a name, a path and a type, got {shortened(entry)}")
         if not entry["name"] or "." in entry["name"]:
             raise FolderError(f"{path} must give each module a name without dots, got {entry['name']!r}")
         keywords = entry.get("kwargs", [])
@@ -353,9 +348,8 @@ def check_modules(folder: Folder, classes: Mapping[str, type], weights: bool = T
     names = [entry["name"] for entry, _ in entries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise FolderError(f"{path} must give each module a name of its own, and two are named {twice!r}")
+        raise FolderError(f"{path} must give each module a unique name, and two are named {twice!r}")
     for entry, _ in entries:
-        _check_place(path, "paths", entry["path"])
         _check_known(path, entry["type"], classes)
     return [
         _check_module(
@@ -363,6 +357,28 @@ def check_modules(folder: Folder, classes: Mapping[str, type], weights: bool = T
         )
         for entry, keywords in entries
     ]
+
+
+def read_module_list(folder: Folder) -> list[dict[str, Any]] | None:
+    """Read the entries of modules.json: each with a name, a type, and a path inside of the folder.
+
+    Returns:
+        The entries, or None if the folder has no modules.json.
+
+    Raises:
+        FolderError: The list is malformed.
+    """
+    stored = folder.json("modules.json")
+    if stored is None:
+        return None
+    path = folder.at("modules.json")
+    if not isinstance(stored, list) or not stored:
+        raise FolderError(f"{path} must be a list of modules, got {type(stored).__name__}")
+    for entry in stored:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("name", "path", "type")):
+            raise FolderError(f"{path} must give each module a name, a path and a type, got {shortened(entry)}")
+        _check_place(path, "paths", entry["path"])
+    return stored
 
 
 def check_head(folder: Folder, subfolder: str = "") -> HeadConfig:
@@ -454,11 +470,9 @@ def _check_module(
 
 
 def _check_module_weights(folder: Folder, place: str) -> None:
-    found = folder.find(place, "model.safetensors")
-    if found is not None:
+    found = find_weights(folder, place)
+    if found.suffix == ".safetensors":
         tensor_shapes(found)
-    elif folder.find(place, "pytorch_model.bin") is None:
-        raise FolderError(f"{folder.at(place)} must hold weights in model.safetensors, got none: save the model again")
 
 
 def _check_transformer_module(folder: Folder, place: str, weights: bool) -> None:

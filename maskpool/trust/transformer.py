@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from maskpool.errors import FolderError
 from maskpool.trust.fields import (
     ATTENTION,
     BOOLEAN,
     DTYPES,
     EXPERTS,
+    LAYER_COUNTS,
     LENGTH,
     STRING,
     TOKEN,
@@ -28,6 +31,7 @@ from maskpool.trust.fields import (
     refused,
 )
 from maskpool.trust.files import Folder, is_plain_name, names_a_place, shortened
+from maskpool.trust.loading import as_folder_error
 
 CONFIG = "config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -135,18 +139,17 @@ def check_transformer(folder: Folder, subfolder: str = "", weights: bool = True,
         if versioned is not None:
             _check_config(folder.at(subfolder, name), versioned)
     check_tokenizer(folder, subfolder, tokenizer)
-    for name in ("audio_tokenizer_config.json",):
-        if folder.find(subfolder, name) is not None:
-            raise FolderError(f"{folder.at(subfolder, name)} names a model outside of the folder: remove the file")
+    audio = folder.find(subfolder, "audio_tokenizer_config.json")
+    if audio is not None:
+        raise FolderError(f"{audio} names a model outside of the folder: remove the file")
     if weights:
         _check_weights(folder, subfolder, config)
 
 
 def _check_layers(path: Path, config: Mapping[str, Any], tensors: int) -> None:
     """Refuse more layers than there are weights: they would be built and filled with random numbers first."""
-    counts = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
     for name, value, at in _fields(config):
-        if name in counts and isinstance(value, int) and value > max(tensors, _FEWEST_TENSORS):
+        if name in LAYER_COUNTS and isinstance(value, int) and value > max(tensors, _FEWEST_TENSORS):
             raise FolderError(
                 f"{path} must have in {at} a number of layers that fits the weights, got {value} for {tensors} "
                 "weights in all: the two belong to different models"
@@ -409,11 +412,11 @@ def _check_weights(folder: Folder, subfolder: str, config: Mapping[str, Any]) ->
         raise FolderError(f"{at} must not hold a distributed checkpoint: save the model with model.save_pretrained")
     name = next((name for name in names if folder.find(subfolder, name) is not None), None)
     if name is None:
-        raise FolderError(f"{at} must hold the model's weights in model.safetensors, got none: save the model again")
+        raise _missing_weights(at)
     config_path = folder.at(subfolder, CONFIG)
     if not name.endswith(".index.json"):
-        if name.endswith(".safetensors"):
-            _check_layers(config_path, config, len(tensor_shapes(folder.at(subfolder, name))))
+        path = folder.at(subfolder, name)
+        _check_layers(config_path, config, len(tensor_shapes(path) if name.endswith(".safetensors") else _pickle(path)))
         return
     index, path = folder.table(subfolder, name) or {}, folder.at(subfolder, name)
     shards = index.get("weight_map")
@@ -431,11 +434,36 @@ def _check_weights(folder: Folder, subfolder: str, config: Mapping[str, Any]) ->
     _check_layers(config_path, config, len(shards))
 
 
+def find_weights(folder: Folder, subfolder: str) -> Path:
+    """The file with the weights of a module.
+
+    Raises:
+        FolderError: There is none.
+    """
+    path = folder.find(subfolder, "model.safetensors") or folder.find(subfolder, "pytorch_model.bin")
+    if path is None:
+        raise _missing_weights(folder.at(subfolder))
+    return path
+
+
+def _missing_weights(place: Path) -> FolderError:
+    return FolderError(f"{place} must hold weights in model.safetensors, got none: save the model again")
+
+
+def _pickle(path: Path) -> Mapping[str, Any]:
+    """The weights of a pickle by name, without their values."""
+    with as_folder_error(f"{path} must hold the weights of a model"):
+        stored = torch.load(path, map_location="meta", weights_only=True)
+        if not isinstance(stored, Mapping):
+            raise TypeError(f"it holds a {type(stored).__name__}")
+        return stored
+
+
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes a safetensors file says its tensors have, after checking that the file is whole.
 
     Raises:
-        FolderError: It is no such file, or is cut off.
+        FolderError: It is not a safetensors file, or is cut off.
     """
     expected = f"{path} must be a whole safetensors file"
     try:

@@ -291,7 +291,7 @@ def test_what_is_no_embedder(bert: Any) -> None:
         ((model, tokenizer, torch.mean), {}, TypeError, "pooling must be a maskpool layer or a mode string"),
         ((model, tokenizer, "middle"), {}, ValueError, "pooling_mode must be one of 'mean'"),
         ((model, tokenizer, "mean", 1.0), {}, TypeError, "layer must be an integer, got float"),
-        ((model, tokenizer, LayerMix(3), 1), {}, ValueError, "layer must be left out beside LayerMix"),
+        ((model, tokenizer, LayerMix(3), 1), {}, ValueError, "layer must be left out together with LayerMix"),
         ((model, tokenizer), {"max_length": 0}, ValueError, "max_length must be a positive integer, got 0"),
     ]
     for arguments, options, kind, message in cases:

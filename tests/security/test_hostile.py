@@ -159,7 +159,7 @@ def test_the_watch_sees_a_read_through_a_link(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys.modules[__name__], "_WATCHING", True)
     _OPENED_ANYWAY.clear()
     path.read_bytes()
-    assert _OPENED_ANYWAY == [str(path)]
+    assert [str(path)] == _OPENED_ANYWAY
     _OPENED_ANYWAY.clear()
 
 

@@ -52,11 +52,11 @@ def test_the_second_call_downloads_no_more(
 def test_an_incomplete_snapshot(older: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An incomplete snapshot is opened as it is; versions of the hub without that error work as well."""
 
-    class Incomplete(FileNotFoundError):
+    class IncompleteError(FileNotFoundError):
         snapshot_path = str(tmp_path)
 
     def refuse(*_: object, **__: object) -> str:
-        raise FileNotFoundError("offline") if older else Incomplete("incomplete")
+        raise FileNotFoundError("offline") if older else IncompleteError("incomplete")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     if not older:

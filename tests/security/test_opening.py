@@ -228,6 +228,26 @@ MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights of other sizes": (_set("config.json", intermediate_size=20), "its weights have other shapes than its"),
     "too many layers": (_set("config.json", num_hidden_layers=10**9), "config.json must have in num_hidden_layers an"),
     "too many positions": (_set("config.json", max_position_embeddings=10**9), "in max_position_embeddings an integer"),
+    "negative layers": (
+        _set("config.json", num_hidden_layers=-3),
+        "in num_hidden_layers an integer from 0 to 1024, got",
+    ),
+    "layers of the wrong type": (
+        _set("config.json", num_hidden_layers=True),
+        "config.json must have in num_hidden_layers a value of type int, got bool: correct",
+    ),
+    "a pad beyond the vocabulary": (
+        _set("config.json", pad_token_id=10**8),
+        "config.json must have in pad_token_id the id of a token, less than vocab_size",
+    ),
+    "more layers than a pickle has weights": (
+        lambda f: (_pickles(f), _set("config.json", num_hidden_layers=1000)(f)),
+        "in num_hidden_layers a number of layers that fits the weights, got 1000 for",
+    ),
+    "a pickle of something else": (
+        lambda f: (_pickles(f), torch.save([torch.ones(1)], f / "pytorch_model.bin")),
+        "pytorch_model.bin must hold the weights of a model: it holds a list",
+    ),
     "a size of the wrong type": (_set("config.json", hidden_size="16"), "hidden_size"),
     "not a number": (_set("config.json", layer_norm_eps=float("nan")), "in layer_norm_eps a number, got nan"),
     "an unknown architecture": (_set("config.json", model_type="nothing"), "nothing"),
@@ -245,7 +265,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
         _gone("tokenizer.json", "tokenizer_config.json"),
         "must hold a tokenizer, such as tokenizer.json",
     ),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "must hold the model's weights in model.safetensors"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "must hold weights in model.safetensors"),
     "cut weights": (
         lambda f: _text("model.safetensors", (f / "model.safetensors").read_bytes()[:-9])(f),
         "its header says",

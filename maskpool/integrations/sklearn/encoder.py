@@ -9,13 +9,12 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from maskpool.encoder import check_texts, evaluating
-from maskpool.errors import DeviceError
 from maskpool.integrations.sentence_transformers import load, load_plain, with_pooling
+from maskpool.trust import find_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -162,14 +161,3 @@ def check_readable_texts(X: Iterable[str]) -> list[str]:  # noqa: N803  # scikit
             f"X must be texts that can be read twice, by fit and by transform, got a {type(X).__name__}: pass list(X)"
         )
     return check_texts(X, "X")
-
-
-def find_device(device: str) -> torch.device:
-    """The device with its number, as a model on it names it."""
-    try:
-        return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch built without a device raises AssertionError
-        reason = str(error).strip().split("\n")[0]
-        raise DeviceError(
-            f"device must be one that torch can use here, such as 'cpu', got {device!r}: {reason}"
-        ) from error

@@ -27,10 +27,11 @@ from transformers import PreTrainedModel
 from maskpool.encoder import Encoder, TokenStates, compute_states, text_encoder, weights_hash
 from maskpool.encoder.identity import differing, of_the_encoder, short, told
 from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, with_pooling
-from maskpool.integrations.sklearn.encoder import check_readable_texts, find_device
+from maskpool.integrations.sklearn.encoder import check_readable_texts
 from maskpool.integrations.sklearn.labels import shown
 from maskpool.modules import build_pooling
 from maskpool.tokens import TokenBatch
+from maskpool.trust import find_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
