@@ -21,6 +21,7 @@ from maskpool.trust import (
     check_transformer,
     find_device,
     find_folder,
+    no_questions,
     refuse_partial,
 )
 
@@ -99,7 +100,7 @@ class Encoder:
             folder = Folder(find_folder(source))
             folder.check_tree()
             check_transformer(folder)
-            with as_folder_error(str(folder)):
+            with as_folder_error(str(folder)), no_questions():
                 tokenizer = AutoTokenizer.from_pretrained(str(folder), **EXPLICIT)
                 model, info = AutoModel.from_pretrained(
                     str(folder), dtype=getattr(torch, dtype), weights_only=True, output_loading_info=True, **EXPLICIT

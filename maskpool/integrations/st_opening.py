@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from maskpool.errors import WeightsError
-from maskpool.trust import EXPLICIT, Folder, ModuleEntry, as_folder_error, refuse_partial
+from maskpool.trust import EXPLICIT, Folder, ModuleEntry, as_folder_error, no_questions, refuse_partial
 from maskpool.trust.transformer import find_weights, tensor_shapes
 
 _WITH_WEIGHTS = (host.CNN, host.Dense, host.LSTM, host.LayerNorm, host.WeightedLayerPooling)
@@ -41,7 +41,7 @@ def build_module(
         routes: Any = {route: [inner[name] for name in names] for route, names in entry.structure.items()}
         with as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"):
             return cls(routes, **entry.parameters)
-    with as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"):
+    with as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"), no_questions():
         if issubclass(cls, _WITH_WEIGHTS):
             config = cls.load_config(str(folder), subfolder=entry.path)
             config.pop("activation_function", None)  # a name here, and without weights that could misfit
@@ -55,7 +55,7 @@ def build_module(
 
 def build_plain(source: str, given: Mapping[str, Any]) -> host.Transformer:
     """Load a vetted transformers model that was not saved as a SentenceTransformer."""
-    with as_folder_error(f"{source} must hold a transformers model that can be loaded"):
+    with as_folder_error(f"{source} must hold a transformers model that can be loaded"), no_questions():
         return _load_transformer(host.Transformer, source, None, given)
 
 

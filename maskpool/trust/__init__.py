@@ -2,7 +2,7 @@
 
 from maskpool.trust.files import Folder, check_regular, read_json
 from maskpool.trust.hub import find_folder
-from maskpool.trust.loading import EXPLICIT, as_folder_error, find_device, reason_of, refuse_partial
+from maskpool.trust.loading import EXPLICIT, as_folder_error, find_device, no_questions, reason_of, refuse_partial
 from maskpool.trust.modules import HeadConfig, ModuleEntry, check_head, check_modules
 from maskpool.trust.transformer import check_transformer
 
@@ -18,6 +18,7 @@ __all__ = [
     "check_transformer",
     "find_device",
     "find_folder",
+    "no_questions",
     "read_json",
     "reason_of",
     "refuse_partial",

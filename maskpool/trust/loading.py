@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,30 @@ from maskpool.errors import DeviceError, FolderError, MaskpoolError, WeightsErro
 
 # Explicit: transformers neither asks on the terminal nor goes to the hub.
 EXPLICIT: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+
+
+_QUESTIONS = threading.Lock()
+_OPENING: list[Any] = []  # for each opening in progress, the seconds that transformers waits for an answer
+
+
+@contextmanager
+def no_questions() -> Iterator[None]:
+    """Refuse code of a folder where transformers would ask on the terminal whether to run it.
+
+    Some loaders of transformers do not pass on ``trust_remote_code=False`` to those inside of them. An undecided value
+    is an error while this context is open, in all threads.
+    """
+    module: Any = importlib.import_module("transformers.dynamic_module_utils")
+    with _QUESTIONS:
+        _OPENING.append(_OPENING[0] if _OPENING else module.TIME_OUT_REMOTE_CODE)
+        module.TIME_OUT_REMOTE_CODE = 0  # transformers then raises an error in place of the question
+    try:
+        yield
+    finally:
+        with _QUESTIONS:
+            seconds = _OPENING.pop()
+            if not _OPENING:
+                module.TIME_OUT_REMOTE_CODE = seconds
 
 
 @contextmanager

@@ -32,10 +32,10 @@ from maskpool.trust.fields import (
 )
 from maskpool.trust.files import Folder, is_plain_name, names_a_place, shortened
 from maskpool.trust.loading import as_folder_error
+from maskpool.trust.processors import PROCESSORS, REFUSED_TYPES, check_processor_classes, check_processor_fields
 
 CONFIG = "config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-_PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _ADAPTER = "adapter_config.json"
 _WEIGHTS = (
     "model.safetensors",
@@ -54,6 +54,7 @@ _REFUSED_TYPES = {
     "timm_wrapper": "it takes its network from another package by name",
     "timm_backbone": "it takes its network from another package by name",
     "rag": "it reads an index of documents from elsewhere",
+    **REFUSED_TYPES,
 }
 # Fields that take weights or code from elsewhere, wherever they are in a configuration.
 _REFUSED_FIELDS = {
@@ -73,6 +74,8 @@ _REFUSED_FIELDS = {
 }
 _ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _EXPERTS_FIELDS = ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
+# Keys of auto_map that transformers ignores where it has classes of its own. A processor's would be run.
+_IGNORED_CODE = re.compile(r"(AutoConfig|AutoTokenizer|AutoModel\w*)\Z")
 # Strings that are no paths, or paths transformers overwrites or never reads.
 _IGNORED = (
     "name_or_path",
@@ -169,7 +172,7 @@ def check_tokenizer(folder: Folder, subfolder: str = "", needed: bool = True) ->
         "tokenizer.save_pretrained"
     )
     vocabulary = any(map(_VOCABULARIES.match, names))
-    needed = needed and not names & set(_PROCESSORS)  # a model of images has a processor only
+    needed = needed and not names & set(PROCESSORS)  # a model of images has a processor only
     if needed and not vocabulary and _TOKENIZER_CONFIG not in names:
         raise nothing
     settings = folder.table(subfolder, _TOKENIZER_CONFIG)
@@ -189,17 +192,23 @@ def check_tokenizer(folder: Folder, subfolder: str = "", needed: bool = True) ->
     generation = folder.table(subfolder, "generation_config.json")
     if generation is not None:
         _check_values(folder.at(subfolder, "generation_config.json"), generation, places=False)
-    for name in _PROCESSORS:
+    for name in PROCESSORS:
         content = folder.table(subfolder, name)
         if content is not None:
             _check_config(folder.at(subfolder, name), content, processor=True)
-    if names & set(_PROCESSORS):  # a processor may have further tokenizers in folders of their own
-        for entry in sorted(at.iterdir()):
-            if entry.is_dir() and (entry / _TOKENIZER_CONFIG).is_file():
-                check_tokenizer(folder, f"{subfolder}/{entry.name}".lstrip("/"), needed=False)
+            check_processor_fields(folder.at(subfolder, name), content)
+    # A processor has further tokenizers in folders of their own. Without a processor's file, model_type chooses one.
+    for entry in sorted(at.iterdir()) if at.is_dir() else ():
+        has_processor = names & set(PROCESSORS) and (entry / _TOKENIZER_CONFIG).is_file()
+        if entry.is_dir() and ("tokenizer" in entry.name or has_processor):
+            inner = f"{subfolder}/{entry.name}".lstrip("/")
+            check_tokenizer(folder, inner, needed=False)
+            config = folder.table(inner, CONFIG)
+            if config is not None:
+                _check_config(folder.at(inner, CONFIG), config, tokenizer=True)
 
 
-def _check_config(path: Path, config: dict[str, Any], processor: bool = False) -> None:
+def _check_config(path: Path, config: dict[str, Any], processor: bool = False, tokenizer: bool = False) -> None:
     check_sizes(path, config)
     _check_values(path, config, places=processor)
     kind = config.get("model_type")
@@ -210,14 +219,16 @@ def _check_config(path: Path, config: dict[str, Any], processor: bool = False) -
         if reason:
             raise FolderError(f"{path} must not have the model_type {inner['model_type']!r}: {reason}")
     if "auto_map" in config:
-        _check_auto_map(path, config, native=not processor and kind is not None and _is_native(kind))
+        _check_auto_map(path, config, native=not (processor or tokenizer) and kind is not None and _is_native(kind))
+    check_processor_classes(path, config)
     architectures = config.get("architectures")
     if architectures is not None and not (
         isinstance(architectures, list) and all(isinstance(one, str) for one in architectures)
     ):
         raise refused(path, "architectures", "a list of strings", architectures)
-    for name in ("tokenizer_class", "processor_class"):
-        _check_class(path, name, config.get(name))
+    for name, value, at in _fields(config):
+        if name == "tokenizer_class":
+            _check_class(path, at, value)
     explicit = config.get("transformers_weights")
     if explicit is not None and not (
         is_plain_name(explicit) and explicit.endswith((".safetensors", ".safetensors.index.json"))
@@ -277,6 +288,12 @@ def _check_auto_map(path: Path, content: Mapping[str, Any], native: bool) -> Non
         )
     if isinstance(names, list) or any(not isinstance(one, str | list | None) for one in names.values()):
         raise refused(path, "auto_map", "a table of strings", names)
+    for name in names:
+        if not _IGNORED_CODE.match(name):
+            raise FolderError(
+                f"{path} must not name code in auto_map.{shortened(name)[1:-1]}, which maskpool never runs: remove the "
+                "field"
+            )
 
 
 def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -> Any:  # Any: a class
@@ -292,7 +309,7 @@ def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -
         if name in settings and not field.holds(settings[name]):
             raise refused(path, name, field.words, settings[name])
     kind = _check_class(path, "tokenizer_class", settings.get("tokenizer_class"))
-    _check_class(path, "processor_class", settings.get("processor_class"))
+    check_processor_classes(path, settings)
     if "auto_map" in settings:
         known = settings.get("tokenizer_class")
         native = isinstance(known, str) and _find_tokenizer(known) is not None
@@ -357,24 +374,18 @@ def _check_special_tokens(path: Path, content: Mapping[str, Any], only: bool = F
             raise refused(path, name, "a list or table of tokens", value)
 
 
-def _check_class(path: Path, name: str, value: object) -> Any:  # Any: a class of transformers, or None
-    """Refuse the name of anything in transformers that is not a tokenizer or processor."""
+def _check_class(path: Path, at: str, value: object) -> Any:  # Any: a class of transformers, or None
+    """Refuse the name of anything in transformers that is not a tokenizer."""
     if value is None:
         return None
     if not isinstance(value, str) or not value.isidentifier():
-        raise refused(path, name, "the name of a class", value)
+        raise refused(path, at, "the name of a class", value)
     import transformers
 
-    if name == "tokenizer_class":
-        found = _find_tokenizer(value)
-        if found is not None or not hasattr(transformers, value):
-            return found
-    else:
-        found = getattr(transformers, value, None)
-        base = transformers.ProcessorMixin
-        if found is None or (isinstance(found, type) and issubclass(found, base)):
-            return found
-    raise refused(path, name, f"the name of a {name.partition('_')[0]} of transformers", value)
+    found = _find_tokenizer(value)
+    if found is None and hasattr(transformers, value):
+        raise refused(path, at, "the name of a tokenizer of transformers", value)
+    return found
 
 
 def _find_tokenizer(name: str) -> Any:  # Any: a class of transformers, or None
