@@ -155,7 +155,7 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    with _stoppable(out), _arguments_as_options(name="--model", device="--device"):
+    with _stoppable(out), _arguments_as_options(name="--model", device="--device", path="--study"):
         given = [name for name in context.params if _was_given(context, name)]
         screen = _Screen(silent=quiet or as_json)
         with _needs_bench():
@@ -324,31 +324,40 @@ def audit(
             from maskpool.encoder import Encoder
         chosen = None if texts is None else _read_texts(texts)
         screen = _Screen(silent=as_json)
+        with _as_user_errors(), screen.status(f"loading {model}") as show:
+            pipeline = open_pipeline(model, pooling, device)
+            notes = [] if pooling is None else _note_on_pooling(model, [pooling])
+            report = audit_padding(
+                pipeline, chosen, on_call=lambda calls: show(f"auditing {model}: {calls} calls of the pipeline")
+            )
+        sample, note = _sample(chosen) if explain else (None, [])
+        found = {"model": model, **report.to_dict()}
+        found["notes"] += notes + note
+        # The verdict comes first: it must not be lost if the explanation fails.
+        if not as_json:
+            print("\n".join([str(report), *(f"note: {note}" for note in notes + note)]))
         try:
-            with screen.status(f"loading {model}") as show:
-                pipeline = open_pipeline(model, pooling, device)
-                notes = [] if pooling is None else _note_on_pooling(model, [pooling])
-                report = audit_padding(
-                    pipeline, chosen, on_call=lambda calls: show(f"auditing {model}: {calls} calls of the pipeline")
-                )
-                if explain:
-                    show(f"explaining the pads of {model}")
-                    sample, note = _sample(chosen)
-                    answers = explain_pads(Encoder.load(model, device), sample)
-                    notes += note
-        except (TypeError, ValueError, ImportError) as error:
-            if isinstance(error, MaskpoolError):
-                raise
-            raise UserError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
-        if as_json:
-            found = {"model": model, **report.to_dict()}
-            found["notes"] += notes
-            print(json.dumps(found | ({"explanation": answers.to_dict()} if explain else {})))
-        else:
-            print("\n".join([str(report), *(f"note: {note}" for note in notes)]))
             if explain:
-                print(f"\n{answers}")
+                with _as_user_errors(), screen.status(f"explaining the pads of {model}"):
+                    answers = explain_pads(Encoder.load(model, device), sample)
+                found["explanation"] = answers.to_dict()
+        finally:
+            if as_json:
+                print(json.dumps(found))
+        if explain and not as_json:
+            print(f"\n{answers}")
     raise typer.Exit({"clean": SUCCESS, "leaks": LEAK, "unknown": UNKNOWN}[report.verdict])
+
+
+@contextlib.contextmanager
+def _as_user_errors() -> Iterator[None]:
+    """Turn errors of Python arguments into one sentence of ours."""
+    try:
+        yield
+    except (TypeError, ValueError, ImportError) as error:
+        if isinstance(error, MaskpoolError):
+            raise
+        raise UserError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
 
 def _read_texts(path: Path) -> list[str]:

@@ -289,6 +289,34 @@ def test_progress_is_shown_on_a_terminal(plain: Path, texts: Path, monkeypatch: 
     assert run("audit", plain, "--texts", texts, "--json").err == ""
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_failing_explanation_keeps_the_verdict(
+    plain: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    """If only the explanation fails, the verdict is printed, and the exit code is that of an error."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("no explanation\nat all")
+
+    monkeypatch.setattr("maskpool.audit.explain.explain", fail)
+    ran = run("audit", plain, "--texts", texts, "--explain", *(["--json"] if as_json else []))
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1] == "maskpool: no explanation"
+    if as_json:
+        found = json.loads(ran.out)
+        assert found["verdict"] == "clean"
+        assert "explanation" not in found
+    else:
+        assert ran.out.startswith("BertModel: clean")
+
+
+def test_a_study_that_cannot_be_read_names_the_option(tmp_path: Path) -> None:
+    """The command names its option where the reader of study files names its argument."""
+    (tmp_path / "study.toml").write_text("models = [", "utf-8")
+    assert_refused(run("bench", "--study", tmp_path / "study.toml"), "--study must be a TOML file; study.toml is not.*")
+    assert_refused(run("bench", "--study", tmp_path / "none"), "--study must name a TOML file that can be read, got .*")
+
+
 def test_another_pooling_than_the_saved_one_is_noted(cls: Path, plain: Path) -> None:
     """--pooling on a model saved with another pooling is a note, on the screen and in the JSON."""
     note = f"{cls} is saved with cls pooling; max pools otherwise"

@@ -223,13 +223,13 @@ def read_study(path: Path) -> Study:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except NotFoundError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
-        raise NotFoundError(f"--study must name a TOML file that can be read, got {path}: {reason}") from error
+        raise NotFoundError(f"path must name a TOML file that can be read, got {path}: {reason}") from error
     except FolderError as error:
-        raise FolderError(f"--study must name a TOML file that can be read, got {path}: {error}") from error
+        raise FolderError(f"path must name a TOML file that can be read, got {path}: {error}") from error
     except OSError as error:
-        raise UserError(f"--study must name a TOML file that can be read, got {path}: {error.strerror}") from error
+        raise UserError(f"path must name a TOML file that can be read, got {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # TOML's errors, those of its numbers and of text that is none
-        raise UserError(f"--study must be a TOML file; {path.name} is not: {error}") from error
+        raise UserError(f"path must be a TOML file; {path.name} is not: {error}") from error
     try:
         return parse_study(content, path.parent)
     except UserError as error:

@@ -107,6 +107,27 @@ class SavedPooling:
         return layer
 
 
+def warn_about_pooling(source: object, saved: str, argument: str, used: str, stacklevel: int) -> None:
+    """Say that another pooling than the saved one is used.
+
+    Args:
+        source: The folder or name of the model.
+        saved: The pooling that it is saved with, in words.
+        argument: The argument that chose the other one.
+        used: Its value, in words.
+        stacklevel: As of `warnings.warn`, counted from the caller of this function.
+
+    Warns:
+        UserWarning: Always.
+    """
+    warnings.warn(
+        f"{source} is saved with {saved} pooling, and {argument}={used} is used: leave {argument} out to use the saved "
+        "one",
+        UserWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
 def saved_pooling_of(model: PreTrainedModel) -> SavedPooling | None:
     """Find the pooling saved in the folder, or in the repository of the hub, that a model was loaded from.
 

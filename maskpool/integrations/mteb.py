@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskpool.encoder import evaluating, weights_hash
 from maskpool.integrations import require
-from maskpool.integrations.sentence_transformers import Pooling, load, with_pooling
+from maskpool.integrations.sentence_transformers import Pooling, load, warn_if_pooled_otherwise, with_pooling
 from maskpool.plans import Plan
 
 require("mteb", "2.26", "mteb")
@@ -58,6 +58,9 @@ class PoolingEncoder(AbsEncoder):
         TypeError: ``model`` or ``plan`` is something else.
         ValueError: Another ``pads``; or as `replace_pooling` says.
 
+    Warns:
+        UserWarning: ``pooling_mode`` is not the mode that a model given by name is saved with.
+
     Example::
 
         encoder = PoolingEncoder("all-MiniLM-L6-v2", pads="included", plan=Plan(pad_to=128))
@@ -81,6 +84,8 @@ class PoolingEncoder(AbsEncoder):
             raise TypeError(f"plan must be a maskpool.plans.Plan, such as Plan(pad_to=128), got {type(plan).__name__}")
         given = load(model) if isinstance(model, str) else model
         self.model = with_pooling(given, pooling_mode)
+        if isinstance(model, str):
+            warn_if_pooled_otherwise(model, given, pooling_mode, stacklevel=2)
         self.pads, self.plan, self.seed = pads, plan, seed
         pooling = next(module for module in self.model.modules() if isinstance(module, Pooling))
         if pads == "included":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from maskpool import segments
 from maskpool.encoder import bundled_folder_of
+from maskpool.encoder.saved_pooling import warn_about_pooling
 from maskpool.errors import FolderError, NotFoundError, RequirementError
 from maskpool.functional.common import OnEmpty, apply_on_empty
 from maskpool.integrations import require
@@ -414,6 +415,26 @@ def with_pooling(
     other.module_kwargs = model.module_kwargs
     other.training = model.training
     return replace_pooling(other, pooling_mode, **options)
+
+
+def warn_if_pooled_otherwise(
+    source: object, model: SentenceTransformer, pooling_mode: str | tuple[str, ...] | list[str] | None, stacklevel: int
+) -> None:
+    """Say that a model opened from a folder is given another pooling than it is saved with.
+
+    Args:
+        source: The folder or name.
+        model: The model as it is saved.
+        pooling_mode: The other mode; None is the saved one.
+        stacklevel: As of `warnings.warn`, counted from the caller of this function.
+
+    Warns:
+        UserWarning: The mode is not the saved one.
+    """
+    _, saved = _find_pooling(model)
+    modes = [(mode,) if isinstance(mode, str) else tuple(mode) for mode in (saved.pooling_mode, pooling_mode or "")]
+    if pooling_mode is not None and modes[0] != modes[1]:
+        warn_about_pooling(source, " + ".join(modes[0]), "pooling_mode", repr(pooling_mode), stacklevel + 1)
 
 
 def as_host_pooling(model: SentenceTransformer) -> SentenceTransformer:

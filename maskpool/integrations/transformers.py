@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as to_unit_length
 
 from maskpool.encoder import Encoder, check_texts, evaluating, layer_states, token_states
-from maskpool.encoder.saved_pooling import SavedPooling, saved_pooling_of
+from maskpool.encoder.saved_pooling import SavedPooling, saved_pooling_of, warn_about_pooling
 from maskpool.integrations import require
 from maskpool.modules import FirstLastAveragePooling, LayerMix, Pooling, build_pooling
 from maskpool.modules.build import POOLINGS, output_dimension
@@ -242,12 +242,7 @@ def _choose(pooling: PoolingArgument | None, saved: SavedPooling | None, encoder
     if pooling is not None or saved is None:
         chosen = _Chosen(_build("mean" if pooling is None else pooling, encoder.model, layer))
         if pooling is not None and saved is not None and not saved.unusable and not _is_saved(pooling, saved):
-            warnings.warn(
-                f"{saved.folder} is saved with {saved.name} pooling, and pooling={_shown(pooling)} is used: leave "
-                "pooling out to use the saved one",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn_about_pooling(saved.folder, saved.name, "pooling", _shown(pooling), stacklevel=3)
         return chosen
     if saved.left_out:
         warnings.warn(

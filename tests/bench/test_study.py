@@ -395,14 +395,14 @@ def test_plans_of_one_name_are_refused() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"models = [", "--study must be a TOML file; study.toml is not: .+"),
-        (b"seeds: 3", "--study must be a TOML file; study.toml is not: .+"),
-        (b"seeds = 3\nseeds = 4", "--study must be a TOML file; study.toml is not: .+"),
-        (b"quote = null", "--study must be a TOML file; study.toml is not: .+"),
-        (b'name = "\xff"', "--study must be a TOML file; study.toml is not: .*utf-8.*"),
-        (b"PK\x03\x04\x00", "--study must be a TOML file; study.toml is not: .+"),
-        (b"seeds = " + b"9" * 5000, "--study must be a TOML file; study.toml is not: .+"),
-        (b"models = " + b"[" * 20_000 + b"]" * 20_000, "--study must be a TOML file; study.toml is not: .+"),
+        (b"models = [", "path must be a TOML file; study.toml is not: .+"),
+        (b"seeds: 3", "path must be a TOML file; study.toml is not: .+"),
+        (b"seeds = 3\nseeds = 4", "path must be a TOML file; study.toml is not: .+"),
+        (b"quote = null", "path must be a TOML file; study.toml is not: .+"),
+        (b'name = "\xff"', "path must be a TOML file; study.toml is not: .*utf-8.*"),
+        (b"PK\x03\x04\x00", "path must be a TOML file; study.toml is not: .+"),
+        (b"seeds = " + b"9" * 5000, "path must be a TOML file; study.toml is not: .+"),
+        (b"models = " + b"[" * 20_000 + b"]" * 20_000, "path must be a TOML file; study.toml is not: .+"),
         (b"seed = 2\nreplicates = 1", "study.toml: replicates must be an integer of at least 2, got 1"),
         (b"[corpora]\ndata = 'x.csv'", r"study.toml: corpora must be an array of tables, \[\[corpora\]\], got .*"),
         (b"[[corpora]]\ndata = 'x.csv'\nseeds = 3", r"study.toml: a key of \[\[corpora\]\] must be one of .*'seeds'.*"),
@@ -424,7 +424,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         (tmp_path / "none.toml", "No such file or directory"),
         (tmp_path, f"{tmp_path} must be a TOML file, got a folder"),
     ):
-        sentence = f"--study must name a TOML file that can be read, got {path}: {why}"
+        sentence = f"path must name a TOML file that can be read, got {path}: {why}"
         with pytest.raises(UserError, match=re.escape(sentence)):
             read_study(path)
 

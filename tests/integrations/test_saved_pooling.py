@@ -166,6 +166,33 @@ def test_the_saved_pooling_by_name_is_not_noted(plain: Path, tmp_path: Path) -> 
         embedder(folder, "attention")
 
 
+@pytest.mark.parametrize("kind", ["SentenceEncoder", "PoolingEncoder"])
+def test_other_entrances_note_another_pooling(plain: Path, tmp_path: Path, kind: str) -> None:
+    """What opens a folder and is given another mode says so as SentenceEmbedder does; the saved mode is no notice."""
+    if kind == "PoolingEncoder":
+        opened: Any = pytest.importorskip("maskpool.integrations.mteb").PoolingEncoder
+    else:
+        from maskpool.integrations.sklearn import SentenceEncoder
+
+        def opened(*arguments: Any) -> Any:
+            return SentenceEncoder(*arguments).fit(TEXTS)
+
+    folder = str(save(plain, tmp_path / "host", host.Pooling(32, "cls")))
+    for mode in ("max", ("cls", "max")):
+        says = f"{folder} is saved with cls pooling, and pooling_mode={mode!r} is used: leave pooling_mode out"
+        with pytest.warns(UserWarning, match=re.escape(says)) as warned:
+            opened(folder, mode)
+        assert len(warned) == 1
+    if kind == "PoolingEncoder":
+        assert warned[0].filename == __file__
+    for saved in (None, "cls", ("cls",)):
+        opened(folder, saved)
+    opened(SentenceTransformer(folder, device="cpu"), "max")
+    opened(str(save(plain, tmp_path / "learned", learned())), "attention")
+    if kind == "SentenceEncoder":  # a plain model saves no pooling
+        opened(str(plain), "max")
+
+
 def dense(folder: Path, plain: Path) -> None:
     save(plain, folder, host.Pooling(32, "mean"), host.Dense(32, 8))
 

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from maskpool.encoder import check_texts, evaluating
-from maskpool.integrations.sentence_transformers import load, load_plain, with_pooling
+from maskpool.integrations.sentence_transformers import load, load_plain, warn_if_pooled_otherwise, with_pooling
 from maskpool.trust import find_device
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             ValueError: ``batch_size`` is no positive integer, torch cannot use ``device`` here, or as `load` and
                 `replace_pooling` say.
             OSError: There is no such model.
+
+        Warns:
+            UserWarning: ``pooling_mode`` is not the mode that a model given by name is saved with.
         """
         check_readable_texts(X)
         self._open()
@@ -121,24 +124,31 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         opened: tuple[object, SentenceTransformer] | None = getattr(self, "_opened", None)
         # A given model may have been trained since, and our pooling is a copy of what its own had learned.
         if opened is None or opened[0] != asked or isinstance(self.model, SentenceTransformer):
-            opened = (asked, with_pooling(self._find(), self.pooling_mode))
+            model, is_saved = self._find()
+            opened = (asked, with_pooling(model, self.pooling_mode))
+            if is_saved:
+                warn_if_pooled_otherwise(self.model, model, self.pooling_mode, stacklevel=3)
             self._opened = opened
             self.n_features_out_ = opened[1].get_embedding_dimension()
         return opened[1]
 
-    def _find(self) -> SentenceTransformer:
+    def _find(self) -> tuple[SentenceTransformer, bool]:
+        """The model, and whether it was opened from a folder that saves its pooling."""
         device = None if self.device is None else find_device(self.device)
         if isinstance(self.model, SentenceTransformer):
             elsewhere = device is not None and device != self.model.device
-            return copy.deepcopy(self.model).to(device) if elsewhere else self.model
+            return (copy.deepcopy(self.model).to(device) if elsewhere else self.model), False
         if not isinstance(self.model, str | os.PathLike):
             raise TypeError(f"model must be a name, a folder or a SentenceTransformer, got {type(self.model).__name__}")
         name = os.fspath(self.model)
         try:
-            model = load(name, device=self.device)
+            model, is_saved = load(name, device=self.device), True
         except FileNotFoundError:  # no modules.json: a plain transformers model, or none
-            model = load_plain(name, device=self.device)
-        return model.eval()  # once and for all: threads that share an encoder would switch it under each other
+            model, is_saved = load_plain(name, device=self.device), False
+        return (
+            model.eval(),
+            is_saved,
+        )  # once and for all: threads that share an encoder would switch it under each other
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
