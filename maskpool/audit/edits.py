@@ -21,33 +21,46 @@ if TYPE_CHECKING:
     Edit: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def run_unpadded(
-    pipeline: Pipeline, text: str, roots: Sequence[nn.Module], width: int, real: slice
-) -> tuple[Call, Tensor | None]:
-    """Embed one text with the pad columns cut off wherever a module is called.
+@contextmanager
+def cutting(roots: Sequence[nn.Module], columns: Mapping[int, slice]) -> Iterator[None]:
+    """Cut pad columns off wherever a module is called or a tokenizer of transformers returns ids.
 
     Args:
-        pipeline: What is audited.
-        text: The text.
         roots: The outermost modules that the pipeline calls.
-        width: The padded length of the text.
-        real: The columns of its real tokens.
-
-    Returns:
-        What the modules saw, and the vector; None where the pipeline fails without these columns.
+        columns: For each padded length, the columns of real tokens.
     """
 
     def cut(tensor: Tensor) -> Tensor:
-        return cut_columns(tensor, width, real)
+        for width, real in columns.items():
+            tensor = cut_columns(tensor, width, real)
+        return tensor
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         return mapped(args, cut), mapped(kwargs, cut)
 
     with ExitStack() as stack:
-        stack.enter_context(_cut_by_tokenizers(cut, width, real))
+        stack.enter_context(_cut_by_tokenizers(cut, columns))
         for root in roots:
-            stack.callback(root.register_forward_pre_hook(before, with_kwargs=True).remove)
-        call = stack.enter_context(watch())
+            if not isinstance(root, torch.jit.ScriptModule):  # these take no hooks
+                stack.callback(root.register_forward_pre_hook(before, with_kwargs=True).remove)
+        yield
+
+
+def run_unpadded(
+    pipeline: Pipeline, text: str, roots: Sequence[nn.Module], columns: Mapping[int, slice]
+) -> tuple[Call, Tensor | None]:
+    """Embed one text without its pad columns.
+
+    Args:
+        pipeline: What is audited.
+        text: The text.
+        roots: As for `cutting`.
+        columns: The same.
+
+    Returns:
+        What the modules saw, and the vector; None where the pipeline fails without these columns.
+    """
+    with cutting(roots, columns), watch() as call:
         try:
             return call, pipeline([text])[0]
         except ValueError:  # the pipeline itself still expects these columns
@@ -55,9 +68,15 @@ def run_unpadded(
 
 
 def cut_columns(tensor: Tensor, width: int, real: slice) -> Tensor:
-    """Keep some columns of a tensor of one text: ids, masks, states, or a mask of attention scores."""
-    if tensor.ndim not in (2, 3, 4) or tensor.shape[0] != 1:
+    """Keep some columns of ids, masks, states, or a mask of attention scores; other tensors stay as they are."""
+    if tensor.ndim not in (2, 3, 4) or tensor.is_nested or tensor.is_sparse:
         return tensor
+    if (
+        tensor.ndim == 2
+        and tensor.is_floating_point()
+        and not bool(((tensor == 0) | (tensor == 1) | (tensor < -1e3)).all())
+    ):
+        return tensor  # vectors
     scores = tensor.ndim == 4 or (tensor.ndim == 3 and tensor.shape[1] == 1 and tensor.shape[2] == width)
     axes = range(1, tensor.ndim) if scores else (1,)
     for axis in axes:
@@ -72,7 +91,7 @@ def _span(real: slice, width: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _cut_by_tokenizers(cut: Edit, width: int, real: slice) -> Iterator[None]:
+def _cut_by_tokenizers(cut: Edit, columns: Mapping[int, slice]) -> Iterator[None]:
     """Cut the outputs of transformers' tokenizers, so that ids and masks agree wherever they go.
 
     Tokenizers have no hooks, so their class is patched; other threads get what they always get.
@@ -89,12 +108,13 @@ def _cut_by_tokenizers(cut: Edit, width: int, real: slice) -> Iterator[None]:
         if threading.get_ident() != here:
             return features
         for name, rows in features.items():
+            shape = getattr(rows, "shape", None)
             if isinstance(rows, Tensor):
                 features[name] = cut(rows)
-            elif getattr(rows, "shape", None) == (1, width):
-                features[name] = rows[:, real]
-            elif isinstance(rows, list) and len(rows) == 1 and isinstance(rows[0], list) and len(rows[0]) == width:
-                features[name] = [rows[0][real]]
+            elif shape is not None and len(shape) == 2:
+                features[name] = rows[:, columns.get(shape[1], slice(None))]
+            elif isinstance(rows, list) and rows and isinstance(rows[0], list):
+                features[name] = [row[columns.get(len(row), slice(None))] for row in rows]
         return features
 
     base.__call__ = shorter
@@ -118,6 +138,16 @@ def edited(module: nn.Module, shape: Sequence[int], edit: Edit) -> Iterator[None
         is_states = tensor.ndim == 3 and tuple(tensor.shape[:2]) == tuple(shape) and tensor.is_floating_point()
         return edit(tensor) if is_states else tensor
 
+    with _returning(module, change):
+        yield
+
+
+@contextmanager
+def _returning(module: nn.Module, change: Edit) -> Iterator[None]:
+    """Change every tensor that a module returns."""
+    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+        yield
+        return
     handle = module.register_forward_hook(lambda *given: mapped(given[-1], change))
     try:
         yield
@@ -135,11 +165,8 @@ def constant(module: nn.Module) -> Iterator[None]:
         drawn = torch.randn(tensor.shape[1:], generator=torch.Generator().manual_seed(0))
         return drawn.to(tensor).expand_as(tensor).clone()
 
-    handle = module.register_forward_hook(lambda *given: mapped(given[-1], change))
-    try:
+    with _returning(module, change):
         yield
-    finally:
-        handle.remove()
 
 
 def mapped(value: Any, change: Edit) -> Any:

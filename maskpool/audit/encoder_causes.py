@@ -103,6 +103,8 @@ def _within_module(seen: Seen, size: float) -> Finding:
         cured = _cured(seen, **{name: ~real if "padding_mask" in name else real.to(torch.int64)})
         if mask is None and cured:
             return finding(_NOT_PASSED, f"{name} was not given; given, they stay")
+        if mask is None and seen.start and "padding_mask" not in name and _cured(seen, **_told(seen, name)):
+            return finding(_NOT_PASSED, f"{name} was not given; given together with position_ids, they stay")
         if mask is not None and mask.shape == real.shape:
             values = mask[0].float()
             if bool((mask == 1).all()) and cured:
@@ -117,6 +119,10 @@ def _within_module(seen: Seen, size: float) -> Finding:
                 return finding(
                     "mask of other tokens", f"{name} is wrong at {wrong} columns; with the right one they stay"
                 )
+    if _positions_differ(seen):
+        return finding(
+            "position ids counted by column", "the position ids given for its tokens are not those of the text alone"
+        )
     if (hidden := _hidden_tokens(seen)) is not None:
         return finding("mask of other tokens", f"{hidden[0]} hides {hidden[1]} of them from all others")
     if seen.start:
@@ -145,7 +151,7 @@ def _within_module(seen: Seen, size: float) -> Finding:
         kind = _kind_by_reach(seen)
     if kind not in (None, _MASK):
         return finding(kind or _UNKNOWN, where)
-    if name is not None and _is_ignored(seen, name):
+    if name is not None and mask is not None and _is_ignored(seen, name):
         return finding(_MASK, f"without the mask they are the same; {where}")
     return finding(_UNKNOWN, where)
 
@@ -165,9 +171,23 @@ def _across_modules(seen: Seen, size: float) -> Finding:
     return Finding(kind or _UNKNOWN, f"{_moved(seen, size)}; {where}", size, seen.moved.texts)
 
 
+def reads_other_ids(seen: Seen) -> bool:
+    """Whether other ids under the mask change the states of real tokens by any amount.
+
+    Two batches of one shape are rounded in the same way, so this holds in half precision as well.
+    """
+    name, others = _ids_name(seen.there), torch.where(seen.real, seen.there.ids, seen.there.ids[0, seen.start])
+    if name is None:
+        return False
+    there, other = _again(seen.there), _again(seen.there, **{name: others})
+    if there is None or other is None:
+        return False
+    return relative(seen.at_real(there), seen.at_real(other)) > CLEAN
+
+
 def module_finding(seen: Seen) -> Finding | None:
     """A module between the encoder and the vector whose outputs at real tokens depend on pads, in any layout."""
-    module, kind = _culprit(seen, across=True)
+    module, kind = _culprit(seen, across=True, behind=True)
     if module is None:
         return None
     evidence = (
@@ -198,6 +218,25 @@ def _only_first_pad_counts(seen: Seen) -> bool:
         return False
     start = 1 if seen.start else 0
     return _agree(one[:, start : start + seen.length], seen.at_real(many))
+
+
+def _told(seen: Seen, mask_name: str) -> dict[str, Tensor]:
+    """The right mask, and positions that count real tokens from 0."""
+    columns = torch.arange(seen.width, device=seen.real.device).unsqueeze(0) - seen.start
+    return {mask_name: seen.real.to(torch.int64), "position_ids": columns.clamp(min=0)}
+
+
+def _positions_differ(seen: Seen) -> bool:
+    """Whether the pipeline gives the tokens other positions in the padded row than alone."""
+    for name, value in seen.there.arguments.items():
+        alone = seen.alone.arguments.get(name)
+        if "position" not in name or not isinstance(value, Tensor) or not isinstance(alone, Tensor):
+            continue
+        if value.shape[-1:] == (seen.width,) and alone.shape[-1:] == (seen.length,):
+            there = value.reshape(-1, seen.width)[:1, seen.start : seen.start + seen.length]
+            if not torch.equal(there, alone.reshape(-1, seen.length)[:1]):
+                return True
+    return False
 
 
 def _hidden_tokens(seen: Seen) -> tuple[str, int] | None:
@@ -288,17 +327,19 @@ def is_dynamically_quantised(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.ao.nn.quantized.dynamic")
 
 
-def _culprit(seen: Seen, across: bool = False) -> tuple[str | None, str | None]:
+def _culprit(seen: Seen, across: bool = False, behind: bool = False) -> tuple[str | None, str | None]:
     """The innermost module whose inputs are equal at real tokens and whose outputs are not, and what kind it is.
 
     Args:
         seen: The text.
-        across: Whether to run the whole pipeline again, not its encoder alone.
+        across: Whether to run the whole pipeline again, not only its encoder.
+        behind: Whether to leave the encoder out, whose states agree.
     """
     if across and seen.reruns is None:
         return None, None
     alone: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
     counts: Counter[int] = Counter()
+    inner = set(seen.there.module.modules()) if behind else set()
     different: list[nn.Module] = []
 
     def keep(module: nn.Module, given: list[Tensor], gave: list[Tensor]) -> None:
@@ -308,7 +349,7 @@ def _culprit(seen: Seen, across: bool = False) -> tuple[str | None, str | None]:
     def compare(module: nn.Module, given: list[Tensor], gave: list[Tensor]) -> None:
         counts[id(module)] += 1
         before = alone.get((id(module), counts[id(module)]))
-        if different or before is None:
+        if different or before is None or module in inner:
             return
         rows = len(seen.batch.ids) if across and seen.batch is not None else 1
         if _equal(seen, before[0], given, rows) and _equal(seen, before[1], gave, rows, by_position=across) is False:

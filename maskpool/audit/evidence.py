@@ -6,9 +6,15 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from maskpool.audit.edits import constant
-from maskpool.audit.pooling_causes import is_clean_formula
+from maskpool.audit.pooling_causes import is_clean_formula, is_pooling_of, vectors_on_the_way
 from maskpool.audit.probes import difference
-from maskpool.audit.seen import look_inside, never_padded, only_unknown_tokens, real_columns
+from maskpool.audit.seen import (
+    has_doubtful_ends,
+    look_inside,
+    never_padded,
+    only_unknown_tokens,
+    real_columns,
+)
 from maskpool.audit.trace import watch
 
 if TYPE_CHECKING:
@@ -59,10 +65,20 @@ def _doubt_inside(measured: Measured) -> str:
             "part of the vector does not come from the torch modules that were seen with token ids, so whether that "
             "part reads pads could not be seen: run the model of that part as a torch module, or audit it separately"
         )
+    if measured.own_unpadded and has_doubtful_ends(measured.alone, measured.beside):
+        return (
+            "all rows are of one width, and the token behind each text may be its own end or a pad, which have one id: "
+            "pass a tokenizer that pads to the longest text of a batch"
+        )
     if _all_encoders_were_padded(measured) or _some_text_ran_unpadded(measured):
         return ""
-    if measured.respelled or never_padded(measured):
+    if measured.respelled or (never_padded(measured) and _poolings_of_their_states(measured)):
         return ""
+    if never_padded(measured):
+        return (
+            "each text runs without pads in the modules that were seen, but code that was not seen makes its vector of "
+            "their token states, and may pad them: pass (model, tokenizer, pooling), or pool by a torch module"
+        )
     if measured.own_unpadded:
         return (
             "every text is padded to the same width, and the pipeline does not run without these pads, so it could not "
@@ -94,6 +110,18 @@ def _all_encoders_were_padded(measured: Measured) -> bool:
         if seen.compared and seen.width - seen.length != pads.get((seen.moved.texts[0], seen.alone.module))
     }
     return bool(varied) and varied == {module for _, module in pads}
+
+
+def _poolings_of_their_states(measured: Measured) -> bool:
+    """Whether the vectors of texts alone are poolings of the token states that were seen."""
+    alone = {moved.texts[0]: moved.alone for moved in measured.padded}
+    return any(
+        is_pooling_of(tokens.states[:1], vectors_on_the_way(vector, [pooled[0] for pooled in call.pooled]))
+        for text, vector in alone.items()
+        if (call := measured.alone[text]).tokens
+        for tokens in call.tokens
+        if tokens.states is not None and len(tokens.states)
+    )
 
 
 def _some_text_ran_unpadded(measured: Measured) -> bool:

@@ -42,6 +42,7 @@ class Pipeline:
         self._on_call = on_call
         self.name = type(given).__name__
         self.precision = 0.0  # of the numbers that it gives
+        self.scope = ""  # what of it was audited, where it has several ways
         parts = given if isinstance(given, tuple) else (given, getattr(given, "model", None))
         self.modules = [part for part in parts if isinstance(part, nn.Module)]
         kinds = {kind.__name__ for kind in type(given).__mro__}
@@ -50,9 +51,21 @@ class Pipeline:
             self._embed = self._of_parts(given)
         elif "SentenceTransformer" in kinds:
             host: Any = given
+            taken = inspect.signature(host.encode).parameters
+            every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
             self._embed = lambda texts: host.encode(
-                texts, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True
+                texts,
+                **{
+                    name: value
+                    for name, value in (
+                        ("batch_size", len(texts)),
+                        ("show_progress_bar", False),
+                        ("convert_to_tensor", True),
+                    )
+                    if every or name in taken
+                },
             )
+            self.scope = _scope_of(host)
         elif "SentenceEmbedder" in kinds:
             embedder: Any = given
             self._embed = lambda texts: embedder.embed(texts, batch_size=len(texts))
@@ -138,9 +151,24 @@ class Pipeline:
             rows = torch.stack([torch.as_tensor(row).detach().cpu() for row in found])
         else:
             rows = torch.as_tensor(found)
+        if rows.is_complex():
+            raise TypeError(
+                "vectors must hold real numbers, got complex ones: pass torch.view_as_real(vectors).flatten(1)"
+            )
         if rows.is_floating_point():
             self.precision = max(self.precision, torch.finfo(rows.dtype).eps)
         return rows.to("cpu", torch.float64)
+
+
+def _scope_of(host: Any) -> str:
+    """What of a SentenceTransformer its default call runs, where it has prompts or routes to choose from."""
+    prompts = [name for name, prompt in (getattr(host, "prompts", None) or {}).items() if prompt]
+    routes = any(type(module).__name__ == "Router" for module in host.modules())
+    default = getattr(host, "default_prompt_name", None)
+    parts = [f"the default route, {host.default_route!r}" if hasattr(host, "default_route") else "the default route"]
+    if prompts:
+        parts = [*(parts if routes else []), f"the prompt {default!r}" if default else "no prompt"]
+    return f"audited with {' and '.join(parts)} only" if prompts or routes else ""
 
 
 def _nested(found: Sequence[Any]) -> bool:

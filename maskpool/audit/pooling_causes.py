@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from maskpool.audit.edits import edited
-from maskpool.audit.encoder_causes import module_finding
-from maskpool.audit.probes import difference
+from maskpool.audit.edits import cutting, edited
+from maskpool.audit.encoder_causes import module_finding, reads_other_ids
+from maskpool.audit.probes import SMALLEST, TIMES_FLOOR, difference
 from maskpool.audit.report import Finding
 from maskpool.modules import LearnedPooling
 from maskpool.modules.build import POOLINGS, build_pooling
@@ -30,7 +31,7 @@ _MEAN, _MAX = "mean over pads", "max over pads"
 _FIRST, _LAST = "first column taken as cls", "last column taken as last token"
 _LAST_BY_COLUMN, _WEIGHTS_BY_COLUMN = "last token counted by column", "position weights counted by column"
 _PROMPT_BY_COLUMN = "prompt counted by column"
-_UNKNOWN = "padding of unknown cause"
+_UNKNOWN, _REACH = "padding of unknown cause", "pads reach real tokens inside the encoder"
 _CUT = "cut to a shorter text of the batch"
 _WIDTH, _ZEROED = "divided by the batch width", "zeroed pads in a max"
 
@@ -56,18 +57,44 @@ def pooling_finding(seen: Seen, measured: Measured, moved: bool, named: bool) ->
     return _by_edits(seen, measured, moved, named)
 
 
+def exact_finding(seen: Seen, measured: Measured) -> Finding | None:
+    """Whether pads are read at all, in two runs of one shape, which round in the same way.
+
+    Args:
+        seen: A text in a padded batch whose vector moves by no more than rounding in half precision.
+        measured: What the probes found.
+    """
+    edits = _Edits(seen, measured)
+    if reads_other_ids(seen):
+        evidence = f"other ids under the mask change the token states of real tokens ({seen.shape})"
+        return Finding(_REACH, evidence, seen.moved.size, seen.moved.texts)
+    if edits.reads(edits.pads):
+        evidence = f"the vector depends on the token states of pads; it moves by {seen.moved.size:.2g} ({seen.shape})"
+        return Finding(_READ, evidence, seen.moved.size, seen.moved.texts)
+    return None
+
+
 def is_clean_formula(seen: Seen) -> bool:
     """Whether the vector is a pooling of the states of real tokens that needs nothing else."""
     if seen.there.states is None:
         return False
-    x = seen.at_real(seen.there.states)[0].double().cpu()
-    clean = {name: formula() for name, formula in formulas(x).items()}
-    return any(_cause_of(vector, {}, clean) == _CLEAN for vector in _vectors(seen))
+    return is_pooling_of(seen.at_real(seen.there.states), _vectors(seen))
+
+
+def is_pooling_of(states: Tensor, vectors: Sequence[Tensor]) -> bool:
+    """Whether one of some vectors is a pooling without parameters of all states (1, seq, dim)."""
+    clean = {name: formula() for name, formula in formulas(states[0].double().cpu()).items()}
+    return any(_cause_of(vector, {}, clean) == _CLEAN for vector in vectors)
+
+
+def vectors_on_the_way(vector: Tensor, pooled: Sequence[Tensor]) -> list[Tensor]:
+    """The pipeline's vector, and those that its modules made before, where the last of them made it."""
+    seen = [one.double().cpu() for one in pooled]
+    return [vector, *(seen if any(one.shape == vector.shape and same(vector, one) for one in seen) else [])]
 
 
 def _vectors(seen: Seen) -> list[Tensor]:
-    # The pipeline's own first; modules behind the pooling may have changed it.
-    return [seen.moved.there, *(vector.double().cpu() for vector in seen.pooled)]
+    return vectors_on_the_way(seen.moved.there, seen.pooled)
 
 
 def _by_formula(seen: Seen, moved: bool) -> Finding | bool:
@@ -81,6 +108,8 @@ def _by_formula(seen: Seen, moved: bool) -> Finding | bool:
             return Finding(cause, evidence, seen.moved.size, seen.moved.texts)
     clean = {name: formula() for name, formula in formulas(x[real]).items()}
     leaks = _leaks(x, real)
+    if seen.start and _pads_agree(seen, x) and same(seen.moved.there, x[0]):
+        return False
     for vector in _vectors(seen):
         found = _cause_of(vector, leaks, clean)
         if found == _CLEAN:
@@ -154,7 +183,7 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]
     vector, columns = seen.moved.there, torch.arange(len(x))
     if not seen.start:
         return
-    if seen.length - 1 != len(x) - 1 and same(vector, x[seen.length - 1]):
+    if not _pads_agree(seen, x) and same(vector, x[seen.length - 1]):
         yield (
             _LAST_BY_COLUMN,
             f"the vector of the padded text is column {seen.length - 1}, the number of tokens less one",
@@ -188,6 +217,11 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]
                 f"first {left_out} columns, {min(left_out, seen.start)} of which are pads",
             )
             return
+
+
+def _pads_agree(seen: Seen, x: Tensor) -> bool:
+    """Whether the column that is counted as the last token holds the same as the first; then only changes tell them."""
+    return same(x[seen.length - 1], x[0])
 
 
 def _ones(x: Tensor) -> Tensor:
@@ -264,7 +298,12 @@ class _Edits:
             states[self.seen.row] = change(states[self.seen.row])
             return states
 
-        with edited(batch.maker, batch.ids.shape, edit):
+        text = self.seen.moved.texts[0]
+        own = self.measured.own_unpadded.get(text)
+        with ExitStack() as stack:
+            if self.seen.unpadded and own is not None:
+                stack.enter_context(cutting(self.measured.alone[text].roots, own.columns))
+            stack.enter_context(edited(batch.maker, batch.ids.shape, edit))
             try:
                 found = pipeline(self.seen.moved.batch)[self.seen.moved.place]
             except ValueError:
@@ -285,11 +324,14 @@ class _Edits:
         return change
 
     def reads(self, columns: Tensor) -> bool | None:
-        """Whether the vector depends on the states of some columns; None where that cannot be run."""
+        """Whether the vector depends on the states of some columns; None where that cannot be run.
+
+        Both runs have one shape, so rounding is the same in both, whatever the precision.
+        """
         one, other = (self.vector(self.noise(columns, number)) for number in (1, 2))
         if one is None or other is None:
             return None
-        return difference(one, other) > self.measured.threshold
+        return difference(one, other) > max(SMALLEST, TIMES_FLOOR * self.measured.repeated)
 
     def agree(self, one: Tensor | None, other: Tensor | None) -> bool:
         """Whether two vectors are the same but for noise."""
@@ -324,7 +366,8 @@ def _by_edits(seen: Seen, measured: Measured, moved: bool, named: bool) -> Findi
     if read:
         cause, evidence = _how_pads_are_read(edits)
         return finding(cause, evidence)
-    if not moved or named or not edits.reads(~pads):
+    encoders = {tokens.module for call in measured.alone.values() for tokens in call.tokens}
+    if not moved or named or len(encoders) > 1 or not edits.reads(~pads):  # another encoder may move it
         return None
     cause, evidence = _how_pads_are_counted(edits)
     return finding(cause, evidence)
@@ -355,7 +398,10 @@ def _how_pads_are_read(edits: _Edits) -> tuple[str, str]:
         edits.agree(edits.vector(moved_between(pad, token)), base)
         for pad, token in ((at[0], tokens[0]), (at[-1], tokens[-1]))
     ):
-        return _MEAN, "numbers moved from a real token to a pad leave the vector as it is: both weigh the same"
+        alone = _Edits(_as_seen_alone(seen), edits.measured)
+        filled = [one.vector(one.noise(torch.ones_like(one.pads), 3)) for one in (edits, alone)]
+        weighs = "numbers moved from a real token to a pad leave the vector as it is: both weigh the same"
+        return (_MEAN if edits.agree(*filled) else _READ), weighs  # a sum of equal states grows with the width
     low = [edits.vector(_filled(pads, -size)) for size in (1e3, 2e3)]
     copies = [edits.vector(_copied(pads, token)) for token in (tokens[0], tokens[-1])]
     if edits.agree(*low) and all(edits.agree(one, low[0]) for one in copies):
@@ -425,4 +471,4 @@ def _signed(columns: Tensor, factor: float) -> Change:
 
 def _as_seen_alone(seen: Seen) -> Seen:
     moved = replace(seen.moved, texts=seen.moved.texts[:1], place=0)
-    return replace(seen, moved=moved, there=seen.alone, start=0, row=0, batch=seen.alone)
+    return replace(seen, moved=moved, there=seen.alone, start=0, row=0, batch=seen.alone, unpadded=True)

@@ -120,6 +120,11 @@ CAUSES = {
             "with the mask: [:, -1] is the last token under left padding only, maskpool.last_token_pool under both",
         ),
         Cause(
+            "position ids counted by column",
+            "the pipeline passes position_ids that depend on the padded length: count the real tokens of each text "
+            "from its first one, as the model does for a text alone",
+        ),
+        Cause(
             "mask ignored inside the encoder",
             "the encoder does not use the mask that it is given: fix its attention, or run texts of one length "
             "together",

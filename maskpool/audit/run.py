@@ -14,7 +14,7 @@ from maskpool.audit.encoder_causes import QUANTISED, encoder_finding, is_dynamic
 from maskpool.audit.end_of_text import hidden_tokens_finding, unpooled_end_finding
 from maskpool.audit.evidence import ROUNDING, doubt
 from maskpool.audit.pipelines import Pipeline, evaluated, left_as_it_was
-from maskpool.audit.pooling_causes import pooling_finding
+from maskpool.audit.pooling_causes import SAME_VECTOR, exact_finding, pooling_finding
 from maskpool.audit.probes import TEXTS, Measured, difference, measure
 from maskpool.audit.report import AuditReport, Finding, Verdict
 from maskpool.audit.rows import cut_finding, mixed_up_finding, state_finding
@@ -67,7 +67,11 @@ def audit_padding(
     with left_as_it_was(probe.modules), ExitStack() as modes:
         measured = measure(probe, chosen)
         findings = _nondeterminism(probe, measured)
-        if measured.loud and measured.training:
+        seeded = bool(measured.training) and all("Dropout" in name for name in measured.training) and not findings
+        if seeded:
+            names = ", ".join(sorted(measured.training))
+            findings.append(Finding("non-determinism", f"in training mode: {names}", measured.padded[0].size))
+        if (measured.loud and measured.training) or seeded:
             modes.enter_context(evaluated([root for call in measured.alone.values() for root in call.roots]))
             measured = measure(probe, chosen)
         if not measured.loud and not measured.vacuous:
@@ -119,7 +123,7 @@ def _checked(texts: Sequence[str] | None) -> tuple[list[str], int]:
     found = list(dict.fromkeys(texts))
     if len(found) < 3 or len({len(text) for text in found}) < 2:
         raise ValueError(
-            f"texts must be at least three different ones, not all of one length, got {len(found)}: short ones, and a "
+            f"texts must hold at least three different texts of different lengths, got {len(found)}: short ones, and a "
             "long one next to which they are padded"
         )
     if len(found) <= MAX_TEXTS:
@@ -168,7 +172,8 @@ def _findings(measured: Measured) -> list[Finding]:
     inside = look_inside(measured)
     for seen in {id(seen.alone.module): seen for seen in reversed(inside)}.values():  # of each encoder the worst text
         padded_alone, moves = seen.moved.texts[0] in measured.own_unpadded, seen.moved.size > measured.threshold
-        if moves or padded_alone or measured.precision > _HALF:
+        half = measured.precision > _HALF
+        if moves or padded_alone or half:
             found.append(encoder_finding(seen, measured.precision))
         named = [finding.cause for finding in found if finding is not None]
         if "pad token is end-of-text" not in named:
@@ -176,6 +181,8 @@ def _findings(measured: Measured) -> list[Finding]:
         # A wrong mask goes to the pooling as well.
         if (moves or padded_alone) and not {"all-ones mask", "mask of other tokens"} & set(named):
             found.append(pooling_finding(seen, measured, moves, bool(named)))
+        elif half and not named:  # a leak may be smaller than what halves round
+            found.append(exact_finding(seen, measured))
     first = {finding.cause: finding for finding in reversed(found) if finding is not None}
     findings = [finding for finding in found if finding is not None and first[finding.cause] is finding]
     if not findings and moved and not measured.doubtful:
@@ -192,8 +199,8 @@ def _other_unpadded(measured: Measured) -> list[Finding]:
         if own.vector is None or alone is None:
             continue
         size = difference(alone, own.vector)
-        if size > measured.threshold and not measured.rounded(size):
-            pads = own.width - (own.real.stop - own.real.start)
+        if size > max(measured.threshold, SAME_VECTOR) and not measured.rounded(size):
+            pads = sum(width - (real.stop - real.start) for width, real in own.columns.items())
             evidence = f"alone it is padded by {pads} columns; without them its vector moves by {size:.2g}"
             return [Finding("padding of unknown cause", evidence, size, (text,))]
     return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,14 +28,12 @@ class Unpadded:
     """A text that is padded when it is embedded alone, run again without its pads.
 
     Attributes:
-        vector: Its vector; None where the pipeline fails without these columns.
-        width: Its padded length.
-        real: The columns of its real tokens.
+        vector: Its vector; None where the pipeline fails without these columns, or keeps some.
+        columns: For each padded length, the columns of its real tokens.
     """
 
     vector: Tensor | None
-    width: int
-    real: slice
+    columns: Mapping[int, slice]
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ class Seen:
         reruns: Run the pipeline again, unpadded and padded, and report each module; None if there is no pipeline.
         compared: Whether ``alone`` was really run without pads. Where the encoder takes one width only, its states are
             those of the padded row.
+        unpadded: Whether ``there`` is the text without its pads.
     """
 
     moved: Moved
@@ -64,6 +63,7 @@ class Seen:
     pooled: tuple[Tensor, ...] = ()
     reruns: tuple[Rerun, Rerun] | None = None
     compared: bool = True
+    unpadded: bool = False
 
     @property
     def length(self) -> int:
@@ -74,6 +74,11 @@ class Seen:
     def width(self) -> int:
         """Padded length."""
         return self.there.ids.shape[1]
+
+    @property
+    def pads(self) -> int:
+        """Number of pads."""
+        return self.width - self.length
 
     @property
     def shape(self) -> str:
@@ -102,16 +107,44 @@ def real_columns(calls: Mapping[str, Call], beside: Mapping[tuple[str, ...], Cal
         calls: What was seen of each text alone.
         beside: What was seen of texts in a batch.
     """
+    return {text: [real for real, _ in columns] for text, columns in _columns(calls, beside).items()}
+
+
+def has_doubtful_ends(calls: Mapping[str, Call], beside: Mapping[tuple[str, ...], Call]) -> bool:
+    """Whether a column of each text may be its own end or a pad: rows of one width, and one id for both."""
+    return any(doubtful for columns in _columns(calls, beside).values() for _, doubtful in columns)
+
+
+def _columns(calls: Mapping[str, Call], beside: Mapping[tuple[str, ...], Call]) -> dict[str, list[tuple[slice, bool]]]:
     count = max((len(call.tokens) for call in calls.values()), default=0)
-    found: dict[str, list[slice]] = {text: [] for text in calls}
+    found: dict[str, list[tuple[slice, bool]]] = {text: [] for text in calls}
     for number in range(count):
         rows = {text: call.tokens[number].row(0) for text, call in calls.items() if number < len(call.tokens)}
-        by_mask = {text: _shown_by_mask(row) for text, row in rows.items()}
         ids = {text: row.ids[0].tolist() for text, row in rows.items()}
-        by_ids = {} if any(by_mask.values()) else _shown_by_ids(ids, _fill(rows, beside))
+        by_mask = {text: _shown_by_mask(row) for text, row in rows.items()}
+        one_width = len({len(row) for row in ids.values()}) == 1
+        by_ids = _shown_by_ids(ids, _fill(rows, beside)) if one_width or not any(by_mask.values()) else {}
+        own_end = one_width and _may_end_with_pad(rows, by_ids)
         for text, row in rows.items():
-            found[text].append(by_mask[text] or by_ids.get(text) or slice(0, row.ids.shape[1]))
+            masked, shown = by_mask[text], by_ids.get(text)
+            whole = slice(0, row.ids.shape[1])
+            if masked is not None:
+                longer = shown is not None and (masked.start, masked.stop) == (shown.start, shown.stop + 1)
+                found[text].append((shown, False) if longer and not own_end and shown else (masked, longer))
+            elif shown is not None and own_end and shown != whole:
+                found[text].append((slice(shown.start, min(shown.stop + 1, whole.stop)), True))
+            else:
+                found[text].append((shown or whole, False))
     return found
+
+
+def _may_end_with_pad(rows: Mapping[str, TokenCall], columns: Mapping[str, slice]) -> bool:
+    """Whether texts may end with the pads' id: nothing else ends them all, and no configuration says otherwise."""
+    last = {int(rows[text].ids[0, real.stop - 1]) for text, real in columns.items()}
+    pads = {int(rows[text].ids[0, -1]) for text, real in columns.items() if real.stop < rows[text].ids.shape[1]}
+    config = next((getattr(row.module, "config", None) for row in rows.values()), None)
+    told = getattr(config, "pad_token_id", None) in pads and getattr(config, "eos_token_id", None) not in pads
+    return len(last) > 1 and bool(pads) and not told
 
 
 def _shown_by_mask(row: TokenCall) -> slice | None:
@@ -174,28 +207,49 @@ def without_pads(
     seen, further = dict(calls), {}
     for text, columns in real_columns(calls, beside).items():
         call = calls[text]
-        for real, tokens in zip(columns, call.tokens, strict=False):
-            width = tokens.ids.shape[1]
-            if real.stop - real.start < width:
-                seen[text], vector = run_unpadded(pipeline, text, call.roots, width, real)
-                further[text] = Unpadded(vector, width, real)
-                break
+        padded = [
+            (tokens, real)
+            for real, tokens in zip(columns, call.tokens, strict=False)
+            if real.stop - real.start < tokens.ids.shape[1]
+        ]
+        if not padded:
+            continue
+        by_width = {tokens.ids.shape[1]: real for tokens, real in padded}
+        seen[text], vector = run_unpadded(pipeline, text, call.roots, by_width)
+        shorter = all(
+            any(
+                again.module is tokens.module and again.ids.shape[1] == real.stop - real.start
+                for again in seen[text].tokens
+            )
+            for tokens, real in padded
+        )
+        further[text] = Unpadded(vector if shorter else None, by_width)
     return seen, further
 
 
 def look_inside(measured: Measured) -> list[Seen]:
-    """Texts that could be followed into a padded row, the one that moved most first; one entry for each encoder."""
+    """Texts that could be followed into a padded row; one entry for each encoder.
+
+    First come those that moved, with several pads before those with one, which shows less of the cause.
+    """
     found = []
-    for moved in measured.padded:
+    for moved in (*measured.padded, *_moved_alone(measured)):
         text = moved.texts[0]
-        alone, there = measured.unpadded.get(text), measured.beside.get(moved.batch)
+        alone = measured.unpadded.get(text)
+        there = measured.alone.get(text) if len(moved.texts) == 1 else measured.beside.get(moved.batch)
         if alone is None or there is None:
             continue
+        own = measured.own_unpadded.get(text)
+        if own is not None and own.vector is not None:
+            moved = replace(moved, alone=own.vector)
         for padded in measured.alone[text].tokens:
             one = next((tokens.row(0) for tokens in alone.tokens if tokens.module is padded.module), None)
             compared = one is not None
             if one is None:  # it failed without pads
-                one = _cut(padded.row(0), measured.own_unpadded[text].real)
+                real = None if own is None else own.columns.get(padded.ids.shape[1])
+                if real is None:
+                    continue
+                one = _cut(padded.row(0), real)
             place = there.find(one.ids[0].tolist(), one.module)
             if place is None or place[0].ids.shape[1] == one.ids.shape[1]:
                 continue
@@ -203,7 +257,15 @@ def look_inside(measured: Measured) -> list[Seen]:
             pooled = tuple(vectors[row] for vectors in there.pooled if row < len(vectors))
             reruns = _rerun(measured, text), _rerun(measured, moved.batch)
             found.append(Seen(moved, one, batch.row(row), start, row, batch, pooled, reruns, compared))
-    return found
+    return sorted(found, key=lambda seen: (seen.moved.size <= measured.threshold, seen.pads < 2, -seen.moved.size))
+
+
+def _moved_alone(measured: Measured) -> Iterator[Moved]:
+    """Texts that are padded alone, against their own unpadded runs."""
+    alone = {moved.texts[0]: moved.alone for moved in measured.padded}
+    for text in measured.own_unpadded:
+        if text in alone:
+            yield replace(measured.padded[0], texts=(text,), alone=alone[text], there=alone[text], place=0)
 
 
 def _cut(row: TokenCall, real: slice) -> TokenCall:
@@ -219,7 +281,7 @@ def _rerun(measured: Measured, texts: str | tuple[str, ...]) -> Rerun:
             if isinstance(texts, tuple):
                 pipeline(texts)
             elif (own := measured.own_unpadded.get(texts)) is not None:
-                run_unpadded(pipeline, texts, measured.alone[texts].roots, own.width, own.real)
+                run_unpadded(pipeline, texts, measured.alone[texts].roots, own.columns)
             else:
                 pipeline([texts])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,7 @@ class TokenCall:
     @property
     def mask_name(self) -> str | None:
         """The parameter of the module that takes a mask, if it has one."""
-        names = [*inspect.signature(self.module.forward).parameters, *self.arguments]
+        names = [*parameters_of(self.module), *self.arguments]
         return next((name for name in names if "mask" in name), None)
 
     @property
@@ -125,8 +126,11 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
     begun: list[tuple[nn.Module, int, int]] = []
     depths: list[int] = []  # of the module that gave the states of each batch
     shown: set[nn.Module] = set()
+    here = threading.get_ident()
 
     def enter(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() != here:  # calls that interleave cannot be told apart
+            return
         if not begun and module not in shown:
             shown.add(module)
             _show_direct_calls(module, stack, call, begun, leave)
@@ -135,11 +139,13 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
     def leave(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, hooked: bool = True
     ) -> None:
+        if threading.get_ident() != here:
+            return
         _, first, vectors = begun.pop()
         depth = len(begun)
         if not depth and module not in call.roots:
             call.roots.append(module)
-        if module.training and _depends_on_training(module):
+        if getattr(module, "training", False) and _depends_on_training(module):
             call.training.add(type(module).__name__)
         made = [torch.finfo(t.dtype).eps for t in _tensors(output) if t.is_floating_point()]
         call.precision = max([call.precision, *made])
@@ -211,10 +217,18 @@ def _show_direct_calls(
             show(model)
 
 
+def parameters_of(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a module's forward; none where it has no signature, as in scripted modules."""
+    try:
+        return inspect.signature(module.forward).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
 def _only_passes_on(module: nn.Module) -> bool:
     """Whether a module takes whatever the one that it wraps takes (compiled, adapted, parallel)."""
-    kinds = {parameter.kind for parameter in inspect.signature(module.forward).parameters.values()}
-    return kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    kinds = {parameter.kind for parameter in parameters_of(module).values()}
+    return bool(kinds) and kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def _depends_on_training(module: nn.Module) -> bool:
@@ -234,8 +248,8 @@ def _are_positions(ids: Tensor, tokens: Tensor) -> bool:
 def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     try:
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
-    except TypeError:
-        return dict(kwargs)
+    except (TypeError, ValueError):  # a scripted module may have no signature
+        return {f"argument {number}": value for number, value in enumerate(args)} | dict(kwargs)
     found: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
@@ -265,7 +279,12 @@ def _ids_in(arguments: Mapping[str, Any]) -> Tensor | None:
 def states_in(output: Any, shape: tuple[int, ...]) -> Tensor | None:
     """Token states of a batch in what a module gave."""
     if isinstance(output, Tensor):
-        fits = output.ndim == 3 and output.shape[:2] == tuple(shape) and output.is_floating_point()
+        fits = (
+            not output.is_nested
+            and output.ndim == 3
+            and output.shape[:2] == tuple(shape)
+            and output.is_floating_point()
+        )
         return output if fits else None
     for name in _STATES:
         inner = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
@@ -276,7 +295,7 @@ def states_in(output: Any, shape: tuple[int, ...]) -> Tensor | None:
 
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
-        return [value]
+        return [] if value.is_nested else [value]  # torch's fast path of encoders makes nested ones
     if isinstance(value, Mapping):
         value = list(value.values())
     return [tensor for one in value for tensor in _tensors(one)] if isinstance(value, (tuple, list)) else []

@@ -476,6 +476,18 @@ class Biased(nn.Module):
         return x + attended
 
 
+def positioned(by_column: bool) -> Embed:
+    """Positions that count from the end of the row, or from its beginning, under right padding."""
+    model, tokens = bert(), tokenizer()
+
+    def embed(texts: list[str]) -> Tensor:
+        ids, mask = batch(texts, tokens)
+        places = (torch.arange(ids.shape[1]).flip(0) if by_column else torch.arange(ids.shape[1])).expand_as(ids)
+        return mean(model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state, mask)
+
+    return embed
+
+
 def sorted_by_length(restored: bool) -> Embed:
     """Texts run longest first; their vectors are put back in order, or not."""
     inner = pooled_by(mean)
@@ -660,6 +672,7 @@ PLANTS: dict[tuple[str, str], Callable[[], Any]] = {
     ("other path where nothing is padded", ""): lambda: encoded_by(OtherPath(drops_its_mask=True)),
     ("dynamic quantisation shared by the batch", ""): lambda: quantised(dynamically=True),
     ("mask of other tokens", "one too long"): lambda: masked_by(one_too_long),
+    ("position ids counted by column", ""): lambda: positioned(by_column=True),
     ("pads reach real tokens inside the encoder", ""): lambda: encoded_by(Biased(-1.0)),
     ("rows in another order", ""): lambda: sorted_by_length(restored=False),
     ("cut to a shorter text of the batch", ""): lambda: cut_to(longest=False),
@@ -720,6 +733,7 @@ CURES: dict[tuple[str, str], Callable[[], Any]] = {
     ("coupling through the batch", ""): lambda: encoded_by(bert()),
     ("vectors cached from a padded run", ""): lambda: cached(mean_pool),
     ("mask of other tokens", "one too long"): lambda: masked_by(lambda mask: mask),
+    ("position ids counted by column", ""): lambda: positioned(by_column=False),
     ("pads reach real tokens inside the encoder", ""): lambda: encoded_by(Biased(-1e9)),
     ("rows in another order", ""): lambda: sorted_by_length(restored=True),
     ("cut to a shorter text of the batch", ""): lambda: cut_to(longest=True),
@@ -738,6 +752,7 @@ WRONG_ALONE = {
     "normalisation over positions, instance",
     "other path where nothing is padded, ",
     "pad token is end-of-text, ",
+    "position ids counted by column, ",
     "state kept between calls, ",
     "padded length read by the pooling, ",
     "coupling through the batch, ",

@@ -60,14 +60,27 @@ def test_evidence_counts_real_tokens(side: str) -> None:
         assert f"({length} real tokens in {width} columns)" in finding.evidence, finding
 
 
-def test_texts_of_equal_length_say_nothing() -> None:
-    """Four texts of three tokens are never padded: unknown, with what to pass instead."""
+def test_texts_of_equal_length_get_longer_companions() -> None:
+    """Texts of three tokens never pad each other; next to themselves and one word more they show the leak."""
     leaky = planted.pooled_by(lambda states, _: states.mean(dim=1))
-    report = audit_padding(leaky, ["the cat", "the mat", "old town", "rain fell"])
+    texts = ["the cat", "the mat", "old town", "rain fell"]
+    assert audit_padding(leaky, texts).verdict == "leaks"
+    assert audit_padding(planted.pooled_by(planted.mean), texts).verdict == "clean"
+
+
+def test_texts_that_are_all_cut_to_one_length_say_nothing() -> None:
+    """A tokenizer that cuts all texts to three tokens never pads: unknown, with what to pass instead."""
+    model, tokens = planted.bert(), planted.tokenizer()
+
+    def embed(texts: list[str]) -> Tensor:
+        features = tokens(texts, padding=True, truncation=True, max_length=3, return_tensors="pt")
+        return torch.as_tensor(model(**features).last_hidden_state.mean(dim=1))
+
+    report = audit_padding(embed)
     assert report.verdict == "unknown", report
-    assert "all texts are" in report.notes[0]
-    with pytest.raises(AssertionError, match="all texts are"):
-        assert_padding_invariant(leaky, ["the cat", "the mat", "old town", "rain fell"])
+    assert "all texts are 3 tokens long" in report.notes[0]
+    with pytest.raises(AssertionError, match="all texts are 3 tokens long"):
+        assert_padding_invariant(embed)
 
 
 def test_words_without_ids_say_nothing() -> None:
