@@ -138,7 +138,13 @@ class Part:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Neither through a link to somewhere else, nor into a pipe, which would block.
             flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-            self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o666), "r+b", buffering=0)
+            try:
+                opened = os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.EISDIR):
+                    raise OSError(error.errno, f"{self.path.name} is not a regular file") from error
+                raise
+            self._file = os.fdopen(opened, "r+b", buffering=0)
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 self._file.close()
                 raise OSError(None, f"{self.path.name} is not a regular file")

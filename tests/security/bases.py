@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from maskpool.encoder import Encoder, cache_states
 from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling
-from maskpool.weights import IDFWeights
+from maskpool.weights import IDFWeights, SIFWeights
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [*SPECIAL, *(f"w{number}" for number in range(28))]
@@ -39,8 +39,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=64, **names)  # type: ignore[no-untyped-call]  # untyped
 
 
-def plain(folder: Path) -> None:
-    """A transformers model with its tokenizer."""
+def small_model() -> tuple[BertModel, PreTrainedTokenizerFast]:
+    """A transformers model and its tokenizer, in memory; the same at every call."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "hidden_size": DIM,
@@ -52,8 +52,13 @@ def plain(folder: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
-    model.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    return model, _tokenizer()
+
+
+def plain(folder: Path) -> None:
+    """A transformers model with its tokenizer."""
+    for part in small_model():
+        part.save_pretrained(folder)
 
 
 def _save(folder: Path, *modules: Any) -> None:
@@ -128,6 +133,12 @@ def idf(folder: Path) -> None:
     IDFWeights.fit([[1, 2, 3], [2, 3]]).save(folder / "idf.json")
 
 
+def sif(folder: Path) -> None:
+    """A file of smooth inverse frequencies."""
+    folder.mkdir(parents=True)
+    SIFWeights.fit([[1, 2, 3], [2, 3]]).save(folder / "sif.json")
+
+
 def study(folder: Path) -> None:
     """The folder of a study and its file."""
     folder.mkdir(parents=True)
@@ -143,7 +154,8 @@ def study(folder: Path) -> None:
 
 
 BASES: dict[str, Callable[[Path], None]] = {
-    made.__name__: made for made in (plain, model, learned, router, static, words, wrapped, head, cache, idf, study)
+    made.__name__: made
+    for made in (plain, model, learned, router, static, words, wrapped, head, cache, idf, sif, study)
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from maskpool.bench.forward import _mapped
 from maskpool.bench.heads import layers_of, saved_hash
 from maskpool.bench.run import load_parts
 from maskpool.bench.study import Study, find_pooling, read_study
-from maskpool.encoder import Encoder, TokenStates
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, load
+from maskpool.encoder import Encoder, TokenStates, cache_states
+from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, load, replace_pooling
 from maskpool.integrations.sklearn import SentenceEncoder
-from maskpool.weights import IDFWeights
-from tests.security.bases import DIM, TEXTS
+from maskpool.integrations.transformers import SentenceEmbedder
+from maskpool.weights import IDFWeights, SIFWeights
+from tests.security.bases import DIM, TEXTS, small_model
 
 
 def _audit(path: str) -> Any:
@@ -47,17 +49,41 @@ def _bench_head(path: str) -> Any:
     return layers_of([find_pooling(path, "poolings")], DIM), saved_hash(path)
 
 
+def _embedder(path: str) -> Any:
+    """The pooling that a folder saves; the model is from elsewhere."""
+    model, tokenizer = small_model()
+    model.name_or_path = path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names what the saved model also does
+        return SentenceEmbedder(model, tokenizer)
+
+
+def _poolable(path: str) -> Any:
+    from maskpool.integrations.mteb import PoolingEncoder
+
+    return PoolingEncoder(path)
+
+
+def _cache_states(path: str) -> Any:
+    return cache_states(Encoder.of(*small_model()), TEXTS, Path(path) / "states.safetensors")
+
+
 ENTRANCES: dict[str, Callable[[str], Any]] = {
     "load": lambda path: load(path, device="cpu"),
     "SentenceEncoder": lambda path: SentenceEncoder(path, device="cpu").fit(TEXTS),
     "Encoder.load": Encoder.load,
+    "replace_pooling": lambda path: replace_pooling(load(path, device="cpu")),
+    "PoolingEncoder": _poolable,
+    "SentenceEmbedder": _embedder,
     "audit": _audit,
     "bench": _bench,
     "head": _head,
     "bench head": _bench_head,
     "cache": lambda path: TokenStates.open(Path(path) / "states.safetensors"),
+    "cache_states": _cache_states,
     "cache npy": lambda path: TokenStates.open(Path(path) / "states.npy"),
     "idf": lambda path: IDFWeights.load(Path(path) / "idf.json"),
+    "sif": lambda path: SIFWeights.load(Path(path) / "sif.json"),
     "study": _study,
     "study file": lambda path: read_study(Path(path) / "study.toml"),
     "vectors": lambda path: _mapped(Path(path) / "v.npy", (1, 1), fresh=False),
@@ -69,7 +95,7 @@ def main() -> None:
     from tests.security.hostile import CASES
 
     for number, case in enumerate(CASES.values()):
-        for entrance in case.refused:
+        for entrance in case.tried:
             try:
                 ENTRANCES[entrance](str(Path(sys.argv[1]) / str(number) / case.base))
             except Exception as error:

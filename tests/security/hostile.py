@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -16,8 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 SECRET = "SECRET-OUTSIDE"  # in the name of every path that must not be read
-MODEL = ("load", "SentenceEncoder", "Encoder.load", "audit", "bench")
-HOST = ("load", "SentenceEncoder", "audit")  # what reads the files of sentence-transformers
+# What reads the files of sentence-transformers.
+HOST = (
+    *("load", "SentenceEncoder", "audit", "replace_pooling"),
+    *(("PoolingEncoder",) if importlib.util.find_spec("mteb") else ()),
+)
+MODEL = (*HOST, "Encoder.load", "bench")
+POOLING = (*HOST, "SentenceEmbedder")  # what reads the pooling that is saved in a folder
+PLAIN = ("SentenceEncoder", "Encoder.load", "audit", "bench")
 Change = Callable[[Path, Path], object]  # the folder, and the folder outside with the secrets and the canary
 
 
@@ -41,7 +48,6 @@ class Case:
         twin: Makes the harmless version of the same change.
         names: What the error must name.
         refused: The entrances that must refuse it; others may open it, without doing what it asks for.
-        extra: Further entrances that are tried.
     """
 
     base: str
@@ -49,7 +55,12 @@ class Case:
     twin: Change
     names: str
     refused: tuple[str, ...] = MODEL
-    extra: tuple[str, ...] = ()
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The entrances that must refuse it, and of a model those that may open it because they read less of it."""
+        of_models = ("Encoder.load", "SentenceEmbedder") if {"load", "Encoder.load"} & {*self.refused} else ()
+        return tuple(dict.fromkeys((*self.refused, *of_models)))
 
 
 def canary(outside: Path) -> Path:
@@ -407,7 +418,7 @@ CASES["adapter alone"] = Case(
     also(write("adapter_config.json", '{"base_model_name_or_path": "{secret}"}'), remove("config.json")),
     nothing,
     "adapter_config.json",
-    ("SentenceEncoder", "Encoder.load", "audit", "bench"),
+    PLAIN,
 )
 # ------------------------------------------------------------------------------- tokenizers and processors
 _tokenizer(
@@ -450,9 +461,7 @@ for file, content in (
     )
 # ---------------------------------------------------------------------------------------------- weights
 CASES["pickle with a payload"] = Case("model", payload(), harmless_pickle(), "model")
-CASES["pickle with a payload, plain"] = Case(
-    "plain", payload(), harmless_pickle(), "plain", ("SentenceEncoder", "Encoder.load", "audit", "bench")
-)
+CASES["pickle with a payload, plain"] = Case("plain", payload(), harmless_pickle(), "plain", PLAIN)
 CASES["index above"] = Case("model", index("../SECRET-OUTSIDE.safetensors"), index("one.safetensors"), "index.json")
 CASES["index absolute"] = Case(
     "model", index("{secret}/SECRET-OUTSIDE.safetensors"), index("two.safetensors"), "index.json"
@@ -474,11 +483,15 @@ for file in ("model.safetensors", "config.json", "tokenizer.json", TOKENIZER):
 for file in ("modules.json", "1_Pooling", "2_Dense/model.safetensors", "2_Dense/config.json", HOST_FILE):
     # Links to files may stay inside; links to folders are refused.
     twin = nothing if file == "1_Pooling" else linked(file, inside=True)
-    CASES[f"link {file}"] = Case("model", linked(file), twin, Path(file).name, HOST)
+    entrances = HOST if file.startswith("2_Dense") else POOLING
+    CASES[f"link {file}"] = Case("model", linked(file), twin, Path(file).name, entrances)
 for file in ("model.safetensors", "config.json", "tokenizer.json"):
     CASES[f"pipe {file}"] = Case("model", pipe(file), nothing, file)
 for file in ("modules.json", "2_Dense/model.safetensors", "1_Pooling/config.json"):
-    CASES[f"pipe {file}"] = Case("model", pipe(file), nothing, Path(file).name, HOST)
+    entrances = HOST if file.startswith("2_Dense") else POOLING
+    CASES[f"pipe {file}"] = Case("model", pipe(file), nothing, Path(file).name, entrances)
+for file in ("1_Pooling/config.json", "3_Normalize/config.json", "config_sentence_transformers.json"):
+    CASES[f"link {file}"] = Case("model", linked(file), linked(file, True), Path(file).name, POOLING)
 for label, change, twin, names in (
     (
         "hidden path",
@@ -588,7 +601,7 @@ for label, change, twin, names in (
     ),
     ("unknown setting", merge("2_Dense/config.json", {"init_weight": "{secret}"}), nothing, "init_weight"),
 ):
-    CASES[f"module {label}"] = Case("model", change, twin, names, HOST)
+    CASES[f"module {label}"] = Case("model", change, twin, names, POOLING if label.startswith("path") else HOST)
 INNER = "query_0_Router/only_0_Transformer/"
 for label, change, twin, names in (
     (
@@ -724,12 +737,24 @@ for label, change, twin, names in (
             "pipe": pipe(inner + "config.json"),
             "pipe of weights": pipe(inner + "model.safetensors"),
         }
-        CASES[f"head in a model, {label}"] = Case("learned", into[label], nothing, "1_AttentionPoolingModule", HOST)
-CASES["cache payload"] = Case("cache", pickled("states.safetensors"), nothing, "states.safetensors", ("cache",))
-CASES["cache pipe"] = Case("cache", pipe("states.safetensors"), nothing, "states.safetensors", ("cache",))
+        CASES[f"head in a model, {label}"] = Case("learned", into[label], nothing, "1_AttentionPoolingModule", POOLING)
+CACHE = ("cache", "cache_states")
+CASES["cache payload"] = Case("cache", pickled("states.safetensors"), nothing, "states.safetensors", CACHE)
+CASES["cache pipe"] = Case("cache", pipe("states.safetensors"), nothing, "states.safetensors", CACHE)
+for label, change in (
+    ("payload", pickled("states.safetensors.part")),
+    ("pipe", pipe("states.safetensors.part")),
+    ("link", also(write("part", b""), moved("part", "states.safetensors.part"), linked("states.safetensors.part"))),
+    ("folder", lambda folder, outside: (folder / "states.safetensors.part").mkdir()),
+):
+    begun = remove("states.safetensors")
+    CASES[f"cache part, {label}"] = Case("cache", also(begun, change), begun, ".part", ("cache_states",))
 CASES["cache objects"] = Case("cache", objects("states.npy"), nothing, "states.npy", ("cache npy",))
 CASES["idf payload"] = Case("idf", pickled("idf.json"), nothing, "idf.json", ("idf",))
 CASES["idf pipe"] = Case("idf", pipe("idf.json"), nothing, "idf.json", ("idf",))
+CASES["sif payload"] = Case("sif", pickled("sif.json"), nothing, "sif.json", ("sif",))
+CASES["sif pipe"] = Case("sif", pipe("sif.json"), nothing, "sif.json", ("sif",))
+CASES["sif of other weights"] = Case("sif", write("sif.json", '{"a": "{secret}"}'), nothing, "sif.json", ("sif",))
 for file in ("study.json", "cells.jsonl"):
     CASES[f"study link {file}"] = Case("study", linked(file), linked(file, True), file, ("study",))
     CASES[f"study pipe {file}"] = Case("study", pipe(file), nothing, file, ("study",))

@@ -20,7 +20,7 @@ from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import load
 from tests.security.bases import TEXTS, at_most, make_bases
 from tests.security.entrances import ENTRANCES
-from tests.security.hostile import CASES, HOST, MODEL, SECRET, Case, canary, nothing
+from tests.security.hostile import CASES, HOST, MODEL, PLAIN, SECRET, Case, canary, nothing
 
 _FEWEST = 80
 _OPENED_ANYWAY: list[str] = []  # filled by the audit hook
@@ -30,8 +30,10 @@ _WATCHING = False
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if _WATCHING and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
         named = os.fsdecode(arguments[0])
-        # A link is opened by its own name.
-        if SECRET in named or SECRET in os.path.realpath(named):
+        # A link is opened by its own name, unless the call refuses links.
+        follows = not arguments[2] & getattr(os, "O_NOFOLLOW", 0)
+        place = os.path.realpath(named if follows else os.path.dirname(named))
+        if SECRET in named or SECRET in place:
             _OPENED_ANYWAY.append(named)
     if _WATCHING and event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
         _OPENED_ANYWAY.append(event)
@@ -57,11 +59,6 @@ def _damage(case: Case, bases: Path, at: Path, twin: bool = False) -> tuple[Path
     return folder, outside
 
 
-def _tried(case: Case) -> tuple[str, ...]:
-    """The entrances that must refuse a case, and of those that may open it the one they all go through."""
-    return tuple(dict.fromkeys((*case.refused, *(["Encoder.load"] if case.refused[0] in MODEL else []))))
-
-
 @functools.cache
 def _expected(folder: Path) -> Any:
     return SentenceTransformer(str(folder), device="cpu", trust_remote_code=True).encode(TEXTS)
@@ -76,7 +73,7 @@ def test_hostile_folders_are_refused(name: str, bases: Path, tmp_path: Path, mon
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("it asked on the terminal"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     _OPENED_ANYWAY.clear()
-    for entrance in _tried(case):
+    for entrance in case.tried:
         refused = None
         _WATCHING = True
         try:
@@ -174,6 +171,8 @@ def test_harmless_twins_open(name: str, bases: Path, tmp_path: Path) -> None:
     folder, _ = _damage(case, bases, tmp_path, twin=True)
     if "Encoder.load" in case.refused:  # the other entrances go through this one or `load`
         ENTRANCES["Encoder.load"](str(folder))
+    if "SentenceEmbedder" in case.refused:
+        ENTRANCES["SentenceEmbedder"](str(folder))
     if "load" in case.refused:
         expected = _expected(bases / case.base)
         np.testing.assert_allclose(load(str(folder), device="cpu").encode(TEXTS), expected, atol=1e-6)
@@ -193,13 +192,13 @@ def test_other_harmless_twins_open(name: str, bases: Path, tmp_path: Path) -> No
 
 
 OPENED_BY = {
-    "model": MODEL,
-    "learned": MODEL,
+    "model": (*MODEL, "SentenceEmbedder"),
+    "learned": (*MODEL, "SentenceEmbedder"),
     "router": HOST,
     "words": HOST,
     "wrapped": HOST,
     "static": ("load", "audit"),  # it has no pooling to exchange
-    "plain": ("SentenceEncoder", "Encoder.load", "audit", "bench"),
+    "plain": PLAIN,
 }
 
 
@@ -207,6 +206,41 @@ OPENED_BY = {
 def test_whole_models_open(base: str, entrance: str, bases: Path) -> None:
     """A model that asks for nothing opens by every entrance for its kind."""
     ENTRANCES[entrance](str(bases / base))
+
+
+COMMANDS: dict[str, list[str]] = {
+    "model_args.weights_only": ["audit", "{folder}"],
+    "words question": ["audit", "{folder}", "--explain"],
+    "tree hidden path": ["audit", "{folder}", "--json"],
+    "config.json nested auto_map": ["bench", "--model", "{folder}", "--pooling", "mean", "--out", "{out}"],
+    "head payload": ["bench", "--pooling", "{folder}", "--out", "{out}"],
+    "study file pipe": ["bench", "--study", "{folder}/study.toml", "--out", "{out}"],
+    "study link study.json": ["bench", "report", "{folder}"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_commands_refuse_in_one_sentence(name: str, bases: Path, tmp_path: Path) -> None:
+    """The real commands end with exit code 2 and one sentence, run nothing and ask nothing."""
+    folder, outside = _damage(CASES[name], bases, tmp_path)
+    arguments = [argument.format(folder=folder, out=tmp_path / "out") for argument in COMMANDS[name]]
+    ran = subprocess.run(
+        [sys.executable, "-m", "maskpool", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "500"},
+        input="y\n" * 9,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stdout == ""
+    assert "Traceback" not in ran.stderr
+    said = [line for line in ran.stderr.splitlines() if line.startswith("maskpool: ")]
+    assert said == ran.stderr.splitlines()[-1:], ran.stderr  # progress comes before it
+    assert "unexpected" not in said[0]
+    assert not canary(outside).exists()
 
 
 def test_there_are_enough_hostile_folders() -> None:

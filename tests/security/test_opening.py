@@ -220,6 +220,14 @@ def _a_folder(file: str) -> Callable[[Path], Any]:
     return change
 
 
+def _both(*changes: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    def change(folder: Path) -> None:
+        for one in changes:
+            one(folder)
+
+    return change
+
+
 # Each with what both entrances, or with a star only `load`, must say.
 MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights of another architecture": (_renamed, "belong to different models"),
@@ -241,11 +249,11 @@ MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "config.json must have in pad_token_id the id of a token, less than vocab_size",
     ),
     "more layers than a pickle has weights": (
-        lambda f: (_pickles(f), _set("config.json", num_hidden_layers=1000)(f)),
+        _both(_pickles, _set("config.json", num_hidden_layers=1000)),
         "in num_hidden_layers a number of layers that fits the weights, got 1000 for",
     ),
     "a pickle of something else": (
-        lambda f: (_pickles(f), torch.save([torch.ones(1)], f / "pytorch_model.bin")),
+        _both(_pickles, lambda f: torch.save([torch.ones(1)], f / "pytorch_model.bin")),
         "pytorch_model.bin must hold the weights of a model: it holds a list",
     ),
     "a size of the wrong type": (_set("config.json", hidden_size="16"), "hidden_size"),
