@@ -18,9 +18,12 @@ from maskpool.trust import (
     EXPLICIT,
     Folder,
     as_folder_error,
+    check_size,
+    check_token_ids,
     check_transformer,
     find_device,
     find_folder,
+    naming_tokenizer,
     no_questions,
     refuse_partial,
 )
@@ -79,7 +82,7 @@ class Encoder:
             UserError: ``dtype`` is unknown.
         """
         try:
-            from transformers import AutoModel, AutoTokenizer
+            from transformers import AutoConfig, AutoModel, AutoTokenizer
             from transformers.utils import logging
         except ModuleNotFoundError as error:
             raise RequirementError(
@@ -100,13 +103,15 @@ class Encoder:
             folder = Folder(find_folder(source))
             folder.check_tree()
             check_transformer(folder)
-            with as_folder_error(str(folder)), no_questions():
+            with as_folder_error(str(folder)), no_questions(), naming_tokenizer(str(folder)):
+                check_size(str(folder), AutoConfig.from_pretrained(str(folder), **EXPLICIT))
                 tokenizer = AutoTokenizer.from_pretrained(str(folder), **EXPLICIT)
                 model, info = AutoModel.from_pretrained(
                     str(folder), dtype=getattr(torch, dtype), weights_only=True, output_loading_info=True, **EXPLICIT
                 )
                 refuse_partial(str(folder), model, info)
                 model = text_encoder(model)
+                check_token_ids(str(folder), tokenizer, model.get_input_embeddings())
                 max_length = token_limit(tokenizer, model, str(folder))
         except NotFoundError as error:
             raise NotFoundError(f"{refused}: {error}") from error

@@ -9,10 +9,21 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer import modules as host
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from maskpool.encoder import text_encoder
 from maskpool.errors import WeightsError
-from maskpool.trust import EXPLICIT, Folder, ModuleEntry, as_folder_error, no_questions, refuse_partial
+from maskpool.trust import (
+    EXPLICIT,
+    Folder,
+    ModuleEntry,
+    as_folder_error,
+    check_size,
+    check_token_ids,
+    naming_tokenizer,
+    no_questions,
+    refuse_partial,
+)
 from maskpool.trust.transformer import find_weights, tensor_shapes
 
 _WITH_WEIGHTS = (host.CNN, host.Dense, host.LSTM, host.LayerNorm, host.WeightedLayerPooling)
@@ -41,7 +52,11 @@ def build_module(
         routes: Any = {route: [inner[name] for name in names] for route, names in entry.structure.items()}
         with as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"):
             return cls(routes, **entry.parameters)
-    with as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"), no_questions():
+    with (
+        as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"),
+        no_questions(),
+        naming_tokenizer(place),
+    ):
         if issubclass(cls, _WITH_WEIGHTS):
             config = cls.load_config(str(folder), subfolder=entry.path)
             config.pop("activation_function", None)  # a name here, and without weights that could misfit
@@ -50,12 +65,18 @@ def build_module(
         if issubclass(cls, host.Transformer):
             opened: type[Any] = cls  # mypy takes the inner class for its base
             return _load_transformer(opened, str(folder), where, given)
-        return cls.load(str(folder), trust_remote_code=False, **where, **given)
+        module = cls.load(str(folder), trust_remote_code=False, **where, **given)
+        if isinstance(module, host.StaticEmbedding):
+            check_token_ids(place, module.tokenizer, module.embedding)
+        elif isinstance(module, host.WordEmbeddings) and hasattr(module.tokenizer, "tokenizer"):
+            check_token_ids(place, module.tokenizer.tokenizer, module.emb_layer)
+        return module
 
 
 def build_plain(source: str, given: Mapping[str, Any]) -> host.Transformer:
     """Load a vetted transformers model that was not saved as a SentenceTransformer."""
-    with as_folder_error(f"{source} must hold a transformers model that can be loaded"), no_questions():
+    what = f"{source} must hold a transformers model that can be loaded"
+    with as_folder_error(what), no_questions(), naming_tokenizer(source):
         return _load_transformer(host.Transformer, source, None, given)
 
 
@@ -97,9 +118,11 @@ class _CheckedTransformer(host.Transformer):
     def _load_model(self, model_name_or_path: str, *args: Any, **kwargs: Any) -> PreTrainedModel:
         if self.backend != "torch":
             return super()._load_model(model_name_or_path, *args, **kwargs)
+        place = os.path.join(model_name_or_path, kwargs.get("subfolder") or "")
+        check_size(place, kwargs.get("config", args[1] if len(args) > 1 else None))
         loaded: Any = super()._load_model(model_name_or_path, *args, **{**kwargs, "output_loading_info": True})
         model, info = loaded
-        refuse_partial(os.path.join(model_name_or_path, kwargs.get("subfolder") or ""), model, info)
+        refuse_partial(place, model, info)
         return model  # type: ignore[no-any-return]  # transformers knows no type of the pair
 
 
@@ -119,5 +142,9 @@ def _load_transformer(
         module: host.Transformer = opening(source, **kwargs)
     else:
         module = opening.load(source, trust_remote_code=False, **where, **kwargs)
+    place = os.path.join(source, where["subfolder"] if where else "")
+    model, tokenizer = text_encoder(module.auto_model), module.tokenizer
+    if isinstance(tokenizer, PreTrainedTokenizerBase):  # models of images have none
+        check_token_ids(place, tokenizer, model.get_input_embeddings())
     module.__class__ = cls  # the class that is saved with the model
     return module

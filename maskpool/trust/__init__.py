@@ -4,6 +4,7 @@ from maskpool.trust.files import Folder, check_regular, read_json
 from maskpool.trust.hub import find_folder
 from maskpool.trust.loading import EXPLICIT, as_folder_error, find_device, no_questions, reason_of, refuse_partial
 from maskpool.trust.modules import HeadConfig, ModuleEntry, check_head, check_modules
+from maskpool.trust.sizes import check_size, check_token_ids, naming_tokenizer
 from maskpool.trust.transformer import check_transformer
 
 __all__ = [
@@ -15,9 +16,12 @@ __all__ = [
     "check_head",
     "check_modules",
     "check_regular",
+    "check_size",
+    "check_token_ids",
     "check_transformer",
     "find_device",
     "find_folder",
+    "naming_tokenizer",
     "no_questions",
     "read_json",
     "reason_of",

@@ -16,6 +16,13 @@ ATTENTION = ("eager", "sdpa")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
 _LARGEST_INTEGER = 1 << 31
 _MOST_LAYERS = 1024
+_MOST_LABELS = 1 << 20
+_LONGEST_LIST = 1 << 16
+# Parts of the names of fields that count layers, or list one value for each layer.
+_COUNTED = (
+    *("layers", "layer_types", "depth", "num_blocks", "block_sizes", "num_heads", "n_layer", "attention_heads"),
+    *("n_head", "experts", "groups", "group_num", "num_feedforward_networks", "repeats", "num_stages"),
+)
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 
 
@@ -112,22 +119,31 @@ def check_sizes(path: Path, content: object, at: str = "") -> None:
     if isinstance(content, dict):
         for name, value in content.items():
             inner = f"{at}.{name}" if at else str(name)
+            lower = name.lower()
+            counts = any(part in lower for part in _COUNTED)
             if isinstance(value, int) and not isinstance(value, bool):
-                lower = name.lower()
-                counts = any(part in lower for part in ("layers", "depth", "num_blocks", "num_heads", "n_layer"))
-                counts = counts or any(part in lower for part in ("attention_heads", "n_head", "experts", "groups"))
                 positions = "position" in lower or lower in ("n_ctx", "seq_length", "max_sequence_length")
                 most = _MOST_LAYERS if counts else 1 << 24 if positions else _LARGEST_INTEGER
+                most = _MOST_LABELS if lower in ("num_labels", "num_classes") else most
+                # Parts of the length of a text, which must divide every length.
+                most = 1 if lower == "chunk_size_feed_forward" else most
                 least = 0 if name in LAYER_COUNTS else -most
                 # Bases of rotations are numbers, not sizes.
                 if not least <= value <= most and "theta" not in lower:
                     raise refused(path, inner, f"an integer from {least} to {most}", value)
             elif isinstance(value, float) and math.isnan(value):
                 raise refused(path, inner, "a number", value)
+            elif isinstance(value, list) and len(value) > (_MOST_LAYERS if counts else _LONGEST_LIST):
+                longest = _MOST_LAYERS if counts else _LONGEST_LIST
+                raise refused(path, inner, f"a list of up to {longest} values", value)
             check_sizes(path, value, inner)
     elif isinstance(content, list):
+        above, _, name = at.rpartition(".")
         for value in content:
-            check_sizes(path, {"": value} if isinstance(value, int | float) else value, at)
+            if isinstance(value, int | float):
+                check_sizes(path, {name: value}, above)
+            else:
+                check_sizes(path, value, at)
 
 
 def _is_finite(value: float) -> bool:

@@ -29,6 +29,7 @@ from maskpool.trust.fields import (
     table,
 )
 from maskpool.trust.files import Folder, is_inner_path, is_plain_name, shortened
+from maskpool.trust.sizes import check_tokenizer_file
 from maskpool.trust.transformer import check_tokenizer, check_transformer, find_weights, tensor_shapes
 
 _MOST_ROUTERS = 8  # inside of each other
@@ -446,8 +447,10 @@ def _check_module(
     if cls.__name__ == "Router":
         return _check_router(folder, entry, classes, weights, routers)
     if cls.__name__ == "StaticEmbedding":
-        if folder.find(entry.path, "tokenizer.json") is None:
+        tokenizer = folder.table(entry.path, "tokenizer.json")
+        if tokenizer is None:
             raise FolderError(f"{folder.at(entry.path)} must hold a tokenizer.json, got none")
+        check_tokenizer_file(folder.at(entry.path, "tokenizer.json"), tokenizer)
         _check_module_weights(folder, entry.path)
         return entry
     if cls.__name__ == "WordEmbeddings":

@@ -33,9 +33,10 @@ from maskpool.trust.fields import (
 from maskpool.trust.files import Folder, is_plain_name, names_a_place, shortened
 from maskpool.trust.loading import as_folder_error
 from maskpool.trust.processors import PROCESSORS, REFUSED_TYPES, check_processor_classes, check_processor_fields
+from maskpool.trust.sizes import check_tokenizer_file
 
 CONFIG = "config.json"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 _ADAPTER = "adapter_config.json"
 _WEIGHTS = (
     "model.safetensors",
@@ -182,6 +183,9 @@ def check_tokenizer(folder: Folder, subfolder: str = "", needed: bool = True) ->
             raise nothing
         for name in _files(settings, "fast_tokenizer_files", folder.at(subfolder, _TOKENIZER_CONFIG)):
             folder.find(subfolder, name)
+    whole = folder.table(subfolder, _TOKENIZER)
+    if whole is not None:
+        check_tokenizer_file(folder.at(subfolder, _TOKENIZER), whole)
     special = folder.table(subfolder, "special_tokens_map.json")
     if special is not None:
         _check_special_tokens(folder.at(subfolder, "special_tokens_map.json"), special, only=True)

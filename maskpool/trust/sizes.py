@@ -1,0 +1,154 @@
+"""Compare what a model asks for with what its files hold, before it takes memory or fails on the first text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskpool.errors import FolderError, MaskpoolError
+from maskpool.trust.fields import refused
+from maskpool.trust.loading import as_folder_error
+
+_FREE = 1 << 24  # numbers that any model may have, whatever its weights
+# Files may hold an encoder only, in eight bits a number, of a model that is built as a whole.
+_NUMBERS_A_BYTE = 2
+_GROWTH = 64  # how many times longer a text may become before it is tokenized
+_TEXTS = ("a text", "ẞ☃ 𝕏")  # the second is of characters that few vocabularies have
+_MOST_IDS = 512  # tokens added to each text
+
+
+def check_size(place: str | os.PathLike[str], config: Any) -> None:
+    """Refuse a configuration of a model that is much larger than its weights, before the model takes memory.
+
+    Args:
+        place: The folder of the model.
+        config: Its configuration, opened by transformers.
+
+    Raises:
+        FolderError: The two belong to different models.
+    """
+    from transformers import AutoModel
+
+    files = [path for path in Path(place).iterdir() if path.suffix in (".safetensors", ".bin") and path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]  # untyped
+    except Exception:  # opening the model says what is wrong with the configuration
+        return
+    numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if numbers > _NUMBERS_A_BYTE * size + _FREE:
+        raise FolderError(
+            f"{Path(place) / 'config.json'} must describe the model whose weights are next to it; it describes one of "
+            f"{numbers:,} numbers, and the weights have {size:,} bytes: the two belong to different models"
+        )
+
+
+@contextmanager
+def naming_tokenizer(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Say that the tokenizer.json of a folder is malformed, where an error inside does not.
+
+    Args:
+        place: The folder of the tokenizer.
+
+    Raises:
+        FolderError: Its tokenizer.json cannot be read.
+    """
+    try:
+        yield
+    except MaskpoolError:
+        raise
+    except Exception:
+        path = Path(place) / "tokenizer.json"
+        if path.is_file():
+            from tokenizers import Tokenizer
+
+            with as_folder_error(f"{path} must hold a tokenizer that can be loaded"):
+                Tokenizer.from_file(str(path))
+        raise
+
+
+def check_token_ids(place: str | os.PathLike[str], tokenizer: Any, embeddings: object) -> None:
+    """Refuse a tokenizer that cannot read a text, or has tokens for which a model has no embedding.
+
+    Args:
+        place: The folder of the tokenizer.
+        tokenizer: The tokenizer, of transformers or of tokenizers.
+        embeddings: The layer that reads the token ids, if it is known.
+
+    Raises:
+        FolderError: Names the file, and the token.
+    """
+    path = Path(place) / "tokenizer.json"
+    path = path if path.is_file() else Path(place)
+    with as_folder_error(f"{path} must hold a tokenizer that can read a text"):
+        if hasattr(tokenizer, "vocab_files_names"):
+            tokenizer(list(_TEXTS))
+        else:
+            tokenizer.encode_batch(list(_TEXTS))
+    weight = getattr(embeddings, "weight", None)
+    rows = len(weight) if isinstance(weight, torch.Tensor) and weight.ndim == 2 else None
+    try:
+        vocabulary: Mapping[str, int] = tokenizer.get_vocab()
+    except Exception:  # some tokenizers, such as those of bytes, have none
+        return
+    if rows is None or not vocabulary:
+        return
+    token = max(vocabulary, key=vocabulary.__getitem__)
+    if vocabulary[token] >= rows:
+        raise FolderError(
+            f"{path} must have ids of tokens below {rows}, the rows of the model's embedding, got "
+            f"{vocabulary[token]} for {token!r}: the tokenizer and the weights belong to different models"
+        )
+
+
+def check_tokenizer_file(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse steps of a tokenizer.json that make texts or batches longer without end.
+
+    Args:
+        path: The file.
+        content: Its content.
+
+    Raises:
+        FolderError: Names the field.
+    """
+    for part in ("normalizer", "pre_tokenizer"):
+        growth = 1
+        for step in _steps(content.get(part)):
+            # Each character may match a pattern.
+            for name in ("content", "prepend"):
+                text = step.get(name)
+                if isinstance(text, str):
+                    growth *= max(1, len(text))
+            if growth > _GROWTH:
+                raise FolderError(
+                    f"{path} must not make texts more than {_GROWTH} times longer, and the {part} replaces or prepends "
+                    f"{growth:,} characters: remove the step"
+                )
+    for step in _steps(content.get("post_processor")):
+        added = 0
+        for kind in ("single", "pair"):
+            template = step.get(kind)
+            added = max(added, len(template) if isinstance(template, list) else 0)
+        special = step.get("special_tokens")
+        for token in special.values() if isinstance(special, dict) else ():
+            ids = token.get("ids") if isinstance(token, dict) else None
+            added += len(ids) if isinstance(ids, list) else 0
+        if added > _MOST_IDS:
+            raise refused(path, "post_processor", f"a template of up to {_MOST_IDS} tokens", added)
+
+
+def _steps(part: object) -> Iterable[Mapping[str, Any]]:
+    """The steps of a part of a tokenizer, including those inside of sequences."""
+    if isinstance(part, Mapping):
+        yield part
+        for value in part.values():
+            if isinstance(value, list):
+                for one in value:
+                    yield from _steps(one)
