@@ -111,7 +111,7 @@ class Encoder:
                 )
                 refuse_partial(str(folder), model, info)
                 model = text_encoder(model)
-                check_token_ids(str(folder), tokenizer, model.get_input_embeddings())
+                check_token_ids(str(folder), tokenizer, model)
                 max_length = token_limit(tokenizer, model, str(folder))
         except NotFoundError as error:
             raise NotFoundError(f"{refused}: {error}") from error

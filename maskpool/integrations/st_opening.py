@@ -145,6 +145,6 @@ def _load_transformer(
     place = os.path.join(source, where["subfolder"] if where else "")
     model, tokenizer = text_encoder(module.auto_model), module.tokenizer
     if isinstance(tokenizer, PreTrainedTokenizerBase):  # models of images have none
-        check_token_ids(place, tokenizer, model.get_input_embeddings())
+        check_token_ids(place, tokenizer, model)
     module.__class__ = cls  # the class that is saved with the model
     return module

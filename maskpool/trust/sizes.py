@@ -74,37 +74,41 @@ def naming_tokenizer(place: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
-def check_token_ids(place: str | os.PathLike[str], tokenizer: Any, embeddings: object) -> None:
+def check_token_ids(place: str | os.PathLike[str], tokenizer: Any, model: nn.Module) -> None:
     """Refuse a tokenizer that cannot read a text, or has tokens for which a model has no embedding.
+
+    Added tokens that no text has are ignored: some tokenizers add tokens that their models do not know.
 
     Args:
         place: The folder of the tokenizer.
         tokenizer: The tokenizer, of transformers or of tokenizers.
-        embeddings: The layer that reads the token ids, if it is known.
+        model: The layer that reads the token ids, or the model of transformers that has it.
 
     Raises:
         FolderError: Names the file, and the token.
     """
     path = Path(place) / "tokenizer.json"
     path = path if path.is_file() else Path(place)
+    whole = hasattr(tokenizer, "vocab_files_names")  # of transformers
     with as_folder_error(f"{path} must hold a tokenizer that can read a text"):
-        if hasattr(tokenizer, "vocab_files_names"):
-            tokenizer(list(_TEXTS))
+        if whole:
+            ids = [one for text in tokenizer(list(_TEXTS))["input_ids"] for one in text]
         else:
-            tokenizer.encode_batch(list(_TEXTS))
-    weight = getattr(embeddings, "weight", None)
-    rows = len(weight) if isinstance(weight, torch.Tensor) and weight.ndim == 2 else None
+            ids = [one for text in tokenizer.encode_batch(list(_TEXTS)) for one in text.ids]
     try:
-        vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-    except Exception:  # some tokenizers, such as those of bytes, have none
+        weight: Any = getattr(model.get_input_embeddings() if whole else model, "weight", None)  # type: ignore[operator]
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        added = tokenizer.get_added_vocab() if whole else ()
+    except Exception:  # some models have no table of embeddings, and some tokenizers, such as those of bytes, no words
         return
-    if rows is None or not vocabulary:
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
         return
-    token = max(vocabulary, key=vocabulary.__getitem__)
-    if vocabulary[token] >= rows:
+    used = {token: number for token, number in vocabulary.items() if token not in added or number in ids}
+    token = max(used, key=used.__getitem__, default=None)
+    if token is not None and used[token] >= len(weight):
         raise FolderError(
-            f"{path} must have ids of tokens below {rows}, the rows of the model's embedding, got "
-            f"{vocabulary[token]} for {token!r}: the tokenizer and the weights belong to different models"
+            f"{path} must have ids of tokens below {len(weight)}, the rows of the model's embedding, got "
+            f"{used[token]} for {token!r}: the tokenizer and the weights belong to different models"
         )
 
 

@@ -140,3 +140,13 @@ def test_usual_steps_of_tokenizers_are_accepted(bases: Path, tmp_path: Path) -> 
     _tokenizer(lambda content: content.update(normalizer={"type": "Sequence", "normalizers": steps}))(folder)
     _config(id2label={str(number): f"label {number}" for number in range(5000)}, suppress_tokens=[1] * 100)(folder)
     check_transformer(Folder(folder))
+
+
+def test_added_tokens_without_an_embedding_are_ignored(bases: Path, tmp_path: Path) -> None:
+    """Tokenizers may add tokens that no text has and their models do not know."""
+    folder = tmp_path / "plain"
+    shutil.copytree(bases / "plain", folder)
+    token = {"id": 32, "content": "<|end|>", "special": True, "normalized": False}
+    more = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    _tokenizer(lambda content: content["added_tokens"].append(token | more))(folder)
+    ENTRANCES["Encoder.load"](str(folder))
