@@ -28,6 +28,10 @@ def content_hash(key: Key) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class MissingCellError(KeyError):
+    """A cell is not finished."""
+
+
 class Cells:
     """A file of finished cells, in JSON lines: ``cell`` (its hash), ``key``, ``value`` and ``seconds``.
 
@@ -67,7 +71,10 @@ class Cells:
 
     def __getitem__(self, key: Key) -> Any:  # Any: each kind of cell has a value of its own
         """The value of a finished cell."""
-        return self._found[content_hash(key)][1]
+        found = self._found.get(content_hash(key))
+        if found is None:
+            raise MissingCellError(f"no cell of {dict(key)}")
+        return found[1]
 
     def get(self, key: Key) -> Any:
         """The value of a cell, or None if it is not finished."""

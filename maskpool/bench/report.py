@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib as mpl
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -22,7 +23,16 @@ from maskpool.bench.folder import StudyFolder
 from maskpool.bench.heads import LEARNED
 from maskpool.bench.mixed import MIXED
 from maskpool.bench.quality import CLUSTERER_MEANING
-from maskpool.bench.results import Results, difference, effect, lead_plan, main_table_of, of_layer, of_table
+from maskpool.bench.results import (
+    Results,
+    difference,
+    effect,
+    lead_plan,
+    main_table_of,
+    naming_cells,
+    of_layer,
+    of_table,
+)
 
 CSV_COLUMNS = (
     "model",
@@ -382,15 +392,30 @@ def write(results: Results, folder: StudyFolder) -> list[str]:
         UserError: The folder cannot be written; what stood there stays.
     """
     makers: dict[str, Callable[[Path], object]] = {"results.csv": partial(_write_csv, results)}
-    for part, names in zip(results["parts"], figure_names(results), strict=True):
+    for part, names in zip(_shown(results["parts"]), figure_names(results), strict=True):
         for kind, draw in FIGURES.items():
             for suffix in ("png", "svg"):
-                makers[f"{names[kind]}.{suffix}"] = partial(draw, part)
+                makers[f"{names[kind]}.{suffix}"] = partial(_draw, draw, part)
     makers["report.md"] = lambda path: path.write_text(markdown(results), encoding="utf-8")
     makers["report.html"] = lambda path: path.write_text(page(results, path.parent), encoding="utf-8")
     makers["results.json"] = lambda path: path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    folder.write(makers)
+    with naming_cells(folder):
+        folder.write(makers)
     return list(makers)
+
+
+def _shown(value: Any) -> Any:
+    """The same without control characters, which fonts do not have."""
+    if isinstance(value, dict):
+        return {_shown(name): _shown(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shown(inner) for inner in value]
+    return _line(value) if isinstance(value, str) and not value.isprintable() else value
+
+
+def _draw(draw: Callable[[Results, Path], None], part: Results, path: Path) -> None:
+    with mpl.rc_context({"text.parse_math": False}):  # names may have dollar signs
+        draw(part, path)
 
 
 def _write_csv(results: Results, path: Path) -> None:
@@ -405,7 +430,7 @@ def _write_csv(results: Results, path: Path) -> None:
 
 def markdown(results: Results) -> str:
     """The report in Markdown, figures named by their files."""
-    return _rendered("report.md.jinja", results, autoescape=False)  # it renders Markdown, of our own numbers
+    return _rendered("report.md.jinja", results, autoescape=False, finalize=_escaped)  # it renders Markdown, not HTML
 
 
 def page(results: Results, figures: Path) -> str:
@@ -430,18 +455,51 @@ def page(results: Results, figures: Path) -> str:
     return _rendered("report.html.jinja", results, autoescape=True, figure=figure)
 
 
-def _rendered(template: str, results: Results, autoescape: bool, **more: Any) -> str:
+class _Markdown(str):
+    """Markdown that is shown as it is: its values are escaped already."""
+
+    __slots__ = ()
+
+
+def _escaped(value: object) -> str:
+    """A value of the results, which somebody else may have written, as one line of Markdown without markup."""
+    if isinstance(value, _Markdown):
+        return value
+    # Brackets are markup only before a parenthesis, another bracket or a colon.
+    return _Markdown(re.sub(r"([\\`*_<>|#&~]|\](?=[(\[:]))", r"\\\1", _line(value)))
+
+
+def _code(value: object) -> _Markdown:
+    """A value between backticks, where a backslash escapes nothing."""
+    return _Markdown("`" + _line(value).replace("`", "'").replace("|", r"\|") + "`")
+
+
+def _line(value: object) -> str:
+    """A value without line breaks and control characters."""
+    return re.sub(r"\s+", " ", "".join(letter if letter.isprintable() else " " for letter in str(value)))
+
+
+def _markdown_cells(rows: Sequence[Sequence[str]], header: Sequence[str]) -> _Markdown:
+    escaped = [[_escaped(cell) for cell in row] for row in rows]
+    return _Markdown("\n".join(markdown_table([_escaped(name) for name in header], escaped)))
+
+
+def _rendered(
+    template: str, results: Results, autoescape: bool, finalize: Callable[[Any], Any] | None = None, **more: Any
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("maskpool.bench"),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         autoescape=autoescape,
+        finalize=finalize,
     )
-    environment.filters["markdown_table"] = lambda rows, header: "\n".join(markdown_table(header, rows))
+    environment.filters["markdown_table"] = _markdown_cells
+    environment.filters["code"] = _code
+    environment.filters["markdown"] = _Markdown
     environment.filters["effect"] = effect
     environment.filters["shortened"] = shortened
-    environment.filters["escaped"] = lambda text: re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
     # An interval is not torn apart at the end of a line.
     environment.filters["unbroken"] = lambda text: re.sub(r" (?=\[[-+])|(?<=\d,) (?=[-+])", "\u00a0", text)
     return environment.get_template(template).render(

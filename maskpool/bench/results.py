@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import numpy as np
+from jinja2 import UndefinedError
 
 from maskpool.bench import heads
 from maskpool.bench.arms import EXCLUDED, INCLUDED
-from maskpool.bench.cells import Cells
+from maskpool.bench.cells import Cells, MissingCellError
 from maskpool.bench.draws import FULL
 from maskpool.bench.fits import PRIMARY, Comparison, Fit
 from maskpool.bench.folder import CELLS, StudyFolder
@@ -19,8 +21,10 @@ from maskpool.bench.mixed import METRIC
 from maskpool.bench.parts import grid_of
 from maskpool.bench.statistics import ENOUGH_REPLICATES, floor, half_sample_intervals
 from maskpool.bench.study import Study, parse_study
-from maskpool.errors import FolderError, UserError
+from maskpool.errors import FolderError, MaskpoolError, UserError
 from maskpool.plans import Plan
+from maskpool.trust import reason_of
+from maskpool.trust.files import shortened
 
 # Results are JSON: numbers, strings, lists and dictionaries of them.
 Results: TypeAlias = dict[str, Any]
@@ -43,23 +47,45 @@ def results_of(folder: StudyFolder) -> Results:
             f"the study in {folder.path} is not finished: {len(parts)} of {expected} parts (a model on a corpus) are "
             "begun; run the same command again, which goes on from there"
         )
+    with naming_cells(folder):
+        try:
+            return {
+                **about,
+                "study": study.as_json(),
+                "notes": _notes(study),
+                "parts": [_part(study, key["part"], facts, cells) for key, facts in parts],
+            }
+        except MissingCellError as error:
+            raise UserError(
+                f"the study in {folder.path} is not finished: {len(cells)} cells are there, and some are missing; run "
+                "the same command again, which goes on from there"
+            ) from error
+
+
+@contextmanager
+def naming_cells(folder: StudyFolder) -> Iterator[None]:
+    """Say which file is malformed, where the value of a cell is not what its kind of cell has.
+
+    Args:
+        folder: The folder of the study.
+
+    Raises:
+        FolderError: A value is missing or malformed.
+    """
+    path = folder.path / CELLS
+    what = f"{path} must hold the cells of a study, and the value of one"
+    way_out = "delete the folder and run the study again"
+    # Such a value shows up where it is computed with.
     try:
-        return {
-            **about,
-            "notes": _notes(study),
-            "parts": [_part(study, key["part"], facts, cells) for key, facts in parts],
-        }
+        yield
     except KeyError as error:
-        raise UserError(
-            f"the study in {folder.path} is not finished: {len(cells)} cells are there, and some are missing; run the "
-            "same command again, which goes on from there"
-        ) from error
-    # A value that is none of its kind of cell shows up where it is computed with.
-    except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
-        raise FolderError(
-            f"{folder.path / CELLS} must hold the cells of a study, and the value of one is malformed: {error}; delete "
-            "the folder and run the study again"
-        ) from error
+        raise FolderError(f"{what} has no {shortened(error.args[0])}: {way_out}") from error
+    except UndefinedError as error:
+        raise FolderError(f"{what} lacks a field: {error.message}: {way_out}") from error
+    except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, MaskpoolError):
+            raise
+        raise FolderError(f"{what} is malformed: {reason_of(error)}; {way_out}") from error
 
 
 def _notes(study: Study) -> list[str]:
