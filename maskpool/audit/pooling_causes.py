@@ -367,7 +367,11 @@ def _by_edits(seen: Seen, measured: Measured, moved: bool, named: bool) -> Findi
         cause, evidence = _how_pads_are_read(edits)
         return finding(cause, evidence)
     encoders = {tokens.module for call in measured.alone.values() for tokens in call.tokens}
-    if not moved or named or len(encoders) > 1 or not edits.reads(~pads):  # another encoder may move it
+    own = measured.own_unpadded.get(seen.moved.texts[0])
+    blurred = len(encoders) > 1 or (
+        own is not None and own.vector is None
+    )  # another encoder, or pads alone, may move it
+    if not moved or named or blurred or not edits.reads(~pads):
         return None
     cause, evidence = _how_pads_are_counted(edits)
     return finding(cause, evidence)

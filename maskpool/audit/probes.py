@@ -191,7 +191,7 @@ def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
             found.padded.append(Moved(batch, alone[text], _beside(pipeline, found, batch)))
         found.padded.append(Moved((text, longest), alone[text], _beside(pipeline, found, (longest, text), 1), 1))
     everything = [*early, longest, middle]
-    for whole in (tuple(everything), tuple(islice(cycle(everything), _LARGE))):
+    for whole in (tuple(everything), tuple(islice(cycle((middle, *early)), _LARGE))):
         with watch() as together:
             vectors = pipeline(whole)
         found.beside[whole] = together
