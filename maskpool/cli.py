@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from maskpool import __version__
-from maskpool.errors import MaskpoolError, UserError
+from maskpool.errors import MaskpoolError, UserError, printable
 
 # Exit codes. Only the audit ends with LEAK.
 SUCCESS, LEAK, FAILURE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 130
@@ -503,8 +503,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, typer.Abort) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, MaskpoolError):
-        return str(error)
-    words = next(iter(str(error).strip().splitlines()), "")
+        return printable(str(error))
+    words = printable(next(iter(str(error).strip().splitlines()), ""))
     return f"unexpected {type(error).__name__}{': ' + words if words else ''}; maskpool --debug shows the traceback"
 
 

@@ -3,6 +3,16 @@
 Each derives from `MaskpoolError`, and also from the built-in error a caller would catch.
 """
 
+import re
+
+_LONGEST_WORD = 400
+
+
+def printable(message: str) -> str:
+    """A message on one line, with control characters escaped and very long words cut."""
+    letters = (letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in message)
+    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:200]}…{word[0][-100:]}", "".join(letters))
+
 
 class MaskpoolError(Exception):
     """Base of all errors that maskpool raises on purpose."""
@@ -13,7 +23,15 @@ class UserError(MaskpoolError):
 
 
 class FolderError(UserError, ValueError):
-    """A folder or file is malformed, or asks for something that opening it must never do."""
+    """A folder or file is malformed, or asks for something that opening it must never do.
+
+    Args:
+        message: The words, in which control characters are escaped and very long words are cut: the folder's author
+            chose what is quoted.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class WeightsError(FolderError, RuntimeError):

@@ -95,7 +95,7 @@ class Layout:
         (tokens, dim), (ends,) = table["values"]["shape"], table["offsets"]["shape"]
         dtypes = {name: dtype for dtype, name in _NAMES.items()}
         block = int(known["texts_a_block"])
-        if min(block, ends) < 1 or min(tokens, dim) < 0:
+        if min(block, ends, dim) < 1 or tokens < 0:
             raise ValueError("its header was altered")
         layout = cls(ends - 1, tokens, dim, dtypes[table["values"]["dtype"]], identity, block)
         if layout.header != bytes(content[: 8 + length]):

@@ -24,6 +24,7 @@ from maskpool.trust import (
     find_device,
     find_folder,
     naming_tokenizer,
+    no_panics,
     no_questions,
     refuse_partial,
 )
@@ -164,7 +165,8 @@ class Encoder:
         ids: list[list[int]] = []
         for start in range(0, len(texts), _TOKENIZED_TOGETHER):
             some = list(texts[start : start + _TOKENIZED_TOGETHER])
-            ids += self.tokenizer(some, truncation=False, verbose=False)["input_ids"]
+            with no_panics(f"the tokenizer of {self.name} must be one that can read all texts"):
+                ids += self.tokenizer(some, truncation=False, verbose=False)["input_ids"]
         long = [i for i, tokens in enumerate(ids) if len(tokens) > self.max_length]
         if long:
             cut = self.tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_length)

@@ -2,7 +2,15 @@
 
 from maskpool.trust.files import Folder, check_regular, read_json
 from maskpool.trust.hub import find_folder
-from maskpool.trust.loading import EXPLICIT, as_folder_error, find_device, no_questions, reason_of, refuse_partial
+from maskpool.trust.loading import (
+    EXPLICIT,
+    as_folder_error,
+    find_device,
+    no_panics,
+    no_questions,
+    reason_of,
+    refuse_partial,
+)
 from maskpool.trust.modules import HeadConfig, ModuleEntry, check_head, check_modules
 from maskpool.trust.sizes import check_size, check_token_ids, naming_tokenizer
 from maskpool.trust.transformer import check_transformer
@@ -22,6 +30,7 @@ __all__ = [
     "find_device",
     "find_folder",
     "naming_tokenizer",
+    "no_panics",
     "no_questions",
     "read_json",
     "reason_of",

@@ -55,9 +55,28 @@ def as_folder_error(what: str) -> Iterator[None]:
         raise
     # Malformed files show up as errors of many kinds, and as panics of the tokenizers, which are no Exceptions.
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not _is_panic(error):
             raise
         raise FolderError(f"{what}: {reason_of(error)}") from error
+
+
+@contextmanager
+def no_panics(what: str) -> Iterator[None]:
+    """Raise panics of a tokenizer, which no handler of exceptions catches, as a FolderError; other errors stay.
+
+    Args:
+        what: The beginning of the message.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+        raise FolderError(f"{what}: {reason_of(error)}") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
 
 
 def reason_of(error: BaseException) -> str:

@@ -190,6 +190,7 @@ _HOST_POOLING = {
     "include_prompt": BOOLEAN,
     **dict.fromkeys(LEGACY_MODES, BOOLEAN),
 }
+_HEAD = {**_HOST_POOLING, "include_special_tokens": BOOLEAN, "on_empty": STRING}
 _WORD_TOKENIZER = {"vocab": _WORDS, "stop_words": STRINGS, "do_lower_case": BOOLEAN}
 _WORD_TOKENIZERS: dict[str, tuple[str, dict[str, Field]]] = {
     "WhitespaceTokenizer": ("whitespacetokenizer_config.json", _WORD_TOKENIZER),
@@ -395,7 +396,7 @@ def check_head(folder: Folder, subfolder: str = "") -> HeadConfig:
     for name, value in settings.items():
         if name in ("layers", "layer_indices"):
             continue
-        known = _HOST_POOLING.get(name)
+        known = _HEAD.get(name)
         if known is not None and not known.holds(value):
             raise refused(path, name, known.words, value)
         _check_option(path, name, value)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as host
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from maskpool.encoder import check_texts, evaluating
+from maskpool.errors import FolderError
 from maskpool.integrations.sentence_transformers import load, load_plain, warn_if_pooled_otherwise, with_pooling
 from maskpool.trust import find_device
 
@@ -145,6 +147,12 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             model, is_saved = load(name, device=self.device), True
         except FileNotFoundError:  # no modules.json: a plain transformers model, or none
             model, is_saved = load_plain(name, device=self.device), False
+        kinds = [type(module).__name__ for module in model.modules() if isinstance(module, host.Pooling)]
+        if len(kinds) != 1:
+            raise FolderError(
+                f"model must have one pooling module, got {', '.join(kinds) or 'none'} in {name}: it gives vectors "
+                "without a pooling that maskpool could exchange"
+            )
         return (
             model.eval(),
             is_saved,
