@@ -55,7 +55,7 @@ def as_folder_error(what: str) -> Iterator[None]:
         raise
     # Malformed files show up as errors of many kinds, and as panics of the tokenizers, which are no Exceptions.
     except BaseException as error:
-        if not isinstance(error, Exception) and not _is_panic(error):
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         raise FolderError(f"{what}: {reason_of(error)}") from error
 
@@ -70,12 +70,13 @@ def no_panics(what: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not _is_panic(error):
+        if not is_panic(error):
             raise
         raise FolderError(f"{what}: {reason_of(error)}") from error
 
 
-def _is_panic(error: BaseException) -> bool:
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of the tokenizers, which is no Exception."""
     return type(error).__name__ == "PanicException"
 
 

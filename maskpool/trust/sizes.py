@@ -13,7 +13,7 @@ from torch import nn
 
 from maskpool.errors import FolderError, MaskpoolError
 from maskpool.trust.fields import refused
-from maskpool.trust.loading import as_folder_error
+from maskpool.trust.loading import as_folder_error, is_panic
 
 _FREE = 1 << 24  # numbers that any model may have, whatever its weights
 # Files may hold an encoder only, in eight bits a number, of a model that is built as a whole.
@@ -64,7 +64,9 @@ def naming_tokenizer(place: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except MaskpoolError:
         raise
-    except Exception:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         path = Path(place) / "tokenizer.json"
         if path.is_file():
             from tokenizers import Tokenizer

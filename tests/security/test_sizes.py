@@ -79,6 +79,10 @@ def _bad_pattern(content: Any) -> None:
     }
 
 
+def _bad_table(content: Any) -> None:
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "////"}
+
+
 _ALBERT = {"model_type": "albert", "num_hidden_groups": 1}
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "labels": (_config(num_labels=1 << 30, id2label=None, label2id=None), "num_labels"),
@@ -100,6 +104,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a large id": (_tokenizer(_large_id), "'w1'"),
     "no unknown token": (_tokenizer(_no_unknown), "tokenizer.json"),
     "no vocabulary": (_tokenizer(_no_model), "tokenizer.json"),
+    "a table of characters that is not one": (_tokenizer(_bad_table), "tokenizer.json"),
     "a pattern that is not one": (_tokenizer(_bad_pattern), "tokenizer.json"),
 }
 
