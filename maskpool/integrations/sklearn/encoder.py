@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from maskpool.encoder import check_texts, evaluating
 from maskpool.errors import FolderError
 from maskpool.integrations.sentence_transformers import load, load_plain, warn_if_pooled_otherwise, with_pooling
-from maskpool.trust import find_device
+from maskpool.trust import find_device, no_panics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,7 +104,8 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         model = self._open()
         if not texts:
             return np.zeros((0, self.n_features_out_), np.float32)
-        with evaluating(model):  # encode ends the training mode, also of the modules shared with a given model
+        # Encode ends the training mode, also of the modules shared with a given model.
+        with evaluating(model), no_panics("model must have a tokenizer that can read all texts"):
             vectors: Vectors = model.encode(
                 texts, batch_size=int(self.batch_size), normalize_embeddings=self.normalize, show_progress_bar=False
             ).astype(np.float32)
