@@ -465,8 +465,8 @@ def _escaped(value: object) -> str:
     """A value of the results, which somebody else may have written, as one line of Markdown without markup."""
     if isinstance(value, _Markdown):
         return value
-    # Brackets are markup only before a parenthesis, another bracket or a colon.
-    return _Markdown(re.sub(r"([\\`*_<>|#&~]|\](?=[(\[:]))", r"\\\1", _line(value)))
+    # Brackets are markup only before a parenthesis, another bracket or a colon; underscores only at the edge of a word.
+    return _Markdown(re.sub(r"([\\`*<>|#&~]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))", r"\\\1", _line(value)))
 
 
 def _code(value: object) -> _Markdown:
