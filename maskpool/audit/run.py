@@ -36,8 +36,9 @@ def audit_padding(
     outputs, and names the cause. It writes nothing: modes, buffers and random states are restored.
 
     The verdict is ``clean`` only if the run could have shown a leak: a text was seen with different numbers of pads, or
-    was compared with its own unpadded run, or texts of different lengths ran without any pads. Otherwise the verdict is
-    ``unknown``, and a note says why and what would settle it.
+    was compared with its own unpadded run, or texts of different lengths ran without any pads and their vectors are
+    poolings of the token states that were seen. Otherwise the verdict is ``unknown``, and a note says why and what
+    would settle it.
 
     Args:
         pipeline: A callable from a list of texts to an array of vectors, a ``SentenceTransformer``, a

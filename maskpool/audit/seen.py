@@ -143,8 +143,8 @@ def _may_end_with_pad(rows: Mapping[str, TokenCall], columns: Mapping[str, slice
     last = {int(rows[text].ids[0, real.stop - 1]) for text, real in columns.items()}
     pads = {int(rows[text].ids[0, -1]) for text, real in columns.items() if real.stop < rows[text].ids.shape[1]}
     config = next((getattr(row.module, "config", None) for row in rows.values()), None)
-    told = getattr(config, "pad_token_id", None) in pads and getattr(config, "eos_token_id", None) not in pads
-    return len(last) > 1 and bool(pads) and not told
+    distinct = getattr(config, "pad_token_id", None) in pads and getattr(config, "eos_token_id", None) not in pads
+    return len(last) > 1 and bool(pads) and not distinct
 
 
 def _shown_by_mask(row: TokenCall) -> slice | None:

@@ -209,11 +209,7 @@ def _show_direct_calls(
         stack.callback(setattr if before is not None else delattr, model, "forward", *([before] if before else []))
 
     for model in root.modules():
-        if (
-            model is not root
-            and hasattr(model, "config")
-            and "input_ids" in inspect.signature(model.forward).parameters
-        ):
+        if model is not root and hasattr(model, "config") and "input_ids" in parameters_of(model):
             show(model)
 
 

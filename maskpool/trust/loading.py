@@ -53,7 +53,7 @@ def as_folder_error(what: str) -> Iterator[None]:
         yield
     except MaskpoolError:
         raise
-    # Malformed files show up as errors of many kinds, and as panics of the tokenizers, which are no Exceptions.
+    # Malformed files raise errors of many kinds, and panics of the tokenizers, which are not subclasses of Exception.
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
