@@ -15,11 +15,55 @@ def printable(message: str) -> str:
 
 
 class MaskpoolError(Exception):
-    """Base of all errors that maskpool raises on purpose."""
+    """Base of all errors that maskpool raises on purpose.
+
+    Attributes:
+        argument: The name of the argument that was refused; None if no single argument was.
+    """
+
+    argument: str | None = None
 
 
 class UserError(MaskpoolError):
     """An error the user can fix: the message names the argument or file and what would be accepted."""
+
+
+class _ArgumentError(UserError):
+    """An argument is refused. The message is the argument's name followed by the problem.
+
+    Args:
+        argument: The name of the argument.
+        problem: What was expected, what was given, and the way out: ``"must be …, got …"``.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(argument, problem)  # both, because pickle calls the class with them again
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return f"{self.argument} {self.problem}"
+
+
+class InvalidValueError(_ArgumentError, ValueError):
+    """An argument has the right type and a value that is not accepted.
+
+    Example:
+        >>> raise InvalidValueError("k", "must be a positive integer, got 0")
+        Traceback (most recent call last):
+        maskpool.errors.InvalidValueError: k must be a positive integer, got 0
+    """
+
+
+class InvalidTypeError(_ArgumentError, TypeError):
+    """An argument has a type or dtype that is not accepted.
+
+    Example:
+        >>> raise InvalidTypeError("attention_mask", "must be a torch.Tensor, got list")
+        Traceback (most recent call last):
+        maskpool.errors.InvalidTypeError: attention_mask must be a torch.Tensor, got list
+    """
 
 
 class FolderError(UserError, ValueError):

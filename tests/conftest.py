@@ -4,12 +4,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-# Derandomised: a red run stays red. No deadline: torch's first calls are slow.
-settings.register_profile("maskpool", deadline=None, derandomize=True, max_examples=20, database=None)
-settings.load_profile("maskpool")
+from tests.matrix import FULL
 
+# By default the same examples on every run, so that a red run stays red; the full suite draws new ones and prints how
+# to repeat a failure. No deadline: torch's first calls are slow.
+settings.register_profile("default suite", deadline=None, derandomize=True, max_examples=20, database=None)
+settings.register_profile("full suite", deadline=None, derandomize=False, max_examples=50, print_blob=True)
+settings.load_profile("full suite" if FULL else "default suite")
 
-# The tensors of a test are small: more threads would wait for each other longer than they work.
 torch.set_num_threads(1)
 
 

@@ -148,7 +148,7 @@ def clean(seed: int, dtype: torch.dtype) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    "seeds", [pytest.param(range(5), id="short"), pytest.param(range(50), id="long", marks=pytest.mark.slow)]
+    "seeds", [pytest.param(range(5), id="short"), pytest.param(range(50), id="long", marks=pytest.mark.full)]
 )
 def test_clean_pipelines_raise_no_alarm(seeds: range, dtype: torch.dtype) -> None:
     """Noise of any precision, and other shapes of batches, are no leaks."""

@@ -87,7 +87,7 @@ def test_every_pooling_is_that_of_really_run_batches(encoder: Encoder, tmp_path:
 
 # Rounding in float32 moves single states of this model by up to 2.6e-5 of what they are in float64, whichever way its
 # batches are run; averages over positions stay below 5e-6.
-@pytest.mark.slow  # the test above is its short form
+@pytest.mark.full  # the test above is its short form
 @pytest.mark.parametrize(
     ("dtype", "bound", "bound_of_single_states"), [("float64", 1e-6, 1e-6), ("float32", 1e-5, 3e-5)]
 )

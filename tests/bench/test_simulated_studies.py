@@ -144,7 +144,7 @@ def in_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) 
     ("corpora", "for_truth", "lowest", "highest"),
     [
         pytest.param(20, 40, 0.75, 1.0, id="short"),
-        pytest.param(1_000, 4_000, 0.93, 0.97, id="long", marks=pytest.mark.slow),
+        pytest.param(1_000, 4_000, 0.93, 0.97, id="long", marks=pytest.mark.full),
     ],
 )
 def test_coverage_of_the_interval(corpora: int, for_truth: int, lowest: float, highest: float) -> None:
@@ -160,7 +160,7 @@ def test_coverage_of_the_interval(corpora: int, for_truth: int, lowest: float, h
 
 @pytest.mark.parametrize(
     ("studies", "most"),
-    [pytest.param(6, 0.4, id="short"), pytest.param(200, 0.08, id="long", marks=pytest.mark.slow)],
+    [pytest.param(6, 0.4, id="short"), pytest.param(200, 0.08, id="long", marks=pytest.mark.full)],
 )
 def test_null_studies_raise_few_alarms(studies: int, most: float) -> None:
     """Where a coin decides which vector is the padded one, few studies find anything, in a table of four poolings."""

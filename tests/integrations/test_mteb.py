@@ -100,7 +100,7 @@ def test_published_accuracy() -> None:
     assert _score(PoolingEncoder(BUNDLED), _banking77()) == PUBLISHED
 
 
-@pytest.mark.slow  # test_a_clustering_task is its short form
+@pytest.mark.full  # test_a_clustering_task is its short form
 @pytest.mark.parametrize(
     ("pads", "plan", "accuracy"),
     [

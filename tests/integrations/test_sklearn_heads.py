@@ -807,7 +807,7 @@ def test_not_fitted(kind: Any, states: TokenStates, host: SentenceTransformer, t
 # ---------------------------------------------------------------------------------------------- real texts
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_beside_logistic_regression_on_banking77(tmp_path: Path) -> None:
     """On BANKING77, an attention head fitted within a minute is no worse than a tuned logistic regression on means."""
     if not DATA.is_dir():

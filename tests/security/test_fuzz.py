@@ -203,7 +203,7 @@ def test_some_damaged_folders(bases: Path, tmp_path: Path) -> None:
     _fuzz(bases, tmp_path, range(_SHORT))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_many_damaged_folders(bases: Path, tmp_path: Path) -> None:
     """Sixteen hundred folders and files, damaged at random."""
     _fuzz(bases, tmp_path, range(_SHORT, _SHORT + _LONG))

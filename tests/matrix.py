@@ -1,0 +1,30 @@
+"""How much of a test's matrix runs: every pair of values by default, every combination in the full suite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import product
+from typing import Any
+
+import pytest
+from allpairspy import AllPairs
+
+# Set by conftest.py where `pytest -m full` was asked for, before any test module is imported.
+FULL = os.environ.get("MASKPOOL_TESTS") == "full"
+
+
+def pairwise(**axes: Iterable[Any]) -> pytest.MarkDecorator:
+    """Parametrize a test over all axes: each pair of values of two axes occurs; in the full suite, each combination.
+
+    Args:
+        **axes: The values of each argument. Tests with one argument use `pytest.mark.parametrize`.
+    """
+    values = [list(axis) for axis in axes.values()]
+    rows = list(product(*values)) if FULL or len(values) < 3 else [tuple(row) for row in AllPairs(values)]
+    return pytest.mark.parametrize(tuple(axes), rows)
+
+
+def cut(few: int, many: int) -> int:
+    """Return ``few`` by default, ``many`` in the full suite: for counts of random examples."""
+    return many if FULL else few
