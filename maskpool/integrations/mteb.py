@@ -12,6 +12,8 @@ from torch import Tensor
 from maskpool.encoder import evaluating, weights_hash
 from maskpool.integrations import require
 from maskpool.integrations.sentence_transformers import Pooling, load, warn_if_pooled_otherwise, with_pooling
+from maskpool.integrations.st_host import SentenceTransformer, batch_to_device, truncate_embeddings
+from maskpool.integrations.st_host import modules as host
 from maskpool.plans import Plan
 
 require("mteb", "2.26", "mteb")
@@ -20,9 +22,6 @@ import mteb  # noqa: E402  # after the check that it can be
 from mteb.models import ModelMeta  # noqa: E402  # the same
 from mteb.models.abs_encoder import AbsEncoder  # noqa: E402  # the same
 from mteb.models.model_meta import ScoringFunction  # noqa: E402  # the same
-from sentence_transformers import SentenceTransformer  # noqa: E402  # mteb brings it
-from sentence_transformers.sentence_transformer.modules import Module  # noqa: E402  # the same
-from sentence_transformers.util import batch_to_device, truncate_embeddings  # noqa: E402  # the same
 from tqdm.auto import tqdm  # noqa: E402  # the same
 
 if TYPE_CHECKING:
@@ -250,7 +249,7 @@ def _hash_of(model: SentenceTransformer) -> str:
     modules = [
         (name, type(module).__name__, module.get_config_dict())
         for name, module in model.named_modules()
-        if isinstance(module, Module) and not isinstance(module, Pooling)
+        if isinstance(module, host.Module) and not isinstance(module, Pooling)
     ]
     settings = [model.max_seq_length, model.prompts, model.default_prompt_name, model.truncate_dim]
     settings += [model.similarity_fn_name]

@@ -20,7 +20,9 @@ from maskpool.encoder import bundled_folder_of
 from maskpool.encoder.saved_pooling import warn_about_pooling
 from maskpool.errors import FolderError, NotFoundError, RequirementError
 from maskpool.functional.common import OnEmpty, apply_on_empty
-from maskpool.integrations import require
+from maskpool.integrations.st_host import SentenceTransformer, check_version_requirements, deprecated_kwargs
+from maskpool.integrations.st_host import modules as host
+from maskpool.integrations.st_opening import build_module, build_plain, check_fit
 from maskpool.masks import exclude_prompt
 from maskpool.modules import ConcatPooling, WeightedPooling, build_pooling
 from maskpool.modules.build import POOLINGS, output_dimension
@@ -37,15 +39,6 @@ from maskpool.trust import (
 )
 from maskpool.trust.fields import STRING, integer, one_of, optional, refused
 from maskpool.trust.files import is_inner_path
-
-require("sentence-transformers", "6.2", "st")
-
-from sentence_transformers import SentenceTransformer  # noqa: E402  # after the check that it can be
-from sentence_transformers.sentence_transformer import modules as host  # noqa: E402  # the same
-from sentence_transformers.util import check_version_requirements  # noqa: E402  # the same
-from sentence_transformers.util.decorators import deprecated_kwargs  # noqa: E402  # the same
-
-from maskpool.integrations.st_opening import build_module, build_plain, check_fit  # noqa: E402  # the same
 
 if TYPE_CHECKING:
     from jaxtyping import Float

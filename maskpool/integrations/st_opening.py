@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from sentence_transformers.sentence_transformer import modules as host
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from maskpool.encoder import text_encoder
 from maskpool.errors import WeightsError
+from maskpool.integrations.st_host import modules as host
 from maskpool.trust import (
     EXPLICIT,
     Folder,

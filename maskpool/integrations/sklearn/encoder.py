@@ -9,13 +9,13 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import modules as host
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from maskpool.encoder import check_texts, evaluating
 from maskpool.errors import FolderError
 from maskpool.integrations.sentence_transformers import load, load_plain, warn_if_pooled_otherwise, with_pooling
+from maskpool.integrations.st_host import SentenceTransformer
+from maskpool.integrations.st_host import modules as host
 from maskpool.trust import find_device, no_panics
 
 if TYPE_CHECKING:

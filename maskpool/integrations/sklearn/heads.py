@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
-from sentence_transformers.sentence_transformer.modules import Transformer as HostTransformer
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, check_scalar
@@ -29,6 +26,8 @@ from maskpool.encoder.identity import differing, of_the_encoder, short, told
 from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, with_pooling
 from maskpool.integrations.sklearn.encoder import check_readable_texts
 from maskpool.integrations.sklearn.labels import shown
+from maskpool.integrations.st_host import SentenceTransformer
+from maskpool.integrations.st_host import modules as host
 from maskpool.modules import build_pooling
 from maskpool.tokens import TokenBatch
 from maskpool.trust import find_device
@@ -127,7 +126,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                 f"to_sentence_transformer must have a head that was fitted on the last layer, -1, which is what a "
                 f"SentenceTransformer pools; this one was fitted on layer {layer}"
             )
-        poolings = [module for module in model.modules() if isinstance(module, HostPooling)]
+        poolings = [module for module in model.modules() if isinstance(module, host.Pooling)]
         for old in poolings:
             if old.embedding_dimension != self.n_features_in_:
                 raise ValueError(
@@ -309,8 +308,8 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         ours = self.encoder_identity_
         if "weights_sha256" not in ours:
             return
-        for host in (module for module in model.modules() if isinstance(module, HostTransformer)):
-            theirs = host.auto_model
+        for transformer in (module for module in model.modules() if isinstance(module, host.Transformer)):
+            theirs = transformer.auto_model
             if not isinstance(theirs, PreTrainedModel):  # another backend's, whose weights are no tensors
                 continue
             found = weights_hash(text_encoder(theirs))
