@@ -15,7 +15,7 @@ import torch
 from benchmarks import attention_on_pads as measured
 from maskpool.encoder import Encoder
 from tests.bench import tiny
-from tests.test_cli import one_process
+from tests.command import one_process
 
 
 @pytest.fixture(scope="module")

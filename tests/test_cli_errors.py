@@ -17,23 +17,31 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as host
 
 from tests.bench import tiny
-from tests.test_cli import _small, assert_refused, in_a_process, run  # noqa: F401  # a fixture for every test
+from tests.command import assert_refused, in_a_process, make_small, run
+from tests.once import once
 
 AUDIT, BENCH = ("audit",), ("bench", "--pooling", "mean", "--model")
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_model(tmp_path_factory.mktemp("plain"))
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def plain(model_folder: Path) -> Path:
+    return model_folder
+
+
+@pytest.fixture(scope="session")
 def cls(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model, saved with cls pooling."""
-    folder = tmp_path_factory.mktemp("cls")
-    modules = [host.Transformer(str(plain)), host.Pooling(32, "cls")]
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
-    return folder
+
+    def save(folder: Path) -> None:
+        modules = [host.Transformer(str(plain)), host.Pooling(32, "cls")]
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+
+    return once(tmp_path_factory, "cls", save)
 
 
 @pytest.fixture
@@ -139,14 +147,14 @@ def test_a_device_that_does_not_exist_is_named(
         (["no/such/folder"], r"NAME_OR_PATH must be .*'no/such/folder' could not be loaded: .*"),
         (["{plain}", "--pooling", "meann"], "--pooling must be one of 'mean', .*got 'meann'"),
         (["{plain}", "--pooling", "topk_mean"], "k is required for the pooling_mode 'topk_mean', got None"),
-        (["{plain}", "--texts", "{plain}/one.txt"], "--texts must hold at least three different texts .*, got 1.*"),
+        (["{plain}", "--texts", "{tmp}/one.txt"], "--texts must hold at least three different texts .*, got 1.*"),
         (["{plain}", "--texts", "{plain}"], "--texts must be a file of texts in UTF-8, one a line, got .*"),
     ],
 )
-def test_arguments_are_named_as_options(plain: Path, arguments: list[str], sentence: str) -> None:
+def test_arguments_are_named_as_options(plain: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
     """Errors of Python arguments name the option or argument of the command."""
-    (plain / "one.txt").write_text("one text\n", "utf-8")
-    assert_refused(run("audit", *(argument.format(plain=plain) for argument in arguments)), sentence)
+    (tmp_path / "one.txt").write_text("one text\n", "utf-8")
+    assert_refused(run("audit", *(argument.format(plain=plain, tmp=tmp_path) for argument in arguments)), sentence)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +268,7 @@ def test_a_package_that_the_command_needs_is_named(missing: str) -> None:
 
 
 def test_a_process_ends_with_2(tmp_path: Path) -> None:
-    """The installed command ends with 2 and one sentence for a folder that does not exist."""
+    """Run as a module, the command ends with 2 and one sentence for a folder that does not exist."""
     ran = in_a_process(sys.executable, "-m", "maskpool", "audit", str(tmp_path / "none"))
     assert_refused(ran, "NAME_OR_PATH must be .* could not be loaded: .*")
 

@@ -9,24 +9,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from maskpool.bench.folder import CELLS
+from maskpool.bench.folder import CELLS, StudyFolder
+from maskpool.bench.parts import Grid, Part
+from maskpool.bench.results import results_of
+from maskpool.bench.run import load_corpora, run_study
+from maskpool.bench.study import read_study
+from maskpool.encoder import Encoder
 from tests.bench import tiny
-from tests.test_cli import Ran, assert_refused, content, make_small, one_process, run, without_times
+from tests.command import Ran, Silent, assert_refused, content, make_small, run, without_times
+from tests.once import once
 
 STUDY = """
 models = ["{model}"]
-poolings = ["mean", "max", "cls"]
+poolings = ["mean", "cls"]
 arms = ["included", "pads only", "noise", "index padded, query alone"]
 leaks = "all"
 layers = [-1, 0]
 clusterers = ["kmeans", "minibatch_kmeans", "hdbscan"]
-replicates = 3
+replicates = 2
 seeds = 2
 quote = false
 
@@ -35,7 +41,7 @@ data = "colours.csv"
 
 [[plans]]
 order = "random"
-batch_size = [8, 32]
+batch_size = 8
 
 [[plans]]
 pad_to = 24
@@ -46,42 +52,43 @@ side = ["right", "left"]
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
-    monkeypatch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study beside its corpus, in a folder that is not the working one."""
-    folder = tmp_path_factory.mktemp("study")
+def write_studies(folder: Path, model: Path) -> None:
+    """A study and one of fewer things, beside their corpus."""
     tiny.write_csv(folder / "colours.csv", tiny.make_texts(60))
-    model = tiny.save_model(folder / "model")
-    (folder / "study.toml").write_text(STUDY.format(model=model), encoding="utf-8")
-    return folder / "study.toml"
+    text = STUDY.format(model=model)
+    (folder / "study.toml").write_text(text, "utf-8")
+    text = text.replace("layers = [-1, 0]", "layers = [-1]").replace('leaks = "all"', "")
+    (folder / "small.toml").write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', '"kmeans"'), "utf-8")
 
 
-@pytest.fixture(scope="module")
-def finished(file: Path) -> Iterator[tuple[Ran, Path]]:
+@pytest.fixture(scope="session")
+def file(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study beside its corpus, in a folder that is not the working one."""
+    return once(tmp_path_factory, "studies", lambda folder: write_studies(folder, model_folder)) / "study.toml"
+
+
+def measure(file: Path, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
-        patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
-        out = file.parent / "out"
-        ran = run("bench", "--study", file, "--out", out, "--json")
-        assert ran.code == 0, ran.err
-        yield ran, out
+        ran = run("bench", "--study", file, "--out", folder / "out", "--json")
+    (folder / "ran.json").write_text(json.dumps(asdict(ran)), "utf-8")
 
 
-@pytest.fixture(scope="module")
-def small(file: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="session")
+def finished(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
+    folder = once(tmp_path_factory, "finished", lambda folder: measure(file, folder))
+    ran = Ran(**json.loads((folder / "ran.json").read_text("utf-8")))
+    assert ran.code == 0, ran.err
+    return ran, folder / "out"
+
+
+@pytest.fixture(scope="session")
+def small(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A study of fewer things, and the folder of its results."""
-    text = file.read_text("utf-8").replace("layers = [-1, 0]", "layers = [-1]").replace('leaks = "all"', "")
-    study = file.with_name("small.toml")
-    study.write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', '"kmeans"'), "utf-8")
-    out = file.parent / "small"
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch)
-        patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
-        assert run("bench", "--study", study, "--out", out, "--quiet").code == 0
-    return study, out
+    file = file.with_name("small.toml")
+    return file, once(tmp_path_factory, "small", lambda folder: measure(file, folder)) / "out"
 
 
 def test_json_is_the_results_and_nothing_else(finished: tuple[Ran, Path]) -> None:
@@ -98,9 +105,9 @@ def test_everything_that_the_file_asks_for_is_measured(finished: tuple[Ran, Path
     assert set(tables) == {
         (layer, by) for layer in (-1, 0) for by in ("kmeans", "minibatch_kmeans", "hdbscan", "mixed")
     }
-    plans = ["random batches of 8", "random batches of 32", "padded to 24", "padded to 24, left"]
+    plans = ["random batches of 8", "padded to 24", "padded to 24, left"]
     for (_, by), rows in tables.items():
-        for pooling in ("mean", "max", "cls"):
+        for pooling in ("mean", "cls"):
             for plan in plans:
                 arms = {row["arm"] for row in rows if row["pooling"] == pooling and row["plan"] == plan}
                 if by == "mixed":
@@ -150,10 +157,11 @@ def test_the_same_study_again_computes_nothing(finished: tuple[Ran, Path], file:
 def test_another_study_is_refused_its_folder(finished: tuple[Ran, Path], file: Path, tmp_path: Path) -> None:
     """A folder with another study's cells is refused, what differs is named, and nothing in it changes."""
     before = content(finished[1])
-    other = file.with_name("other.toml")
-    other.write_text(file.read_text("utf-8").replace("replicates = 3", "replicates = 4"), "utf-8")
+    (tmp_path / "colours.csv").write_bytes(file.with_name("colours.csv").read_bytes())
+    other = tmp_path / "other.toml"
+    other.write_text(file.read_text("utf-8").replace("replicates = 2", "replicates = 4"), "utf-8")
     ran = run("bench", "--study", other, "--out", finished[1])
-    says = r"--out must be a folder without another study's cells; .* replicates 3 \(now 4\): choose .*"
+    says = r"--out must be a folder without another study's cells; .* replicates 2 \(now 4\): choose .*"
     assert_refused(ran, says)
     assert_refused(run("bench", "--study", other, "--out", finished[1], "--dry-run"), says)
     assert content(finished[1]) == before
@@ -219,7 +227,7 @@ def test_a_study_and_options_are_refused_together(file: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('"max"', '"maxx"', "study.toml: poolings must be one of .*, got 'maxx' .did you mean 'max'.*"),
+        ('"mean"', '"meann"', "study.toml: poolings must be one of .*, got 'meann' .did you mean 'mean'.*"),
         ("replicates", "replicate", "study.toml: a key of the study must be .*, got 'replicate' .*'replicates'.*"),
         ("order =", "ordre =", r"study.toml: a key of \[\[plans\]\] must be .*, got 'ordre' .*'order'.*"),
         ('"random"', '"shuffled"', r"study.toml: \[\[plans\]\]: order must be one of .*, got 'shuffled'"),
@@ -231,43 +239,60 @@ def test_a_study_and_options_are_refused_together(file: Path, tmp_path: Path) ->
 )
 def test_a_study_that_cannot_be_is_refused(file: Path, tmp_path: Path, old: str, new: str, sentence: str) -> None:
     """What is wrong in a study's file is one sentence with the nearest known name, and no folder is left half-made."""
-    wrong = file.parent / "wrong" / "study.toml"
-    wrong.parent.mkdir(exist_ok=True)
-    (wrong.parent / "colours.csv").write_bytes((file.parent / "colours.csv").read_bytes())
+    wrong = tmp_path / "study.toml"
+    (tmp_path / "colours.csv").write_bytes(file.with_name("colours.csv").read_bytes())
     tiny.write_csv(wrong.parent / "few.csv", tiny.make_texts(19, labels=2))
     assert old in file.read_text("utf-8")
     wrong.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
-    assert_refused(run("bench", "--study", wrong, "--out", tmp_path), sentence)
-    assert content(tmp_path) == {}
+    assert_refused(run("bench", "--study", wrong, "--out", tmp_path / "out"), sentence)
+    assert not (tmp_path / "out").exists()
 
 
-def test_hdbscan_is_given_as_many_padded_texts_as_it_needs(file: Path, tmp_path: Path) -> None:
+def test_hdbscan_is_given_as_many_padded_texts_as_it_needs(file: Path, encoder: Encoder, tmp_path: Path) -> None:
     """Where fewer than ten texts have a pad, arms that read pads alone are left out beside HDBSCAN alone."""
     rows = [(f"{label}{place % 8} w{place % 30}", label) for place in range(15) for label in ("red", "green")]
     rows[:14] = [(f"{text} w1", label) for text, label in rows[:14]]
     tiny.write_csv(tmp_path / "few.csv", rows)
-    text = file.read_text("utf-8").replace("colours.csv", str(tmp_path / "few.csv")).replace('leaks = "all"', "")
+    text = file.read_text("utf-8").replace("colours.csv", "few.csv").replace('leaks = "all"', "")
+    text = text.replace("[-1, 0]", "[-1]").replace('"mean", "cls"', '"mean"')
     text = text[: text.index("[[plans]]")] + '[[plans]]\norder = "random"\nbatch_size = 30\n'
     arms = {}
     for by in ("kmeans", "hdbscan"):
-        study = tmp_path / f"{by}.toml"
-        study.write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', f'"{by}"'), "utf-8")
-        ran = run("bench", "--study", study, "--out", tmp_path / by, "--json")
-        assert ran.code == 0, ran.err
-        arms[by] = {row["arm"] for row in json.loads(ran.out)["parts"][0]["tables"][0]["rows"]}
+        asked = tmp_path / f"{by}.toml"
+        asked.write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', f'"{by}"'), "utf-8")
+        study = read_study(asked)
+        (corpus,) = load_corpora(study, tmp_path)
+        part = Part.of(study, corpus, encoder)
+        arms[by] = {one.arm for one in Grid(study, part.plans, True, part.with_pads()).comparisons()}
     assert arms["kmeans"] - arms["hdbscan"] == {"pads only"}
+    assert "included" in arms["hdbscan"]
+    run_study(study, tmp_path, StudyFolder(tmp_path / "out"), "cpu", Silent())
+    rows_of_hdbscan = results_of(StudyFolder(tmp_path / "out"))["parts"][0]["tables"][0]["rows"]
+    assert {row["arm"] for row in rows_of_hdbscan} == {"excluded", "included", "noise"}
+
+
+def lowered(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell of a study in which every arm with pads scores 0.1 less."""
+    if cell["key"]["kind"] == "fit" and cell["key"]["arm"] == "included":
+        scores = cell["value"]["scores"]
+        cell["value"]["scores"] = {name: [value - 0.1 for value in values] for name, values in scores.items()}
+    return cell
 
 
 def test_compare_tells_what_differs(small: tuple[Path, Path], tmp_path: Path) -> None:
     """Two studies are set side by side, each difference with its intervals, and what differs between them is named."""
-    file, out = small
-    other = file.with_name("bfloat16.toml")
-    other.write_text(file.read_text("utf-8").replace("seeds = 2", 'seeds = 2\ndtype = "bfloat16"'), "utf-8")
-    assert run("bench", "--study", other, "--out", tmp_path, "--quiet").code == 0
+    _, out = small
+    about = json.loads((out / "study.json").read_text("utf-8"))
+    about["study"]["dtype"] = "bfloat16"
+    (tmp_path / "study.json").write_text(json.dumps(about), "utf-8")
+    cells = [lowered(json.loads(line)) for line in (out / CELLS).read_text("utf-8").splitlines()]
+    (tmp_path / CELLS).write_text("".join(json.dumps(cell) + "\n" for cell in cells), "utf-8")
     found = json.loads(run("bench", "compare", out, tmp_path, "--json").out)
-    assert ["dtype", "float32", "bfloat16"] in found["settings"]
+    assert found["settings"] == [["dtype", "float32", "bfloat16"]]
     assert found["only_in_a"] == found["only_in_b"] == 0
     for row in found["rows"]:
+        if row["arm"] in ("included", "noise"):
+            assert row["delta"] == pytest.approx(-0.1 if row["arm"] == "included" else 0.0)
         assert row["delta"] == pytest.approx(row["b"]["delta"] - row["a"]["delta"])
         assert row["low"] <= row["delta"] <= row["high"]
     shown = run("bench", "compare", out, tmp_path).out
@@ -288,7 +313,7 @@ def test_interrupted_it_says_how_to_go_on(small: tuple[Path, Path], tmp_path: Pa
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
     began = time.monotonic()
-    while not (out / CELLS).exists() or len((out / CELLS).read_bytes().splitlines()) < 40:
+    while not (out / CELLS).exists() or len((out / CELLS).read_bytes().splitlines()) < 12:
         assert running.poll() is None, running.communicate()
         assert time.monotonic() - began < 120
         time.sleep(0.02)

@@ -11,7 +11,7 @@ import joblib
 import pytest
 
 from benchmarks import harness_memory
-from tests.test_cli import one_process
+from tests.command import one_process
 
 TEXTS, WIDTH = 2_000, 64
 

@@ -15,7 +15,7 @@ from torch import nn
 from maskpool import AttentionPooling, assert_padding_invariant, audit_padding
 from maskpool.integrations.transformers import SentenceEmbedder
 from tests.audit import planted
-from tests.test_cli import assert_refused, run
+from tests.command import assert_refused, run
 
 
 def leaky() -> planted.Embed:

@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 
 from maskpool.bench import report
 from tests.bench import tiny
-from tests.test_cli import make_small, one_process, run
+from tests.command import make_small, run
 
 STUDY = """
 models = ["{model}"]
@@ -79,7 +79,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "study.toml").write_text(STUDY.format(model=model), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
-        patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
         ran = run("bench", "--study", folder / "study.toml", "--out", folder / "out", "--quiet")
     assert ran.code == 0, ran.err
     return folder / "out" / "report.html"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +19,7 @@ from maskpool.bench.run import jobs_of, load_corpora, load_parts, own_cells, run
 from maskpool.bench.study import CorpusSource, Study
 from maskpool.plans import Plan
 from tests.bench import tiny
-from tests.test_cli import make_small, one_process
-
-
-class Silent:
-    """Progress that nobody looks at."""
-
-    @contextmanager
-    def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda steps: None
+from tests.command import Silent, make_small
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +50,6 @@ def part(study: tuple[Study, Path]) -> Part:
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
-    monkeypatch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
 
 
 def test_an_estimate_counts_what_is_then_computed(study: tuple[Study, Path], part: Part, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ from maskpool.encoder import Encoder
 from maskpool.errors import UserError
 from maskpool.plans import Plan
 from tests.bench import tiny
+from tests.matrix import FULL, cut
+from tests.once import once
 
 ASKED = Study(
     models=("model",),
@@ -42,7 +45,7 @@ ASKED = Study(
     plans=(Plan("random", 16), Plan("sorted", 16, 64)),
     arms=("included", "index padded, query alone"),
     leaks=("first column taken as cls under left padding",),  # pads on the left: blocks of every length besides
-    replicates=3,
+    replicates=2,
     seeds=2,
 )
 SMALL = replace(ASKED, poolings=("mean",), plans=(Plan("random", 16),), arms=("included",), leaks=())
@@ -56,7 +59,7 @@ class Point(NamedTuple):
 
 
 # In each, the kills that follow one another, before the start that is let finish.
-KILLS: dict[str, list[Point]] = {
+ALL_KILLS: dict[str, list[Point]] = {
     "at the claim": [Point("at an exchange")],
     "in the first block": [Point("in a block")],
     "in a block": [Point("in a block", 3)],
@@ -69,12 +72,22 @@ KILLS: dict[str, list[Point]] = {
     "after the last cell": [Point("after a cell", -1)],
     "before the vectors are deleted": [Point("at the deletion")],
     "again and again": [
-        *[Point("after a block", 2)] * 2,
+        *[Point("after a block", 2)] * cut(1, 2),
         Point("in a block", 2),
-        *[Point("after a cell", 9), Point("within a cell", 9)] * 2,
+        *[Point("after a cell", 9), Point("within a cell", 9)] * cut(1, 2),
     ],
-    "at some time": [Point("at some time")] * 3,
+    "at some time": [Point("at some time")] * cut(1, 3),
 }
+# Before, in and behind blocks, within a line, behind the last cell, and several of them in one study.
+SHORT = [
+    "at the claim",
+    "before a block is counted",
+    "within a line",
+    "before the vectors are deleted",
+    "again and again",
+    "at some time",
+]
+KILLS = ALL_KILLS if FULL else {name: ALL_KILLS[name] for name in SHORT}
 
 
 @pytest.fixture(autouse=True)
@@ -172,14 +185,14 @@ def kill_oneself(point: Point) -> Callable[[str], None]:
     return come_to
 
 
-def kill_all(base: Path) -> None:
+def kill_all(base: Path, folder: Path) -> None:
     """Start each study in a process of its own and kill it, as told in a file; note how each process ended."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         use_one_process(patch)
-        told = json.loads((base / "kills.json").read_text())
-        ends = {name: [killed(base, base / name, Point(*point)) for point in points] for name, points in told.items()}
-    (base / "ends.json").write_text(json.dumps(ends))
+        told = json.loads((folder / "kills.json").read_text())
+        ends = {name: [killed(base, folder / name, Point(*point)) for point in points] for name, points in told.items()}
+    (folder / "ends.json").write_text(json.dumps(ends))
 
 
 def killed(base: Path, out: Path, point: Point) -> int:
@@ -202,47 +215,68 @@ def killed(base: Path, out: Path, point: Point) -> int:
 
 @dataclass(frozen=True)
 class Whole:
-    """A study that nobody killed."""
+    """A study that nobody killed, and those that a driver did."""
 
-    base: Path
-    blocks: int
-    cells: int
-    results: dict[str, Any]
+    folder: Path
+    did: dict[str, int]
+    ends: dict[str, list[int]]
+
+    @property
+    def blocks(self) -> int:
+        return self.did["in a block"]
+
+    @property
+    def cells(self) -> int:
+        return self.did["after a cell"]
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        return results_of(StudyFolder(self.folder / "whole"))
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    base = tmp_path_factory.mktemp("study")
+def write_base(base: Path) -> None:
     tiny.save_model(base / "model")
     tiny.write_csv(base / "colours.csv", tiny.make_texts(60))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and a corpus, which nothing changes."""
+    return once(tmp_path_factory, "base", write_base)
+
+
+def run_and_kill(base: Path, folder: Path) -> None:
+    """Run the study, and start it in processes that are killed; each kill has a folder of its name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
-        patch.setattr("maskpool.bench.statistics._DRAWS", 1_000)
         use_one_process(patch)
-        did = start(ASKED, base, base / "whole")
-        return Whole(base, did["in a block"], did["after a cell"], results_of(StudyFolder(base / "whole")))
-
-
-@pytest.fixture(scope="module")
-def ends(whole: Whole) -> dict[str, list[int]]:
-    """How the processes ended that a driver killed, by the name of their kills; their folders have that name."""
-    last = {"after a block": whole.blocks, "after a cell": whole.cells, "within a cell": whole.cells}
+        did = start(ASKED, base, folder / "whole")
+    (folder / "did.json").write_text(json.dumps(did))
+    last = {
+        "after a block": did["in a block"],
+        "after a cell": did["after a cell"],
+        "within a cell": did["after a cell"],
+    }
     told = {
         name: [(place, last[place] if number == -1 else number) for place, number in points]
         for name, points in KILLS.items()
     }
     told["at some time"] = [("at some time", random.randint(50, 400)) for _ in KILLS["at some time"]]
-    (whole.base / "kills.json").write_text(json.dumps(told))
+    (folder / "kills.json").write_text(json.dumps(told))
     # Forks need a process without threads.
     alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    driver = [sys.executable, "-m", "tests.bench.test_resume", str(whole.base)]
+    driver = [sys.executable, "-m", "tests.bench.test_resume", str(base), str(folder)]
     root = Path(__file__).parents[2]
     environment = os.environ | alone | {"PYTHONPATH": str(root), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(driver, capture_output=True, text=True, cwd=whole.base, env=environment, check=False)
+    done = subprocess.run(driver, capture_output=True, text=True, cwd=base, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    found: dict[str, list[int]] = json.loads((whole.base / "ends.json").read_text())
-    return found
+
+
+@pytest.fixture(scope="session")
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = once(tmp_path_factory, "killed", lambda folder: run_and_kill(base, folder))
+    return Whole(folder, *(json.loads((folder / name).read_text()) for name in ("did.json", "ends.json")))
 
 
 def without_times(found: Any) -> Any:
@@ -263,20 +297,21 @@ def hashes(folder: Path) -> list[str]:
     return [json.loads(line)["cell"] for line in lines]
 
 
-@pytest.mark.parametrize("name", KILLS)
-def test_a_killed_study_goes_on(
-    whole: Whole, ends: dict[str, list[int]], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.full) for name in ALL_KILLS]
+)
+def test_a_killed_study_goes_on(base: Path, whole: Whole, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study killed anywhere is not finished, goes on, does nothing twice, and says what an unbroken one says."""
-    monkeypatch.chdir(whole.base)
-    out, places = whole.base / name, [point.place for point in KILLS[name]]
-    assert all(end == signal.SIGKILL or place == "at some time" for end, place in zip(ends[name], places, strict=True))
+    monkeypatch.chdir(base)
+    out, places = whole.folder / name, [point.place for point in KILLS[name]]
+    for end, place in zip(whole.ends[name], places, strict=True):
+        assert end == signal.SIGKILL or place == "at some time"
     finished = hashes(out)
     if len(finished) < whole.cells:
         with pytest.raises(UserError) as refused:
             results_of(StudyFolder(out))
         assert "\n" not in str(refused.value)
-    did = start(ASKED, whole.base, out)
+    did = start(ASKED, base, out)
     assert did["after a cell"] == whole.cells - len(finished)
     assert hashes(out)[: len(finished)] == finished
     assert len(set(hashes(out))) == len(hashes(out)) == whole.cells
@@ -289,13 +324,13 @@ def test_a_killed_study_goes_on(
 
 def told(whole: Whole) -> str:
     """The kills as they were told, times included."""
-    return (whole.base / "kills.json").read_text()
+    return (whole.folder / "kills.json").read_text()
 
 
-def test_a_finished_study_is_not_run_again(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_study_is_not_run_again(base: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished study that is started again runs no text through the encoder but one, and adds no cell."""
-    monkeypatch.chdir(whole.base)
-    out, passed, layers = whole.base / "whole", [], Encoder.layers
+    monkeypatch.chdir(base)
+    out, passed, layers = whole.folder / "whole", [], Encoder.layers
     before = (out / "cells.jsonl").read_bytes(), (out / STUDY).read_bytes(), files(out)
 
     def counting(encoder: Encoder, ids: Any, *arguments: Any, **options: Any) -> Any:
@@ -303,7 +338,7 @@ def test_a_finished_study_is_not_run_again(whole: Whole, monkeypatch: pytest.Mon
         return layers(encoder, ids, *arguments, **options)
 
     monkeypatch.setattr(Encoder, "layers", counting)
-    did = start(ASKED, whole.base, out)
+    did = start(ASKED, base, out)
     assert not did["in a block"] + did["after a cell"]
     assert len(passed) <= 1  # to see that the model has the layers
     assert ((out / "cells.jsonl").read_bytes(), (out / STUDY).read_bytes(), files(out)) == before
@@ -322,24 +357,24 @@ def stop_at(point: Point) -> Callable[[str], None]:
     return come_to
 
 
-def test_a_study_of_two_parts_goes_on_in_either(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_of_two_parts_goes_on_in_either(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study of two corpora that is stopped has no results, says which part is missing, and leaves finished ones."""
-    monkeypatch.chdir(whole.base)
+    monkeypatch.chdir(base)
     tiny.write_csv(tmp_path / "more.csv", tiny.make_texts(40, seed=1))
     two = replace(SMALL, corpora=(*SMALL.corpora, CorpusSource(data=str(tmp_path / "more.csv"))))
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        start(two, whole.base, out, stop_at(Point("at the deletion")))
+        start(two, base, out, stop_at(Point("at the deletion")))
     first = hashes(out)
     with pytest.raises(
         UserError, match=r"is not finished: 1 of 2 parts \(a model on a corpus\) are begun; run [^\n]+\Z"
     ):
         results_of(StudyFolder(out))
     with pytest.raises(KeyboardInterrupt):
-        start(two, whole.base, out, stop_at(Point("after a cell", 12)))
+        start(two, base, out, stop_at(Point("after a cell", 12)))
     with pytest.raises(UserError, match=rf"is not finished: {len(first) + 12} cells are there, and some are missing;"):
         results_of(StudyFolder(out))
-    assert start(two, whole.base, out)["after a cell"] == len(first) - 12
+    assert start(two, base, out)["after a cell"] == len(first) - 12
     parts = results_of(StudyFolder(out))["parts"]
     assert [part["corpus"]["name"] for part in parts] == ["colours", "more"]
     assert hashes(out)[: len(first)] == first
@@ -347,12 +382,12 @@ def test_a_study_of_two_parts_goes_on_in_either(whole: Whole, tmp_path: Path, mo
 
 
 def test_a_study_that_lacks_any_cell_has_no_results(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A study of which any one cell is missing, that of the attention heads too, is refused as not finished."""
-    monkeypatch.chdir(whole.base)
+    monkeypatch.chdir(base)
     monkeypatch.setattr("maskpool.bench.heads._EPOCHS", 1)
-    start(replace(SMALL, poolings=("mean", "attention")), whole.base, tmp_path)
+    start(replace(SMALL, poolings=("mean", "attention")), base, tmp_path)
     results_of(StudyFolder(tmp_path))
     path = tmp_path / "cells.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -365,37 +400,36 @@ def test_a_study_that_lacks_any_cell_has_no_results(
     assert believed == []
 
 
-def test_vectors_of_another_study_are_not_taken(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("poolings", [("mean",), pytest.param(("cls", "max"), marks=pytest.mark.full)])
+def test_vectors_of_another_study_are_not_taken(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poolings: tuple[str, ...]
+) -> None:
     """Vectors that a killed study left, its cells deleted, are no other study's of the same model and texts."""
-    monkeypatch.chdir(whole.base)
-    other = replace(SMALL, poolings=("cls", "max"), plans=(Plan("random", 4),))
+    monkeypatch.chdir(base)
     with pytest.raises(KeyboardInterrupt):
-        start(SMALL, whole.base, tmp_path / "out", stop_at(Point("after a cell", 6)))
+        start(SMALL, base, tmp_path / "out", stop_at(Point("after a cell", 6)))
     assert list((tmp_path / "out" / ".vectors").rglob("*.npy"))
     (tmp_path / "out" / "cells.jsonl").unlink()
-    for study in (other, replace(SMALL, plans=(Plan("random", 4),))):
-        shutil.copytree(tmp_path / "out", tmp_path / "copy")
-        for out in ("copy", "fresh"):
-            start(study, whole.base, tmp_path / out)
-        results = [without_times(results_of(StudyFolder(tmp_path / out))) for out in ("copy", "fresh")]
-        assert results[0] == results[1]
-        assert files(tmp_path / "copy") == ["cells.jsonl", STUDY]
-        for out in ("copy", "fresh"):
-            shutil.rmtree(tmp_path / out)
+    other = replace(SMALL, poolings=poolings, plans=(Plan("random", 4),))
+    for out in ("out", "fresh"):
+        start(other, base, tmp_path / out)
+    results = [without_times(results_of(StudyFolder(tmp_path / out))) for out in ("out", "fresh")]
+    assert results[0] == results[1]
+    assert files(tmp_path / "out") == ["cells.jsonl", STUDY]
 
 
-def test_two_runs_at_once_are_one(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_at_once_are_one(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study that is started again while it runs is refused, and the first goes on to its end."""
-    monkeypatch.chdir(whole.base)
+    monkeypatch.chdir(base)
     refused = []
 
     def again(place: str) -> None:
         if place == "in a block":
             with pytest.raises(UserError, match="--out must be a folder in which no other study runs") as refusal:
-                run_study(SMALL, whole.base, StudyFolder(tmp_path), "cpu", Quiet())
+                run_study(SMALL, base, StudyFolder(tmp_path), "cpu", Quiet())
             refused.append(refusal)
 
-    start(SMALL, whole.base, tmp_path, again)
+    start(SMALL, base, tmp_path, again)
     assert refused
     assert len(set(hashes(tmp_path))) == len(hashes(tmp_path))
     assert results_of(StudyFolder(tmp_path))["parts"]
@@ -410,13 +444,13 @@ def test_two_runs_at_once_are_one(whole: Whole, tmp_path: Path, monkeypatch: pyt
     ids=["model", "corpus"],
 )
 def test_one_thing_under_two_names(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twins: dict[str, Any]
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twins: dict[str, Any]
 ) -> None:
     """A study of the same weights or texts under two names is finished with both, or refused, but never for ever."""
-    monkeypatch.chdir(whole.base)
+    monkeypatch.chdir(base)
     refused = ""
     try:
-        start(replace(SMALL, **twins), whole.base, tmp_path)
+        start(replace(SMALL, **twins), base, tmp_path)
     except UserError as error:
         refused = str(error)
     assert refused or len(results_of(StudyFolder(tmp_path))["parts"]) == 2
@@ -424,20 +458,20 @@ def test_one_thing_under_two_names(
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_weights_of_the_same_name_are_refused(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
 ) -> None:
     """A study goes on with the weights that it began with: others under the same name are refused, cells stay."""
     monkeypatch.chdir(tmp_path)
     tiny.save_model(tmp_path / "model")
     out = tmp_path / "out"
     with contextlib.suppress(KeyboardInterrupt):
-        start(SMALL, whole.base, out, stop_at(Point("after a cell", 10**6 if finished else 9)))
+        start(SMALL, base, out, stop_at(Point("after a cell", 10**6 if finished else 9)))
     before = hashes(out)
     tiny.save_model(tmp_path / "model", seed=1)
     with pytest.raises(UserError, match=r"other weights or another tokenizer of model: choose another folder"):
-        start(SMALL, whole.base, out)
+        start(SMALL, base, out)
     assert hashes(out) == before
 
 
 if __name__ == "__main__":
-    kill_all(Path(sys.argv[1]))
+    kill_all(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -15,8 +15,8 @@ from maskpool.encoder.states_file import Layout
 from maskpool.errors import FolderError, MaskpoolError, WeightsError
 from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.sklearn import SentenceEncoder
+from tests.command import run
 from tests.security.bases import BASES, TEXTS, make_bases
-from tests.test_cli import run
 
 
 @pytest.fixture(scope="module")

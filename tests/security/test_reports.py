@@ -13,7 +13,7 @@ import pytest
 
 from maskpool.bench.cells import content_hash
 from tests.bench import tiny
-from tests.test_cli import make_small, one_process, run
+from tests.command import make_small, run
 
 _MARKUP = "<script>alert(1)</script>`<img src=x>` | [a](javascript:b) $\\frac{$\n\n# heading \x1b[31m"
 _STUDY = 'models = ["model"]\npoolings = ["mean"]\nreplicates = 3\nseeds = 2\n[[corpora]]\ndata = "colours.csv"\n'
@@ -28,7 +28,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "study.toml").write_text(_STUDY.replace('"model"', f'"{model}"'), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
-        patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
         ran = run("bench", "--study", folder / "study.toml", "--out", folder / "out", "--quiet")
     assert ran.code == 0, ran.err
     return folder / "out"

@@ -1,0 +1,94 @@
+"""Run the command in this process, and read what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+
+from maskpool import cli
+from maskpool.bench.study import Study
+
+REPLICATES, SEEDS = 3, 2
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: object) -> Ran:
+    """What the command does, in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["maskpool", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def in_a_process(*command: str) -> Ran:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def assert_refused(ran: Ran, sentence: str) -> None:
+    """Exit code 2, nothing on standard output, and on standard error one line that matches."""
+    assert ran.code == 2
+    assert ran.out == ""
+    lines = [line for line in ran.err.splitlines() if line != "loading …"]
+    assert len(lines) == 1, ran.err
+    assert re.fullmatch(f"maskpool: {sentence}", lines[0]), lines[0]
+
+
+choose_backend = joblib.parallel_config
+
+
+def one_process(*backend: object, **options: object) -> object:
+    return choose_backend("sequential")
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Fewer fits than a finding needs, all in this process, and no hub."""
+    few = {"replicates": REPLICATES}
+    patch.setattr(Study.__init__, "__defaults__", tuple(few.get(one.name, one.default) for one in fields(Study)))
+    patch.setattr("maskpool.bench.statistics._DRAWS", 1_000)
+    patch.setattr("maskpool.bench.run.FLOOR_FITS", 3)
+    patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
+    patch.setattr("maskpool.bench.heads._EPOCHS", 2)
+    patch.setattr("maskpool.bench.heads.HEAD_SEEDS", 2)
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda steps: None
+
+
+def without_times(results: Any) -> Any:
+    """Results but for whatever is counted in seconds."""
+    if isinstance(results, dict):
+        return {name: without_times(value) for name, value in results.items() if "seconds" not in name}
+    return [without_times(value) for value in results] if isinstance(results, list) else results
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
