@@ -66,6 +66,10 @@ class InvalidTypeError(_ArgumentError, TypeError):
     """
 
 
+class ReadOnlyError(_ArgumentError, AttributeError):
+    """An attribute that is fixed when its object is made was set."""
+
+
 class FolderError(UserError, ValueError):
     """A folder or file is malformed, or asks for something that opening it must never do.
 

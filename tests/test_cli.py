@@ -33,7 +33,7 @@ from maskpool.bench.run import load_corpora
 from maskpool.bench.study import CorpusSource, Study
 from maskpool.encoder import Encoder
 from maskpool.errors import UserError
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule
+from maskpool.integrations.sentence_transformers import Pooling
 from tests.bench import tiny
 from tests.command import REPLICATES, SEEDS, Ran, assert_refused, content, in_a_process, make_small, run, without_times
 from tests.once import once
@@ -326,7 +326,7 @@ def test_poolings_may_be_repeated_or_listed(
 @pytest.mark.usefixtures("drawn")
 def test_a_saved_head_beside_a_mode(model: Path, data: Path, tmp_path: Path) -> None:
     """A trained head, named by its folder, is measured as a mode is; trained further, it is another study."""
-    head = AttentionPoolingModule(32, "attention")
+    head = Pooling(32, "attention")
     torch.nn.init.normal_(head.pooling.get_parameter("query"))
     (tmp_path / "head").mkdir()
     head.save(str(tmp_path / "head"))

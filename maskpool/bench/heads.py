@@ -183,23 +183,24 @@ def layers_of(poolings: Sequence[str], dimension: int) -> dict[str, Pooling]:
 
 
 def _opened(folder: str, dimension: int) -> Pooling:
-    from maskpool.integrations.sentence_transformers import AttentionPoolingModule
+    from maskpool.integrations.sentence_transformers import Pooling as PoolingModule
 
     try:
         settings = Folder(folder).table("config.json") or {}
         if "pooling_mode" not in settings:
-            inside = sorted(path.name for path in Path(folder).glob("*_AttentionPoolingModule"))
+            names = ("*_Pooling", "*_AttentionPoolingModule")  # the second of early versions
+            inside = sorted(path.name for name in names for path in Path(folder).glob(name))
             within = f", {Path(folder) / inside[0]}" if inside else ""
             raise ValueError(
                 "its config.json says no pooling_mode, as that of a whole model does not: name the folder of its head"
                 f"{within or ', or save the head alone by save_head'}"
             )
-        module = AttentionPoolingModule.load(folder, local_files_only=True)
+        module = PoolingModule.load(folder, local_files_only=True)
     # Settings that are none, weights that are missing, of other sizes or cut off show up as errors of many kinds.
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise FolderError(
-            f"poolings must be modes or folders that save_head or AttentionPoolingModule.save has written; {folder} "
+            f"poolings must be modes or folders that save_head or Pooling.save has written; {folder} "
             f"could not be opened: {reason}"
         ) from error
     if module.embedding_dimension != dimension:

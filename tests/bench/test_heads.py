@@ -20,7 +20,7 @@ from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.study import parse_study, read_study
 from maskpool.errors import UserError
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule
+from maskpool.integrations.sentence_transformers import Pooling
 from tests.bench import tiny
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def test_every_learned_pooling(mode: str, states: States, codes: Ints) -> None:
 
 
 def _saved(folder: Path, dim: int = DIM, **options: Any) -> Path:
-    module = AttentionPoolingModule(dim, "attention", **options)
+    module = Pooling(dim, "attention", **options)
     torch.nn.init.normal_(module.pooling.get_parameter("query"), generator=torch.Generator().manual_seed(0))
     folder.mkdir()
     module.save(str(folder))
@@ -168,7 +168,7 @@ def test_a_saved_head_is_served_as_it_is(tmp_path: Path, states: States) -> None
     path = str(_saved(tmp_path / "head"))
     layers = heads.layers_of(["mean", path], DIM)
     expected = build_pooling("attention", DIM)
-    expected.load_state_dict(AttentionPoolingModule.load(path).pooling.state_dict())
+    expected.load_state_dict(Pooling.load(path).pooling.state_dict())
     assert torch.equal(layers[path](states.values, states.mask), expected(states.values, states.mask))
     assert not any(parameter.requires_grad for parameter in layers[path].parameters())
     assert heads.is_saved(path)
@@ -205,10 +205,10 @@ def test_a_whole_model_is_no_head(tmp_path: Path) -> None:
     model = tiny.save_model(tmp_path / "model")
     with pytest.raises(UserError, match=r"could not be opened: .* says no pooling_mode, .*, or save the head alone"):
         heads.layers_of([str(model)], DIM)
-    module = AttentionPoolingModule(32, "attention")
+    module = Pooling(32, "attention")
     modules: Any = [Transformer(str(model)), module]
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "whole"))
-    inside = str(tmp_path / "whole" / "1_AttentionPoolingModule")
+    inside = str(tmp_path / "whole" / "1_Pooling")
     with pytest.raises(UserError, match=rf"as that of a whole model does not: name the folder of its head, {inside}$"):
         heads.layers_of([str(tmp_path / "whole")], 32)
     assert list(heads.layers_of([inside], 32)) == [inside]

@@ -19,7 +19,7 @@ from transformers import pipeline as hosts_pipeline
 from maskpool import LayerMix, MaxPooling, MeanPooling
 from maskpool.encoder.saved_pooling import read_saved_pooling, saved_pooling_of
 from maskpool.errors import FolderError
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, load
+from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.transformers import SentenceEmbedder, register_pipeline
 from tests.bench import tiny
 
@@ -57,7 +57,7 @@ def edit(path: Path, **fields: Any) -> None:
 
 
 def learned() -> Pooling:
-    module = AttentionPoolingModule(32, "attention", num_heads=2)
+    module = Pooling(32, "attention", num_heads=2)
     torch.manual_seed(3)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter)
@@ -106,8 +106,8 @@ def test_learned_weights_in_a_pickle(plain: Path, tmp_path: Path) -> None:
     module = learned()
     folder = save(plain, tmp_path, module)
     expected = embedder(folder).embed(TEXTS)
-    (folder / "1_AttentionPoolingModule" / "model.safetensors").unlink()
-    torch.save(module.state_dict(), folder / "1_AttentionPoolingModule" / "pytorch_model.bin")
+    (folder / "1_Pooling" / "model.safetensors").unlink()
+    torch.save(module.state_dict(), folder / "1_Pooling" / "pytorch_model.bin")
     np.testing.assert_array_equal(embedder(folder).embed(TEXTS), expected)
 
 
@@ -316,14 +316,14 @@ def test_malformed_files_are_named(plain: Path, tmp_path: Path, file: str, conte
 def test_weights_of_another_pooling_are_refused(plain: Path, tmp_path: Path, spoil: str) -> None:
     """Missing, cut and foreign weights of a learned pooling are one error that names the file."""
     folder = save(plain, tmp_path, learned())
-    weights = folder / "1_AttentionPoolingModule" / "model.safetensors"
+    weights = folder / "1_Pooling" / "model.safetensors"
     if spoil == "missing":
         weights.unlink()
     elif spoil == "cut":
         weights.write_bytes(weights.read_bytes()[:-8])
     else:
         edit(weights.with_name("config.json"), num_heads=4, hidden_dimension=3)
-    with pytest.raises(FolderError, match=r"1_AttentionPoolingModule\S* must (hold|be)"):
+    with pytest.raises(FolderError, match=r"1_Pooling\S* must (hold|be)"):
         embedder(folder)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskpool import TokenBatch
 from maskpool.functional import OnEmpty
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling
+from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.masks import exclude_prompt
 from tests.batches import dense_route, lengths_to_offsets, masks, poison, tokens
 from tests.poolings import DIM, DTYPES, HOST_MODES, LEARNED, PLAIN, SPECS, WIDTHS, every_pooling, make
@@ -33,7 +33,7 @@ any_dtype = st.sampled_from(DTYPES)
 def _module(name: str, **settings: Any) -> Pooling:
     """A module of the pooling that `make` makes, weights included."""
     mode, options = SPECS[name]
-    module = (AttentionPoolingModule if name in LEARNED else Pooling)(DIM, mode, **settings, **options)
+    module = Pooling(DIM, mode, **settings, **options)
     module.pooling.load_state_dict(make(name).state_dict())
     return module
 
@@ -233,7 +233,7 @@ def test_weighted_embeddings_where_no_weights_are_summed(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["weightedmean", "std", "mean_std", "softmax", "generalized_mean", "attention"])
 def test_weighted_embeddings_without_a_right_denominator(mode: str) -> None:
     """Where the sum of weights is not the denominator, it is refused, and weights= named."""
-    with pytest.raises(ValueError, match=rf"does not tell the denominator of pooling_mode '{mode}'.*weights="):
+    with pytest.raises(ValueError, match=rf"does not give the denominator of pooling_mode '{mode}'.*token weights"):
         _vector(Pooling(DIM, mode), **_layouts(X, MASK)[0], token_weights_sum=torch.ones(3))
 
 
@@ -241,7 +241,7 @@ def test_weighted_embeddings_without_their_prompt() -> None:
     """Once tokens are excluded the sum of weights says nothing: refused, but for the sum, which needs none."""
     features = _layouts(X, MASK)[0] | {"token_weights_sum": torch.ones(3), "prompt_length": 1}
     for mode in ("mean", "mean_sqrt_len_tokens"):
-        with pytest.raises(ValueError, match="does not tell the denominator once tokens are excluded"):
+        with pytest.raises(ValueError, match="does not give the denominator once tokens are excluded"):
             _vector(Pooling(DIM, mode, include_prompt=False), **features)
     expected = _vector(Pooling(DIM, "sum"), token_embeddings=X, attention_mask=exclude_prompt(MASK, 1))
     torch.testing.assert_close(_vector(Pooling(DIM, "sum", include_prompt=False), **features), expected)
@@ -299,7 +299,7 @@ def test_special_tokens_that_cannot_be_known() -> None:
     module = Pooling(DIM, include_special_tokens=False)
     for features, missing in (({}, "input_ids"), ({"input_ids": MASK}, "a model's tokenizer")):
         with pytest.raises(
-            ValueError, match=rf"special_tokens_mask and {missing} are missing: tokenise with return_sp"
+            ValueError, match=rf"special_tokens_mask and {missing} are missing: tokenize with return_sp"
         ):
             _vector(module, **_layouts(X, MASK)[0], **features)
 
@@ -479,10 +479,10 @@ def test_weights_that_are_missing(tmp_path: Path) -> None:
     module.save(str(tmp_path))
     _module("attention-additive").save_torch_weights(str(tmp_path))
     with pytest.raises(RuntimeError, match=r"got \(1, \d\) for pooling\.query in place of"):
-        AttentionPoolingModule.load(str(tmp_path))
+        Pooling.load(str(tmp_path))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"must hold weights in model\.safetensors"):
-        AttentionPoolingModule.load(str(tmp_path))
+        Pooling.load(str(tmp_path))
 
 
 @every_pooling
@@ -560,7 +560,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
             Pooling(DIM, include_special_tokens=False), token_embeddings=X, special_tokens_mask=MASK[:, :4]
         ),
         ValueError,
-        r"must have one number a token, got \(3, 4\) for a batch of \(3, 5\)",
+        r"must have one number for each token, got \(3, 4\) for a batch of \(3, 5\)",
     ),
     ("number", lambda: Pooling(DIM, 5), TypeError, "pooling_mode must be a string or a tuple of strings, got int"),  # type: ignore[arg-type]  # on purpose
     ("mode", lambda: Pooling(DIM, "middle"), ValueError, "pooling_mode must be one of 'mean'"),
@@ -569,12 +569,6 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("zero", lambda: Pooling(0), ValueError, "embedding_dimension must be a positive integer, got 0"),
     ("word", lambda: Pooling("mean"), ValueError, "embedding_dimension must be a positive integer, got 'mean'"),  # type: ignore[arg-type]  # on purpose
     ("on_empty", lambda: Pooling(DIM, on_empty="one"), ValueError, "on_empty must be one of"),  # type: ignore[arg-type]  # on purpose
-    (
-        "nothing to learn",
-        lambda: AttentionPoolingModule(DIM, "mean"),
-        ValueError,
-        "pooling_mode must be one that learns, got 'mean'",
-    ),
 ]
 
 

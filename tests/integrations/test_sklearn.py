@@ -30,7 +30,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import maskpool.integrations.sklearn as leaf
 from maskpool.encoder import BUNDLED, bundled_folder_of
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling
+from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.integrations.sklearn import SentenceEncoder
 from tests.bench import tiny
 
@@ -146,7 +146,7 @@ def test_a_given_model_shares_its_weights(host: SentenceTransformer, device: str
 
 def test_a_given_model_may_be_trained_on(host: SentenceTransformer) -> None:
     """What a given model learns after `fit` is served, that of its pooling too."""
-    modules: Any = [copy.deepcopy(host[0]), AttentionPoolingModule(32)]
+    modules: Any = [copy.deepcopy(host[0]), Pooling(32, "attention")]
     model = SentenceTransformer(modules=modules, device="cpu")
     encoder = SentenceEncoder(model).fit(TEXTS)
     before = encoder.transform(TEXTS)

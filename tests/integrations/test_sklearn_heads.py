@@ -33,7 +33,7 @@ from transformers import T5Config, T5Model
 from benchmarks.learned_heads import Task, fit_peer
 from maskpool.bench.corpora import read_file
 from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states, weights_hash
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, load
+from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 from maskpool.integrations.sklearn.contrastive import _SupervisedContrastive
 from tests.bench import tiny
@@ -460,7 +460,7 @@ def test_in_a_sentence_transformer(
 def test_in_a_model_that_has_a_head(states: TokenStates, host: SentenceTransformer) -> None:
     """Options of a head that the model had are not those of the new one; what stands behind the pooling stays."""
     head = PoolingTransformer(max_iter=2, random_state=0).fit(states, LABELS)
-    modules: Any = [host[0], AttentionPoolingModule(32, num_heads=4, on_empty="nan"), Normalize()]
+    modules: Any = [host[0], Pooling(32, "attention", num_heads=4, on_empty="nan"), Normalize()]
     model = head.to_sentence_transformer(SentenceTransformer(modules=modules, device="cpu"))
     np.testing.assert_allclose(model.encode(TEXTS), normalize(head.transform(states)), atol=1e-5)
     assert model[1].on_empty == "zero"
@@ -474,7 +474,7 @@ def test_a_saved_head(mode: Any, options: dict[str, Any], states: TokenStates, t
     head.set_params(pooling="max", pooling_options=None)  # what was fitted is saved
     head.save_head(path)
     assert [entry.name for entry in path.parent.iterdir()] == ["head"]
-    opened = (Pooling if mode == "mean_std" else AttentionPoolingModule).load(str(path))
+    opened = Pooling.load(str(path))
     batch = states.batch(range(60))
     features = {"token_embeddings": batch.values.unsqueeze(0), "cu_seq_lens_q": batch.cu_seqlens}
     with torch.no_grad():

@@ -19,15 +19,17 @@ from sentence_transformers.sentence_transformer.modules import Pooling as HostPo
 
 import maskpool
 from maskpool.encoder import BUNDLED, bundled_folder_of
+from maskpool.errors import FolderError
 from maskpool.integrations import require
+from maskpool.integrations import sentence_transformers as integration
 from maskpool.integrations.sentence_transformers import (
-    AttentionPoolingModule,
     Pooling,
     as_host_pooling,
     load,
     replace_pooling,
     with_pooling,
 )
+from maskpool.integrations.transformers import SentenceEmbedder
 from tests.bench import tiny
 from tests.poolings import HOST_MODES, LEARNED, SPECS, every_pooling, make
 
@@ -53,7 +55,7 @@ def build(folder: str) -> Callable[..., SentenceTransformer]:
 
 def _module(name: str, **settings: Any) -> Pooling:
     mode, options = SPECS[name]
-    module = (AttentionPoolingModule if name in LEARNED else Pooling)(DIM, mode, **settings, **options)
+    module = Pooling(DIM, mode, **settings, **options)
     module.pooling.load_state_dict(make(name, DIM).state_dict())
     return module
 
@@ -141,12 +143,36 @@ def test_exchanged_for_another_mode(build: Callable[..., SentenceTransformer]) -
     after: Any = replace_pooling(model)[1]
     assert after.get_config_dict() == before.get_config_dict()
     replace_pooling(model, "attention", num_heads=4)
-    assert type(model[1]) is AttentionPoolingModule
+    assert type(model[1]) is Pooling
     settings = model[1].get_config_dict()
     assert settings["on_empty"] == "nan"
     assert "k" not in settings
     starts_as = build(Pooling(DIM, include_special_tokens=False)).encode(TEXTS)
     np.testing.assert_allclose(model.encode(TEXTS), starts_as, atol=1e-6)
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_models_by_folder(build: Callable[..., SentenceTransformer], tmp_path: Path, as_type: type) -> None:
+    """A folder takes the place of a model: it is opened, vetted, and gets the other pooling."""
+    build(HostPooling(DIM, "cls"), Normalize()).save_pretrained(str(tmp_path))
+    source = as_type(tmp_path)
+    for replace in (replace_pooling, with_pooling):
+        expected = build(Pooling(DIM, "max"), Normalize()).encode(TEXTS)
+        np.testing.assert_array_equal(replace(source, "max").encode(TEXTS), expected)
+    replace_pooling(source, "max").save_pretrained(str(tmp_path / "ours"))
+    model = as_host_pooling(as_type(tmp_path / "ours"))
+    assert type(model[1]) is HostPooling
+    assert model[1].pooling_mode == "max"
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "os.system"}]')
+    with pytest.raises(FolderError, match=r"names the class 'os\.system'"):
+        replace_pooling(source)
+
+
+def test_a_transformers_model_by_folder(folder: str) -> None:
+    """The folder of a transformers model without a pooling is opened with mean pooling."""
+    model = replace_pooling(folder, include_special_tokens=False)
+    assert type(model[1]) is Pooling
+    assert model[1].pooling_mode == "mean"
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -225,7 +251,7 @@ def test_what_cannot_be_exchanged(build: Callable[..., SentenceTransformer], fol
             ValueError,
             r"got 2: 0\.sub_modules\.route0\.1 \(Pooling\), 0\.sub_modules\.route1\.1 \(Pooling\)",
         ),
-        (Transformer(folder), None, TypeError, "model must be a SentenceTransformer, got Transformer"),
+        (Transformer(folder), None, TypeError, "must be a SentenceTransformer, or the name or folder of one, got Transformer"),
         (
             build(HostPooling(DIM), Dense(DIM, 9), Normalize()),
             "mean_std",
@@ -244,7 +270,7 @@ def test_what_cannot_be_exchanged(build: Callable[..., SentenceTransformer], fol
 
 def test_what_the_host_does_not_have(build: Callable[..., SentenceTransformer]) -> None:
     """A pooling that the host's class cannot be is refused by setting, and so is one that is the host's already."""
-    message = r"has no pooling_mode 'min', pooling_mode 'std', include_special_tokens=False; its modes are 'cls', 'max'"
+    message = r"got pooling_mode 'min', pooling_mode 'std', include_special_tokens=False; the host's modes are 'cls', 'max'"
     with pytest.raises(ValueError, match=message):
         as_host_pooling(build(Pooling(DIM, ("mean", "min", "std"), include_special_tokens=False)))
     with pytest.raises(ValueError, match="must have a pooling of maskpool, got Pooling, the host's own already"):
@@ -396,12 +422,48 @@ def test_what_is_not_opened(
     assert "foreign" not in sys.modules
 
 
+def test_models_saved_under_the_old_name_of_learned_poolings(
+    build: Callable[..., SentenceTransformer], tmp_path: Path
+) -> None:
+    """A model whose learned pooling was saved as AttentionPoolingModule opens as Pooling, by us and by the host."""
+    pooling = _module("attention-additive")
+    model = build(pooling)
+    model.save_pretrained(str(tmp_path))
+    old = tmp_path / "1_AttentionPoolingModule"
+    (tmp_path / "1_Pooling").rename(old)
+    modules = _dictionary(tmp_path, "modules.json")
+    assert modules[1]["type"] == "maskpool.integrations.sentence_transformers.Pooling"
+    modules[1] |= {
+        "path": "1_AttentionPoolingModule",
+        "type": "maskpool.integrations.sentence_transformers.AttentionPoolingModule",
+    }
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    expected = model.encode(TEXTS)
+    theirs = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
+    for opened in (load(str(tmp_path), device="cpu"), theirs):
+        assert type(opened[1]) is Pooling
+        np.testing.assert_array_equal(opened.encode(TEXTS), expected)
+    embedder = SentenceEmbedder(str(tmp_path))
+    np.testing.assert_allclose(embedder.embed(TEXTS), expected, atol=1e-6)
+    replaced = replace_pooling(theirs)
+    replaced.save_pretrained(str(tmp_path / "again"))
+    saved = _dictionary(tmp_path / "again", "modules.json")[1]
+    assert saved["type"] == "maskpool.integrations.sentence_transformers.Pooling"
+
+
+def test_the_old_name_is_private() -> None:
+    """Only files have the old name: it is not in the public names, and other unknown names are errors."""
+    assert "AttentionPoolingModule" not in {*dir(integration), *integration.__all__}
+    with pytest.raises(AttributeError, match="no attribute 'AveragePoolingModule'"):
+        integration.AveragePoolingModule
+
+
 def test_what_load_does_not_take(tmp_path: Path) -> None:
     """A folder that is not there and keywords that load does not take are refused."""
     with pytest.raises(FileNotFoundError, match="must be a saved SentenceTransformer, a folder or a name on"):
         load(str(tmp_path / "nothing"))
     for keyword in ("trust_remote_code", "modules"):
-        with pytest.raises(TypeError, match=f"load takes no {keyword}: it reads the modules from"):
+        with pytest.raises(TypeError, match=f"{keyword} cannot be passed to load, which reads the modules from"):
             load(BUNDLED, **{keyword: True})
     with pytest.raises(TypeError, match="name_or_path must be a folder or a name on the hub, got int"):
         load(3)  # type: ignore[arg-type]  # on purpose

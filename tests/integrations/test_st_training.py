@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
 from torch import Tensor
 
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling
+from maskpool.integrations.sentence_transformers import Pooling
 from tests.bench import tiny
 
 pytest.importorskip("accelerate", reason='needs pip install "sentence-transformers[train]"')
@@ -57,7 +57,7 @@ def _model(folder: str, dtype: torch.dtype = torch.float32) -> SentenceTransform
     torch.manual_seed(0)
     modules: Any = [
         Transformer(folder, model_kwargs={"dtype": dtype}),
-        AttentionPoolingModule(32, num_heads=2),
+        Pooling(32, "attention", num_heads=2),
         Normalize(),
     ]
     return SentenceTransformer(modules=modules, device="cpu")
@@ -172,7 +172,7 @@ TEXTS = [text for text, _ in tiny.make_texts(20)]
 
 @pytest.fixture(params=["attention", "mean"])
 def model(request: pytest.FixtureRequest, folder: str) -> SentenceTransformer:
-    pooling = AttentionPoolingModule(32) if request.param == "attention" else Pooling(32)
+    pooling = Pooling(32, "attention") if request.param == "attention" else Pooling(32)
     modules: Any = [Transformer(folder), pooling]
     prompts = {"query": "w1 w2 "}
     return SentenceTransformer(modules=modules, device="cpu", prompts=prompts)

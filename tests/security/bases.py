@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from maskpool.encoder import Encoder, cache_states
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling
+from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.weights import IDFWeights, SIFWeights
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -82,7 +82,7 @@ def model(folder: Path) -> None:
 def learned(folder: Path) -> None:
     """A transformer and a learned pooling of ours."""
     torch.manual_seed(2)
-    _save(folder, _transformer(folder), AttentionPoolingModule(DIM, num_heads=2))
+    _save(folder, _transformer(folder), Pooling(DIM, "attention", num_heads=2))
 
 
 def router(folder: Path) -> None:
@@ -117,7 +117,7 @@ def wrapped(folder: Path) -> None:
 def head(folder: Path) -> None:
     """A learned pooling by itself."""
     folder.mkdir(parents=True)
-    AttentionPoolingModule(DIM, num_heads=2).save(str(folder))
+    Pooling(DIM, "attention", num_heads=2).save(str(folder))
 
 
 def cache(folder: Path) -> None:

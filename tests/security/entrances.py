@@ -16,7 +16,7 @@ from maskpool.bench.heads import layers_of, saved_hash
 from maskpool.bench.run import load_parts
 from maskpool.bench.study import Study, find_pooling, read_study
 from maskpool.encoder import Encoder, TokenStates, cache_states
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, load, replace_pooling
+from maskpool.integrations.sentence_transformers import Pooling, load, replace_pooling
 from maskpool.integrations.sklearn import SentenceEncoder
 from maskpool.integrations.transformers import SentenceEmbedder
 from maskpool.weights import IDFWeights, SIFWeights
@@ -42,7 +42,7 @@ def _study(path: str) -> Any:
 
 def _head(path: str) -> Any:
     Pooling.load(path, local_files_only=True)
-    return AttentionPoolingModule.load(path, local_files_only=True)
+    return Pooling.load(path, local_files_only=True)
 
 
 def _bench_head(path: str) -> Any:

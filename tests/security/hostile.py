@@ -729,7 +729,7 @@ for label, change, twin, names in (
 ):
     CASES[f"head {label}"] = Case("head", change, twin, names, ("head", "bench head"))
     if label != "setting":
-        inner = "1_AttentionPoolingModule/"
+        inner = "1_Pooling/"
         into = {
             "payload": payload(inner + "pytorch_model.bin", inner + "model.safetensors"),
             "link": linked(inner + "model.safetensors"),
@@ -737,7 +737,7 @@ for label, change, twin, names in (
             "pipe": pipe(inner + "config.json"),
             "pipe of weights": pipe(inner + "model.safetensors"),
         }
-        CASES[f"head in a model, {label}"] = Case("learned", into[label], nothing, "1_AttentionPoolingModule", POOLING)
+        CASES[f"head in a model, {label}"] = Case("learned", into[label], nothing, "1_Pooling", POOLING)
 CACHE = ("cache", "cache_states")
 CASES["cache payload"] = Case("cache", pickled("states.safetensors"), nothing, "states.safetensors", CACHE)
 CASES["cache pipe"] = Case("cache", pipe("states.safetensors"), nothing, "states.safetensors", CACHE)

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from maskpool.encoder import Encoder
 from maskpool.errors import DeviceError, FolderError, MaskpoolError, NotFoundError, RequirementError
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, load, load_plain
+from maskpool.integrations.sentence_transformers import Pooling, load, load_plain
 from maskpool.integrations.sklearn import SentenceEncoder
 from tests.security.bases import TEXTS, make_bases
 from tests.security.hostile import merge
@@ -395,15 +395,15 @@ def test_malformed_heads_are_named(what: str, bases: Path, tmp_path: Path) -> No
     change, says = HEADS[what]
     change(folder)
     with pytest.raises(FolderError, match=says):
-        AttentionPoolingModule.load(str(folder))
+        Pooling.load(str(folder))
 
 
 def test_a_head_is_taken_from_inside_of_its_model(bases: Path, tmp_path: Path) -> None:
     """A head is loaded by the folder of its model and its own; a subfolder above the model is refused."""
-    opened = AttentionPoolingModule.load(str(bases / "learned"), "1_AttentionPoolingModule")
+    opened = Pooling.load(str(bases / "learned"), "1_Pooling")
     assert opened.embedding_dimension == 16
     shutil.copytree(bases / "head", tmp_path / "head")
     (tmp_path / "model").mkdir()
     for subfolder in ("../head", str(tmp_path / "head")):
         with pytest.raises(FolderError, match="subfolder must be a path inside of"):
-            AttentionPoolingModule.load(str(tmp_path / "model"), subfolder)
+            Pooling.load(str(tmp_path / "model"), subfolder)

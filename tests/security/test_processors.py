@@ -14,8 +14,8 @@ import pytest
 from transformers import AutoProcessor, MarkupLMConfig, MarkupLMModel, dynamic_module_utils
 
 from maskpool.errors import FolderError
-from maskpool.integrations import sentence_transformers as ours
-from maskpool.integrations.sentence_transformers import load
+from maskpool.integrations.sentence_transformers import load, opening
+from maskpool.integrations.sentence_transformers.classes import CLASSES
 from maskpool.trust import Folder, check_modules, no_questions
 from tests.security import bases as saved
 from tests.security.bases import DIM, WORDS
@@ -139,7 +139,7 @@ def test_clean_processors_open(change: Callable[[Path], None], markup: Path, tmp
     shutil.copytree(markup, folder)
     _set(folder / "preprocessor_config.json", feature_extractor_type="MarkupLMFeatureExtractor")
     change(folder)
-    check_modules(Folder(folder), ours._CLASSES)
+    check_modules(Folder(folder), CLASSES)
 
 
 def test_opening_does_not_ask_even_without_vetting(
@@ -149,10 +149,10 @@ def test_opening_does_not_ask_even_without_vetting(
     folder = tmp_path / "model"
     shutil.copytree(markup, folder)
     canary = _code(folder)
-    entries = check_modules(Folder(folder), ours._CLASSES)
+    entries = check_modules(Folder(folder), CLASSES)
     _auto_map(folder)
     monkeypatch.setattr(builtins, "input", lambda *_: "y")
-    monkeypatch.setattr(ours, "check_modules", lambda *_, **__: entries)
+    monkeypatch.setattr(opening, "check_modules", lambda *_, **__: entries)
     with pytest.raises(FolderError):
         load(str(folder), device="cpu")
     assert not canary.exists()

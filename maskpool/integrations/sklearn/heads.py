@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from maskpool.encoder import Encoder, TokenStates, compute_states, text_encoder, weights_hash
 from maskpool.encoder.identity import differing, of_the_encoder, short, told
-from maskpool.integrations.sentence_transformers import AttentionPoolingModule, Pooling, with_pooling
+from maskpool.integrations.sentence_transformers import Pooling, with_pooling
 from maskpool.integrations.sklearn.encoder import check_readable_texts
 from maskpool.integrations.sklearn.labels import shown
 from maskpool.integrations.st_host import SentenceTransformer
@@ -143,9 +143,9 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return other
 
     def save_head(self, path: str | os.PathLike[str]) -> None:
-        """Write the trained pooling alone, as a folder that ``AttentionPoolingModule.load(path)`` opens again.
+        """Write the trained pooling to a folder, which ``sentence_transformers.Pooling.load(path)`` opens again.
 
-        Of a pooling that learns nothing, it is ``Pooling.load(path)``. To keep the whole estimator, pickle it.
+        To keep the whole estimator, pickle it.
 
         Args:
             path: A new folder, with ``config.json`` and, of what has learned, ``model.safetensors``.
@@ -158,8 +158,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         target = Path(path)
         if target.exists():
             raise FileExistsError(f"path must be a new folder, got {str(target)!r}, which exists: move it away first")
-        learned = any(True for _ in self.pooling_.parameters())
-        module = (AttentionPoolingModule if learned else Pooling)(self.n_features_in_, self._mode, **self._options)
+        module = Pooling(self.n_features_in_, self._mode, **self._options)
         module.pooling.load_state_dict(self.pooling_.state_dict())
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as beside:

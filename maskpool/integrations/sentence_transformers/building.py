@@ -1,4 +1,4 @@
-"""Open the modules of a saved SentenceTransformer, once `maskpool.trust` has vetted their files."""
+"""Load the modules of a saved SentenceTransformer whose files `maskpool.trust` has vetted."""
 
 from __future__ import annotations
 
