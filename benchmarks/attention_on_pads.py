@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -50,6 +49,7 @@ from maskpool.bench.corpora import Corpus, read_file
 from maskpool.bench.quality import cluster_ami
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.errors import UserError
+from maskpool.files import atomic_write
 from maskpool.modules import AttentionPooling
 
 if TYPE_CHECKING:
@@ -381,12 +381,12 @@ def store_states(encoder: Encoder, ids: Sequence[Sequence[int]], folder: Path) -
     content = json.dumps([encoder.identity()["weights_sha256"], TOP, ids]).encode()
     path = folder / f"{hashlib.sha256(content).hexdigest()}.npy"
     if not path.exists():
-        beside = path.with_suffix(".part")
-        array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=(len(ids), TOP, encoder.dimension))
-        for start in track(range(0, len(ids), _BLOCK), "encoder", console=Console(stderr=True)):
-            array[start : start + _BLOCK] = encoder.states(ids[start : start + _BLOCK], TOP)[0].numpy()
-        array.flush()
-        os.replace(beside, path)
+        shape = (len(ids), TOP, encoder.dimension)
+        with atomic_write(path) as beside:
+            array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
+            for start in track(range(0, len(ids), _BLOCK), "encoder", console=Console(stderr=True)):
+                array[start : start + _BLOCK] = encoder.states(ids[start : start + _BLOCK], TOP)[0].numpy()
+            array.flush()
     return path
 
 
@@ -643,13 +643,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "tasks": {task.name: task.facts for task in tasks},
             "rows": measure(tasks, sizes),
         }
-    beside = args.out.with_suffix(".part")
-    beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, args.out)
+    with atomic_write(args.out) as beside:
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for suffix in (".png", ".svg"):
-        beside = args.out.with_suffix(f".part{suffix}")
-        draw(report, beside)
-        os.replace(beside, args.out.with_suffix(suffix))
+        with atomic_write(args.out.with_suffix(suffix)) as beside:
+            draw(report, beside)
     Console().print(f"written to {args.out}", highlight=False, soft_wrap=True)
     return report
 

@@ -50,6 +50,7 @@ from benchmarks.census_table import counts, markdown, row_of, short
 from maskpool.audit.census import switches
 from maskpool.audit.encoder_probes import SIDES, Text, Trial, find_cause, judge, kind_of, probe
 from maskpool.audit.states import CLEAN, LEAK
+from maskpool.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "census.json"
@@ -196,9 +197,8 @@ def _key(row: dict[str, Any]) -> tuple[str, str]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with atomic_write(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def disagreements(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

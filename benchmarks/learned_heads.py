@@ -45,6 +45,7 @@ from benchmarks.timing import environment, last_level_cache
 from maskpool.bench.corpora import Corpus, read_file
 from maskpool.encoder import BUNDLED, Encoder, cache_states
 from maskpool.errors import UserError
+from maskpool.files import atomic_write
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 
 if TYPE_CHECKING:
@@ -214,9 +215,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         },
         "rows": rows,
     }
-    beside = args.out.with_suffix(".part")
-    beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, args.out)
+    with atomic_write(args.out) as beside:
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console = Console()
     console.print(show(report))
     console.print(f"written to {args.out}", highlight=False, soft_wrap=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from benchmarks.batches import LAYOUTS, Buffer, Ring, Shape, make_ring
 from benchmarks.contestants import MODES, ONE_ROW_MODES, SELECTING_MODES, Pool, contestants
 from benchmarks.speed_figures import draw
 from benchmarks.timing import environment, last_level_cache, peak_bytes, time_in_turn
+from maskpool.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results" / "pooling_speed.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -281,9 +281,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 def write(report: dict[str, Any], out: Path) -> None:
     """Write the JSON and draw its figure beside it."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_suffix(".part")
-    beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, out)
+    with atomic_write(out) as beside:
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw(report, out.with_suffix(".png"))
 
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +41,7 @@ from maskpool import TokenBatch
 from maskpool.bench.corpora import Corpus, docstrings, read_file
 from maskpool.encoder import BUNDLED, Encoder, TokenStates, cache_states
 from maskpool.errors import UserError
+from maskpool.files import atomic_write
 from maskpool.modules import AttentionPooling
 
 DATA = Path(__file__).parent / "studies" / "data" / "banking77" / "train.csv"
@@ -246,9 +246,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     console.print(report["compared"])
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside = out.with_suffix(".part")
-        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, out)
+        with atomic_write(out) as beside:
+            beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         console.print(f"written to {out}", highlight=False)
     return report
 

@@ -70,6 +70,10 @@ class ReadOnlyError(_ArgumentError, AttributeError):
     """An attribute that is fixed when its object is made was set."""
 
 
+class ExistsError(_ArgumentError, FileExistsError):
+    """There is something at a path that must be new."""
+
+
 class FolderError(UserError, ValueError):
     """A folder or file is malformed, or asks for something that opening it must never do.
 

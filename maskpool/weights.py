@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from maskpool.errors import FolderError
+from maskpool.files import atomic_write
 from maskpool.trust.files import check_regular, read_json
 
 if TYPE_CHECKING:
@@ -60,19 +60,11 @@ class _TableOfWeights:
         return self._lookup.to(ids.device)[torch.where(known, ids, last)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights as JSON; what stood at ``path`` is replaced in one step."""
-        target = Path(path)
+        """Write the weights as JSON; an existing file is replaced in one step."""
         weights = {str(token): weight for token, weight in self.table.items()}
         contents = {"kind": self.kind, "version": self.version, "unseen": self.unseen, "weights": weights}
-        # Not tempfile, whose files nobody else may read: the weights are to have the user's usual permissions.
-        beside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            with beside.open("x", encoding="utf-8") as file:
-                json.dump(contents, file)
-            os.replace(beside, target)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with atomic_write(path) as beside:
+            beside.write_text(json.dumps(contents), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,10 @@ from maskpool.bench.cells import Cells
 from maskpool.bench.corpora import Corpus
 from maskpool.bench.study import Study, parse_study
 from maskpool.errors import FolderError, NotFoundError, UserError
+from maskpool.files import exclusive, replace_file
 from maskpool.trust import Folder, check_regular
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # where there are no such locks, folders have none
-    fcntl = None  # type: ignore[assignment]
-
-STUDY, CELLS = "study.json", "cells.jsonl"
+STUDY, CELLS, LOCK = "study.json", "cells.jsonl", ".lock"
 
 
 class StudyFolder:
@@ -121,27 +117,20 @@ class StudyFolder:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Make the folder and lock it; the lock leaves no file, and goes with this process however that ends."""
+        """Make the folder and lock it; the lock ends with this process, even if the process is killed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDONLY) if fcntl else None
         except OSError as error:
             raise UserError(f"--out must be a folder that can be written, got {self.path}: {error.strerror}") from error
-        if handle is None:
+        with ExitStack() as locked:
+            try:
+                locked.enter_context(exclusive(self.path / LOCK))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"--out must be a folder in which no other study runs, got {self.path}: wait until that one "
+                    "has finished, or choose another folder"
+                ) from error
             yield
-            return
-        try:
-            with suppress(OSError):  # of a file system without locks
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise UserError(
-                        f"--out must be a folder in which no other study runs, got {self.path}: wait until that one "
-                        "has finished, or choose another folder"
-                    ) from error
-            yield
-        finally:
-            os.close(handle)
 
     def read(self) -> dict[str, Any]:
         """What the folder says of its study.
@@ -165,7 +154,7 @@ class StudyFolder:
         return found
 
     def write(self, makers: dict[str, Callable[[Path], object]]) -> None:
-        """Make every file beside its place and put it there when all are whole.
+        """Write all files to a folder next to their places, and move them there once all are complete.
 
         Args:
             makers: By the file's name, what writes it to a path.
@@ -184,7 +173,7 @@ class StudyFolder:
                 for file, make in makers.items():
                     make(beside / file)
                 for file in makers:
-                    os.replace(beside / file, self.path / file)
+                    replace_file(beside / file, self.path / file)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         except OSError as error:

@@ -23,6 +23,7 @@ from maskpool.audit.states import CLEAN, relative
 from maskpool.bench.arms import Reading, Windows, partners
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import FolderError, UserError
+from maskpool.files import atomic_write
 from maskpool.modules import Pooling
 from maskpool.modules.build import output_dimension
 from maskpool.trust import Folder
@@ -277,10 +278,9 @@ def pool_corpus(
             states[places] = output[kept_layer][rows].float().cpu()
         in_encoder += forwarded - began
         in_arms += time.perf_counter() - forwarded
-        # Mapped pages outlive the process that wrote them, so a count beside them is all that a next one needs.
-        beside = marker.with_suffix(".next")
-        beside.write_text(json.dumps([number, in_encoder, in_arms]))
-        os.replace(beside, marker)
+        # Mapped pages outlive the process that wrote them, so the next process only needs a count.
+        with atomic_write(marker) as beside:
+            beside.write_text(json.dumps([number, in_encoder, in_arms]))
         on_texts(len(block.texts))
     mask = torch.arange(asked.top) < torch.from_numpy(lengths[asked.kept]).unsqueeze(1)
     return Pooled(lengths, asked.prefix, folder), States(asked.kept, states, mask), Cost(in_encoder, in_arms)

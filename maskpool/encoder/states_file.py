@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,13 @@ from torch import Tensor
 
 from maskpool.encoder.identity import differing, told
 from maskpool.errors import FolderError, UserError
+from maskpool.files import exclusive, replace_file
 from maskpool.trust import check_regular
 
 if TYPE_CHECKING:
     from io import FileIO
 
     from jaxtyping import Float, Int, UInt8
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # where there are no such locks, files have none
-    fcntl = None  # type: ignore[assignment]
 
 # Texts that are computed, hashed and written together: what a killed run loses at most.
 BLOCK = 1_024
@@ -129,13 +125,27 @@ class Part:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Open the part, or begin one, and keep other processes from it; the lock goes with this process.
+        """Open or create the part, and lock it; the lock ends with this process, even if the process is killed.
 
         Raises:
             UserError: Another process holds it, or it cannot be opened.
         """
         with self._telling():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            try:
+                held.enter_context(exclusive(self.path.with_name(self.path.name + ".lock")))
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path} is being filled by another process: wait until it has finished, or choose another "
+                    "path"
+                ) from error
+            self._open()
+            held.enter_context(self._file)
+            yield
+
+    def _open(self) -> None:
+        with self._telling():
             # Neither through a link to somewhere else, nor into a pipe, which would block.
             flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             try:
@@ -148,17 +158,6 @@ class Part:
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 self._file.close()
                 raise OSError(None, f"{self.path.name} is not a regular file")
-        with self._file:
-            if fcntl:
-                with suppress(OSError):  # of a file system without locks
-                    try:
-                        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError as error:
-                        raise UserError(
-                            f"{self.path} is being filled by another process: wait until it has finished, or choose "
-                            "another path"
-                        ) from error
-            yield
 
     def begin(self) -> int:
         """Write what stands before the values, unless a former run has.
@@ -211,7 +210,7 @@ class Part:
             UserError: It cannot be put there.
         """
         with self._telling():
-            os.replace(self.path, self.target)
+            replace_file(self.path, self.target)
 
     def discard(self) -> None:
         """Remove what was begun."""

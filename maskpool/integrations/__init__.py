@@ -1,12 +1,14 @@
-"""Host libraries, one leaf each; none is loaded before its leaf is."""
+"""Integrations, one host library per module; importing one loads its host."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from maskpool.errors import RequirementError
+
 
 def require(package: str, minimum: str, extra: str) -> None:
-    """Raise ImportError unless a host is installed and new enough; the message says how to get it.
+    """Raise RequirementError unless a host is installed and new enough; the message says how to install it.
 
     Args:
         package: The host's name on the package index.
@@ -20,8 +22,10 @@ def require(package: str, minimum: str, extra: str) -> None:
     try:
         found = version(package)
     except PackageNotFoundError:
-        raise ImportError(f"{package} is not installed, and {package}>={minimum} is needed here: {command}") from None
+        raise RequirementError(
+            f"{package} is not installed, and {package}>={minimum} is needed here: {command}"
+        ) from None
     from packaging.version import Version  # every host brings it, torch does not
 
     if Version(found) < Version(minimum):
-        raise ImportError(f"{package} {found} is too old, {package}>={minimum} is needed here: {command}")
+        raise RequirementError(f"{package} {found} is too old, {package}>={minimum} is needed here: {command}")

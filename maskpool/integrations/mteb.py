@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from maskpool.encoder import evaluating, weights_hash
+from maskpool.errors import InvalidTypeError, InvalidValueError
 from maskpool.integrations import require
-from maskpool.integrations.sentence_transformers import Pooling, load, warn_if_pooled_otherwise, with_pooling
+from maskpool.integrations.sentence_transformers import Pooling, open_model, warn_if_pooled_otherwise, with_pooling
 from maskpool.integrations.st_host import SentenceTransformer, batch_to_device, truncate_embeddings
 from maskpool.integrations.st_host import modules as host
 from maskpool.plans import Plan
@@ -70,20 +72,22 @@ class PoolingEncoder(AbsEncoder):
 
     def __init__(
         self,
-        model: SentenceTransformer | str,
+        model: SentenceTransformer | str | os.PathLike[str],
         pooling_mode: str | tuple[str, ...] | list[str] | None = None,
         pads: Literal["excluded", "included"] = "excluded",
         plan: Plan | None = None,
         seed: int = 0,
     ) -> None:
         if pads not in ("excluded", "included"):
-            raise ValueError(f"pads must be 'excluded' or 'included', got {pads!r}")
+            raise InvalidValueError("pads", f"must be 'excluded' or 'included', got {pads!r}")
         plan = Plan() if plan is None else plan
         if not isinstance(plan, Plan):
-            raise TypeError(f"plan must be a maskpool.plans.Plan, such as Plan(pad_to=128), got {type(plan).__name__}")
-        given = load(model) if isinstance(model, str) else model
+            raise InvalidTypeError(
+                "plan", f"must be a maskpool.plans.Plan, such as Plan(pad_to=128), got {type(plan).__name__}"
+            )
+        given = open_model(model)
         self.model = with_pooling(given, pooling_mode)
-        if isinstance(model, str):
+        if not isinstance(model, SentenceTransformer):
             warn_if_pooled_otherwise(model, given, pooling_mode, stacklevel=2)
         self.pads, self.plan, self.seed = pads, plan, seed
         pooling = next(module for module in self.model.modules() if isinstance(module, Pooling))
@@ -97,7 +101,7 @@ class PoolingEncoder(AbsEncoder):
             settings["pooling_mode"] = "+".join(pooling.pooling_mode)
         experiment = settings | {"pads": pads, **vars(plan)} | ({"seed": seed} if plan.order == "random" else {})
         card = given.model_card_data
-        name = model if isinstance(model, str) else card.model_name or card.base_model or "sentence-transformer"
+        name = card.model_name or card.base_model or "sentence-transformer" if model is given else model
         similarity = given.similarity_fn_name
         self.mteb_model_meta = ModelMeta.create_empty(
             {
@@ -134,16 +138,18 @@ class PoolingEncoder(AbsEncoder):
                 another precision than float32 is asked for.
         """
         if kwargs.get("precision") not in (None, "float32"):
-            raise ValueError(
-                f"precision must be 'float32', got {kwargs['precision']!r}: vectors are not quantised here, drop it "
-                "from encode_kwargs"
+            raise InvalidValueError(
+                "precision",
+                f"must be 'float32', got {kwargs['precision']!r}: vectors are not quantised here, drop it "
+                "from encode_kwargs",
             )
         texts: list[str] = []
         for batch in inputs:
             if "text" not in batch or any(modality in batch for modality in _OTHER_MODALITIES):
-                raise ValueError(
-                    f"task {task_metadata.name} must have texts alone, got {', '.join(batch)}: choose tasks by "
-                    'mteb.get_tasks(modalities=["text"], exclusive_modality_filter=True)'
+                raise InvalidValueError(
+                    "tasks",
+                    f"must have texts only, got {', '.join(batch)} from {task_metadata.name}: choose tasks by "
+                    'mteb.get_tasks(modalities=["text"], exclusive_modality_filter=True)',
                 )
             texts += batch["text"]
         prompt = self._prompt(task_metadata, prompt_type)
@@ -182,9 +188,10 @@ class PoolingEncoder(AbsEncoder):
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             features = self.model.preprocess(texts[start : start + _TEXTS_AT_ONCE], prompt=prompt, **task)
             if "attention_mask" not in features:
-                raise ValueError(
-                    f"model must give an attention_mask for a batch of texts, got {', '.join(features)}: a plan has "
-                    "nothing to pad where texts stand flat (set model[0].unpad_inputs = False) or have no mask"
+                raise InvalidValueError(
+                    "model",
+                    f"must give an attention_mask for a batch of texts, got {', '.join(features)}: a plan has "
+                    "nothing to pad where texts stand flat (set model[0].unpad_inputs = False) or have no mask",
                 )
             lengths.append(features["attention_mask"].sum(dim=1).numpy())
         return np.concatenate(lengths)
@@ -202,16 +209,24 @@ def clustering_task(name: str) -> tuple[list[str], list[str]]:
     try:
         task: Any = mteb.get_task(name)  # Any: kinds of tasks name their columns each in its own way
     except KeyError as error:
-        raise ValueError(str(error.args[0]).split("\n")[0]) from error
+        raise InvalidValueError("name", f"must be a task of MTEB: {str(error.args[0]).splitlines()[0]}") from error
     if task.metadata.type != "Clustering" or task.metadata.modalities != ["text"]:
-        raise ValueError(f"it is a task of {task.metadata.type} on {', '.join(task.metadata.modalities)}")
+        raise InvalidValueError(
+            "name",
+            f"must be a clustering task of texts, got {name!r}, a task of {task.metadata.type} on "
+            f"{', '.join(task.metadata.modalities)}",
+        )
     if len(task.hf_subsets) > 1:
-        raise ValueError(f"it has several subsets ({', '.join(task.hf_subsets)}), and one corpus is asked for")
+        raise InvalidValueError(
+            "name", f"must be a task of one subset, got {name!r}, which has several: {', '.join(task.hf_subsets)}"
+        )
     if not task.data_loaded:
         try:
             task.load_data()
         except Exception as error:  # whatever the network and the datasets' builders raise
-            raise ValueError(f"it cannot be downloaded: {str(error).splitlines()[0]}") from error
+            raise InvalidValueError(
+                "name", f"must be a task that can be downloaded, got {name!r}: {str(error).splitlines()[0]}"
+            ) from error
     split = task.metadata.eval_splits[0]
     splits = task.dataset if split in task.dataset else task.dataset[task.hf_subsets[0]]
     texts: list[str] = []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from maskpool.encoder import Encoder, evaluating
+from maskpool.errors import InvalidTypeError, InvalidValueError, RequirementError
+from maskpool.files import atomic_write
 from maskpool.modules import Pooling, build_pooling
 
 _PACKAGES = 'pip install "maskpool[onnx]"'
@@ -49,38 +49,34 @@ def export(
     """
     model = encoder.model if isinstance(encoder, Encoder) else encoder
     if not isinstance(model, nn.Module):
-        raise TypeError(f"encoder must be a maskpool Encoder or a torch module, got {type(encoder).__name__}")
+        raise InvalidTypeError("encoder", f"must be a maskpool Encoder or a torch module, got {type(encoder).__name__}")
     if isinstance(pooling, (str, tuple, list)):
         pooling = build_pooling(pooling, getattr(getattr(model, "config", None), "hidden_size", None))
     if not isinstance(pooling, Pooling):
-        raise TypeError(f"pooling must be a maskpool layer or a mode string, got {type(pooling).__name__}")
+        raise InvalidTypeError("pooling", f"must be a maskpool layer or a mode string, got {type(pooling).__name__}")
     _check(pooling)
     try:
         import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
     except ImportError as error:
-        raise ImportError(f"{error.name} is not installed, which the ONNX export needs: {_PACKAGES}") from None
+        raise RequirementError(f"{error.name} is not installed, which the ONNX export needs: {_PACKAGES}") from None
     graph = _TokensToVector(model, pooling)
     ids = torch.ones(2, 3, dtype=torch.int64, device=next(model.parameters(), torch.empty(0)).device)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
-    target = Path(path)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".maskpool-") as folder:
-        written = Path(folder) / "model.onnx"
-        with evaluating(graph), torch.no_grad(), warnings.catch_warnings():
-            # The exporter's own, about its insides; what the model itself warns of is heard.
-            warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
-            warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used", UserWarning)
-            torch.onnx.export(
-                graph,
-                (ids, torch.ones_like(ids)),
-                written,
-                dynamo=True,
-                dynamic_shapes={"input_ids": axes, "attention_mask": axes},
-                input_names=["input_ids", "attention_mask"],
-                output_names=["sentence_embeddings"],
-                external_data=False,
-                verbose=False,
-            )
-        os.replace(written, target)
+    with atomic_write(path) as written, evaluating(graph), torch.no_grad(), warnings.catch_warnings():
+        # The exporter's own, about its internals; warnings of the model itself are shown.
+        warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
+        warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used", UserWarning)
+        torch.onnx.export(
+            graph,
+            (ids, torch.ones_like(ids)),
+            written,
+            dynamo=True,
+            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+            input_names=["input_ids", "attention_mask"],
+            output_names=["sentence_embeddings"],
+            external_data=False,
+            verbose=False,
+        )
 
 
 class _TokensToVector(nn.Module):
@@ -98,7 +94,8 @@ def _check(pooling: Pooling) -> None:
     """Refuse what cannot become a graph before any work is done."""
     for layer in pooling.modules():
         if isinstance(layer, Pooling) and layer.on_empty == "raise":
-            raise ValueError(
-                f"pooling must not have on_empty='raise' to become an ONNX graph, got it from {type(layer).__name__}: "
-                "use on_empty='zero' or 'nan'"
+            raise InvalidValueError(
+                "pooling",
+                f"must not have on_empty='raise' to become an ONNX graph, got it from {type(layer).__name__}: "
+                "use on_empty='zero' or 'nan'",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +15,7 @@ from torch.nn.functional import normalize as to_unit_length
 
 from maskpool.encoder import Encoder, check_texts, evaluating, layer_states, token_states
 from maskpool.encoder.saved_pooling import SavedPooling, saved_pooling_of, warn_about_pooling
+from maskpool.errors import InvalidTypeError, InvalidValueError
 from maskpool.integrations import require
 from maskpool.modules import FirstLastAveragePooling, LayerMix, Pooling, build_pooling
 from maskpool.modules.build import POOLINGS, output_dimension
@@ -53,8 +55,10 @@ class SentenceEmbedder:
     modules behind the pooling, such as ``Dense``, and prompts are not applied; a warning names them.
 
     Args:
-        model: Any transformers model that reads token ids; a head is left out.
-        tokenizer: Its tokenizer. One without a pad token works, with a notice.
+        model: Any transformers model that reads token ids, whose head is not used; or the name or folder of one, which
+            is opened without running code from it.
+        tokenizer: Its tokenizer; None takes the one that is saved with a name or folder. A tokenizer without a pad
+            token works, with a warning.
         pooling: None for the pooling that the model is saved with; or a mode string as `build_pooling` takes it, a
             tuple of them, or a layer; also `LayerMix` and `FirstLastAveragePooling`, which read all layers.
         layer: The layer to pool: -1 the last; 0 the rows of the embedding matrix, which know neither position nor
@@ -63,6 +67,7 @@ class SentenceEmbedder:
 
     Raises:
         TypeError: An argument is something else.
+        NotFoundError: There is no such folder, and no such model on the hub.
         ValueError: ``max_length`` is not a positive integer, an unknown mode, or ``layer`` together with a pooling of
             all layers.
         FolderError: The folder of the model is malformed, or saves a pooling that cannot be applied to token states.
@@ -75,27 +80,36 @@ class SentenceEmbedder:
 
         model, tokenizer = AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
         vectors = SentenceEmbedder(model, tokenizer).embed(["a text", "another"])
+        vectors = SentenceEmbedder(name).encode(["a text", "another"])  # the same
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | str | os.PathLike[str],
+        tokenizer: PreTrainedTokenizerBase | None = None,
         pooling: PoolingArgument | None = None,
         layer: int = -1,
         *,
         max_length: int | None = None,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            opened = Encoder.load(os.fspath(model))
+            model, tokenizer = opened.model, opened.tokenizer if tokenizer is None else tokenizer
+        elif tokenizer is None and isinstance(model, PreTrainedModel):
+            raise InvalidTypeError(
+                "tokenizer", "must be the tokenizer of the model, got None: pass it, or the model's name or folder"
+            )
         for name, value, kind in (("model", model, PreTrainedModel), ("tokenizer", tokenizer, PreTrainedTokenizerBase)):
             if not isinstance(value, kind):
-                raise TypeError(
-                    f"{name} must be a transformers {kind.__name__}, got {type(value).__name__}: load it with "
-                    f"Auto{name.capitalize()}.from_pretrained"
+                raise InvalidTypeError(
+                    name,
+                    f"must be a transformers {kind.__name__}, got {type(value).__name__}: load it with "
+                    f"Auto{name.capitalize()}.from_pretrained, or pass the model's name or folder",
                 )
         if max_length is not None and (
             isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1
         ):
-            raise ValueError(f"max_length must be a positive integer, got {max_length!r}")
+            raise InvalidValueError("max_length", f"must be a positive integer, got {max_length!r}")
         _warn_about_missing_pad(tokenizer)
         self.encoder = Encoder.of(model, tokenizer, max_length)
         self.saved = saved_pooling_of(model)
@@ -138,6 +152,17 @@ class SentenceEmbedder:
                 pooled = _pool(self.encoder.model, self._chosen, self.layer, input_ids, mask).float()
                 vectors[places] = (to_unit_length(pooled, dim=1) if unit_length else pooled).cpu().numpy()
         return vectors
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        batch_size: int = 32,
+        *,
+        normalize: bool | None = None,
+        show_progress_bar: bool = False,
+    ) -> Vectors:
+        """Embed texts: `embed` under the name that sentence-transformers uses."""
+        return self.embed(texts, batch_size, normalize=normalize, show_progress_bar=show_progress_bar)
 
     @property
     def dimension(self) -> int:
@@ -183,7 +208,7 @@ class SentenceEmbeddingPipeline(_Pipeline):  # type: ignore[misc]  # the same
     def preprocess(self, input_: str) -> dict[str, Tensor]:
         """Tokenise one text."""
         if not isinstance(input_, str):
-            raise TypeError(f"a text must be a string, got {type(input_).__name__}")
+            raise InvalidTypeError("inputs", f"must be texts, strings, got {type(input_).__name__}")
         ids, _ = self._encoder.tokenize([input_])
         input_ids = torch.tensor(ids, dtype=torch.int64)
         if not ids[0]:  # a model wants at least one position
@@ -281,20 +306,20 @@ def _build(
     _check_layer_argument(layer)
     if isinstance(pooling, LayerMix | FirstLastAveragePooling):
         if layer != -1:
-            raise ValueError(
-                f"layer must be left out together with {type(pooling).__name__}, which reads all, got {layer}"
+            raise InvalidValueError(
+                "layer", f"must be left out together with {type(pooling).__name__}, which reads all, got {layer}"
             )
         return pooling
     if isinstance(pooling, str | tuple | list):
         return build_pooling(pooling, _width(model, layer)).to(model.device)
     if not isinstance(pooling, Pooling):
-        raise TypeError(f"pooling must be a maskpool layer or a mode string, got {type(pooling).__name__}")
+        raise InvalidTypeError("pooling", f"must be a maskpool layer or a mode string, got {type(pooling).__name__}")
     return pooling
 
 
 def _check_layer_argument(layer: object) -> None:
     if isinstance(layer, bool) or not isinstance(layer, int):
-        raise TypeError(f"layer must be an integer, got {type(layer).__name__}")
+        raise InvalidTypeError("layer", f"must be an integer, got {type(layer).__name__}")
 
 
 def _pool(

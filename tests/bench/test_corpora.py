@@ -435,9 +435,9 @@ def test_a_task_of_mteb(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "reason"),
     [
         ("NoSuchTask", "NoSuchTask"),
-        ("Banking77Classification", "it is a task of Classification on text"),
-        ("MasakhaNEWSClusteringP2P", "it has several subsets"),
-        ("TwentyNewsgroupsClustering.v2", "it cannot be downloaded"),
+        ("Banking77Classification", "a task of Classification on text"),
+        ("MasakhaNEWSClusteringP2P", "must be a task of one subset"),
+        ("TwentyNewsgroupsClustering.v2", "must be a task that can be downloaded"),
     ],
 )
 def test_a_task_that_cannot_be_had(name: str, reason: str) -> None:

@@ -327,7 +327,7 @@ def test_what_is_refused(model: SentenceTransformer) -> None:
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"model": model, "pads": "both"}, ValueError, "pads must be 'excluded' or 'included', got 'both'"),
         ({"model": model, "plan": "sorted"}, TypeError, r"plan must be a maskpool.plans.Plan, such as Plan\(.*got str"),
-        ({"model": 3}, TypeError, "model must be a SentenceTransformer, got int"),
+        ({"model": 3}, TypeError, "model must be a SentenceTransformer, or the name or folder of one, got int"),
         ({"model": model, "pooling_mode": "middle"}, ValueError, "pooling_mode must be one of 'mean'"),
     ]
     metadata = mteb.get_task("Banking77Classification").metadata
@@ -339,7 +339,9 @@ def test_what_is_refused(model: SentenceTransformer) -> None:
         _encode(PoolingEncoder(model, plan=Plan(pad_to=4)), TEXTS)
     for batch in ({"image": [1]}, {"text": ["a"], "image": [1]}):
         loader: Any = [batch]
-        with pytest.raises(ValueError, match=f"task .* must have texts alone, got {', '.join(batch)}: choose tasks by"):
+        with pytest.raises(
+            ValueError, match=f"tasks must have texts only, got {', '.join(batch)} from .*: choose tasks by"
+        ):
             PoolingEncoder(model).encode(loader, **task)
     with pytest.raises(ValueError, match=r"precision must be 'float32', got 'int8': .*drop it"):
         PoolingEncoder(model).encode(DataLoader(TEXTS), precision="int8", **task)  # type: ignore[arg-type]  # not read

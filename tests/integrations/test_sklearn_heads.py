@@ -705,11 +705,13 @@ def test_states_of_another_encoder(kind: Any, learn: Any, states: TokenStates, h
     assert head.transform(renamed).shape == (600, 12)
     with pytest.raises(ValueError, match=r"model must give token states of dimension 12, .* got 32"):
         head.to_sentence_transformer(host)
-    with pytest.raises(TypeError, match="model must be a SentenceTransformer, got str"):
-        head.to_sentence_transformer("all-MiniLM-L6-v2")
+    with pytest.raises(TypeError, match="model must be a SentenceTransformer, or the name or folder of one, got int"):
+        head.to_sentence_transformer(3)
     renamed.identity["layer"] = 3
     inner = kind(max_iter=1).fit(renamed, learn[1])
-    with pytest.raises(ValueError, match=r"fitted on the last layer, -1, .* this one was fitted on layer 3"):
+    with pytest.raises(
+        ValueError, match=r"model must pool the layer that this head was fitted on, 3, .* fit the head on layer -1"
+    ):
         inner.to_sentence_transformer(host)
 
 

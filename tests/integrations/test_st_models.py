@@ -251,7 +251,12 @@ def test_what_cannot_be_exchanged(build: Callable[..., SentenceTransformer], fol
             ValueError,
             r"got 2: 0\.sub_modules\.route0\.1 \(Pooling\), 0\.sub_modules\.route1\.1 \(Pooling\)",
         ),
-        (Transformer(folder), None, TypeError, "must be a SentenceTransformer, or the name or folder of one, got Transformer"),
+        (
+            Transformer(folder),
+            None,
+            TypeError,
+            "must be a SentenceTransformer, or the name or folder of one, got Transformer",
+        ),
         (
             build(HostPooling(DIM), Dense(DIM, 9), Normalize()),
             "mean_std",
@@ -270,7 +275,9 @@ def test_what_cannot_be_exchanged(build: Callable[..., SentenceTransformer], fol
 
 def test_what_the_host_does_not_have(build: Callable[..., SentenceTransformer]) -> None:
     """A pooling that the host's class cannot be is refused by setting, and so is one that is the host's already."""
-    message = r"got pooling_mode 'min', pooling_mode 'std', include_special_tokens=False; the host's modes are 'cls', 'max'"
+    message = (
+        r"got pooling_mode 'min', pooling_mode 'std', include_special_tokens=False; the host's modes are 'cls', 'max'"
+    )
     with pytest.raises(ValueError, match=message):
         as_host_pooling(build(Pooling(DIM, ("mean", "min", "std"), include_special_tokens=False)))
     with pytest.raises(ValueError, match="must have a pooling of maskpool, got Pooling, the host's own already"):
@@ -455,7 +462,7 @@ def test_the_old_name_is_private() -> None:
     """Only files have the old name: it is not in the public names, and other unknown names are errors."""
     assert "AttentionPoolingModule" not in {*dir(integration), *integration.__all__}
     with pytest.raises(AttributeError, match="no attribute 'AveragePoolingModule'"):
-        integration.AveragePoolingModule
+        getattr(integration, "AveragePoolingModule")  # noqa: B009  # an attribute that mypy does not know
 
 
 def test_what_load_does_not_take(tmp_path: Path) -> None:

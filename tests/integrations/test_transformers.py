@@ -348,7 +348,7 @@ def test_what_the_pipeline_refuses(bert: Any) -> None:
     """The pipeline refuses what is no text and parameters that it does not have."""
     register_pipeline()
     pipe = pipeline("sentence-embedding", model=bert, tokenizer=tiny.tokenizer())
-    with pytest.raises(TypeError, match="a text must be a string, got NoneType"):
+    with pytest.raises(TypeError, match="inputs must be texts, strings, got NoneType"):
         pipe(["w1", None])
     with pytest.raises(ValueError, match="pooling_mode must be one of 'mean'"):
         pipe("w1", pooling="middle")

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from maskpool.encoder import BUNDLED, Encoder, TokenStates
+from maskpool.errors import InvalidValueError
 from maskpool.integrations.sklearn.heads import PoolingHead
 from maskpool.integrations.sklearn.labels import check_labels, encode_labels, shown
 
@@ -191,7 +192,7 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         labels = check_labels(y, len(states))
         if (labels.ndim == 2) is not self._multilabel or (self._multilabel and labels.shape[1] != len(self.classes_)):
             expected = f"(texts, {len(self.classes_)})" if self._multilabel else "(texts,)"
-            raise ValueError(f"y must have the shape {expected}, as for fit, got {labels.shape}")
+            raise InvalidValueError("y", f"must have the shape {expected}, as for fit, got {labels.shape}")
         if not self._multilabel:
             unseen = sorted(set(labels.tolist()) - set(self.classes_.tolist()), key=str)
             if unseen:

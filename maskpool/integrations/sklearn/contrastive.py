@@ -14,6 +14,7 @@ from sklearn.utils import check_scalar
 from torch import Tensor, nn
 
 from maskpool.encoder import BUNDLED, Encoder, TokenStates
+from maskpool.errors import InvalidValueError
 from maskpool.integrations.sklearn.heads import PoolingHead
 from maskpool.integrations.sklearn.labels import check_labels, encode_labels
 
@@ -109,10 +110,12 @@ class PoolingTransformer(PoolingHead):
         states = self._states(X, fitted=False)
         labels = check_labels(y, len(states))
         if labels.ndim == 2:
-            raise ValueError(f"y must have one label a text, the shape (texts,), got {labels.shape}")
+            raise InvalidValueError("y", f"must have one label a text, the shape (texts,), got {labels.shape}")
         _, classes = encode_labels(labels)
         if np.bincount(classes).max() < 2:
-            raise ValueError(f"y must have two texts of some class, which to bring together, got {len(labels)} classes")
+            raise InvalidValueError(
+                "y", f"must have two texts of some class, to bring together, got {len(labels)} classes"
+            )
         objective = _SupervisedContrastive(float(self.temperature))
         self._train(states, torch.from_numpy(classes), labels, lambda *_: objective)
         return self

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from maskpool.encoder import check_texts, evaluating
-from maskpool.errors import FolderError
+from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError
 from maskpool.integrations.sentence_transformers import load, load_plain, warn_if_pooled_otherwise, with_pooling
 from maskpool.integrations.st_host import SentenceTransformer
 from maskpool.integrations.st_host import modules as host
@@ -120,9 +120,9 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """The model with our pooling; by name it is opened once for the same parameters."""
         # A search over an array gives numpy's integers.
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, Integral) or self.batch_size < 1:
-            raise ValueError(f"batch_size must be a positive integer, got {self.batch_size!r}")
+            raise InvalidValueError("batch_size", f"must be a positive integer, got {self.batch_size!r}")
         if not isinstance(self.normalize, bool | np.bool_):
-            raise TypeError(f"normalize must be True or False, got {self.normalize!r}")
+            raise InvalidTypeError("normalize", f"must be True or False, got {self.normalize!r}")
         asked = (self.model, self.pooling_mode, self.device)
         opened: tuple[object, SentenceTransformer] | None = getattr(self, "_opened", None)
         # A given model may have been trained since, and our pooling is a copy of what its own had learned.
@@ -142,7 +142,9 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             elsewhere = device is not None and device != self.model.device
             return (copy.deepcopy(self.model).to(device) if elsewhere else self.model), False
         if not isinstance(self.model, str | os.PathLike):
-            raise TypeError(f"model must be a name, a folder or a SentenceTransformer, got {type(self.model).__name__}")
+            raise InvalidTypeError(
+                "model", f"must be a name, a folder or a SentenceTransformer, got {type(self.model).__name__}"
+            )
         name = os.fspath(self.model)
         try:
             model, is_saved = load(name, device=self.device), True
@@ -176,7 +178,8 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 def check_readable_texts(X: Iterable[str]) -> list[str]:  # noqa: N803  # scikit-learn's name
     """Texts as a list, from what can be read more than once."""
     if isinstance(X, Iterator):
-        raise TypeError(
-            f"X must be texts that can be read twice, by fit and by transform, got a {type(X).__name__}: pass list(X)"
+        raise InvalidTypeError(
+            "X",
+            f"must be texts that can be read twice, by fit and by transform, got a {type(X).__name__}: pass list(X)",
         )
     return check_texts(X, "X")

@@ -23,7 +23,8 @@ from transformers import PreTrainedModel
 
 from maskpool.encoder import Encoder, TokenStates, compute_states, text_encoder, weights_hash
 from maskpool.encoder.identity import differing, of_the_encoder, short, told
-from maskpool.integrations.sentence_transformers import Pooling, with_pooling
+from maskpool.errors import ExistsError, InvalidTypeError, InvalidValueError
+from maskpool.integrations.sentence_transformers import Pooling, open_model, with_pooling
 from maskpool.integrations.sklearn.encoder import check_readable_texts
 from maskpool.integrations.sklearn.labels import shown
 from maskpool.integrations.st_host import SentenceTransformer
@@ -96,42 +97,43 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         return self._vectors(X)
 
-    def to_sentence_transformer(self, model: SentenceTransformer) -> SentenceTransformer:
+    def to_sentence_transformer(self, model: SentenceTransformer | str | os.PathLike[str]) -> SentenceTransformer:
         """Put the trained head into a model, which then saves, loads and encodes as any other.
 
-        Its pooling gives the vectors of `transform`; a classifier on top of them stays behind. What stands behind the
-        pooling in the model is kept: behind a ``Normalize``, as in all-MiniLM-L6-v2, vectors come out with length 1.
-        What was saved is opened by `maskpool.integrations.sentence_transformers.load`.
+        The model's pooling gives the vectors of `transform`; a classifier on top of them is dropped. Modules behind the
+        pooling are kept: with a ``Normalize``, as in all-MiniLM-L6-v2, vectors have length 1. Open the saved model by
+        `maskpool.integrations.sentence_transformers.load`.
 
         Args:
-            model: The ``SentenceTransformer`` whose last layer's token states the head was fitted on. It is left as
-                it is.
+            model: The ``SentenceTransformer`` whose last layer's token states the head was fitted on, which is left as
+                it is; or its name or folder.
 
         Returns:
             A model that shares all other modules with the one that was given.
 
         Raises:
             NotFittedError: `fit` has not been called.
-            TypeError: ``model`` is no ``SentenceTransformer``.
-            ValueError: Its token states have another width, its weights are others than those that the head was fitted
-                on (as they were then, in the same dtype), the head was fitted on another layer, or as `with_pooling`
+            TypeError: ``model`` is something else.
+            ValueError: Its token states have another width, its weights are not those that the head was fitted on (as
+                they were then, in the same dtype), the head was fitted on another layer, or as `with_pooling`
                 says.
         """
         check_is_fitted(self)
-        if not isinstance(model, SentenceTransformer):
-            raise TypeError(f"model must be a SentenceTransformer, got {type(model).__name__}")
+        model = open_model(model)
         layer = self.encoder_identity_.get("layer", -1)
         if layer != -1:
-            raise ValueError(
-                f"to_sentence_transformer must have a head that was fitted on the last layer, -1, which is what a "
-                f"SentenceTransformer pools; this one was fitted on layer {layer}"
+            raise InvalidValueError(
+                "model",
+                f"must pool the layer that this head was fitted on, {layer}, and a SentenceTransformer pools the last "
+                "one: fit the head on layer -1",
             )
         poolings = [module for module in model.modules() if isinstance(module, host.Pooling)]
         for old in poolings:
             if old.embedding_dimension != self.n_features_in_:
-                raise ValueError(
-                    f"model must give token states of dimension {self.n_features_in_}, which this head was fitted on, "
-                    f"got {old.embedding_dimension}"
+                raise InvalidValueError(
+                    "model",
+                    f"must give token states of dimension {self.n_features_in_}, which this head was fitted on, "
+                    f"got {old.embedding_dimension}",
                 )
         self._refuse_other_weights(model)
         # One of ours hands its options down to another of the same mode; in between, a mean has none to hand down.
@@ -157,7 +159,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_is_fitted(self)
         target = Path(path)
         if target.exists():
-            raise FileExistsError(f"path must be a new folder, got {str(target)!r}, which exists: move it away first")
+            raise ExistsError("path", f"must be a new folder, got {str(target)!r}, which exists: move it away first")
         module = Pooling(self.n_features_in_, self._mode, **self._options)
         module.pooling.load_state_dict(self.pooling_.state_dict())
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -222,9 +224,10 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                         total += float(loss.detach()) * len(texts)
                     self.loss_curve_.append(total / len(learn))
                     if not math.isfinite(total):
-                        raise ValueError(
-                            f"X must hold finite token states, and learning_rate_init be small enough for them; the "
-                            f"loss became {total} with learning_rate_init={self.learning_rate_init}"
+                        raise InvalidValueError(
+                            "X",
+                            f"must hold finite token states, and learning_rate_init be small enough for them; the "
+                            f"loss became {total} with learning_rate_init={self.learning_rate_init}",
                         )
                     if held is not None:
                         parts.eval()
@@ -262,15 +265,17 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if classes is not None:
             names, counts = np.unique(classes, return_counts=True)
             if counts.min() < 2:
-                raise ValueError(
-                    f"y must have at least two texts of each class for the validation split, got one of "
-                    f"{shown(names[counts.argmin()])}: add another, or set early_stopping=False"
+                raise InvalidValueError(
+                    "y",
+                    f"must have at least two texts of each class for the validation split, got one of "
+                    f"{shown(names[counts.argmin()])}: add another, or set early_stopping=False",
                 )
             size = min(max(size, len(names)), texts - len(names))
         if not 0 < size < texts:
-            raise ValueError(
-                f"X must have enough texts for a validation split of {self.validation_fraction}, got {texts}: add "
-                f"others, or set early_stopping=False"
+            raise InvalidValueError(
+                "X",
+                f"must have enough texts for a validation split of {self.validation_fraction}, got {texts}: add "
+                f"others, or set early_stopping=False",
             )
         learn, held = train_test_split(everything, test_size=size, stratify=classes, random_state=rng)
         return torch.from_numpy(learn), torch.from_numpy(held)
@@ -288,16 +293,17 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_is_fitted(self)
         states = self._states(X)
         if states.dimension != self.n_features_in_:
-            raise ValueError(
-                f"X has {states.dimension} features, but {type(self).__name__} is expecting {self.n_features_in_} "
-                "features as input, the width of the token states of fit: compute them with the same encoder"
+            raise InvalidValueError(
+                "X",
+                f"has {states.dimension} features, but {type(self).__name__} is expecting {self.n_features_in_} "
+                "features as input, the width of the token states of fit: compute them with the same encoder",
             )
         ours, theirs = self.encoder_identity_, of_the_encoder(states.identity)
         differ = differing(ours, theirs)
         if differ:
             first, got = (told(of, differ) if of else "states that do not say whose they are" for of in (ours, theirs))
-            raise ValueError(
-                f"X must hold token states of the encoder that this head was fitted on: fitted on {first}, got {got}"
+            raise InvalidValueError(
+                "X", f"must hold token states of the encoder that this head was fitted on: fitted on {first}, got {got}"
             )
         where = _device(self.device)
         pooling = self.pooling_ if where.type == "cpu" else copy.deepcopy(self.pooling_).to(where)
@@ -314,10 +320,11 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             found = weights_hash(text_encoder(theirs))
             # Of an encoder-decoder, the host keeps the encoder in a shell of its own, under other names.
             if ours["weights_sha256"] not in (found, weights_hash(theirs.get_encoder())):
-                raise ValueError(
-                    f"model must have the weights that this head was fitted on, in the same dtype, those of "
+                raise InvalidValueError(
+                    "model",
+                    f"must have the weights that this head was fitted on, in the same dtype, those of "
                     f"{ours.get('name')!r} ({short(ours['weights_sha256'])}), got those of {theirs.name_or_path!r} "
-                    f"({short(found)})"
+                    f"({short(found)})",
                 )
 
     def _open(self) -> tuple[Encoder, str | None]:
@@ -329,7 +336,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if isinstance(self.model, Encoder):
             return self.model, None
         if not isinstance(self.model, str | os.PathLike):
-            raise TypeError(f"model must be a name, a folder or an Encoder, got {type(self.model).__name__}")
+            raise InvalidTypeError("model", f"must be a name, a folder or an Encoder, got {type(self.model).__name__}")
         asked = (os.fspath(self.model), str(_device(self.device)))
         opened: tuple[object, Encoder, str] | None = getattr(self, "_opened", None)
         if opened is None or opened[0] != asked:
@@ -349,7 +356,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         )
         options = self.pooling_options
         if options is not None and not isinstance(options, Mapping):
-            raise TypeError(f"pooling_options must be a dictionary or None, got {type(options).__name__}")
+            raise InvalidTypeError("pooling_options", f"must be a dictionary or None, got {type(options).__name__}")
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

@@ -12,12 +12,14 @@ from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
+from maskpool.errors import InvalidTypeError, InvalidValueError
+
 if TYPE_CHECKING:
     Labels: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _SEVERAL = (list, tuple, set, frozenset, np.ndarray)
 _LISTS = (
-    "y must have one label a text, or a column of 0 and 1 for each label, got lists of labels: make columns of them by "
+    "must have one label a text, or a column of 0 and 1 for each label, got lists of labels: make columns of them by "
     "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)"
 )
 
@@ -25,23 +27,27 @@ _LISTS = (
 def check_labels(y: Any, texts: int) -> Labels:
     """Labels as an array, (texts,), or (texts, labels) of several a text."""
     if y is None:
-        raise ValueError("y must hold the labels: this estimator requires y to be passed, but the target y is None")
+        raise InvalidValueError(
+            "y", "must hold the labels: this estimator requires y to be passed, but the target y is None"
+        )
     try:
         labels: Labels = y.toarray() if sparse.issparse(y) else np.asarray(y)  # type: ignore[attr-defined]  # all have it
     except ValueError as error:  # numpy's, of rows of different lengths
-        raise ValueError(_LISTS) from error
+        raise InvalidValueError("y", _LISTS) from error
     if labels.dtype == object and labels.ndim == 1 and any(isinstance(row, _SEVERAL) for row in labels):
-        raise ValueError(_LISTS)
+        raise InvalidValueError("y", _LISTS)
     if labels.ndim == 0 or len(labels) != texts:
-        raise ValueError(f"y must have one label a text, got {labels.shape[0] if labels.ndim else 1} for {texts} texts")
+        raise InvalidValueError(
+            "y", f"must have one label a text, got {labels.shape[0] if labels.ndim else 1} for {texts} texts"
+        )
     if texts == 0:
-        raise ValueError("X must hold at least one text, got none")
+        raise InvalidValueError("X", "must hold at least one text, got none")
     missing = _missing(labels)
     if missing is not None:
-        raise ValueError(f"y must have a label for each text, got {missing[1]!s} at place {missing[0]}")
+        raise InvalidValueError("y", f"must have a label for each text, got {missing[1]!s} at place {missing[0]}")
     kinds = sorted({type(label).__name__ for label in labels}) if labels.dtype == object and labels.ndim == 1 else []
     if len(kinds) > 1:
-        raise TypeError(f"y must hold labels of one kind, got {', '.join(kinds)}: make them all strings")
+        raise InvalidTypeError("y", f"must hold labels of one kind, got {', '.join(kinds)}: make them all strings")
     if labels.ndim == 2 and labels.shape[1] == 1:
         warnings.warn(
             f"A column-vector y was passed when a 1d array was expected: y should have the shape ({texts},), got "
@@ -55,9 +61,10 @@ def check_labels(y: Any, texts: int) -> Labels:
         kind = type_of_target(labels, input_name="y")
         check_classification_targets(labels)
     if kind not in ("binary", "multiclass", "multilabel-indicator"):
-        raise ValueError(
-            f"y must have one label a text, or a column of 0 and 1 for each label, got the shape {labels.shape} of "
-            f"type {kind}"
+        raise InvalidValueError(
+            "y",
+            f"must have one label a text, or a column of 0 and 1 for each label, got the shape {labels.shape} of "
+            f"type {kind}",
         )
     return labels
 
@@ -82,7 +89,7 @@ def encode_labels(labels: Labels) -> tuple[Labels, np.ndarray[tuple[int], np.dty
     """The classes, and of each text the number of its class."""
     names, codes = np.unique(labels, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"y must have at least two classes, got one class: {shown(names[0])}")
+        raise InvalidValueError("y", f"must have at least two classes, got one class: {shown(names[0])}")
     return names, codes.astype(np.int64)
 
 
