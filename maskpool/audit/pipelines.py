@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _WHAT = (
-    "a callable from a list of texts to an array of vectors, a SentenceTransformer, a maskpool SentenceEmbedder, or a "
-    "tuple (model, tokenizer, pooling)"
+    "a callable from a list of texts to an array of vectors, a SentenceTransformer, a maskpool SentenceEmbedder, a "
+    "tuple (model, tokenizer, pooling), or the name or folder of a model"
 )
 
 

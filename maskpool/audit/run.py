@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from maskpool.audit.census import tell
 from maskpool.audit.encoder_causes import QUANTISED, encoder_finding, is_dynamically_quantised
 from maskpool.audit.end_of_text import hidden_tokens_finding, unpooled_end_finding
 from maskpool.audit.evidence import ROUNDING, doubt
+from maskpool.audit.opening import open_pipeline
 from maskpool.audit.pipelines import Pipeline, evaluated, left_as_it_was
 from maskpool.audit.pooling_causes import SAME_VECTOR, exact_finding, pooling_finding
 from maskpool.audit.probes import TEXTS, Measured, difference, measure
@@ -43,7 +45,8 @@ def audit_padding(
     Args:
         pipeline: A callable from a list of texts to an array of vectors, a ``SentenceTransformer``, a
             `maskpool.integrations.transformers.SentenceEmbedder`, or a tuple (model, tokenizer, pooling), the pooling a
-            mode, a layer or a callable ``(token_embeddings, attention_mask)``.
+            mode, a layer or a callable ``(token_embeddings, attention_mask)``. Also the name or folder of a model,
+            which is opened without running code from it.
         texts: At least three, of different lengths; None takes some short ones. The longest two are the companions
             next to which the others are padded. Of more than ``MAX_TEXTS`` = 32 a sample with a fixed seed is taken.
         on_call: Called after each call of the pipeline with the number of calls so far.
@@ -55,6 +58,7 @@ def audit_padding(
         TypeError: ``pipeline`` is something else, or ``texts`` holds something other than strings.
         ValueError: The pipeline raises, or does not give one row of numbers for each text, or gives NaN or infinity for
             a text alone.
+        MaskpoolError: A name or folder cannot be opened.
 
     Example:
         >>> def embed(texts):  # the mean over the columns of a padded batch of letters
@@ -64,7 +68,10 @@ def audit_padding(
         >>> report.verdict
         'leaks'
     """
-    probe, (chosen, given) = Pipeline(pipeline, on_call), _checked(texts)
+    chosen, given = _checked(texts)
+    if isinstance(pipeline, str | os.PathLike):
+        pipeline = open_pipeline(os.fspath(pipeline))
+    probe = Pipeline(pipeline, on_call)
     with left_as_it_was(probe.modules), ExitStack() as modes:
         measured = measure(probe, chosen)
         findings = _nondeterminism(probe, measured)

@@ -15,6 +15,7 @@ from torch import nn
 from maskpool import AttentionPooling, assert_padding_invariant, audit_padding
 from maskpool.integrations.transformers import SentenceEmbedder
 from tests.audit import planted
+from tests.bench import tiny
 from tests.command import assert_refused, run
 
 
@@ -58,6 +59,16 @@ def test_an_invariant_pipeline_passes() -> None:
 def test_an_embedder_of_ours_is_clean() -> None:
     """A SentenceEmbedder is taken as it is."""
     assert audit_padding(SentenceEmbedder(planted.bert(), planted.tokenizer())).verdict == "clean"
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_a_model_by_folder(tmp_path: Path, as_type: type) -> None:
+    """A folder is opened and audited; a model that does not exist is refused."""
+    report = audit_padding(as_type(tiny.save_model(tmp_path)))
+    assert report.verdict == "clean"
+    assert report.pipeline == "BertModel"
+    with pytest.raises(FileNotFoundError, match="'no/folder' could not be loaded"):
+        audit_padding(as_type("no/folder"))
 
 
 def test_a_tokenizer_without_a_pad_token_works_in_an_embedder() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -286,7 +287,14 @@ def test_what_is_no_embedder(bert: Any) -> None:
     tokenizer: Any = tiny.tokenizer()
     model: Any = bert
     cases: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
-        (("bert", tokenizer), {}, TypeError, "model must be a transformers PreTrainedModel, got str: load it with"),
+        (
+            (3, tokenizer),
+            {},
+            TypeError,
+            "model must be a transformers PreTrainedModel, got int: load .* name or folder",
+        ),
+        ((model,), {}, TypeError, "tokenizer must be the tokenizer of the model, got None: pass it, or the model's"),
+        (("no/folder",), {}, FileNotFoundError, "'no/folder' could not be loaded"),
         ((model, "bert"), {}, TypeError, "tokenizer must be a transformers PreTrainedTokenizerBase, got str"),
         ((model, tokenizer, torch.mean), {}, TypeError, "pooling must be a maskpool layer or a mode string"),
         ((model, tokenizer, "middle"), {}, ValueError, "pooling_mode must be one of 'mean'"),
@@ -302,6 +310,19 @@ def test_what_is_no_embedder(bert: Any) -> None:
             SentenceEmbedder(model, tokenizer, layer=layer).embed(TEXTS)
     with pytest.raises(ValueError, match="batch_size must be a positive integer, got 0"):
         SentenceEmbedder(model, tokenizer).embed(TEXTS, 0)
+
+
+def test_embedders_by_name(tmp_path: Path) -> None:
+    """A folder, as a string or a path, gives the vectors of its model and tokenizer; encode is another name of embed."""
+    tiny.save_model(tmp_path)
+    model, tokenizer = AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    expected = SentenceEmbedder(model, tokenizer, "max", max_length=5).embed(TEXTS, normalize=True)
+    for source in (str(tmp_path), tmp_path):
+        for rest in ((), (tokenizer,)):
+            embedder = SentenceEmbedder(source, *rest, pooling="max", max_length=5)
+            np.testing.assert_array_equal(embedder.encode(TEXTS, normalize=True), expected)
+    signatures = [inspect.signature(method) for method in (SentenceEmbedder.embed, SentenceEmbedder.encode)]
+    assert signatures[0] == signatures[1]
 
 
 # ------------------------------------------------------------------------------------------------ the pipeline

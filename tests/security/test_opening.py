@@ -376,7 +376,7 @@ def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 HEADS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no settings": (lambda f: (f / "config.json").unlink(), "must hold a config.json with the settings of a pooling"),
-    "an unknown mode": (_set("config.json", pooling_mode="none"), "config.json must hold the settings of a Attention"),
+    "an unknown mode": (_set("config.json", pooling_mode="none"), "config.json must hold the settings of a Pooling"),
     "an unknown option": (_set("config.json", speed=3), "speed"),
     "other sizes": (_set("config.json", num_heads=4), "must hold the weights that its configuration describes"),
     "a huge size": (_set("config.json", hidden_dimension=10**12), "in hidden_dimension a number of at most"),
@@ -405,5 +405,5 @@ def test_a_head_is_taken_from_inside_of_its_model(bases: Path, tmp_path: Path) -
     shutil.copytree(bases / "head", tmp_path / "head")
     (tmp_path / "model").mkdir()
     for subfolder in ("../head", str(tmp_path / "head")):
-        with pytest.raises(FolderError, match="subfolder must be a path inside of"):
+        with pytest.raises(FolderError, match="subfolder must be a path inside "):
             Pooling.load(str(tmp_path / "model"), subfolder)
