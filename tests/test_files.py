@@ -70,8 +70,17 @@ def test_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pyt
     """The content is synchronized before the file is renamed, so a power cut cannot leave an empty file."""
     steps: list[str] = []
     sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (steps.append("sync"), sync(handle))[1])
-    monkeypatch.setattr(os, "replace", lambda *names: (steps.append("rename"), replace(*names))[1])
+
+    def synced(handle: int) -> None:
+        steps.append("sync")
+        sync(handle)
+
+    def renamed(source: Path, target: Path) -> None:
+        steps.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
     with atomic_write(tmp_path / "a") as beside:
         beside.write_text("newer")
     assert steps[:2] == ["sync", "rename"]

@@ -64,7 +64,8 @@ def test_an_embedder_of_ours_is_clean() -> None:
 @pytest.mark.parametrize("as_type", [str, Path])
 def test_a_model_by_folder(tmp_path: Path, as_type: type) -> None:
     """A folder is opened and audited; a model that does not exist is refused."""
-    report = audit_padding(as_type(tiny.save_model(tmp_path)))
+    texts = [text for text, _ in tiny.make_texts(8)]
+    report = audit_padding(as_type(tiny.save_model(tmp_path)), texts)
     assert report.verdict == "clean"
     assert report.pipeline == "BertModel"
     with pytest.raises(FileNotFoundError, match="'no/folder' could not be loaded"):

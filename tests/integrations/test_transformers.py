@@ -291,7 +291,7 @@ def test_what_is_no_embedder(bert: Any) -> None:
             (3, tokenizer),
             {},
             TypeError,
-            "model must be a transformers PreTrainedModel, got int: load .* name or folder",
+            "model must be a transformers PreTrainedModel, got int: load .* name or",
         ),
         ((model,), {}, TypeError, "tokenizer must be the tokenizer of the model, got None: pass it, or the model's"),
         (("no/folder",), {}, FileNotFoundError, "'no/folder' could not be loaded"),
@@ -313,13 +313,13 @@ def test_what_is_no_embedder(bert: Any) -> None:
 
 
 def test_embedders_by_name(tmp_path: Path) -> None:
-    """A folder, as a string or a path, gives the vectors of its model and tokenizer; encode is another name of embed."""
+    """A folder, as a string or a path, gives the vectors of its model and tokenizer; encode is another name."""
     tiny.save_model(tmp_path)
     model, tokenizer = AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     expected = SentenceEmbedder(model, tokenizer, "max", max_length=5).embed(TEXTS, normalize=True)
     for source in (str(tmp_path), tmp_path):
-        for rest in ((), (tokenizer,)):
-            embedder = SentenceEmbedder(source, *rest, pooling="max", max_length=5)
+        for given in (None, tokenizer):
+            embedder = SentenceEmbedder(source, given, "max", max_length=5)
             np.testing.assert_array_equal(embedder.encode(TEXTS, normalize=True), expected)
     signatures = [inspect.signature(method) for method in (SentenceEmbedder.embed, SentenceEmbedder.encode)]
     assert signatures[0] == signatures[1]
