@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -16,12 +16,6 @@ from torch import Tensor
 from maskpool.errors import FolderError
 from maskpool.files import atomic_write
 from maskpool.trust.files import check_regular, read_json
-
-if TYPE_CHECKING:
-    from typing import Self
-
-    from jaxtyping import Float, Int
-
 
 _MOST_TOKENS = 2**24
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -42,7 +36,7 @@ class _TableOfWeights:
         places = torch.tensor(list(self.table), dtype=torch.int64, device="cpu")
         self._lookup[places] = torch.tensor(list(self.table.values()), dtype=torch.float32, device="cpu")
 
-    def __call__(self, input_ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def __call__(self, input_ids: Annotated[Tensor, "*shape"]) -> Annotated[Tensor, "*shape"]:
         """The weight of each token, in float32, on the device of the ids.
 
         Args:

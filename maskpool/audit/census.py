@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskpool.audit.encoder_probes import Judgement
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from maskpool.encoder.annotations import PretrainedConfig
 
 # Settings that switch a mechanism on or off: a row speaks for the models that have them as it was measured.
 _SWITCHES = (

@@ -8,17 +8,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from maskpool.audit.pipelines import Pipeline
 from maskpool.audit.trace import Call, watch
 
-if TYPE_CHECKING:
-    from maskpool.audit.pipelines import Pipeline
-
-    Edit: TypeAlias = Callable[[Tensor], Tensor]
+Edit: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @contextmanager

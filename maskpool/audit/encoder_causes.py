@@ -6,7 +6,6 @@ import copy
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,7 @@ from maskpool.audit.edits import cut_columns, mapped
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
 from maskpool.audit.states import CLEAN, LEAK, relative
-from maskpool.audit.trace import TokenCall, watch
-
-if TYPE_CHECKING:
-    from maskpool.audit.trace import OnModule
+from maskpool.audit.trace import OnModule, TokenCall, watch
 
 _CONVOLUTION, _STATE = "convolution across pads", "recurrent state through pads"
 _NORM, _MASK = "normalisation over positions", "mask ignored inside the encoder"

@@ -10,23 +10,19 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from maskpool.audit.encoder_causes import encoder_finding
 from maskpool.audit.probes import TIMES_FLOOR, Moved
+from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
 from maskpool.audit.states import CLEAN, LEAK, relative
 from maskpool.audit.trace import TokenCall
 
-if TYPE_CHECKING:
-    from jaxtyping import Int
-
-    from maskpool.audit.report import Finding
-
-    Side: TypeAlias = Literal["right", "left"]
+Side: TypeAlias = Literal["right", "left"]
 
 # What padding on one side can do, worst first.
 KINDS = ("no numbers", "content", "length", "positions", "ids", "clean")
@@ -84,10 +80,10 @@ class Text:
         under: (1, pads): ids to put under the mask in place of the pad's.
     """
 
-    ids: Int[Tensor, "1 length"]
-    others: Int[Tensor, "3 longer"]
+    ids: Annotated[Tensor, "1 length"]
+    others: Annotated[Tensor, "3 longer"]
     changed: int
-    under: Int[Tensor, "1 pads"]
+    under: Annotated[Tensor, "1 pads"]
 
     @classmethod
     def drawn(cls, vocabulary: Sequence[int], length: int, pads: int, generator: torch.Generator) -> Text:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from maskpool.audit.pooling_causes import formulas, same
+from maskpool.audit.probes import Measured
 from maskpool.audit.report import Finding
-
-if TYPE_CHECKING:
-    from maskpool.audit.probes import Measured
-    from maskpool.audit.seen import Seen
+from maskpool.audit.seen import Seen
 
 
 def unpooled_end_finding(seen: Seen) -> Finding | None:

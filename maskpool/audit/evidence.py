@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
+from maskpool.audit.columns import has_doubtful_ends, real_columns
 from maskpool.audit.edits import constant
 from maskpool.audit.pooling_causes import is_clean_formula, is_pooling_of, vectors_on_the_way
-from maskpool.audit.probes import difference
-from maskpool.audit.seen import (
-    has_doubtful_ends,
-    look_inside,
-    never_padded,
-    only_unknown_tokens,
-    real_columns,
-)
+from maskpool.audit.probes import Measured, difference
+from maskpool.audit.seen import look_inside, never_padded, only_unknown_tokens
 from maskpool.audit.trace import watch
-
-if TYPE_CHECKING:
-    from maskpool.audit.probes import Measured
 
 ROUNDING = "the largest difference, {:.1e}, may be rounding in half precision: run the pipeline in float32"
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-    from transformers import PreTrainedModel
+from maskpool.encoder.annotations import PreTrainedModel
 
 # Clean models repeat themselves to 1e-5 of their outputs' scale, whatever computes their attention.
 _SAME = 1e-4
@@ -30,23 +28,27 @@ class Batch:
         mask: (batch, seq), 1 at real tokens.
     """
 
-    ids: Int[Tensor, "batch seq"]
-    mask: Int[Tensor, "batch seq"]
+    ids: Annotated[Tensor, "batch seq"]
+    mask: Annotated[Tensor, "batch seq"]
 
     @property
-    def real(self) -> Bool[Tensor, "batch seq"]:
+    def real(self) -> Annotated[Tensor, "batch seq"]:
         """Where real tokens stand."""
         return self.mask.bool()
 
 
-def states(model: PreTrainedModel, batch: Batch, mask: Tensor, **arguments: Tensor) -> Float[Tensor, "batch seq dim"]:
+def states(
+    model: PreTrainedModel, batch: Batch, mask: Tensor, **arguments: Tensor
+) -> Annotated[Tensor, "batch seq dim"]:
     """The last hidden state under a mask, in float32."""
     found: Tensor = model(input_ids=batch.ids, attention_mask=mask, **arguments).last_hidden_state
     return found.float()
 
 
 def distance(
-    one: Float[Tensor, "batch seq dim"], other: Float[Tensor, "batch seq dim"], where: Bool[Tensor, "batch seq"]
+    one: Annotated[Tensor, "batch seq dim"],
+    other: Annotated[Tensor, "batch seq dim"],
+    where: Annotated[Tensor, "batch seq"],
 ) -> float:
     """The largest difference of a number at some positions; 0 where there is none."""
     difference = (one - other).abs()[where]
@@ -91,8 +93,8 @@ def attention_on_pads(model: PreTrainedModel, batch: Batch, mask: Tensor) -> flo
 
 
 def additive(
-    mask: Int[Tensor, "batch seq"], causal: bool, value: float, dtype: torch.dtype
-) -> Float[Tensor, "batch 1 seq seq"]:
+    mask: Annotated[Tensor, "batch seq"], causal: bool, value: float, dtype: torch.dtype
+) -> Annotated[Tensor, "batch 1 seq seq"]:
     """A mask that is added to the scores: 0 where a token may look, ``value`` elsewhere."""
     seen = mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
     if causal:
@@ -117,7 +119,7 @@ def is_causal(model: PreTrainedModel, batch: Batch) -> bool:
     raise DoesNotApplyError(f"a {type(model).__name__} takes no additive mask (batch, 1, seq, seq) in place of its own")
 
 
-def mean_of_pairs(rows: Float[Tensor, "rows dim"]) -> Tensor | None:
+def mean_of_pairs(rows: Annotated[Tensor, "rows dim"]) -> Tensor | None:
     """Mean product of two different rows; None where there are no two."""
     count = len(rows)
     if count < 2:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from maskpool.audit.pad_measures import Batch, DoesNotApplyError
 from maskpool.audit.pad_training import Trained
 from maskpool.encoder import Encoder
+from maskpool.encoder.annotations import PreTrainedModel
 from maskpool.pad_row import input_embedding
-
-if TYPE_CHECKING:
-    from jaxtyping import Int
-    from torch import Tensor
-    from transformers import PreTrainedModel
 
 _PADS = 16  # each text gets at least so many, or half of what the model takes
 
@@ -98,7 +94,7 @@ class Subject:
         """What is trained."""
         return f"{type(self.trained.model).__name__}, dropout off, layers that the encoder lacks drawn at random"
 
-    def tokenized(self, texts: Sequence[str] | None = None) -> Mapping[str, Int[Tensor, "batch seq"]]:
+    def tokenized(self, texts: Sequence[str] | None = None) -> Mapping[str, Annotated[Tensor, "batch seq"]]:
         """What the tokenizer itself gives for the texts, padded together."""
         _ = self.pad  # a tokenizer without one cannot pad
         given: Mapping[str, Any] = self.tokenizer(

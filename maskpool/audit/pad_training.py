@@ -5,18 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskpool.audit.pad_measures import Batch, DoesNotApplyError
+from maskpool.encoder.annotations import PreTrainedModel
 from maskpool.pad_row import input_embedding
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from transformers import PreTrainedModel
 
 LEARNING_RATE = 1e-3  # torch's default for AdamW
 STEPS = 3  # Adam's first step has one size whatever the gradient: only later ones tell gradients apart
@@ -118,14 +115,14 @@ class Trained:
             optimizer.step()
         return float((table[pad].detach() - before).norm())
 
-    def _loss(self, model: PreTrainedModel, batch: Batch, ignore_index: int) -> Float[Tensor, ""]:
+    def _loss(self, model: PreTrainedModel, batch: Batch, ignore_index: int) -> Tensor:
         targets, ids = batch.ids, self._hide(batch)
         logits: Tensor = model(input_ids=ids, attention_mask=batch.mask).logits
         if self.causal:
             logits, targets = logits[:, :-1], targets[:, 1:]
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignore_index)
 
-    def _hide(self, batch: Batch) -> Int[Tensor, "batch seq"]:
+    def _hide(self, batch: Batch) -> Annotated[Tensor, "batch seq"]:
         if self.causal or self.mask_token_id is None:
             return batch.ids
         guessed = torch.zeros_like(batch.mask)

@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from maskpool.audit.trace import states_in
 from maskpool.encoder import evaluating, token_limit
 from maskpool.modules import build_pooling
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 _WHAT = (
     "a callable from a list of texts to an array of vectors, a SentenceTransformer, a maskpool SentenceEmbedder, a "
@@ -118,7 +115,7 @@ class Pipeline:
 
         return embed
 
-    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+    def __call__(self, texts: Sequence[str]) -> Annotated[Tensor, "texts dim"]:
         """Embed texts in one call.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,13 @@ from torch.nn.functional import cosine_similarity
 
 from maskpool.audit.edits import cutting, edited
 from maskpool.audit.encoder_causes import module_finding, reads_other_ids
-from maskpool.audit.probes import SMALLEST, TIMES_FLOOR, difference
+from maskpool.audit.probes import SMALLEST, TIMES_FLOOR, Measured, difference
 from maskpool.audit.report import Finding
+from maskpool.audit.seen import Seen
 from maskpool.modules import LearnedPooling
 from maskpool.modules.build import POOLINGS, build_pooling
 
-if TYPE_CHECKING:
-    from maskpool.audit.probes import Measured
-    from maskpool.audit.seen import Seen
-
-    Change: TypeAlias = Callable[[Tensor], Tensor]
+Change: TypeAlias = Callable[[Tensor], Tensor]
 
 SAME_VECTOR = 2e-3
 _ADDITIVE = "additive mask taken for a multiplicative one"

@@ -6,16 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from maskpool.audit.seen import Unpadded, without_pads
+from maskpool.audit.columns import Unpadded, without_pads
+from maskpool.audit.pipelines import Pipeline
 from maskpool.audit.trace import Call, watch
-
-if TYPE_CHECKING:
-    from maskpool.audit.pipelines import Pipeline
 
 # Lower case and without punctuation, so that words in another order are as many tokens. Under 200 letters, so that
 # tokenizers of bytes stay under 200 tokens as well.

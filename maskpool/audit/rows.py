@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from maskpool.audit.probes import difference
+from maskpool.audit.pipelines import Pipeline
+from maskpool.audit.probes import Measured, difference
 from maskpool.audit.report import Finding
-
-if TYPE_CHECKING:
-    from maskpool.audit.pipelines import Pipeline
-    from maskpool.audit.probes import Measured
 
 
 def mixed_up_finding(measured: Measured) -> Finding | None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch.nn.functional import cosine_similarity
 
-from maskpool.audit.probes import SMALLEST
+from maskpool.audit.probes import SMALLEST, Measured, Moved
 from maskpool.audit.report import Finding
-
-if TYPE_CHECKING:
-    from maskpool.audit.probes import Measured, Moved
 
 
 def signature_finding(measured: Measured) -> Finding:

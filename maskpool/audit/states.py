@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 # Relative to the root mean square of the states. Noise of clean float32 encoders stays below the first, leaks of
 # positions begin near 2e-3, leaks of content near 6e-2. Between the two a difference is measured again in float64,

@@ -8,17 +8,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-
-    OnModule: TypeAlias = Callable[[nn.Module, list[Tensor], list[Tensor]], None]
+OnModule: TypeAlias = Callable[[nn.Module, list[Tensor], list[Tensor]], None]
 
 _STATES = ("last_hidden_state", "token_embeddings")
 
@@ -38,8 +35,8 @@ class TokenCall:
 
     module: nn.Module
     arguments: Mapping[str, Any]
-    ids: Int[Tensor, "batch seq"]
-    states: Float[Tensor, "batch seq dim"] | None = None
+    ids: Annotated[Tensor, "batch seq"]
+    states: Annotated[Tensor, "batch seq dim"] | None = None
     maker: nn.Module | None = None
 
     @property
@@ -68,7 +65,7 @@ class TokenCall:
         arguments = {name: cut(value) for name, value in self.arguments.items()}
         return replace(self, arguments=arguments, ids=cut(self.ids), states=cut(self.states))
 
-    def again(self, **changed: Any) -> Float[Tensor, "batch seq dim"] | None:
+    def again(self, **changed: Any) -> Annotated[Tensor, "batch seq dim"] | None:
         """The token states that the module gives with some arguments changed."""
         with torch.no_grad():
             return states_in(self.module(**{**self.arguments, **changed}), self.ids.shape)
@@ -86,7 +83,7 @@ class Call:
     """
 
     tokens: list[TokenCall] = field(default_factory=list)
-    pooled: list[Float[Tensor, "batch dim"]] = field(default_factory=list)
+    pooled: list[Annotated[Tensor, "batch dim"]] = field(default_factory=list)
     roots: list[nn.Module] = field(default_factory=list)
     training: set[str] = field(default_factory=set)
     precision: float = 0.0

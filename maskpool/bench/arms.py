@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from maskpool.plans import Ints
 from maskpool.tokens import TokenBatch
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-
-    from maskpool.plans import Ints
-
-    Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 Reading = Literal["real", "whole", "pads", "common", "another"]
 
@@ -80,21 +76,21 @@ class Windows:
         """Real tokens of each entry."""
         return self.real_tokens[self.rows]
 
-    def real(self, states: Float[Tensor, "batch seq dim"]) -> TokenBatch:
+    def real(self, states: Annotated[Tensor, "batch seq dim"]) -> TokenBatch:
         """The real tokens."""
         starts = self.widths - self.lengths if self.left else np.zeros_like(self.widths)
         return spans(states, self.rows, starts, starts + self.lengths)
 
-    def whole(self, states: Float[Tensor, "batch seq dim"]) -> TokenBatch:
+    def whole(self, states: Annotated[Tensor, "batch seq dim"]) -> TokenBatch:
         """Every position."""
         return spans(states, self.rows, np.zeros_like(self.widths), self.widths)
 
-    def pads(self, states: Float[Tensor, "batch seq dim"]) -> TokenBatch:
+    def pads(self, states: Annotated[Tensor, "batch seq dim"]) -> TokenBatch:
         """The pads."""
         starts = np.zeros_like(self.widths) if self.left else self.lengths
         return spans(states, self.rows, starts, starts + self.widths - self.lengths)
 
-    def with_pads(self, states: Float[Tensor, "batch seq dim"], source: Ints | None, common: Tensor) -> TokenBatch:
+    def with_pads(self, states: Annotated[Tensor, "batch seq dim"], source: Ints | None, common: Tensor) -> TokenBatch:
         """Every position, the pads replaced.
 
         Args:
@@ -136,7 +132,7 @@ def partners(lengths: Ints, seq: int) -> Ints:
     return chosen
 
 
-def spans(states: Float[Tensor, "batch seq dim"], rows: Ints, starts: Ints, ends: Ints) -> TokenBatch:
+def spans(states: Annotated[Tensor, "batch seq dim"], rows: Ints, starts: Ints, ends: Ints) -> TokenBatch:
     """One sentence a span of positions ``starts[i]`` to ``ends[i]`` of row ``rows[i]``, without copying states.
 
     Example:

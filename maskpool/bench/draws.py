@@ -5,13 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from maskpool.bench.study import Study
-    from maskpool.plans import Ints, Plan
+from maskpool.bench.study import Study
+from maskpool.plans import Ints, Plan
 
 REPLICATE_SEEDS = 3
 # Numbers of the draws that hold all texts: the one that results are of, and one that shuffles them anew.

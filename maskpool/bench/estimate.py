@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import timeit
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from maskpool.bench import heads
+from maskpool.bench.arms import Vectors
+from maskpool.bench.cells import Cells
 from maskpool.bench.draws import FULL
 from maskpool.bench.fits import Fit
 from maskpool.bench.forward import Pooled, States, prove_prefix
@@ -24,13 +27,7 @@ from maskpool.bench.parts import Grid, Part
 from maskpool.bench.quality import ami, cluster, fit_kmeans
 from maskpool.bench.run import FLOOR_FITS, jobs_of, own_cells
 from maskpool.bench.shift import neighbours_kept
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from maskpool.bench.arms import Vectors
-    from maskpool.bench.cells import Cells
-    from maskpool.plans import Ints
+from maskpool.plans import Ints
 
 _SAMPLE = 128  # texts, of what grows with their number
 

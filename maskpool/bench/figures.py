@@ -13,12 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maskpool.bench.arms import EXCLUDED, INCLUDED
-from maskpool.bench.results import main_table_of, of_table
+from maskpool.bench.results import Results, main_table_of, of_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from maskpool.bench.results import Results
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; shapes say it again.
 _STYLES: dict[str, dict[str, Any]] = {

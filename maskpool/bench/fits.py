@@ -5,22 +5,17 @@ from __future__ import annotations
 import base64
 import zlib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from maskpool.bench.arms import ARMS, EXCLUDED, matched_noise
-from maskpool.bench.draws import FULL
-from maskpool.bench.forward import Source
+from maskpool.bench.arms import ARMS, EXCLUDED, Vectors, matched_noise
+from maskpool.bench.draws import FULL, Draw
+from maskpool.bench.forward import Pooled, Source
 from maskpool.bench.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
 from maskpool.bench.quality import ami, cluster, score
 from maskpool.bench.shift import deciles
-
-if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
-    from maskpool.bench.draws import Draw
-    from maskpool.bench.forward import Pooled
-    from maskpool.plans import Ints, Plan
+from maskpool.plans import Ints, Plan
 
 # The one score that intervals are given for, by what makes it.
 PRIMARY = {INDEX: "accuracy", FIT: "ami"}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,19 +20,16 @@ from torch import Tensor
 
 from maskpool.audit.census import find_row
 from maskpool.audit.states import CLEAN, relative
-from maskpool.bench.arms import Reading, Windows, partners
+from maskpool.bench.arms import Reading, Vectors, Windows, partners
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import FolderError, UserError
 from maskpool.files import atomic_write
 from maskpool.modules import Pooling
 from maskpool.modules.build import output_dimension
+from maskpool.plans import Ints
 from maskpool.trust import Folder
 
-if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
-    from maskpool.plans import Ints
-
-    Mapped: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Mapped: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _BLOCK = 32
 # More than any padded length, so that text and length make one number.

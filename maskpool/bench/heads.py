@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +15,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from maskpool.bench.arms import unit
+from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.statistics import CONFIDENCE, floor
 from maskpool.errors import FolderError, UserError
 from maskpool.modules import LearnedPooling, MeanPooling, Pooling, build_pooling
 from maskpool.modules.build import POOLINGS, output_dimension
+from maskpool.plans import Ints
 from maskpool.trust import Folder
-
-if TYPE_CHECKING:
-    from maskpool.bench.forward import States
-    from maskpool.plans import Ints
 
 # The modes that are trained here, and have a table of their own.
 LEARNED = tuple(mode for mode, layer in POOLINGS.items() if issubclass(layer, LearnedPooling))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from maskpool.bench.arms import INCLUDED, unit
+from maskpool.bench.draws import Draw
 from maskpool.bench.fits import arm_vectors
+from maskpool.bench.forward import Pooled
 from maskpool.bench.quality import cluster, fit_kmeans, matched
 from maskpool.bench.shift import neighbours, shared_neighbours
-
-if TYPE_CHECKING:
-    from maskpool.bench.draws import Draw
-    from maskpool.bench.forward import Pooled
-    from maskpool.plans import Ints, Plan
+from maskpool.plans import Ints, Plan
 
 _NEIGHBOURS = 10
 _EXAMPLES = 3

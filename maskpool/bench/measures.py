@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from maskpool.bench.arms import INCLUDED
-from maskpool.bench.draws import FULL
-from maskpool.bench.fits import alone_vectors, arm_vectors
+from maskpool.bench.draws import FULL, Draw
+from maskpool.bench.fits import Comparison, alone_vectors, arm_vectors
+from maskpool.bench.forward import Pooled
+from maskpool.bench.parts import Part
 from maskpool.bench.quality import fit_kmeans, score
-from maskpool.bench.shift import cosine_shift, deciles, length_leakage, neighbours_kept
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from scipy.sparse import csr_matrix
-
-    from maskpool.bench.draws import Draw
-    from maskpool.bench.fits import Comparison
-    from maskpool.bench.forward import Pooled
-    from maskpool.bench.parts import Part
-    from maskpool.bench.shift import Floats
-    from maskpool.plans import Plan
+from maskpool.bench.shift import Floats, cosine_shift, deciles, length_leakage, neighbours_kept
+from maskpool.plans import Plan
 
 _FRACTION_BINS = 10
 TIMED_TEXTS = 96

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from maskpool.bench.arms import unit
+from maskpool.bench.arms import Vectors, unit
 from maskpool.bench.quality import ami, fit_kmeans
-
-if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
-    from maskpool.plans import Ints
+from maskpool.plans import Ints
 
 INDEX, FIT = "index padded, query alone", "fit padded, predict alone"
 MIXED = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from maskpool import __version__
 from maskpool.bench import heads
-from maskpool.bench.arms import ARMS, EXCLUDED, INCLUDED
+from maskpool.bench.arms import ARMS, EXCLUDED, INCLUDED, Reading
 from maskpool.bench.cells import content_hash
 from maskpool.bench.corpora import Corpus
 from maskpool.bench.draws import FULL, Draw, make_draws
@@ -28,11 +28,7 @@ from maskpool.bench.mixed import MIXED
 from maskpool.bench.study import Study
 from maskpool.encoder import Encoder
 from maskpool.errors import UserError
-from maskpool.plans import Plan
-
-if TYPE_CHECKING:
-    from maskpool.bench.arms import Reading
-    from maskpool.plans import Ints
+from maskpool.plans import Ints, Plan
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
 # An arm that reads pads alone scores only texts that have some; fewer than this a cluster say nothing.

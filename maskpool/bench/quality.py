@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_matrix
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -18,13 +18,8 @@ from sklearn.metrics import (
 )
 from sklearn.metrics.cluster import contingency_matrix
 
-from maskpool.bench.arms import unit
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-    from maskpool.bench.arms import Vectors
-    from maskpool.plans import Ints
+from maskpool.bench.arms import Vectors, unit
+from maskpool.plans import Ints
 
 
 def accuracy(labels_true: Ints, labels_pred: Ints) -> float:

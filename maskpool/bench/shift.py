@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
-from maskpool.bench.arms import unit
+from maskpool.bench.arms import Vectors, unit
+from maskpool.plans import Ints
 
-if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
-    from maskpool.plans import Ints
-
-    Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def cosine_shift(reference: Vectors, other: Vectors) -> Floats:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from maskpool.encoder.states_file import Layout, Part, read_file, refuse_others
 from maskpool.encoder.transformer import Encoder, check_texts, evaluating, weights_hash
 from maskpool.errors import FolderError, UserError
 from maskpool.tokens import TokenBatch
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 # Files whose numbers this process has checked, with their times: what unpickles states need not read all of them again.
@@ -60,10 +57,10 @@ class TokenStates:
 
     def __init__(
         self,
-        values: Float[Tensor, "tokens dim"],
-        offsets: Int[Tensor, " texts_plus_1"],
+        values: Annotated[Tensor, "tokens dim"],
+        offsets: Annotated[Tensor, "texts_plus_1"],
         identity: dict[str, Any] | None = None,
-        texts: Int[Tensor, " chosen"] | None = None,
+        texts: Annotated[Tensor, "chosen"] | None = None,
     ) -> None:
         if values.dim() != 2:
             raise ValueError(f"values must have the shape (tokens, dim), got {tuple(values.shape)}")
@@ -107,7 +104,7 @@ class TokenStates:
         return len(self), self.dimension
 
     @property
-    def lengths(self) -> Int[Tensor, " chosen"]:
+    def lengths(self) -> Annotated[Tensor, "chosen"]:
         """Tokens of each chosen text."""
         return self.offsets[self.texts + 1] - self.offsets[self.texts]
 
@@ -135,7 +132,7 @@ class TokenStates:
         """
         raise TypeError("TokenStates are no array: pool them first, as in mean_pool(states.batch(range(len(states))))")
 
-    def batch(self, texts: Sequence[int] | Int[Tensor, " some"]) -> TokenBatch:
+    def batch(self, texts: Sequence[int] | Annotated[Tensor, "some"]) -> TokenBatch:
         """Some of the chosen texts as a batch in float32; only their own tokens are read.
 
         Args:
@@ -314,7 +311,7 @@ def _tokenize(encoder: Encoder, texts: Sequence[str], batch_size: int) -> tuple[
     return encoder.tokenize(check_texts(texts))
 
 
-def _offsets_of(ids: Sequence[Sequence[int]]) -> Int[Tensor, " texts_plus_1"]:
+def _offsets_of(ids: Sequence[Sequence[int]]) -> Annotated[Tensor, "texts_plus_1"]:
     return torch.tensor([0, *map(len, ids)], dtype=torch.int64).cumsum(0)
 
 
@@ -325,7 +322,7 @@ def _states(
     batch_size: int,
     dtype: torch.dtype,
     on_batch: Callable[[int], None] | None,
-) -> Float[Tensor, "tokens dim"]:
+) -> Annotated[Tensor, "tokens dim"]:
     """The token states of some texts, one text after the other; texts of like length run together."""
     offsets = _offsets_of(ids)
     values = torch.empty(int(offsets[-1]), encoder.dimension, dtype=dtype)

@@ -7,19 +7,17 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from maskpool.encoder.annotations import PreTrainedModel
 from maskpool.errors import FolderError, NotFoundError
 from maskpool.modules import Pooling, build_pooling
 from maskpool.trust import Folder, as_folder_error, check_head, reason_of
 from maskpool.trust.fields import BOOLEAN, refused
 from maskpool.trust.modules import LEGACY_MODES, read_module_list
 from maskpool.trust.transformer import find_weights, tensor_shapes
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _HOST_MODES = tuple(LEGACY_MODES.values())
 _DIMENSIONS = ("embedding_dimension", "word_embedding_dimension")

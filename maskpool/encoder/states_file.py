@@ -9,8 +9,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,6 @@ from maskpool.encoder.identity import differing, told
 from maskpool.errors import FolderError, UserError
 from maskpool.files import exclusive, replace_file
 from maskpool.trust import check_regular
-
-if TYPE_CHECKING:
-    from io import FileIO
-
-    from jaxtyping import Float, Int, UInt8
 
 # Texts that are computed, hashed and written together: what a killed run loses at most.
 BLOCK = 1_024
@@ -98,7 +94,7 @@ class Layout:
             raise ValueError("its header was altered")
         return layout
 
-    def block(self, number: int, offsets: Int[Tensor, " texts_plus_1"]) -> tuple[int, int]:
+    def block(self, number: int, offsets: Annotated[Tensor, "texts_plus_1"]) -> tuple[int, int]:
         """Where a block's values begin and end in the file."""
         first, last = number * self.texts_a_block, min((number + 1) * self.texts_a_block, len(offsets) - 1)
         row = self.dim * self.dtype.itemsize
@@ -118,7 +114,7 @@ class Part:
         offsets: Where each text's tokens will begin.
     """
 
-    def __init__(self, target: Path, layout: Layout, offsets: Int[Tensor, " texts_plus_1"]) -> None:
+    def __init__(self, target: Path, layout: Layout, offsets: Annotated[Tensor, "texts_plus_1"]) -> None:
         self.target, self.layout, self.offsets = target, layout, offsets
         self.path = target.with_name(target.name + ".part")
         self._file: FileIO
@@ -190,7 +186,7 @@ class Part:
             self._reserve(len(head))
         return 0
 
-    def write_block(self, number: int, values: Float[Tensor, "tokens dim"]) -> None:
+    def write_block(self, number: int, values: Annotated[Tensor, "tokens dim"]) -> None:
         """Write a block's values and, when those are on the disk, the checksum that vouches for them.
 
         Raises:
@@ -273,7 +269,7 @@ class Part:
             ) from error
 
 
-def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, Int[Tensor, " texts_plus_1"], str]:
+def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, Annotated[Tensor, "texts_plus_1"], str]:
     """Map a file into memory and check it.
 
     Args:
@@ -291,7 +287,7 @@ def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, In
     try:
         size = path.stat().st_size
         # A private mapping: what is written to these numbers by mistake does not reach the file.
-        content: UInt8[Tensor, " bytes"] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        content: Annotated[Tensor, "bytes"] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     except OSError as error:
         raise FolderError(f"{none}: {error.strerror or error}") from error
     except RuntimeError as error:  # torch's, of a folder or an empty file

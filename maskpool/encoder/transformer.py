@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from maskpool.encoder.annotations import PreTrainedModel, PreTrainedTokenizerBase
 from maskpool.errors import FolderError, NotFoundError, RequirementError, UserError
 from maskpool.trust import (
     EXPLICIT,
@@ -28,10 +29,6 @@ from maskpool.trust import (
     no_questions,
     refuse_partial,
 )
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED = "all-MiniLM-L6-v2"
 _BUNDLED_NAMES = (BUNDLED, f"sentence-transformers/{BUNDLED}")
@@ -176,7 +173,7 @@ class Encoder:
 
     def pad(
         self, ids: Sequence[Sequence[int]], width: int | None = None, side: Literal["right", "left"] = "right"
-    ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+    ) -> tuple[Annotated[Tensor, "batch seq"], Annotated[Tensor, "batch seq"]]:
         """Token ids padded on one side, and their mask, on the model's device.
 
         Args:
@@ -196,7 +193,7 @@ class Encoder:
     @torch.inference_mode()
     def states(
         self, ids: Sequence[Sequence[int]], width: int | None = None
-    ) -> tuple[Float[Tensor, "batch seq dim"], Int[Tensor, "batch seq"]]:
+    ) -> tuple[Annotated[Tensor, "batch seq dim"], Annotated[Tensor, "batch seq"]]:
         """The last layer's outputs, pads included, and the mask; padded on the right.
 
         Args:
@@ -214,7 +211,7 @@ class Encoder:
         width: int | None = None,
         side: Literal["right", "left"] = "right",
         masked: bool = True,
-    ) -> list[Float[Tensor, "batch seq dim"]]:
+    ) -> list[Annotated[Tensor, "batch seq dim"]]:
         """The outputs of several layers, pads included, from one pass.
 
         Args:
@@ -302,10 +299,10 @@ def text_encoder(model: PreTrainedModel) -> PreTrainedModel:
 
 def token_states(
     model: PreTrainedModel,
-    input_ids: Int[Tensor, "batch seq"],
-    attention_mask: Int[Tensor, "batch seq"],
+    input_ids: Annotated[Tensor, "batch seq"],
+    attention_mask: Annotated[Tensor, "batch seq"],
     layer: int = -1,
-) -> Float[Tensor, "batch seq dim"]:
+) -> Annotated[Tensor, "batch seq dim"]:
     """One layer's outputs, pads included.
 
     Args:
@@ -344,8 +341,8 @@ def check_layer(layer: int, states: int) -> None:
 
 
 def layer_states(
-    model: PreTrainedModel, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]
-) -> tuple[Float[Tensor, "batch seq dim"], ...]:
+    model: PreTrainedModel, input_ids: Annotated[Tensor, "batch seq"], attention_mask: Annotated[Tensor, "batch seq"]
+) -> tuple[Annotated[Tensor, "batch seq dim"], ...]:
     """Every layer's outputs, pads included: transformers' ``hidden_states``, what enters the first layer first."""
     output = model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
     return tuple(output.hidden_states)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from maskpool.encoder import evaluating, weights_hash
 from maskpool.errors import InvalidTypeError, InvalidValueError
@@ -21,17 +22,14 @@ from maskpool.plans import Plan
 require("mteb", "2.26", "mteb")
 
 import mteb  # noqa: E402  # after the check that it can be
+from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402  # the same
 from mteb.models import ModelMeta  # noqa: E402  # the same
 from mteb.models.abs_encoder import AbsEncoder  # noqa: E402  # the same
 from mteb.models.model_meta import ScoringFunction  # noqa: E402  # the same
+from mteb.types import PromptType  # noqa: E402  # the same
 from tqdm.auto import tqdm  # noqa: E402  # the same
 
-if TYPE_CHECKING:
-    from mteb.abstasks.task_metadata import TaskMetadata
-    from mteb.types import PromptType
-    from torch.utils.data import DataLoader
-
-    Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 _TEXTS_AT_ONCE = 1024  # tokenised together to learn their lengths
 _OTHER_MODALITIES = ("image", "audio", "video")  # keys of MTEB's batches

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,15 +33,10 @@ from transformers import (  # noqa: E402  # after the check
     pipelines,  # the same
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from jaxtyping import Float, Int
-
-    Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 _Pipeline: Any = pipelines.base.Pipeline  # Any: the types of the host's base fit none of its pipelines
-PoolingArgument: TypeAlias = "str | tuple[str, ...] | list[str] | Pooling | LayerMix | FirstLastAveragePooling"
+PoolingArgument: TypeAlias = str | tuple[str, ...] | list[str] | Pooling | LayerMix | FirstLastAveragePooling
 
 
 class SentenceEmbedder:
@@ -326,9 +322,9 @@ def _pool(
     model: PreTrainedModel,
     chosen: _Chosen,
     layer: int,
-    input_ids: Int[Tensor, "batch seq"],
-    mask: Int[Tensor, "batch seq"],
-) -> Float[Tensor, "batch out_dim"]:
+    input_ids: Annotated[Tensor, "batch seq"],
+    mask: Annotated[Tensor, "batch seq"],
+) -> Annotated[Tensor, "batch out_dim"]:
     pooled: Tensor
     if not isinstance(chosen.pooling, Pooling):
         pooled = chosen.pooling(layer_states(model, input_ids, mask), mask)

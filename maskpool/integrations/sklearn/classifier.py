@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,14 +17,8 @@ from torch import Tensor, nn
 
 from maskpool.encoder import BUNDLED, Encoder, TokenStates
 from maskpool.errors import InvalidValueError
-from maskpool.integrations.sklearn.heads import PoolingHead
-from maskpool.integrations.sklearn.labels import check_labels, encode_labels, shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from maskpool.integrations.sklearn.heads import Vectors
-    from maskpool.integrations.sklearn.labels import Labels
+from maskpool.integrations.sklearn.heads import PoolingHead, Vectors
+from maskpool.integrations.sklearn.labels import Labels, check_labels, encode_labels, shown
 
 
 class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # untyped

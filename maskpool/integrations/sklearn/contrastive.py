@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ from maskpool.encoder import BUNDLED, Encoder, TokenStates
 from maskpool.errors import InvalidValueError
 from maskpool.integrations.sklearn.heads import PoolingHead
 from maskpool.integrations.sklearn.labels import check_labels, encode_labels
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class PoolingTransformer(PoolingHead):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -18,10 +18,7 @@ from maskpool.integrations.st_host import SentenceTransformer
 from maskpool.integrations.st_host import modules as host
 from maskpool.trust import find_device, no_panics
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # untyped

@@ -6,11 +6,11 @@ import copy
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,13 +33,8 @@ from maskpool.modules import build_pooling
 from maskpool.tokens import TokenBatch
 from maskpool.trust import find_device
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from jaxtyping import Float
-
-    Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
-    Labels: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+Labels: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _POOLED_TOGETHER = 512
 _SAMPLE = 2_000  # texts whose vectors an objective is shown before it learns
@@ -178,7 +173,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         states: TokenStates,
         targets: Tensor,
         classes: Labels | None,
-        objective_of: Callable[[Float[Tensor, "texts dim"], Tensor], nn.Module],
+        objective_of: Callable[[Annotated[Tensor, "texts dim"], Tensor], nn.Module],
     ) -> nn.Module:
         """Fit the pooling, and what stands on it, to an objective.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -14,8 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from maskpool.errors import InvalidTypeError, InvalidValueError
 
-if TYPE_CHECKING:
-    Labels: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Labels: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _SEVERAL = (list, tuple, set, frozenset, np.ndarray)
 _LISTS = (

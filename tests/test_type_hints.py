@@ -1,0 +1,71 @@
+"""Type hints are resolved at run time, as beartype, pydantic and documentation tools do."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import maskpool
+
+# Modules whose hints name what is imported for type checkers only.
+NOT_YET = (
+    "maskpool.checks",
+    "maskpool.functional",
+    "maskpool.masks",
+    "maskpool.modules",
+    "maskpool.segments",
+    "maskpool.sparse",
+    "maskpool.tokens",
+)
+
+
+def _names() -> list[str]:
+    names = [module.name for module in pkgutil.walk_packages(maskpool.__path__, "maskpool.")]
+    public = [name for name in names if not any(part.startswith("_") for part in name.split("."))]
+    return [name for name in public if not any(name == one or name.startswith(f"{one}.") for one in NOT_YET)]
+
+
+def _own(owner: type) -> type:
+    """The class, or one of its own hints only if it has bases of a host, whose hints may not be resolved."""
+    if all(base.__module__.partition(".")[0] in ("maskpool", "builtins", "torch") for base in owner.__mro__):
+        return owner
+    hints = {"__annotations__": inspect.get_annotations(owner), "__module__": owner.__module__}
+    return type(owner.__name__, (), hints)
+
+
+def _functions(owner: type) -> Iterator[tuple[str, Any]]:
+    for name, member in vars(owner).items():
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        function = getattr(function, "func", function)  # of a cached property
+        if inspect.isfunction(function) and (name == "__init__" or not name.startswith("_")):
+            yield f"{owner.__qualname__}.{name}", function
+
+
+def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    for name, member in vars(module).items():
+        if name.startswith("_") or getattr(member, "__module__", None) != module.__name__:
+            continue
+        if inspect.isclass(member):
+            yield name, _own(member)
+            yield from _functions(member)
+        elif inspect.isfunction(member):
+            yield name, member
+
+
+@pytest.mark.parametrize("name", _names())
+def test_hints_are_resolved(name: str) -> None:
+    """Every hint of a public function, class and method names something that exists at run time."""
+    unresolved = []
+    for where, member in _public(importlib.import_module(name)):
+        try:
+            typing.get_type_hints(member)
+        except NameError as error:
+            unresolved.append(f"{where}: {error}")
+    assert unresolved == []
