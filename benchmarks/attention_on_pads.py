@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from maskpool.bench.corpora import Corpus, read_file
 from maskpool.bench.quality import cluster_ami
 from maskpool.encoder import BUNDLED, Encoder
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write
 from maskpool.modules import AttentionPooling
 
@@ -394,7 +394,7 @@ def read_tasks(encoder: Encoder, data: Path, sizes: Sizes, folder: Path) -> tupl
     """The three tasks, their states in ``folder``, and the token ids of some of their texts.
 
     Raises:
-        UserError: A file of the data is missing or cannot be read.
+        MaskpoolError: A file of the data is missing or cannot be read.
     """
     banking = [read_file(data / "banking77" / f"{name}.csv", "text", "category") for name in ("train", "test")]
     snips = read_file(data / "snips" / "snips.jsonl", "text", "label")
@@ -617,7 +617,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             encoder = Encoder.load(args.model)
             tasks, sample = read_tasks(encoder, args.data, sizes, folder)
             difference = largest_prefix_difference(encoder, sample)
-        except (UserError, OSError) as error:
+        except (MaskpoolError, OSError) as error:
             raise SystemExit(f"attention_on_pads: {error}") from None
         if not difference <= _TOLERANCE:
             raise SystemExit(

@@ -44,7 +44,7 @@ from sklearn.preprocessing import Normalizer
 from benchmarks.timing import environment, last_level_cache
 from maskpool.bench.corpora import Corpus, read_file
 from maskpool.encoder import BUNDLED, Encoder, cache_states
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 
@@ -83,7 +83,7 @@ def read_tasks(encoder: Encoder, data: Path, folder: Path) -> list[Task]:
     """Both tasks, their caches in a folder.
 
     Raises:
-        UserError: A file of the data is missing or cannot be read.
+        MaskpoolError: A file of the data is missing or cannot be read.
     """
     learn, test = [read_file(data / "banking77" / f"{name}.csv", "text", "category") for name in ("train", "test")]
     snips = read_file(data / "snips" / "snips.jsonl", "text", "label")
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             encoder = Encoder.load(args.model)
             tasks = read_tasks(encoder, args.data, Path(folder))
-        except (UserError, OSError) as error:
+        except (MaskpoolError, OSError) as error:
             raise SystemExit(f"learned_heads: {error}") from None
         peers = {task.name: fit_peer(task) for task in tasks}
         rows = []

@@ -40,7 +40,7 @@ from benchmarks.timing import environment, last_level_cache, time_in_turn
 from maskpool import TokenBatch
 from maskpool.bench.corpora import Corpus, docstrings, read_file
 from maskpool.encoder import BUNDLED, Encoder, TokenStates, cache_states
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write
 from maskpool.modules import AttentionPooling
 
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     rounds, block_s = args.rounds or (2 if args.quick else 9), 0.01 if args.quick else 0.3
     try:
         corpus, encoder = read_corpus(_QUICK_TEXTS if args.quick else None), Encoder.load(args.model)
-    except UserError as error:
+    except MaskpoolError as error:
         raise SystemExit(f"state_cache: {error}") from None
     measured: dict[str, Any] = {
         "environment": environment(last_level_cache() or 0)

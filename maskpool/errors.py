@@ -1,9 +1,28 @@
 """The errors that maskpool raises on purpose.
 
-Each derives from `MaskpoolError`, and also from the built-in error a caller would catch.
+Each derives from `MaskpoolError` and from the built-in error that a caller would catch:
+
+| error | also a | raised when |
+|---|---|---|
+| `InvalidValueError` | `ValueError` | an argument has a value that is not accepted |
+| `InvalidTypeError` | `TypeError` | an argument has a type or dtype that is not accepted |
+| `DeviceError` | `ValueError` | torch cannot use the device |
+| `DataError` | `ValueError` | texts, labels, vectors or results do not allow what is asked |
+| `FolderError` | `ValueError` | a folder or file is malformed, or asks for something that is never done |
+| `WeightsError` | `FolderError`, `RuntimeError` | weights belong to another model |
+| `NotFoundError` | `FileNotFoundError` | a model, folder or file does not exist |
+| `ExistsError` | `FileExistsError` | something is at a path that must be new |
+| `ReadOnlyError` | `AttributeError` | an attribute that is fixed was set |
+| `StorageError` | `OSError` | a folder or file cannot be read, written, locked or downloaded |
+| `RequirementError` | `ImportError` | a package is missing or has the wrong version |
+| `UnfinishedError` | `RuntimeError` | a study has no results yet |
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 _LONGEST_WORD = 400
 
@@ -17,18 +36,28 @@ def printable(message: str) -> str:
 class MaskpoolError(Exception):
     """Base of all errors that maskpool raises on purpose.
 
+    The message is the problem, after the name of the argument if there is one: ``"k must be at least 1, got 0"``.
+
+    Args:
+        problem: What was expected, what was given, and the way out.
+        argument: The name of the refused argument.
+
     Attributes:
-        argument: The name of the argument that was refused; None if no single argument was.
+        problem: The same.
+        argument: The same; None if no single argument was refused.
     """
 
-    argument: str | None = None
+    def __init__(self, problem: str = "", *, argument: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.argument = argument
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return self.problem if self.argument is None else f"{self.argument} {self.problem}"
 
 
-class UserError(MaskpoolError):
-    """An error the user can fix: the message names the argument or file and what would be accepted."""
-
-
-class _ArgumentError(UserError):
+class _ArgumentError(MaskpoolError):
     """An argument is refused. The message is the argument's name followed by the problem.
 
     Args:
@@ -37,13 +66,8 @@ class _ArgumentError(UserError):
     """
 
     def __init__(self, argument: str, problem: str) -> None:
-        super().__init__(argument, problem)  # both, because pickle calls the class with them again
-        self.argument = argument
-        self.problem = problem
-
-    def __str__(self) -> str:
-        """Return the sentence."""
-        return f"{self.argument} {self.problem}"
+        super().__init__(problem, argument=argument)
+        self.args = (argument, problem)  # pickle calls the class with them again
 
 
 class InvalidValueError(_ArgumentError, ValueError):
@@ -74,29 +98,63 @@ class ExistsError(_ArgumentError, FileExistsError):
     """There is something at a path that must be new."""
 
 
-class FolderError(UserError, ValueError):
+class DeviceError(MaskpoolError, ValueError):
+    """Torch cannot use the device."""
+
+
+class DataError(MaskpoolError, ValueError):
+    """Texts, labels, vectors or results do not allow what is asked, whatever the arguments are."""
+
+
+class FolderError(MaskpoolError, ValueError):
     """A folder or file is malformed, or asks for something that opening it must never do.
 
     Args:
-        message: The words, in which control characters are escaped and very long words are cut: the folder's author
+        problem: The problem, in which control characters are escaped and very long words are cut: the folder's author
             chose what is quoted.
+        argument: The argument that named the folder.
     """
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+    def __init__(self, problem: str = "", *, argument: str | None = None) -> None:
+        super().__init__(printable(problem), argument=argument)
 
 
 class WeightsError(FolderError, RuntimeError):
     """Weights belong to another model; torch raises RuntimeError for these."""
 
 
-class NotFoundError(UserError, FileNotFoundError):
+class NotFoundError(MaskpoolError, FileNotFoundError):
     """There is no such model, folder or file."""
 
 
-class DeviceError(UserError, ValueError):
-    """Torch cannot use the device."""
+class StorageError(MaskpoolError, OSError):
+    """A folder or file cannot be read, written, locked or downloaded."""
 
 
-class RequirementError(UserError, ImportError):
+class RequirementError(MaskpoolError, ImportError):
     """A package is missing, or has a version that the model does not accept."""
+
+
+class UnfinishedError(MaskpoolError, RuntimeError):
+    """A study has no results yet; running it again resumes it."""
+
+
+@contextmanager
+def rename_arguments(names: Mapping[str, str]) -> Iterator[None]:
+    """Rename the argument of an error: a function's caller knows its own arguments, not those of inner calls.
+
+    Args:
+        names: The new name of each argument.
+
+    Example:
+        >>> with rename_arguments({"name": "models"}):
+        ...     raise InvalidValueError("name", "must be a folder, got 'x'")
+        Traceback (most recent call last):
+        maskpool.errors.InvalidValueError: models must be a folder, got 'x'
+    """
+    try:
+        yield
+    except MaskpoolError as error:
+        if error.argument is not None:
+            error.argument = names.get(error.argument, error.argument)
+        raise

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from maskpool.errors import InvalidTypeError, InvalidValueError
+
 if TYPE_CHECKING:
     from typing import Any, Self
 
@@ -40,9 +42,10 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
         return found[0]
     names = {id(module): name for name, module in model.named_modules()}
     got = ", ".join(f"{type(module).__name__} {names.get(id(module), '')!r}" for module in found) or "none"
-    raise ValueError(
-        "model must have get_input_embeddings(), which gives a torch.nn.Embedding, or one torch.nn.Embedding alone, "
-        f"got {got}: name the one that reads token ids, embedding=model.…"
+    raise InvalidValueError(
+        "model",
+        "must have get_input_embeddings(), which gives a torch.nn.Embedding, or exactly one torch.nn.Embedding, got "
+        f"{got}: name the one that reads token ids, embedding=model.…",
     )
 
 
@@ -202,7 +205,7 @@ class FrozenRow:
 
 def _check_module(model: object) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise InvalidTypeError("model", f"must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def _candidates(module: nn.Module) -> list[Any]:
@@ -222,36 +225,43 @@ def _choose_embedding(model: nn.Module, embedding: nn.Embedding | None) -> nn.Em
         return input_embedding(model)
     _check_module(model)
     if not isinstance(embedding, nn.Embedding):
-        raise TypeError(f"embedding must be a torch.nn.Embedding, got {type(embedding).__name__}")
+        raise InvalidTypeError("embedding", f"must be a torch.nn.Embedding, got {type(embedding).__name__}")
     if all(module is not embedding for module in model.modules()):
-        raise ValueError(f"embedding must be a part of model, got {embedding}, which is none: pass embedding=model.…")
+        raise InvalidValueError(
+            "embedding", f"must be a part of model, got {embedding}, which is not: pass embedding=model.…"
+        )
     return embedding
 
 
 def _choose_row(model: nn.Module, embedding: nn.Embedding, pad_token_id: int | None) -> int:
     weight: object = embedding.weight
     if not isinstance(weight, nn.Parameter):
-        raise ValueError(
-            f"embedding.weight must be a parameter, got a {type(weight).__name__} that is computed from others: "
-            "take the parametrization off first (torch.nn.utils.parametrize.remove_parametrizations)"
+        raise InvalidValueError(
+            "embedding.weight",
+            f"must be a parameter, got a {type(weight).__name__} that is computed from others: take the "
+            "parametrization off first (torch.nn.utils.parametrize.remove_parametrizations)",
         )
     given = pad_token_id if pad_token_id is not None else _known_pad(model, embedding)
     if given is None:
-        raise ValueError(
-            "pad_token_id must be the row of the pad token, got None, and neither model.config.pad_token_id nor "
-            "embedding.padding_idx names one: pass pad_token_id=tokenizer.pad_token_id"
+        raise InvalidValueError(
+            "pad_token_id",
+            "must be the row of the pad token, got None, and neither model.config.pad_token_id nor "
+            "embedding.padding_idx names one: pass pad_token_id=tokenizer.pad_token_id",
         )
     try:
         row = None if isinstance(given, bool) else operator.index(given)
     except TypeError:
         row = None
     if row is None:
-        raise TypeError(f"pad_token_id must be an integer, got {type(given).__name__}: pass tokenizer.pad_token_id")
+        raise InvalidTypeError(
+            "pad_token_id", f"must be an integer, got {type(given).__name__}: pass tokenizer.pad_token_id"
+        )
     if not 0 <= row < len(weight):
         where = "" if pad_token_id is not None else " from model.config.pad_token_id"
-        raise ValueError(
-            f"pad_token_id must be a row of the embedding matrix, 0 to {len(weight) - 1}, got {row}{where}: pass "
-            "tokenizer.pad_token_id, after model.resize_token_embeddings(len(tokenizer)) where the token was added"
+        raise InvalidValueError(
+            "pad_token_id",
+            f"must be a row of the embedding matrix, 0 to {len(weight) - 1}, got {row}{where}: pass "
+            "tokenizer.pad_token_id, after model.resize_token_embeddings(len(tokenizer)) where the token was added",
         )
     return row
 
@@ -271,7 +281,8 @@ def _check_norm(embedding: nn.Embedding, row: int) -> None:
         return
     norm = float(torch.linalg.vector_norm(embedding.weight.detach()[row], embedding.norm_type))
     if norm > embedding.max_norm:
-        raise ValueError(
-            f"embedding.max_norm must be at least the norm of the pad row, {norm:.4g}, got {embedding.max_norm}: each "
-            "forward pass that reads the row would rescale it; rescale it first, or set embedding.max_norm = None"
+        raise InvalidValueError(
+            "embedding.max_norm",
+            f"must be at least the norm of the pad row, {norm:.4g}, got {embedding.max_norm}: each forward pass that "
+            "reads the row would rescale it; rescale it first, or set embedding.max_norm = None",
         )

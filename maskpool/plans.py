@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from maskpool.errors import InvalidValueError
+
 Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -22,7 +24,7 @@ class Plan:
         side: Where the pads stand.
 
     Raises:
-        ValueError: An unknown order or side, or a number that is no positive integer.
+        InvalidValueError: An unknown order or side, or a number that is not a positive integer.
 
     Example:
         >>> plan = Plan("natural", batch_size=2, multiple_of=4)
@@ -37,17 +39,19 @@ class Plan:
     side: Literal["right", "left"] = "right"
 
     def __post_init__(self) -> None:
-        """Refuse what is no plan."""
+        """Refuse an invalid plan."""
         for name, known in (("order", ("sorted", "natural", "random")), ("side", ("right", "left"))):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {getattr(self, name)!r}")
+                raise InvalidValueError(
+                    name, f"must be one of {', '.join(map(repr, known))}, got {getattr(self, name)!r}"
+                )
         numbers = {"batch_size": self.batch_size, "multiple_of": self.multiple_of}
         if self.pad_to != "longest":
             numbers["pad_to"] = self.pad_to
         for name, number in numbers.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 also = "'longest' or " if name == "pad_to" else ""
-                raise ValueError(f"{name} must be {also}a positive integer, got {number!r}")
+                raise InvalidValueError(name, f"must be {also}a positive integer, got {number!r}")
 
     @property
     def name(self) -> str:
@@ -73,10 +77,12 @@ class Plan:
             rng: Shuffles the texts of a random order; others leave it alone.
 
         Raises:
-            ValueError: A text is longer than the fixed length.
+            InvalidValueError: A text is longer than the fixed length.
         """
         if self.pad_to != "longest" and len(lengths) and lengths.max() > self.pad_to:
-            raise ValueError(f"pad_to must be at least the longest text, {lengths.max()} tokens, got {self.pad_to}")
+            raise InvalidValueError(
+                "pad_to", f"must be at least the longest text, {lengths.max()} tokens, got {self.pad_to}"
+            )
         if self.order == "sorted":
             order = np.argsort(lengths, kind="stable")
         else:

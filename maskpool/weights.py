@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from maskpool.errors import FolderError
+from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError
 from maskpool.files import atomic_write
 from maskpool.trust.files import check_regular, read_json
 
@@ -47,7 +47,7 @@ class _TableOfWeights:
         """
         if not isinstance(input_ids, Tensor) or input_ids.dtype not in _INTEGERS:
             got = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
-            raise TypeError(f"input_ids must be an integer torch.Tensor, got {got}")
+            raise InvalidTypeError("input_ids", f"must be an integer torch.Tensor, got {got}")
         last = self._lookup.numel() - 1
         ids = input_ids.to(torch.int64)
         known = (ids >= 0) & (ids < last)
@@ -154,7 +154,7 @@ class SIFWeights(_TableOfWeights):
             ValueError: There is no token, an id is negative, or ``a`` is not above 0.
         """
         if isinstance(a, bool) or not isinstance(a, (int, float)) or not 0 < a < math.inf:
-            raise ValueError(f"a must be a finite number above 0, got {a!r}")
+            raise InvalidValueError("a", f"must be a finite number above 0, got {a!r}")
         a = float(a)  # numpy's float64 is a float too
         counts: Counter[int] = Counter()
         for ids in _checked(token_ids):
@@ -172,26 +172,29 @@ def _read(path: Path, expected: str) -> Any:  # Any: what JSON holds
 
 def _checked(token_ids: Iterable[Sequence[int]]) -> Iterable[list[int]]:
     if isinstance(token_ids, Tensor):
-        raise TypeError(
-            "token_ids must be one sequence of ids a text, got a tensor, whose pads would be counted: "
-            'pass tokenizer(texts)["input_ids"], tokenised without padding'
+        raise InvalidTypeError(
+            "token_ids",
+            "must be one sequence of ids a text, got a tensor, whose pads would be counted: "
+            'pass tokenizer(texts)["input_ids"], tokenised without padding',
         )
     if isinstance(token_ids, str | bytes | dict) or not isinstance(token_ids, Iterable):
-        raise TypeError(f"token_ids must be one sequence of ids a text, got {type(token_ids).__name__}")
+        raise InvalidTypeError("token_ids", f"must be one sequence of ids a text, got {type(token_ids).__name__}")
     number = 0
     for text, ids in enumerate(token_ids):
         plain = ids.tolist() if isinstance(ids, Tensor) else ids
         if isinstance(plain, str | bytes) or not isinstance(plain, Sequence):
-            raise TypeError(
-                f"token_ids must be one sequence of ids a text; text {text} is of type {type(ids).__name__}: "
-                "tokenise it first"
+            raise InvalidTypeError(
+                "token_ids",
+                f"must be one sequence of ids a text; text {text} is of type {type(ids).__name__}: tokenise it first",
             )
         for token in plain:
             if isinstance(token, bool) or not isinstance(token, int):
-                raise TypeError(f"token_ids must hold ints; text {text} holds one of type {type(token).__name__}")
+                raise InvalidTypeError(
+                    "token_ids", f"must hold ints; text {text} holds one of type {type(token).__name__}"
+                )
             if token < 0:
-                raise ValueError(f"token_ids must hold ids of at least 0; text {text} holds {token}")
+                raise InvalidValueError("token_ids", f"must hold ids of at least 0; text {text} holds {token}")
         number += len(plain)
         yield list(plain)
     if not number:
-        raise ValueError("token_ids must hold at least one token, got none")
+        raise InvalidValueError("token_ids", "must hold at least one token, got none")

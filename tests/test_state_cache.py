@@ -27,7 +27,7 @@ from benchmarks import state_cache
 from maskpool import TokenBatch, mean_pool
 from maskpool.bench.corpora import Corpus
 from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states, states_file
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from tests.bench import tiny
 
 TEXTS = [text for text, _ in tiny.make_texts(40)]
@@ -271,7 +271,9 @@ def test_every_byte_counts(encoder: Encoder, path: Path) -> None:
         content[place] ^= 1 << place % 8
         path.write_bytes(content)
         content[place] ^= 1 << place % 8
-        with pytest.raises(UserError, match=r"was altered|must be a file that cache_states has made|is cut off or too"):
+        with pytest.raises(
+            MaskpoolError, match=r"was altered|must be a file that cache_states has made|is cut off or too"
+        ):
             TokenStates.open(path)
 
 
@@ -280,7 +282,7 @@ def test_a_cut_off_file(encoder: Encoder, path: Path, keep: int) -> None:
     """A file that lacks its end is refused in one sentence, whatever is left of it."""
     cache_states(encoder, TEXTS, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"is cut off|must be a file that cache_states has made"):
+    with pytest.raises(MaskpoolError, match=r"is cut off|must be a file that cache_states has made"):
         TokenStates.open(path)
 
 
@@ -289,7 +291,7 @@ def test_no_cache(tmp_path: Path) -> None:
     for content in (None, b"", b"a text", b"\x02\0\0\0\0\0\0\0{}", b"\x04\0\0\0\0\0\0\0null"):
         if content is not None:
             (tmp_path / "file").write_bytes(content)
-        with pytest.raises(UserError, match="must be a file that cache_states has made"):
+        with pytest.raises(MaskpoolError, match="must be a file that cache_states has made"):
             TokenStates.open(tmp_path / "file")
 
 
@@ -299,14 +301,15 @@ def test_another_encoder(encoder: Encoder, path: Path, tmp_path: Path) -> None:
     content = path.read_bytes()
     other = Encoder.load(str(tiny.save_model(tmp_path / "other", seed=1)))
     with pytest.raises(
-        UserError, match=f"made by {encoder.name} .weights_sha256 \\w{{12}}….*asked for is {other.name} .weights_sha256"
+        MaskpoolError,
+        match=f"made by {encoder.name} .weights_sha256 \\w{{12}}….*asked for is {other.name} .weights_sha256",
     ):
         TokenStates.open(path, other)
-    with pytest.raises(UserError, match="weights_sha256"):
+    with pytest.raises(MaskpoolError, match="weights_sha256"):
         cache_states(other, TEXTS, path)
     assert path.read_bytes() == content
     halves = Encoder.load(encoder.name, dtype="bfloat16")
-    with pytest.raises(UserError, match=r"computed_in float32.*computed_in bfloat16"):
+    with pytest.raises(MaskpoolError, match=r"computed_in float32.*computed_in bfloat16"):
         TokenStates.open(path, halves)
     same = Encoder.load(str(tiny.save_model(tmp_path / "same")))  # the same weights in another folder
     assert len(TokenStates.open(path, same)) == len(TEXTS)
@@ -319,7 +322,7 @@ def test_another_tokenizer(encoder: Encoder, path: Path, tmp_path: Path) -> None
     settings = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     settings["normalizer"]["lowercase"] = True
     (folder / "tokenizer.json").write_text(json.dumps(settings), "utf-8")
-    with pytest.raises(UserError, match="tokenizer_sha256"):
+    with pytest.raises(MaskpoolError, match="tokenizer_sha256"):
         TokenStates.open(path, Encoder.load(str(folder)))
 
 
@@ -345,7 +348,7 @@ def test_other_states(encoder: Encoder, path: Path, asked: dict[str, Any], text:
     cache_states(encoder, TEXTS, path)
     if begun:
         path.rename(path.with_name(path.name + ".part"))
-    with pytest.raises(UserError, match=text):
+    with pytest.raises(MaskpoolError, match=text):
         _cache(encoder, path, **asked)
 
 
@@ -361,7 +364,7 @@ def test_somebody_elses_part(encoder: Encoder, path: Path) -> None:
     """A file of that name that is no begun cache stays as it is."""
     part = path.with_name(path.name + ".part")
     part.write_text("my notes", "utf-8")
-    with pytest.raises(UserError, match="is no begun cache of these texts: delete it, or choose another path"):
+    with pytest.raises(MaskpoolError, match="is no begun cache of these texts: delete it, or choose another path"):
         cache_states(encoder, TEXTS, path)
     assert part.read_text("utf-8") == "my notes"
 
@@ -370,7 +373,7 @@ def test_two_at_once(encoder: Encoder, path: Path) -> None:
     """While one fills a file, another is refused."""
 
     def second(_: int) -> None:
-        with pytest.raises(UserError, match="is being filled by another process"):
+        with pytest.raises(MaskpoolError, match="is being filled by another process"):
             cache_states(encoder, TEXTS, path)
 
     assert len(cache_states(encoder, TEXTS, path, on_batch=second)) == len(TEXTS)
@@ -390,8 +393,8 @@ def _files_of_at_most(size: int) -> Iterator[None]:
 def test_a_disk_without_room(encoder: Encoder, path: Path, most: int) -> None:
     """That the file has no room is told before anything is computed, and what room there is stays free."""
     computed: list[int] = []
-    text = f"{path} could not be written: .*; free some space and call again, which goes on where this stopped"
-    with _files_of_at_most(most), pytest.raises(UserError, match=text):
+    text = f"{path} could not be written: .*; free some space and call again, which resumes where this stopped"
+    with _files_of_at_most(most), pytest.raises(MaskpoolError, match=text):
         cache_states(encoder, TEXTS, path, on_batch=computed.append)
     assert computed == []
     assert path.with_name(path.name + ".part").stat().st_size < 4_000
@@ -414,7 +417,9 @@ def test_a_disk_that_fills_up(encoder: Encoder, path: Path, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", no_reserving)
         patch.setattr(states_file.Part, "_write", full)
-        with pytest.raises(UserError, match=r"could not be written: No space left on device; free some space and call"):
+        with pytest.raises(
+            MaskpoolError, match=r"could not be written: No space left on device; free some space and call"
+        ):
             cache_states(encoder, TEXTS, path)
     assert not path.exists()
     computed: list[int] = []
@@ -427,7 +432,7 @@ def test_a_disk_that_fills_up(encoder: Encoder, path: Path, monkeypatch: pytest.
 def test_a_folder_that_cannot_be_written(encoder: Encoder, tmp_path: Path) -> None:
     """What else keeps a file from being written is said with its name."""
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"states could not be written: .*; mend that and call again"):
+    with pytest.raises(MaskpoolError, match=r"states could not be written: .*; fix that and call again"):
         cache_states(encoder, TEXTS, tmp_path / "file" / "states")
 
 
@@ -436,7 +441,9 @@ def test_states_too_large_for_halves(folder: Path, path: Path) -> None:
     encoder = Encoder.load(str(folder))
     with torch.no_grad():
         encoder.model.get_parameter("encoder.layer.1.output.LayerNorm.bias")[0] = 1e6
-    with pytest.raises(UserError, match=r"a token state is too large for float16: call with dtype='float32'"):
+    with pytest.raises(
+        MaskpoolError, match=r"dtype must hold every state, and a token state is too large for float16: pass 'float32'"
+    ):
         cache_states(encoder, TEXTS, path)
     assert cache_states(encoder, TEXTS, path, dtype="float32").values.max() > 65504
 
@@ -447,7 +454,7 @@ def test_states_too_large_for_halves(folder: Path, path: Path) -> None:
         ({"dtype": "bfloat16"}, ValueError, "dtype must be one of 'float16', 'float32', got 'bfloat16'"),
         ({"batch_size": 0}, ValueError, "batch_size must be a positive integer, got 0"),
         ({"texts": "one text"}, TypeError, "texts must be a list of strings, got one str"),
-        ({"texts": ["a", None]}, TypeError, "texts must hold strings alone, got NoneType at place 1"),
+        ({"texts": ["a", None]}, TypeError, "texts must hold only strings, got NoneType at place 1"),
         ({"layer": 9}, ValueError, "layer must be 0"),
     ],
 )
@@ -489,8 +496,8 @@ def test_views(encoder: Encoder, path: Path, kept: str) -> None:
 
 
 def test_no_table(encoder: Encoder) -> None:
-    """States are no array, and say what to do."""
-    with pytest.raises(TypeError, match="TokenStates are no array: pool them first"):
+    """States are not an array, and the error says what to do."""
+    with pytest.raises(TypeError, match="states must be pooled before they are an array"):
         np.asarray(compute_states(encoder, TEXTS))
 
 
@@ -555,7 +562,7 @@ def test_pickling(encoder: Encoder, path: Path) -> None:
     assert len(pickled) < 2_000
     path.unlink()
     cache_states(encoder, TEXTS[::-1], path)
-    with pytest.raises(UserError, match="holds other states than those that were pickled"):
+    with pytest.raises(MaskpoolError, match="holds other states than those that were pickled"):
         pickle.loads(pickled)
 
 
@@ -568,11 +575,11 @@ def test_a_file_is_checked_once_a_process(encoder: Encoder, path: Path, monkeypa
     before = path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    with pytest.raises(UserError, match="was altered"):
+    with pytest.raises(MaskpoolError, match="was altered"):
         pickle.loads(pickled)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if it had not changed
     assert len(pickle.loads(pickled)) == len(clone(states, safe=False)) == len(TEXTS)
-    with pytest.raises(UserError, match="was altered"):
+    with pytest.raises(MaskpoolError, match="was altered"):
         TokenStates.open(path)
 
 

@@ -13,6 +13,7 @@ from maskpool.audit.pad_answers import QUESTIONS, Found, show
 from maskpool.audit.pad_measures import DoesNotApplyError
 from maskpool.audit.pad_subject import Subject
 from maskpool.encoder import Encoder, check_texts
+from maskpool.errors import InvalidTypeError, rename_arguments
 
 TEXTS = (
     "The cat sat on the mat.",
@@ -104,19 +105,22 @@ def explain(model: str | Encoder, texts: Iterable[str] | None = None) -> Explana
         texts: What to measure on; None takes `TEXTS`.
 
     Raises:
-        TypeError: An argument is something else.
-        ValueError: No text gives a token.
-        UserError: There is no such model.
+        InvalidTypeError: An argument is something else.
+        InvalidValueError: No text gives a token.
+        MaskpoolError: The model cannot be loaded.
 
     Example::
 
         print(explain("all-MiniLM-L6-v2")["zeroing"])
     """
     if not isinstance(model, str | Encoder):
-        raise TypeError(f"model must be a name, a folder or an Encoder, got {type(model).__name__}: see Encoder.of")
+        raise InvalidTypeError(
+            "model", f"must be a name, a folder or an Encoder, got {type(model).__name__}: see Encoder.of"
+        )
     found = check_texts(TEXTS if texts is None else texts)
     with _same_random_state(), torch.inference_mode(False), torch.no_grad():
-        encoder = Encoder.load(model) if isinstance(model, str) else model
+        with rename_arguments({"name": "model"}):
+            encoder = Encoder.load(model) if isinstance(model, str) else model
         subject = Subject(encoder, found)
         answers = tuple(_answer(subject, *question) for question in QUESTIONS)
     return Explanation(encoder.name, encoder.tokenizer.pad_token, encoder.tokenizer.pad_token_id, answers)

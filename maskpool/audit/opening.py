@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpool.encoder import Encoder, bundled_folder_of
-from maskpool.errors import MaskpoolError, UserError
+from maskpool.errors import FolderError, InvalidValueError, MaskpoolError
 from maskpool.modules import build_pooling
 
 
@@ -24,8 +24,8 @@ def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") ->
         A ``SentenceTransformer``, or a tuple (model, tokenizer, pooling).
 
     Raises:
-        MaskpoolError: The model cannot be loaded, or torch cannot use the device.
-        ValueError: There is no such pooling.
+        MaskpoolError: The model cannot be loaded, the pooling is not one that a mode alone gives, or torch cannot use
+            the device.
     """
     source = bundled_folder_of(name)
     plain_folder = Path(source).is_dir() and not (Path(source) / "modules.json").is_file()
@@ -40,7 +40,12 @@ def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") ->
             raise
         except (ValueError, OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"name must be a model that can be loaded, {name!r} cannot: {reason}") from error
+            raise FolderError(
+                f"must be a model that can be loaded, {name!r} cannot: {reason}", argument="name"
+            ) from error
     encoder = Encoder.load(name, device)
-    layer = build_pooling(pooling or "mean", encoder.dimension)
+    try:
+        layer = build_pooling(pooling or "mean", encoder.dimension)
+    except (ValueError, TypeError) as error:  # an unknown mode, or one that requires an option
+        raise InvalidValueError("pooling", f"must be a mode that needs no options, got {pooling!r}: {error}") from error
     return encoder.model, copy.copy(encoder.tokenizer), layer

@@ -13,6 +13,7 @@ from maskpool.audit.pad_measures import Batch, DoesNotApplyError
 from maskpool.audit.pad_training import Trained
 from maskpool.encoder import Encoder
 from maskpool.encoder.annotations import PreTrainedModel
+from maskpool.errors import InvalidValueError
 from maskpool.pad_row import input_embedding
 
 _PADS = 16  # each text gets at least so many, or half of what the model takes
@@ -33,7 +34,7 @@ class Subject:
             ids = self.tokenizer(list(texts), truncation=True, max_length=limit, verbose=False)["input_ids"]
             self.ids = [tokens for tokens in ids if tokens]
         if not self.ids:
-            raise ValueError(f"texts must hold at least one that gives a token, got {len(texts)} without one")
+            raise InvalidValueError("texts", f"must hold at least one that gives a token, got {len(texts)} without one")
         self.width = max(map(len, self.ids)) + pads
         self.padded = f"{count(len(self.ids), 'text')} padded to {self.width} tokens"
 

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from maskpool.audit.trace import states_in
 from maskpool.encoder import evaluating, token_limit
+from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
 from maskpool.modules import build_pooling
 
 _WHAT = (
@@ -67,35 +68,39 @@ class Pipeline:
             embedder: Any = given
             self._embed = lambda texts: embedder.embed(texts, batch_size=len(texts))
         elif isinstance(given, nn.Module):
-            raise TypeError(
-                f"pipeline must be {_WHAT}, got a model without its tokenizer, {self.name}: pass (model, tokenizer, "
-                "'mean'), or a function that tokenises, runs the model and pools"
+            raise InvalidTypeError(
+                "pipeline",
+                f"must be {_WHAT}, got a model without its tokenizer, {self.name}: pass (model, tokenizer, 'mean'), or "
+                "a function that tokenises, runs the model and pools",
             )
         elif callable(given):
             self.name = getattr(given, "__name__", self.name)
             self._embed = given
         else:
-            raise TypeError(f"pipeline must be {_WHAT}, got {self.name}")
+            raise InvalidTypeError("pipeline", f"must be {_WHAT}, got {self.name}")
 
     def _of_parts(self, given: tuple[Any, ...]) -> Callable[[list[str]], Any]:
         if len(given) != 3 or not callable(given[0]) or not callable(given[1]):
             kinds = ", ".join(type(part).__name__ for part in given)
-            raise TypeError(f"pipeline must be {_WHAT}, got a tuple of ({kinds})")
+            raise InvalidTypeError("pipeline", f"must be {_WHAT}, got a tuple of ({kinds})")
         model, tokenizer, pooling = given
         self.name = type(model).__name__
         if isinstance(pooling, (str, list, tuple)):
-            pooling = build_pooling(pooling, getattr(getattr(model, "config", None), "hidden_size", None))
+            with rename_arguments({"pooling_mode": "pooling"}):
+                pooling = build_pooling(pooling, getattr(getattr(model, "config", None), "hidden_size", None))
         if not callable(pooling):
-            raise TypeError(
-                "pooling must be a mode such as 'mean', a layer, or a callable (token_embeddings, attention_mask) -> "
-                f"vectors, got {type(pooling).__name__}"
+            raise InvalidTypeError(
+                "pooling",
+                "must be a mode such as 'mean', a layer, or a callable (token_embeddings, attention_mask) -> vectors, "
+                f"got {type(pooling).__name__}",
             )
         options: dict[str, Any] = {}
         if hasattr(tokenizer, "padding_side"):
             if tokenizer.pad_token is None:
-                raise TypeError(
-                    "tokenizer must have a pad token, got one without: set tokenizer.pad_token = tokenizer.eos_token, "
-                    "or pass a maskpool SentenceEmbedder, which masks by length"
+                raise InvalidTypeError(
+                    "tokenizer",
+                    "must have a pad token, got one without: set tokenizer.pad_token = tokenizer.eos_token, or pass a "
+                    "maskpool SentenceEmbedder, which masks by length",
                 )
             options = {"padding": True, "return_tensors": "pt"}
             if hasattr(model, "config"):
@@ -109,7 +114,9 @@ class Pipeline:
             output = model(**{name: t for name, t in features.items() if every or name in names})
             states = states_in(output, tuple(features["input_ids"].shape))
             if states is None:
-                raise TypeError(f"model must give token states (batch, seq, dim), got {type(output).__name__}")
+                raise InvalidTypeError(
+                    "model", f"must give token states (batch, seq, dim), got {type(output).__name__}"
+                )
             mask = features.get("attention_mask", torch.ones_like(features["input_ids"]))
             return pooling(states, mask)
 
@@ -128,16 +135,18 @@ class Pipeline:
             rows = self._numbers(found)
         except Exception as error:  # whatever a stranger's code raises
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"pipeline must give one vector for each text; for {len(texts)} texts it raised "
-                f"{type(error).__name__}: {reason}. Pass {_WHAT}"
+            raise InvalidValueError(
+                "pipeline",
+                f"must give one vector for each text; for {len(texts)} texts it raised {type(error).__name__}: "
+                f"{reason}. Pass {_WHAT}",
             ) from error
         if self._on_call is not None:
             self._on_call(self.calls)
         if rows.ndim != 2 or len(rows) != len(texts):
-            raise ValueError(
-                f"pipeline must give an array of shape (texts, dim), one row for each text; for {len(texts)} texts it "
-                f"gave {tuple(rows.shape)}"
+            raise InvalidValueError(
+                "pipeline",
+                f"must give an array of shape (texts, dim), one row for each text; for {len(texts)} texts it gave "
+                f"{tuple(rows.shape)}",
             )
         return rows
 
@@ -149,8 +158,8 @@ class Pipeline:
         else:
             rows = torch.as_tensor(found)
         if rows.is_complex():
-            raise TypeError(
-                "vectors must hold real numbers, got complex ones: pass torch.view_as_real(vectors).flatten(1)"
+            raise InvalidTypeError(
+                "vectors", "must hold real numbers, got complex ones: pass torch.view_as_real(vectors).flatten(1)"
             )
         if rows.is_floating_point():
             self.precision = max(self.precision, torch.finfo(rows.dtype).eps)

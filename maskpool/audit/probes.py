@@ -13,6 +13,7 @@ from torch import Tensor
 from maskpool.audit.columns import Unpadded, without_pads
 from maskpool.audit.pipelines import Pipeline
 from maskpool.audit.trace import Call, watch
+from maskpool.errors import InvalidValueError
 
 # Lower case and without punctuation, so that words in another order are as many tokens. Under 200 letters, so that
 # tokenizers of bytes stay under 200 tokens as well.
@@ -211,9 +212,10 @@ def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
 def _check_finite(alone: dict[str, Tensor]) -> None:
     for text, vector in alone.items():
         if not bool(vector.isfinite().all()):
-            raise ValueError(
-                f"pipeline must give finite numbers; for {[text]!r} alone it gave NaN or infinity: an empty mean "
-                "(0 / 0) or an overflow; fix that first"
+            raise InvalidValueError(
+                "pipeline",
+                f"must give finite numbers; for {[text]!r} alone it gave NaN or infinity: an empty mean (0 / 0) or an "
+                "overflow; fix that first",
             )
 
 

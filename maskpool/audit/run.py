@@ -22,6 +22,7 @@ from maskpool.audit.report import AuditReport, Finding, Verdict
 from maskpool.audit.rows import cut_finding, mixed_up_finding, state_finding
 from maskpool.audit.seen import look_inside, never_padded
 from maskpool.audit.signature import signature_finding
+from maskpool.errors import InvalidTypeError, InvalidValueError
 
 MAX_TEXTS = 32
 _HALF = 1e-6  # numbers coarser than float32
@@ -127,12 +128,13 @@ def _checked(texts: Sequence[str] | None) -> tuple[list[str], int]:
     if texts is None:
         return list(TEXTS), len(TEXTS)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}")
+        raise InvalidTypeError("texts", f"must be a list of strings, got {type(texts).__name__}")
     found = list(dict.fromkeys(texts))
     if len(found) < 3 or len({len(text) for text in found}) < 2:
-        raise ValueError(
-            f"texts must hold at least three different texts of different lengths, got {len(found)}: short ones, and a "
-            "long one next to which they are padded"
+        raise InvalidValueError(
+            "texts",
+            f"must hold at least three different texts of different lengths, got {len(found)}: short ones, and a long "
+            "one next to which they are padded",
         )
     if len(found) <= MAX_TEXTS:
         return found, len(found)

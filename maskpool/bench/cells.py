@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from maskpool.errors import FolderError, UserError
+from maskpool.errors import FolderError, StorageError
 from maskpool.trust import Folder
 
 # A key or a value is JSON: numbers, strings, lists and dictionaries of them.
@@ -42,26 +42,26 @@ class Cells:
         path: The file; made with the first cell.
 
     Raises:
-        UserError: The file cannot be read, or is no file of cells.
+        StorageError: The file cannot be read.
+        FolderError: The file does not hold cells.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._found: dict[str, tuple[Key, Any]] = {}
+        there = Folder(path.parent).find(path.name) is not None
         try:
-            content = b"" if Folder(path.parent).find(path.name) is None else path.read_bytes()
+            content = path.read_bytes() if there else b""
             whole = content[: content.rfind(b"\n") + 1]
             for line in whole.splitlines():
                 cell = json.loads(line)
                 key, value = cell["key"], cell["value"]
                 if not isinstance(key, dict) or "kind" not in key or cell["cell"] != content_hash(key):
-                    raise ValueError(f"its key and hash do not belong together, {line[:80]!r}")
+                    raise FolderError(f"its key and hash do not belong together, {line[:80]!r}")
                 self._found[cell["cell"]] = key, value
             self._unfinished_from = len(whole) if len(whole) < len(content) else None
         except OSError as error:
-            raise UserError(f"{path} must be a file that can be read and written: {error.strerror}") from error
-        except FolderError:
-            raise
+            raise StorageError(f"{path} must be a file that can be read and written: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FolderError(f"{path} must hold a finished cell in each line, and one is not: {error}") from error
 
@@ -88,7 +88,7 @@ class Cells:
         """Append a finished cell.
 
         Raises:
-            UserError: The disk is full, or the file cannot be written; the cells before this one stay.
+            StorageError: The disk is full, or the file cannot be written; the cells before this one stay.
         """
         cell = {"cell": content_hash(key), "key": key, "value": value, "seconds": round(seconds, 4)}
         line = json.dumps(cell, ensure_ascii=False).encode() + b"\n"
@@ -99,13 +99,13 @@ class Cells:
             with self.path.open("ab", buffering=0) as file:
                 file.truncate(size)
                 if file.write(line) != len(line):
-                    raise OSError(None, "no space left")
+                    raise StorageError("no space left")
         except OSError as error:
             if self.path.exists():
                 os.truncate(self.path, size)
-            raise UserError(
-                f"{self.path} could not be written ({error.strerror}); the {len(self)} cells in it are whole: make "
-                "room and run the same command, which goes on from there"
+            raise StorageError(
+                f"{self.path} could not be written ({error.strerror or error}); the {len(self)} cells in it are whole: "
+                "make room and run the study again, which resumes from there"
             ) from error
         self._unfinished_from = None
         self._found[content_hash(key)] = key, value

@@ -9,7 +9,7 @@ from scipy import stats
 
 from maskpool.bench.results import Results, difference
 from maskpool.bench.statistics import CONFIDENCE
-from maskpool.errors import UserError
+from maskpool.errors import DataError
 
 HEADER = ("model", "corpus", "by", "pooling", "plan", "arm", "Δ in A [95 %]", "Δ in B [95 %]", "B − A [95 %]", "floor")
 
@@ -28,12 +28,12 @@ def compare(one: Results, other: Results) -> dict[str, Any]:
         ``settings`` (what differs, with both values) and ``rows``.
 
     Raises:
-        UserError: They have no row in common.
+        DataError: They have no row in common.
     """
     first, second = _rows(one), _rows(other)
     common = [key for key in first if key in second]
     if not common:
-        raise UserError(
+        raise DataError(
             "the two studies have no row in common: they must share a pooling, a plan and an arm, on a model and a "
             "corpus that both call the same"
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maskpool.errors import UserError
+from maskpool.errors import DataError, InvalidValueError, RequirementError, StorageError
 
 DEMONSTRATION = "public docstrings of scipy and scikit-learn"
 _SUBPACKAGES = {
@@ -76,41 +76,42 @@ class Corpus:
         """Return the corpus if it can be clustered and its clusters scored.
 
         Raises:
-            UserError: Fewer than two labels, or fewer than four texts in one.
+            DataError: Fewer than two labels, or fewer than four texts in one.
         """
         counts = Counter(self.labels)
         if len(counts) < 2:
-            raise UserError(f"{self.name} must have at least two labels to score clusters by, got {len(counts)}")
+            raise DataError(f"{self.name} must have at least two labels to score clusters by, got {len(counts)}")
         label, fewest = min(counts.items(), key=lambda item: item[1])
         if fewest < _FEWEST_TEXTS_A_LABEL:
-            raise UserError(
+            raise DataError(
                 f"{self.name} must have at least {_FEWEST_TEXTS_A_LABEL} texts in each label (halves of it are "
                 f"clustered too), got {fewest} in {label!r}: drop such labels or bring more texts"
             )
         return self
 
-    def sample(self, size: int, seed: int) -> Corpus:
-        """A random sample of about ``size`` texts that keeps each label's share, in the corpus' order.
+    def sample(self, limit: int, seed: int) -> Corpus:
+        """A random sample of about ``limit`` texts that keeps each label's share, in the corpus' order.
 
         Raises:
-            UserError: ``size`` leaves no four texts for each label.
+            InvalidValueError: ``limit`` leaves fewer than four texts for a label.
         """
-        if size >= len(self.texts):
+        if limit >= len(self.texts):
             return self
         labels = len(set(self.labels))
-        if size < _FEWEST_TEXTS_A_LABEL * labels:
-            raise UserError(
-                f"--limit must be at least {_FEWEST_TEXTS_A_LABEL * labels} to keep {_FEWEST_TEXTS_A_LABEL} texts of "
-                f"each of the {labels} labels of {self.name}, got {size}"
+        if limit < _FEWEST_TEXTS_A_LABEL * labels:
+            raise InvalidValueError(
+                "limit",
+                f"must be at least {_FEWEST_TEXTS_A_LABEL * labels} to keep {_FEWEST_TEXTS_A_LABEL} texts of each of "
+                f"the {labels} labels of {self.name}, got {limit}",
             )
         rng = np.random.default_rng(seed)
         codes = self.codes
         counts = np.bincount(codes)
         # Four of each label first, the rest by share of what is left (largest remainders).
         spare = counts - _FEWEST_TEXTS_A_LABEL
-        share = spare / max(spare.sum(), 1) * (size - _FEWEST_TEXTS_A_LABEL * labels)
+        share = spare / max(spare.sum(), 1) * (limit - _FEWEST_TEXTS_A_LABEL * labels)
         quota = _FEWEST_TEXTS_A_LABEL + np.floor(share).astype(int)
-        for label in np.argsort(np.floor(share) - share, kind="stable")[: size - int(quota.sum())]:
+        for label in np.argsort(np.floor(share) - share, kind="stable")[: limit - int(quota.sum())]:
             quota[label] += 1
         kept = np.concatenate(
             [rng.choice(np.flatnonzero(codes == label), number, replace=False) for label, number in enumerate(quota)]
@@ -163,93 +164,111 @@ def _first_paragraphs(module_name: str, masked: str) -> Iterator[str]:
             yield text
 
 
-def read_file(path: Path, text_column: str, label_column: str) -> Corpus:
+def read_file(data: Path, text_column: str, label_column: str) -> Corpus:
     """Read a csv, tsv, jsonl or parquet file with a column of texts and one of labels.
 
+    Args:
+        data: The file.
+        text_column: Name of the column of texts.
+        label_column: Name of the column of labels.
+
     Raises:
-        UserError: The file cannot be read, a column is missing, or a text or label is.
+        InvalidValueError: The file cannot be read, or a column is missing.
+        DataError: A text or a label is missing, or the texts cannot be clustered.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise UserError(f"--data must be a file that ends in {', '.join(_SUFFIXES)}, got {path.name}")
-    if not path.is_file():
-        raise UserError(f"--data must name a file, but there is none at {path}")
-    found = _labelled(path.name, _columns(path), text_column, label_column)
-    return replace(found, name=path.stem).check()
+    if data.suffix.lower() not in _SUFFIXES:
+        raise InvalidValueError("data", f"must be a file that ends in {', '.join(_SUFFIXES)}, got {data.name}")
+    if not data.is_file():
+        raise InvalidValueError("data", f"must name a file, but there is none at {data}")
+    found = _labelled(data.name, _columns(data), text_column, label_column)
+    return replace(found, name=data.stem).check()
 
 
 def newsgroups() -> Corpus:
     """scikit-learn's 20 newsgroups, the test part without headers, footers and quotes; it downloads them once.
 
     Raises:
-        UserError: They are not there and cannot be downloaded.
+        StorageError: They are not there and cannot be downloaded.
     """
     from sklearn.datasets import fetch_20newsgroups
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one a retry; the last failure is told
+            warnings.simplefilter("ignore")  # one for each retry; the last failure is raised
             found = fetch_20newsgroups(subset="test", remove=("headers", "footers", "quotes"))
     except OSError as error:
-        raise UserError(f"20 newsgroups could not be downloaded: {error}; bring them as a file, --data") from error
+        raise StorageError(
+            f"could not be downloaded: {error}; bring the texts as a file", argument="newsgroups"
+        ) from error
     rows = [
         (text, found.target_names[label]) for text, label in zip(found.data, found.target, strict=True) if text.strip()
     ]
     return Corpus("20 newsgroups", [text for text, _ in rows], [label for _, label in rows]).check()
 
 
-def mteb_task(name: str) -> Corpus:
+def mteb_task(task: str) -> Corpus:
     """The texts and labels of one of MTEB's clustering tasks, by its name; MTEB downloads them once.
 
     Raises:
-        UserError: MTEB is not installed, has no such clustering task, or cannot download it.
+        RequirementError: MTEB is not installed.
+        InvalidValueError: MTEB has no such clustering task, or cannot download it.
     """
     try:
         from maskpool.integrations.mteb import clustering_task
     except ImportError as error:
-        raise UserError(f"--task needs MTEB: {error}") from error
+        raise RequirementError(f"needs MTEB: {error}", argument="task") from error
     try:
-        texts, labels = clustering_task(name)
+        texts, labels = clustering_task(task)
     except (ValueError, OSError) as error:
-        raise UserError(f"--task must be one of MTEB's clustering tasks, got {name!r}: {error}") from error
+        raise InvalidValueError("task", f"must be one of MTEB's clustering tasks, got {task!r}: {error}") from error
     kept = [(text, label) for text, label in zip(texts, labels, strict=True) if text.strip()]
-    return Corpus(name, [text for text, _ in kept], [label for _, label in kept]).check()
+    return Corpus(task, [text for text, _ in kept], [label for _, label in kept]).check()
 
 
-def hub_dataset(name: str, split: str, text_column: str, label_column: str) -> Corpus:
+def hub_dataset(hub: str, split: str, text_column: str, label_column: str) -> Corpus:
     """A dataset by its name on the Hugging Face hub; classes get their names.
 
+    Args:
+        hub: Name of the dataset.
+        split: Its split.
+        text_column: Name of the column of texts.
+        label_column: Name of the column of labels.
+
     Raises:
-        UserError: There is no such dataset, split or column, or a text or label is missing.
+        InvalidValueError: There is no such dataset, split or column.
+        DataError: A text or a label is missing, or the texts cannot be clustered.
     """
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(name, split=split)
-    # datasets raises whatever its builders and the network do, of many kinds; each means that it cannot be had.
+        table = datasets.load_dataset(hub, split=split)
+    # datasets raises what its builders and the network raise, of many kinds; each means that it cannot be loaded.
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"--hub must name a dataset with a split {split!r}, got {name!r}: {reason}") from error
+        raise InvalidValueError("hub", f"must name a dataset with a split {split!r}, got {hub!r}: {reason}") from error
     columns = {column: list(table[column]) for column in table.column_names}
     feature = table.features.get(label_column)
     if isinstance(feature, datasets.ClassLabel):
         # -1 is what texts without a class get.
         columns[label_column] = [feature.names[code] if code != -1 else None for code in table[label_column]]
-    return _labelled(f"{name} ({split})", columns, text_column, label_column).check()
+    return _labelled(f"{hub} ({split})", columns, text_column, label_column).check()
 
 
 def _labelled(name: str, columns: dict[str, list[object]], text_column: str, label_column: str) -> Corpus:
-    for option, column in (("--text-column", text_column), ("--label-column", label_column)):
+    for argument, column in (("text_column", text_column), ("label_column", label_column)):
         if column not in columns:
-            raise UserError(f"{option} must be one of the columns {', '.join(columns)} of {name}, got {column!r}")
+            raise InvalidValueError(
+                argument, f"must be one of the columns {', '.join(columns)} of {name}, got {column!r}"
+            )
     texts, labels = columns[text_column], columns[label_column]
     for row, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"column {text_column!r} of {name} must hold texts; row {row} has {text!r}")
+            raise DataError(f"column {text_column!r} of {name} must hold texts; row {row} has {text!r}")
         if label is None or not str(label).strip() or (isinstance(label, float) and math.isnan(label)):
-            raise UserError(f"column {label_column!r} of {name} must hold labels; row {row} has none")
+            raise DataError(f"column {label_column!r} of {name} must hold labels; row {row} has none")
         if isinstance(label, list | dict):
-            raise UserError(f"column {label_column!r} of {name} must hold one label a text; row {row} has {label!r}")
+            raise DataError(f"column {label_column!r} of {name} must hold one label a text; row {row} has {label!r}")
     return Corpus(name, [str(text) for text in texts], [str(label) for label in labels])
 
 
@@ -259,12 +278,14 @@ def _columns(path: Path) -> dict[str, list[object]]:
     try:
         columns = read(path)
         if not any(columns.values()):
-            raise ValueError("it has no rows")
+            raise DataError("it has no rows")
         return columns
-    # pandas and datasets raise whatever their parsers do, of many kinds; each means an unreadable file.
+    # pandas and datasets raise what their parsers raise, of many kinds; each means an unreadable file.
     except Exception as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"--data must be a readable {suffix[1:]} file; {path.name} is not: {reason}") from error
+        raise InvalidValueError(
+            "data", f"must be a readable {suffix[1:]} file; {path.name} is not: {reason}"
+        ) from error
 
 
 def _read_separated(path: Path) -> dict[str, list[object]]:

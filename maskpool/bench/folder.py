@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from maskpool.bench.cells import Cells
 from maskpool.bench.corpora import Corpus
 from maskpool.bench.study import Study, parse_study
-from maskpool.errors import FolderError, NotFoundError, UserError
+from maskpool.errors import FolderError, InvalidValueError, MaskpoolError, NotFoundError, StorageError
 from maskpool.files import exclusive, replace_file
 from maskpool.trust import Folder, check_regular
 
@@ -23,14 +23,17 @@ STUDY, CELLS, LOCK = "study.json", "cells.jsonl", ".lock"
 
 
 class StudyFolder:
-    """Where a study's cells, vectors and results lie.
+    """The folder of a study's cells, vectors and results.
 
     Args:
-        path: The folder; made when a study claims it.
+        out: The folder; made when a study claims it.
+
+    Attributes:
+        path: The folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, out: Path) -> None:
+        self.path = out
 
     @property
     def vectors(self) -> Path:
@@ -52,17 +55,15 @@ class StudyFolder:
         """See that the folder can be written, or made.
 
         Raises:
-            UserError: It cannot.
+            StorageError: It cannot.
         """
         try:
             there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
             with tempfile.TemporaryFile(dir=there):
                 pass
-            for file in (STUDY, CELLS):
-                if (self.path / file).is_dir():
-                    raise IsADirectoryError(None, f"{file} in it is a folder")
+            self._refuse_folders((STUDY, CELLS))
         except OSError as error:
-            raise UserError(f"--out must be a folder that can be written, got {self.path}: {error.strerror}") from error
+            raise self._unwritable(error) from error
 
     def refuse_others(self, study: Study, corpora: Sequence[Corpus], versions: dict[str, str]) -> dict[str, Any]:
         """See that the folder holds no other study's cells.
@@ -76,7 +77,7 @@ class StudyFolder:
             What the folder is to say of the study.
 
         Raises:
-            UserError: It holds another study's cells, or those of other texts or versions.
+            InvalidValueError: It holds another study's cells, or those of other texts or versions.
         """
         content = {
             "study": study.as_json(),
@@ -91,9 +92,10 @@ class StudyFolder:
         differs = [name for name in content if there.get(name) != content[name]]
         if differs:
             what = ", ".join(_differences(there.get(differs[0]), content[differs[0]]))
-            raise UserError(
-                f"--out must be a folder without another study's cells; those in {self.path} were measured with "
-                f"{what}: choose another folder, or delete this one"
+            raise InvalidValueError(
+                "out",
+                f"must be a folder without another study's cells; those in {self.path} were measured with {what}: "
+                "choose another folder, or delete this one",
             )
         return content
 
@@ -107,7 +109,8 @@ class StudyFolder:
             versions: Of the packages that numbers depend on.
 
         Raises:
-            UserError: It cannot be written, is another study's, or another process computes in it.
+            StorageError: It cannot be written, or another process computes in it.
+            InvalidValueError: It is another study's.
         """
         self.check()
         with self._lock():
@@ -121,14 +124,15 @@ class StudyFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--out must be a folder that can be written, got {self.path}: {error.strerror}") from error
+            raise self._unwritable(error) from error
         with ExitStack() as locked:
             try:
                 locked.enter_context(exclusive(self.path / LOCK))
             except BlockingIOError as error:
-                raise UserError(
-                    f"--out must be a folder in which no other study runs, got {self.path}: wait until that one "
-                    "has finished, or choose another folder"
+                raise StorageError(
+                    f"must be a folder in which no other study runs, got {self.path}: wait until that one has "
+                    "finished, or choose another folder",
+                    argument="out",
                 ) from error
             yield
 
@@ -136,20 +140,21 @@ class StudyFolder:
         """What the folder says of its study.
 
         Raises:
-            UserError: It is no study's folder.
+            NotFoundError: It does not describe a study.
+            FolderError: The description is malformed.
         """
         try:
             check_regular(self.path / STUDY, "the description of a study")
             found: dict[str, Any] = Folder(self.path).table(STUDY) or {}
             parse_study(found["study"])
             if not isinstance(found["corpora"], dict) or not isinstance(found["versions"], dict):
-                raise TypeError("its corpora and versions are not tables")
+                raise FolderError("its corpora and versions are not tables")
         except NotFoundError as error:
             reason = getattr(error.__cause__, "strerror", None) or error
             raise NotFoundError(f"{self.path} must be the folder of a study, with a {STUDY}: {reason}") from error
         except OSError as error:
             raise FolderError(f"{self.path} must be the folder of a study, with a {STUDY}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MaskpoolError) as error:
             raise FolderError(f"{self.path / STUDY} must hold a study, and does not: {error}") from error
         return found
 
@@ -160,12 +165,10 @@ class StudyFolder:
             makers: By the file's name, what writes it to a path.
 
         Raises:
-            UserError: The folder cannot be written; what stood there stays.
+            StorageError: The folder cannot be written; the files that were there stay.
         """
         try:
-            for file in makers:
-                if (self.path / file).is_dir():
-                    raise IsADirectoryError(None, f"{file} in it is a folder")
+            self._refuse_folders(makers)
             beside = self.path / ".unfinished"
             shutil.rmtree(beside, ignore_errors=True)  # a killed process may have left it
             beside.mkdir()
@@ -177,9 +180,17 @@ class StudyFolder:
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         except OSError as error:
-            raise UserError(
-                f"--out must be a folder that can be written, got {self.path}: {error.strerror or error}"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _refuse_folders(self, files: Iterable[str]) -> None:
+        for file in files:
+            if (self.path / file).is_dir():
+                raise StorageError(f"{file} in it is a folder")
+
+    def _unwritable(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"must be a folder that can be written, got {self.path}: {error.strerror or error}", argument="out"
+        )
 
 
 def _differences(there: Any, here: Any) -> list[str]:  # Any: JSON

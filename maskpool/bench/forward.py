@@ -22,7 +22,7 @@ from maskpool.audit.census import find_row
 from maskpool.audit.states import CLEAN, relative
 from maskpool.bench.arms import Reading, Vectors, Windows, partners
 from maskpool.encoder import Encoder, layer_states
-from maskpool.errors import FolderError, UserError
+from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import atomic_write
 from maskpool.modules import Pooling
 from maskpool.modules.build import output_dimension
@@ -172,7 +172,7 @@ def prove_prefix(
     has seen the model's architecture do otherwise, a sample that does not show it is not believed.
 
     Raises:
-        UserError: States are no numbers, or a text's depend on the other texts of its batch.
+        InvalidValueError: States are NaN, or those of a text depend on the other texts of its batch.
     """
     order = rng.permutation(len(ids))
     longest = max(range(len(ids)), key=lambda text: len(ids[text]))
@@ -182,7 +182,9 @@ def prove_prefix(
     companions = _companions_difference(encoder, groups[0], top, layers)
     found = _largest([_prefix_difference(encoder, texts, top, layers) for texts in groups])
     if math.isnan(found) or math.isnan(companions):
-        raise UserError(f"--model {encoder.name}: some of its token states are no numbers (NaN); choose another")
+        raise InvalidValueError(
+            "models", f"must give token states that are numbers; some of {encoder.name} are NaN: choose another model"
+        )
     row = find_row(encoder.model.config)
     attention = str(getattr(encoder.model.config, "_attn_implementation", ""))
     denied_by = row.name if row is not None and not row.appends.get(attention, True) else ""
@@ -190,10 +192,11 @@ def prove_prefix(
         return Proof(not denied_by, found, denied_by)
     exact = replace(encoder, model=copy.deepcopy(encoder.model).cpu().double())
     if companions > CLEAN and _companions_difference(exact, groups[0], top, layers) > CLEAN:
-        raise UserError(
-            f"--model {encoder.name}: the token states of a text depend on the other texts of its batch, even where "
-            f"all are padded alike (by {companions:.1e} of their root mean square), so no plan gives a text one "
-            "vector; choose another"
+        raise InvalidValueError(
+            "models",
+            f"must give a text the same token states in any batch; those of {encoder.name} depend on the other texts "
+            f"of its batch, even where all are padded alike (by {companions:.1e} of their root mean square), so no "
+            "plan gives a text one vector: choose another model",
         )
     if found <= CLEAN:
         return Proof(not denied_by, found, denied_by)
@@ -247,7 +250,8 @@ def pool_corpus(
         on_texts: Called with the number of texts run, those of an earlier call included.
 
     Raises:
-        UserError: The folder has no room for them, or a vector is no number.
+        StorageError: The folder has no room for them.
+        InvalidValueError: A vector is not finite.
     """
     lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
     blocks = list(_blocks(asked, lengths))
@@ -351,9 +355,10 @@ def _pool_block(
         for mode, pooling in asked.poolings.items():
             vectors = pooling.pool(batch).numpy()
             if not np.isfinite(vectors).all():
-                raise UserError(
-                    f"some vectors of layer {layer} pooled by {mode} are no finite numbers, though the states of a "
-                    "sample of the texts are: choose a dtype of a wider range, or another --model"
+                raise InvalidValueError(
+                    "models",
+                    f"must give finite vectors; some vectors of layer {layer} pooled by {mode} are not finite, though "
+                    "the states of a sample of the texts are: choose a dtype with a wider range, or another model",
                 )
             arrays[source, reading, layer, mode][target] = vectors
 
@@ -421,5 +426,7 @@ def _mapped(path: Path, shape: tuple[int, ...], fresh: bool) -> Mapped:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
         size = 4 * math.prod(shape) / 1e9
-        raise UserError(f"--out must have room for the vectors, {size:.1f} GB more: {error.strerror}") from error
+        raise StorageError(
+            f"must have room for the vectors, {size:.1f} GB more: {error.strerror}", argument="out"
+        ) from error
     return array

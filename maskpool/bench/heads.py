@@ -18,7 +18,7 @@ from maskpool.bench.arms import unit
 from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.statistics import CONFIDENCE, floor
-from maskpool.errors import FolderError, UserError
+from maskpool.errors import FolderError, InvalidValueError
 from maskpool.modules import LearnedPooling, MeanPooling, Pooling, build_pooling
 from maskpool.modules.build import POOLINGS, output_dimension
 from maskpool.plans import Ints
@@ -173,7 +173,8 @@ def layers_of(poolings: Sequence[str], dimension: int) -> dict[str, Pooling]:
     """The layers of modes without parameters, and of heads that were trained elsewhere and are served as they are.
 
     Raises:
-        UserError: A folder holds no head, or one for tokens of another width.
+        FolderError: A folder does not hold a head.
+        InvalidValueError: A head is for tokens of another width.
     """
     return {
         pooling: _opened(pooling, dimension) if is_saved(pooling) else build_pooling(pooling) for pooling in poolings
@@ -189,7 +190,7 @@ def _opened(folder: str, dimension: int) -> Pooling:
             names = ("*_Pooling", "*_AttentionPoolingModule")  # the second of early versions
             inside = sorted(path.name for name in names for path in Path(folder).glob(name))
             within = f", {Path(folder) / inside[0]}" if inside else ""
-            raise ValueError(
+            raise FolderError(
                 "its config.json says no pooling_mode, as that of a whole model does not: name the folder of its head"
                 f"{within or ', or save the head alone by save_head'}"
             )
@@ -198,13 +199,15 @@ def _opened(folder: str, dimension: int) -> Pooling:
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise FolderError(
-            f"poolings must be modes or folders that save_head or Pooling.save has written; {folder} "
-            f"could not be opened: {reason}"
+            f"must be modes or folders that save_head or Pooling.save has written; {folder} could not "
+            f"be opened: {reason}",
+            argument="poolings",
         ) from error
     if module.embedding_dimension != dimension:
-        raise UserError(
-            f"poolings must fit the model, whose token states are {dimension} wide; the head in {folder} is for tokens "
-            f"that are {module.embedding_dimension} wide: take it out, or measure the model it was trained on"
+        raise InvalidValueError(
+            "poolings",
+            f"must fit the model, whose token states are {dimension} wide; the head in {folder} is for tokens that are "
+            f"{module.embedding_dimension} wide: take it out, or measure the model it was trained on",
         )
     layer: Pooling = module.pooling.eval().requires_grad_(False)
     return layer

@@ -27,7 +27,7 @@ from maskpool.bench.leaks import LEAKS
 from maskpool.bench.mixed import MIXED
 from maskpool.bench.study import Study
 from maskpool.encoder import Encoder
-from maskpool.errors import UserError
+from maskpool.errors import DataError, InvalidValueError
 from maskpool.plans import Ints, Plan
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
@@ -156,19 +156,20 @@ class Part:
         """Tokenise the corpus and see that the plans can be run.
 
         Raises:
-            UserError: A text has no token, a plan's length does not fit, a half of the texts is too small for a
-                clusterer, the model has no such layer or reads no texts, or its tokenizer is another's.
+            DataError: A text has no token, or a half of the texts is too small for a clusterer.
+            InvalidValueError: A plan's length does not fit, the model has no such layer or reads no texts, or its
+                tokenizer is another's.
         """
         ids, truncated = encoder.tokenize(corpus.texts)
         blank = next((place for place, tokens in enumerate(ids) if len(tokens) <= encoder.special_tokens), None)
         if blank is not None:
-            raise UserError(
+            raise DataError(
                 f"{corpus.name} must hold texts of at least one token; text {blank + 1} has none: "
                 f"{corpus.texts[blank]!r}"
             )
         for by in study.clusterers:
             if len(ids) // 2 < _FEWEST_TEXTS.get(by, 0):
-                raise UserError(
+                raise DataError(
                     f"{corpus.name} must have at least {2 * _FEWEST_TEXTS[by]} texts, so that {by} can cluster a half "
                     f"of them, got {len(ids)}"
                 )
@@ -176,12 +177,15 @@ class Part:
         try:
             _check_ids(encoder, ids)
             encoder.layers(ids[:1], study.layers)
-        except ValueError as error:
-            raise UserError(f"{encoder.name}: {error}") from error
-        except (TypeError, AttributeError, RuntimeError) as error:
-            raise UserError(
-                f"--model must read texts and nothing else; {encoder.name} could not be run on token ids and their "
-                f"mask: {str(error).strip().splitlines()[0]}"
+        except InvalidValueError as error:
+            if error.argument != "layer":
+                raise
+            raise InvalidValueError("layers", f"{error.problem} for {encoder.name}") from error
+        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise InvalidValueError(
+                "models",
+                f"must read texts and nothing else; {encoder.name} could not be run on token ids and their mask: "
+                f"{str(error).strip().splitlines()[0]}",
             ) from error
         return cls(study, corpus, encoder, ids, truncated, plans)
 
@@ -321,17 +325,19 @@ def _check_ids(encoder: Encoder, ids: Sequence[Sequence[int]]) -> None:
     words = found[~np.isin(found, [one for one in tokenizer.all_special_ids if one != tokenizer.unk_token_id])]
     unknown = float(np.mean(words == tokenizer.unk_token_id)) if words.size else 0.0
     if unknown > _MOST_UNKNOWN:
-        raise UserError(
-            f"--model must come with a tokenizer that knows the texts; to that of {encoder.name} {unknown:.0%} of "
-            f"their tokens are unknown ({tokenizer.unk_token}): see that the tokenizer's files lie beside the model"
+        raise InvalidValueError(
+            "models",
+            f"must come with a tokenizer that knows the texts; to that of {encoder.name} {unknown:.0%} of their tokens "
+            f"are unknown ({tokenizer.unk_token}): check that the tokenizer's files are next to the model",
         )
     table = encoder.model.get_input_embeddings()
     largest = max(int(found.max()), encoder.pad_token_id)
     if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
-        raise UserError(
-            f"--model must have a row of its embedding matrix for each token; {encoder.name} has "
-            f"{table.num_embeddings}, and its tokenizer gives the id {largest}: resize the matrix, or bring the "
-            "tokenizer that the model was trained with"
+        raise InvalidValueError(
+            "models",
+            f"must have a row of its embedding matrix for each token; {encoder.name} has {table.num_embeddings}, and "
+            f"its tokenizer gives the id {largest}: resize the matrix, or bring the tokenizer that the model was "
+            "trained with",
         )
 
 

@@ -299,7 +299,7 @@ def verdicts(results: Results) -> list[str]:
 
 
 def show(results: Results) -> Group:
-    """What the command prints: the tables, narrow enough for a terminal; the files say more."""
+    """The tables, narrow enough for a terminal; the files hold more."""
     parts: list[Table | str] = []
     for part in results["parts"]:
         corpus, model = part["corpus"], part["model"]
@@ -389,7 +389,7 @@ def write(results: Results, folder: StudyFolder) -> list[str]:
         Their names.
 
     Raises:
-        UserError: The folder cannot be written; what stood there stays.
+        StorageError: The folder cannot be written; the files that were there stay.
     """
     makers: dict[str, Callable[[Path], object]] = {"results.csv": partial(_write_csv, results)}
     for part, names in zip(_shown(results["parts"]), figure_names(results), strict=True):

@@ -21,7 +21,7 @@ from maskpool.bench.mixed import METRIC
 from maskpool.bench.parts import grid_of
 from maskpool.bench.statistics import ENOUGH_REPLICATES, floor, half_sample_intervals
 from maskpool.bench.study import Study, parse_study
-from maskpool.errors import FolderError, MaskpoolError, UserError
+from maskpool.errors import FolderError, MaskpoolError, UnfinishedError
 from maskpool.plans import Plan
 from maskpool.trust import reason_of
 from maskpool.trust.files import shortened
@@ -35,7 +35,9 @@ def results_of(folder: StudyFolder) -> Results:
     """Everything that the report says, from the cells of a finished study.
 
     Raises:
-        UserError: The folder is no study's, or the study is not finished.
+        NotFoundError: The folder does not describe a study.
+        FolderError: A file in it is malformed.
+        UnfinishedError: The study is not finished.
     """
     about = folder.read()
     study = parse_study(about["study"])
@@ -43,9 +45,9 @@ def results_of(folder: StudyFolder) -> Results:
     parts = cells.of_kind("facts")
     expected = len(study.models) * len(about["corpora"])
     if len(parts) < expected:
-        raise UserError(
+        raise UnfinishedError(
             f"the study in {folder.path} is not finished: {len(parts)} of {expected} parts (a model on a corpus) are "
-            "begun; run the same command again, which goes on from there"
+            "begun; run the study again, which resumes from there"
         )
     with naming_cells(folder):
         try:
@@ -56,9 +58,9 @@ def results_of(folder: StudyFolder) -> Results:
                 "parts": [_part(study, key["part"], facts, cells) for key, facts in parts],
             }
         except MissingCellError as error:
-            raise UserError(
+            raise UnfinishedError(
                 f"the study in {folder.path} is not finished: {len(cells)} cells are there, and some are missing; run "
-                "the same command again, which goes on from there"
+                "the study again, which resumes from there"
             ) from error
 
 

@@ -27,7 +27,7 @@ from maskpool.bench.measures import baselines, compute_shift, seconds
 from maskpool.bench.parts import Grid, Part, versions
 from maskpool.bench.study import Study
 from maskpool.encoder import Encoder
-from maskpool.errors import UserError
+from maskpool.errors import InvalidValueError, MaskpoolError, StorageError, rename_arguments
 
 FLOOR_FITS = 10
 
@@ -47,13 +47,13 @@ def load_corpora(study: Study, base: Path) -> list[Corpus]:
         base: What the study's files are relative to.
 
     Raises:
-        UserError: A corpus cannot be had, or two are called the same.
+        MaskpoolError: A corpus cannot be loaded, or two corpora share a name.
     """
     corpora = [source.load(base, study.seed) for source in study.corpora]
     names = [corpus.name for corpus in corpora]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"corpora must have different names, but two are called {twice!r}: give one a name")
+        raise InvalidValueError("corpora", f"must have different names, but two are called {twice!r}: give one a name")
     return corpora
 
 
@@ -66,10 +66,11 @@ def load_parts(study: Study, corpora: Sequence[Corpus], device: str) -> Iterator
         device: Where models run.
 
     Raises:
-        UserError: A model cannot be had, or does not fit the study.
+        MaskpoolError: A model cannot be loaded, or does not fit the study.
     """
     for name in study.models:
-        encoder = Encoder.load(name, device, study.dtype)
+        with rename_arguments({"name": "models"}):
+            encoder = Encoder.load(name, device, study.dtype)
         for corpus in corpora:
             yield Part.of(study, corpus, encoder)
 
@@ -85,7 +86,7 @@ def run_study(study: Study, base: Path, out: StudyFolder, device: str, progress:
         progress: Shows how far it has come.
 
     Raises:
-        UserError: The corpora, models or settings do not allow it; the message says which.
+        MaskpoolError: The corpora, models or settings do not allow it; the message says which.
     """
     corpora = load_corpora(study, base)
     out.refuse_others(study, corpora, versions())
@@ -164,14 +165,15 @@ def refuse_other_weights(part: Part, out: StudyFolder) -> None:
     """See that the folder holds no cells of another model of this name.
 
     Raises:
-        UserError: It does.
+        InvalidValueError: It does.
     """
     for key, there in out.cells.of_kind("facts"):
         same = there["model"]["name"] == part.encoder.name and there["corpus"]["name"] == part.corpus.name
         if same and key["part"] != part.key:
-            raise UserError(
-                f"--out must be a folder without another study's cells; those in {out.path} were measured with other "
-                f"weights or another tokenizer of {part.encoder.name}: choose another folder"
+            raise InvalidValueError(
+                "out",
+                f"must be a folder without another study's cells; those in {out.path} were measured with other "
+                f"weights or another tokenizer of {part.encoder.name}: choose another folder",
             )
 
 
@@ -205,10 +207,13 @@ def _forward(part: Part, asked: Asked, scratch: Path, cells: Cells, progress: Pr
         scratch.mkdir(parents=True, exist_ok=True)
         with progress.task(f"{part.corpus.name}: encoder and arms, up to {asked.top} tokens", total) as advance:
             _, states, cost = pool_corpus(part.encoder, part.ids, asked, scratch, advance)
+    except MaskpoolError:
+        raise
     except OSError as error:
-        raise UserError(
-            f"--out must be a folder that can be written; vectors could not be, in {scratch}: "
-            f"{error.strerror or error}; make room and run the same command, which goes on from there"
+        raise StorageError(
+            f"must be a folder that can be written; vectors could not be, in {scratch}: {error.strerror or error}; "
+            "make room and run the study again, which resumes from there",
+            argument="out",
         ) from error
     cells.once(
         {"kind": "forward", "part": part.key},

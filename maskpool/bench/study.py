@@ -1,4 +1,4 @@
-"""A study: what is measured, as a TOML file or as the command's options say it."""
+"""A study: what is measured, from Python or from a TOML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from maskpool.bench.leaks import LEAKS
 from maskpool.bench.mixed import MIXED
 from maskpool.bench.quality import CLUSTERERS
 from maskpool.encoder import BUNDLED, DTYPES
-from maskpool.errors import FolderError, NotFoundError, UserError
+from maskpool.errors import (
+    FolderError,
+    InvalidTypeError,
+    InvalidValueError,
+    MaskpoolError,
+    NotFoundError,
+    rename_arguments,
+)
 from maskpool.modules.build import POOLINGS
 from maskpool.plans import Plan, default_plans
 from maskpool.trust import check_regular
@@ -70,7 +77,7 @@ class CorpusSource:
             seed: Of the sample.
 
         Raises:
-            UserError: They cannot be had, or are not those that ``sha256`` names.
+            MaskpoolError: They cannot be loaded, or are not those that ``sha256`` names.
         """
         if self.data is not None:
             corpus = corpora.read_file(folder / self.data, self.text_column, self.label_column)
@@ -85,9 +92,10 @@ class CorpusSource:
         if self.limit is not None:
             corpus = corpus.sample(self.limit, seed)
         if self.sha256 is not None and corpus.sha256 != self.sha256:
-            raise UserError(
-                f"corpus {corpus.name} must be the one that the study names by its sha256, {self.sha256}, got "
-                f"{corpus.sha256}: bring the same texts in the same order, or take sha256 out of the study"
+            raise InvalidValueError(
+                "sha256",
+                f"must be the hash of corpus {corpus.name}, {corpus.sha256}, got {self.sha256}: bring the texts that "
+                "the study was made for, in the same order, or leave sha256 out",
             )
         return corpus
 
@@ -133,10 +141,10 @@ class Study:
     quote: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what is no study.
+        """Refuse an invalid study.
 
         Raises:
-            UserError: An unknown name (the nearest known one is named), or a number out of range.
+            InvalidValueError: An unknown name (the nearest known one is named), or a number out of range.
         """
         for pooling in self.poolings:
             find_pooling(pooling, "poolings")
@@ -151,20 +159,22 @@ class Study:
         for name, fewest in (("seeds", 2), ("replicates", 2), ("batch_size", 1), ("seed", 0)):
             _check_number(getattr(self, name), name, fewest)
         if self.seed > _LARGEST_SEED:
-            raise UserError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
+            raise InvalidValueError("seed", f"must be at most {_LARGEST_SEED}, got {self.seed}")
         if not isinstance(self.quote, bool):
-            raise UserError(f"quote must be true or false, got {self.quote!r}")
+            raise InvalidValueError("quote", f"must be true or false, got {self.quote!r}")
         if self.pad_to is not None:
             _check_number(self.pad_to, "pad_to", 1)
         for name in ("models", "corpora", "poolings", "layers", "clusterers"):
             if not getattr(self, name):
-                raise UserError(f"{name} must hold at least one, got none")
+                raise InvalidValueError(name, "must hold at least one, got none")
         names = [plan.name for plan in self.plans]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise UserError(f"plans must differ, but two of them are {twice!r}: take one of them out")
+            raise InvalidValueError("plans", f"must differ, but two of them are {twice!r}: take one of them out")
         if self.plans and self.pad_to is not None:
-            raise UserError("pad_to belongs to the default plans; where plans are given, give it in one of them")
+            raise InvalidValueError(
+                "pad_to", "belongs to the default plans; where plans are given, give it in one of them"
+            )
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -180,16 +190,17 @@ class Study:
             model: Its name, for the error.
 
         Raises:
-            UserError: A plan pads to less than the longest text, or to more than the model reads.
+            InvalidValueError: A plan pads to less than the longest text, or to more than the model reads.
         """
         fixed = self.pad_to or max(min(DEFAULT_PAD_TO, limit), longest)
         plans = self.plans or tuple(default_plans(self.batch_size, fixed))
         for plan in plans:
             width = longest if plan.pad_to == "longest" else plan.pad_to
             if width < longest or -(-width // plan.multiple_of) * plan.multiple_of > limit:
-                raise UserError(
-                    f"pad_to (--pad-to) must be between {longest}, the longest text in tokens, and {limit}, the most "
-                    f"that {model} reads; got {plan.name!r}"
+                raise InvalidValueError(
+                    "pad_to",
+                    f"must be between {longest}, the longest text in tokens, and {limit}, the most that {model} "
+                    f"reads; got {plan.name!r}",
                 )
         return plans
 
@@ -209,31 +220,34 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in table.items() if value is not None}
 
 
-def read_study(path: Path) -> Study:
+def read_study(file: Path) -> Study:
     """Read a study from a TOML file.
 
     Its keys are the attributes of `Study`; ``corpora`` and ``plans`` are arrays of tables with the attributes of
     `CorpusSource` and `maskpool.plans.Plan`. An attribute of a plan may be a list: the plans are their product.
 
     Raises:
-        UserError: The file cannot be read, or is no study; the message names the key and the nearest known one.
+        NotFoundError: There is no such file.
+        FolderError: The file cannot be read, or holds something else than a study; the message names the key and the
+            nearest known one.
     """
+    expected = f"must name a TOML file that can be read, got {file}"
     try:
-        check_regular(path, "a TOML file")
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        check_regular(file, "a TOML file")
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except NotFoundError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
-        raise NotFoundError(f"path must name a TOML file that can be read, got {path}: {reason}") from error
+        raise NotFoundError(f"{expected}: {reason}", argument="file") from error
     except FolderError as error:
-        raise FolderError(f"path must name a TOML file that can be read, got {path}: {error}") from error
+        raise FolderError(f"{expected}: {error}", argument="file") from error
     except OSError as error:
-        raise UserError(f"path must name a TOML file that can be read, got {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # TOML's errors, those of its numbers and of text that is none
-        raise UserError(f"path must be a TOML file; {path.name} is not: {error}") from error
+        raise FolderError(f"{expected}: {error.strerror}", argument="file") from error
+    except (ValueError, RecursionError) as error:  # of TOML, of its numbers, of bytes that are not UTF-8
+        raise FolderError(f"must be a TOML file; {file.name} is not: {error}", argument="file") from error
     try:
-        return parse_study(content, path.parent)
-    except UserError as error:
-        raise UserError(f"{path.name}: {error}") from error
+        return parse_study(content, file.parent)
+    except MaskpoolError as error:
+        raise FolderError(f"{file.name}: {error}") from error
 
 
 def parse_study(content: Mapping[str, Any], folder: Path | None = None) -> Study:
@@ -244,10 +258,11 @@ def parse_study(content: Mapping[str, Any], folder: Path | None = None) -> Study
         folder: What folders of heads are relative to; None is the working directory.
 
     Raises:
-        UserError: It is no study.
+        InvalidTypeError: ``content`` is not a table.
+        InvalidValueError: A key is unknown or has an invalid value; the error's argument is the key.
     """
     if not isinstance(content, Mapping):
-        raise UserError(f"a study must be a table, got {content!r}")
+        raise InvalidTypeError("content", f"must be the table of a study, got {content!r}")
     _check_keys(content, Study, "the study")
     given: dict[str, Any] = {}
     for name, value in content.items():
@@ -264,7 +279,7 @@ def parse_study(content: Mapping[str, Any], folder: Path | None = None) -> Study
         else:
             kind, what = (int, "integers") if name == "layers" else (str, "strings")
             if not isinstance(value, list) or not all(type(one) is kind for one in value):
-                raise UserError(f"{name} must be a list of {what}, got {value!r}")
+                raise InvalidValueError(name, f"must be a list of {what}, got {value!r}")
             given[name] = tuple(dict.fromkeys(value))
             if name == "poolings":
                 given[name] = tuple(find_pooling(pooling, name, folder) for pooling in given[name])
@@ -276,11 +291,11 @@ def find_pooling(value: str, name: str, folder: Path | None = None) -> str:
 
     Args:
         value: What was given.
-        name: What is asked for.
+        name: The argument, for the error.
         folder: What folders of heads are relative to; None is the working directory.
 
     Raises:
-        UserError: It is neither.
+        InvalidValueError: It is neither.
     """
     place = value if folder is None or value in ("", *POOLINGS) else str(folder / value)
     if not is_saved(place):
@@ -295,17 +310,17 @@ def check_known(value: object, known: Collection[str], name: str, others: str = 
     Args:
         value: What was given.
         known: The known names.
-        name: What is asked for.
+        name: The argument, for the error.
         others: What else it may be, for the message.
 
     Raises:
-        UserError: It is not among them.
+        InvalidValueError: It is not among them.
     """
     if value in known:
         return
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
     guess = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UserError(f"{name} must be one of {', '.join(known)}{others}, got {value!r}{guess}")
+    raise InvalidValueError(name, f"must be one of {', '.join(known)}{others}, got {value!r}{guess}")
 
 
 def _check_keys(table: Mapping[str, object], what: type[Study | CorpusSource | Plan], name: str) -> None:
@@ -315,18 +330,18 @@ def _check_keys(table: Mapping[str, object], what: type[Study | CorpusSource | P
 
 def _check_number(value: object, name: str, fewest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
-        raise UserError(f"{name} must be an integer of at least {fewest}, got {value!r}")
+        raise InvalidValueError(name, f"must be an integer of at least {fewest}, got {value!r}")
 
 
 def _string(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{name} must be a string, got {value!r}")
+        raise InvalidValueError(name, f"must be a string, got {value!r}")
     return value
 
 
 def _tables(value: object, name: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise UserError(f"{name} must be an array of tables, [[{name}]], got {value!r}")
+        raise InvalidValueError(name, f"must be an array of tables, [[{name}]], got {value!r}")
     return value
 
 
@@ -334,17 +349,21 @@ def _corpus(table: dict[str, Any]) -> CorpusSource:
     _check_keys(table, CorpusSource, "[[corpora]]")
     given = [kind for kind in _KINDS if table.get(kind) is not None and table[kind] is not False]
     if len(given) != 1:
-        raise UserError(f"[[corpora]] must have exactly one of {', '.join(_KINDS)}, got {', '.join(given) or 'none'}")
+        raise InvalidValueError(
+            "[[corpora]]", f"must have exactly one of {', '.join(_KINDS)}, got {', '.join(given) or 'none'}"
+        )
     for field in fields(CorpusSource):
         if field.name not in table:
             continue
         if field.name in ("newsgroups", "docstrings"):
             if not isinstance(table[field.name], bool):
-                raise UserError(f"{field.name} of [[corpora]] must be true or false, got {table[field.name]!r}")
+                raise InvalidValueError(
+                    f"{field.name} of [[corpora]]", f"must be true or false, got {table[field.name]!r}"
+                )
         elif field.name == "limit":
             _check_number(table["limit"], "limit of [[corpora]]", 1)
         elif not _string(table[field.name], f"{field.name} of [[corpora]]"):
-            raise UserError(f"{field.name} of [[corpora]] must not be empty")
+            raise InvalidValueError(f"{field.name} of [[corpora]]", "must not be empty")
     return CorpusSource(**table)
 
 
@@ -353,11 +372,9 @@ def _plans(table: dict[str, Any]) -> list[Plan]:
     choices = [value if isinstance(value, list) else [value] for value in table.values()]
     empty = next((name for name, values in zip(table, choices, strict=True) if not values), None)
     if empty is not None:
-        raise UserError(f"[[plans]]: {empty} must be one value or a list of some, got an empty list")
-    try:
+        raise InvalidValueError(f"[[plans]]: {empty}", "must be one value or a list of some, got an empty list")
+    with rename_arguments({field.name: f"[[plans]]: {field.name}" for field in fields(Plan)}):
         return [Plan(**dict(zip(table, values, strict=True))) for values in itertools.product(*choices)]
-    except ValueError as error:
-        raise UserError(f"[[plans]]: {error}") from error
 
 
 def _distinct(plans: Sequence[Plan]) -> tuple[Plan, ...]:

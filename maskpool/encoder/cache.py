@@ -17,7 +17,7 @@ from torch import Tensor
 from maskpool.encoder import states_file
 from maskpool.encoder.states_file import Layout, Part, read_file, refuse_others
 from maskpool.encoder.transformer import Encoder, check_texts, evaluating, weights_hash
-from maskpool.errors import FolderError, UserError
+from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError
 from maskpool.tokens import TokenBatch
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -63,12 +63,13 @@ class TokenStates:
         texts: Annotated[Tensor, "chosen"] | None = None,
     ) -> None:
         if values.dim() != 2:
-            raise ValueError(f"values must have the shape (tokens, dim), got {tuple(values.shape)}")
+            raise InvalidValueError("values", f"must have the shape (tokens, dim), got {tuple(values.shape)}")
         ends = (int(offsets[0]), int(offsets[-1])) if offsets.dim() == 1 and len(offsets) else None
         if ends != (0, len(values)) or bool((offsets.diff() < 0).any()):
-            raise ValueError(
-                "offsets must have the shape (texts + 1,), start at 0, never decrease and end at the number of tokens, "
-                f"{len(values)}; got the shape {tuple(offsets.shape)}, and {ends or 'nothing'} at its ends"
+            raise InvalidValueError(
+                "offsets",
+                "must have the shape (texts + 1,), start at 0, never decrease and end at the number of tokens, "
+                f"{len(values)}; got the shape {tuple(offsets.shape)}, and {ends or 'nothing'} at its ends",
             )
         self.values = values
         self.offsets = offsets
@@ -85,8 +86,9 @@ class TokenStates:
             encoder: What the states must come from; None takes any.
 
         Raises:
-            UserError: There is no such file, it is no cache, is cut off or was altered, or another encoder or tokenizer
-                made it.
+            NotFoundError: There is no such file.
+            FolderError: The file is not a cache, is cut off or was altered.
+            InvalidValueError: Another encoder or tokenizer made it.
         """
         states = _open(Path(path))
         if encoder is not None:
@@ -130,7 +132,9 @@ class TokenStates:
         Raises:
             TypeError: Always.
         """
-        raise TypeError("TokenStates are no array: pool them first, as in mean_pool(states.batch(range(len(states))))")
+        raise InvalidTypeError(
+            "states", "must be pooled before they are an array, as in mean_pool(states.batch(range(len(states))))"
+        )
 
     def batch(self, texts: Sequence[int] | Annotated[Tensor, "some"]) -> TokenBatch:
         """Some of the chosen texts as a batch in float32; only their own tokens are read.
@@ -144,9 +148,10 @@ class TokenStates:
         """
         places = torch.as_tensor(texts)
         if places.dim() != 1 or (len(places) and (places.is_floating_point() or places.dtype == torch.bool)):
-            raise TypeError(
-                f"texts must be places, a list of integers; got the shape {tuple(places.shape)} of {places.dtype}: "
-                "states[mask] chooses by a mask"
+            raise InvalidTypeError(
+                "texts",
+                f"must be places, a list of integers; got the shape {tuple(places.shape)} of {places.dtype}: "
+                "states[mask] chooses by a mask",
             )
         which = self.texts[places.long()]
         starts, ends = self.offsets[which], self.offsets[which + 1]
@@ -231,8 +236,10 @@ def cache_states(
     Raises:
         TypeError: ``texts`` holds something else than strings.
         ValueError: Another ``dtype``, ``batch_size`` is no positive integer, or the model has no such layer.
-        UserError: The file or its begun part is of other texts or another encoder, was altered, cannot be written, or
-            another process is filling it; or a state is too large for float16.
+        InvalidValueError: The file or its begun part is of other texts or another encoder; or a state is too large for
+            float16.
+        FolderError: The file was altered.
+        StorageError: The file cannot be written, or another process is filling it.
 
     Example::
 
@@ -240,7 +247,7 @@ def cache_states(
         batch = states.batch([0, 5, 7])  # a TokenBatch, for any pooling
     """
     if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}")
+        raise InvalidValueError("dtype", f"must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}")
     ids, cut_off = _tokenize(encoder, texts, batch_size)
     identity = _identity(encoder, ids, cut_off, layer, dtype)
     target = Path(path)
@@ -259,8 +266,10 @@ def cache_states(
                     try:
                         values = _states(encoder, some, layer, batch_size, layout.dtype, on_batch)
                     except _TooLargeError:
-                        part.discard()  # nobody can go on from there
-                        raise UserError("a token state is too large for float16: call with dtype='float32'") from None
+                        part.discard()  # nobody can resume from there
+                        raise InvalidValueError(
+                            "dtype", "must hold every state, and a token state is too large for float16: pass 'float32'"
+                        ) from None
                     part.write_block(number, values)
                 part.finish()
     states = _open(target)
@@ -293,7 +302,9 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 def _reopen(path: str, content: str, texts: Tensor) -> TokenStates:
     states = _open(Path(path), known=True)
     if states._file != (path, content):
-        raise UserError(f"{path} holds other states than those that were pickled: make them again, or open it anew")
+        raise FolderError(
+            f"{path} holds other states than those that were pickled: make them again, or open the file again"
+        )
     states.texts = texts
     return states
 
@@ -307,7 +318,7 @@ class _TooLargeError(Exception):
 
 def _tokenize(encoder: Encoder, texts: Sequence[str], batch_size: int) -> tuple[list[list[int]], int]:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+        raise InvalidValueError("batch_size", f"must be a positive integer, got {batch_size!r}")
     return encoder.tokenize(check_texts(texts))
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from maskpool.encoder.identity import differing, told
-from maskpool.errors import FolderError, UserError
+from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import exclusive, replace_file
 from maskpool.trust import check_regular
 
@@ -71,27 +71,27 @@ class Layout:
 
     @classmethod
     def read(cls, content: memoryview) -> Layout:
-        """The layout that a file's header tells of.
+        """The layout that a file's header describes.
 
         Raises:
-            ValueError, KeyError, TypeError: It is no header of such a file, or was altered.
+            ValueError, KeyError, TypeError: It is not a header of such a file, or was altered.
         """
         length = int.from_bytes(content[:8], "little")
         if not 0 < length <= len(content) - 8:
-            raise ValueError("it has no whole header")
+            raise FolderError("it has no whole header")
         table = json.loads(bytes(content[8 : 8 + length]))
         known = table["__metadata__"]
         identity = json.loads(known["maskpool"])
         if not isinstance(identity, dict):
-            raise TypeError(f"its identity is not a table but {type(identity).__name__}")
+            raise FolderError(f"its identity is not a table but {type(identity).__name__}")
         (tokens, dim), (ends,) = table["values"]["shape"], table["offsets"]["shape"]
         dtypes = {name: dtype for dtype, name in _NAMES.items()}
         block = int(known["texts_a_block"])
         if min(block, ends, dim) < 1 or tokens < 0:
-            raise ValueError("its header was altered")
+            raise FolderError("its header was altered")
         layout = cls(ends - 1, tokens, dim, dtypes[table["values"]["dtype"]], identity, block)
         if layout.header != bytes(content[: 8 + length]):
-            raise ValueError("its header was altered")
+            raise FolderError("its header was altered")
         return layout
 
     def block(self, number: int, offsets: Annotated[Tensor, "texts_plus_1"]) -> tuple[int, int]:
@@ -124,7 +124,7 @@ class Part:
         """Open or create the part, and lock it; the lock ends with this process, even if the process is killed.
 
         Raises:
-            UserError: Another process holds it, or it cannot be opened.
+            StorageError: Another process holds it, or it cannot be opened.
         """
         with self._telling():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,9 +132,10 @@ class Part:
             try:
                 held.enter_context(exclusive(self.path.with_name(self.path.name + ".lock")))
             except BlockingIOError as error:
-                raise UserError(
-                    f"{self.path} is being filled by another process: wait until it has finished, or choose another "
-                    "path"
+                raise StorageError(
+                    f"must not be in use, and {self.path} is being filled by another process: wait until it has "
+                    "finished, or choose another path",
+                    argument="path",
                 ) from error
             self._open()
             held.enter_context(self._file)
@@ -148,12 +149,12 @@ class Part:
                 opened = os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o666)
             except OSError as error:
                 if error.errno in (errno.ELOOP, errno.EISDIR):
-                    raise OSError(error.errno, f"{self.path.name} is not a regular file") from error
+                    raise StorageError(f"{self.path.name} is not a regular file") from error
                 raise
             self._file = os.fdopen(opened, "r+b", buffering=0)
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 self._file.close()
-                raise OSError(None, f"{self.path.name} is not a regular file")
+                raise StorageError(f"{self.path.name} is not a regular file")
 
     def begin(self) -> int:
         """Write what stands before the values, unless a former run has.
@@ -165,7 +166,9 @@ class Part:
             How many blocks, from the first on, a former run has finished.
 
         Raises:
-            UserError: The part was begun by something else, or cannot be written.
+            FolderError: The part is not a begun cache.
+            InvalidValueError: The part was begun for other states.
+            StorageError: The part cannot be written.
         """
         layout = self.layout
         head = layout.header + _bytes(self.offsets)
@@ -190,7 +193,7 @@ class Part:
         """Write a block's values and, when those are on the disk, the checksum that vouches for them.
 
         Raises:
-            UserError: They cannot be written.
+            StorageError: They cannot be written.
         """
         content = _bytes(values)
         start, end = self.layout.block(number, self.offsets)
@@ -203,7 +206,7 @@ class Part:
         """Put the whole file in its place.
 
         Raises:
-            UserError: It cannot be put there.
+            StorageError: It cannot be put there.
         """
         with self._telling():
             replace_file(self.path, self.target)
@@ -262,10 +265,11 @@ class Part:
         try:
             yield
         except OSError as error:
-            way_out = "free some space" if error.errno in _NO_ROOM else "mend that"
-            raise UserError(
-                f"{self.target} could not be written: {error.strerror or error}; {way_out} and call again, which goes "
-                "on where this stopped"
+            way_out = "free some space" if error.errno in _NO_ROOM else "fix that"
+            raise StorageError(
+                f"must be a file that can be written; {self.target} could not be written: {error.strerror or error}; "
+                f"{way_out} and call again, which resumes where this stopped",
+                argument="path",
             ) from error
 
 
@@ -280,7 +284,8 @@ def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, An
         Its layout, its values, its offsets, and a hash that no other file's content has.
 
     Raises:
-        UserError: There is no such file, it is none of token states, is cut off or was altered.
+        NotFoundError: There is no such file.
+        FolderError: The file is not one of token states, is cut off or was altered.
     """
     none = f"{path} must be a file that cache_states has made"
     check_regular(path, "a file that cache_states has made")
@@ -324,13 +329,14 @@ def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
         asked: What of it is asked for.
 
     Raises:
-        UserError: They are not; the message says what differs.
+        InvalidValueError: They are not; the message says what differs.
     """
     differs = differing({name: there.get(name) for name in asked}, asked)
     if differs:
-        raise UserError(
-            f"{path} holds other states than those asked for: it was made by {told(there, differs)}, asked for is "
-            f"{told(asked, differs)}; choose another path, or delete this file"
+        raise InvalidValueError(
+            "path",
+            f"must be a file of the states asked for; {path} was made by {told(there, differs)}, asked for is "
+            f"{told(asked, differs)}; choose another path, or delete this file",
         )
 
 

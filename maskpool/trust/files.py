@@ -154,7 +154,7 @@ def read_json(path: Path) -> Any:  # Any: what JSON holds
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
-            raise ValueError(f"it has more than {_LARGEST_JSON:,} bytes")
+            raise FolderError(f"it has more than {_LARGEST_JSON:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise FolderError(f"{path} must be JSON; it cannot be read: it is nested too deeply") from None

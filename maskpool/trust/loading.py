@@ -109,7 +109,8 @@ def find_device(device: str | torch.device) -> torch.device:
     # Torch without support for a device raises AssertionError, and TypeError for what names no device.
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise DeviceError(
-            f"device must be one that torch can use here, such as cpu, got {str(device)!r}: {reason_of(error)}"
+            f"must be one that torch can use here, such as cpu, got {str(device)!r}: {reason_of(error)}",
+            argument="device",
         ) from error
     return probe.device
 

@@ -470,7 +470,7 @@ def _pickle(path: Path) -> Mapping[str, Any]:
     with as_folder_error(f"{path} must hold the weights of a model"):
         stored = torch.load(path, map_location="meta", weights_only=True)
         if not isinstance(stored, Mapping):
-            raise TypeError(f"it holds a {type(stored).__name__}")
+            raise FolderError(f"{path} must hold the weights of a model: it holds a {type(stored).__name__}")
         return stored
 
 
@@ -486,7 +486,7 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, 100_000_000):
-                raise ValueError("it has no whole header")
+                raise FolderError("it has no whole header")
             header = json.loads(file.read(length))
         end = 0
         shapes: dict[str, tuple[int, ...]] = {}

@@ -33,7 +33,7 @@ from transformers import (
 from maskpool.audit.explain import TEXTS, Explanation, explain
 from maskpool.audit.pad_training import Trained
 from maskpool.encoder import Encoder
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from maskpool.pad_row import input_embedding
 from tests.bench import tiny
 
@@ -449,5 +449,5 @@ def test_bad_input_is_refused() -> None:
     for texts in ([], [""]):
         with pytest.raises(ValueError, match=rf"texts must hold at least one that gives a token, got {len(texts)}"):
             explain(_gpt2(), texts)
-    with pytest.raises(UserError, match="could not be loaded"):
+    with pytest.raises(MaskpoolError, match="could not be loaded"):
         explain("no-such-model")

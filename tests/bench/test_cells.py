@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskpool.bench.cells import Cells, content_hash
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 
 KEYS: list[dict[str, Any]] = [
     {"kind": "fit", "part": "a", "draw": 0, "plan": None},
@@ -179,7 +179,7 @@ def test_a_line_that_is_no_cell_is_refused(path: Path, no_cell: bytes, place: in
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:place], no_cell, *lines[place:]]) + b"torn")
     before = path.read_bytes()
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(MaskpoolError) as refused:
         Cells(path)
     assert re.fullmatch(
         re.escape(f"{path} must hold a finished cell in each line, and one is not: ") + ".+", str(refused.value)
@@ -190,7 +190,7 @@ def test_a_line_that_is_no_cell_is_refused(path: Path, no_cell: bytes, place: in
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A folder in the file's place is refused with its path."""
     sentence = f"{tmp_path} must be a file, got a folder"
-    with pytest.raises(UserError, match=re.escape(sentence)):
+    with pytest.raises(MaskpoolError, match=re.escape(sentence)):
         Cells(tmp_path)
 
 
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up_leaves_the_file(
     """A disk that fills up within a line leaves the file as it was, and with room the same cell is added."""
     cells, key, before = Cells(path), {"kind": "next"}, path.read_bytes()
     fill()
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(MaskpoolError) as refused:
         cells.add(key, "x" * 100, 0)
     sentence = rf"{re.escape(str(path))} could not be written \(no space left.*\); the 3 cells in it are whole: .+"
     assert re.fullmatch(sentence, str(refused.value), re.IGNORECASE)
@@ -240,7 +240,7 @@ def test_a_disk_that_is_full_from_the_start(
     """A first cell for which there is no room leaves no cell, and nothing that is none."""
     cells = Cells(tmp_path / "cells.jsonl")
     fill()
-    with pytest.raises(UserError, match="the 0 cells in it are whole"):
+    with pytest.raises(MaskpoolError, match="the 0 cells in it are whole"):
         cells.add(KEYS[0], 1, 0)
     monkeypatch.undo()
     assert len(Cells(cells.path)) == 0

@@ -11,7 +11,7 @@ from scipy import stats
 
 from maskpool.bench.compare import HEADER, compare, table
 from maskpool.bench.results import Results
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 
 
 def row(arm: str, delta: float, standard_error: float, floor: float, pooling: str = "mean") -> dict[str, Any]:
@@ -117,7 +117,9 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
 )
 def test_nothing_in_common_is_refused(other: Results) -> None:
     """Studies without a row of the same model, corpus, layer, pooling, plan and arm are not compared."""
-    with pytest.raises(UserError, match=r"the two studies have no row in common: they must share a pooling, a plan"):
+    with pytest.raises(
+        MaskpoolError, match=r"the two studies have no row in common: they must share a pooling, a plan"
+    ):
         compare(ONE, other)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from maskpool.bench.corpora import Corpus, docstrings, hub_dataset, mteb_task, newsgroups, read_file
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from tests.bench import tiny
 
 ROWS = [
@@ -96,8 +96,8 @@ def test_other_columns_may_be_named(tmp_path: Path) -> None:
 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
     """A file of another kind is refused with the kinds that are read."""
-    message = re.escape("--data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got mine.xlsx")
-    with pytest.raises(UserError, match=message):
+    message = re.escape("data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got mine.xlsx")
+    with pytest.raises(MaskpoolError, match=message):
         read_file(tmp_path / "mine.xlsx", "text", "label")
 
 
@@ -106,7 +106,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for name in ("none.csv", "folder.csv"):
         with pytest.raises(
-            UserError, match=re.escape(f"--data must name a file, but there is none at {tmp_path}/{name}")
+            MaskpoolError, match=re.escape(f"data must name a file, but there is none at {tmp_path}/{name}")
         ):
             read_file(tmp_path / name, "text", "label")
 
@@ -114,14 +114,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (("body", "label"), "--text-column must be one of the columns text, label of mine.csv, got 'body'"),
-        (("text", "topic"), "--label-column must be one of the columns text, label of mine.csv, got 'topic'"),
+        (("body", "label"), "text_column must be one of the columns text, label of mine.csv, got 'body'"),
+        (("text", "topic"), "label_column must be one of the columns text, label of mine.csv, got 'topic'"),
     ],
 )
 def test_a_missing_column_is_refused(tmp_path: Path, columns: tuple[str, str], message: str) -> None:
     """A column that is not there is refused with its option and the columns that are."""
     path = write(tmp_path / "mine.csv", ROWS)
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(MaskpoolError, match=re.escape(message)):
         read_file(path, *columns)
 
 
@@ -140,7 +140,7 @@ def test_a_missing_column_is_refused(tmp_path: Path, columns: tuple[str, str], m
 def test_an_unreadable_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     """A file that is not what its name says, or is empty, is refused with the reason on one line."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"\A--data must be a readable \w+ file; {re.escape(name)} is not: [^\n]+\Z"):
+    with pytest.raises(MaskpoolError, match=rf"\Adata must be a readable \w+ file; {re.escape(name)} is not: [^\n]+\Z"):
         read_file(tmp_path / name, "text", "label")
 
 
@@ -150,7 +150,7 @@ def test_an_empty_text_is_refused(tmp_path: Path, suffix: str, empty: str) -> No
     """A text of nothing but blanks is refused with its row."""
     path = write(tmp_path / f"mine{suffix}", [*ROWS, (empty, "a")])
     message = rf"column 'text' of mine{suffix} must hold texts; row 9 has '{empty}'"
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(MaskpoolError, match=re.escape(message)):
         read_file(path, "text", "label")
 
 
@@ -159,7 +159,7 @@ def test_a_missing_label_is_refused(tmp_path: Path, suffix: str) -> None:
     """A text without a label is refused with its row."""
     path = write(tmp_path / f"mine{suffix}", [*ROWS, ("a text", "")])
     message = rf"column 'label' of mine{suffix} must hold labels; row 9 has none"
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(MaskpoolError, match=re.escape(message)):
         read_file(path, "text", "label")
 
 
@@ -181,7 +181,7 @@ def test_what_is_no_label_is_refused(tmp_path: Path, suffix: str, label: object,
         datasets.Dataset.from_list(rows).to_parquet(path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=re.escape(f"column 'label' of mine{suffix} {says}")):
+    with pytest.raises(MaskpoolError, match=re.escape(f"column 'label' of mine{suffix} {says}")):
         read_file(path, "text", "label")
 
 
@@ -189,10 +189,10 @@ def test_null_is_a_missing_text_or_label(tmp_path: Path) -> None:
     """A null in jsonl is refused as an empty field is."""
     path = tmp_path / "mine.jsonl"
     path.write_text('{"text": null, "label": "a"}\n{"text": "x", "label": "a"}\n')
-    with pytest.raises(UserError, match=r"column 'text' of mine.jsonl must hold texts; row 1 has None"):
+    with pytest.raises(MaskpoolError, match=r"column 'text' of mine.jsonl must hold texts; row 1 has None"):
         read_file(path, "text", "label")
     path.write_text('{"text": "x", "label": "a"}\n{"text": "x", "label": null}\n')
-    with pytest.raises(UserError, match=r"column 'label' of mine.jsonl must hold labels; row 2 has none"):
+    with pytest.raises(MaskpoolError, match=r"column 'label' of mine.jsonl must hold labels; row 2 has none"):
         read_file(path, "text", "label")
 
 
@@ -202,7 +202,7 @@ def test_more_fields_than_columns_are_refused(tmp_path: Path, suffix: str, separ
     path = tmp_path / f"mine{suffix}"
     rows = [["text", "label"], *([["a text", "a", "1"]] * 4), *([["a text", "b", "2"]] * 4)]
     path.write_text("".join(separator.join(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=f"mine{suffix}"):
+    with pytest.raises(MaskpoolError, match=f"mine{suffix}"):
         read_file(path, "text", "label")
 
 
@@ -231,7 +231,7 @@ def test_numbers_are_texts_where_everything_is_text(tmp_path: Path) -> None:
     assert read_file(path, "text", "label").texts == ["1"] * 4 + ["02"] * 4
     path = tmp_path / "mine.jsonl"
     path.write_text('{"text": 1, "label": "a"}\n' * 4 + '{"text": 2, "label": "b"}\n' * 4)
-    with pytest.raises(UserError, match=r"column 'text' of mine.jsonl must hold texts; row 1 has 1"):
+    with pytest.raises(MaskpoolError, match=r"column 'text' of mine.jsonl must hold texts; row 1 has 1"):
         read_file(path, "text", "label")
 
 
@@ -245,13 +245,13 @@ def test_numbers_are_texts_where_everything_is_text(tmp_path: Path) -> None:
 def test_too_few_labels_or_texts_are_refused(tmp_path: Path, labels: list[str], message: str) -> None:
     """Fewer than two labels, or fewer than four texts in one, are refused with the number found."""
     path = write(tmp_path / "mine.csv", [(f"text {place}", label) for place, label in enumerate(labels)])
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MaskpoolError, match=message):
         read_file(path, "text", "label")
 
 
 def test_nothing_is_refused() -> None:
     """No text at all is refused as too few labels."""
-    with pytest.raises(UserError, match="mine must have at least two labels to score clusters by, got 0"):
+    with pytest.raises(MaskpoolError, match="mine must have at least two labels to score clusters by, got 0"):
         Corpus("mine", [], []).check()
 
 
@@ -293,8 +293,8 @@ def test_a_sample_is_seeded() -> None:
 
 def test_too_small_a_sample_is_refused() -> None:
     """A limit that leaves no four texts of each label is refused with the least that does."""
-    message = "--limit must be at least 8 to keep 4 texts of each of the 2 labels of mine, got 7"
-    with pytest.raises(UserError, match=message):
+    message = "limit must be at least 8 to keep 4 texts of each of the 2 labels of mine, got 7"
+    with pytest.raises(MaskpoolError, match=message):
         corpus_of(a=40, b=20).sample(7, 0)
 
 
@@ -377,7 +377,7 @@ def test_newsgroups_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", refuse)
     with pytest.raises(
-        UserError, match="20 newsgroups could not be downloaded: no network; bring them as a file, --da"
+        MaskpoolError, match="newsgroups could not be downloaded: no network; bring the texts as a file"
     ):
         newsgroups()
 
@@ -390,7 +390,7 @@ def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = hub_dataset("me/it", "dev", "body", "kind")
     assert (corpus.name, corpus.texts, corpus.labels) == ("me/it (dev)", list("abcdefgh"), ["no", "yes"] * 4)
     with pytest.raises(
-        UserError, match=re.escape("--text-column must be one of the columns body, kind of me/it (dev)")
+        MaskpoolError, match=re.escape("text_column must be one of the columns body, kind of me/it (dev)")
     ):
         hub_dataset("me/it", "dev", "text", "kind")
 
@@ -400,13 +400,15 @@ def test_a_text_without_a_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     table = datasets.Dataset.from_dict({"text": list("abcdefghi"), "label": [0, 1] * 4 + [-1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
-    with pytest.raises(UserError, match=re.escape("column 'label' of me/it (test) must hold labels; row 9 has none")):
+    with pytest.raises(
+        MaskpoolError, match=re.escape("column 'label' of me/it (test) must hold labels; row 9 has none")
+    ):
         hub_dataset("me/it", "test", "text", "label")
 
 
 def test_a_dataset_that_cannot_be_had() -> None:
     """A name that the hub does not know, or that cannot be reached, is refused with the reason."""
-    with pytest.raises(UserError, match=r"--hub must name a dataset with a split 'test', got 'no/such-dataset': \w+"):
+    with pytest.raises(MaskpoolError, match=r"hub must name a dataset with a split 'test', got 'no/such-dataset': \w+"):
         hub_dataset("no/such-dataset", "test", "text", "label")
 
 
@@ -443,5 +445,5 @@ def test_a_task_of_mteb(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_task_that_cannot_be_had(name: str, reason: str) -> None:
     """A task that is not there, is none of clustering, has several languages or is out of reach is refused."""
     pytest.importorskip("mteb", reason='needs pip install "maskpool[mteb]"')
-    with pytest.raises(UserError, match=f"--task must be one of MTEB's clustering tasks, got '{name}': .*{reason}"):
+    with pytest.raises(MaskpoolError, match=f"task must be one of MTEB's clustering tasks, got '{name}': .*{reason}"):
         mteb_task(name)

@@ -16,7 +16,7 @@ from maskpool.bench.corpora import Corpus
 from maskpool.bench.folder import CELLS, STUDY, StudyFolder
 from maskpool.bench.results import results_of
 from maskpool.bench.study import CorpusSource, Study
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 
 MINE = Corpus("mine", ["a b", "c d"], ["x", "y"])
 THEIRS = Corpus("theirs", ["e f", "g h"], ["x", "y"])
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> StudyFolder:
 
 def refusal(act: Callable[[], object]) -> str:
     """The one sentence of a refusal."""
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(MaskpoolError) as refused:
         act()
     assert "\n" not in str(refused.value)
     return str(refused.value)
@@ -100,7 +100,7 @@ def test_another_study_is_refused(folder: StudyFolder, other: Study, named: list
     """Another study is refused with what differs, as it is there and as it is now, and the folder stays as it was."""
     before = content(folder.path)
     sentence = refusal(lambda: claim(StudyFolder(folder.path), other, [MINE], VERSIONS))
-    start = f"--out must be a folder without another study's cells; those in {folder.path} were measured with "
+    start = f"out must be a folder without another study's cells; those in {folder.path} were measured with "
     assert sentence.startswith(start)
     assert sentence.endswith(": choose another folder, or delete this one")
     for name in named:
@@ -122,7 +122,7 @@ def test_another_study_is_refused(folder: StudyFolder, other: Study, named: list
 def test_other_texts_are_refused(folder: StudyFolder, corpora: list[Corpus], named: list[str]) -> None:
     """Other texts or labels under the same study are refused with the corpus that they are of and its hashes."""
     sentence = refusal(lambda: claim(StudyFolder(folder.path), ASKED, corpora, VERSIONS))
-    assert sentence.startswith("--out must be a folder without another study's cells")
+    assert sentence.startswith("out must be a folder without another study's cells")
     hashes = {corpus.name: corpus.sha256 for corpus in corpora}
     for name in named:
         there = MINE.sha256 if name == "mine" else None
@@ -155,7 +155,7 @@ def test_a_folder_in_a_files_place_is_refused(tmp_path: Path, name: str) -> None
     """A folder where the study or its cells shall stand is refused before anything is written."""
     (tmp_path / name).mkdir()
     sentence = refusal(lambda: claim(StudyFolder(tmp_path), ASKED, [MINE], VERSIONS))
-    assert sentence == f"--out must be a folder that can be written, got {tmp_path}: {name} in it is a folder"
+    assert sentence == f"out must be a folder that can be written, got {tmp_path}: {name} in it is a folder"
     assert content(tmp_path) == {name: None}
 
 
@@ -165,7 +165,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path, below: str) -> N
     (tmp_path / "file").write_text("mine")
     sentence = refusal(lambda: claim(StudyFolder(tmp_path / below), ASKED, [MINE], VERSIONS))
     assert re.fullmatch(
-        re.escape(f"--out must be a folder that can be written, got {tmp_path / below}: ") + ".+", sentence
+        re.escape(f"out must be a folder that can be written, got {tmp_path / below}: ") + ".+", sentence
     )
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("maskpool.bench.folder.tempfile.TemporaryFile", refuse)
     sentence = refusal(lambda: StudyFolder(tmp_path).check())
-    assert sentence == f"--out must be a folder that can be written, got {tmp_path}: Permission denied"
+    assert sentence == f"out must be a folder that can be written, got {tmp_path}: Permission denied"
 
 
 def writes(text: str) -> Callable[[Path], object]:
@@ -207,7 +207,7 @@ def test_one_study_at_a_time_runs_in_a_folder(folder: StudyFolder) -> None:
     before = content(folder.path)
     with folder.claim(ASKED, [MINE], VERSIONS):
         sentence = refusal(lambda: claim(StudyFolder(folder.path), ASKED, [MINE], VERSIONS))
-    assert sentence.startswith(f"--out must be a folder in which no other study runs, got {folder.path}: wait")
+    assert sentence.startswith(f"out must be a folder in which no other study runs, got {folder.path}: wait")
     assert content(folder.path) == before
     claim(StudyFolder(folder.path), ASKED, [MINE], VERSIONS)
 
@@ -243,10 +243,10 @@ def test_files_are_written_and_exchanged(folder: StudyFolder) -> None:
 @pytest.mark.parametrize(
     ("error", "raised"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), UserError),
-        (PermissionError(errno.EACCES, "Permission denied"), UserError),
-        (OSError("broken"), UserError),
-        (UserError("no"), UserError),
+        (OSError(errno.ENOSPC, "No space left on device"), MaskpoolError),
+        (PermissionError(errno.EACCES, "Permission denied"), MaskpoolError),
+        (OSError("broken"), MaskpoolError),
+        (MaskpoolError("no"), MaskpoolError),
         (ZeroDivisionError(), ZeroDivisionError),
         (KeyboardInterrupt(), KeyboardInterrupt),
         (SystemExit(1), SystemExit),
@@ -265,7 +265,7 @@ def test_files_are_written_all_or_none(
         folder.write({name: makers[name] for name in names})
     assert content(folder.path) == before
     if isinstance(error, OSError):
-        start = f"--out must be a folder that can be written, got {folder.path}: "
+        start = f"out must be a folder that can be written, got {folder.path}: "
         assert str(stopped.value) == start + (error.strerror or str(error))
 
 
@@ -328,9 +328,9 @@ def test_a_folder_of_no_study_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_results_of_a_study_that_is_not_begun_are_refused(folder: StudyFolder) -> None:
-    """A study of which nothing is measured has no results, and the refusal says how it goes on."""
+    """A study of which nothing is measured has no results, and the refusal says how to resume."""
     sentence = refusal(lambda: results_of(folder))
     assert sentence == (
-        f"the study in {folder.path} is not finished: 0 of 1 parts (a model on a corpus) are begun; run the same "
-        "command again, which goes on from there"
+        f"the study in {folder.path} is not finished: 0 of 1 parts (a model on a corpus) are begun; run the "
+        "study again, which resumes from there"
     )

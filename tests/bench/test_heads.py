@@ -19,7 +19,7 @@ from maskpool.bench import heads
 from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.study import parse_study, read_study
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
 from tests.bench import tiny
 
@@ -189,27 +189,31 @@ def test_a_head_that_was_trained_further_is_another(tmp_path: Path) -> None:
 def test_heads_that_do_not_fit(tmp_path: Path) -> None:
     """A head for another width, or one that is cut off, is refused in a sentence."""
     wide = str(_saved(tmp_path / "wide", 2 * DIM))
-    with pytest.raises(UserError, match=rf"states are {DIM} wide; the head in .*wide is for tokens that are {2 * DIM}"):
+    with pytest.raises(
+        MaskpoolError, match=rf"states are {DIM} wide; the head in .*wide is for tokens that are {2 * DIM}"
+    ):
         heads.layers_of([wide], DIM)
     broken = _saved(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"poolings must be modes or folders.*broken could not be opened"):
+    with pytest.raises(MaskpoolError, match=r"poolings must be modes or folders.*broken could not be opened"):
         heads.layers_of([str(broken)], DIM)
     (broken / "config.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(UserError, match="could not be opened"):
+    with pytest.raises(MaskpoolError, match="could not be opened"):
         heads.layers_of([str(broken)], DIM)
 
 
 def test_a_whole_model_is_no_head(tmp_path: Path) -> None:
     """The folder of a whole model is refused in words, with that of the head in it, if it has one."""
     model = tiny.save_model(tmp_path / "model")
-    with pytest.raises(UserError, match=r"could not be opened: .* says no pooling_mode, .*, or save the head alone"):
+    with pytest.raises(
+        MaskpoolError, match=r"could not be opened: .* says no pooling_mode, .*, or save the head alone"
+    ):
         heads.layers_of([str(model)], DIM)
     module = Pooling(32, "attention")
     modules: Any = [Transformer(str(model)), module]
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "whole"))
     inside = str(tmp_path / "whole" / "1_Pooling")
-    with pytest.raises(UserError, match=rf"as that of a whole model does not: name the folder of its head, {inside}$"):
+    with pytest.raises(MaskpoolError, match=rf"of a whole model does not: name the folder of its head, {inside}$"):
         heads.layers_of([str(tmp_path / "whole")], 32)
     assert list(heads.layers_of([inside], 32)) == [inside]
 
@@ -227,7 +231,7 @@ def test_a_head_is_seen_from_the_study_file(tmp_path: Path, monkeypatch: pytest.
     assert parse_study(study.as_json()) == study
     file.write_text('poolings = ["heads/other"]', encoding="utf-8")
     sentence = f"or the folder of a saved head, as seen from {file.parent}, got 'heads/other'"
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(MaskpoolError, match=sentence):
         read_study(file)
 
 

@@ -32,7 +32,7 @@ from maskpool.bench.results import results_of
 from maskpool.bench.run import run_study
 from maskpool.bench.study import CorpusSource, Study
 from maskpool.encoder import Encoder
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny
 from tests.matrix import FULL, cut
@@ -308,7 +308,7 @@ def test_a_killed_study_goes_on(base: Path, whole: Whole, name: str, monkeypatch
         assert end == signal.SIGKILL or place == "at some time"
     finished = hashes(out)
     if len(finished) < whole.cells:
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(MaskpoolError) as refused:
             results_of(StudyFolder(out))
         assert "\n" not in str(refused.value)
     did = start(ASKED, base, out)
@@ -367,12 +367,12 @@ def test_a_study_of_two_parts_goes_on_in_either(base: Path, tmp_path: Path, monk
         start(two, base, out, stop_at(Point("at the deletion")))
     first = hashes(out)
     with pytest.raises(
-        UserError, match=r"is not finished: 1 of 2 parts \(a model on a corpus\) are begun; run [^\n]+\Z"
+        MaskpoolError, match=r"is not finished: 1 of 2 parts \(a model on a corpus\) are begun; run [^\n]+\Z"
     ):
         results_of(StudyFolder(out))
     with pytest.raises(KeyboardInterrupt):
         start(two, base, out, stop_at(Point("after a cell", 12)))
-    with pytest.raises(UserError, match=rf"is not finished: {len(first) + 12} cells are there, and some are missing;"):
+    with pytest.raises(MaskpoolError, match=rf"not finished: {len(first) + 12} cells are there, and some are missing;"):
         results_of(StudyFolder(out))
     assert start(two, base, out)["after a cell"] == len(first) - 12
     parts = results_of(StudyFolder(out))["parts"]
@@ -394,7 +394,7 @@ def test_a_study_that_lacks_any_cell_has_no_results(
     believed = []
     for place, line in enumerate(lines):
         path.write_bytes(b"".join(lines[:place] + lines[place + 1 :]))
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(MaskpoolError):
             results_of(StudyFolder(tmp_path))
             believed.append(json.loads(line)["key"])
     assert believed == []
@@ -425,7 +425,7 @@ def test_two_runs_at_once_are_one(base: Path, tmp_path: Path, monkeypatch: pytes
 
     def again(place: str) -> None:
         if place == "in a block":
-            with pytest.raises(UserError, match="--out must be a folder in which no other study runs") as refusal:
+            with pytest.raises(MaskpoolError, match="out must be a folder in which no other study runs") as refusal:
                 run_study(SMALL, base, StudyFolder(tmp_path), "cpu", Quiet())
             refused.append(refusal)
 
@@ -451,7 +451,7 @@ def test_one_thing_under_two_names(
     refused = ""
     try:
         start(replace(SMALL, **twins), base, tmp_path)
-    except UserError as error:
+    except MaskpoolError as error:
         refused = str(error)
     assert refused or len(results_of(StudyFolder(tmp_path))["parts"]) == 2
 
@@ -468,7 +468,7 @@ def test_other_weights_of_the_same_name_are_refused(
         start(SMALL, base, out, stop_at(Point("after a cell", 10**6 if finished else 9)))
     before = hashes(out)
     tiny.save_model(tmp_path / "model", seed=1)
-    with pytest.raises(UserError, match=r"other weights or another tokenizer of model: choose another folder"):
+    with pytest.raises(MaskpoolError, match=r"other weights or another tokenizer of model: choose another folder"):
         start(SMALL, base, out)
     assert hashes(out) == before
 

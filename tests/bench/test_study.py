@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from maskpool.bench.leaks import LEAKS
 from maskpool.bench.study import CorpusSource, Study, parse_study, read_study
-from maskpool.errors import UserError
+from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny
 
@@ -97,7 +97,7 @@ side = "left"
 
 def refusal(content: dict[str, Any]) -> str:
     """The one sentence in which a content is refused."""
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(MaskpoolError) as refused:
         parse_study(content)
     sentence = str(refused.value)
     assert "\n" not in sentence
@@ -388,21 +388,21 @@ def test_pad_to_belongs_to_the_default_plans() -> None:
 
 def test_plans_of_one_name_are_refused() -> None:
     """Two plans that results could not tell apart are refused where no file says them."""
-    with pytest.raises(UserError, match=re.escape("plans must differ, but two of them are 'padded to 64'")):
+    with pytest.raises(MaskpoolError, match=re.escape("plans must differ, but two of them are 'padded to 64'")):
         Study(plans=(Plan("sorted", pad_to=64), Plan("random", pad_to=64)))
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"models = [", "path must be a TOML file; study.toml is not: .+"),
-        (b"seeds: 3", "path must be a TOML file; study.toml is not: .+"),
-        (b"seeds = 3\nseeds = 4", "path must be a TOML file; study.toml is not: .+"),
-        (b"quote = null", "path must be a TOML file; study.toml is not: .+"),
-        (b'name = "\xff"', "path must be a TOML file; study.toml is not: .*utf-8.*"),
-        (b"PK\x03\x04\x00", "path must be a TOML file; study.toml is not: .+"),
-        (b"seeds = " + b"9" * 5000, "path must be a TOML file; study.toml is not: .+"),
-        (b"models = " + b"[" * 20_000 + b"]" * 20_000, "path must be a TOML file; study.toml is not: .+"),
+        (b"models = [", "file must be a TOML file; study.toml is not: .+"),
+        (b"seeds: 3", "file must be a TOML file; study.toml is not: .+"),
+        (b"seeds = 3\nseeds = 4", "file must be a TOML file; study.toml is not: .+"),
+        (b"quote = null", "file must be a TOML file; study.toml is not: .+"),
+        (b'name = "\xff"', "file must be a TOML file; study.toml is not: .*utf-8.*"),
+        (b"PK\x03\x04\x00", "file must be a TOML file; study.toml is not: .+"),
+        (b"seeds = " + b"9" * 5000, "file must be a TOML file; study.toml is not: .+"),
+        (b"models = " + b"[" * 20_000 + b"]" * 20_000, "file must be a TOML file; study.toml is not: .+"),
         (b"seed = 2\nreplicates = 1", "study.toml: replicates must be an integer of at least 2, got 1"),
         (b"[corpora]\ndata = 'x.csv'", r"study.toml: corpora must be an array of tables, \[\[corpora\]\], got .*"),
         (b"[[corpora]]\ndata = 'x.csv'\nseeds = 3", r"study.toml: a key of \[\[corpora\]\] must be one of .*'seeds'.*"),
@@ -413,7 +413,7 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path, content: bytes, reas
     """A file that is no TOML, no text or no study is refused in one sentence with its name and the reason."""
     path = tmp_path / "study.toml"
     path.write_bytes(content)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(MaskpoolError) as refused:
         read_study(path)
     assert re.fullmatch(reason, str(refused.value))
 
@@ -424,8 +424,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         (tmp_path / "none.toml", "No such file or directory"),
         (tmp_path, f"{tmp_path} must be a TOML file, got a folder"),
     ):
-        sentence = f"path must name a TOML file that can be read, got {path}: {why}"
-        with pytest.raises(UserError, match=re.escape(sentence)):
+        sentence = f"file must name a TOML file that can be read, got {path}: {why}"
+        with pytest.raises(MaskpoolError, match=re.escape(sentence)):
             read_study(path)
 
 
@@ -444,10 +444,10 @@ def test_pad_to_lies_between_the_longest_text_and_the_limit(pad_to: int, fits: b
     if fits:
         assert study.plans_for(20, 30, "some/model")[-1].pad_to == pad_to
         return
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(MaskpoolError) as refused:
         study.plans_for(20, 30, "some/model")
     assert str(refused.value) == (
-        "pad_to (--pad-to) must be between 20, the longest text in tokens, and 30, the most that some/model reads; "
+        "pad_to must be between 20, the longest text in tokens, and 30, the most that some/model reads; "
         f"got 'padded to {pad_to}'"
     )
 
@@ -466,7 +466,7 @@ def test_multiples_are_held_against_the_limit(plan: Plan, fits: bool) -> None:
     if fits:
         assert Study(plans=(plan,)).plans_for(20, 30, "model") == (plan,)
         return
-    with pytest.raises(UserError, match=r"pad_to \(--pad-to\) must be between 20"):
+    with pytest.raises(MaskpoolError, match=r"pad_to must be between 20"):
         Study(plans=(plan,)).plans_for(20, 30, "model")
 
 
@@ -517,11 +517,11 @@ def test_another_corpus_than_the_hash_names_is_refused(tmp_path: Path, change: s
     tiny.write_csv(tmp_path / "mine.csv", rows)
     source = CorpusSource(data="mine.csv", limit=30 if change == "limit" else None)
     found = source.load(tmp_path, 0).sha256
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(MaskpoolError) as refused:
         replace(source, sha256=named).load(tmp_path, 0)
     assert str(refused.value) == (
-        f"corpus mine must be the one that the study names by its sha256, {named}, got {found}: bring the same texts "
-        "in the same order, or take sha256 out of the study"
+        f"sha256 must be the hash of corpus mine, {found}, got {named}: bring the texts that the study was made for, "
+        "in the same order, or leave sha256 out"
     )
 
 
@@ -580,5 +580,5 @@ def a_study_or_one_sentence(content: dict[str, Any]) -> None:
 def study_or_sentence(content: dict[str, Any]) -> Study | str:
     try:
         return parse_study(content)
-    except UserError as refused:
+    except MaskpoolError as refused:
         return str(refused)

@@ -373,7 +373,7 @@ def test_what_is_expected_to_fail_exists() -> None:
 
 BAD_TEXTS = [
     ("w1", "X must be a list of strings, got one str: put it into a list, [text]"),
-    (["w1", None], "X must hold strings alone, got NoneType at place 1"),
+    (["w1", None], "X must hold only strings, got NoneType at place 1"),
     (np.array(["w1", "w2", None], object), "got NoneType at place 2"),
     (pd.Series(["w1", float("nan")]), "got float at place 1"),
     (pd.DataFrame({"text": ["w1"]}), "X must have one dimension, got DataFrame of 2: pass one column of it"),

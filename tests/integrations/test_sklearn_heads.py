@@ -771,7 +771,7 @@ def test_what_is_no_head(kind: Any, states: TokenStates) -> None:
     with pytest.raises(TypeError, match="model must be a name, a folder or an Encoder, got NoneType"):
         kind(model=None).fit(TEXTS, LABELS)
     for texts, message in [
-        ([*TEXTS[:-1], 7], "X must hold strings alone, got int at place 59"),
+        ([*TEXTS[:-1], 7], "X must hold only strings, got int at place 59"),
         ("red", r"X must be a list of strings, got one str: put it into a list"),
         (np.ones((60, 2)), "X must have one dimension, got ndarray of 2"),
         ((text for text in TEXTS), "X must be texts that can be read twice"),

@@ -264,7 +264,7 @@ def test_the_bundled_model_as_sentence_transformers_has_it() -> None:
 
 BAD_TEXTS = [
     ("w1", "texts must be a list of strings, got one str: put it into a list, [text]"),
-    (["w1", None], "texts must hold strings alone, got NoneType at place 1"),
+    (["w1", None], "texts must hold only strings, got NoneType at place 1"),
     (np.array(["w1", None], object), "got NoneType at place 1"),
     (np.array([["w1"], ["w2"]]), "texts must have one dimension, got ndarray of 2: pass one column of it"),
     (pd.DataFrame({"text": ["w1"]}), "texts must have one dimension, got DataFrame of 2"),

@@ -1,0 +1,14 @@
+"""The command ``maskpool``: one file per command. Nothing below this package knows about commands or options."""
+
+import sys
+
+try:
+    from maskpool.cli.app import app, main
+except ModuleNotFoundError as missing:
+    print(
+        f'maskpool: {missing.name} is not installed; the command needs: pip install "maskpool[bench]"',
+        file=sys.stderr,
+    )
+    sys.exit(2)  # FAILURE, in a module that cannot be imported either
+
+__all__ = ["app", "main"]

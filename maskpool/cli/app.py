@@ -1,0 +1,71 @@
+"""The typer application and its entry point."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from typer.rich_utils import rich_format_error
+
+from maskpool import __version__
+from maskpool.cli.audit import audit
+from maskpool.cli.bench import bench_app
+from maskpool.cli.endings import FAILURE, INTERRUPTED, SUCCESS, discard_output, is_broken_pipe, sentence
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+app.add_typer(bench_app, name="bench")
+app.command()(audit)
+
+
+class _Debug:
+    """Whether errors show their traceback."""
+
+    wanted = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"maskpool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def maskpool(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Pool real tokens only, and measure what pooling over pads does."""
+    _Debug.wanted = debug
+
+
+def main() -> None:
+    """Run the command and exit: every error becomes one sentence on standard error and exit code 2."""
+    _Debug.wanted = False
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code if isinstance(code, int) else SUCCESS
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    # Not only Exception: a library may call sys.exit, and panics of tokenizers are not Exceptions.
+    except BaseException as error:
+        if is_broken_pipe(error):
+            discard_output()
+        elif hasattr(error, "format_message"):  # a wrong command line
+            rich_format_error(error)  # type: ignore[arg-type]  # typer's own class is private
+        elif _Debug.wanted:
+            traceback.print_exc()
+        else:
+            print(f"maskpool: {sentence(error)}", file=sys.stderr)
+        return FAILURE

@@ -1,0 +1,239 @@
+"""``maskpool bench``: what pooling over pads does to embeddings and their clusters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskpool.cli.compare import compare_studies
+from maskpool.cli.endings import CommandError, needs_bench, stoppable
+from maskpool.cli.report import rebuild_report
+from maskpool.cli.screen import Screen, notes_on_pooling, print_wide
+from maskpool.errors import rename_arguments
+
+if TYPE_CHECKING:
+    from maskpool.bench.folder import StudyFolder
+    from maskpool.bench.study import Study
+
+# The command's name of each argument of the functions that it calls.
+OPTIONS = {
+    "file": "--study",
+    "device": "--device",
+    "out": "--out",
+    "models": "--model",
+    "data": "--data",
+    "task": "--task",
+    "hub": "--hub",
+    "split": "--split",
+    "newsgroups": "--newsgroups",
+    "text_column": "--text-column",
+    "label_column": "--label-column",
+    "limit": "--limit",
+    "poolings": "--pooling",
+    "batch_size": "--batch-size",
+    "pad_to": "--pad-to",
+    "seeds": "--seeds",
+}
+# Arguments that remain options if there is a study file, and those that the file has under [[corpora]].
+_BESIDE_A_STUDY = ("file", "device", "out")
+_OF_A_CORPUS = ("data", "task", "hub", "split", "newsgroups", "text_column", "label_column", "limit", "sha256")
+_MEASURED, _HOW, _OUTPUT = "What is measured", "How", "Output"
+
+bench_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
+bench_app.command("report")(rebuild_report)
+bench_app.command("compare")(compare_studies)
+
+
+@bench_app.callback()
+def bench(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Option(help="A model's name on the hub, or its folder.", rich_help_panel=_MEASURED)
+    ] = "all-MiniLM-L6-v2",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled texts: a csv, tsv, jsonl or parquet file. Default: public docstrings, a demonstration.",
+            show_default=False,
+            rich_help_panel=_MEASURED,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="The name of one of MTEB's clustering tasks.", show_default=False, rich_help_panel=_MEASURED),
+    ] = None,
+    hub: Annotated[
+        str | None,
+        typer.Option(help="The name of a labelled dataset on the hub.", show_default=False, rich_help_panel=_MEASURED),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split of --hub.", rich_help_panel=_MEASURED)] = "test",
+    newsgroups: Annotated[
+        bool, typer.Option("--newsgroups", help="scikit-learn's 20 newsgroups.", rich_help_panel=_MEASURED)
+    ] = False,
+    text_column: Annotated[
+        str, typer.Option(help="The column of texts in --data or --hub.", rich_help_panel=_MEASURED)
+    ] = "text",
+    label_column: Annotated[
+        str, typer.Option(help="The column of labels in --data or --hub.", rich_help_panel=_MEASURED)
+    ] = "label",
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Measure a sample of this many texts, stratified by label.", rich_help_panel=_MEASURED
+        ),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            help="A study as a TOML file, instead of the options above and below.",
+            show_default=False,
+            rich_help_panel=_MEASURED,
+        ),
+    ] = None,
+    pooling: Annotated[
+        list[str],
+        typer.Option(
+            help="Modes, or folders of trained heads; repeat the option, or separate them by commas.",
+            rich_help_panel=_HOW,
+        ),
+    ] = ["mean,max,attention"],  # noqa: B006  # typer shows it and copies it
+    pad_to: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The fixed padded length. Default: 128, or the longest text if that is longer.",
+            show_default=False,
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Texts per batch of the padding plans.", rich_help_panel=_HOW)
+    ] = 32,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of k-means seeds.", rich_help_panel=_HOW)] = 5,
+    device: Annotated[str, typer.Option(help="The device that the model runs on.", rich_help_panel=_OUTPUT)] = "cpu",
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for cells and reports; an interrupted study resumes there.", rich_help_panel=_OUTPUT),
+    ] = Path("maskpool-bench"),
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Report what would be computed and how long it takes.", rich_help_panel=_OUTPUT),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.", rich_help_panel=_OUTPUT)] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON and nothing else.", rich_help_panel=_OUTPUT)
+    ] = False,
+) -> None:
+    """Measure what pooling over pads does to embeddings and their clusters.
+
+    One forward pass of a model over labelled texts gives the vectors of every padding plan, with pads
+    excluded and included. k-means clusters them, and the table reports how far the clusters moved from
+    the labels, with intervals. Without options it takes about two minutes on two cores. Finished cells are
+    kept: an interrupted run resumes where it stopped.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    with stoppable(out), rename_arguments(OPTIONS if study is None else _names_in(study)):
+        given = [name for name in context.params if _was_given(context, name)]
+        screen = Screen(silent=quiet or as_json)
+        with needs_bench():
+            screen.say("loading …")
+            from maskpool.bench import report
+            from maskpool.bench.folder import StudyFolder
+            from maskpool.bench.results import results_of
+            from maskpool.bench.run import run_study
+            from maskpool.bench.study import CorpusSource, Study, read_study
+        if study is not None:
+            also = [name for name in given if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")]
+            if also:
+                options = ", ".join("--" + name.replace("_", "-") for name in also)
+                raise CommandError(f"--study says what is measured: give {options} in {study.name} instead")
+            measured, base = read_study(study), study.parent
+        else:
+            several = [name for name in ("data", "task", "hub", "newsgroups") if name in given]
+            if len(several) > 1:
+                options = ", ".join(OPTIONS[name] for name in several)
+                raise CommandError(f"only one corpus can be measured at a time, got {options}; a --study may have more")
+            source = CorpusSource(
+                data=str(data) if data is not None else None,
+                task=task,
+                hub=hub,
+                newsgroups=newsgroups,
+                docstrings=not several,
+                split=split,
+                text_column=text_column,
+                label_column=label_column,
+                limit=limit,
+            )
+            modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
+            measured = Study((model,), (source,), modes, batch_size=batch_size, pad_to=pad_to, seeds=seeds)
+            base = Path()
+        folder = StudyFolder(out)
+        if dry_run:
+            _print_estimate(measured, base, folder, device, screen, as_json)
+            return
+        folder.check()
+        notes = (
+            [] if screen.silent else [n for name in measured.models for n in notes_on_pooling(name, measured.poolings)]
+        )
+        run_study(measured, base, folder, device, screen)
+        results = results_of(folder)
+        written = report.write(results, folder)
+        if as_json:
+            print(json.dumps(results))
+        if screen.silent:
+            return
+        print_wide(report.show(results))
+        for part in results["parts"]:
+            if part["corpus"]["truncated"]:
+                print(f"{part['corpus']['truncated']} texts were cut off at {part['model']['max_length']} tokens.")
+        for note in notes:
+            print(f"note: {note}")
+        print(f"Written to {str(out).rstrip('/')}/: {', '.join(written)}")
+
+
+def _names_in(study: Path) -> Mapping[str, str]:
+    """The names of arguments where a study file gives them: its keys."""
+    keys = {name: f"{study.name}: {name}" for name in (*OPTIONS, "corpora", "layers", "plans")}
+    of_a_corpus = {name: f"{study.name}: {name} of [[corpora]]" for name in _OF_A_CORPUS}
+    return keys | of_a_corpus | {name: OPTIONS[name] for name in _BESIDE_A_STUDY}
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, screen: Screen, as_json: bool) -> None:
+    from maskpool.bench.estimate import estimate
+    from maskpool.bench.parts import versions
+    from maskpool.bench.run import load_corpora, load_parts, refuse_other_weights
+
+    corpora = load_corpora(study, base)
+    folder.refuse_others(study, corpora, versions())
+    estimates = []
+    for part in load_parts(study, corpora, device):
+        refuse_other_weights(part, folder)
+        estimates.append(estimate(part, folder.cells))
+    if as_json:
+        print(json.dumps(estimates))
+    if screen.silent:
+        return
+    for one in estimates:
+        seconds = one["about_seconds"]
+        passes = (
+            "one pass for all right-padded plans"
+            if one["one_pass_for_all_right_padded_plans"]
+            else "one pass per padding plan"
+        )
+        print(
+            f"{one['model']} on {one['corpus']}: {one['cells']} cells, {one['finished']} finished; "
+            f"{one['texts_for_the_encoder']} texts for the encoder ({passes}), about {seconds['encoder']:.0f} s; "
+            f"clustering about {seconds['fits']:.0f} s, the rest {seconds['other']:.0f} s"
+        )
+    total = sum(sum(one["about_seconds"].values()) for one in estimates)
+    print(f"In all about {max(1, round(total / 60))} min. Nothing was computed; leave out --dry-run to run it.")

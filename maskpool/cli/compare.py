@@ -1,0 +1,34 @@
+"""``maskpool bench compare``: two finished studies, row by row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskpool.cli.endings import needs_bench, stoppable
+
+
+def compare_studies(
+    first: Annotated[Path, typer.Argument(metavar="DIR_A", help="The folder of a finished study.")],
+    second: Annotated[Path, typer.Argument(metavar="DIR_B", help="The folder of another finished study.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Compare two finished studies, row by row."""
+    with stoppable():
+        with needs_bench():
+            from maskpool.bench import compare
+            from maskpool.bench.folder import StudyFolder
+            from maskpool.bench.report import markdown_table
+            from maskpool.bench.results import results_of
+        compared = compare.compare(results_of(StudyFolder(first)), results_of(StudyFolder(second)))
+        if as_json:
+            print(json.dumps(compared))
+            return
+        print("\n".join(markdown_table(compare.HEADER, compare.table(compared))))
+        for name, value_a, value_b in compared["settings"]:
+            print(f"{name}: {json.dumps(value_a)} in A, {json.dumps(value_b)} in B")
+        if compared["only_in_a"] or compared["only_in_b"]:
+            print(f"{compared['only_in_a']} rows are only in A, {compared['only_in_b']} only in B.")

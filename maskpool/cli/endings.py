@@ -1,0 +1,84 @@
+"""How a command ends: exit codes, errors in the words of its options, Ctrl-C, and closed pipes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from maskpool.errors import MaskpoolError, RequirementError, printable
+
+# Exit codes. Only the audit ends with LEAK or UNKNOWN.
+SUCCESS, LEAK, FAILURE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class CommandError(MaskpoolError, ValueError):
+    """Options that exclude each other, or a file of the command that cannot be read."""
+
+
+@contextlib.contextmanager
+def stoppable(out: Path | None = None) -> Iterator[None]:
+    """Turn Ctrl-C into one sentence and exit code 130.
+
+    Args:
+        out: The folder of a study that can be resumed.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        words = "stopped"
+        if out is not None:
+            cells = out / "cells.jsonl"  # counted as lines: the code that reads cells may not be loaded yet
+            finished = cells.read_bytes().count(b"\n") if cells.is_file() else 0
+            words = f"stopped; {finished} finished cells are in {out}: the same command resumes from there"
+        print(f"maskpool: {words}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except EOFError as error:
+        raise typer.Abort from error  # typer does the same and also prints an empty line
+
+
+@contextlib.contextmanager
+def needs_bench() -> Iterator[None]:
+    """Name the extra that a missing package belongs to."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RequirementError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
+
+
+@contextlib.contextmanager
+def expected_errors() -> Iterator[None]:
+    """Report an error of an argument as a user's error, also where another library raises it."""
+    try:
+        yield
+    except (TypeError, ValueError, ImportError) as error:
+        if isinstance(error, MaskpoolError):
+            raise
+        raise CommandError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one sentence."""
+    if isinstance(error, typer.Abort) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, MaskpoolError):
+        return printable(str(error))
+    words = printable(next(iter(str(error).strip().splitlines()), ""))
+    return f"unexpected {type(error).__name__}{': ' + words if words else ''}; maskpool --debug shows the traceback"
+
+
+def is_broken_pipe(error: BaseException) -> bool:
+    """Whether the reader of the output is gone, which typer turns into SystemExit."""
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(cause, OSError) and cause.errno == errno.EPIPE
+
+
+def discard_output() -> None:
+    """Keep Python from writing to a broken pipe again when it exits, which would change the exit code."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]  # suppressed

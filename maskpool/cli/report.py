@@ -1,0 +1,27 @@
+"""``maskpool bench report``: the report of a finished study, rebuilt from its cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskpool.cli.endings import needs_bench, stoppable
+from maskpool.errors import rename_arguments
+
+# The command's name of each argument of the functions that it calls.
+OPTIONS = {"out": "DIR"}
+
+
+def rebuild_report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished study.")],
+) -> None:
+    """Rebuild the report of a finished study from its cells."""
+    with stoppable(), rename_arguments(OPTIONS):
+        with needs_bench():
+            from maskpool.bench import report
+            from maskpool.bench.folder import StudyFolder
+            from maskpool.bench.results import results_of
+        study = StudyFolder(folder)
+        print(f"Written to {str(folder).rstrip('/')}/: {', '.join(report.write(results_of(study), study))}")

@@ -1,0 +1,164 @@
+"""Arguments of the library in the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from maskpool import cli
+from maskpool.bench.study import CorpusSource, Study
+from maskpool.cli.audit import OPTIONS as AUDIT
+from maskpool.cli.bench import OPTIONS as BENCH
+from maskpool.cli.report import OPTIONS as REPORT
+from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, MaskpoolError, StorageError
+from tests.bench import tiny
+from tests.command import assert_refused, run
+
+PROBLEM = "must be another, got this one"
+
+
+def fail(error: MaskpoolError) -> Callable[..., None]:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    return failing
+
+
+def words(*path: str) -> dict[str, str]:
+    """The options and arguments of a command, by the parameter of the function behind it."""
+    command: Any = typer.main.get_command(cli.app)  # Any: typer's own copy of click has no public types
+    for name in path:
+        command = command.commands[name]
+    return {str(one.name): one.opts[0] if one.opts[0].startswith("-") else str(one.metavar) for one in command.params}
+
+
+@pytest.mark.parametrize(
+    ("table", "path"),
+    [(AUDIT, ["audit"]), (BENCH, ["bench"]), (REPORT, ["bench", "report"])],
+    ids=["audit", "bench", "report"],
+)
+def test_tables_name_what_exists(table: dict[str, str], path: list[str]) -> None:
+    """Each word that an argument is translated into is an option or argument of the command."""
+    assert set(table.values()) <= set(words(*path).values())
+
+
+def test_every_option_of_a_study_is_translated() -> None:
+    """Each option that becomes an argument of the library is in the table."""
+    ours = {"--dry-run", "--quiet", "--json"}
+    assert set(words("bench").values()) - ours == set(BENCH.values())
+    assert set(words("audit").values()) - {"--explain", "--json"} == set(AUDIT.values())
+    renamed = {"poolings", "models", "corpora", "device", "out", "file"}
+    arguments = {*Study.__dataclass_fields__, *CorpusSource.__dataclass_fields__}
+    assert set(BENCH) - renamed <= arguments
+
+
+@pytest.mark.parametrize(("argument", "option"), BENCH.items(), ids=BENCH)
+def test_bench_names_its_options(argument: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of an argument names the option that gave it."""
+    monkeypatch.setattr("maskpool.bench.run.run_study", fail(InvalidValueError(argument, PROBLEM)))
+    monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
+    assert_refused(run("bench", "--out", tmp_path), f"{option} {PROBLEM}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InvalidTypeError("out", PROBLEM), StorageError(PROBLEM, argument="out"), FolderError(PROBLEM, argument="out")],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_of_any_class_name_options(
+    error: MaskpoolError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class of an error does not matter."""
+    monkeypatch.setattr("maskpool.bench.run.run_study", fail(error))
+    monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
+    assert_refused(run("bench", "--out", tmp_path), f"--out {PROBLEM}")
+
+
+@pytest.mark.parametrize(("argument", "option"), AUDIT.items(), ids=AUDIT)
+def test_audit_names_its_options(argument: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of an argument names the option or argument that gave it."""
+    monkeypatch.setattr("maskpool.audit.opening.open_pipeline", fail(InvalidValueError(argument, PROBLEM)))
+    assert_refused(run("audit", "model"), f"{option} {PROBLEM}")
+
+
+def test_report_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be written is the command's DIR."""
+    monkeypatch.setattr("maskpool.bench.results.results_of", lambda _: {})
+    monkeypatch.setattr("maskpool.bench.report.write", fail(StorageError(PROBLEM, argument="out")))
+    assert_refused(run("bench", "report", tmp_path), f"DIR {PROBLEM}")
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("file", "--study"),
+        ("out", "--out"),
+        ("device", "--device"),
+        ("models", "mine.toml: models"),
+        ("poolings", "mine.toml: poolings"),
+        ("pad_to", "mine.toml: pad_to"),
+        ("corpora", "mine.toml: corpora"),
+        ("layers", "mine.toml: layers"),
+        ("data", r"mine.toml: data of \[\[corpora\]\]"),
+        ("limit", r"mine.toml: limit of \[\[corpora\]\]"),
+        ("sha256", r"mine.toml: sha256 of \[\[corpora\]\]"),
+        ("text_column", r"mine.toml: text_column of \[\[corpora\]\]"),
+    ],
+)
+def test_a_study_file_is_named_by_its_keys(
+    argument: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a study file, what the file gives is named by its key, and what remains an option by the option."""
+    (tmp_path / "mine.toml").write_text("seeds = 2\n", "utf-8")
+    monkeypatch.setattr("maskpool.bench.run.run_study", fail(InvalidValueError(argument, PROBLEM)))
+    monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
+    assert_refused(run("bench", "--study", tmp_path / "mine.toml", "--out", tmp_path / "out"), f"{name} {PROBLEM}")
+
+
+def test_errors_without_an_option_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of an argument that is no option of the command keeps its words."""
+    monkeypatch.setattr("maskpool.bench.run.run_study", fail(InvalidValueError("k", PROBLEM)))
+    monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
+    assert_refused(run("bench", "--out", tmp_path), f"k {PROBLEM}")
+
+
+def no_network(*_: object, **__: object) -> None:
+    raise OSError("no network")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--newsgroups"], "--newsgroups could not be downloaded: no network; bring the texts as a file"),
+        (["--hub", "me/it"], "--hub must name a dataset with a split 'test', got 'me/it': no network"),
+        (["--task", "Mine"], "--task must be one of MTEB's clustering tasks, got 'Mine': no network"),
+        (
+            ["--data", "{data}", "--text-column", "x"],
+            "--text-column must be one of the columns text, label .*, got 'x'",
+        ),
+        (["--data", "{data}", "--label-column", "x"], "--label-column must be .* text, label of mine.csv, got 'x'"),
+        (["--data", "{data}", "--limit", "7"], "--limit must be at least 20 .*, got 7"),
+        (["--data", "{data}", "--pooling", "avg"], "--pooling must be one of .*, got 'avg'.*"),
+        (["--data", "{data}", "--model", "no/such"], "--model must be a folder with a .*'no/such' could not be .*"),
+        (["--data", "{data}", "--device", "nowhere"], "--device must be one .* use here, .*, got 'nowhere': .*"),
+        (["--data", "mine.xls"], "--data must be a file that ends in .*, got mine.xls"),
+        (["--study", "none.toml"], "--study must name a TOML file that can be read, got none.toml: .*"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)
+def test_mistakes_are_named_by_their_options(
+    options: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the library refuses of real options is named by the option."""
+    data = tiny.write_csv(tmp_path / "mine.csv", tiny.make_texts(60))
+    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", no_network)
+    monkeypatch.setattr("datasets.load_dataset", no_network)
+    monkeypatch.setattr("maskpool.integrations.mteb.clustering_task", no_network)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    given = [option.format(data=data) for option in options]
+    assert_refused(run("bench", "--out", tmp_path / "out", *given), sentence)
+    assert not (tmp_path / "out").exists()
