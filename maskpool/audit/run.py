@@ -22,7 +22,7 @@ from maskpool.audit.report import AuditReport, Finding, Verdict
 from maskpool.audit.rows import cut_finding, mixed_up_finding, state_finding
 from maskpool.audit.seen import look_inside, never_padded
 from maskpool.audit.signature import signature_finding
-from maskpool.errors import InvalidTypeError, InvalidValueError
+from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
 
 MAX_TEXTS = 32
 _HALF = 1e-6  # numbers coarser than float32
@@ -71,7 +71,8 @@ def audit_padding(
     """
     chosen, given = _checked(texts)
     if isinstance(pipeline, str | os.PathLike):
-        pipeline = open_pipeline(os.fspath(pipeline))
+        with rename_arguments({"name": "pipeline"}):
+            pipeline = open_pipeline(os.fspath(pipeline))
     probe = Pipeline(pipeline, on_call)
     with left_as_it_was(probe.modules), ExitStack() as modes:
         measured = measure(probe, chosen)

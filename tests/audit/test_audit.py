@@ -68,7 +68,7 @@ def test_a_model_by_folder(tmp_path: Path, as_type: type) -> None:
     report = audit_padding(as_type(tiny.save_model(tmp_path)), texts)
     assert report.verdict == "clean"
     assert report.pipeline == "BertModel"
-    with pytest.raises(FileNotFoundError, match="'no/folder' could not be loaded"):
+    with pytest.raises(FileNotFoundError, match="pipeline must be .*'no/folder' could not be loaded"):
         audit_padding(as_type("no/folder"))
 
 
@@ -250,7 +250,7 @@ def test_the_command_explains(saved: Path) -> None:
     [
         (["no/such/folder"], ".*no/such/folder.*"),
         (["{saved}", "--pooling", "meann"], "--pooling must be a mode .*"),
-        (["{saved}", "--texts", "none.txt"], "--texts must be a file of texts in UTF-8, one per line, got none.txt: .*"),
+        (["{saved}", "--texts", "none.txt"], "--texts must be a file of texts in UTF-8, one per line, got none.*"),
         (["{saved}", "--texts", "{saved}/one.txt"], "--texts must hold at least three different texts.*"),
         (["{saved}", "--device", "abacus"], "--device must be one that torch can use here.*"),
     ],
