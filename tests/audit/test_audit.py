@@ -68,7 +68,7 @@ def test_a_model_by_folder(tmp_path: Path, as_type: type) -> None:
     report = audit_padding(as_type(tiny.save_model(tmp_path)), texts)
     assert report.verdict == "clean"
     assert report.pipeline == "BertModel"
-    with pytest.raises(FileNotFoundError, match="pipeline must be .*'no/folder' could not be loaded"):
+    with pytest.raises(FileNotFoundError, match=r"pipeline must be .*'no/folder' could not be loaded"):
         audit_padding(as_type("no/folder"))
 
 
