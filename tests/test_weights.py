@@ -1,6 +1,6 @@
 """Token weights counted from a corpus."""
 
-import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,14 @@ def test_smoothing_from_numpy() -> None:
 
 
 def test_a_failed_save_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If writing fails, what stood there stays and nothing is left beside it."""
+    """If writing fails, the file keeps its content and nothing is left next to it."""
     path = tmp_path / "weights.json"
     path.write_text("old")
 
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(json, "dump", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         IDFWeights.fit(TEXTS).save(path)
     assert path.read_text() == "old"

@@ -71,7 +71,7 @@ def audit_padding(
     """
     chosen, given = _checked(texts)
     if isinstance(pipeline, str | os.PathLike):
-        with rename_arguments({"name": "pipeline"}):
+        with rename_arguments({"name": "pipeline", "name_or_path": "pipeline"}):
             pipeline = open_pipeline(os.fspath(pipeline))
     probe = Pipeline(pipeline, on_call)
     with left_as_it_was(probe.modules), ExitStack() as modes:

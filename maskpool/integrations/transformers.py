@@ -16,7 +16,7 @@ from torch.nn.functional import normalize as to_unit_length
 
 from maskpool.encoder import Encoder, check_texts, evaluating, layer_states, token_states
 from maskpool.encoder.saved_pooling import SavedPooling, saved_pooling_of, warn_about_pooling
-from maskpool.errors import InvalidTypeError, InvalidValueError
+from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
 from maskpool.integrations import require
 from maskpool.modules import FirstLastAveragePooling, LayerMix, Pooling, build_pooling
 from maskpool.modules.build import POOLINGS, output_dimension
@@ -89,7 +89,8 @@ class SentenceEmbedder:
         max_length: int | None = None,
     ) -> None:
         if isinstance(model, str | os.PathLike):
-            opened = Encoder.load(os.fspath(model))
+            with rename_arguments({"name": "model"}):
+                opened = Encoder.load(os.fspath(model))
             model, tokenizer = opened.model, opened.tokenizer if tokenizer is None else tokenizer
         elif tokenizer is None and isinstance(model, PreTrainedModel):
             raise InvalidTypeError(

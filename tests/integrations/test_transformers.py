@@ -294,7 +294,7 @@ def test_what_is_no_embedder(bert: Any) -> None:
             "model must be a transformers PreTrainedModel, got int: load .* name or",
         ),
         ((model,), {}, TypeError, "tokenizer must be the tokenizer of the model, got None: pass it, or the model's"),
-        (("no/folder",), {}, FileNotFoundError, "'no/folder' could not be loaded"),
+        (("no/folder",), {}, FileNotFoundError, "model must be a folder with .* 'no/folder' could not be loaded"),
         ((model, "bert"), {}, TypeError, "tokenizer must be a transformers PreTrainedTokenizerBase, got str"),
         ((model, tokenizer, torch.mean), {}, TypeError, "pooling must be a maskpool layer or a mode string"),
         ((model, tokenizer, "middle"), {}, ValueError, "pooling_mode must be one of 'mean'"),

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 from maskpool.encoder import bundled_folder_of
-from maskpool.errors import FolderError, InvalidTypeError, NotFoundError
+from maskpool.errors import FolderError, InvalidTypeError, NotFoundError, rename_arguments
 from maskpool.integrations.sentence_transformers.building import build_module, build_plain
 from maskpool.integrations.sentence_transformers.classes import CLASSES
 from maskpool.integrations.sentence_transformers.pooling import Pooling
@@ -59,8 +59,9 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> SentenceTransfo
     entries = check_modules(folder, CLASSES, weights=given["backend"] == "torch")
     if entries is None:
         raise NotFoundError(
-            f"name_or_path must be a saved SentenceTransformer, a folder or a name on the hub, got {where!r}: it has "
-            "no modules.json that could be read; a plain transformers model is opened by SentenceTransformer(...)"
+            f"must be a saved SentenceTransformer, a folder or a name on the hub, got {where!r}: it has no "
+            "modules.json that could be read; a plain transformers model is opened by SentenceTransformer(...)",
+            argument="name_or_path",
         )
     config = read_settings(folder)
     modules: Any = OrderedDict()  # Any: the host's type allows lists only
@@ -112,10 +113,11 @@ def open_model(model: SentenceTransformer | str | os.PathLike[str], device: str 
         raise InvalidTypeError(
             "model", f"must be a SentenceTransformer, or the name or folder of one, got {type(model).__name__}"
         )
-    try:
-        return load(model, device=device)
-    except NotFoundError:  # no modules.json: a transformers model, or none
-        return load_plain(model, device=device)
+    with rename_arguments({"name_or_path": "model"}):
+        try:
+            return load(model, device=device)
+        except NotFoundError:  # no modules.json: a transformers model, or none
+            return load_plain(model, device=device)
 
 
 _PASSED_ON = ("model_kwargs", "processor_kwargs", "config_kwargs")
@@ -142,7 +144,8 @@ def _find(name_or_path: object, kwargs: dict[str, Any]) -> tuple[Folder, str]:
         return Folder(find_folder(source, token, cache_folder, revision, only_local, backend)), source
     except NotFoundError as error:
         raise NotFoundError(
-            f"name_or_path must be a saved SentenceTransformer, a folder or a name on the hub, got {source!r}: {error}"
+            f"must be a saved SentenceTransformer, a folder or a name on the hub, got {source!r}: {error}",
+            argument="name_or_path",
         ) from error
 
 

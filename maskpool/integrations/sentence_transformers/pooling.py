@@ -167,7 +167,7 @@ class Pooling(host.Pooling):
         """
         source = model_name_or_path
         if not is_inner_path(subfolder):
-            raise FolderError(f"subfolder must be a path inside {source}, got {subfolder!r}")
+            raise FolderError(f"must be a path inside {source}, got {subfolder!r}", argument="subfolder")
         if not os.path.isdir(source):
             found = find_folder(source, token, cache_folder, revision, local_files_only, only=subfolder)
             source = str(found)

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from maskpool.encoder import check_texts, evaluating
-from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError
+from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, rename_arguments
 from maskpool.integrations.sentence_transformers import load, load_plain, warn_if_pooled_otherwise, with_pooling
 from maskpool.integrations.st_host import SentenceTransformer
 from maskpool.integrations.st_host import modules as host
@@ -143,20 +143,20 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 "model", f"must be a name, a folder or a SentenceTransformer, got {type(self.model).__name__}"
             )
         name = os.fspath(self.model)
-        try:
-            model, is_saved = load(name, device=self.device), True
-        except FileNotFoundError:  # no modules.json: a plain transformers model, or none
-            model, is_saved = load_plain(name, device=self.device), False
+        with rename_arguments({"name_or_path": "model"}):
+            try:
+                model, is_saved = load(name, device=self.device), True
+            except FileNotFoundError:  # no modules.json: a plain transformers model, or none
+                model, is_saved = load_plain(name, device=self.device), False
         kinds = [type(module).__name__ for module in model.modules() if isinstance(module, host.Pooling)]
         if len(kinds) != 1:
             raise FolderError(
-                f"model must have one pooling module, got {', '.join(kinds) or 'none'} in {name}: it gives vectors "
-                "without a pooling that maskpool could exchange"
+                f"must have one pooling module, got {', '.join(kinds) or 'none'} in {name}: it gives vectors without a "
+                "pooling that maskpool could replace",
+                argument="model",
             )
-        return (
-            model.eval(),
-            is_saved,
-        )  # once and for all: threads that share an encoder would switch it under each other
+        model.eval()  # once, because threads that share an encoder would switch its mode under each other
+        return model, is_saved
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
