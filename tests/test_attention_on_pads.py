@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,17 @@ from tests.bench import tiny
 from tests.command import one_process
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quicker() -> Iterator[None]:
+    """Fewer texts than even a quick run has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measured, "QUICK", replace(measured.QUICK, train=60, test=40, curve=20))
+        yield
+
+
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_model(tmp_path_factory.mktemp("model"))
+def model(model_folder: Path) -> Path:
+    return model_folder
 
 
 @pytest.fixture(scope="module")

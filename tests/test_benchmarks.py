@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,31 @@ import torch
 
 from benchmarks import batches, contestants, learned_heads, pooling_speed, timing
 from tests.bench import tiny
+from tests.matrix import cut
 
-TINY = ["--quick", "--rounds", "2", "--shapes", "3x64x8:0.5"]
+TINY = ["--quick", "--rounds", "2", "--shapes", "3x64x8:0.5", "--cache-mib", "1"]
 
 
-def test_pooling_speed_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("modes", "dtypes"),
+    [
+        (list(contestants.MODES), ["float32"]),
+        (["mean"], list(pooling_speed.DTYPES)),
+        pytest.param(list(contestants.MODES), list(pooling_speed.DTYPES), marks=pytest.mark.full),
+    ],
+    ids=["modes", "dtypes", "both"],
+)
+def test_pooling_speed_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: list[str], dtypes: list[str]
+) -> None:
     """Every mode, layout and dtype gets a row, with the peers that do the same job; a figure stands beside the JSON."""
+    monkeypatch.setattr(pooling_speed, "WIDTHS", pooling_speed.WIDTHS[: cut(2, 99)])
     out = tmp_path / "new" / "speed.json"
-    rows = pooling_speed.main([*TINY, "--out", str(out)])
+    rows = pooling_speed.main([*TINY, "--modes", ";".join(modes), "--dtypes", ";".join(dtypes), "--out", str(out)])
     written = json.loads(out.read_text(encoding="utf-8"))
-    modes, dtypes = len(contestants.MODES), len(pooling_speed.DTYPES)
     # Backwards are timed on padded batches.
-    assert len(rows) == len(written["rows"]) == modes * dtypes * (len(batches.LAYOUTS) + 1)
+    assert len(rows) == len(written["rows"]) == len(modes) * len(dtypes) * (len(batches.LAYOUTS) + 1)
+    assert {(row.mode, row.dtype) for row in rows} == set(product(modes, dtypes))
     assert written["environment"]["torch"] == torch.__version__
     for row in rows:
         assert row.buffers >= 6

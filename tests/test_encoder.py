@@ -21,16 +21,6 @@ TEXTS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> Encoder:
-    return Encoder.load(str(folder))
-
-
-@pytest.fixture(scope="module")
 def bundled() -> Encoder:
     return Encoder.load()
 
@@ -118,15 +108,15 @@ def test_a_damaged_file_of_the_host_is_refused(tmp_path: Path, content: str | by
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
-def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
+def test_a_device_that_is_not_there_is_refused(model_folder: Path, device: str) -> None:
     """A device on which torch cannot compute is refused by name."""
     with pytest.raises(MaskpoolError, match=f"device must be one that torch can use here, such as cpu, got '{device}'"):
-        Encoder.load(str(folder), device)
+        Encoder.load(str(model_folder), device)
 
 
-def test_the_model_is_frozen_and_whole(folder: Path, tmp_path: Path) -> None:
+def test_the_model_is_frozen_and_whole(model_folder: Path, tmp_path: Path) -> None:
     """A model runs in evaluation mode and in float32, even one that was saved in half precision."""
-    model = Encoder.load(str(folder)).model
+    model = Encoder.load(str(model_folder)).model
     model.bfloat16().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     loaded = Encoder.load(str(tmp_path))
@@ -151,9 +141,9 @@ def test_states_are_the_last_layers(encoder: Encoder) -> None:
         torch.testing.assert_close(states, expected)
 
 
-def test_padding_is_on_the_right_whatever_the_tokenizer_likes(encoder: Encoder, folder: Path) -> None:
+def test_padding_is_on_the_right_whatever_the_tokenizer_likes(encoder: Encoder, model_folder: Path) -> None:
     """A tokenizer that pads on the left is told to pad on the right, and the result says what it likes."""
-    left = Encoder.load(str(folder))
+    left = Encoder.load(str(model_folder))
     left.tokenizer.padding_side = "left"
     ids, _ = left.tokenize(TEXTS)
     torch.testing.assert_close(left.states(ids), encoder.states(ids))

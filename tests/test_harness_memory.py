@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from mmap import ACCESS_READ, mmap
+from mmap import ACCESS_READ, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
 import joblib
@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks import harness_memory
 from tests.command import one_process
+from tests.matrix import cut
 
-TEXTS, WIDTH = 2_000, 64
+TEXTS, WIDTH = cut(1_000, 2_000), 128
 
 
 def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,19 +40,33 @@ def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.Mon
     assert report["growth_bytes"] < report["bytes_of_all_states"] / 2
 
 
-def test_peaks_see_what_is_gone_afterwards() -> None:
+def test_peaks_see_what_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that is held for a moment counts, under what was done then."""
+    held = 10
+    monkeypatch.setattr(harness_memory, "rss_anon", lambda: held)
     peaks = harness_memory.Peaks()
     with peaks.of("nothing"):
-        before = harness_memory.rss_anon()
+        pass
     with peaks.of("much"):
-        held = bytearray(b"x" * 10**8)
-        time.sleep(0.05)
-        del held
+        held, seen = 1000, peaks.samples
+        while peaks.samples < seen + 2:  # the first look may have begun before
+            time.sleep(0.001)
+        held = 20
     with peaks.of("nothing more"):
         pass
-    assert peaks.bytes["much"] - before > 0.9e8
-    assert peaks.bytes["nothing more"] - before < 0.5e8
+    assert peaks.bytes == {"nothing": 10, "much": 1000, "nothing more": 20}
+
+
+def test_memory_that_is_held_is_counted() -> None:
+    """Pages that are written to are anonymous memory until they are given back."""
+    before = harness_memory.rss_anon()
+    with mmap(-1, 10**8, flags=MAP_PRIVATE | MAP_ANONYMOUS) as held:
+        for place in range(0, len(held), 4096):
+            held[place] = 1
+        during = harness_memory.rss_anon()
+    after = harness_memory.rss_anon()
+    assert 0.9e8 < during - before < 1.1e8
+    assert 0.9e8 < during - after < 1.1e8
 
 
 def test_memory_that_no_file_backs_is_counted(tmp_path: Path) -> None:

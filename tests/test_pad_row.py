@@ -556,6 +556,10 @@ def test_dropped_handle_and_dropped_model() -> None:
 
 TRAINER: dict[str, dict[str, Any]] = {
     "as it comes": {},
+    "accumulation, clipping, bfloat16": {"gradient_accumulation_steps": 2, "max_grad_norm": 0.01, "bf16": True},
+    "gradient checkpointing, Adafactor": {"gradient_checkpointing": True, "optim": "adafactor"},
+}
+TRAINER_ONE_BY_ONE: dict[str, dict[str, Any]] = {
     "accumulation and clipping": {"gradient_accumulation_steps": 2, "max_grad_norm": 0.01},
     "bfloat16": {"bf16": True},
     "gradient checkpointing": {"gradient_checkpointing": True},
@@ -592,16 +596,22 @@ trains = pytest.mark.filterwarnings(
 
 
 @trains
-@pytest.mark.parametrize("name", TRAINER)
-def test_trainer(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(pytest.param(options, id=name) for name, options in TRAINER.items()),
+        *(pytest.param(options, id=name, marks=pytest.mark.full) for name, options in TRAINER_ONE_BY_ONE.items()),
+    ],
+)
+def test_trainer(options: dict[str, Any], tmp_path: Path) -> None:
     """Transformers' Trainer moves the row without it, and not with it."""
     pytest.importorskip("accelerate", reason='needs pip install "sentence-transformers[train]"')
     plain, model = _bert(), _bert()
     before, others = _row(model).clone(), input_embedding(model).weight.detach().clone()
-    _use_trainer(plain, tmp_path, **TRAINER[name])
+    _use_trainer(plain, tmp_path, **options)
     assert not _same_bits(_row(plain), before)
     with freeze_pad_row(model):
-        _use_trainer(model, tmp_path, **TRAINER[name])
+        _use_trainer(model, tmp_path, **options)
     assert _same_bits(_row(model), before)
     assert (input_embedding(model).weight[PAD + 1 :] != others[PAD + 1 :]).any(dim=1).all()
 

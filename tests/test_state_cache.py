@@ -34,14 +34,9 @@ TEXTS = [text for text, _ in tiny.make_texts(40)]
 BLOCK = 12  # texts a block here, so that there are several
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> Encoder:
-    return Encoder.load(str(folder))
+@pytest.fixture(scope="session")
+def folder(model_folder: Path) -> Path:
+    return model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +144,7 @@ import torch
 from maskpool.encoder import Encoder, cache_states, states_file
 from tests.bench import tiny
 
-states_file.BLOCK = int(sys.argv[3])
+states_file.BLOCK, steps = int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)  # threads do not outlive a fork
 encoder = Encoder.load(sys.argv[1])
 texts = [text for text, _ in tiny.make_texts(40)]
@@ -172,51 +167,37 @@ def kill_before(nth):
     replace = os.replace
     os.replace = lambda *names: (step(), replace(*names))
 
-for nth in range(1, 21):
+def path(nth):
+    return Path(sys.argv[2], f"{nth}.safetensors")
+
+for nth in range(1, steps + 2):
     child = os.fork()
     if not child:
         kill_before(nth)
-        cache_states(encoder, texts, Path(sys.argv[2], f"{nth}.safetensors"))
+        cache_states(encoder, texts, path(nth))
         os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    end = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    whole, computed = path(nth).exists(), []
+    cache_states(encoder, texts, path(nth), on_batch=computed.append)
+    print(end, whole, sum(computed))
 """
 
 
-RESUMED = """
-import sys
-import torch
-from maskpool.encoder import Encoder, cache_states, states_file
-from tests.bench import tiny
-
-states_file.BLOCK = int(sys.argv[3])
-torch.set_num_threads(1)
-encoder = Encoder.load(sys.argv[1])
-texts = [text for text, _ in tiny.make_texts(40)]
-for nth in range(1, 21):
-    computed = []
-    cache_states(encoder, texts, f"{sys.argv[2]}/{nth}.safetensors", on_batch=computed.append)
-    print(sum(computed))
-"""
-
-
-def test_killed_runs_go_on(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [20, pytest.param(BLOCK, marks=pytest.mark.full)])
+def test_killed_runs_go_on(folder: Path, tmp_path: Path, block: int) -> None:
     """Killed anywhere, the next run computes the blocks that are missing alone, and ends with the same bytes.
 
-    Both run in processes of their own: what another test leaves in torch's settings may move a last bit.
+    All of them run in a process of their own: what another test leaves in torch's settings may move a last bit.
     """
-
-    def run(script: str) -> list[str]:
-        command = [sys.executable, "-c", script, str(folder), str(tmp_path), str(BLOCK)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-
-    # Two steps for the head, four for each of four blocks, and the renaming; then it is done.
-    assert run(KILLED) == ["-9"] * 19 + ["0"]
-    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["20.safetensors"]
-    finished = [len(TEXTS) if nth > 18 else BLOCK * max(0, (nth - 3) // 4) for nth in range(1, 21)]
-    assert run(RESUMED) == [str(len(TEXTS) - texts) for texts in finished]
+    blocks = -(-len(TEXTS) // block)
+    steps = 2 + 4 * blocks + 1  # two for the head, four for each block, and the renaming; then it is done
+    command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path), str(block), str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    left = [max(0, len(TEXTS) - block * max(0, (nth - 3) // 4)) for nth in range(1, steps + 1)]
+    assert done == [*(f"-9 False {texts}" for texts in left), "0 True 0"]
     contents = {path.read_bytes() for path in tmp_path.iterdir()}  # no part is left among them
     assert len(contents) == 1
-    assert len(list(tmp_path.iterdir())) == 20
+    assert len(list(tmp_path.iterdir())) == steps + 1
 
 
 def test_a_run_by_another_name_goes_on(

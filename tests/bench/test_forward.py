@@ -25,6 +25,7 @@ from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny
+from tests.matrix import pairwise
 from tests.poolings import HOST_MODES
 from tests.test_plans import SEED, batches
 
@@ -145,6 +146,14 @@ class Truth:
         pads = self.parts(states[layer][texts.index(other)], int(self.lengths[other]), source)[1]
         return torch.stack([pads[place % len(pads)] for place in range(width - int(self.lengths[text]))])
 
+    def borrowed_sums(self, text: int, width: int, prefix: bool, source: Source, layer: int) -> Tensor:
+        """The sums of `borrowed` for every text that has a pad, in their order."""
+        texts, found = self.all_at(TOP if prefix and source == RIGHT else width, source)
+        states, lengths = found[layer], torch.from_numpy(self.lengths[texts]).unsqueeze(1)
+        pads = states.shape[1] - lengths
+        places = torch.arange(width - int(self.lengths[text])) % pads + (lengths if source.side == "right" else 0)
+        return states[torch.arange(len(texts)).unsqueeze(1), places].sum(1)
+
     def partner(self, text: int, width: int, prefix: bool, source: Source) -> int:
         """The text whose pads a text was given: the one that gives its mean; never itself, if there is another."""
         key = (prefix, source, text, width)
@@ -155,11 +164,8 @@ class Truth:
             texts, _ = self.all_at(TOP if prefix and source == RIGHT else width, source)
             own_texts, own = self.all_at(width, source)
             real, _ = self.parts(own[layer][own_texts.index(text)], int(self.lengths[text]), source)
-            means = {
-                other: (real.sum(0) + self.borrowed(text, width, prefix, source, layer, other).sum(0)) / width
-                for other in texts
-            }
-            self.partners[key] = min(means, key=lambda other: float((means[other] - found).norm()))
+            means = (real.sum(0) + self.borrowed_sums(text, width, prefix, source, layer)) / width
+            self.partners[key] = texts[int((means - found).norm(dim=1).argmin())]
             assert (self.partners[key] == text) == (len(texts) == 1)
         return self.partners[key]
 
@@ -237,24 +243,19 @@ def assert_as_run(truth: Truth, prefix: bool, source: Source, reading: Reading, 
                         assert_close(vectors[place], naive(mode, positions))
 
 
-@pytest.mark.parametrize("mode", HOST_MODES)
-@pytest.mark.parametrize("reading", get_args(Reading))
-@pytest.mark.parametrize("way", WAYS)
+@pairwise(way=WAYS, reading=get_args(Reading), mode=HOST_MODES)
 def test_every_reading_is_as_if_each_batch_had_been_run(truth: Truth, way: str, reading: Reading, mode: str) -> None:
     """Whatever is read of a padded text is what its batch gives when it is really run and pooled naively."""
     prefix, source = WAYS[way]
     assert_as_run(truth, prefix, source, reading, mode)
 
 
-@pytest.mark.parametrize("mode", HOST_MODES)
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("bug", BUGS)
+@pairwise(bug=BUGS, side=["right", "left"], reading=get_args(Reading), mode=HOST_MODES)
 def test_without_the_prefix_property_batches_are_run(
-    planted: dict[type[tiny.Planted], Truth], bug: type[tiny.Planted], side: str, mode: str
+    planted: dict[type[tiny.Planted], Truth], bug: type[tiny.Planted], side: str, reading: Reading, mode: str
 ) -> None:
     """A model whose states depend on the padded length gives what its real batches give, on either side."""
-    for reading in get_args(Reading):
-        assert_as_run(planted[bug], False, RIGHT if side == "right" else Source("left"), reading, mode)
+    assert_as_run(planted[bug], False, RIGHT if side == "right" else Source("left"), reading, mode)
 
 
 @pytest.mark.parametrize("mode", HOST_MODES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,21 @@ from maskpool.bench.study import parse_study, read_study
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
 from tests.bench import tiny
+from tests.matrix import cut
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
     from maskpool.plans import Ints
 
 CLASSES, TEXTS, WIDTH, DIM = 6, 90, 10, 12
+ENOUGH_SEEDS = heads.HEAD_SEEDS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_seeds() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "HEAD_SEEDS", cut(3, ENOUGH_SEEDS))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +157,9 @@ def test_each_head_is_counted(states: States, codes: Ints) -> None:
 
 
 @pytest.mark.parametrize("mode", heads.LEARNED)
-def test_every_learned_pooling(mode: str, states: States, codes: Ints) -> None:
+def test_every_learned_pooling(mode: str, states: States, codes: Ints, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each learned pooling is trained, and weighs pads with exactly 0 where it is served with the mask."""
+    monkeypatch.setattr(heads, "HEAD_SEEDS", ENOUGH_SEEDS)
     found = measure(states, codes, mode=mode)
     assert found["rows"][0]["ami"] > 0.1
     for row in found["rows"]:

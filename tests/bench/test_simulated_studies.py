@@ -21,6 +21,8 @@ from maskpool.bench.results import Results, _rows, effect
 from maskpool.bench.run import FLOOR_FITS
 from maskpool.bench.study import Study
 from maskpool.plans import Plan
+from tests.matrix import FULL as FULL_SUITE
+from tests.matrix import cut
 
 if TYPE_CHECKING:
     from maskpool.plans import Ints
@@ -32,6 +34,7 @@ PLAN = Plan("random", batch_size=8)
 LAYER = -1
 SHORTEST, LONGEST = 4, 24
 STUDY = Study(poolings=("mean",), plans=(PLAN,), arms=(INCLUDED,), seeds=3)
+FEW = replace(STUDY, replicates=8)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def rows_of(corpus: Simulated, study: Study) -> list[Results]:
                     cells.add(fit.key("p"), compute_fit(pooled, corpus.codes, draws[draw], fit, plan), 0)
             about = {"layer": LAYER, "pooling": one.pooling}
             reference = one.reference(FULL)
-            values = floor_values(pooled, corpus.codes, draws[FULL], reference, FLOOR_FITS)
+            values = floor_values(pooled, corpus.codes, draws[FULL], reference, cut(4, FLOOR_FITS))
             cells.add({"kind": "floor", "part": "p", **about, "by": one.by, "scored_under": None}, values, 0)
             cells.add({"kind": "shift", "part": "p", **about, "plan": PLAN.name, "arm": one.arm}, {}, 0)
         return [row for row in _rows(study, comparisons, "p", cells) if "delta" in row]
@@ -119,10 +122,10 @@ def effect_of(make: Make, seed: int, study: Study) -> float:
     return float(row["delta"])
 
 
-def covers(make: Make, seed: int, study: Study, truth: float) -> tuple[bool, str]:
-    """Whether the interval of a fresh corpus holds the truth, and what the row is said to be."""
+def covers(make: Make, seed: int, study: Study, truth: float) -> tuple[bool, str, float]:
+    """Whether the interval of a fresh corpus holds the truth, what the row is said to be, and its standard error."""
     (row,) = rows_of(make(np.random.default_rng([0, seed])), replace(study, seed=seed))
-    return bool(row["low"] <= truth <= row["high"]), effect(row)
+    return bool(row["low"] <= truth <= row["high"]), effect(row), float(row["standard_error"])
 
 
 def alarms(poolings: int, seed: int, study: Study) -> tuple[bool, bool]:
@@ -132,7 +135,9 @@ def alarms(poolings: int, seed: int, study: Study) -> tuple[bool, bool]:
 
 
 def in_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """What a function gives for each call, on every core."""
+    """What a function gives for each call; in the full suite, on every core."""
+    if not FULL_SUITE:
+        return [function(*call) for call in calls]
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         found: list[Any] = joblib.Parallel(n_jobs=-1)(joblib.delayed(function)(*call) for call in calls)
     return found
@@ -141,30 +146,40 @@ def in_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) 
 # How many corpora, how many more the truth is a mean of, and between which shares the coverage must lie: in the long
 # form what is asked of the intervals, in the short one what fewer corpora can tell (binomial, 1 in 1,000 beyond).
 @pytest.mark.parametrize(
-    ("corpora", "for_truth", "lowest", "highest"),
+    ("study", "corpora", "for_truth", "lowest", "highest"),
     [
-        pytest.param(20, 40, 0.75, 1.0, id="short"),
-        pytest.param(1_000, 4_000, 0.93, 0.97, id="long", marks=pytest.mark.full),
+        pytest.param(FEW, 8, 24, 0.5, 1.0, id="short"),
+        pytest.param(STUDY, 1_000, 4_000, 0.93, 0.97, id="long", marks=pytest.mark.full),
     ],
 )
-def test_coverage_of_the_interval(corpora: int, for_truth: int, lowest: float, highest: float) -> None:
-    """The interval of a study holds the mean difference over fresh corpora as often as it says, 95 times in 100."""
-    truth = float(np.mean(in_parallel(effect_of, [(diluted_by_pads, seed, STUDY) for seed in range(for_truth)])))
+def test_coverage_of_the_interval(study: Study, corpora: int, for_truth: int, lowest: float, highest: float) -> None:
+    """The interval of a study holds the mean difference over fresh corpora as often as it says, 95 times in 100.
+
+    Its standard error is what the differences of fresh corpora spread by, which few corpora tell better than coverage.
+    """
+    effects = in_parallel(effect_of, [(diluted_by_pads, seed, study) for seed in range(for_truth)])
+    truth = float(np.mean(effects))
     assert truth < -0.05, "an effect that is none proves nothing"
-    found = in_parallel(covers, [(diluted_by_pads, seed, STUDY, truth) for seed in range(corpora)])
-    coverage = float(np.mean([held for held, _ in found]))
+    found = in_parallel(covers, [(diluted_by_pads, seed, study, truth) for seed in range(corpora)])
+    coverage = float(np.mean([held for held, _, _ in found]))
+    error = float(np.sqrt(np.mean([standard_error**2 for _, _, standard_error in found])))
     print(f"coverage {coverage:.3f} of {corpora} corpora, effect {truth:+.4f}")
+    print(f"standard error {error:.4f}, spread of differences {np.std(effects, ddof=1):.4f}")
     assert lowest <= coverage <= highest
-    assert "higher" not in {said for _, said in found}
+    assert 0.7 < error / np.std(effects, ddof=1) < 1.6
+    assert "higher" not in {said for _, said, _ in found}
 
 
 @pytest.mark.parametrize(
-    ("studies", "most"),
-    [pytest.param(6, 0.4, id="short"), pytest.param(200, 0.08, id="long", marks=pytest.mark.full)],
+    ("study", "studies", "poolings", "most"),
+    [
+        pytest.param(FEW, 4, 2, 0.5, id="short"),
+        pytest.param(STUDY, 200, 4, 0.08, id="long", marks=pytest.mark.full),
+    ],
 )
-def test_null_studies_raise_few_alarms(studies: int, most: float) -> None:
-    """Where a coin decides which vector is the padded one, few studies find anything, in a table of four poolings."""
-    found = in_parallel(alarms, [(4, seed, STUDY) for seed in range(studies)])
+def test_null_studies_raise_few_alarms(study: Study, studies: int, poolings: int, most: float) -> None:
+    """Where a coin decides which vector is the padded one, few studies find anything, in a table of some poolings."""
+    found = in_parallel(alarms, [(poolings, seed, study) for seed in range(studies)])
     intervals, said = np.mean(found, axis=0)
     print(f"alarms in {said:.3f} of {studies} null studies, intervals without zero in {intervals:.3f}")
     assert said <= most

@@ -150,6 +150,7 @@ def test_coverage_in_short() -> None:
     assert 0.90 <= coverage(200) <= 0.99
 
 
+@pytest.mark.full  # the test above is its short form
 def test_coverage() -> None:
     """Over 1,000 fresh data sets 95 % of the intervals hold the truth."""
     assert 0.93 <= coverage(1_000) <= 0.97

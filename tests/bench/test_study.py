@@ -20,6 +20,7 @@ from maskpool.bench.study import CorpusSource, Study, parse_study, read_study
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny
+from tests.matrix import cut
 
 FEWEST = {"seeds": 2, "replicates": 2, "batch_size": 1, "seed": 0, "pad_to": 1}
 LISTS = {
@@ -547,14 +548,14 @@ weird = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=cut(100, 300))
 @given(content=st.dictionaries(st.one_of(st.sampled_from(known), st.text(max_size=5)), weird, max_size=4))
 def test_any_table_is_a_study_or_refused(content: dict[str, Any]) -> None:
     """Whatever a file may hold is a study that JSON gives back, or is refused in one sentence."""
     a_study_or_one_sentence(content)
 
 
-@settings(max_examples=300)
+@settings(max_examples=cut(100, 300))
 @given(data=st.data())
 def test_any_one_wrong_value_is_a_study_or_refused(data: st.DataObject) -> None:
     """A good study of which any one value is exchanged for anything is a study or refused in one sentence."""
