@@ -226,20 +226,22 @@ def planted(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def assert_as_run(truth: Truth, prefix: bool, source: Source, reading: Reading, mode: str) -> None:
     """Every text of every draw under every plan of a side is what its really run batch gives, pooled naively."""
     pooled, _ = truth.pooled[prefix]
+    # The one vector of all pads, as a text that is padded furthest shows it at its end.
+    end = "lasttoken" if source.side == "right" else "cls"
+    commons = {
+        layer: torch.from_numpy(pooled.read(source, "common", layer, end, np.array([0]), np.array([TOP]))[0])
+        for layer in truth.layers
+    }
     for plan in (plan for plan in PLANS if plan.side == source.side):
         for draw in draws_of(truth.lengths):
             widths = draw.widths[plan.name]
             for layer in truth.layers:
                 vectors = pooled.read(source, reading, layer, mode, draw.texts, widths)
-                # The one vector of all pads, as a text with a pad shows it at its end.
-                end = "lasttoken" if source.side == "right" else "cls"
-                ends = pooled.read(source, "common", layer, end, draw.texts, widths)
-                common = torch.from_numpy(ends[int((widths - truth.lengths[draw.texts]).argmax())])
                 for batch in batches(plan, truth.lengths[draw.texts]):
                     states = truth.run(draw.texts[batch].tolist(), int(widths[batch[0]]), source)[layer]
                     for row, place in enumerate(batch):
                         text = int(draw.texts[place])
-                        positions = truth.expected(states[row], text, prefix, source, layer, reading, common)
+                        positions = truth.expected(states[row], text, prefix, source, layer, reading, commons[layer])
                         assert_close(vectors[place], naive(mode, positions))
 
 
