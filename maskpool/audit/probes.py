@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import cycle, islice
 
 import torch
@@ -69,7 +70,7 @@ class Moved:
         text, *others = self.texts
         return (*others[: self.place], text, *others[self.place :])
 
-    @property
+    @cached_property
     def size(self) -> float:
         """The relative difference."""
         return difference(self.alone, self.there)

@@ -10,12 +10,13 @@ from maskpool.audit.report import Finding
 def mixed_up_finding(measured: Measured) -> Finding | None:
     """Rows that are vectors of other texts of the batch."""
     alone = {moved.texts[0]: moved.alone for moved in measured.padded}
+    threshold = measured.threshold
     for moved in measured.padded:
-        if moved.size <= measured.threshold:
+        if moved.size <= threshold:
             continue
-        own, others = moved.texts[0], [text for text in moved.texts[1:] if text in alone]
-        other = next((text for text in others if difference(moved.there, alone[text]) <= measured.threshold), None)
-        if other is not None and difference(alone[own], alone[other]) > measured.threshold:
+        own, others = moved.texts[0], dict.fromkeys(text for text in moved.texts[1:] if text in alone)
+        other = next((text for text in others if difference(moved.there, alone[text]) <= threshold), None)
+        if other is not None and difference(alone[own], alone[other]) > threshold:
             evidence = f"in a batch the row of {own!r} holds the vector of {other!r}"
             return Finding("rows in another order", evidence, moved.size, moved.texts)
     return None

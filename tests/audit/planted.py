@@ -30,10 +30,13 @@ from maskpool import (
 )
 from maskpool.audit.probes import TEXTS
 from maskpool.masks import exclude_prompt
+from tests.matrix import FULL
 
 Embed: TypeAlias = Callable[[list[str]], Tensor]
 WORDS = sorted({word for text in TEXTS for word in text.split()})
 DIM = 32
+# For right pipelines: two subjects, one of them padded before it is alone, and two companions; all in the full suite.
+FEW = list(TEXTS) if FULL else [TEXTS[place] for place in (0, 1, 4, 5)]
 
 
 def tokenizer(side: str = "right", pad: str = "[PAD]", ends: bool = True) -> PreTrainedTokenizerFast:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from maskpool.audit.explain import Explanation, explain
+from maskpool.audit.explain import Explanation
 
 PAGE = Path(__file__).parents[2] / "docs" / "pads.md"
 
 
 @pytest.fixture(scope="module")
-def explained() -> Explanation:
-    return explain("all-MiniLM-L6-v2")
+def explained(minilm: tuple[Explanation, float]) -> Explanation:
+    return minilm[0]
 
 
 def test_every_number_of_the_page_is_the_models_own(explained: Explanation) -> None:

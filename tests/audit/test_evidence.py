@@ -117,8 +117,11 @@ def test_nan_goes_through_json_as_null() -> None:
     assert "Infinity" not in json.dumps(found)
 
 
-def test_many_texts_are_sampled_and_counted() -> None:
-    """Of more than 32 texts a sample with a fixed seed is taken, the longest two with it, and the report says so."""
+@pytest.mark.parametrize("most", [4, pytest.param(MAX_TEXTS, marks=pytest.mark.full)])
+def test_many_texts_are_sampled_and_counted(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of too many texts a sample with a fixed seed is taken, the longest two with it, and the report says so."""
+    assert MAX_TEXTS == 32
+    monkeypatch.setattr("maskpool.audit.run.MAX_TEXTS", most)
     words = ["the", "cat", "sat", "on", "the", "old", "mat", "and", "rain", "fell"]
     texts = [" ".join(words[: 2 + number % 7]) + " the cat" * (number // 7) for number in range(60)]
     calls: list[int] = []
@@ -126,7 +129,7 @@ def test_many_texts_are_sampled_and_counted() -> None:
     again = audit_padding(planted.pooled_by(planted.mean), texts)
     assert first == again
     assert calls == list(range(1, first.calls + 1))
-    assert f"a sample of {MAX_TEXTS} of 60 texts was audited, drawn with seed 0" in first.notes[0]
+    assert f"a sample of {most} of 60 texts was audited, drawn with seed 0" in first.notes[0]
 
 
 def test_concatenations_are_looked_into_part_by_part() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -73,12 +72,6 @@ class _Forgetful(BertModel):  # type: ignore[no-untyped-call]  # transformers le
     def forward(self, *, attention_mask: Any, token_type_ids: Any = None, **rest: Any) -> Any:
         ones = torch.ones_like(attention_mask)
         return super().forward(attention_mask=ones, token_type_ids=token_type_ids, **rest)
-
-
-@pytest.fixture(scope="module")
-def minilm() -> tuple[Explanation, float]:
-    start = time.process_time()
-    return explain("all-MiniLM-L6-v2"), time.process_time() - start
 
 
 @pytest.fixture(scope="module")

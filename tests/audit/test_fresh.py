@@ -6,6 +6,7 @@ import pytest
 
 from maskpool import audit_padding
 from tests import fresh_plants
+from tests.audit.planted import FEW
 from tests.fresh_plants import Plant
 
 # What the audit must answer, judged by hand against what each author says is wrong: named right, or not named at all
@@ -118,12 +119,12 @@ def test_plants_of_fresh_eyes_are_found(plant: Plant) -> None:
 @pytest.mark.parametrize("plant", fresh_plants.PLANTS, ids=lambda plant: plant.name)
 def test_their_clean_twins_raise_no_alarm(plant: Plant) -> None:
     """The same pipeline without the bug has no leak."""
-    report = audit_padding(plant.clean())
+    report = audit_padding(plant.clean(), FEW)
     assert report.verdict != "leaks", report
 
 
 @pytest.mark.parametrize("name", [name for name, _ in fresh_plants.CLEAN])
 def test_clean_pipelines_of_every_kind_raise_no_alarm(name: str) -> None:
     """A right pipeline has no leak."""
-    report = audit_padding(dict(fresh_plants.CLEAN)[name]())
+    report = audit_padding(dict(fresh_plants.CLEAN)[name](), FEW)
     assert report.verdict != "leaks", report

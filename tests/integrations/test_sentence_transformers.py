@@ -389,21 +389,25 @@ def test_defect_5_the_sum_of_weights_flat() -> None:
     torch.testing.assert_close(theirs, torch.full((1, DIM), 0.5))
 
 
-@every_pooling
-def test_defect_6_prompts_in_graphs(name: str) -> None:
-    """A module that leaves prompts out compiles to one graph and exports for batches of any size."""
-    module = _module(name, include_prompt=False).requires_grad_(False)
+TOGETHER = pytest.param([*PLAIN, *LEARNED], id="together")  # one graph holds them all by default
+
+
+@pytest.mark.parametrize(
+    "names", [TOGETHER, *(pytest.param([name], marks=pytest.mark.full, id=name) for name in (*PLAIN, *LEARNED))]
+)
+def test_defect_6_prompts_in_graphs(names: list[str]) -> None:
+    """Modules that leave prompts out compile to one graph and export for batches of any size."""
     prompts = torch.tensor([1, 2, 0])
 
     class Graph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.module = module
+            self.poolings = torch.nn.ModuleList(_module(name, include_prompt=False) for name in names)
+            self.requires_grad_(False)
 
-        def forward(self, x: Tensor, mask: Tensor, prompt: Tensor) -> Tensor:
+        def forward(self, x: Tensor, mask: Tensor, prompt: Tensor) -> list[Tensor]:
             features = {"token_embeddings": x, "attention_mask": mask, "prompt_length": prompt}
-            pooled: Tensor = self.module(features)["sentence_embedding"]
-            return pooled
+            return [_vector(module, **features) for module in self.poolings]
 
     expected = Graph()(X, MASK, prompts)
     compiled = torch.compile(Graph(), fullgraph=True, backend="aot_eager")

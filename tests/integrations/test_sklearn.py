@@ -249,7 +249,11 @@ def test_clusters_in_a_pipeline(folder: str, host: SentenceTransformer) -> None:
 
 @pytest.mark.parametrize(
     ("modes", "n_jobs"),
-    [(["mean", "max", ("mean", "max")], None), (["mean", "max"], 2), ([("mean", "max"), ("cls", "min")], None)],
+    [
+        (["mean", ("mean", "max")], None),
+        (["mean", "max"], 2),
+        pytest.param([("mean", "max"), ("cls", "min")], None, marks=pytest.mark.full),
+    ],
 )
 def test_a_search_over_poolings(folder: str, modes: list[Any], n_jobs: int | None) -> None:
     """A grid search scores each pooling, tuples too, and its best estimator serves."""

@@ -37,6 +37,7 @@ from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 from maskpool.integrations.sklearn.contrastive import _SupervisedContrastive
 from tests.bench import tiny
+from tests.matrix import FULL
 
 DATA = Path(__file__).parents[2] / "benchmarks" / "studies" / "data" / "banking77"
 DIM = 12
@@ -161,7 +162,7 @@ def _like_sentences(texts: int, seed: int) -> tuple[TokenStates, Any]:
     return make_states([1] * texts, values / np.linalg.norm(values, axis=1, keepdims=True)), np.eye(8, dtype=int)[kinds]
 
 
-@pytest.mark.parametrize("texts", [40, 100, 200])
+@pytest.mark.parametrize("texts", [40, *(pytest.param(more, marks=pytest.mark.full) for more in (100, 200))])
 def test_the_defaults_learn_several_labels_of_few_texts(texts: int) -> None:
     """Of few texts, as it comes the classifier is as good as logistic regression, one label after the other."""
     (some, labels), (others, truth) = _like_sentences(texts, 0), _like_sentences(500, 1)
@@ -247,6 +248,7 @@ def test_a_batch_of_strangers_teaches_nothing(texts: int) -> None:
 def test_early_stopping_keeps_the_best(kind: Any, learn: Any) -> None:
     """It stops when the texts held out have not gained for long enough, and keeps what was best on them."""
     options = {"max_iter": 40, "learning_rate_init": 0.5 if kind is PoolingClassifier else 5.0, "random_state": 0}
+    learn = learn[0][:200], learn[1][:200]
     head = kind("attention", early_stopping=True, n_iter_no_change=3, **options).fit(*learn)
     scores = head.validation_scores_
     best = int(np.argmax(scores))
@@ -320,7 +322,7 @@ def test_each_learned_pooling_fits(learn: Any, unseen: Any) -> None:
         ("latent_attention", {"num_latents": 16}),
         (("generalized_mean", "attention"), {}),
     ]
-    some = learn[0][:300], learn[1][:300]
+    some = learn[0][:200], learn[1][:200]
     rates: dict[str, Any] = {"max_iter": 15, "learning_rate_init": 0.3, "random_state": 0}
     mean = PoolingClassifier("mean", **rates).fit(*some).score(*unseen)
     for mode, options in modes:
@@ -351,11 +353,11 @@ def test_a_progress_bar(learn: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_texts_are_read_by_the_model(folder: str, encoder: Encoder, states: TokenStates) -> None:
     """Texts, in any sequence, give what their token states give, from a name and from an encoder."""
-    fitted = PoolingClassifier(max_iter=20, random_state=0).fit(states, LABELS)
+    fitted = PoolingClassifier(max_iter=5, random_state=0).fit(states, LABELS)
     for model in (folder, encoder):
         for kind in (list, np.array, pd.Series):
             texts: Any = kind(TEXTS)
-            head = PoolingClassifier(model=model, max_iter=20, random_state=0).fit(texts, pd.Series(LABELS))
+            head = PoolingClassifier(model=model, max_iter=5, random_state=0).fit(texts, pd.Series(LABELS))
             np.testing.assert_array_equal(head.coef_, fitted.coef_)
     fitted.set_params(model=folder)
     np.testing.assert_allclose(fitted.predict_proba(TEXTS[:7]), fitted.predict_proba(states[:7]), atol=1e-5)
@@ -520,10 +522,11 @@ def test_parameters(kind: Any) -> None:
     assert head.set_params(batch_size=6).batch_size == 6
 
 
-@pytest.mark.parametrize("n_jobs", [None, 2])
+# Two processes by default: see test_sklearn.py's search; that a head goes through a pickle, test_pickles.
+@pytest.mark.parametrize("n_jobs", [None, pytest.param(2, marks=pytest.mark.full)])
 def test_a_search(learn: Any, n_jobs: int | None) -> None:
     """A grid search over poolings and rates finds the one that reads the telling token, in two processes as well."""
-    poolings = ["mean", "attention"] if n_jobs else ["mean", "attention", ("mean", "max")]
+    poolings = ["mean", "attention", ("mean", "max")] if FULL and not n_jobs else ["mean", "attention"]
     grid = {"pooling": poolings, "learning_rate_init": [1e-5, 0.05]}
     head = PoolingClassifier(max_iter=15, random_state=0)
     search = GridSearchCV(head, grid, cv=2, n_jobs=n_jobs, error_score="raise").fit(*learn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -348,17 +349,21 @@ def test_settings_come_back(build: Callable[..., SentenceTransformer], tmp_path:
 
 
 def test_opened_in_a_fresh_process(build: Callable[..., SentenceTransformer], tmp_path: Path) -> None:
-    """A saved model opens in a process that has seen nothing of it, with the same vectors."""
+    """A saved model opens in a process that has seen nothing of it, with the same vectors; so does its pickle."""
     model = build(_module("attention-heads"), Normalize())
     model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
     script = (
-        "import sys, numpy as np\n"
+        "import pickle, sys, numpy as np\n"
+        "again = pickle.load(open(sys.argv[1] + '.pkl', 'rb'))\n"
+        "np.save(sys.argv[2].replace('vectors', 'again'), again.encode(sys.argv[3:]))\n"
         "from maskpool.integrations.sentence_transformers import load\n"
         "np.save(sys.argv[2], load(sys.argv[1], device='cpu').encode(sys.argv[3:]))\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "model"), str(tmp_path / "vectors.npy"), *TEXTS]
     subprocess.run(command, check=True, capture_output=True)
-    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), model.encode(TEXTS))
+    for vectors in ("vectors.npy", "again.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / vectors), model.encode(TEXTS))
 
 
 def test_opened_by_the_names_of_old_versions(build: Callable[..., SentenceTransformer], tmp_path: Path) -> None:

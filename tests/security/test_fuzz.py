@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from maskpool.errors import MaskpoolError
-from tests.security.bases import at_most, make_bases
+from tests.security.bases import at_most
 from tests.security.entrances import ENTRANCES
 
 _SECONDS = 20  # for one folder; a whole one opens in a tenth of a second
@@ -69,11 +69,6 @@ _VALUES: list[Any] = [
         [1] * 2_000,
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bases(tmp_path_factory.mktemp("bases"))
 
 
 def _results(path: str) -> Any:

@@ -16,12 +16,7 @@ from maskpool.errors import FolderError, MaskpoolError, WeightsError
 from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.sklearn import SentenceEncoder
 from tests.command import run
-from tests.security.bases import BASES, TEXTS, make_bases
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bases(tmp_path_factory.mktemp("bases"))
+from tests.security.bases import BASES, TEXTS
 
 
 def _copy(bases: Path, name: str, folder: Path) -> Path:

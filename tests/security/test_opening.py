@@ -18,16 +18,11 @@ from maskpool.encoder import Encoder
 from maskpool.errors import DeviceError, FolderError, MaskpoolError, NotFoundError, RequirementError
 from maskpool.integrations.sentence_transformers import Pooling, load, load_plain
 from maskpool.integrations.sklearn import SentenceEncoder
-from tests.security.bases import TEXTS, make_bases
+from tests.security.bases import TEXTS
 from tests.security.hostile import merge
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OUTSIDE = Path("/nowhere")
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bases(tmp_path_factory.mktemp("bases"))
 
 
 @pytest.fixture

@@ -14,15 +14,13 @@ import pytest
 from maskpool.bench.cells import content_hash
 from tests.bench import tiny
 from tests.command import make_small, run
+from tests.once import once
 
 _MARKUP = "<script>alert(1)</script>`<img src=x>` | [a](javascript:b) $\\frac{$\n\n# heading \x1b[31m"
 _STUDY = 'models = ["model"]\npoolings = ["mean"]\nreplicates = 3\nseeds = 2\n[[corpora]]\ndata = "colours.csv"\n'
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small finished study."""
-    folder = tmp_path_factory.mktemp("study")
+def _finish(folder: Path) -> None:
     tiny.write_csv(folder / "colours.csv", tiny.make_texts(60))
     model = tiny.save_model(folder / "model")
     (folder / "study.toml").write_text(_STUDY.replace('"model"', f'"{model}"'), encoding="utf-8")
@@ -30,7 +28,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_small(patch)
         ran = run("bench", "--study", folder / "study.toml", "--out", folder / "out", "--quiet")
     assert ran.code == 0, ran.err
-    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished study."""
+    return once(tmp_path_factory, "reported-study", _finish) / "out"
 
 
 def _rewritten(finished: Path, folder: Path, alter: Callable[[dict[str, Any]], object]) -> Path:
@@ -92,15 +95,20 @@ def _without(kind: str, *names: str) -> Callable[[dict[str, Any]], object]:
     return alter
 
 
-MISSING = [
-    ("facts", "environment"),
-    ("facts", "environment", "platform"),
+MISSING = [  # of each kind of cell by default
     ("facts", "corpus", "longest"),
-    ("facts", "corpus", "sha256"),
-    ("facts", "model", "pad_token"),
     ("forward", "encoder_seconds"),
     ("baselines", "tfidf"),
     ("proof", "difference"),
+    *(
+        pytest.param(names, marks=pytest.mark.full)
+        for names in (
+            ("facts", "environment"),
+            ("facts", "environment", "platform"),
+            ("facts", "corpus", "sha256"),
+            ("facts", "model", "pad_token"),
+        )
+    ),
 ]
 
 

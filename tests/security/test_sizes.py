@@ -12,15 +12,10 @@ import pytest
 
 from maskpool.errors import FolderError
 from maskpool.trust import Folder, check_transformer
-from tests.security.bases import at_most, make_bases
+from tests.security.bases import at_most
 from tests.security.entrances import ENTRANCES
 
 _SECONDS = 20
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bases(tmp_path_factory.mktemp("bases"))
 
 
 def _config(**fields: Any) -> Callable[[Path], None]:
