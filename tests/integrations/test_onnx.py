@@ -17,7 +17,7 @@ from maskpool.encoder import Encoder
 from maskpool.functional import OnEmpty
 from maskpool.integrations.onnx import export
 from tests.bench import tiny
-from tests.poolings import DIM, LEARNED, PLAIN, make
+from tests.poolings import DIM, KERNELS, LEARNED, PLAIN, make
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='needs pip install "maskpool[onnx]"')
 pytest.importorskip("onnxscript", reason='needs pip install "maskpool[onnx]"')
@@ -59,13 +59,6 @@ def _batches() -> list[tuple[Tensor, Tensor]]:
         ids = torch.randint(1, 20, mask.shape, generator=torch.Generator().manual_seed(2))
         batches.append((torch.where(mask.bool(), ids, PAD), mask))
     return batches
-
-
-# Every kernel, in one graph by default. Of the others each is a part of one of these, or the same kernel.
-KERNELS = [
-    *("concat", "mean_std", "mean_sqrt_len_tokens", "cls", "lasttoken", "min", "median", "topk_mean", "logsumexp"),
-    *("softmax", "generalized_mean", "structured_attention", "latent_attention", "attention-from-max"),
-]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from maskpool.functional import OnEmpty
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.masks import exclude_prompt
 from tests.batches import dense_route, lengths_to_offsets, masks, poison, tokens
-from tests.poolings import DIM, DTYPES, HOST_MODES, LEARNED, PLAIN, SPECS, WIDTHS, every_pooling, make
+from tests.poolings import DIM, DTYPES, HOST_MODES, KERNELS, LEARNED, PLAIN, SPECS, WIDTHS, every_pooling, make
 
 Mode = str | tuple[str, ...]
 every_host_mode = pytest.mark.parametrize("mode", [*HOST_MODES, ("mean", "max", "cls"), ("lasttoken", "weightedmean")])
@@ -389,11 +389,12 @@ def test_defect_5_the_sum_of_weights_flat() -> None:
     torch.testing.assert_close(theirs, torch.full((1, DIM), 0.5))
 
 
-TOGETHER = pytest.param([*PLAIN, *LEARNED], id="together")  # one graph holds them all by default
-
-
 @pytest.mark.parametrize(
-    "names", [TOGETHER, *(pytest.param([name], marks=pytest.mark.full, id=name) for name in (*PLAIN, *LEARNED))]
+    "names",
+    [
+        pytest.param(KERNELS, id="together"),
+        *(pytest.param([name], marks=pytest.mark.full, id=name) for name in (*PLAIN, *LEARNED)),
+    ],
 )
 def test_defect_6_prompts_in_graphs(names: list[str]) -> None:
     """Modules that leave prompts out compile to one graph and export for batches of any size."""
