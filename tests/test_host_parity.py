@@ -11,7 +11,10 @@ from maskpool import TokenBatch, build_pooling
 from maskpool.masks import exclude_prompt
 from maskpool.modules import WeightedPooling
 from tests.batches import PACKINGS, as_padded, lengths_to_offsets, masks, poison, tokens
+from tests.hosts import compares_with_the_host
 from tests.poolings import DIM, DTYPES, HOST_MODES
+
+pytestmark = compares_with_the_host
 
 HostMode = str | tuple[str, ...]
 every_host_mode = pytest.mark.parametrize("mode", [*HOST_MODES, ("mean", "max", "cls"), ("lasttoken", "weightedmean")])

@@ -19,7 +19,7 @@ from maskpool.integrations.st_host import SentenceTransformer, batch_to_device, 
 from maskpool.integrations.st_host import modules as host
 from maskpool.plans import Plan
 
-require("mteb", "2.26", "mteb")
+require("mteb", "mteb")
 
 import mteb  # noqa: E402  # after the check that it can be
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402  # the same

@@ -3,17 +3,17 @@
 Differences between the host's versions are handled here, and nowhere else.
 """
 
-from maskpool.integrations import require
+from __future__ import annotations
 
-require("sentence-transformers", "6.2", "st")
+from typing import Any
 
-from sentence_transformers import SentenceTransformer  # noqa: E402  # after the check that it can be imported
+from maskpool.integrations import require, requirement
+
+require("sentence-transformers", "st")
+
+from sentence_transformers import SentenceTransformer, util  # noqa: E402  # after the check that it can be imported
 from sentence_transformers.sentence_transformer import modules  # noqa: E402  # the same
-from sentence_transformers.util import (  # noqa: E402  # the same
-    batch_to_device,
-    check_version_requirements,
-    truncate_embeddings,
-)
+from sentence_transformers.util import batch_to_device, truncate_embeddings  # noqa: E402  # the same
 from sentence_transformers.util.decorators import deprecated_kwargs  # noqa: E402  # the same
 
 __all__ = [
@@ -24,3 +24,21 @@ __all__ = [
     "modules",
     "truncate_embeddings",
 ]
+
+
+def check_version_requirements(requirements: dict[str, Any] | None, source: str) -> None:  # Any: as the file says
+    """Check the versions of packages that a saved model asks for.
+
+    Args:
+        requirements: The table ``requirements`` of ``config_sentence_transformers.json``.
+        source: The model, for the message.
+
+    Raises:
+        ImportError: A version does not fit, or the host is too old to compare versions.
+    """
+    if not requirements:
+        return
+    check = getattr(util, "check_version_requirements", None)
+    if check is None:
+        raise requirement("sentence-transformers", "6.0", "st", f"to check the package versions that {source} requires")
+    check(requirements, source=source)

@@ -23,7 +23,7 @@ from maskpool.modules.build import POOLINGS, output_dimension
 from maskpool.plans import Plan
 from maskpool.tokens import TokenBatch
 
-require("transformers", "5.23", "st")
+require("transformers", "st")
 
 from tqdm.auto import tqdm  # noqa: E402  # transformers brings it
 from transformers import (  # noqa: E402  # after the check

@@ -23,6 +23,7 @@ from maskpool.functional import OnEmpty
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.masks import exclude_prompt
 from tests.batches import dense_route, lengths_to_offsets, masks, poison, tokens
+from tests.hosts import compares_with_the_host
 from tests.poolings import DIM, DTYPES, HOST_MODES, KERNELS, LEARNED, PLAIN, SPECS, WIDTHS, every_pooling, make
 
 Mode = str | tuple[str, ...]
@@ -72,6 +73,7 @@ def test_widths(name: str) -> None:
     assert module.get_embedding_dimension() == WIDTHS.get(name, 1) * DIM == _vector(module, token_embeddings=X).shape[1]
 
 
+@compares_with_the_host
 @every_host_mode
 @given(mask=masks(max_tokens=30), dtype=any_dtype, seed=st.integers(0, 99))
 def test_the_host_is_matched(mode: Mode, mask: Tensor, dtype: torch.dtype, seed: int) -> None:
@@ -83,6 +85,7 @@ def test_the_host_is_matched(mode: Mode, mask: Tensor, dtype: torch.dtype, seed:
     torch.testing.assert_close(_vector(Pooling(DIM, mode), **features), _vector(theirs, **features))
 
 
+@compares_with_the_host
 @every_host_mode
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("prompt", [0, 1, torch.tensor([1]), torch.tensor([1, 1, 1]), torch.tensor([0])], ids=str)
@@ -247,6 +250,7 @@ def test_weighted_embeddings_without_their_prompt() -> None:
     torch.testing.assert_close(_vector(Pooling(DIM, "sum", include_prompt=False), **features), expected)
 
 
+@compares_with_the_host
 def test_word_embeddings_and_weights_of_the_host() -> None:
     """Behind the host's own word embeddings and word weights vectors are its own; cls works, where its own fails."""
     words = ["a", "b", "c", "d"]
@@ -321,6 +325,7 @@ def test_defect_1_a_row_of_pads(mode: str) -> None:
     assert theirs[1].any()
 
 
+@compares_with_the_host
 @pytest.mark.parametrize("mode", ["cls", "max", "lasttoken"])
 def test_defect_1_no_positions(mode: str) -> None:
     """Texts without a position are zeros, where the host raises IndexError."""
@@ -350,6 +355,7 @@ def test_defect_3_a_prompt_as_long_as_its_text() -> None:
     assert not theirs[0].any()
 
 
+@compares_with_the_host
 @pytest.mark.parametrize("mode", HOST_MODES)
 def test_defect_4_a_mask_of_another_width(mode: str) -> None:
     """A mask that does not fit is refused, where the host takes every token for real."""
@@ -360,6 +366,7 @@ def test_defect_4_a_mask_of_another_width(mode: str) -> None:
         _vector(Pooling(DIM, mode), **features)
 
 
+@compares_with_the_host
 @pytest.mark.parametrize(
     ("mode", "prompt", "wrong"), [("mean", 2, 0.5), ("weightedmean", 2, 1.75), ("weightedmean", 0, 2.5)]
 )
@@ -429,6 +436,7 @@ def test_defect_7_nan_at_a_pad(mode: str) -> None:
     assert theirs.isnan().all()
 
 
+@compares_with_the_host
 def test_defect_8_no_vector_for_cls() -> None:
     """None for the vector of cls is none, where the host raises TypeError."""
     features = _layouts(X, MASK)[0] | {"cls_token_embeddings": None}

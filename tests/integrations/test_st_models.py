@@ -8,19 +8,21 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Router, StaticEmbedding, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
 
 import maskpool
 from maskpool.encoder import BUNDLED, bundled_folder_of
-from maskpool.errors import FolderError
+from maskpool.errors import FolderError, RequirementError
 from maskpool.integrations import require
 from maskpool.integrations import sentence_transformers as integration
 from maskpool.integrations.sentence_transformers import (
@@ -32,6 +34,7 @@ from maskpool.integrations.sentence_transformers import (
 )
 from maskpool.integrations.transformers import SentenceEmbedder
 from tests.bench import tiny
+from tests.hosts import compares_with_the_host
 from tests.poolings import HOST_MODES, LEARNED, SPECS, every_pooling, make
 
 DIM = 32
@@ -43,13 +46,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.save_model(tmp_path_factory.mktemp("model")))
 
 
+def _ready(model: SentenceTransformer) -> SentenceTransformer:
+    """Do for our poolings what the host does since 6.0 when a model is built."""
+    if not hasattr(HostPooling, "on_model_ready"):
+        for module in model:
+            if isinstance(module, Pooling):
+                module.on_model_ready(model)
+    return model
+
+
 @pytest.fixture
 def build(folder: str) -> Callable[..., SentenceTransformer]:
     """Put modules behind a tiny BERT."""
 
     def behind(*modules: Any, **settings: Any) -> SentenceTransformer:
         every: Any = [Transformer(folder), *modules]
-        return SentenceTransformer(modules=every, device="cpu", **settings)
+        return _ready(SentenceTransformer(modules=every, device="cpu", **settings))
 
     return behind
 
@@ -110,6 +122,7 @@ def test_prompts(build: Callable[..., SentenceTransformer]) -> None:
 # -------------------------------------------------------------------------------------------------- exchanging
 
 
+@compares_with_the_host
 @pytest.mark.parametrize("mode", [*HOST_MODES, ("mean", "max", "cls")])
 @pytest.mark.parametrize("include_prompt", [True, False])
 def test_exchanged_vectors_stay(build: Callable[..., SentenceTransformer], mode: Any, include_prompt: bool) -> None:
@@ -295,13 +308,15 @@ def test_round_trips(build: Callable[..., SentenceTransformer], name: str, safe:
     model = build(_module(name, include_special_tokens=False), Normalize())
     expected = model.encode(TEXTS)
     model.save_pretrained(str(tmp_path), safe_serialization=safe)
-    for opened in (load(str(tmp_path), device="cpu"), SentenceTransformer(str(tmp_path), trust_remote_code=True)):
+    opened_by_host = _ready(SentenceTransformer(str(tmp_path), trust_remote_code=True))
+    for opened in (load(str(tmp_path), device="cpu"), opened_by_host):
         assert type(opened[1]) is type(model[1])
         np.testing.assert_array_equal(opened.encode(TEXTS), expected)
         pooling: Any = opened[1]
         assert pooling.get_config_dict() == _module(name, include_special_tokens=False).get_config_dict()
-    with pytest.raises(ValueError, match="trust_remote_code=True"):
-        SentenceTransformer(str(tmp_path))
+    if Version(version("sentence-transformers")) >= Version("6.0"):  # older hosts load classes of any installed package
+        with pytest.raises(ValueError, match="trust_remote_code=True"):
+            SentenceTransformer(str(tmp_path))
 
 
 def test_a_round_trip_in_bfloat16(build: Callable[..., SentenceTransformer], tmp_path: Path) -> None:
@@ -494,10 +509,17 @@ def test_requirements_of_a_model(build: Callable[..., SentenceTransformer], tmp_
 
 
 def test_a_host_that_is_too_old_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that is missing or too old is named, with the version that is needed and the command that brings it."""
-    with pytest.raises(ImportError, match=r'no-such-host is not installed, and .*pip install -U "maskpool\[st\]"'):
-        require("no-such-host", "6.2", "st")
+    """A host that is missing or too old is named, with the version that is needed and the command that installs it."""
+    command = r'pip install -U "maskpool\[st\]" "sentence-transformers>=5\.4"'
+    monkeypatch.setattr("maskpool.integrations.version", lambda package: "5.3.9")
+    with pytest.raises(RequirementError, match=rf"sentence-transformers 5\.3\.9 is too old, .*>=5\.4 .*{command}"):
+        require("sentence-transformers", "st")
     monkeypatch.setattr("maskpool.integrations.version", lambda package: "5.10.1")
-    with pytest.raises(ImportError, match=r"sentence-transformers 5\.10\.1 is too old, sentence-transformers>=6\.2"):
-        require("sentence-transformers", "6.2", "st")
-    require("sentence-transformers", "5.9", "st")
+    require("sentence-transformers", "st")
+
+    def nowhere(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("maskpool.integrations.version", nowhere)
+    with pytest.raises(RequirementError, match=rf"sentence-transformers is not installed, .*{command}"):
+        require("sentence-transformers", "st")

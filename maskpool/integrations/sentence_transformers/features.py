@@ -141,6 +141,7 @@ def _special_tokens(features: Mapping[str, Any], special_ids: Tensor | None) -> 
             "include_special_tokens",
             f"must be True unless the tokens that the tokenizer adds are known, and special_tokens_mask and {missing} "
             "are missing: tokenize with return_special_tokens_mask=True, or use the module inside a "
-            "SentenceTransformer (after putting it in by hand, call module.on_model_ready(model))",
+            "SentenceTransformer (after putting it in by hand, and with sentence-transformers before 6.0, call "
+            "module.on_model_ready(model))",
         )
     return torch.isin(ids, special_ids)

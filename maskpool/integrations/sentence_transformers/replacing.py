@@ -174,4 +174,5 @@ def _put(model: SentenceTransformer, name: str, old: host.Pooling, new: host.Poo
     new.to(device=model.device, dtype=None if parameter is None else parameter.dtype)
     new.train(old.training)
     model.get_submodule(place).register_module(last, new)
-    new.on_model_ready(model)
+    if isinstance(new, Pooling):  # the host's own learns nothing from a model
+        new.on_model_ready(model)

@@ -2,7 +2,7 @@
 
 from maskpool.integrations import require
 
-require("scikit-learn", "1.9", "st")
+require("scikit-learn", "st")
 
 from maskpool.integrations.sklearn.classifier import PoolingClassifier  # noqa: E402  # after the check that it can be
 from maskpool.integrations.sklearn.contrastive import PoolingTransformer  # noqa: E402  # the same

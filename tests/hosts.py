@@ -1,0 +1,25 @@
+"""Which tests need a newer host library than the lowest version that maskpool supports."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from packaging.version import Version
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+
+def needs(package: str, minimum: str, why: str) -> pytest.MarkDecorator:
+    """Skip a test, or with ``pytestmark`` a file, where a package is older than a version."""
+    return pytest.mark.skipif(Version(version(package)) < Version(minimum), reason=f"needs {package}>={minimum}: {why}")
+
+
+# Older hosts read pads on the left in cls, count weightedmean from them, and sum in half precision.
+compares_with_the_host = needs("sentence-transformers", "6.2", "older hosts pool otherwise on some masks")
+
+# Older versions of scikit-learn do not check that what is expected to fail does fail.
+strictly: dict[str, Any] = (  # Any: keywords of a function without types
+    {"xfail_strict": True} if "xfail_strict" in inspect.signature(parametrize_with_checks).parameters else {}
+)
