@@ -323,7 +323,7 @@ def test_each_learned_pooling_fits(learn: Any, unseen: Any) -> None:
         ("latent_attention", {"num_latents": 16}),
         (("generalized_mean", "attention"), {}),
     ]
-    some = learn[0][:200], learn[1][:200]
+    some = learn[0][:300], learn[1][:300]
     rates: dict[str, Any] = {"max_iter": 15, "learning_rate_init": 0.3, "random_state": 0}
     mean = PoolingClassifier("mean", **rates).fit(*some).score(*unseen)
     for mode, options in modes:
