@@ -55,11 +55,8 @@ WEIGHTED = [
 # Widths of the results, in widths of a token.
 WIDTHS = {"concat": 3, "mean_std": 2, "structured_attention": 2, "multihead_attention": 2}
 PLAIN = [name for name in SPECS if name not in LEARNED]
-# Every kernel, for tests of one graph: each other pooling is a part of one of these, or the same kernel.
-KERNELS = [
-    *("concat", "mean_std", "mean_sqrt_len_tokens", "cls", "lasttoken", "min", "median", "topk_mean", "logsumexp"),
-    *("softmax", "generalized_mean", "structured_attention", "latent_attention", "attention-from-max"),
-]
+# For tests of one graph: every pooling but those that are whole layers of "concat".
+TOGETHER = [name for name in SPECS if name not in SPECS["concat"][0]]
 HOST_MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -17,7 +17,7 @@ from maskpool.encoder import Encoder
 from maskpool.functional import OnEmpty
 from maskpool.integrations.onnx import export
 from tests.bench import tiny
-from tests.poolings import DIM, KERNELS, LEARNED, PLAIN, make
+from tests.poolings import DIM, LEARNED, PLAIN, TOGETHER, make
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='needs pip install "maskpool[onnx]"')
 pytest.importorskip("onnxscript", reason='needs pip install "maskpool[onnx]"')
@@ -64,7 +64,7 @@ def _batches() -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(KERNELS, id="together"),
+        pytest.param(TOGETHER, id="together"),
         *(pytest.param([name] * 2, marks=pytest.mark.full, id=name) for name in (*PLAIN, *LEARNED)),
     ],
 )
