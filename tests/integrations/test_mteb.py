@@ -224,6 +224,7 @@ def test_truncated_vectors(model: SentenceTransformer) -> None:
     np.testing.assert_allclose(_encode(PoolingEncoder(model), TEXTS), model.encode(TEXTS), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Dataset 'Banking77Classification' is superseded")  # by MTEB before 2.26
 def test_results_are_kept_apart(model: SentenceTransformer, folder: str, tmp_path: Path) -> None:
     """MTEB's cache keeps another pooling, plan, arm, seed and other weights apart, and what is the same it reuses."""
     other: Any = [Transformer(str(tiny.save_model(tmp_path / "other", seed=9))), *list(model)[1:]]
