@@ -1,7 +1,7 @@
-"""Sparse products and choices over rows, with derivatives of any order: the eager machinery.
+"""Sparse products and choices over rows, as autograd functions with derivatives of any order.
 
-A batch is given as rows, the index of the rows that are tokens, and the offsets at which each
-sentence's tokens begin. Rows that no index names are never read.
+A batch is given as rows, the index of the rows that are tokens, and the offsets at which each sentence's tokens begin.
+Rows that are not in the index are never read.
 """
 
 from __future__ import annotations
@@ -9,54 +9,57 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from maskpool.types import Index, Offsets, PerSentence, Rows
+
 try:
     import numpy
-except ImportError:  # torch alone is required; it loads numpy itself wherever there is one
-    numpy = None  # type: ignore[assignment]  # a module or nothing
+except ImportError:  # only torch is required; it imports numpy itself if it is installed
+    numpy = None  # type: ignore[assignment]  # a module or None
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-
-Choice: TypeAlias = Literal["max", "min", "median", "topk"]
+Choice: TypeAlias = Literal["max", "min", "median", "largest"]
 
 # A float32 sum of n equal numbers, added one after the other, is off by up to n * 2**-25. Sums of sums
 # of 32 keep the error below 1e-6 at any length; 64 does not, and 16 would take 6 % of extra memory.
 _CHUNK = 32
-# Rows of half precision are added one after the other up to this length; 512 keeps law 4 where the
-# tokens cancel, 2,000 does not.
+# Rows of half precision are added one after the other up to this length; 512 keeps the error of cancelling tokens in
+# bounds, 2,000 does not.
 _LONGEST_RUN_OF_HALVES = 512
 # Rows copied at a time where a copy is needed: small enough to stay in cache.
 _BLOCK = 512
-# float16 has no numbers between 0 and 2**-24: what a weight has below that is pooled 4,096 times
-# larger and scaled back.
+# float16 has no numbers between 0 and 2**-24: the part of a weight below that is summed 4,096 times larger and scaled
+# back.
 _RESCUE = 4096.0
 # The part of a result that may be lost before it is rounded to a half: a quarter of float16's last place.
 _NEGLIGIBLE = 2**-13
+_HALVES = (torch.float16, torch.bfloat16)
 # Rows that an int32 can count.
 _INT32 = 2**31 - 1
 
 
 def spmm(
-    values: Float[Tensor, "rows dim"],
-    weights: Float[Tensor, " tokens"] | None,
-    index: Int[Tensor, " tokens"],
-    offsets: Int[Tensor, " sentences_plus_1"],
+    values: Rows,
+    weights: Tensor | None,
+    index: Index,
+    offsets: Offsets,
     uniform: bool = False,
-) -> Float[Tensor, "sentences dim"]:
-    """Σₜ wₜ xₜ over each sentence's rows, 0 for an empty one; without weights the plain sum.
+) -> PerSentence:
+    """Return Σₜ wₜ xₜ over each sentence's rows, 0 for an empty sentence; None weighs every token 1.
 
-    ``uniform`` promises that the weights of a sentence are all equal, which halves are quicker with.
+    ``uniform`` promises that all weights of a sentence are equal, which makes float16 and bfloat16 faster.
     """
     if torch.is_grad_enabled() and (values.requires_grad or (weights is not None and weights.requires_grad)):
-        return _apply(_WeightedSum, values, weights, index, offsets, uniform)
-    return _sum_rows(values, weights, index, offsets, uniform)
+        result: Tensor = _WeightedSum.apply(values, weights, index, offsets, uniform)  # type: ignore[no-untyped-call]  # torch has no types for it
+        return result
+    if values.dtype in _HALVES:
+        return _sum_half_rows(values, weights, index, offsets, uniform)
+    return _sum_chunks(values, weights, index, offsets.tolist())
 
 
 def _apply(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
@@ -65,15 +68,17 @@ def _apply(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
 
 
 class _WeightedSum(torch.autograd.Function):
-    """A product of a sparse matrix with the rows; its backward is the transposed product.
+    """The product of a sparse matrix with the rows; its backward is the transposed product.
 
-    `embedding_bag` itself has no second derivative; this has, because the backward is made of this
-    very function and of differentiable operations.
+    `embedding_bag` has no second derivative. This function has one, because its backward consists of itself and of
+    differentiable operations.
     """
 
     @staticmethod
     def forward(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor, uniform: bool) -> Tensor:
-        return _sum_rows(values, weights, index, offsets, uniform)
+        if values.dtype in _HALVES:
+            return _sum_half_rows(values, weights, index, offsets, uniform)
+        return _sum_chunks(values, weights, index, offsets.tolist())
 
     @staticmethod
     # Any: autograd's context objects have no public type.
@@ -97,30 +102,35 @@ class _WeightedSum(torch.autograd.Function):
         return grad_values, grad_weights, None, None, None
 
 
-def sddmm(
-    values: Float[Tensor, "rows dim"],
-    table: Float[Tensor, "owners dim"],
-    index: Int[Tensor, " tokens"],
-    owner: Int[Tensor, " tokens"],
-) -> Float[Tensor, " tokens"]:
-    """⟨values[index], table[owner]⟩ of each token, in the table's dtype."""
-    return _apply(_DotProducts, values, table, index, owner)
+def sddmm(values: Rows, table: Tensor, index: Index, owner: Index | None) -> Tensor:
+    """Return ⟨values[index], table[owner]⟩ of each token, (tokens,), in the table's dtype.
+
+    Without an owner every token meets every row of the table, (tokens, table rows).
+    """
+    products: Tensor = _DotProducts.apply(values, table, index, owner)  # type: ignore[no-untyped-call]  # torch has no types for it
+    return products if owner is not None else products.view(len(table), index.numel()).t()
 
 
 class _DotProducts(torch.autograd.Function):
     """Sampled dot products ⟨values[index], table[owner]⟩; each backward is a sparse product.
 
-    With `_WeightedSum`, whose weights' gradient it is, it makes a closed pair: both differentiate into
-    one another as often as is asked and read real rows alone.
+    Together with `_WeightedSum`, whose weights' gradient it is, it is closed under differentiation: the backward of
+    each consists of the other and reads real rows only.
     """
 
     @staticmethod
-    def forward(values: Tensor, table: Tensor, index: Tensor, owner: Tensor) -> Tensor:
-        products = table.new_empty(index.numel())
-        if not index.numel():
+    def forward(values: Tensor, table: Tensor, index: Tensor, owner: Tensor | None) -> Tensor:
+        tokens = index.numel()
+        blocks = torch.arange(0, tokens + _BLOCK, _BLOCK).clamp(max=tokens)
+        if owner is None:
+            all_products = table.new_empty(len(table), tokens)
+            for start, end, rows in pieces(index, blocks):
+                all_products[:, start:end] = table @ values[rows].to(table.dtype).t()
+            return all_products.view(-1)
+        products = table.new_empty(tokens)
+        if not tokens:
             return products
         changes = (owner.diff() != 0).nonzero().view(-1) + 1
-        blocks = torch.arange(0, index.numel() + _BLOCK, _BLOCK).clamp(max=index.numel())
         bounds = torch.unique(torch.cat([changes, blocks]))
         owners = owner[bounds[:-1]].tolist()
         for own, (start, end, rows) in zip(owners, pieces(index, bounds), strict=True):
@@ -129,7 +139,7 @@ class _DotProducts(torch.autograd.Function):
 
     @staticmethod
     # Any: autograd's context objects have no public type.
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
@@ -137,24 +147,29 @@ class _DotProducts(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         values, table, index, owner = ctx.saved_tensors
         grad_values = grad_table = None
+        if owner is None:
+            owner = torch.arange(len(table)).repeat_interleave(index.numel())
+            index = index.repeat(len(table))
         if ctx.needs_input_grad[0]:
             order, offsets = _sorted_by(index, values.shape[0])
             coarse = table.to(values.dtype)
-            row_weights, own = grad.index_select(0, order), owner.index_select(0, order)
+            row_weights, own = grad.index_select(0, order).to(_wide(values.dtype)), owner.index_select(0, order)
             grad_values = spmm(coarse, row_weights, own, offsets, _one_each(offsets))
         if ctx.needs_input_grad[1]:
             order, offsets = _sorted_by(owner, table.shape[0])
-            rows, where = values, index.index_select(0, order)
-            if values.dtype != table.dtype:  # halves would round the sum that a parameter learns from
-                rows, where = values.index_select(0, where).to(table.dtype), torch.arange(len(order))
-            grad_table = spmm(rows, grad.index_select(0, order), where, offsets)
+            rows, where, wide = values, index.index_select(0, order), _wide(values.dtype)
+            if values.dtype != wide:  # halves would round the sum that a parameter learns from
+                rows, where = values.index_select(0, where).to(wide), torch.arange(len(order))
+            grad_table = spmm(rows, grad.index_select(0, order).to(wide), where, offsets).to(table.dtype)
         return grad_values, grad_table, None, None
 
 
-def pieces(
-    index: Int[Tensor, " tokens"], bounds: Int[Tensor, " pieces_plus_1"]
-) -> Iterator[tuple[int, int, slice | Tensor]]:
-    """Cut ``index`` at ``bounds``: start, end and rows of each piece, a slice (so no copy) where they are a run."""
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def pieces(index: Index, bounds: Offsets) -> Iterator[tuple[int, int, slice | Tensor]]:
+    """Cut ``index`` at ``bounds``: the start, end and rows of each piece; rows that follow each other are a slice."""
     last = max(index.numel() - 1, 0)
     gaps = torch.nn.functional.pad((index.diff() != 1).cumsum(0), (1, 0))
     is_run = (gaps[(bounds[1:] - 1).clamp(0, last)] == gaps[bounds[:-1].clamp(max=last)]).tolist()
@@ -163,13 +178,13 @@ def pieces(
         yield start, end, slice(first, first + end - start) if run else index[start:end]
 
 
-def _one_each(row_offsets: Int[Tensor, " rows_plus_1"]) -> bool:
-    """Whether no row is two tokens, as where spans overlap: weights of one are uniform."""
+def _one_each(row_offsets: Offsets) -> bool:
+    """Return whether no row is two tokens (as in overlapping spans), so the weights of each row are uniform."""
     return bool((row_offsets.diff() <= 1).all())
 
 
-def _sorted_by(keys: Int[Tensor, " tokens"], number: int) -> tuple[Tensor, Tensor]:
-    """Order in which tokens with key 0, 1, … follow each other, and where each key's tokens begin."""
+def _sorted_by(keys: Index, number: int) -> tuple[Index, Offsets]:
+    """Return the order that sorts the tokens by key, and where the tokens of each key begin."""
     counts = torch.zeros(number + 1, dtype=torch.int64).index_add_(0, keys + 1, torch.ones_like(keys))
     in_order = not (keys.diff() < 0).any()  # as rows of a contiguous batch always are
     order = torch.arange(keys.numel()) if in_order else keys.argsort(stable=True)
@@ -177,15 +192,15 @@ def _sorted_by(keys: Int[Tensor, " tokens"], number: int) -> tuple[Tensor, Tenso
 
 
 def choose(
-    values: Float[Tensor, "rows dim"],
-    index: Int[Tensor, " tokens"],
-    offsets: Int[Tensor, " sentences_plus_1"],
+    values: Rows,
+    index: Index,
+    offsets: Offsets,
     choice: Choice,
     k: int = 1,
-) -> Float[Tensor, "sentences dim"]:
-    """Per sentence and feature the largest number, the smallest, the (lower) median, or the mean of the ``k`` largest.
+) -> PerSentence:
+    """Return each feature's largest number, smallest, lower median, or mean of the ``k`` largest, sentence by sentence.
 
-    0 for an empty sentence, NaN where a token is NaN. Tokens that tie share the gradient equally, as in `torch.amax`.
+    0 for an empty sentence, NaN if a token is NaN. Tied tokens share the gradient equally, as in `torch.amax`.
     """
     with torch.no_grad():
         if choice in ("max", "min"):
@@ -201,7 +216,7 @@ def _extreme(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice) -> 
     ones = torch.ones(index.numel(), dtype=values.dtype)
     shape = (offsets.numel() - 1, values.shape[0])
     with warnings.catch_warnings():
-        # torch says once per process that its sparse tensors are in beta; the caller has made none.
+        # torch warns once per process that its sparse tensors are in beta; the caller created none.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         matrix = torch.sparse_csr_tensor(offsets, index, ones, shape, check_invariants=False)
     pooled: Tensor = torch.sparse.mm(matrix, values, "amax" if choice == "max" else "amin")
@@ -209,7 +224,7 @@ def _extreme(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice) -> 
 
 
 def _ordered(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: int) -> tuple[Tensor, Tensor]:
-    """What is chosen by order, and the number from which on it was chosen: sentence by sentence, in cache."""
+    """Return the chosen numbers and the thresholds from which on they were chosen; each sentence stays in cache."""
     pooled = values.new_zeros(offsets.numel() - 1, values.shape[1])
     threshold = torch.zeros_like(pooled)
     for sentence, (start, end, rows) in enumerate(pieces(index, offsets)):
@@ -225,15 +240,15 @@ def _ordered(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: 
     return pooled, threshold
 
 
-def _partitioned(columns: Float[Tensor, "dim tokens"], place: int) -> Float[Tensor, "dim tokens"]:
-    """Each line with its ``place``-th number where sorting would put it, and the larger ones behind it."""
+def _partitioned(columns: Tensor, place: int) -> Tensor:
+    """Move the ``place``-th number of each line to where sorting would put it, and larger numbers behind it."""
     if numpy is None:
         return columns.sort(dim=1).values
     return torch.from_numpy(numpy.partition(columns.numpy(), place, axis=1))
 
 
 class _Choice(torch.autograd.Function):
-    """Passes what has been chosen on, and its gradient to the tokens that it was chosen from."""
+    """Return the chosen numbers; the backward gives their gradient to the tokens that hold them."""
 
     @staticmethod
     def forward(
@@ -254,7 +269,7 @@ class _Choice(torch.autograd.Function):
 
 
 class _Chosen(torch.autograd.Function):
-    """Hands each sentence's gradient to the tokens that were chosen: linear in the gradient."""
+    """Give each sentence's gradient to the chosen tokens; linear in the gradient."""
 
     @staticmethod
     def forward(
@@ -287,41 +302,38 @@ class _Chosen(torch.autograd.Function):
         return transposed, None, None, None, None, None, None
 
 
-def _shares(
-    rows: Float[Tensor, "tokens dim"], threshold: Float[Tensor, " dim"], choice: Choice, k: int
-) -> tuple[Tensor, Tensor | int]:
-    """How much of a feature was taken from each token, and what to divide that by."""
+def _shares(rows: Tensor, threshold: Tensor, choice: Choice, k: int) -> tuple[Tensor, Tensor | int]:
+    """Return how much of each feature was taken from each token, and the divisor."""
     ties = (rows == threshold).to(torch.promote_types(rows.dtype, torch.float32))
-    number = ties.sum(dim=0).clamp_(min=1)  # nobody equals NaN
-    if choice != "topk":
+    number = ties.sum(dim=0).clamp_(min=1)  # nothing equals NaN
+    if choice != "largest":
         return ties, number
     above = (rows > threshold).to(ties.dtype)
     kept = min(k, len(rows))
     return above + ties * ((kept - above.sum(dim=0)) / number), kept
 
 
-def _sum_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor, uniform: bool = False) -> Tensor:
-    """Σₜ wₜ xₜ without a gradient, by `embedding_bag`, which reads the named rows alone."""
-    if values.dtype in (torch.float16, torch.bfloat16):
-        return _sum_half_rows(values, weights, index, offsets, uniform)
-    return _sum_chunks(values, weights, index, offsets.tolist())
-
-
 def _sum_chunks(values: Tensor, weights: Tensor | None, index: Tensor, bounds: list[int]) -> Tensor:
-    """Sums of sums of chunks, as deep as it takes; lists, because a dozen small tensors would take longer."""
+    """Return Σₜ wₜ xₜ as sums of sums of chunks, by `embedding_bag`, which reads the rows of the index only.
+
+    Python lists are faster here than a dozen small tensors.
+    """
     starts: list[int] = []
     chunk_bounds = [0]
     for start, end in pairwise(bounds):
         starts.extend(range(start, end, _CHUNK) or (start,))
         chunk_bounds.append(len(starts))
-    sums = _bag(values, weights, index, torch.tensor([*starts, bounds[-1]], dtype=torch.int32))
+    if values.shape[0] <= _INT32:  # half the bytes to read: 15 % of the time
+        index = index.to(torch.int32)
+    chunks = torch.tensor([*starts, bounds[-1]], dtype=index.dtype)
+    sums = embedding_bag(index, values, chunks, mode="sum", per_sample_weights=weights, include_last_offset=True)
     if len(starts) == len(bounds) - 1:
         return sums
     return _sum_chunks(sums, None, torch.arange(len(starts), dtype=torch.int32), chunk_bounds)
 
 
 def _sum_half_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor, uniform: bool) -> Tensor:
-    """The same for float16 and bfloat16; which way a sentence takes depends on its own length alone."""
+    """Do the same for float16 and bfloat16; the method for a sentence depends on its own length only."""
     lengths = offsets.diff()
     if not lengths.numel() or int(lengths.max()) <= _LONGEST_RUN_OF_HALVES:
         return _sum_short_half_rows(values, weights, index, offsets, uniform)
@@ -340,12 +352,12 @@ def _sum_half_rows(values: Tensor, weights: Tensor | None, index: Tensor, offset
 def _sum_short_half_rows(
     values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor, uniform: bool
 ) -> Tensor:
-    """`embedding_bag` adds halves in float32 and rounds once.
+    """Sum with `embedding_bag`, which adds halves in float32 and rounds once.
 
-    It wants weights of the rows' dtype, too coarse for a float32 weight: each is handed over as a sum of parts, its row
-    being named as often (the second and third time it is in cache). Three parts of bfloat16 are a float32, two of
-    float16 leave over what `_RESCUE` is for. Where tokens cancel, a lost digit of a weight is a large part of the
-    result; of equal weights it is as small a part of the result as of the weight, and two parts of any keep enough.
+    It requires weights of the rows' dtype, which is too coarse for a float32 weight. Each weight is passed as a sum of
+    parts, with its row repeated (the repeated row is in cache). Three parts of bfloat16 make a float32; two of float16
+    leave a rest, which `_RESCUE` handles. If tokens cancel, a lost digit of a weight is a large part of the result. If
+    the weights are equal, it is as small a part of the result as of the weight, and two parts are enough.
     """
     if weights is None:
         return _bag(values, None, index, offsets)
@@ -361,12 +373,12 @@ def _sum_short_half_rows(
     parts, _ = _split(rest[tokens] * _RESCUE, values.dtype, number)
     ends = torch.nn.functional.pad(counts.cumsum(0), (1, 0)) * number
     more = _bag(values, parts, index[tokens].unsqueeze(1).expand(-1, number).reshape(-1), ends)
-    mended = (pooled[sentences].float() + more.float() / _RESCUE).to(values.dtype)
-    return pooled.index_copy_(0, sentences, mended)
+    rescued = (pooled[sentences].float() + more.float() / _RESCUE).to(values.dtype)
+    return pooled.index_copy_(0, sentences, rescued)
 
 
 def _sum_long_half_rows(values: Tensor, weights: Tensor | None, index: Tensor) -> Tensor:
-    """One sentence by way of float32 copies, a piece at a time: sequential sums would lose digits."""
+    """Sum one sentence through float32 copies of its pieces, because sequential sums would lose digits."""
     pieces = []
     for start in range(0, index.numel(), _LONGEST_RUN_OF_HALVES):
         here = slice(start, start + _LONGEST_RUN_OF_HALVES)
@@ -379,7 +391,7 @@ def _sum_all(rows: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _split(weights: Tensor, dtype: torch.dtype, number: int) -> tuple[Tensor, Tensor]:
-    """Write each weight as a sum of ``number`` numbers of ``dtype``, plus what they leave over."""
+    """Write each weight as a sum of ``number`` numbers of ``dtype`` and a rest."""
     parts, rest = [], weights.float()
     for _ in range(number):
         parts.append(rest.to(dtype))

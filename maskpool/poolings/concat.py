@@ -1,0 +1,65 @@
+"""Several poolings of one batch, concatenated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from maskpool.batch.token_batch import TokenBatch
+from maskpool.errors import InvalidTypeError, InvalidValueError
+from maskpool.poolings.base import PoolingLayer
+from maskpool.types import OnEmpty, PerToken, SentenceEmbeddings
+
+__all__ = ["ConcatPooling"]
+
+
+class ConcatPooling(PoolingLayer):
+    """The results of several poolings, concatenated in order; they share one preparation of the batch.
+
+    Token weights are used by the layers that take them, and refused if one of the layers does not.
+
+    Args:
+        poolings: The layers, at least one.
+        on_empty: What empty sentences get, in all layers; None keeps the setting of each layer.
+
+    Raises:
+        InvalidTypeError: One of ``poolings`` is not a maskpool layer.
+        InvalidValueError: There is none, or ``on_empty`` is unknown.
+
+    Example:
+        >>> from maskpool.nn import MaxPooling, MeanPooling
+        >>> both = ConcatPooling([MeanPooling(), MaxPooling()])
+        >>> both(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))
+        tensor([[2., 3.]])
+    """
+
+    def __init__(self, poolings: Iterable[PoolingLayer], *, on_empty: OnEmpty | None = None) -> None:
+        super().__init__(on_empty="zero" if on_empty is None else on_empty)
+        layers = list(poolings)
+        if not layers:
+            raise InvalidValueError("poolings", "must hold at least one layer, got none")
+        for layer in layers:
+            if not isinstance(layer, PoolingLayer):
+                raise InvalidTypeError("poolings", f"must hold maskpool layers, got {type(layer).__name__}")
+            if on_empty is not None:
+                layer.on_empty = on_empty
+        self.poolings = nn.ModuleList(layers)
+        self.takes_token_weights = all(layer.takes_token_weights for layer in layers)  # type: ignore[misc]  # per instance
+        self.learns = any(layer.learns for layer in layers)  # type: ignore[misc]  # per instance
+
+    def pool(self, batch: TokenBatch, weights: PerToken | None = None) -> SentenceEmbeddings:  # noqa: D102  # see base
+        pooled = [layer.pool(batch, weights) for layer in self.layers()]
+        return torch.cat(pooled, dim=1)
+
+    def layers(self) -> list[PoolingLayer]:
+        """Return the layers in order."""
+        return [layer for layer in self.poolings if isinstance(layer, PoolingLayer)]
+
+    def output_dimension(self, embedding_dimension: int) -> int:  # noqa: D102  # see PoolingLayer
+        return sum(layer.output_dimension(embedding_dimension) for layer in self.layers())
+
+    def extra_repr(self) -> str:
+        """Return nothing: each layer shows its own settings."""
+        return ""

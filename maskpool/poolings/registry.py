@@ -1,0 +1,82 @@
+"""The one place where a pooling is found by its mode string.
+
+Everything that lists poolings (`build_pooling`, documentation tables, test matrices, the modes of sentence-transformers,
+error messages) reads `POOLINGS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import TypeVar
+
+from maskpool.errors import InvalidTypeError, InvalidValueError
+from maskpool.poolings.base import PoolingLayer
+
+POOLINGS: dict[str, type[PoolingLayer]] = {}
+"""The layers by mode string, in order of registration."""
+
+# What people call a mode elsewhere, for error messages only.
+_ALIASES: dict[str, str] = {}
+
+_Layer = TypeVar("_Layer", bound=type[PoolingLayer])
+
+
+def register(mode: str, *, formula: str, source: str, also_called: tuple[str, ...] = ()) -> Callable[[_Layer], _Layer]:
+    """Register a layer under a mode string; a class decorator.
+
+    Args:
+        mode: The mode string: sentence-transformers' spelling if it has the mode, else snake_case.
+        formula: What the layer computes, in one line.
+        source: The paper or library that the pooling comes from.
+        also_called: Names of the mode in other libraries. They are not accepted; the error suggests the mode.
+
+    Raises:
+        InvalidValueError: The mode is registered already.
+    """
+
+    def add(layer: _Layer) -> _Layer:
+        if mode in POOLINGS:
+            raise InvalidValueError("mode", f"must be new, got {mode!r}, which is registered for {POOLINGS[mode]}")
+        layer.mode, layer.formula, layer.source = mode, formula, source
+        POOLINGS[mode] = layer
+        _ALIASES.update(dict.fromkeys(also_called, mode))
+        return layer
+
+    return add
+
+
+def find(mode: object, argument: str = "pooling_mode") -> type[PoolingLayer]:
+    """Return the layer that is registered under a mode string.
+
+    Args:
+        mode: The mode string.
+        argument: The argument that it was passed as, for the error.
+
+    Raises:
+        InvalidTypeError: The mode is not a string.
+        InvalidValueError: The mode is unknown. The message suggests the mode that was probably meant.
+    """
+    if not isinstance(mode, str):
+        raise InvalidTypeError(argument, f"must be a string or a tuple of strings, got {type(mode).__name__}")
+    if mode not in POOLINGS:
+        hint = suggestion(mode)
+        meant = "" if hint is None else f"; did you mean {hint!r}?"
+        raise InvalidValueError(argument, f"must be one of {', '.join(map(repr, POOLINGS))}, got {mode!r}{meant}")
+    return POOLINGS[mode]
+
+
+def suggestion(mode: str) -> str | None:
+    """Return the registered mode that an unknown one probably means, or None.
+
+    Example:
+        >>> suggestion("avg"), suggestion("Mean"), suggestion("eos"), suggestion("xyz")
+        ('mean', 'mean', 'lasttoken', None)
+    """
+    known = {name.replace("_", ""): name for name in POOLINGS} | _ALIASES
+    word = mode.lower().replace("-", "").replace("_", "").replace(" ", "")
+    for spelling in (word, word.removesuffix("pooling"), word.removesuffix("pool")):
+        if spelling in known:
+            return known[spelling]
+    close = get_close_matches(word, known, n=1, cutoff=0.75)
+    return known[close[0]] if close else None
