@@ -50,7 +50,7 @@ from maskpool.bench.quality import cluster_ami
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write
-from maskpool.modules import AttentionPooling
+from maskpool.nn import AttentionPooling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

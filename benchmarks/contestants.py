@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
+from sentence_transformers.sentence_transformer.modules import PoolingLayer as HostPooling
 from torch import Tensor, nn
 
 from benchmarks.batches import Buffer
-from maskpool import Pooling, attention_pool, build_pooling
+from maskpool import build_pooling
+from maskpool.functional import attention_pool
+from maskpool.nn import PoolingLayer
 
 Pool: TypeAlias = Callable[[Buffer], Tensor]
 OfMask: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -191,7 +193,7 @@ def _loop_attention(buffer: Buffer, scores: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------ all together
 
 
-def _ours(layer: Pooling, mode: str, layout: str) -> Pool:
+def _ours(layer: PoolingLayer, mode: str, layout: str) -> Pool:
     # Any: keyword arguments of other types are known to the functions.
     def arguments(buffer: Buffer) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         if layout == "padded":

@@ -42,7 +42,7 @@ from maskpool.bench.corpora import Corpus, docstrings, read_file
 from maskpool.encoder import BUNDLED, Encoder, TokenStates, cache_states
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write
-from maskpool.modules import AttentionPooling
+from maskpool.nn import AttentionPooling
 
 DATA = Path(__file__).parent / "studies" / "data" / "banking77" / "train.csv"
 RESULTS = Path(__file__).parent / "results" / "state_cache.json"

@@ -99,7 +99,7 @@ STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
 @contextmanager
 def dense_route() -> Iterator[None]:
     """Make CPU tensors take the route of other devices and of tracing, without tracing."""
-    with mock.patch("maskpool.tokens._has_eager_kernels", return_value=False):
+    with mock.patch("maskpool.batch.token_batch.on_eager_cpu", return_value=False):
         yield
 
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskpool import Pooling, build_pooling
+from maskpool import build_pooling
+from maskpool.nn import PoolingLayer
 
 DIM = 6
 
@@ -69,13 +70,13 @@ any_dtype = st.sampled_from(DTYPES)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def fresh(name: str, dim: int = DIM, **options: Any) -> Pooling:
+def fresh(name: str, dim: int = DIM, **options: Any) -> PoolingLayer:
     """Build a pooling that has learned nothing yet."""
     mode, own = SPECS[name]
     return build_pooling(mode, dim, **own, **options)
 
 
-def make(name: str, dim: int = DIM, **options: Any) -> Pooling:
+def make(name: str, dim: int = DIM, **options: Any) -> PoolingLayer:
     """Build a pooling whose learned scores are of order one on standard normal tokens."""
     layer = fresh(name, dim, **options)
     generator = torch.Generator().manual_seed(7)

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from maskpool import AttentionPooling, TokenBatch, attention_pool, attention_scores, mean_pool
+from maskpool import TokenBatch
+from maskpool.functional import attention_pool, attention_scores, mean_pool
+from maskpool.nn import AttentionPooling
 from tests.batches import all_layouts, dense_route, poison
 from tests.poolings import DIM, every_attention_pooling, make
 

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from maskpool import (
+from maskpool import build_pooling
+from maskpool.nn import (
+    POOLINGS,
     AttentionPooling,
     CLSPooling,
     ConcatPooling,
@@ -22,20 +24,18 @@ from maskpool import (
     MedianPooling,
     MinPooling,
     MultiheadAttentionPooling,
-    Pooling,
+    PoolingLayer,
     PositionWeightedMeanPooling,
     SoftmaxPooling,
     StdPooling,
     StructuredAttentionPooling,
     SumPooling,
     TopKMeanPooling,
-    build_pooling,
 )
-from maskpool.modules.build import POOLINGS
 from tests.batches import all_layouts
 from tests.poolings import DIM
 
-CLASSES: dict[str, type[Pooling]] = {
+CLASSES: dict[str, type[PoolingLayer]] = {
     "mean": MeanPooling,
     "max": MaxPooling,
     "cls": CLSPooling,

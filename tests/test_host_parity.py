@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskpool import TokenBatch, build_pooling
 from maskpool.masks import exclude_prompt
-from maskpool.modules import WeightedPooling
+from maskpool.nn import PoolingLayer
 from tests.batches import PACKINGS, as_padded, lengths_to_offsets, masks, poison, tokens
 from tests.hosts import compares_with_the_host
 from tests.poolings import DIM, DTYPES, HOST_MODES
@@ -242,8 +242,8 @@ def test_flat_token_weights() -> None:
     host = _host_flat("mean", rows * weights[:, None], offsets, token_weights_sum=weights.sum()[None])
     torch.testing.assert_close(host, torch.full((1, DIM), 0.5))
     layer = build_pooling("mean")
-    assert isinstance(layer, WeightedPooling)
-    torch.testing.assert_close(layer(rows, cu_seqlens=offsets, weights=weights), torch.ones(1, DIM))
+    assert isinstance(layer, PoolingLayer)
+    torch.testing.assert_close(layer(rows, cu_seqlens=offsets, token_weights=weights), torch.ones(1, DIM))
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -296,8 +296,8 @@ def test_token_weights_without_a_prompt(mode: str, wrong: float) -> None:
     torch.testing.assert_close(host, torch.full((1, DIM), wrong))
     batch = TokenBatch.from_padded(x, mask).select(exclude_prompt(mask, 2))
     layer = build_pooling(mode)
-    assert isinstance(layer, WeightedPooling)
-    torch.testing.assert_close(layer(batch, weights=torch.ones(1, 4)), torch.ones(1, DIM))
+    assert isinstance(layer, PoolingLayer)
+    torch.testing.assert_close(layer(batch, token_weights=torch.ones(1, 4)), torch.ones(1, DIM))
 
 
 def test_token_weights_of_a_weighted_mean() -> None:
@@ -308,8 +308,8 @@ def test_token_weights_of_a_weighted_mean() -> None:
         HostPooling(DIM, "weightedmean")(features)["sentence_embedding"], torch.full((1, DIM), 2.5)
     )
     layer = build_pooling("weightedmean")
-    assert isinstance(layer, WeightedPooling)
-    torch.testing.assert_close(layer(x, mask, weights=torch.ones(1, 4)), torch.ones(1, DIM))
+    assert isinstance(layer, PoolingLayer)
+    torch.testing.assert_close(layer(x, mask, token_weights=torch.ones(1, 4)), torch.ones(1, DIM))
 
 
 @pytest.mark.parametrize("mode", ["mean", "mean_sqrt_len_tokens"])
@@ -320,9 +320,9 @@ def test_token_weights_equal_the_host(mode: str) -> None:
     sums = (weights * mask).sum(dim=1)
     features = {"token_embeddings": x * weights[:, :, None], "attention_mask": mask, "token_weights_sum": sums}
     layer = build_pooling(mode)
-    assert isinstance(layer, WeightedPooling)
+    assert isinstance(layer, PoolingLayer)
     expected = HostPooling(DIM, mode)(features)["sentence_embedding"]
-    torch.testing.assert_close(layer(x, mask, weights=weights), expected)
+    torch.testing.assert_close(layer(x, mask, token_weights=weights), expected)
 
 
 def test_prompts_are_excluded_in_traced_graphs() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskpool import mean_pool
+from maskpool.functional import mean_pool
 
 with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
     # For the import alone, and whatever the machine's own settings are: torch, on the CPU as the tests' tensors are.

@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from maskpool import (
-    ConcatPooling,
-    FirstLastAveragePooling,
-    LayerMix,
-    MeanPooling,
-    Pooling,
-    TokenBatch,
-    first_last_average_pool,
-    mean_pool,
-    mix_layers,
-)
+from maskpool import TokenBatch
+from maskpool.functional import first_last_average_pool, mean_pool, mix_layers
+from maskpool.nn import ConcatPooling, FirstLastAveragePooling, LayerMix, MeanPooling, PoolingLayer
 from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, masks, poison, tokens
 from tests.laws.test_4_oracle import sentence
 from tests.poolings import DIM, WIDTHS, every_dtype, every_pooling, make
@@ -106,8 +98,8 @@ def test_first_last_average_takes_weights() -> None:
     """Token weights divide by their sum, as in the mean."""
     (first, _, last), mask = _states()
     weights = torch.rand(mask.shape)
-    expected = (mean_pool(first, mask, weights=weights) + mean_pool(last, mask, weights=weights)) / 2
-    torch.testing.assert_close(first_last_average_pool((first, last), mask, weights=weights), expected)
+    expected = (mean_pool(first, mask, token_weights=weights) + mean_pool(last, mask, token_weights=weights)) / 2
+    torch.testing.assert_close(first_last_average_pool((first, last), mask, token_weights=weights), expected)
 
 
 def test_large_halves_stay_finite() -> None:
@@ -247,7 +239,7 @@ def test_width(name: str) -> None:
 def _lone(layer: torch.nn.Module, rows: Tensor, at: Tensor) -> Tensor:
     if isinstance(layer, ConcatPooling):
         return torch.cat([_lone(part, rows, at) for part in layer.poolings])
-    assert isinstance(layer, Pooling)
+    assert isinstance(layer, PoolingLayer)
     return sentence(layer, rows, at)[0]
 
 
@@ -283,7 +275,7 @@ def test_first_last_average_equals_a_loop(dense: bool, mask: Tensor, seed: int, 
     first, last = (tokens(*mask.shape, DIM, seed=1000 * layer + seed) for layer in range(2))
     weights = tokens(*mask.shape, seed=seed).exp() if weighted else None
     with dense_route() if dense else torch.enable_grad():
-        pooled = FirstLastAveragePooling()((first, first * torch.nan, last), mask, weights=weights).double()
+        pooled = FirstLastAveragePooling()((first, first * torch.nan, last), mask, token_weights=weights).double()
     for row, real in enumerate(mask.bool()):
         at = real.nonzero().view(-1).tolist()
         expected, total = torch.zeros(DIM, dtype=torch.float64), 0.0
@@ -368,7 +360,7 @@ def test_derivatives_of_the_first_last_average(dense: bool, check: Callable[...,
     states = [tokens(2, 3, 2, dtype=torch.float64, seed=seed).requires_grad_() for seed in range(2)]
     weights = (torch.rand(2, 3, dtype=torch.float64) + 0.5).requires_grad_()
     with dense_route() if dense else torch.enable_grad():
-        assert check(lambda w, *x: first_last_average_pool(x, mask, weights=w), (weights, *states))
+        assert check(lambda w, *x: first_last_average_pool(x, mask, token_weights=w), (weights, *states))
 
 
 @either_route

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskpool import (
+from maskpool import TokenBatch, build_pooling
+from maskpool.functional import attention_penalty, mean_pool
+from maskpool.nn import (
     GeneralizedMeanPooling,
     LatentAttentionPooling,
     LayerMix,
@@ -15,12 +17,8 @@ from maskpool import (
     MaxPooling,
     MultiheadAttentionPooling,
     StructuredAttentionPooling,
-    TokenBatch,
-    attention_penalty,
-    build_pooling,
-    mean_pool,
 )
-from maskpool.modules.learned import STARTS
+from maskpool.poolings.learned import STARTS
 from tests.batches import all_layouts, dense_route, poison, tokens
 from tests.poolings import DIM, LEARNED, SPECS, WIDTHS, fresh, make
 
@@ -233,7 +231,7 @@ def test_token_weights_need_a_start_that_takes_them() -> None:
     layer, (x, mask) = build_pooling("attention", DIM, start="max"), all_layouts()
     text = "weights need a start whose sums take them, such as 'mean', got start='max'"
     with pytest.raises(ValueError, match=re.escape(text)):
-        layer(x, mask, weights=torch.ones(mask.shape))
+        layer(x, mask, token_weights=torch.ones(mask.shape))
 
 
 def test_token_weights_reach_the_start() -> None:
@@ -242,7 +240,7 @@ def test_token_weights_reach_the_start() -> None:
     weights = torch.ones(mask.shape)
     weights[:, 1] = 0
     expected = build_pooling("sum")(x, mask * (weights > 0))
-    torch.testing.assert_close(layer(x, mask, weights=weights), expected)
+    torch.testing.assert_close(layer(x, mask, token_weights=weights), expected)
 
 
 @pytest.mark.parametrize("mode", MODES)

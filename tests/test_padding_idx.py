@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from maskpool import mean_pool
+from maskpool.functional import mean_pool
 
 WORDS, DIM, WIDTH = 20, 6, 9
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import maskpool
-from maskpool import GeneralizedMeanPooling, TokenBatch, build_pooling, sparse
+from maskpool import TokenBatch, build_pooling, sparse
+from maskpool.nn import GeneralizedMeanPooling
 from tests.batches import as_jagged, dense_route, lengths_to_offsets, tokens
 from tests.poolings import DIM, every_dtype, make
 
@@ -116,9 +117,9 @@ def test_limits_of_softmax(dense: bool) -> None:
     """As the temperature grows the softmax-weighted mean becomes the mean, as it falls to 0 the maximum."""
     x, mask = tokens(4, 9, DIM), torch.arange(9) < torch.tensor([[1], [3], [6], [9]])
     with dense_route() if dense else torch.enable_grad():
-        hot, cold = (maskpool.softmax_pool(x, mask, temperature=t) for t in (1e6, 1e-6))
-    torch.testing.assert_close(hot, maskpool.mean_pool(x, mask), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(cold, maskpool.max_pool(x, mask))
+        hot, cold = (maskpool.functional.softmax_pool(x, mask, temperature=t) for t in (1e6, 1e-6))
+    torch.testing.assert_close(hot, maskpool.functional.mean_pool(x, mask), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cold, maskpool.functional.max_pool(x, mask))
 
 
 @either_route
@@ -128,10 +129,10 @@ def test_limits_of_the_generalized_mean(dense: bool, dtype: torch.dtype) -> None
     x, mask = tokens(4, 9, DIM, dtype=dtype), torch.arange(9) < torch.tensor([[1], [3], [6], [9]])
     x[1, 1] = 0
     with dense_route() if dense else torch.enable_grad():
-        one, many = (maskpool.generalized_mean_pool(x, mask, p=p) for p in (1.0, 400.0))
-        assert maskpool.generalized_mean_pool(-x.abs(), mask, p=0.5).isfinite().all()
+        one, many = (maskpool.functional.generalized_mean_pool(x, mask, p=p) for p in (1.0, 400.0))
+        assert maskpool.functional.generalized_mean_pool(-x.abs(), mask, p=0.5).isfinite().all()
     eps = max(1e-5, 4 * torch.finfo(dtype).eps)
-    torch.testing.assert_close(one, maskpool.mean_pool(x, mask), rtol=eps, atol=eps)
+    torch.testing.assert_close(one, maskpool.functional.mean_pool(x, mask), rtol=eps, atol=eps)
     kept = torch.where(mask.unsqueeze(2), x, 0)
     largest = kept.gather(1, kept.abs().argmax(dim=1, keepdim=True)).squeeze(1)
     torch.testing.assert_close(many, largest, rtol=2e-2, atol=0)
@@ -140,7 +141,7 @@ def test_limits_of_the_generalized_mean(dense: bool, dtype: torch.dtype) -> None
 def test_the_exponent_learns() -> None:
     """Gradient steps move p towards the exponent behind the data; it stays positive."""
     x, mask = tokens(8, 9, DIM).abs() + 0.1, torch.ones(8, 9, dtype=torch.bool)
-    target, layer = maskpool.generalized_mean_pool(x, mask, p=3.0), GeneralizedMeanPooling()
+    target, layer = maskpool.functional.generalized_mean_pool(x, mask, p=3.0), GeneralizedMeanPooling()
     optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
     for _ in range(60):
         optimiser.zero_grad()
@@ -155,9 +156,9 @@ def test_the_exponent_learns() -> None:
 def test_an_exponent_for_each_feature() -> None:
     """P may hold one exponent a feature."""
     x, mask, p = tokens(2, 4, 3), torch.ones(2, 4, dtype=torch.bool), torch.tensor([1.0, 2.0, 5.0])
-    pooled = maskpool.generalized_mean_pool(x, mask, p=p)
+    pooled = maskpool.functional.generalized_mean_pool(x, mask, p=p)
     for feature, exponent in enumerate(p.tolist()):
-        expected = maskpool.generalized_mean_pool(x[:, :, feature : feature + 1], mask, p=exponent)
+        expected = maskpool.functional.generalized_mean_pool(x[:, :, feature : feature + 1], mask, p=exponent)
         torch.testing.assert_close(pooled[:, feature : feature + 1], expected)
 
 
@@ -167,9 +168,9 @@ def test_limits_of_the_topk_mean(dense: bool, dtype: torch.dtype) -> None:
     """K = 1 is the maximum, and a k that no sentence reaches is the mean."""
     x, mask = tokens(3, 7, DIM, dtype=dtype), torch.arange(7) < torch.tensor([[0], [2], [7]])
     with dense_route() if dense else torch.enable_grad():
-        one, all_of_them = (maskpool.topk_mean_pool(x, mask, k=k) for k in (1, 100))
-    assert torch.equal(one, maskpool.max_pool(x, mask))
-    torch.testing.assert_close(all_of_them, maskpool.mean_pool(x, mask))
+        one, all_of_them = (maskpool.functional.topk_mean_pool(x, mask, k=k) for k in (1, 100))
+    assert torch.equal(one, maskpool.functional.max_pool(x, mask))
+    torch.testing.assert_close(all_of_them, maskpool.functional.mean_pool(x, mask))
 
 
 @pytest.mark.parametrize("name", ["median", "topk_mean"])
@@ -216,7 +217,7 @@ def test_gradients_of_ties_for_the_last_place(dense: bool) -> None:
     """Of three tokens that tie for the last of two places, each gets a third of that place's gradient."""
     x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [1.0]]], requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
-        pooled = maskpool.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=2)
+        pooled = maskpool.functional.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=2)
     (gradient,) = torch.autograd.grad(pooled.sum(), x)
     torch.testing.assert_close(gradient.view(-1), torch.tensor([0.5, 1 / 6, 1 / 6, 1 / 6, 0.0]))
 
@@ -224,7 +225,7 @@ def test_gradients_of_ties_for_the_last_place(dense: bool) -> None:
 def test_deviation_of_equal_tokens_has_no_gradient() -> None:
     """Where a feature does not vary, its deviation is 0 and sends back 0, not NaN."""
     x = torch.zeros(1, 3, 2, requires_grad=True)
-    pooled = maskpool.std_pool(TokenBatch.from_padded(x, torch.ones(1, 3, dtype=torch.bool)))
+    pooled = maskpool.functional.std_pool(TokenBatch.from_padded(x, torch.ones(1, 3, dtype=torch.bool)))
     (gradient,) = torch.autograd.grad(pooled.sum(), x)
     assert not pooled.any()
     assert not gradient.any()
@@ -235,7 +236,7 @@ def test_ties_count_as_often_as_they_stand(dense: bool) -> None:
     """Of tokens that tie for the last places of a top-k mean, as many count as there are places."""
     x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [1.0]]])
     with dense_route() if dense else torch.enable_grad():
-        pooled = maskpool.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=3)
+        pooled = maskpool.functional.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=3)
     torch.testing.assert_close(pooled, torch.tensor([[3.0]]))
 
 
@@ -349,7 +350,7 @@ def test_generalized_mean_of_negative_features(dense: bool, dtype: torch.dtype, 
     x.requires_grad_()
     exponent = torch.tensor(p, requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
-        pooled, mirrored = (maskpool.generalized_mean_pool(sign * x, mask, p=exponent) for sign in (1, -1))
+        pooled, mirrored = (maskpool.functional.generalized_mean_pool(sign * x, mask, p=exponent) for sign in (1, -1))
     torch.testing.assert_close(mirrored, -pooled)
     for gradient in torch.autograd.grad(pooled.sum(), [x, exponent]):
         assert gradient.isfinite().all()
@@ -358,7 +359,7 @@ def test_generalized_mean_of_negative_features(dense: bool, dtype: torch.dtype, 
 def test_a_gradient_step_lowers_the_loss() -> None:
     """One step against the gradient of p lowers the loss, whichever side of the target it starts on."""
     x, mask = tokens(8, 9, DIM), torch.ones(8, 9, dtype=torch.bool)
-    target = maskpool.generalized_mean_pool(x, mask, p=3.0)
+    target = maskpool.functional.generalized_mean_pool(x, mask, p=3.0)
     for start in (1.5, 6.0):
         layer = GeneralizedMeanPooling(start)
         before = (layer(x, mask) - target).square().mean()

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskpool import LayerMix, LearnedPooling, MeanPooling, TokenBatch
-from maskpool.modules.build import POOLINGS
+from maskpool import TokenBatch
+from maskpool.nn import POOLINGS, LayerMix, LearnedPooling, MeanPooling
 from tests.batches import dense_route, poison, render, tokens
 from tests.laws.test_2_invariance import alone
 from tests.laws.test_4_oracle import assert_equals_loop

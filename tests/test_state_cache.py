@@ -24,7 +24,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test
 from sklearn.utils import _safe_indexing
 
 from benchmarks import state_cache
-from maskpool import TokenBatch, mean_pool
+from maskpool import TokenBatch
+from maskpool.functional import mean_pool
 from maskpool.bench.corpora import Corpus
 from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states, states_file
 from maskpool.errors import MaskpoolError

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
 from torch import Tensor
 
-from maskpool import TokenBatch, build_pooling, mean_pool, mix_layers
+from maskpool import TokenBatch, build_pooling
+from maskpool.functional import mean_pool, mix_layers
 from maskpool.masks import exclude_prompt, span_mask
 from tests.batches import (
     PACKINGS,

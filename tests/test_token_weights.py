@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from maskpool import (
-    AttentionPooling,
-    GeneralizedMeanPooling,
-    Pooling,
-    SoftmaxPooling,
-    TokenBatch,
-    attention_pool,
-    attention_scores,
-    mean_pool,
-)
-from maskpool.functional import OnEmpty
-from maskpool.modules import WeightedPooling
+from maskpool import TokenBatch
+from maskpool.functional import attention_pool, attention_scores, mean_pool
+from maskpool.nn import AttentionPooling, GeneralizedMeanPooling, PoolingLayer, SoftmaxPooling
+from maskpool.types import OnEmpty
 from maskpool.weights import IDFWeights
 from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, masks, poison, tokens
 from tests.laws import test_4_oracle as loops
@@ -41,9 +33,9 @@ ATTENTIONS = {
 }
 
 
-def _make(name: str, dim: int = DIM, **options: Any) -> WeightedPooling:
+def _make(name: str, dim: int = DIM, **options: Any) -> PoolingLayer:
     layer = make(name, dim, **options)
-    assert isinstance(layer, WeightedPooling)
+    assert isinstance(layer, PoolingLayer)
     return layer
 
 
@@ -51,7 +43,7 @@ def _weights(*shape: int, seed: int = 5, dtype: torch.dtype = torch.float32) -> 
     return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) + 0.1).to(dtype)
 
 
-def _expected(layer: Pooling, rows: Tensor, w: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _expected(layer: PoolingLayer, rows: Tensor, w: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """The vector of one sentence in float64, and the scale of its error."""
     kind, column = type(layer).__name__, w.unsqueeze(1)
     if kind in ("StdPooling", "MeanStdPooling"):
@@ -86,7 +78,7 @@ def test_equals_a_loop(name: str, dtype: torch.dtype, mask: Tensor, seed: int) -
     """Each sentence is the float64 sum of its weighted tokens over what the mode divides by."""
     layer, x = _make(name), tokens(*mask.shape, DIM, dtype=dtype, seed=seed)
     weights = _weights(*mask.shape, seed=seed)
-    pooled = layer(x, mask, weights=weights).detach().double()
+    pooled = layer(x, mask, token_weights=weights).detach().double()
     # The root of the generalised mean is steep near 0.
     relative = {torch.float64: 1e-10, torch.float32: 1e-5 if name == "generalized_mean" else 2e-6}.get(dtype, 2e-6)
     ulps = 4 * torch.finfo(dtype).eps if dtype in (torch.float16, torch.bfloat16) else 0.0
@@ -106,7 +98,7 @@ def test_equals_a_loop(name: str, dtype: torch.dtype, mask: Tensor, seed: int) -
 def test_ones_change_nothing(name: str, dtype: torch.dtype) -> None:
     """Weights of one give what no weights give."""
     layer, (x, mask) = _make(name), all_layouts(dtype)
-    weighted = layer(x, mask, weights=torch.ones(mask.shape))
+    weighted = layer(x, mask, token_weights=torch.ones(mask.shape))
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 2 * torch.finfo(dtype).eps)
     torch.testing.assert_close(weighted, layer(x, mask), rtol=tolerance, atol=tolerance)
 
@@ -115,7 +107,7 @@ def test_ones_change_nothing(name: str, dtype: torch.dtype) -> None:
 def test_a_weight_counts_copies(name: str) -> None:
     """A token of weight three is worth three of it."""
     layer, rows, counts = _make(name), tokens(4, DIM), torch.tensor([1, 3, 0, 2])
-    weighted = layer(rows[None], torch.ones(1, 4, dtype=torch.bool), weights=counts[None])
+    weighted = layer(rows[None], torch.ones(1, 4, dtype=torch.bool), token_weights=counts[None])
     repeated = rows.repeat_interleave(counts, dim=0)
     torch.testing.assert_close(
         weighted, layer(repeated[None], torch.ones(1, 6, dtype=torch.bool)), rtol=1e-5, atol=1e-6
@@ -128,7 +120,7 @@ def test_scale_of_weights(name: str) -> None:
     layer, (x, mask) = _make(name), all_layouts()
     weights = _weights(*mask.shape)
     torch.testing.assert_close(
-        layer(x, mask, weights=1e6 * weights), layer(x, mask, weights=weights), rtol=1e-5, atol=1e-6
+        layer(x, mask, weights=1e6 * weights), layer(x, mask, token_weights=weights), rtol=1e-5, atol=1e-6
     )
 
 
@@ -144,7 +136,7 @@ def test_weights_of_pads_are_not_read(name: str, dense: bool, value: float) -> N
         leaf = poison(weights.unsqueeze(2), mask, at_pads).squeeze(2).requires_grad_()
         token = poison(x, mask, at_pads).requires_grad_()
         with dense_route() if dense else torch.enable_grad():
-            pooled = layer(token, mask, weights=leaf)
+            pooled = layer(token, mask, token_weights=leaf)
         found.append((pooled, *torch.autograd.grad(pooled.square().sum(), [leaf, token])))
         for gradient in found[-1][1:]:
             assert not gradient[~mask.bool()].any()
@@ -162,7 +154,7 @@ def test_derivatives(name: str, dense: bool, check: Callable[..., bool]) -> None
     x = ((torch.randperm(18).double() + 0.3) / 18 - 0.5).reshape(3, 3, 2).requires_grad_()
     weights = _weights(3, 3, dtype=torch.float64).requires_grad_()
     with dense_route() if dense else torch.enable_grad():
-        assert check(lambda x, w: layer(x, mask, weights=w), (x, weights))
+        assert check(lambda x, w: layer(x, mask, token_weights=w), (x, weights))
 
 
 @every_weighted_pooling
@@ -172,12 +164,12 @@ def test_layouts_agree(name: str, packing: str) -> None:
     layer, rows, lengths, flat = _make(name), tokens(7, DIM), [3, 0, 4], _weights(7)
     padded = as_padded(rows, lengths)
     mask = padded["attention_mask"]
-    expected = layer(**padded, weights=torch.full(mask.shape, torch.nan).masked_scatter(mask, flat))
+    expected = layer(**padded, token_weights=torch.full(mask.shape, torch.nan).masked_scatter(mask, flat))
     given = PACKINGS[packing](rows, lengths)
     weights = flat.unsqueeze(0) if "one" in packing else flat
     if packing == "nested":
         weights = torch.nested.nested_tensor_from_jagged(flat, torch.tensor([0, 3, 3, 7]))
-    pooled = layer(**given, weights=weights)
+    pooled = layer(**given, token_weights=weights)
     if name in LEARNED:
         torch.testing.assert_close(pooled, expected)
     else:
@@ -190,8 +182,8 @@ def test_dense_equals_sparse(name: str, dtype: torch.dtype, mask: Tensor) -> Non
     """Both routes weigh alike."""
     layer, x, weights = _make(name), tokens(*mask.shape, DIM, dtype=dtype), _weights(*mask.shape)
     with dense_route():
-        dense = layer(x, mask, weights=weights)
-    torch.testing.assert_close(dense, layer(x, mask, weights=weights))
+        dense = layer(x, mask, token_weights=weights)
+    torch.testing.assert_close(dense, layer(x, mask, token_weights=weights))
 
 
 @every_weighted_pooling
@@ -202,7 +194,7 @@ def test_a_sentence_without_weight_is_empty(name: str, dense: bool, on_empty: On
     layer, x, mask = _make(name, on_empty=on_empty), tokens(2, 3, DIM), torch.ones(2, 3, dtype=torch.bool)
     x.requires_grad_()
     with dense_route() if dense else torch.enable_grad():
-        pooled = layer(x, mask, weights=torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 2.0]]))
+        pooled = layer(x, mask, token_weights=torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 2.0]]))
     torch.testing.assert_close(
         pooled[0], torch.full_like(pooled[0], 0.0 if on_empty == "zero" else torch.nan), equal_nan=True
     )
@@ -218,7 +210,7 @@ def test_a_sentence_without_weight_raises(name: str) -> None:
     text = r"weights leave 1 of 2 sentences without a token of any weight \(rows 0\)"
     layer, weights = _make(name, on_empty="raise"), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     with pytest.raises(ValueError, match=text):
-        layer(tokens(2, 2, DIM), torch.ones(2, 2, dtype=torch.bool), weights=weights)
+        layer(tokens(2, 2, DIM), torch.ones(2, 2, dtype=torch.bool), token_weights=weights)
 
 
 @every_weighted_pooling
@@ -228,7 +220,7 @@ def test_large_halves_stay_finite(name: str, scale: float) -> None:
     layer, x = _make(name, 2), torch.full((1, 4096, 2), 6e4, dtype=torch.float16)
     if name in ("sum", "mean_sqrt_len_tokens"):
         x = x / (4096 * max(scale, 1))
-    pooled = layer(x, torch.ones(1, 4096, dtype=torch.bool), weights=torch.full((1, 4096), scale))
+    pooled = layer(x, torch.ones(1, 4096, dtype=torch.bool), token_weights=torch.full((1, 4096), scale))
     assert pooled.isfinite().all()
     if name in ("mean", "weightedmean", "softmax"):
         torch.testing.assert_close(pooled, x[:, 0], rtol=1e-3, atol=0)
@@ -239,7 +231,7 @@ def test_long_sentences(weights: Tensor) -> None:
     """Up to 8,192 weighted tokens no digits are lost."""
     x, mask = tokens(1, 8192, 4) + 3, torch.ones(1, 8192, dtype=torch.bool)
     exact = (weights.double() @ x[0].double()) / weights.double().sum()
-    torch.testing.assert_close(mean_pool(x, mask, weights=weights).double(), exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(mean_pool(x, mask, token_weights=weights).double(), exact, rtol=1e-6, atol=0)
 
 
 @every_weighted_pooling
@@ -247,12 +239,12 @@ def test_traced(name: str) -> None:
     """Compiled and exported layers weigh as eager ones do."""
     layer, (x, mask) = _make(name).requires_grad_(False), all_layouts()
     weights = _weights(*mask.shape)
-    expected = layer(x, mask, weights=weights)
+    expected = layer(x, mask, token_weights=weights)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, mask, weights=weights), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(compiled(x, mask, token_weights=weights), expected, rtol=1e-5, atol=1e-6)
     torch.compiler.reset()
     program = torch.export.export(layer, (x, mask), {"weights": weights})
-    torch.testing.assert_close(program.module()(x, mask, weights=weights), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(program.module()(x, mask, token_weights=weights), expected, rtol=1e-5, atol=1e-6)
 
 
 @every_weighted_pooling
@@ -282,7 +274,7 @@ def test_bad_weights(name: str, weights: Any, error: type[Exception], text: str)
     """Weights of another kind or shape, negative or not finite ones, are refused."""
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
     with pytest.raises(error, match=re.escape(text)):
-        _make(name)(torch.ones(2, 3, DIM), mask, weights=weights)
+        _make(name)(torch.ones(2, 3, DIM), mask, token_weights=weights)
 
 
 def test_bad_weights_of_packed_tokens() -> None:
@@ -290,7 +282,7 @@ def test_bad_weights_of_packed_tokens() -> None:
     batch = TokenBatch.from_packed(torch.ones(5, DIM), torch.tensor([0, 2, 5]))
     text = "weights must have the shape (tokens,) = (5,), one a token, got (4,)"
     with pytest.raises(ValueError, match=re.escape(text)):
-        mean_pool(batch, weights=torch.ones(4))
+        mean_pool(batch, token_weights=torch.ones(4))
 
 
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in WEIGHTED])
@@ -298,7 +290,7 @@ def test_poolings_without_weights(name: str) -> None:
     """A pooling that sums nothing takes no weights."""
     x, mask = all_layouts()
     with pytest.raises(TypeError, match="weights"):
-        make(name)(x, mask, weights=torch.ones(mask.shape))
+        make(name)(x, mask, token_weights=torch.ones(mask.shape))
 
 
 def test_attention_weights_are_weighted() -> None:
@@ -306,7 +298,7 @@ def test_attention_weights_are_weighted() -> None:
     layer, (x, mask) = make("attention"), all_layouts()
     assert isinstance(layer, AttentionPooling)
     weights = _weights(*mask.shape)
-    pooled, attention = layer(x, mask, return_weights=True, weights=weights)
+    pooled, attention = layer(x, mask, return_weights=True, token_weights=weights)
     torch.testing.assert_close(torch.einsum("bs,bsd->bd", attention[:, 0], x), pooled)
     scores = attention_scores(x, mask, query=layer.query)[:, 0]
     raised = (scores.exp() * weights * mask)[:6]
@@ -319,7 +311,7 @@ def test_inverse_document_frequencies() -> None:
     idf = IDFWeights.fit(texts)
     ids, mask = torch.tensor([[5, 7, 2, 0], [5, 9, 2, 8]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     x = tokens(2, 4, DIM)
-    pooled = mean_pool(x, mask, weights=idf(ids))
+    pooled = mean_pool(x, mask, token_weights=idf(ids))
     for row, length in enumerate([3, 4]):
         table = torch.tensor([idf.table[int(i)] for i in ids[row, :length]])
         torch.testing.assert_close(pooled[row], (table @ x[row, :length]) / table.sum())
@@ -328,7 +320,7 @@ def test_inverse_document_frequencies() -> None:
 # ------------------------------------------------------------------ to the tolerances of law 4, on both routes
 
 
-def _scale(layer: Pooling, rows: Tensor, w: Tensor, at: Tensor) -> Tensor:
+def _scale(layer: PoolingLayer, rows: Tensor, w: Tensor, at: Tensor) -> Tensor:
     """What the error of a sentence's vector is relative to, as law 4 has it."""
     _, scale = _expected(layer, rows, w, at)
     if isinstance(layer, SoftmaxPooling):
@@ -345,7 +337,7 @@ def _scale(layer: Pooling, rows: Tensor, w: Tensor, at: Tensor) -> Tensor:
     return scale
 
 
-def _assert_law_4(layer: Pooling, x: Tensor, mask: Tensor, weights: Tensor, pooled: Tensor) -> None:
+def _assert_law_4(layer: PoolingLayer, x: Tensor, mask: Tensor, weights: Tensor, pooled: Tensor) -> None:
     relative = 1e-12 if x.dtype == torch.float64 else 1e-6
     info = torch.finfo(x.dtype)
     for row, real in enumerate(mask.bool()):
@@ -376,7 +368,7 @@ def test_law_4(name: str, dense: bool, dtype: torch.dtype, mask: Tensor, seed: i
     weights = (spread * tokens(*mask.shape, dtype=exact, seed=seed + 100)).exp()
     weights = torch.where(tokens(*mask.shape, seed=seed + 200) > 1, 0.0, weights)
     with dense_route() if dense else torch.enable_grad():
-        pooled = layer(x, mask, weights=weights)
+        pooled = layer(x, mask, token_weights=weights)
     assert pooled.dtype == dtype
     _assert_law_4(layer, x, mask, weights, pooled)
 
@@ -406,7 +398,7 @@ def test_long_sentences_of_every_pooling(name: str, dtype: torch.dtype, dense: b
         weights = weights / 64  # so that float16 holds the result
     weights = weights.expand(len(lengths), LONG)
     with dense_route() if dense else torch.enable_grad():
-        pooled = layer(x, mask, weights=weights)
+        pooled = layer(x, mask, token_weights=weights)
     _assert_law_4(layer, x, mask, weights, pooled)
 
 
@@ -424,7 +416,7 @@ def test_large_halves_keep_law_4(name: str, dense: bool, scale: float, value: fl
         x = x / 64  # its projections may make numbers larger
     weights = scale * _weights(1, 600)
     with dense_route() if dense else torch.enable_grad():
-        pooled = layer(x, mask, weights=weights)
+        pooled = layer(x, mask, token_weights=weights)
     assert pooled.isfinite().all()
     _assert_law_4(layer, x, mask, weights, pooled)
 
@@ -437,7 +429,7 @@ def test_scale_of_weights_on_both_routes(name: str, dense: bool, scale: float) -
     layer, (x, mask) = _make(name), all_layouts()
     weights = _weights(*mask.shape)
     with dense_route() if dense else torch.enable_grad():
-        scaled, plain = layer(x, mask, weights=scale * weights), layer(x, mask, weights=weights)
+        scaled, plain = layer(x, mask, weights=scale * weights), layer(x, mask, token_weights=weights)
     torch.testing.assert_close(scaled, plain, rtol=2e-6, atol=1e-6)
 
 
@@ -447,7 +439,7 @@ def test_ones_change_nothing_to_six_digits(name: str, dense: bool) -> None:
     """Integer weights of one change nothing, to 1e-6, on both routes."""
     layer, (x, mask) = _make(name), all_layouts()
     with dense_route() if dense else torch.enable_grad():
-        weighted, plain = layer(x, mask, weights=torch.ones_like(mask)), layer(x, mask)
+        weighted, plain = layer(x, mask, token_weights=torch.ones_like(mask)), layer(x, mask)
     torch.testing.assert_close(weighted, plain, rtol=1e-6, atol=1e-6)
 
 
@@ -460,7 +452,7 @@ def test_dtypes_of_weights(name: str, dtype: torch.dtype) -> None:
     """Weights of any real dtype count as the same numbers in float32."""
     layer, (x, mask) = _make(name), all_layouts()
     weights = torch.arange(mask.numel()).reshape(mask.shape) % 5
-    assert torch.equal(layer(x, mask, weights=weights.to(dtype)), layer(x, mask, weights=weights.float()))
+    assert torch.equal(layer(x, mask, token_weights=weights.to(dtype)), layer(x, mask, token_weights=weights.float()))
 
 
 # ------------------------------------------------------------------------------------ what is left out
@@ -473,7 +465,7 @@ def test_weights_of_pads_do_not_fill_a_sentence(name: str, dense: bool) -> None:
     layer, x = _make(name, on_empty="nan"), tokens(2, 3, DIM)
     weights = torch.tensor([[0.0, 0.0, 7.0], [1.0, 2.0, 7.0]])
     with dense_route() if dense else torch.enable_grad():
-        pooled = layer(x, torch.tensor([[1, 1, 0], [1, 1, 0]]), weights=weights)
+        pooled = layer(x, torch.tensor([[1, 1, 0], [1, 1, 0]]), token_weights=weights)
     assert pooled[0].isnan().all()
     assert pooled[1].isfinite().all()
 
@@ -484,8 +476,8 @@ def test_a_weight_of_zero_is_as_good_as_a_pad(name: str, dense: bool) -> None:
     """A token of weight 0 might as well be masked out, where positions are not counted."""
     layer, x, keep = _make(name), tokens(2, 5, DIM), torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1]])
     with dense_route() if dense else torch.enable_grad():
-        weighted = layer(x, torch.ones_like(keep), weights=keep)
-        masked = layer(x, keep, weights=torch.ones(2, 5))
+        weighted = layer(x, torch.ones_like(keep), token_weights=keep)
+        masked = layer(x, keep, token_weights=torch.ones(2, 5))
     torch.testing.assert_close(weighted, masked, rtol=2e-6, atol=1e-6)
 
 
@@ -503,7 +495,7 @@ def test_gradients_equal_those_of_a_loop(name: str, dense: bool) -> None:
             pooled = torch.stack([_expected(layer, x[row, p], weights[row, p], p)[0] for row, p in enumerate(at)])
         else:
             with dense_route() if dense else torch.enable_grad():
-                pooled = layer(x, mask, weights=weights)
+                pooled = layer(x, mask, token_weights=weights)
         towards = tokens(*pooled.shape, dtype=torch.float64, seed=4)
         found.append(torch.autograd.grad((pooled * towards).sum(), [x, weights]))
     for actual, expected in zip(*reversed(found), strict=True):
@@ -516,7 +508,7 @@ def test_a_sentence_without_weight_sends_finite_gradients(name: str, dense: bool
     """Where all weights are 0 the gradients by tokens are 0 and those by weights are finite."""
     layer, x, weights = _make(name), tokens(1, 3, DIM).requires_grad_(), torch.zeros(1, 3, requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
-        pooled = layer(x, torch.ones(1, 3, dtype=torch.bool), weights=weights)
+        pooled = layer(x, torch.ones(1, 3, dtype=torch.bool), token_weights=weights)
     by_token, by_weight = torch.autograd.grad(pooled.sum(), [x, weights])
     assert not by_token.any()
     assert by_weight.isfinite().all()
@@ -537,9 +529,9 @@ def test_traced_once_for_all_shapes(name: str) -> None:
     program = torch.export.export(layer, (), example, dynamic_shapes=dict.fromkeys(example, sizes))
     for tokens_, mask_ in ((x, mask), other):
         weights = poison(_weights(*mask_.shape).unsqueeze(2), mask_, torch.nan).squeeze(2)
-        expected = layer(tokens_, mask_, weights=weights)
-        torch.testing.assert_close(compiled(tokens_, mask_, weights=weights), expected, rtol=1e-5, atol=1e-6)
-        exported = program.module()(token_embeddings=tokens_, attention_mask=mask_, weights=weights)
+        expected = layer(tokens_, mask_, token_weights=weights)
+        torch.testing.assert_close(compiled(tokens_, mask_, token_weights=weights), expected, rtol=1e-5, atol=1e-6)
+        exported = program.module()(token_embeddings=tokens_, attention_mask=mask_, token_weights=weights)
         torch.testing.assert_close(exported, expected, rtol=1e-5, atol=1e-6)
     torch.compiler.reset()
 
@@ -553,7 +545,7 @@ def test_softmax_of_a_largest_token_without_weight(dense: bool, largest: float, 
     """The largest token leaves the others their shares when its own weight is 0, however large it is."""
     x, mask = torch.tensor([[[1.0], [largest]]]), torch.ones(1, 2, dtype=torch.bool)
     with dense_route() if dense else torch.enable_grad():
-        pooled = SoftmaxPooling(temperature)(x, mask, weights=torch.tensor([[1.0, 0.0]]))
+        pooled = SoftmaxPooling(temperature)(x, mask, token_weights=torch.tensor([[1.0, 0.0]]))
     torch.testing.assert_close(pooled, torch.tensor([[1.0]]))
 
 
@@ -563,7 +555,9 @@ def test_attention_to_a_token_without_weight(dense: bool, score: float) -> None:
     """The token of the highest score leaves the others their shares when its own weight is 0."""
     x, scores = torch.tensor([[[5.0], [7.0], [6.0]]]), torch.tensor([[[0.0, score, 0.5]]])
     with dense_route() if dense else torch.enable_grad():
-        pooled, _ = attention_pool(x, torch.ones(1, 3).long(), scores=scores, weights=torch.tensor([[1.0, 0.0, 1.0]]))
+        pooled, _ = attention_pool(
+            x, torch.ones(1, 3).long(), scores=scores, token_weights=torch.tensor([[1.0, 0.0, 1.0]])
+        )
     share = torch.tensor([0.0, 0.5]).softmax(dim=0)
     torch.testing.assert_close(pooled, (share * torch.tensor([5.0, 6.0])).sum().view(1, 1))
 
@@ -574,7 +568,7 @@ def test_generalized_mean_of_a_largest_token_without_weight(dense: bool, largest
     """The size of a token of weight 0 does not swallow the others."""
     x, mask = torch.tensor([[[1.0], [largest]]]), torch.ones(1, 2, dtype=torch.bool)
     with dense_route() if dense else torch.enable_grad():
-        pooled = GeneralizedMeanPooling(p)(x, mask, weights=torch.tensor([[1.0, 0.0]]))
+        pooled = GeneralizedMeanPooling(p)(x, mask, token_weights=torch.tensor([[1.0, 0.0]]))
     torch.testing.assert_close(pooled, torch.tensor([[1.0]]))
 
 
@@ -584,9 +578,9 @@ def test_packed_weights_on_the_dense_route(name: str, packing: str) -> None:
     """Packed and nested tokens take packed weights on other devices too."""
     layer, rows, lengths, flat = _make(name), tokens(7, DIM), [3, 0, 4], _weights(7)
     given = PACKINGS[packing](rows, lengths)
-    expected = layer(**given, weights=flat)
+    expected = layer(**given, token_weights=flat)
     with dense_route():
-        pooled = layer(**given, weights=flat)
+        pooled = layer(**given, token_weights=flat)
     torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -597,6 +591,6 @@ def test_packed_selections_on_the_dense_route() -> None:
         with route:
             batch = TokenBatch.from_packed(rows, cu_seqlens).select(torch.tensor([1, 0, 1, 0, 1, 1, 1]))
             batch = batch.select(torch.tensor([1, 1, 0, 1, 1]))
-            found.append(_make("weightedmean")(batch, weights=_weights(4)))
+            found.append(_make("weightedmean")(batch, token_weights=_weights(4)))
     assert found[0].any()
     torch.testing.assert_close(found[1], found[0])

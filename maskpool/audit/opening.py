@@ -8,7 +8,7 @@ from typing import Any
 
 from maskpool.encoder import Encoder, bundled_folder_of
 from maskpool.errors import FolderError, InvalidValueError, MaskpoolError
-from maskpool.modules import build_pooling
+from maskpool.poolings.build import build_pooling
 
 
 def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") -> Any:

@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from maskpool.audit.trace import states_in
 from maskpool.encoder import evaluating, token_limit
 from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
-from maskpool.modules import build_pooling
+from maskpool.poolings.build import build_pooling
 
 _WHAT = (
     "a callable from a list of texts to an array of vectors, a SentenceTransformer, a maskpool SentenceEmbedder, a "

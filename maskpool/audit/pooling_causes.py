@@ -16,8 +16,9 @@ from maskpool.audit.encoder_causes import module_finding, reads_other_ids
 from maskpool.audit.probes import SMALLEST, TIMES_FLOOR, Measured, difference
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
-from maskpool.modules import LearnedPooling
-from maskpool.modules.build import POOLINGS, build_pooling
+from maskpool.nn import LearnedPooling
+from maskpool.nn import POOLINGS
+from maskpool.poolings.build import build_pooling
 
 Change: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -230,7 +231,7 @@ def formulas(x: Tensor) -> dict[str, Callable[[], Tensor]]:
     modes = [
         mode
         for mode, layer in POOLINGS.items()
-        if mode not in ("topk_mean", "softmax") and not issubclass(layer, LearnedPooling)
+        if not layer.learns and set(layer.options()) == {"on_empty"}
     ]
     return {mode: (lambda mode=mode: build_pooling(mode)(x.unsqueeze(0), _ones(x))[0]) for mode in modes}  # type: ignore[misc]
 

@@ -30,25 +30,25 @@ CAUSES = {
     for cause in (
         Cause(
             "mean over pads",
-            "pool with the mask: maskpool.mean_pool(token_embeddings, attention_mask)",
+            "pool with the mask: maskpool.functional.mean_pool(token_embeddings, attention_mask)",
         ),
         Cause(
             "divided by the batch width",
-            "divide by the number of real tokens, not by the padded length: maskpool.mean_pool does",
+            "divide by the number of real tokens, not by the padded length: maskpool.functional.mean_pool does",
         ),
-        Cause("max over pads", "pool with the mask: maskpool.max_pool(token_embeddings, attention_mask)"),
+        Cause("max over pads", "pool with the mask: maskpool.functional.max_pool(token_embeddings, attention_mask)"),
         Cause(
             "zeroed pads in a max",
-            "a zero is larger than a negative feature: leave pads out instead, with maskpool.max_pool",
+            "a zero is larger than a negative feature: leave pads out instead, with maskpool.functional.max_pool",
         ),
         Cause(
             "last column taken as last token",
-            "take the last real token of each text: maskpool.last_token_pool(token_embeddings, attention_mask)",
+            "take the last real token of each text: maskpool.functional.last_token_pool(token_embeddings, attention_mask)",
         ),
         Cause(
             "first column taken as cls",
             "under left padding the first column is a pad: pad on the right, or take the first real token with "
-            "maskpool.cls_pool",
+            "maskpool.functional.cls_pool",
         ),
         Cause(
             "pads read by the pooling",
@@ -61,12 +61,12 @@ CAUSES = {
         ),
         Cause(
             "last token counted by column",
-            "sum(mask) − 1 is the column of the last token only under right padding: use maskpool.last_token_pool, "
+            "sum(mask) − 1 is the column of the last token only under right padding: use maskpool.functional.last_token_pool, "
             "which reads the mask",
         ),
         Cause(
             "position weights counted by column",
-            "count positions from the first real token of each text, as maskpool.position_weighted_mean_pool does, "
+            "count positions from the first real token of each text, as maskpool.functional.position_weighted_mean_pool does, "
             "or pad on the right",
         ),
         Cause(
@@ -76,7 +76,7 @@ CAUSES = {
         ),
         Cause(
             "NaN at pads read by the pooling",
-            "0 × NaN is NaN: leave pads out with torch.where, as maskpool.mean_pool does, instead of multiplying by "
+            "0 × NaN is NaN: leave pads out with torch.where, as maskpool.functional.mean_pool does, instead of multiplying by "
             "the mask",
         ),
         Cause(
@@ -117,7 +117,7 @@ CAUSES = {
         Cause(
             "position ids under left padding",
             "pass position_ids that count real tokens, or pad on the right (tokenizer.padding_side = 'right') and pool "
-            "with the mask: [:, -1] is the last token under left padding only, maskpool.last_token_pool under both",
+            "with the mask: [:, -1] is the last token under left padding only, maskpool.functional.last_token_pool under both",
         ),
         Cause(
             "position ids counted by column",

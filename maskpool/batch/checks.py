@@ -42,7 +42,7 @@ def on_eager_cpu(tensor: Tensor) -> bool:
         tensor.device.type != "cpu"
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch.jit is untyped
-        or torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]  # torch has no public name for it
+        or torch._C._are_functorch_transforms_active()  # torch has no public name for it
     )
 
 

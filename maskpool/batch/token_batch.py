@@ -289,6 +289,33 @@ class TokenBatch(Kernels):
     def same_sentences(self, other: TokenBatch) -> bool:
         """Return whether another batch has tokens in the same places; True if the values cannot be read."""
 
+    @abstractmethod
+    def to_packed(self) -> SparseBatch:
+        """Return the same batch with exactly its real tokens in ``values``, split by ``cu_seqlens``.
+
+        Tokens keep their positions, holes included. A packed batch is returned as it is.
+
+        Raises:
+            InvalidValueError: The batch is traced or on another device than the CPU.
+
+        Example:
+            >>> packed = TokenBatch.of(torch.ones(2, 3, 4), torch.tensor([[1, 1, 0], [0, 1, 0]])).to_packed()
+            >>> packed.values.shape, packed.cu_seqlens.tolist()
+            (torch.Size([3, 4]), [0, 2, 3])
+        """
+
+    @abstractmethod
+    def to_padded(self) -> tuple[Padded, PaddedMask]:
+        """Return ``token_embeddings`` padded with zeros, and the bool ``attention_mask``.
+
+        A sparse batch is padded on the right. A token is at its position, so holes and excluded prompts stay holes.
+
+        Example:
+            >>> x, mask = TokenBatch.from_packed(torch.ones(3, 4), torch.tensor([0, 2, 3])).to_padded()
+            >>> x.shape, mask.tolist()
+            (torch.Size([2, 2, 4]), [[True, True], [True, False]])
+        """
+
     def token_weights(self, token_weights: TokenWeights) -> PerToken:
         """Validate token weights and convert them to a per-token tensor in the accumulation dtype.
 
@@ -386,7 +413,7 @@ class SparseBatch(CSRKernels, TokenBatch):
         return self.offsets.to(torch.int32)
 
     @cached_property
-    def positions(self) -> Index:  # type: ignore[override]  # a cached property is one  # noqa: D102  # see TokenBatch
+    def positions(self) -> Index:  # noqa: D102  # see TokenBatch
         places = torch.arange(self.index.numel()) if self._places is None else self._places
         if not places.numel():
             return places
@@ -415,32 +442,14 @@ class SparseBatch(CSRKernels, TokenBatch):
             return torch.equal(self.positions, other.positions)
         return torch.equal(self.mask, other.mask)
 
-    def to_packed(self) -> SparseBatch:
-        """Return the same batch with exactly its real tokens in ``values``, split by ``cu_seqlens``.
-
-        Tokens keep their positions, holes included. A packed batch is returned as it is.
-
-        Example:
-            >>> packed = TokenBatch.of(torch.ones(2, 3, 4), torch.tensor([[1, 1, 0], [0, 1, 0]])).to_packed()
-            >>> packed.values.shape, packed.cu_seqlens.tolist()
-            (torch.Size([3, 4]), [0, 2, 3])
-        """
+    def to_packed(self) -> SparseBatch:  # noqa: D102  # see TokenBatch
         if self.mask is None and self.is_packed():
             return self
         batch = SparseBatch(self.values.index_select(0, self.index), torch.arange(self.index.numel()), self.offsets)
         batch.positions = self.positions
         return batch
 
-    def to_padded(self) -> tuple[Padded, PaddedMask]:
-        """Return ``token_embeddings`` padded on the right with zeros, and the bool ``attention_mask``.
-
-        A token is at its position, so holes and excluded prompts stay holes.
-
-        Example:
-            >>> x, mask = TokenBatch.from_packed(torch.ones(3, 4), torch.tensor([0, 2, 3])).to_padded()
-            >>> x.shape, mask.tolist()
-            (torch.Size([2, 2, 4]), [[True, True], [True, False]])
-        """
+    def to_padded(self) -> tuple[Padded, PaddedMask]:  # noqa: D102  # see TokenBatch
         width = int(self.positions.max()) + 1 if self.positions.numel() else 0
         where = (self.sentence_of_token, self.positions)
         sentences = self.lengths.numel()
@@ -497,8 +506,8 @@ class PaddedBatch(DenseKernels, TokenBatch):
         )
 
     def to_padded(self) -> tuple[Padded, PaddedMask]:
-        """Return ``token_embeddings`` and the bool ``attention_mask``."""
-        return self.padded, self.mask
+        """Return the padded embeddings, 0 at pads, and their mask."""
+        return self.rows(), self.mask
 
 
 class _PackedOnDevice(PaddedBatch):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maskpool.plans import Ints
-from maskpool.tokens import TokenBatch
+from maskpool.batch.token_batch import SparseBatch
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
@@ -76,21 +76,21 @@ class Windows:
         """Real tokens of each entry."""
         return self.real_tokens[self.rows]
 
-    def real(self, states: Annotated[Tensor, "batch seq dim"]) -> TokenBatch:
+    def real(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
         """The real tokens."""
         starts = self.widths - self.lengths if self.left else np.zeros_like(self.widths)
         return spans(states, self.rows, starts, starts + self.lengths)
 
-    def whole(self, states: Annotated[Tensor, "batch seq dim"]) -> TokenBatch:
+    def whole(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
         """Every position."""
         return spans(states, self.rows, np.zeros_like(self.widths), self.widths)
 
-    def pads(self, states: Annotated[Tensor, "batch seq dim"]) -> TokenBatch:
+    def pads(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
         """The pads."""
         starts = np.zeros_like(self.widths) if self.left else self.lengths
         return spans(states, self.rows, starts, starts + self.widths - self.lengths)
 
-    def with_pads(self, states: Annotated[Tensor, "batch seq dim"], source: Ints | None, common: Tensor) -> TokenBatch:
+    def with_pads(self, states: Annotated[Tensor, "batch seq dim"], source: Ints | None, common: Tensor) -> SparseBatch:
         """Every position, the pads replaced.
 
         Args:
@@ -114,7 +114,7 @@ class Windows:
             first = np.zeros_like(other) if self.left else self.real_tokens[other]
             index[is_pad] = other * seq + first + ordinal % (seq - self.real_tokens[other])
         values = torch.cat([states.flatten(0, 1), common.unsqueeze(0)])
-        return TokenBatch(values, torch.from_numpy(index), torch.from_numpy(offsets))
+        return SparseBatch(values, torch.from_numpy(index), torch.from_numpy(offsets))
 
 
 def partners(lengths: Ints, seq: int) -> Ints:
@@ -132,7 +132,7 @@ def partners(lengths: Ints, seq: int) -> Ints:
     return chosen
 
 
-def spans(states: Annotated[Tensor, "batch seq dim"], rows: Ints, starts: Ints, ends: Ints) -> TokenBatch:
+def spans(states: Annotated[Tensor, "batch seq dim"], rows: Ints, starts: Ints, ends: Ints) -> SparseBatch:
     """One sentence a span of positions ``starts[i]`` to ``ends[i]`` of row ``rows[i]``, without copying states.
 
     Example:
@@ -145,7 +145,7 @@ def spans(states: Annotated[Tensor, "batch seq dim"], rows: Ints, starts: Ints, 
     offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     first = torch.from_numpy(rows * states.shape[1] + starts) - offsets[:-1]
     index = torch.arange(int(offsets[-1])) + torch.repeat_interleave(first, lengths)
-    return TokenBatch(states.flatten(0, 1), index, offsets)
+    return SparseBatch(states.flatten(0, 1), index, offsets)
 
 
 def unit(vectors: Vectors) -> Vectors:

@@ -24,8 +24,7 @@ from maskpool.bench.arms import Reading, Vectors, Windows, partners
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import atomic_write
-from maskpool.modules import Pooling
-from maskpool.modules.build import output_dimension
+from maskpool.nn import PoolingLayer
 from maskpool.plans import Ints
 from maskpool.trust import Folder
 
@@ -63,7 +62,7 @@ class Asked:
     """
 
     layers: tuple[int, ...]
-    poolings: Mapping[str, Pooling]
+    poolings: Mapping[str, PoolingLayer]
     pairs: Mapping[Source, Ints]
     readings: Mapping[Source, tuple[Reading, ...]]
     prefix: bool
@@ -387,7 +386,7 @@ def _arrays(
             for layer, dimension in zip(asked.layers, dimensions, strict=True):
                 for mode, pooling in asked.poolings.items():
                     rows = texts if each_text else len(asked.pairs[source])
-                    shape = (rows, output_dimension(pooling, dimension))
+                    shape = (rows, pooling.output_dimension(dimension))
                     found[source, reading, layer, mode] = _mapped(
                         folder / _file(source, reading, layer, mode), shape, fresh
                     )

@@ -19,13 +19,14 @@ from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.statistics import CONFIDENCE, floor
 from maskpool.errors import FolderError, InvalidValueError
-from maskpool.modules import LearnedPooling, MeanPooling, Pooling, build_pooling
-from maskpool.modules.build import POOLINGS, output_dimension
+from maskpool.nn import LearnedPooling, MeanPooling, PoolingLayer
+from maskpool.poolings.build import build_pooling
+from maskpool.nn import POOLINGS
 from maskpool.plans import Ints
 from maskpool.trust import Folder
 
 # The modes that are trained here, and have a table of their own.
-LEARNED = tuple(mode for mode, layer in POOLINGS.items() if issubclass(layer, LearnedPooling))
+LEARNED = tuple(mode for mode, layer in POOLINGS.items() if layer.learns)
 HEAD_SEEDS = 5
 MOST_TEXTS = 2_000  # of which token states are kept, 128 x 384 floats each
 FEWEST_LABELS = 4  # two to train on, two to cluster
@@ -169,7 +170,7 @@ def saved_hash(folder: str) -> str:
     return found.hexdigest()
 
 
-def layers_of(poolings: Sequence[str], dimension: int) -> dict[str, Pooling]:
+def layers_of(poolings: Sequence[str], dimension: int) -> dict[str, PoolingLayer]:
     """The layers of modes without parameters, and of heads that were trained elsewhere and are served as they are.
 
     Raises:
@@ -181,7 +182,7 @@ def layers_of(poolings: Sequence[str], dimension: int) -> dict[str, Pooling]:
     }
 
 
-def _opened(folder: str, dimension: int) -> Pooling:
+def _opened(folder: str, dimension: int) -> PoolingLayer:
     from maskpool.integrations.sentence_transformers import Pooling as PoolingModule
 
     try:
@@ -199,7 +200,7 @@ def _opened(folder: str, dimension: int) -> Pooling:
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise FolderError(
-            f"must be modes or folders that save_head or Pooling.save has written; {folder} could not "
+            f"must be modes or folders that save_head or PoolingLayer.save has written; {folder} could not "
             f"be opened: {reason}",
             argument="poolings",
         ) from error
@@ -209,7 +210,7 @@ def _opened(folder: str, dimension: int) -> Pooling:
             f"must fit the model, whose token states are {dimension} wide; the head in {folder} is for tokens that are "
             f"{module.embedding_dimension} wide: take it out, or measure the model it was trained on",
         )
-    layer: Pooling = module.pooling.eval().requires_grad_(False)
+    layer: PoolingLayer = module.pooling.eval().requires_grad_(False)
     return layer
 
 
@@ -220,7 +221,7 @@ def _train(mode: str, states: Tensor, mask: Tensor, codes: Tensor, seed: int) ->
         torch.manual_seed(seed)
         head = build_pooling(mode, states.shape[2])
         assert isinstance(head, LearnedPooling)
-        classifier = nn.Linear(output_dimension(head, states.shape[2]), int(targets.max()) + 1)
+        classifier = nn.Linear(head.output_dimension(states.shape[2]), int(targets.max()) + 1)
         optimizer = torch.optim.Adam([*head.parameters(), *classifier.parameters()], lr=_LEARNING_RATE)
         for _ in range(_EPOCHS):
             for batch in torch.split(torch.randperm(len(states)), _BATCH):

@@ -27,14 +27,14 @@ from maskpool.errors import (
     NotFoundError,
     rename_arguments,
 )
-from maskpool.modules.build import POOLINGS
+from maskpool.nn import POOLINGS
 from maskpool.plans import Plan, default_plans
 from maskpool.trust import check_regular
 
 DEFAULT_PAD_TO = 128
 DEFAULT_ARMS = ("included", "pads only", "common pad", "another's pads", "noise", *MIXED)
 # A mode string alone cannot say how many topk_mean shall take.
-KNOWN_POOLINGS = tuple(mode for mode in POOLINGS if mode != "topk_mean")
+KNOWN_POOLINGS = tuple(mode for mode, layer in POOLINGS.items() if not layer.required_options())
 _LARGEST_SEED = 2**32 - 1
 _KINDS = ("data", "task", "hub", "newsgroups", "docstrings")
 

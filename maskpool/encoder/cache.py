@@ -18,7 +18,7 @@ from maskpool.encoder import states_file
 from maskpool.encoder.states_file import Layout, Part, read_file, refuse_others
 from maskpool.encoder.transformer import Encoder, check_texts, evaluating, weights_hash
 from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError
-from maskpool.tokens import TokenBatch
+from maskpool.batch.token_batch import SparseBatch
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 # Files whose numbers this process has checked, with their times: what unpickles states need not read all of them again.
@@ -50,7 +50,7 @@ class TokenStates:
         >>> states = TokenStates(torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([0, 1, 3]))
         >>> len(states), states.shape, states.lengths.tolist()
         (2, (2, 1), [1, 2])
-        >>> states[[1, 0]].batch([0]).to_padded().padded
+        >>> states[[1, 0]].batch([0]).to_padded()[0]
         tensor([[[2.],
                  [5.]]])
     """
@@ -136,7 +136,7 @@ class TokenStates:
             "states", "must be pooled before they are an array, as in mean_pool(states.batch(range(len(states))))"
         )
 
-    def batch(self, texts: Sequence[int] | Annotated[Tensor, "some"]) -> TokenBatch:
+    def batch(self, texts: Sequence[int] | Annotated[Tensor, "some"]) -> SparseBatch:
         """Some of the chosen texts as a batch in float32; only their own tokens are read.
 
         Args:
@@ -161,7 +161,7 @@ class TokenStates:
         parts = [rows[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         values = torch.from_numpy(np.concatenate(parts) if parts else rows[:0].copy()).float()
         offsets = torch.nn.functional.pad((ends - starts).cumsum(0), (1, 0))
-        return TokenBatch(values, torch.arange(len(values)), offsets)
+        return SparseBatch(values, torch.arange(len(values)), offsets)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A cache is pickled as its path: what unpickles it maps the same file."""

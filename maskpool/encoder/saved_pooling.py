@@ -13,7 +13,8 @@ import torch
 
 from maskpool.encoder.annotations import PreTrainedModel
 from maskpool.errors import FolderError, NotFoundError
-from maskpool.modules import Pooling, build_pooling
+from maskpool.nn import PoolingLayer
+from maskpool.poolings.build import build_pooling
 from maskpool.trust import Folder, as_folder_error, check_head, reason_of
 from maskpool.trust.fields import BOOLEAN, refused
 from maskpool.trust.modules import LEGACY_MODES, read_module_list
@@ -68,7 +69,7 @@ class SavedPooling:
         own = (self.mode,) if isinstance(self.mode, str) else self.mode
         return modes == own and not (self.options or self.learned) and self.include_special_tokens
 
-    def build(self, dimension: int) -> Pooling:
+    def build(self, dimension: int) -> PoolingLayer:
         """Build the layer, with its weights if it has any.
 
         Args:
@@ -292,7 +293,9 @@ def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_
     if not ours:
         unknown = [*settings, *([] if flags["include_special_tokens"] else ["include_special_tokens"])]
         if unknown:
-            raise FolderError(f"{file} must hold settings of sentence-transformers' Pooling, got {', '.join(unknown)}")
+            raise FolderError(
+                f"{file} must hold settings of sentence-transformers' PoolingLayer, got {', '.join(unknown)}"
+            )
         foreign = [one for one in ((mode,) if isinstance(mode, str) else mode) if one not in _HOST_MODES]
         if foreign:
             raise refused(file, "pooling_mode", f"one of {', '.join(map(repr, _HOST_MODES))}", foreign[0])

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from maskpool.encoder import Encoder, evaluating
 from maskpool.errors import InvalidTypeError, InvalidValueError, RequirementError
 from maskpool.files import atomic_write
-from maskpool.modules import Pooling, build_pooling
+from maskpool.nn import PoolingLayer
+from maskpool.poolings.build import build_pooling
 
 _PACKAGES = 'pip install "maskpool[onnx]"'
 
 
 def export(
-    encoder: Encoder | nn.Module, pooling: Pooling | str | tuple[str, ...], path: str | os.PathLike[str]
+    encoder: Encoder | nn.Module, pooling: PoolingLayer | str | tuple[str, ...], path: str | os.PathLike[str]
 ) -> None:
     """Write a model and a pooling as one ONNX file.
 
@@ -52,7 +53,7 @@ def export(
         raise InvalidTypeError("encoder", f"must be a maskpool Encoder or a torch module, got {type(encoder).__name__}")
     if isinstance(pooling, (str, tuple, list)):
         pooling = build_pooling(pooling, getattr(getattr(model, "config", None), "hidden_size", None))
-    if not isinstance(pooling, Pooling):
+    if not isinstance(pooling, PoolingLayer):
         raise InvalidTypeError("pooling", f"must be a maskpool layer or a mode string, got {type(pooling).__name__}")
     _check(pooling)
     try:
@@ -80,7 +81,7 @@ def export(
 
 
 class _TokensToVector(nn.Module):
-    def __init__(self, model: nn.Module, pooling: Pooling) -> None:
+    def __init__(self, model: nn.Module, pooling: PoolingLayer) -> None:
         super().__init__()
         self.model, self.pooling = model, pooling
 
@@ -90,10 +91,10 @@ class _TokensToVector(nn.Module):
         return pooled
 
 
-def _check(pooling: Pooling) -> None:
+def _check(pooling: PoolingLayer) -> None:
     """Refuse what cannot become a graph before any work is done."""
     for layer in pooling.modules():
-        if isinstance(layer, Pooling) and layer.on_empty == "raise":
+        if isinstance(layer, PoolingLayer) and layer.on_empty == "raise":
             raise InvalidValueError(
                 "pooling",
                 f"must not have on_empty='raise' to become an ONNX graph, got it from {type(layer).__name__}: "

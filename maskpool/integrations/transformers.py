@@ -18,10 +18,11 @@ from maskpool.encoder import Encoder, check_texts, evaluating, layer_states, tok
 from maskpool.encoder.saved_pooling import SavedPooling, saved_pooling_of, warn_about_pooling
 from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
 from maskpool.integrations import require
-from maskpool.modules import FirstLastAveragePooling, LayerMix, Pooling, build_pooling
-from maskpool.modules.build import POOLINGS, output_dimension
+from maskpool.nn import FirstLastAveragePooling, LayerMix, PoolingLayer
+from maskpool.poolings.build import build_pooling
+from maskpool.nn import POOLINGS
 from maskpool.plans import Plan
-from maskpool.tokens import TokenBatch
+from maskpool.batch.token_batch import TokenBatch
 
 require("transformers", "st")
 
@@ -36,7 +37,7 @@ from transformers import (  # noqa: E402  # after the check
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 _Pipeline: Any = pipelines.base.Pipeline  # Any: the types of the host's base fit none of its pipelines
-PoolingArgument: TypeAlias = str | tuple[str, ...] | list[str] | Pooling | LayerMix | FirstLastAveragePooling
+PoolingArgument: TypeAlias = str | tuple[str, ...] | list[str] | PoolingLayer | LayerMix | FirstLastAveragePooling
 
 
 class SentenceEmbedder:
@@ -164,7 +165,7 @@ class SentenceEmbedder:
     @property
     def dimension(self) -> int:
         """Width of a vector."""
-        return output_dimension(self.pooling, _width(self.encoder.model, self.layer))
+        return self.pooling.output_dimension(_width(self.encoder.model, self.layer))
 
 
 class SentenceEmbeddingPipeline(_Pipeline):  # type: ignore[misc]  # the same
@@ -255,7 +256,7 @@ def register_pipeline() -> None:
 class _Chosen:
     """A pooling, and the ids of special tokens it leaves out."""
 
-    pooling: Pooling | LayerMix | FirstLastAveragePooling
+    pooling: PoolingLayer | LayerMix | FirstLastAveragePooling
     special_ids: Tensor | None = None
 
 
@@ -299,7 +300,7 @@ def _normalizes(saved: SavedPooling | None) -> bool:
 
 def _build(
     pooling: PoolingArgument, model: PreTrainedModel, layer: int
-) -> Pooling | LayerMix | FirstLastAveragePooling:
+) -> PoolingLayer | LayerMix | FirstLastAveragePooling:
     _check_layer_argument(layer)
     if isinstance(pooling, LayerMix | FirstLastAveragePooling):
         if layer != -1:
@@ -309,7 +310,7 @@ def _build(
         return pooling
     if isinstance(pooling, str | tuple | list):
         return build_pooling(pooling, _width(model, layer)).to(model.device)
-    if not isinstance(pooling, Pooling):
+    if not isinstance(pooling, PoolingLayer):
         raise InvalidTypeError("pooling", f"must be a maskpool layer or a mode string, got {type(pooling).__name__}")
     return pooling
 
@@ -327,7 +328,7 @@ def _pool(
     mask: Annotated[Tensor, "batch seq"],
 ) -> Annotated[Tensor, "batch out_dim"]:
     pooled: Tensor
-    if not isinstance(chosen.pooling, Pooling):
+    if not isinstance(chosen.pooling, PoolingLayer):
         pooled = chosen.pooling(layer_states(model, input_ids, mask), mask)
         return pooled
     batch = TokenBatch.from_padded(token_states(model, input_ids, mask, layer), mask)

@@ -67,7 +67,7 @@ def build_pooling(
         elif embedding_dimension is None:
             raise InvalidValueError("embedding_dimension", f"is required for the pooling_mode {layer.mode!r}, got None")
         else:
-            layers.append(layer(embedding_dimension, **taken))
+            layers.append(layer(embedding_dimension, **taken))  # type: ignore[call-arg, arg-type]  # see takes_dimension
     return layers[0] if len(layers) == 1 else ConcatPooling(layers)
 
 

@@ -20,15 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from maskpool import (
-    build_pooling,
-    cls_pool,
-    last_token_pool,
-    max_pool,
-    mean_pool,
-    position_weighted_mean_pool,
-)
+from maskpool import build_pooling
 from maskpool.audit.probes import TEXTS
+from maskpool.functional import cls_pool, last_token_pool, max_pool, mean_pool, position_weighted_mean_pool
 from maskpool.masks import exclude_prompt
 from tests.matrix import FULL
 

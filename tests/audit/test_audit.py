@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from maskpool import AttentionPooling, assert_padding_invariant, audit_padding
+from maskpool import assert_padding_invariant, audit_padding
 from maskpool.integrations.transformers import SentenceEmbedder
+from maskpool.nn import AttentionPooling
 from tests.audit import planted
 from tests.bench import tiny
 from tests.command import assert_refused, run
@@ -32,7 +33,7 @@ def test_the_report_tells_people_what_to_do() -> None:
         "LEAK: mean over pads",
         "the mean of all columns",
         "real tokens in",
-        "fix: pool with the mask: maskpool.mean_pool",
+        "fix: pool with the mask: maskpool.functional.mean_pool",
         *(repr(one) for one in report.findings[0].texts),
     ):
         assert words in text

@@ -15,13 +15,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
-from maskpool import LearnedPooling, build_pooling
+from maskpool import build_pooling
 from maskpool.bench import heads
 from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.study import parse_study, read_study
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
+from maskpool.nn import LearnedPooling
 from tests.bench import tiny
 from tests.matrix import cut
 

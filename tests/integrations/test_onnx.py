@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskpool import ConcatPooling, MaxPooling, MeanPooling, Pooling, build_pooling
+from maskpool import build_pooling
+from maskpool.nn import ConcatPooling, MaxPooling, MeanPooling, PoolingLayer
 from maskpool.encoder import Encoder
-from maskpool.functional import OnEmpty
+from maskpool.types import OnEmpty
 from maskpool.integrations.onnx import export
 from tests.bench import tiny
 from tests.poolings import DIM, LEARNED, PLAIN, TOGETHER, make
@@ -163,7 +164,7 @@ def test_a_failed_export_leaves_the_file_alone(tmp_path: Path) -> None:
     """What stood at the path stays, whole, if the export fails; nothing is left beside it."""
     target, encoder = tmp_path / "model.onnx", TinyEncoder().train()
     target.write_bytes(b"precious")
-    broken: Pooling = Breaks()
+    broken: PoolingLayer = Breaks()
     with pytest.raises(Exception, match="broken"):
         export(encoder, broken, target)
     assert target.read_bytes() == b"precious"

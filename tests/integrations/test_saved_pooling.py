@@ -16,11 +16,11 @@ from sentence_transformers.sentence_transformer import modules as host
 from transformers import AutoModel, AutoTokenizer
 from transformers import pipeline as hosts_pipeline
 
-from maskpool import LayerMix, MaxPooling, MeanPooling
 from maskpool.encoder.saved_pooling import read_saved_pooling, saved_pooling_of
 from maskpool.errors import FolderError
 from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.transformers import SentenceEmbedder, register_pipeline
+from maskpool.nn import LayerMix, MaxPooling, MeanPooling
 from tests.bench import tiny
 
 pipeline: Any = hosts_pipeline  # Any: its overloads name the tasks of transformers only

@@ -19,9 +19,9 @@ from sentence_transformers.sentence_transformer.modules.tokenizer import Whitesp
 from torch import Tensor
 
 from maskpool import TokenBatch
-from maskpool.functional import OnEmpty
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.masks import exclude_prompt
+from maskpool.types import OnEmpty
 from tests.batches import dense_route, lengths_to_offsets, masks, poison, tokens
 from tests.hosts import compares_with_the_host
 from tests.poolings import DIM, DTYPES, HOST_MODES, LEARNED, PLAIN, SPECS, TOGETHER, WIDTHS, every_pooling, make

@@ -90,7 +90,7 @@ def test_composed_as_the_host_composes(build: Callable[..., SentenceTransformer]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("layer", [maskpool.MeanPooling(), maskpool.AttentionPooling(DIM)])
+@pytest.mark.parametrize("layer", [maskpool.nn.MeanPooling(), maskpool.nn.AttentionPooling(DIM)])
 def test_a_plain_layer_names_what_belongs_there(build: Callable[..., SentenceTransformer], layer: Any) -> None:
     """A plain layer among the modules fails with the sentence that names the modules."""
     with pytest.raises(TypeError, match=r"Pooling\(\.\.\.\) or AttentionPoolingModule\(\.\.\.\) of maskpool\.integ"):

@@ -34,10 +34,10 @@ from transformers import (
 )
 from transformers import pipeline as hosts_pipeline
 
-from maskpool import FirstLastAveragePooling, LayerMix, MaxPooling, build_pooling
+from maskpool import build_pooling
 from maskpool.encoder import BUNDLED, bundled_folder_of
 from maskpool.integrations.transformers import SentenceEmbedder, register_pipeline
-from maskpool.modules.build import POOLINGS
+from maskpool.nn import POOLINGS, FirstLastAveragePooling, LayerMix, MaxPooling
 from tests.bench import tiny
 
 TEXTS = ["w1 w2 w3 red1 w4 w9 blue2", "w4", "", "blue2 blue3 w1", "w7 w8 green1 w5 w6 w2 w3 w1 w0 w11", "w7 w8"]

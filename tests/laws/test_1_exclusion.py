@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskpool import Pooling
+from maskpool.nn import PoolingLayer
 from tests.batches import dense_route, masks, poison, tokens
 from tests.poolings import DIM, any_dtype, every_pooling, make
 
 POISONS = [torch.nan, torch.inf, -torch.inf, 6e4, -3.0]
 
 
-def _value_and_gradients(layer: Pooling, x: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _value_and_gradients(layer: PoolingLayer, x: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
     x = x.clone().requires_grad_()
     pooled = layer(x, mask)
     weights = tokens(*pooled.shape, dtype=x.dtype, seed=3)

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import maskpool
-from maskpool import Pooling, TokenBatch
-from maskpool.functional import OnEmpty
+from maskpool import TokenBatch
+from maskpool.nn import PoolingLayer
+from maskpool.types import OnEmpty
 from tests.batches import (
     PACKINGS,
     STRIDES,
@@ -224,20 +225,20 @@ def test_neighbours_do_not_leak(name: str, packing: str, value: float) -> None:
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "mean": maskpool.mean_pool,
-    "mean_sqrt_len_tokens": maskpool.mean_sqrt_len_pool,
-    "weightedmean": maskpool.position_weighted_mean_pool,
-    "sum": maskpool.sum_pool,
-    "max": maskpool.max_pool,
-    "min": maskpool.min_pool,
-    "cls": maskpool.cls_pool,
-    "lasttoken": maskpool.last_token_pool,
-    "std": maskpool.std_pool,
-    "mean_std": maskpool.mean_std_pool,
-    "median": maskpool.median_pool,
-    "logsumexp": maskpool.logsumexp_pool,
-    "topk_mean": lambda *args, **options: maskpool.topk_mean_pool(*args, k=3, **options),
-    "softmax": lambda *args, **options: maskpool.softmax_pool(*args, temperature=0.5, **options),
+    "mean": maskpool.functional.mean_pool,
+    "mean_sqrt_len_tokens": maskpool.functional.mean_sqrt_len_pool,
+    "weightedmean": maskpool.functional.position_weighted_mean_pool,
+    "sum": maskpool.functional.sum_pool,
+    "max": maskpool.functional.max_pool,
+    "min": maskpool.functional.min_pool,
+    "cls": maskpool.functional.cls_pool,
+    "lasttoken": maskpool.functional.last_token_pool,
+    "std": maskpool.functional.std_pool,
+    "mean_std": maskpool.functional.mean_std_pool,
+    "median": maskpool.functional.median_pool,
+    "logsumexp": maskpool.functional.logsumexp_pool,
+    "topk_mean": lambda *args, **options: maskpool.functional.topk_mean_pool(*args, k=3, **options),
+    "softmax": lambda *args, **options: maskpool.functional.softmax_pool(*args, temperature=0.5, **options),
 }
 
 
@@ -254,20 +255,22 @@ def test_functions_with_options_take_every_layout(packing: str) -> None:
     """So do the functions whose options a layer learns, and those of several layers' embeddings."""
     given: dict[str, Any] = {**PACKINGS[packing](tokens(5, DIM), [2, 3])}
     layer = make("generalized_mean")
-    assert isinstance(layer, maskpool.GeneralizedMeanPooling)
-    torch.testing.assert_close(maskpool.generalized_mean_pool(**given, p=layer.p), layer(**given))
+    assert isinstance(layer, maskpool.nn.GeneralizedMeanPooling)
+    torch.testing.assert_close(maskpool.functional.generalized_mean_pool(**given, p=layer.p), layer(**given))
     hidden, rest = [given["token_embeddings"]] * 3, {k: v for k, v in given.items() if k != "token_embeddings"}
-    torch.testing.assert_close(maskpool.first_last_average_pool(hidden, **rest), maskpool.mean_pool(**given))
-    mixed = maskpool.mix_layers(hidden, **rest, layer_weights=torch.tensor([0.25, 0.25, 0.5]))
-    torch.testing.assert_close(maskpool.position_weighted_mean_pool(mixed), make("weightedmean")(**given))
+    torch.testing.assert_close(
+        maskpool.functional.first_last_average_pool(hidden, **rest), maskpool.functional.mean_pool(**given)
+    )
+    mixed = maskpool.functional.mix_layers(hidden, **rest, layer_weights=torch.tensor([0.25, 0.25, 0.5]))
+    torch.testing.assert_close(maskpool.functional.position_weighted_mean_pool(mixed), make("weightedmean")(**given))
 
 
 def test_attention_takes_every_layout() -> None:
     """Scores and weights of a packed batch have one row a token; they are those of the padded batch."""
     layer, rows, lengths = make("attention-heads"), tokens(5, DIM), [2, 3]
     given = PACKINGS["packed"](rows, lengths)
-    scores = maskpool.attention_scores(**given, query=layer.query)  # type: ignore[arg-type]  # a parameter
-    pooled, weights = maskpool.attention_pool(**given, scores=scores)  # type: ignore[arg-type]  # tensors only
+    scores = maskpool.functional.attention_scores(**given, query=layer.query)  # type: ignore[arg-type]  # a parameter
+    pooled, weights = maskpool.functional.attention_pool(**given, scores=scores)  # type: ignore[arg-type]  # tensors only
     torch.testing.assert_close(pooled, layer(**given))
     assert weights.shape == (5, 2)
     padded = as_padded(rows, lengths)
@@ -307,7 +310,7 @@ def test_prepared_batch(name: str, dtype: torch.dtype) -> None:
 
 
 class _Packed(torch.nn.Module):
-    def __init__(self, layer: Pooling) -> None:
+    def __init__(self, layer: PoolingLayer) -> None:
         super().__init__()
         self.layer = layer
 

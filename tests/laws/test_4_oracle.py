@@ -8,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from maskpool.modules.build import output_dimension
 from torch import Tensor
 
-from maskpool import (
+from maskpool import TokenBatch
+from maskpool.functional import attention_pool, mean_pool
+from maskpool.nn import (
     AttentionPooling,
     ConcatPooling,
     GatedAttentionPooling,
@@ -18,15 +21,11 @@ from maskpool import (
     LatentAttentionPooling,
     LearnedPooling,
     MultiheadAttentionPooling,
-    Pooling,
+    PoolingLayer,
     SoftmaxPooling,
     StructuredAttentionPooling,
-    TokenBatch,
     TopKMeanPooling,
-    attention_pool,
-    mean_pool,
 )
-from maskpool.modules.build import output_dimension
 from tests.batches import dense_route, masks, tokens
 from tests.poolings import DIM, any_dtype, every_dtype, every_pooling, make
 
@@ -35,18 +34,18 @@ RELATIVE = {torch.float64: 1e-12}
 # Units in the last place of a half result, on top of that: 0 for what is chosen, not computed.
 ULPS = {"CLSPooling": 0, "LastTokenPooling": 0, "MaxPooling": 0, "MinPooling": 0, "MedianPooling": 0, "MeanPooling": 1}
 
-Oracle = Callable[[Pooling, Tensor, Tensor], tuple[Tensor, Tensor]]
+Oracle = Callable[[PoolingLayer, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _chosen(place: Callable[[int], int]) -> Oracle:
-    def oracle(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    def oracle(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         return rows.sort(dim=0).values[place(len(rows))], torch.zeros_like(rows[0])
 
     return oracle
 
 
 def _weighted(weigh: Callable[[Tensor], Tensor]) -> Oracle:
-    def oracle(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    def oracle(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         products = weigh(at).unsqueeze(1) * rows
         return products.sum(dim=0), products.abs().sum(dim=0)
 
@@ -66,28 +65,32 @@ def _sliced(rows: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
     return products.sum(dim=0), products.abs().sum(dim=0)
 
 
-def attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def attention(layer: PoolingLayer, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, AttentionPooling)
     hidden = rows if layer.hidden is None else (rows @ layer.hidden.weight.double().t() + layer.hidden.bias.double())
     scores = (hidden if layer.hidden is None else hidden.tanh()) @ layer.query.double().t()
     return _sliced(rows, _attention_of(scores, w))
 
 
-def gated_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def gated_attention(layer: PoolingLayer, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, GatedAttentionPooling)
     exact = copy.deepcopy(layer).double()
     scores = (exact.hidden(rows).tanh() * exact.gate(rows).sigmoid()) @ exact.query.t()
     return _sliced(rows, _attention_of(scores, w))
 
 
-def structured_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def structured_attention(
+    layer: PoolingLayer, rows: Tensor, at: Tensor, w: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, StructuredAttentionPooling)
     exact = copy.deepcopy(layer).double()
     weights = _attention_of(exact.hidden(rows).tanh() @ exact.query.t(), w)
     return (weights.t() @ rows).flatten(), (weights.t() @ rows.abs()).flatten()
 
 
-def multihead_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def multihead_attention(
+    layer: PoolingLayer, rows: Tensor, at: Tensor, w: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, MultiheadAttentionPooling)
     exact = copy.deepcopy(layer).double()
     dim = rows.shape[1]
@@ -107,7 +110,7 @@ def multihead_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | No
     return pooled.flatten(), project(rows.abs(), exact.value_weight.abs(), exact.output_weight.abs()).flatten()
 
 
-def latent_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def latent_attention(layer: PoolingLayer, rows: Tensor, at: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, LatentAttentionPooling)
     exact = copy.deepcopy(layer).double()
     queries, latents = (x.view(len(x), layer.num_heads, -1).transpose(0, 1) for x in (rows, exact.latents))
@@ -121,27 +124,27 @@ def latent_attention(layer: Pooling, rows: Tensor, at: Tensor, w: Tensor | None 
     return share @ moved, share @ scale
 
 
-def _std(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _std(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     return rows.std(dim=0, correction=0), rows.square().mean(dim=0).sqrt()
 
 
-def _mean_std(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_std(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     std, scale = _std(layer, rows, at)
     return torch.cat([rows.mean(dim=0), std]), torch.cat([rows.abs().mean(dim=0), scale])
 
 
-def _topk_mean(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _topk_mean(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, TopKMeanPooling)
     largest = rows.topk(min(layer.k, len(rows)), dim=0).values
     return largest.mean(dim=0), largest.abs().mean(dim=0)
 
 
-def _logsumexp(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _logsumexp(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     expected = rows.logsumexp(dim=0)
     return expected, 1 + expected.abs()
 
 
-def _softmax(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _softmax(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, SoftmaxPooling)
     scores = rows / layer.temperature
     products = scores.softmax(dim=0) * rows
@@ -149,7 +152,7 @@ def _softmax(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     return products.sum(dim=0), (products * (1 + scores.amax(dim=0) - scores)).abs().sum(dim=0)
 
 
-def _generalized_mean(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def _generalized_mean(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     assert isinstance(layer, GeneralizedMeanPooling)
     p = float(layer.p.detach())
 
@@ -188,7 +191,7 @@ ORACLES: dict[str, Oracle] = {
 }
 
 
-def sentence(layer: Pooling, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def sentence(layer: PoolingLayer, rows: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """The float64 vector of one sentence, and the scale to which its error is relative; 0 means exact."""
     if not len(at):
         width = output_dimension(layer, rows.shape[1])
@@ -208,10 +211,10 @@ def _ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
     return (info.eps * torch.exp2(exponent.double())).clamp(min=info.smallest_normal * info.eps)
 
 
-def assert_equals_loop(layer: Pooling, pooled: Tensor, x: Tensor, mask: Tensor) -> None:
+def assert_equals_loop(layer: PoolingLayer, pooled: Tensor, x: Tensor, mask: Tensor) -> None:
     if isinstance(layer, ConcatPooling):
         for part, columns in zip(layer.poolings, pooled.chunk(len(layer.poolings), dim=1), strict=True):
-            assert isinstance(part, Pooling)
+            assert isinstance(part, PoolingLayer)
             assert_equals_loop(part, columns, x, mask)
         return
     at = [row.nonzero().view(-1) for row in mask]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskpool.functional import OnEmpty
+from maskpool.types import OnEmpty
 from tests.batches import all_layouts, dense_route, tokens
 from tests.poolings import DIM, PROJECT, WIDTHS, every_dtype, every_pooling, fresh, make
 

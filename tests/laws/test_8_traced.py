@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from maskpool import AttentionPooling, Pooling
+from maskpool.nn import AttentionPooling, PoolingLayer
 from tests.batches import all_layouts, dense_route, masks, poison, tokens
 from tests.poolings import DIM, any_dtype, every_pooling, make
 
@@ -19,14 +19,16 @@ def _fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def _gradients(pool: Callable[..., Tensor], layer: Pooling, x: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _gradients(
+    pool: Callable[..., Tensor], layer: PoolingLayer, x: Tensor, mask: Tensor
+) -> tuple[Tensor, list[Tensor]]:
     x = x.clone().requires_grad_()
     pooled = pool(x, mask)
     weights = tokens(*pooled.shape, dtype=x.dtype, seed=3)
     return pooled.detach(), list(torch.autograd.grad((pooled * weights).sum(), [x, *layer.parameters()]))
 
 
-def _assert_traced_equals_eager(traced: Callable[..., Tensor], layer: Pooling, x: Tensor, mask: Tensor) -> None:
+def _assert_traced_equals_eager(traced: Callable[..., Tensor], layer: PoolingLayer, x: Tensor, mask: Tensor) -> None:
     poisoned = poison(x, mask, torch.nan)
     pooled, gradients = _gradients(traced, layer, poisoned, mask)
     expected, expected_gradients = _gradients(layer, layer, x, mask)

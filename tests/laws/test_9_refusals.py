@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import maskpool
-from maskpool import AttentionPooling, ConcatPooling, MeanPooling, TokenBatch
+from maskpool import TokenBatch
+from maskpool.nn import AttentionPooling, ConcatPooling, MeanPooling
 from tests.batches import dense_route
 from tests.poolings import DIM, LEARNED, every_pooling, make
 
@@ -55,32 +56,32 @@ def _with_parameters(name: str) -> Callable[..., Any]:
 
 
 ENTRANCES: dict[str, Callable[[Any, Any], object]] = {
-    "mean_pool": maskpool.mean_pool,
-    "mean_sqrt_len_pool": maskpool.mean_sqrt_len_pool,
-    "position_weighted_mean_pool": maskpool.position_weighted_mean_pool,
-    "max_pool": maskpool.max_pool,
-    "cls_pool": maskpool.cls_pool,
-    "last_token_pool": maskpool.last_token_pool,
-    "min_pool": maskpool.min_pool,
-    "sum_pool": maskpool.sum_pool,
-    "std_pool": maskpool.std_pool,
-    "mean_std_pool": maskpool.mean_std_pool,
-    "median_pool": maskpool.median_pool,
-    "topk_mean_pool": lambda x, mask: maskpool.topk_mean_pool(x, mask, k=2),
-    "logsumexp_pool": maskpool.logsumexp_pool,
-    "softmax_pool": maskpool.softmax_pool,
-    "generalized_mean_pool": maskpool.generalized_mean_pool,
-    "first_last_average_pool": lambda x, mask: maskpool.first_last_average_pool([x, x], mask),
-    "attention_pool": lambda x, mask: maskpool.attention_pool(x, mask, scores=torch.zeros(2, 1, 3)),
-    "attention_scores": lambda x, mask: maskpool.attention_scores(x, mask, query=torch.zeros(1, DIM)),
+    "mean_pool": maskpool.functional.mean_pool,
+    "mean_sqrt_len_pool": maskpool.functional.mean_sqrt_len_pool,
+    "position_weighted_mean_pool": maskpool.functional.position_weighted_mean_pool,
+    "max_pool": maskpool.functional.max_pool,
+    "cls_pool": maskpool.functional.cls_pool,
+    "last_token_pool": maskpool.functional.last_token_pool,
+    "min_pool": maskpool.functional.min_pool,
+    "sum_pool": maskpool.functional.sum_pool,
+    "std_pool": maskpool.functional.std_pool,
+    "mean_std_pool": maskpool.functional.mean_std_pool,
+    "median_pool": maskpool.functional.median_pool,
+    "topk_mean_pool": lambda x, mask: maskpool.functional.topk_mean_pool(x, mask, k=2),
+    "logsumexp_pool": maskpool.functional.logsumexp_pool,
+    "softmax_pool": maskpool.functional.softmax_pool,
+    "generalized_mean_pool": maskpool.functional.generalized_mean_pool,
+    "first_last_average_pool": lambda x, mask: maskpool.functional.first_last_average_pool([x, x], mask),
+    "attention_pool": lambda x, mask: maskpool.functional.attention_pool(x, mask, scores=torch.zeros(2, 1, 3)),
+    "attention_scores": lambda x, mask: maskpool.functional.attention_scores(x, mask, query=torch.zeros(1, DIM)),
     "gated_attention_scores": _with_parameters("gated_attention_scores"),
-    "structured_attention_pool": lambda x, mask: maskpool.structured_attention_pool(
+    "structured_attention_pool": lambda x, mask: maskpool.functional.structured_attention_pool(
         x, mask, scores=torch.zeros(2, 2, 3)
     ),
     "multihead_attention_pool": _with_parameters("multihead_attention_pool"),
     "latent_attention_pool": _with_parameters("latent_attention_pool"),
-    "generalized_mean_weights": maskpool.generalized_mean_weights,
-    "mix_layers": lambda x, mask: maskpool.mix_layers([x, x], mask, layer_weights=torch.ones(2)),
+    "generalized_mean_weights": maskpool.functional.generalized_mean_weights,
+    "mix_layers": lambda x, mask: maskpool.functional.mix_layers([x, x], mask, layer_weights=torch.ones(2)),
     "from_padded": TokenBatch.from_padded,
     "MeanPooling": make("mean"),
     "AttentionPooling": make("attention"),
@@ -89,7 +90,7 @@ ENTRANCES: dict[str, Callable[[Any, Any], object]] = {
     "MultiheadAttentionPooling": make("multihead_attention"),
     "LatentAttentionPooling": make("latent_attention"),
     "GeneralizedMeanPooling": make("generalized_mean"),
-    "LayerMix": lambda x, mask: maskpool.LayerMix(2)([x, x], mask),
+    "LayerMix": lambda x, mask: maskpool.nn.LayerMix(2)([x, x], mask),
     "ConcatPooling": make("concat"),
 }
 
@@ -227,22 +228,22 @@ def test_unknown_on_empty(name: str, word: object) -> None:
 @pytest.mark.parametrize(
     "function",
     [
-        maskpool.mean_pool,
-        maskpool.mean_sqrt_len_pool,
-        maskpool.position_weighted_mean_pool,
-        maskpool.max_pool,
-        maskpool.cls_pool,
-        maskpool.last_token_pool,
-        maskpool.min_pool,
-        maskpool.sum_pool,
-        maskpool.std_pool,
-        maskpool.mean_std_pool,
-        maskpool.median_pool,
-        maskpool.logsumexp_pool,
-        maskpool.softmax_pool,
-        maskpool.generalized_mean_pool,
-        partial(maskpool.attention_pool, scores=torch.zeros(2, 1, 3)),
-        partial(maskpool.structured_attention_pool, scores=torch.zeros(2, 2, 3)),
+        maskpool.functional.mean_pool,
+        maskpool.functional.mean_sqrt_len_pool,
+        maskpool.functional.position_weighted_mean_pool,
+        maskpool.functional.max_pool,
+        maskpool.functional.cls_pool,
+        maskpool.functional.last_token_pool,
+        maskpool.functional.min_pool,
+        maskpool.functional.sum_pool,
+        maskpool.functional.std_pool,
+        maskpool.functional.mean_std_pool,
+        maskpool.functional.median_pool,
+        maskpool.functional.logsumexp_pool,
+        maskpool.functional.softmax_pool,
+        maskpool.functional.generalized_mean_pool,
+        partial(maskpool.functional.attention_pool, scores=torch.zeros(2, 1, 3)),
+        partial(maskpool.functional.structured_attention_pool, scores=torch.zeros(2, 2, 3)),
         _with_parameters("multihead_attention_pool"),
         _with_parameters("latent_attention_pool"),
     ],
@@ -423,7 +424,7 @@ def test_parameters_of_another_kind(function: str, name: str) -> None:
 def test_bad_penalty(weights: Any, cu_seqlens: Any, error: type[Exception], text: str) -> None:
     """The penalty refuses what are no weights, and offsets that do not cut them into sentences."""
     with pytest.raises(error, match=re.escape(text)):
-        maskpool.attention_penalty(weights, cu_seqlens)
+        maskpool.functional.attention_penalty(weights, cu_seqlens)
 
 
 @pytest.mark.parametrize(
@@ -442,7 +443,7 @@ def test_bad_penalty(weights: Any, cu_seqlens: Any, error: type[Exception], text
 def test_bad_scores(scores: Any, error: type[Exception], text: str) -> None:
     """Scores of another shape or kind are refused, never broadcast."""
     with pytest.raises(error, match=re.escape(text)):
-        maskpool.attention_pool(X, MASK, scores=scores)
+        maskpool.functional.attention_pool(X, MASK, scores=scores)
 
 
 @pytest.mark.parametrize(
@@ -456,14 +457,14 @@ def test_bad_scores(scores: Any, error: type[Exception], text: str) -> None:
 def test_bad_scores_of_hops(scores: Any, error: type[Exception], text: str) -> None:
     """Structured attention refuses the same, but takes any number of hops."""
     with pytest.raises(error, match=re.escape(text)):
-        maskpool.structured_attention_pool(X, MASK, scores=scores)
+        maskpool.functional.structured_attention_pool(X, MASK, scores=scores)
 
 
 def test_bad_scores_of_packed_tokens() -> None:
     """Scores of a batch that was not padded have one row a token."""
     batch = TokenBatch(torch.ones(5, DIM), torch.arange(5), torch.tensor([0, 2, 5]))
     with pytest.raises(ValueError, match=re.escape("scores must have the shape (tokens, heads) = (5, heads), got (4,")):
-        maskpool.attention_pool(batch, scores=torch.zeros(4, 1))
+        maskpool.functional.attention_pool(batch, scores=torch.zeros(4, 1))
 
 
 def test_bad_poolings() -> None:
@@ -487,30 +488,30 @@ def _of_one_layer(function: Callable[..., object]) -> Callable[..., object]:
 
 
 PACKED: dict[str, Callable[..., object]] = {
-    "mean_pool": maskpool.mean_pool,
-    "mean_sqrt_len_pool": maskpool.mean_sqrt_len_pool,
-    "position_weighted_mean_pool": maskpool.position_weighted_mean_pool,
-    "max_pool": maskpool.max_pool,
-    "cls_pool": maskpool.cls_pool,
-    "last_token_pool": maskpool.last_token_pool,
-    "min_pool": maskpool.min_pool,
-    "sum_pool": maskpool.sum_pool,
-    "std_pool": maskpool.std_pool,
-    "mean_std_pool": maskpool.mean_std_pool,
-    "median_pool": maskpool.median_pool,
-    "topk_mean_pool": lambda **given: maskpool.topk_mean_pool(**given, k=2),
-    "logsumexp_pool": maskpool.logsumexp_pool,
-    "softmax_pool": maskpool.softmax_pool,
-    "generalized_mean_pool": maskpool.generalized_mean_pool,
-    "first_last_average_pool": _of_one_layer(maskpool.first_last_average_pool),
-    "attention_pool": lambda **given: maskpool.attention_pool(**given, scores=torch.zeros(5, 1)),
-    "attention_scores": lambda **given: maskpool.attention_scores(**given, query=torch.zeros(1, DIM)),
+    "mean_pool": maskpool.functional.mean_pool,
+    "mean_sqrt_len_pool": maskpool.functional.mean_sqrt_len_pool,
+    "position_weighted_mean_pool": maskpool.functional.position_weighted_mean_pool,
+    "max_pool": maskpool.functional.max_pool,
+    "cls_pool": maskpool.functional.cls_pool,
+    "last_token_pool": maskpool.functional.last_token_pool,
+    "min_pool": maskpool.functional.min_pool,
+    "sum_pool": maskpool.functional.sum_pool,
+    "std_pool": maskpool.functional.std_pool,
+    "mean_std_pool": maskpool.functional.mean_std_pool,
+    "median_pool": maskpool.functional.median_pool,
+    "topk_mean_pool": lambda **given: maskpool.functional.topk_mean_pool(**given, k=2),
+    "logsumexp_pool": maskpool.functional.logsumexp_pool,
+    "softmax_pool": maskpool.functional.softmax_pool,
+    "generalized_mean_pool": maskpool.functional.generalized_mean_pool,
+    "first_last_average_pool": _of_one_layer(maskpool.functional.first_last_average_pool),
+    "attention_pool": lambda **given: maskpool.functional.attention_pool(**given, scores=torch.zeros(5, 1)),
+    "attention_scores": lambda **given: maskpool.functional.attention_scores(**given, query=torch.zeros(1, DIM)),
     "gated_attention_scores": _with_parameters("gated_attention_scores"),
-    "structured_attention_pool": partial(maskpool.structured_attention_pool, scores=torch.zeros(5, 2)),
+    "structured_attention_pool": partial(maskpool.functional.structured_attention_pool, scores=torch.zeros(5, 2)),
     "multihead_attention_pool": _with_parameters("multihead_attention_pool"),
     "latent_attention_pool": _with_parameters("latent_attention_pool"),
-    "generalized_mean_weights": maskpool.generalized_mean_weights,
-    "mix_layers": _of_one_layer(partial(maskpool.mix_layers, layer_weights=torch.ones(1))),
+    "generalized_mean_weights": maskpool.functional.generalized_mean_weights,
+    "mix_layers": _of_one_layer(partial(maskpool.functional.mix_layers, layer_weights=torch.ones(1))),
     "MeanPooling": make("mean"),
     "MaxPooling": make("max"),
     "TopKMeanPooling": make("topk_mean"),
@@ -520,7 +521,7 @@ PACKED: dict[str, Callable[..., object]] = {
     "StructuredAttentionPooling": make("structured_attention"),
     "MultiheadAttentionPooling": make("multihead_attention"),
     "LatentAttentionPooling": make("latent_attention"),
-    "LayerMix": _of_one_layer(maskpool.LayerMix(1)),
+    "LayerMix": _of_one_layer(maskpool.nn.LayerMix(1)),
     "ConcatPooling": make("concat"),
     "TokenBatch.of": TokenBatch.of,
 }
@@ -802,7 +803,7 @@ def test_nested_weights_of_other_sentences() -> None:
     """Nested weights whose sentences have other lengths than the tokens' are refused, not read across their borders."""
     weights = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged)
     with pytest.raises(ValueError, match="weights must"):
-        maskpool.mean_pool(JAGGED, weights=weights)
+        maskpool.functional.mean_pool(JAGGED, token_weights=weights)
 
 
 @pytest.mark.parametrize("kind", ["nested", "masks"])
@@ -813,9 +814,9 @@ def test_layers_of_other_sentences(kind: str) -> None:
         "masks": [TokenBatch.from_padded(X, torch.tensor([row, row])) for row in ([1, 1, 0], [0, 1, 1])],
     }
     with pytest.raises(ValueError, match="hidden_states must have one"):
-        maskpool.first_last_average_pool(pairs[kind])
+        maskpool.functional.first_last_average_pool(pairs[kind])
     with pytest.raises(ValueError, match="hidden_states must have one"):
-        maskpool.mix_layers(pairs[kind], layer_weights=torch.ones(2))
+        maskpool.functional.mix_layers(pairs[kind], layer_weights=torch.ones(2))
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "2", None])
@@ -823,19 +824,19 @@ def test_bad_k(k: Any) -> None:
     """K must be a positive integer, in the function and in the layer."""
     text = f"k must be a positive integer, got {k!r}"
     with pytest.raises(ValueError, match=re.escape(text)):
-        maskpool.topk_mean_pool(X, MASK, k=k)
+        maskpool.functional.topk_mean_pool(X, MASK, k=k)
     with pytest.raises(ValueError, match=re.escape(text)):
-        maskpool.TopKMeanPooling(k)
+        maskpool.nn.TopKMeanPooling(k)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", None, True])
 def test_bad_hyperparameters(value: Any) -> None:
     """Temperature and exponent must be finite numbers above 0, in functions and layers."""
     calls: list[tuple[str, Callable[[], object]]] = [
-        ("temperature", lambda: maskpool.softmax_pool(X, MASK, temperature=value)),
-        ("temperature", lambda: maskpool.SoftmaxPooling(value)),
-        ("p", lambda: maskpool.generalized_mean_pool(X, MASK, p=value)),
-        ("p", lambda: maskpool.GeneralizedMeanPooling(value)),
+        ("temperature", lambda: maskpool.functional.softmax_pool(X, MASK, temperature=value)),
+        ("temperature", lambda: maskpool.nn.SoftmaxPooling(value)),
+        ("p", lambda: maskpool.functional.generalized_mean_pool(X, MASK, p=value)),
+        ("p", lambda: maskpool.nn.GeneralizedMeanPooling(value)),
     ]
     for name, call in calls:
         with pytest.raises(ValueError, match=re.escape(f"{name} must be a finite number above 0, got {value!r}")):
@@ -846,6 +847,6 @@ def test_bad_hyperparameters(value: Any) -> None:
 def test_bad_learned_exponent(p: float) -> None:
     """An exponent that has learned to be no power is refused."""
     with pytest.raises(ValueError, match="p must be finite and above 0"):
-        maskpool.generalized_mean_pool(X, MASK, p=torch.tensor(p))
+        maskpool.functional.generalized_mean_pool(X, MASK, p=torch.tensor(p))
     with pytest.raises(ValueError, match=re.escape("p must have one element or one a feature, (6,), got (2,)")):
-        maskpool.generalized_mean_pool(X, MASK, p=torch.ones(2))
+        maskpool.functional.generalized_mean_pool(X, MASK, p=torch.ones(2))

@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskpool import segments
+from maskpool.batch.token_batch import TokenBatch
 from maskpool.errors import InvalidValueError
-from maskpool.functional.common import OnEmpty, apply_on_empty
 from maskpool.masks import exclude_prompt
-from maskpool.tokens import TokenBatch
-
-# By mode: the power of Σₜ wₜ that turns a sum over already weighted tokens into the pooled vector.
-_POWER_OF_WEIGHTS = {"mean": -1.0, "mean_sqrt_len_tokens": -0.5, "sum": 0.0}
+from maskpool.poolings.base import PoolingLayer, apply_on_empty
+from maskpool.types import OnEmpty
 
 
 def read_tokens(
@@ -93,16 +90,16 @@ def given_cls(batch: TokenBatch, cls_token_embeddings: Tensor, on_empty: OnEmpty
             "cls_token_embeddings",
             f"must have the shape (batch, dim) = {expected}, got {tuple(cls_token_embeddings.shape)}",
         )
-    vectors = torch.where(segments.empty_sentences(batch).unsqueeze(1), 0.0, cls_token_embeddings)
+    vectors = torch.where((batch.lengths == 0).unsqueeze(1), 0.0, cls_token_embeddings)
     return apply_on_empty(vectors, batch, on_empty)
 
 
-def pool_weighted(batch: TokenBatch, mode: str, sums: Tensor, excluded: bool, on_empty: OnEmpty) -> Tensor:
+def pool_weighted(batch: TokenBatch, layer: PoolingLayer, sums: Tensor, excluded: bool, on_empty: OnEmpty) -> Tensor:
     """Pool tokens that a module such as ``WordWeights`` has multiplied by weights: Σₜ wₜxₜ times a power of Σₜ wₜ.
 
     Args:
         batch: The weighted tokens wₜxₜ.
-        mode: The pooling mode.
+        layer: The layer of the pooling mode.
         sums: ``token_weights_sum``, Σₜ wₜ over all tokens of each sentence, (batch,).
         excluded: Whether tokens were excluded from ``batch``, so that ``sums`` is not their sum.
         on_empty: What sentences without tokens or with zero total weight get.
@@ -110,9 +107,9 @@ def pool_weighted(batch: TokenBatch, mode: str, sums: Tensor, excluded: bool, on
     Raises:
         ValueError: The denominator is not known, or ``sums`` has another shape.
     """
-    power = _POWER_OF_WEIGHTS.get(mode)
+    power = layer.power_of_weights
     if power is None or (excluded and power):
-        case = f"of pooling_mode {mode!r}" if power is None else "once tokens are excluded"
+        case = f"of pooling_mode {layer.mode!r}" if power is None else "once tokens are excluded"
         raise InvalidValueError(
             "token_weights_sum",
             "(embeddings that a module such as WordWeights has weighted) does not give the denominator "
@@ -125,8 +122,8 @@ def pool_weighted(batch: TokenBatch, mode: str, sums: Tensor, excluded: bool, on
         )
     sums = sums.to(batch.accumulation_dtype)
     scale = torch.where(sums == 0, 1.0, sums).pow(power)
-    weight = torch.where(segments.empty_sentences(batch), 0.0, sums)
-    return apply_on_empty(segments.scaled_sum(batch, scale), batch, on_empty, weight)
+    weight = torch.where(batch.lengths == 0, 0.0, sums)
+    return apply_on_empty(batch.scaled_sum(scale), batch, on_empty, weight)
 
 
 def _special_tokens(features: Mapping[str, Any], special_ids: Tensor | None) -> Tensor:

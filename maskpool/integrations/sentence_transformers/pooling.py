@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from maskpool.errors import FolderError, InvalidValueError, ReadOnlyError
-from maskpool.functional.common import OnEmpty
 from maskpool.integrations.sentence_transformers.building import check_fit
 from maskpool.integrations.sentence_transformers.features import given_cls, pool_weighted, read_tokens
 from maskpool.integrations.st_host import deprecated_kwargs
 from maskpool.integrations.st_host import modules as host
-from maskpool.modules import ConcatPooling, WeightedPooling, build_pooling
-from maskpool.modules.build import POOLINGS, output_dimension
+from maskpool.nn import POOLINGS, ConcatPooling
+from maskpool.poolings.build import build_pooling
 from maskpool.trust import Folder, as_folder_error, check_head, find_folder
 from maskpool.trust.files import is_inner_path
+from maskpool.types import OnEmpty
 
 
 class Pooling(host.Pooling):
@@ -62,7 +62,8 @@ class Pooling(host.Pooling):
 
     __module__ = "maskpool.integrations.sentence_transformers"  # saved models name the class by this path
 
-    POOLING_MODES = tuple(POOLINGS)  # type: ignore[assignment]  # the host's type says its six
+    # What Pooling(embedding_dimension, mode) builds without further options.
+    POOLING_MODES = tuple(mode for mode, layer in POOLINGS.items() if not layer.required_options())  # type: ignore[assignment]  # the host's type says its six
     config_keys: list[str] = [*host.Pooling.config_keys, "on_empty", "include_special_tokens"]  # noqa: RUF012  # the host's own type
 
     @deprecated_kwargs(**host.Pooling.config_key_renames)
@@ -82,12 +83,13 @@ class Pooling(host.Pooling):
         if legacy:
             pooling_mode = host.Pooling(embedding_dimension, **legacy).pooling_mode  # the host knows them, and warns
         layer = build_pooling(pooling_mode, embedding_dimension, on_empty=on_empty, **options)
+        self.POOLING_MODES = tuple(POOLINGS)  # the host compares with it, and options were given for all others
         super().__init__(embedding_dimension, pooling_mode, include_prompt)
         self.on_empty = on_empty
         self.include_special_tokens = include_special_tokens
         self.options = options
         self.pooling = layer
-        self.pooling_output_dimension = output_dimension(layer, embedding_dimension)
+        self.pooling_output_dimension = layer.output_dimension(embedding_dimension)
         self.register_buffer("_special_ids", None, persistent=False)
 
     def __setattr__(self, name: str, value: Any) -> None:  # Any: as torch declares it
@@ -129,14 +131,13 @@ class Pooling(host.Pooling):
         batch, excluded = read_tokens(
             features, self.embedding_dimension, self.include_prompt, self.include_special_tokens, self._special_ids
         )
-        layers = list(self.pooling.poolings) if isinstance(self.pooling, ConcatPooling) else [self.pooling]
-        modes = (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode
+        layers = self.pooling.layers() if isinstance(self.pooling, ConcatPooling) else [self.pooling]
         vectors = []
-        for mode, layer in zip(modes, layers, strict=True):
-            if mode == "cls" and not excluded and features.get("cls_token_embeddings") is not None:
+        for layer in layers:
+            if layer.takes_first_token and not excluded and features.get("cls_token_embeddings") is not None:
                 vectors.append(given_cls(batch, features["cls_token_embeddings"], self.on_empty))
-            elif features.get("token_weights_sum") is not None and isinstance(layer, WeightedPooling):
-                vectors.append(pool_weighted(batch, mode, features["token_weights_sum"], excluded, self.on_empty))
+            elif features.get("token_weights_sum") is not None and layer.takes_token_weights:
+                vectors.append(pool_weighted(batch, layer, features["token_weights_sum"], excluded, self.on_empty))
             else:
                 vectors.append(layer(batch))
         return {**features, "sentence_embedding": torch.cat(vectors, dim=-1)}

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from maskpool.batch.token_batch import TokenBatch
 from maskpool.encoder import Encoder, TokenStates, compute_states, text_encoder, weights_hash
 from maskpool.encoder.identity import differing, of_the_encoder, short, told
 from maskpool.errors import ExistsError, InvalidTypeError, InvalidValueError
@@ -29,8 +30,7 @@ from maskpool.integrations.sklearn.encoder import check_readable_texts
 from maskpool.integrations.sklearn.labels import shown
 from maskpool.integrations.st_host import SentenceTransformer
 from maskpool.integrations.st_host import modules as host
-from maskpool.modules import build_pooling
-from maskpool.tokens import TokenBatch
+from maskpool.poolings.build import build_pooling
 from maskpool.trust import find_device
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
