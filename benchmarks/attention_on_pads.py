@@ -217,7 +217,7 @@ def train(
     dimension = split.states().shape[2]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = Head(AttentionPooling(dimension, hidden), nn.Linear(dimension, classes), [])
+        head = Head(AttentionPooling(dimension, hidden_dimension=hidden), nn.Linear(dimension, classes), [])
         optimizer = torch.optim.Adam([*head.pooling.parameters(), *head.classifier.parameters()], lr=rate)
         steps = -(-len(rows) // sizes.batch)
         # Most happens in the first epoch, so it is watched in quarters.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-from sentence_transformers.sentence_transformer.modules import PoolingLayer as HostPooling
+from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
 from torch import Tensor, nn
 
 from benchmarks.batches import Buffer

@@ -23,14 +23,14 @@ def _made(name: str, dim: int = DIM) -> AttentionPooling:
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_starts_as_the_mean(options: dict[str, Any]) -> None:
-    """A fresh layer is the mean of the real tokens, whatever its scores and heads."""
+    """A fresh layer is the mean of the real tokens, with any kind of scores and any number of heads."""
     x, mask = all_layouts()
     torch.testing.assert_close(AttentionPooling(DIM, **options)(x, mask), mean_pool(x, mask))
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_learns_away_from_the_mean(options: dict[str, Any]) -> None:
-    """The start is no dead end: the query's gradient there is not zero."""
+    """The query has a gradient at the start, so the layer can learn."""
     layer, (x, mask) = AttentionPooling(DIM, **options), all_layouts()
     (gradient,) = torch.autograd.grad(layer(x, mask).square().sum(), layer.query)
     assert gradient.abs().sum() > 0
@@ -52,7 +52,7 @@ def test_each_head_pools_its_slice() -> None:
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_returned_weights(name: str, dense: bool, dtype: torch.dtype) -> None:
-    """Weights come as (batch, heads, seq) in float32, sum to 1 a sentence, and are exactly 0 at pads."""
+    """Weights are (batch, heads, seq) in float32, sum to 1 in each sentence, and are exactly 0 at pads."""
     layer, (x, mask) = _made(name), all_layouts(dtype)
     with dense_route() if dense else torch.enable_grad():
         pooled, weights = layer(poison(x, mask, torch.nan), mask, return_weights=True)
@@ -66,10 +66,10 @@ def test_returned_weights(name: str, dense: bool, dtype: torch.dtype) -> None:
 
 
 def test_weights_of_packed_tokens() -> None:
-    """Without a padded layout the weights come one row a token."""
+    """Weights of a packed batch are (tokens, heads)."""
     x, mask = all_layouts()
     offsets = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
-    batch = TokenBatch(x[mask.bool()], torch.arange(int(offsets[-1])), offsets)
+    batch = TokenBatch.from_packed(x[mask.bool()], offsets)
     layer = _made("attention-heads")
     weights = layer(batch, return_weights=True)[1]
     assert weights.shape == (int(mask.sum()), 2)
@@ -78,7 +78,7 @@ def test_weights_of_packed_tokens() -> None:
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_large_scores(dense: bool) -> None:
-    """Scores in the thousands neither overflow nor turn to NaN: the largest takes all."""
+    """Scores in the thousands neither overflow nor become NaN: the largest gets all the weight."""
     x, mask = all_layouts()
     scores = torch.tensor([-5e3, 5e3, 9e3, 1e3, -9e3]).expand(len(mask), 1, 5)
     with dense_route() if dense else torch.enable_grad():
@@ -91,7 +91,7 @@ def test_large_scores(dense: bool) -> None:
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_scores_at_pads_are_not_read(dense: bool) -> None:
-    """What the scores hold at pads changes neither vectors nor gradients."""
+    """Scores at pads change neither vectors nor gradients."""
     x, mask = all_layouts()
     given = torch.randn(len(mask), 2, 5)
     results = []
@@ -107,7 +107,7 @@ def test_scores_at_pads_are_not_read(dense: bool) -> None:
 
 @every_attention_pooling
 def test_shifted_scores(name: str) -> None:
-    """The weights do not change when every score of a sentence grows by the same number."""
+    """Adding one number to all scores of a sentence does not change the weights."""
     (x, mask), heads = all_layouts(), _made(name).num_heads
     scores = torch.randn(len(mask), heads, 5)
     moved = scores + torch.arange(len(mask)).view(-1, 1, 1)
@@ -116,7 +116,7 @@ def test_shifted_scores(name: str) -> None:
 
 @every_attention_pooling
 def test_state_dict_round_trip(name: str) -> None:
-    """A layer saved and loaded, by strict keys, pools as before."""
+    """A layer that is saved and loaded with strict keys gives the same vectors."""
     layer, fresh, (x, mask) = _made(name), make(name), all_layouts()
     with torch.no_grad():
         for parameter in fresh.parameters():
@@ -129,16 +129,16 @@ def test_state_dict_round_trip(name: str) -> None:
 
 
 def test_state_dict_keys() -> None:
-    """The names of the weights stay what they are: saved models depend on them."""
+    """The names of the parameters do not change, because saved models depend on them."""
     assert list(AttentionPooling(4).state_dict()) == ["query"]
-    assert set(AttentionPooling(4, 3).state_dict()) == {"query", "hidden.weight", "hidden.bias"}
+    assert set(AttentionPooling(4, hidden_dimension=3).state_dict()) == {"query", "hidden.weight", "hidden.bias"}
 
 
 def test_training_finds_the_token_that_matters() -> None:
-    """Trained to give the token that a feature marks, the layer attends to it."""
+    """Trained to return the token that a feature marks, the layer attends to it."""
     layer = AttentionPooling(4)
     optimiser = torch.optim.Adam(layer.parameters(), lr=0.3)
-    for _ in range(60):
+    for _ in range(40):
         x, mask = torch.randn(16, 6, 4), torch.ones(16, 6, dtype=torch.int64)
         x[:, :, 0] = 0
         marked = torch.randint(6, (16,))

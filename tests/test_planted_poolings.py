@@ -1,4 +1,4 @@
-"""The laws can fail: each learned pooling with a bug planted in it turns them red."""
+"""The laws can fail: a bug planted in a learned pooling breaks each law that can see it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from maskpool import TokenBatch
+from maskpool.batch.token_batch import PaddedBatch, SparseBatch
+from maskpool.kernels.base import Kernels
 from maskpool.nn import POOLINGS, LayerMix, LearnedPooling, MeanPooling
 from tests.batches import dense_route, poison, render, tokens
 from tests.laws.test_2_invariance import alone
@@ -20,7 +22,7 @@ from tests.laws.test_4_oracle import assert_equals_loop
 from tests.poolings import DIM, LEARNED, SPECS, assert_same, fresh, make
 
 EVERY = [*LEARNED, "layer_mix"]
-# Those whose tokens meet in a softmax over the sentence.
+# Those that compute a softmax over each sentence.
 SOFTMAX = [name for name in LEARNED if name not in ("generalized_mean", "latent_attention")]
 SPARSE, DENSE = False, True
 
@@ -28,12 +30,12 @@ PATTERNS = [torch.ones(length, dtype=torch.bool) for length in (3, 1, 5)]
 VALUES = [tokens(len(pattern), DIM, seed=seed) for seed, pattern in enumerate(PATTERNS)]
 LEFTS, SEQ = [2, 0, 1], 7
 
-# A function that takes the place of another one, given that one.
+# Takes a function and returns the one that replaces it.
 Bug = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Mixed(nn.Module):
-    """A mix of two layers, made of the tokens of one, that is called as other poolings are."""
+    """A mix of two layers, made from the tokens of one, with the call of other poolings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,14 +52,14 @@ class _Mixed(nn.Module):
 
 
 def _invariance(name: str, layer: Any, pad: float) -> Callable[[], None]:
-    """Law 2, a padded batch beside each sentence alone: pools now, judges when called."""
+    """Compare a padded batch with each sentence alone, law 2: pools now, judges when called."""
     x, mask = render(PATTERNS, VALUES, LEFTS, SEQ)
     pooled, expected = layer(poison(x, mask, pad), mask), alone(layer, PATTERNS, VALUES)
     return lambda: assert_same(name, pooled, expected)
 
 
 def _oracle(name: str, layer: Any, pad: float) -> Callable[[], None]:
-    """Law 4, a padded batch beside the float64 loop: pools now, judges when called."""
+    """Compare a padded batch with the float64 loop, law 4: pools now, judges when called."""
     x, mask = render(PATTERNS, VALUES, LEFTS, SEQ)
     pooled = layer(poison(x, mask, pad), mask)
     if isinstance(layer, _Mixed):
@@ -73,15 +75,15 @@ def _drop_the_mask(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _shift_the_mask(real: Callable[..., Any]) -> Callable[..., Any]:
-    # Sentences that have no pad stay: it is the place in a padded batch that is off.
+    # Sentences without pads are unchanged: only places in a padded batch are wrong.
     return lambda x, mask: real(x, mask.roll(1, dims=1))
 
 
 def _shift_the_offsets(real: Callable[..., Any]) -> Callable[..., Any]:
     def bug(x: Tensor, mask: Tensor) -> TokenBatch:
         batch = real(x, mask)
+        assert isinstance(batch, SparseBatch)
         batch.offsets[1:-1] += 1
-        assert isinstance(batch, TokenBatch)
         return batch
 
     return bug
@@ -92,26 +94,25 @@ def _let_pads_through(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _softmax_over_the_batch(real: Callable[..., Any]) -> Callable[..., Any]:
-    def bug(batch: TokenBatch, scores: Tensor, weights: Tensor | None = None) -> Any:
-        if not batch.dense:
-            return real(TokenBatch(batch.values, batch.index, batch.offsets[[0, -1]]), scores, weights)
-        assert batch.mask is not None
-        one = TokenBatch._dense(batch.padded.flatten(0, 1).unsqueeze(0), batch.mask.view(1, -1))
-        return real(one, scores.flatten(0, 1).unsqueeze(0), weights).view(scores.shape)
+    def bug(batch: Kernels, scores: Tensor, weights: Tensor | None = None) -> Any:
+        if isinstance(batch, SparseBatch):
+            return real(SparseBatch(batch.values, batch.index, batch.offsets[[0, -1]]), scores, weights)
+        assert isinstance(batch, PaddedBatch)
+        whole = PaddedBatch(batch.padded.flatten(0, 1).unsqueeze(0), batch.mask.view(1, -1))
+        return real(whole, scores.flatten(0, 1).unsqueeze(0), weights).view(scores.shape)
 
     return bug
 
 
 def _softmax_over_pads(real: Callable[..., Any]) -> Callable[..., Any]:
-    def bug(batch: TokenBatch, scores: Tensor, weights: Tensor | None = None) -> Any:
-        assert batch.mask is not None
-        return real(TokenBatch._dense(batch.padded, torch.ones_like(batch.mask)), scores, weights)
+    def bug(batch: PaddedBatch, scores: Tensor, weights: Tensor | None = None) -> Any:
+        return real(PaddedBatch(batch.padded, torch.ones_like(batch.mask)), scores, weights)
 
     return bug
 
 
 def _forget_the_mean(real: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda batch, **options: torch.zeros_like(real(batch, **options))
+    return lambda *arguments: torch.zeros_like(real(*arguments))
 
 
 def _lose_the_sign(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,9 +129,9 @@ def _take_the_logits(real: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Plant:
-    """A bug: in the place of which function, in which poolings and on which routes, and the laws that see it."""
+    """A bug: the function it replaces, the poolings and routes it is planted in, and the laws that see it."""
 
-    target: str
+    target: str | dict[bool, str]
     bug: Bug
     names: list[str]
     routes: tuple[bool, ...] = (SPARSE, DENSE)
@@ -139,28 +140,31 @@ class Plant:
     start: str | None = None
 
 
-FROM_PADDED = "maskpool.tokens.TokenBatch.from_padded"
-SOFTMAX_KERNEL = "maskpool.segments.softmax"
+FROM_PADDED = "maskpool.batch.token_batch.TokenBatch.from_padded"
+SOFTMAX_KERNEL: dict[bool, str] = {
+    SPARSE: "maskpool.kernels.csr.CSRKernels.softmax",
+    DENSE: "maskpool.kernels.dense.DenseKernels.softmax",
+}
 PLANTS = {
     "the mask is dropped": Plant(FROM_PADDED, _drop_the_mask, EVERY),
     "the mask is a place off": Plant(FROM_PADDED, _shift_the_mask, EVERY),
     "offsets are one off": Plant(FROM_PADDED, _shift_the_offsets, EVERY, (SPARSE,)),
     "pads are not put to zero": Plant(
-        "maskpool.segments.where_real", _let_pads_through, EVERY, (DENSE,), pad=float("nan")
+        "maskpool.kernels.dense.DenseKernels._where_real", _let_pads_through, EVERY, (DENSE,), pad=float("nan")
     ),
     "the softmax is over the batch": Plant(SOFTMAX_KERNEL, _softmax_over_the_batch, SOFTMAX),
     "the softmax counts pads": Plant(SOFTMAX_KERNEL, _softmax_over_pads, SOFTMAX, (DENSE,)),
-    # Alone and in a batch alike: only the loop can see these.
+    # These change single sentences and batches alike, so only the loop can see them.
     "the start does not replace the mean": Plant(
-        "maskpool.functional.mean_pool", _forget_the_mean, LEARNED, laws=(_oracle,), start="max"
+        "maskpool.poolings.learned.mean", _forget_the_mean, LEARNED, laws=(_oracle,), start="max"
     ),
     "the sign is lost": Plant(
-        "maskpool.functional.powers._signed_power", _lose_the_sign, ["generalized_mean"], laws=(_oracle,)
+        "maskpool.poolings.generalized_mean._signed_power", _lose_the_sign, ["generalized_mean"], laws=(_oracle,)
     ),
     "the hidden layer is linear": Plant(
-        "maskpool.functional.attention.gelu", _stay_linear, ["latent_attention"], laws=(_oracle,)
+        "maskpool.poolings.latent.gelu", _stay_linear, ["latent_attention"], laws=(_oracle,)
     ),
-    "layers are weighed by their logits": Plant("torch.softmax", _take_the_logits, ["layer_mix"], laws=(_oracle,)),
+    "layers are weighted by their logits": Plant("torch.softmax", _take_the_logits, ["layer_mix"], laws=(_oracle,)),
 }
 
 
@@ -181,15 +185,16 @@ def _layer(name: str, start: str | None) -> nn.Module:
     ],
 )
 def test_a_planted_bug_is_seen(what: str, name: str, dense: bool) -> None:
-    """A learned pooling obeys the laws, and with a bug planted in it breaks each that can see it."""
+    """A learned pooling obeys the laws, and a bug planted in it breaks each law that can see it."""
     plant = PLANTS[what]
     layer = _layer(name, plant.start)
     with dense_route() if dense else torch.enable_grad():
         for law in plant.laws:
             law(name, layer, plant.pad)()
-        bug = plant.bug(pkgutil.resolve_name(plant.target))
-        # Pooled with the bug, judged without it: nothing but the law itself may be what fails.
-        with mock.patch(plant.target, side_effect=bug) as planted:
+        target = plant.target if isinstance(plant.target, str) else plant.target[dense]
+        real = pkgutil.resolve_name(target)
+        # Pooled with the bug and judged without it, so that only the law can fail.
+        with mock.patch(target, autospec=True, side_effect=plant.bug(real)) as planted:
             judgements = []
             for law in plant.laws:
                 planted.reset_mock()
@@ -201,6 +206,6 @@ def test_a_planted_bug_is_seen(what: str, name: str, dense: bool) -> None:
 
 
 def test_every_learned_layer_is_planted() -> None:
-    """No layer that learns is left out of the bugs."""
+    """Bugs are planted in every layer that learns."""
     learned = {layer for layer in POOLINGS.values() if issubclass(layer, LearnedPooling)}
     assert {type(fresh(name)) for name in LEARNED} == learned

@@ -1,15 +1,20 @@
-"""What a batch of tokens can do besides being pooled."""
+"""Batches of sentences: selecting, packing, padding, spans, and the attributes of both forms."""
+
+import inspect
+from functools import cached_property
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
 from torch import Tensor
 
 from maskpool import TokenBatch, build_pooling
-from maskpool.functional import mean_pool, mix_layers
+from maskpool.batch.token_batch import PaddedBatch, SparseBatch
+from maskpool.functional import attention_pool, attention_scores, mean_pool, mix_layers
 from maskpool.masks import exclude_prompt, span_mask
+from maskpool.nn import LearnedPooling
 from tests.batches import (
     PACKINGS,
     all_layouts,
@@ -21,14 +26,15 @@ from tests.batches import (
     poison,
     tokens,
 )
-from tests.poolings import DIM, HOST_MODES, every_dtype, every_pooling, make
+from tests.matrix import cut, pairwise
+from tests.poolings import DIM, HOST_MODES, LEARNED, WEIGHTED, every_dtype, every_pooling, make
 
 
 @pytest.mark.parametrize("mode", HOST_MODES)
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_selection_excludes_a_prompt_as_the_host_does(mode: str, dense: bool, side: str) -> None:
-    """Without a prompt the vectors are the host's, whose position weights still count from the prompt on."""
+    """Excluding a prompt gives the host's vectors, whose position weights still count from the prompt on."""
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     mask = mask if side == "right" else mask.flip(1)
     x = tokens(*mask.shape, DIM)
@@ -41,11 +47,11 @@ def test_selection_excludes_a_prompt_as_the_host_does(mode: str, dense: bool, si
 
 @pytest.mark.parametrize("mode", HOST_MODES)
 def test_selection_of_packed_tokens_excludes_a_prompt_as_the_host_does(mode: str) -> None:
-    """Nor does packing first change that: packed tokens, and nested ones, still count from the prompt on."""
+    """A prompt is excluded from packed and nested tokens in the same way, before and after packing and padding."""
     lengths, layer = [4, 3, 5], build_pooling(mode)
     rows, offsets = tokens(12, DIM), lengths_to_offsets(lengths)
-    padded = TokenBatch.from_packed(rows, offsets).to_padded()
-    features = {"token_embeddings": padded.padded, "attention_mask": padded.mask, "prompt_length": 2}
+    padded, mask = TokenBatch.from_packed(rows, offsets).to_padded()
+    features = {"token_embeddings": padded, "attention_mask": mask, "prompt_length": 2}
     expected = HostPooling(DIM, mode, include_prompt=False)(features)["sentence_embedding"]
     keep = exclude_prompt(torch.ones(12, dtype=torch.bool), 2, cu_seqlens=offsets)
     sources = (as_jagged(rows, lengths), as_gapped(rows, lengths), {"token_embeddings": rows, "cu_seqlens": offsets})
@@ -54,12 +60,15 @@ def test_selection_of_packed_tokens_excludes_a_prompt_as_the_host_does(mode: str
         assert batch.select(keep).positions.tolist() == [2, 3, 2, 2, 3, 4]
         torch.testing.assert_close(layer(batch.select(keep)), expected)
         torch.testing.assert_close(layer(batch.select(keep).to_packed()), expected)
-        torch.testing.assert_close(layer(batch.select(keep).to_padded()), expected)
+        x, mask = batch.select(keep).to_padded()
+        assert mask.tolist() == [[False] * 2 + [place < length for place in range(2, 5)] for length in lengths]
+        if mode != "weightedmean":  # read again as a padded batch, positions count from the first token that is left
+            torch.testing.assert_close(layer(x, mask), expected)
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_selection_counts_from_where_sentences_began(dense: bool) -> None:
-    """However often tokens are left out, positions count from the first token that the sentence ever had."""
+    """After several selections, positions still count from the first token that the sentence had at the beginning."""
     x, mask = tokens(2, 5, DIM), torch.tensor([[0, 1, 1, 1, 1], [1, 0, 1, 1, 0]])
     with dense_route() if dense else torch.enable_grad():
         batch = TokenBatch.from_padded(x, mask)
@@ -68,6 +77,7 @@ def test_selection_counts_from_where_sentences_began(dense: bool) -> None:
         (torch.tensor([[1, 1, 0, 1, 1], [1, 1, 0, 1, 1]]), [2, 3, 3]),
     ):
         batch = batch.select(keep)
+        assert isinstance(batch, SparseBatch | PaddedBatch)
         assert batch.mask is not None
         positions = batch.positions[batch.mask] if dense else batch.positions
         assert positions.tolist() == expected
@@ -94,9 +104,10 @@ def test_selection_compiles() -> None:
 
 
 @every_pooling
+@settings(max_examples=cut(3, 50))
 @given(mask=masks(), seed=st.integers(0, 99))
 def test_selection_of_packed_tokens(name: str, mask: Tensor, seed: int) -> None:
-    """Tokens left out of a packed batch are left out as they are of the padded one; selecting twice selects both."""
+    """A selection gives the same vectors packed and padded, and two selections exclude the tokens of both."""
     layer, x = make(name), tokens(*mask.shape, DIM)
     keep, also = (tokens(*mask.shape, seed=seed + i) > -0.5 for i in range(2))
     padded = TokenBatch.from_padded(x, mask)
@@ -113,7 +124,8 @@ Sentences = list[list[tuple[int, Tensor]]]
 
 
 def _assert_holds(batch: TokenBatch, sentences: Sentences) -> None:
-    """The batch is what the lists say, by all that it tells of itself."""
+    """Assert that all attributes of the batch agree with the lists."""
+    assert isinstance(batch, SparseBatch)
     flat = [token for sentence in sentences for token in sentence]
     owners = [number for number, sentence in enumerate(sentences) for _ in sentence]
     lengths = [len(sentence) for sentence in sentences]
@@ -131,12 +143,13 @@ def _assert_holds(batch: TokenBatch, sentences: Sentences) -> None:
     else:
         assert batch.shape == tuple(batch.mask.shape)
         assert batch.mask.sum(dim=1).tolist() == lengths
-        assert torch.equal(batch.padded[batch.mask], batch.values[batch.index])
+        x, mask = batch.to_padded()
+        assert torch.equal(x[mask], batch.values[batch.index])
 
 
 @given(data=st.data())
 def test_batches_are_lists_of_lists(data: st.DataObject) -> None:
-    """Whatever is selected, packed and padded in whatever order, a batch holds what lists of lists would."""
+    """After any selections, packings and paddings in any order, a batch holds the tokens that plain lists hold."""
     source = data.draw(st.sampled_from(["padded", "packed", "nested", "gaps"]))
     if source == "padded":
         mask = data.draw(masks())
@@ -158,7 +171,8 @@ def test_batches_are_lists_of_lists(data: st.DataObject) -> None:
             case "select":
                 kept = [[data.draw(st.booleans()) for _ in sentence] for sentence in sentences]
                 keep = torch.tensor([entry for sentence in kept for entry in sentence], dtype=torch.bool)
-                if batch.mask is not None:  # what is said of pads is not read
+                assert isinstance(batch, SparseBatch)
+                if batch.mask is not None:  # entries at pads are not read
                     keep = torch.ones_like(batch.mask).index_put((batch.mask,), keep)
                 batch = batch.select(keep.to(data.draw(st.sampled_from([torch.bool, torch.int64]))))
                 sentences = [
@@ -169,21 +183,21 @@ def test_batches_are_lists_of_lists(data: st.DataObject) -> None:
                 batch = batch.to_packed()
                 assert batch.mask is None
                 assert batch.index.tolist() == list(range(len(batch.values)))
-            case _:
-                batch = batch.to_padded()
-                assert batch.mask is not None
+            case _:  # a padded batch knows of no positions before its first real token
+                batch = TokenBatch.from_padded(*batch.to_padded())
+                sentences = [[(place - part[0][0], row) for place, row in part] for part in sentences]
         _assert_holds(batch, sentences)
 
 
 def test_packing_and_padding_keep_gradients() -> None:
-    """Through packing and padding, each real token gets its gradient and each pad none."""
+    """Through packing and padding, each real token gets its gradient and pads get none."""
     x, mask = all_layouts()
     found = []
     for way in ("", "pack", "pack and pad"):
         leaf = poison(x, mask, torch.nan).requires_grad_()
         batch = TokenBatch.from_padded(leaf, mask)
         batch = batch if not way else batch.to_packed()
-        batch = batch.to_padded() if way == "pack and pad" else batch
+        batch = TokenBatch.from_padded(*batch.to_padded()) if way == "pack and pad" else batch
         (gradient,) = torch.autograd.grad(build_pooling("weightedmean")(batch).square().sum(), leaf)
         assert not gradient[~mask.bool()].any()
         found.append(gradient)
@@ -196,7 +210,7 @@ def test_packing_and_padding_keep_gradients() -> None:
     "spans", [([0, 0], [2, 2]), ([2, 0], [4, 2]), ([0, 1, 3], [2, 3, 3]), ([1, 3], [3, 4]), ([], [])], ids=str
 )
 def test_packing_spans(spans: tuple[list[int], list[int]]) -> None:
-    """Packed spans hold each span's tokens in one tensor, also where they are as many as the document's own."""
+    """Packed spans hold each span's tokens in one tensor, also where there are as many as in the document."""
     document = tokens(4, DIM)
     starts, ends = (torch.tensor(bounds, dtype=torch.int64) for bounds in spans)
     packed = TokenBatch.from_spans(document, starts, ends).to_packed()
@@ -207,18 +221,18 @@ def test_packing_spans(spans: tuple[list[int], list[int]]) -> None:
 
 
 def test_padding_spans() -> None:
-    """Padded spans stand one in a row, from the left, and overlapping ones repeat their tokens."""
+    """Each row of padded spans is one span, padded on the right; overlapping spans repeat their tokens."""
     document = tokens(4, DIM)
-    padded = TokenBatch.from_spans(document, torch.tensor([0, 3, 1]), torch.tensor([2, 3, 4])).to_padded()
-    assert padded.mask is not None
-    assert padded.mask.int().tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
-    assert torch.equal(padded.padded[padded.mask], document[[0, 1, 1, 2, 3]])
+    x, mask = TokenBatch.from_spans(document, torch.tensor([0, 3, 1]), torch.tensor([2, 3, 4])).to_padded()
+    assert mask.int().tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
+    assert torch.equal(x[mask], document[[0, 1, 1, 2, 3]])
 
 
 @every_pooling
+@settings(max_examples=cut(3, 50))
 @given(data=st.data(), tokens_of_document=st.integers(1, 40))
 def test_spans(name: str, data: st.DataObject, tokens_of_document: int) -> None:
-    """Spans of a document, overlapping and empty ones among them, are pooled as their slices are: padded and packed."""
+    """Spans of a document, also overlapping and empty ones, are pooled like their slices, padded and packed."""
     layer, document = make(name), tokens(tokens_of_document, DIM)
     bound = st.integers(0, tokens_of_document)
     spans = [sorted(data.draw(st.tuples(bound, bound))) for _ in range(data.draw(st.integers(1, 4)))]
@@ -251,23 +265,24 @@ def test_packed_tokens_are_not_copied() -> None:
         TokenBatch.from_packed(rows, offsets).select(torch.arange(9) > 1),
         TokenBatch.from_nested(nested),
     ):
+        assert isinstance(batch, SparseBatch)
         assert batch.values.data_ptr() == rows.data_ptr()
     padded = tokens(2, 4, DIM)
     gapped = torch.nested.narrow(padded, 1, torch.tensor([1, 0]), torch.tensor([2, 3]), layout=torch.jagged)
     batch = TokenBatch.from_nested(gapped)
+    assert isinstance(batch, SparseBatch)
     assert batch.values.data_ptr() == padded.data_ptr()
     assert batch.index.tolist() == [1, 2, 4, 5, 6]
 
 
 def test_padding_and_packing() -> None:
-    """Packed tokens stand in the padded form from the left, zeros behind them, and come back as they were."""
+    """Packed tokens are padded on the right with zeros, and packing them again gives the same tensors."""
     rows, offsets = tokens(3, DIM), torch.tensor([0, 2, 2, 3])
-    padded = TokenBatch.from_packed(rows, offsets).to_padded()
-    assert padded.mask is not None
-    assert padded.mask.tolist() == [[True, True], [False, False], [True, False]]
-    assert torch.equal(padded.padded[padded.mask], rows)
-    assert not padded.padded[~padded.mask].any()
-    packed = padded.to_packed()
+    x, mask = TokenBatch.from_packed(rows, offsets).to_padded()
+    assert mask.tolist() == [[True, True], [False, False], [True, False]]
+    assert torch.equal(x[mask], rows)
+    assert not x[~mask].any()
+    packed = TokenBatch.from_padded(x, mask).to_packed()
     assert torch.equal(packed.values, rows)
     assert packed.cu_seqlens.tolist() == offsets.tolist()
     assert packed.cu_seqlens.dtype == torch.int32
@@ -276,39 +291,46 @@ def test_padding_and_packing() -> None:
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0]], ids=str)
 def test_padding_and_packing_nothing(lengths: list[int]) -> None:
-    """A batch of no sentence, or of empty ones, pads to width 0 and packs to no rows."""
-    batch = TokenBatch.from_packed(tokens(0, DIM), lengths_to_offsets(lengths)).to_padded()
-    assert batch.padded.shape == (len(lengths), 0, DIM)
-    assert batch.to_packed().cu_seqlens.tolist() == [0] * (len(lengths) + 1)
+    """A batch without sentences, or with empty ones only, pads to width 0 and packs to no rows."""
+    x, mask = TokenBatch.from_packed(tokens(0, DIM), lengths_to_offsets(lengths)).to_padded()
+    assert (x.shape, mask.shape) == ((len(lengths), 0, DIM), (len(lengths), 0))
+    assert TokenBatch.from_padded(x, mask).to_packed().cu_seqlens.tolist() == [0] * (len(lengths) + 1)
 
 
 def test_holes_stay_holes() -> None:
-    """Packing keeps positions, so padding again opens the holes that were there."""
+    """Packing keeps positions, so padding again restores the holes."""
     x, mask = tokens(1, 5, DIM), torch.tensor([[0, 1, 0, 1, 1]])
     packed = TokenBatch.from_padded(x, mask).to_packed()
     assert packed.positions.tolist() == [0, 2, 3]
-    padded = packed.to_padded()
-    assert padded.mask is not None
-    assert padded.mask.int().tolist() == [[1, 0, 1, 1]]
+    assert packed.to_padded()[1].int().tolist() == [[1, 0, 1, 1]]
 
 
-def test_padded_batches_stay_what_they_are() -> None:
-    """Padding a padded batch, or packing a packed one, returns it."""
-    padded, packed = TokenBatch.from_padded(*all_layouts()), TokenBatch.from_packed(tokens(2, 3), torch.tensor([0, 2]))
-    assert padded.to_padded() is padded
+def test_packing_a_packed_batch_returns_it() -> None:
+    """Packing copies nothing if the batch is packed already."""
+    packed = TokenBatch.from_packed(tokens(2, 3), torch.tensor([0, 2]))
     assert packed.to_packed() is packed
 
 
+def test_padding_a_padded_batch_on_other_devices() -> None:
+    """A padded batch on another device returns its embeddings with zeros at pads, and its mask."""
+    x, mask = all_layouts()
+    with dense_route():
+        padded, real = TokenBatch.from_padded(poison(x, mask, torch.nan), mask).to_padded()
+    assert torch.equal(padded, poison(x, mask, 0.0))
+    assert torch.equal(real, mask.bool())
+
+
 def test_packing_is_refused_on_other_devices() -> None:
-    """Packing must count tokens, which would make another device wait: it is refused there."""
+    """Packing counts tokens, for which the host would wait for another device, so it is refused there."""
     with dense_route():
         batch = TokenBatch.from_padded(*all_layouts())
-    with pytest.raises(ValueError, match="to_packed must count the mask's real tokens, which only eager mode on CPU"):
+    with pytest.raises(ValueError, match="must be on the CPU in eager mode to be packed") as refused:
         batch.to_packed()
+    assert refused.value.argument == "token_embeddings"  # type: ignore[attr-defined]  # ValueError for callers
 
 
 def test_what_a_batch_says_of_itself() -> None:
-    """Shape, width, dtype, device and lengths are told on both routes and in every layout."""
+    """Both forms have shape, width, dtype, device and lengths, in every layout."""
     x, mask = all_layouts(torch.bfloat16)
     with dense_route():
         dense = TokenBatch.from_padded(x, mask)
@@ -322,7 +344,7 @@ def test_what_a_batch_says_of_itself() -> None:
 
 
 def test_other_numbers_in_the_same_sentences() -> None:
-    """with_rows keeps sentences, mask and positions, and takes any width."""
+    """with_rows keeps sentences, mask and positions, and accepts any width."""
     x, mask = all_layouts()
     for dense in (False, True):
         with dense_route() if dense else torch.enable_grad():
@@ -335,7 +357,7 @@ def test_other_numbers_in_the_same_sentences() -> None:
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_other_numbers_after_a_selection(dense: bool) -> None:
-    """with_rows keeps which tokens were left out, and where positions count from."""
+    """with_rows keeps a selection, and positions that count from the tokens before it."""
     x, mask = all_layouts()
     keep = exclude_prompt(mask, 1)
     with dense_route() if dense else torch.enable_grad():
@@ -351,7 +373,7 @@ def test_other_numbers_after_a_selection(dense: bool) -> None:
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_selection_after_other_numbers(dense: bool) -> None:
-    """From a padded batch with other numbers in it, tokens can be left out as from any other."""
+    """Tokens of a batch with other rows can be excluded as well."""
     x, mask = all_layouts()
     keep = exclude_prompt(mask, 1)
     with dense_route() if dense else torch.enable_grad():
@@ -362,37 +384,154 @@ def test_selection_after_other_numbers(dense: bool) -> None:
 
 
 def test_padding_other_numbers() -> None:
-    """A padded batch with other numbers in it, such as mixed layers, packs and pads with these numbers."""
+    """A batch with other rows, such as mixed layers, packs and pads these rows."""
     x, mask = all_layouts()
     other = TokenBatch.from_padded(x, mask).with_rows(2 * x[mask.bool()])
     packed = other.to_packed()
     assert torch.equal(packed.values, 2 * x[mask.bool()])
     assert torch.equal(packed.positions, other.positions)
-    padded = other.to_padded()
-    assert padded.mask is not None
-    assert torch.equal(padded.padded[padded.mask], 2 * x[mask.bool()])
-    mixed = mix_layers([x, x], mask, layer_weights=torch.tensor([0.5, 0.5])).to_padded()
-    assert mixed.mask is not None
-    torch.testing.assert_close(mixed.padded[mixed.mask], x[mask.bool()])
+    padded, real = other.to_padded()
+    assert torch.equal(padded[real], 2 * x[mask.bool()])
+    padded, real = mix_layers([x, x], mask, layer_weights=torch.tensor([0.5, 0.5])).to_padded()
+    torch.testing.assert_close(padded[real], x[mask.bool()])
 
 
 @every_dtype
 def test_what_a_packed_batch_says_of_itself(dtype: torch.dtype) -> None:
-    """Packed and nested batches and spans tell width, dtype, device and int32 offsets too."""
+    """Packed and nested batches and spans have width, dtype, device, lengths and int32 offsets."""
     rows, lengths = tokens(5, DIM, dtype=dtype), [2, 0, 3]
     starts, ends = torch.tensor([0, 2, 2]), torch.tensor([2, 2, 5])
     batches = [TokenBatch.of(**write(rows, lengths)) for write in PACKINGS.values()]
     for batch in (*batches, TokenBatch.from_spans(rows, starts, ends)):
+        assert isinstance(batch, SparseBatch)
         assert (batch.shape, batch.dim, batch.dtype, batch.device) == ((5,), DIM, dtype, rows.device)
         assert batch.accumulation_dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert (batch.cu_seqlens.tolist(), batch.cu_seqlens.dtype) == ([0, 2, 2, 5], torch.int32)
         assert (batch.lengths.tolist(), batch.positions.tolist()) == (lengths, [0, 1, 0, 1, 2])
         assert batch.mask is None
-        assert not batch.dense
     with dense_route():
         batches = [TokenBatch.of(**write(rows, lengths)) for write in PACKINGS.values()]
+        batches.append(TokenBatch.from_spans(rows, starts, ends))
     for batch in batches:
-        assert (batch.shape, batch.dim, batch.dtype, batch.dense) == ((3, 3), DIM, dtype, True)
+        assert isinstance(batch, PaddedBatch)
+        assert (batch.shape, batch.dim, batch.dtype, batch.device) == ((5,), DIM, dtype, rows.device)
         assert batch.lengths.tolist() == lengths
-        assert batch.mask is not None
-        assert torch.equal(batch.padded[batch.mask], rows)
+        padded, mask = batch.to_padded()
+        assert mask.int().tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
+        assert torch.equal(padded[mask], rows)
+
+
+# ------------------------------------------------------------------------------------------ both forms, all attributes
+
+
+def _every_batch() -> list[TokenBatch]:
+    """Batches of each constructor, selected, packed and with other rows."""
+    x, mask = all_layouts()
+    rows, lengths = tokens(5, DIM), [2, 0, 3]
+    sources = [
+        TokenBatch.from_padded(x, mask),
+        TokenBatch.from_padded(x.transpose(0, 1).contiguous().transpose(0, 1), mask),
+        TokenBatch.from_padded(x[:, :0], mask[:, :0]),
+        *(TokenBatch.of(**write(rows, lengths)) for write in PACKINGS.values()),
+        TokenBatch.from_spans(rows, torch.tensor([0, 1]), torch.tensor([2, 4])),
+    ]
+    batches = []
+    for batch in sources:
+        kept = batch.select(torch.ones(batch.shape, dtype=torch.bool))
+        batches += [batch, kept, batch.with_rows(2 * batch.rows())]
+        if isinstance(batch, SparseBatch):
+            batches.append(batch.to_packed())
+    return batches
+
+
+def _names(form: type[TokenBatch]) -> set[str]:
+    """The annotated attributes and properties of a class and its bases."""
+    found = set()
+    for base in form.__mro__:
+        found |= set(inspect.get_annotations(base))
+        found |= {name for name, value in vars(base).items() if isinstance(value, property | cached_property)}
+    return {name for name in found if not name.startswith("__")}
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+def test_no_attribute_raises_or_is_sometimes_absent(dense: bool) -> None:
+    """Every batch of a form has all annotated attributes and properties of its class, and no others."""
+    with dense_route() if dense else torch.enable_grad():
+        batches = _every_batch()
+        for batch in batches:
+            form = PaddedBatch if dense else SparseBatch
+            assert isinstance(batch, form)
+            names = _names(form)
+            assert names >= {"dim", "dtype", "device", "lengths", "shape", "positions", "mask"}
+            for name in names:
+                getattr(batch, name)
+            cached = {name for name in names if isinstance(getattr(form, name, None), cached_property)}
+            assert set(vars(batch)) - cached == set(vars(batches[0])) - cached
+
+
+def test_both_forms_have_the_attributes_of_token_batch() -> None:
+    """What `TokenBatch` annotates and lists in its docstring is in both forms."""
+    common = _names(TokenBatch)
+    assert common >= {"dim", "dtype", "device", "lengths", "shape", "positions"}
+    for form in (SparseBatch, PaddedBatch):
+        assert common <= _names(form)
+        assert not form.__abstractmethods__
+
+
+# --------------------------------------------------------------------------- packed batches on devices without kernels
+
+
+@pairwise(name=WEIGHTED, packing=PACKINGS)
+def test_packed_token_weights_on_other_devices(name: str, packing: str) -> None:
+    """Packed batches on other devices take token weights in the packed layout and pool as on CPU."""
+    rows, lengths = tokens(6, DIM), [2, 1, 3]
+    source, weights, layer = PACKINGS[packing](rows, lengths), tokens(6).exp(), make(name)
+    expected = layer(**source, token_weights=weights)
+    with dense_route():
+        torch.testing.assert_close(layer(**source, token_weights=weights), expected)
+        torch.testing.assert_close(layer(**source, token_weights=weights.unsqueeze(0)), expected)
+        with pytest.raises(ValueError, match=r"must have the shape \(tokens,\) = \(6,\)") as refused:
+            layer(**source, token_weights=torch.ones(3, 3))
+    assert refused.value.argument == "token_weights"  # type: ignore[attr-defined]  # ValueError for callers
+
+
+@pairwise(name=LEARNED, packing=PACKINGS)
+def test_returned_weights_of_packed_tokens_on_other_devices(name: str, packing: str) -> None:
+    """On other devices attention weights of packed batches are (tokens, heads) too, with the numbers of the CPU."""
+    rows, lengths = tokens(5, DIM), [2, 0, 3]
+    source, layer = PACKINGS[packing](rows, lengths), make(name)
+    assert isinstance(layer, LearnedPooling)
+    expected = layer(**source, return_weights=True)
+    with dense_route():
+        pooled, weights = layer(**source, return_weights=True)
+    assert weights.shape[0] == 5
+    torch.testing.assert_close((pooled, weights), expected)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_packed_scores_on_other_devices(packing: str) -> None:
+    """On other devices attention scores of packed batches are computed and taken as (tokens, heads)."""
+    rows, query = tokens(5, DIM), tokens(2, DIM, seed=1)
+    source = PACKINGS[packing](rows, [2, 0, 3])
+    expected_scores = attention_scores(**source, query=query)
+    expected = attention_pool(**source, scores=expected_scores)
+    with dense_route():
+        scores = attention_scores(**source, query=query)
+        found = attention_pool(**source, scores=scores)
+        with pytest.raises(ValueError, match=r"must have the shape \(tokens, heads\) = \(5, heads\)"):
+            attention_pool(**source, scores=torch.zeros(3, 1, 3))
+    torch.testing.assert_close(scores, expected_scores)
+    torch.testing.assert_close(found, expected)
+    assert found[1].shape == (5, 2)
+
+
+def test_selection_of_packed_tokens_on_other_devices() -> None:
+    """On other devices a packed batch is selected with a packed mask, and its tokens are counted again."""
+    rows, lengths, weights = tokens(5, DIM), [2, 0, 3], tokens(3).exp()
+    keep = torch.tensor([0, 1, 1, 0, 1])
+    layer = build_pooling("weightedmean")
+    expected = layer(TokenBatch.of(**PACKINGS["packed"](rows, lengths)).select(keep), token_weights=weights)
+    with dense_route():
+        batch = TokenBatch.of(**PACKINGS["packed"](rows, lengths)).select(keep)
+        assert batch.shape == (3,)
+        torch.testing.assert_close(layer(batch, token_weights=weights), expected)
