@@ -33,6 +33,8 @@ _CHUNK = 32
 _LONGEST_RUN_OF_HALVES = 512
 # Rows copied at a time where a copy is needed: small enough to stay in cache.
 _BLOCK = 512
+# Rows converted to float64 at a time.
+_CONVERTED = 128
 # float16 has no numbers between 0 and 2**-24: the part of a weight below that is summed 4,096 times larger and scaled
 # back.
 _RESCUE = 4096.0
@@ -121,17 +123,22 @@ class _DotProducts(torch.autograd.Function):
     @staticmethod
     def forward(values: Tensor, table: Tensor, index: Tensor, owner: Tensor | None) -> Tensor:
         tokens = index.numel()
-        blocks = torch.arange(0, tokens + _BLOCK, _BLOCK).clamp(max=tokens)
         if owner is None:
-            all_products = table.new_empty(len(table), tokens)
+            blocks = torch.arange(0, tokens + _CONVERTED, _CONVERTED).clamp(max=tokens)
+            block = values.new_empty(min(tokens, _CONVERTED), values.shape[1], dtype=table.dtype)  # stays in cache
+            every = table.new_empty(len(table), tokens)
             for start, end, rows in pieces(index, blocks):
-                all_products[:, start:end] = table @ values[rows].to(table.dtype).t()
-            return all_products.view(-1)
+                converted = block[: end - start].copy_(values[rows])
+                if len(table) == 1:
+                    torch.mv(converted, table[0], out=every[0, start:end])
+                else:
+                    every[:, start:end] = table @ converted.t()
+            return every.view(-1)
         products = table.new_empty(tokens)
         if not tokens:
             return products
         changes = (owner.diff() != 0).nonzero().view(-1) + 1
-        bounds = torch.unique(torch.cat([changes, blocks]))
+        bounds = torch.unique(torch.cat([changes, torch.arange(0, tokens + _BLOCK, _BLOCK).clamp(max=tokens)]))
         owners = owner[bounds[:-1]].tolist()
         for own, (start, end, rows) in zip(owners, pieces(index, bounds), strict=True):
             torch.mv(values[rows].to(table.dtype), table[own], out=products[start:end])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from maskpool.batch.checks import check_heads, check_parameters, check_sizes
-from maskpool.batch.token_batch import TokenBatch, TokenEmbeddings
+from maskpool.batch.token_batch import SparseBatch, TokenBatch, TokenEmbeddings
 from maskpool.poolings.attention import without_autocast
 from maskpool.poolings.averages import mean
 from maskpool.poolings.base import prepare
@@ -114,13 +114,25 @@ def _latent(
         rows = batch.rows().to(exact)
         dictionary = latents.view(len(latents), num_heads, batch.dim // num_heads)
         by_head = rows.reshape(*rows.shape[:-1], *dictionary.shape[1:])
-        scores = torch.einsum("...hw,lhw->...hl", by_head.to(batch.score_dtype), dictionary.to(batch.score_dtype))
-        attention = (scores / dictionary.shape[2] ** 0.5).softmax(dim=-1).to(exact)
+        scores = _scores(by_head, dictionary, exact)
+        # Padded batches are often traced or on a device, where the sizes of scores cannot be read.
+        if not isinstance(batch, SparseBatch) or bool((scores.detach().abs() > _LARGE_SCORE).any()):
+            scores = _scores(by_head, dictionary, batch.score_dtype)
+        attention = scores.softmax(dim=-1).to(exact)
         read = torch.einsum("...hl,lhw->...hw", attention, dictionary).flatten(-2)
         hidden = gelu(linear(read, hidden_weight, hidden_bias))
         moved = rows + linear(hidden, output_weight, output_bias)
         pooled = mean(batch.with_rows(moved), weights, on_empty).to(batch.dtype)
     return pooled, attention.mean(dim=-2)
+
+
+# float32 is exact enough for scores up to this size; larger ones are computed in float64, as are unknown ones.
+_LARGE_SCORE = 8.0
+
+
+def _scores(by_head: Tensor, dictionary: Tensor, dtype: torch.dtype) -> Tensor:
+    products = torch.einsum("...hw,lhw->...hl", by_head.to(dtype), dictionary.to(dtype))
+    return products / dictionary.shape[2] ** 0.5
 
 
 @register(
