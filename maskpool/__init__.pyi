@@ -14,3 +14,4 @@ from maskpool.poolings.build import build_pooling as build_pooling
 from maskpool.poolings.build import pool as pool
 
 __version__: str
+__all__: list[str]

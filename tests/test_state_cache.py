@@ -25,10 +25,10 @@ from sklearn.utils import _safe_indexing
 
 from benchmarks import state_cache
 from maskpool import TokenBatch
-from maskpool.functional import mean_pool
 from maskpool.bench.corpora import Corpus
 from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states, states_file
 from maskpool.errors import MaskpoolError
+from maskpool.functional import mean_pool
 from tests.bench import tiny
 
 TEXTS = [text for text, _ in tiny.make_texts(40)]

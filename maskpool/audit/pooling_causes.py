@@ -16,7 +16,6 @@ from maskpool.audit.encoder_causes import module_finding, reads_other_ids
 from maskpool.audit.probes import SMALLEST, TIMES_FLOOR, Measured, difference
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
-from maskpool.nn import LearnedPooling
 from maskpool.nn import POOLINGS
 from maskpool.poolings.build import build_pooling
 
@@ -228,11 +227,7 @@ def _ones(x: Tensor) -> Tensor:
 
 def formulas(x: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Every pooling without parameters of some rows."""
-    modes = [
-        mode
-        for mode, layer in POOLINGS.items()
-        if not layer.learns and set(layer.options()) == {"on_empty"}
-    ]
+    modes = [mode for mode, layer in POOLINGS.items() if not layer.learns and set(layer.options()) == {"on_empty"}]
     return {mode: (lambda mode=mode: build_pooling(mode)(x.unsqueeze(0), _ones(x))[0]) for mode in modes}  # type: ignore[misc]
 
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from maskpool.errors import InvalidTypeError, InvalidValueError
+from maskpool.kernels.base import Kernels
 from maskpool.types import OnEmpty
-
-if TYPE_CHECKING:
-    from maskpool.batch.token_batch import TokenBatch
 
 _TOKEN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -331,7 +329,7 @@ def check_heads(num_heads: int, dimension: int, of: str = "token_embeddings") ->
         raise InvalidValueError("num_heads", f"must divide the dimension {dimension} of {of}, got {num_heads}")
 
 
-def check_parameters(batch: TokenBatch, **parameters: tuple[object, str]) -> None:
+def check_parameters(batch: Kernels, **parameters: tuple[object, str]) -> None:
     """Raise unless each parameter is a floating tensor of the shape that is written behind it.
 
     A word of a shape means one size in all parameters: ``dim`` is the width of a token, every other word has the size

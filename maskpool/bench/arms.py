@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskpool.plans import Ints
 from maskpool.batch.token_batch import SparseBatch
+from maskpool.plans import Ints
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 

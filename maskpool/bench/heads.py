@@ -19,10 +19,9 @@ from maskpool.bench.forward import States
 from maskpool.bench.quality import cluster_ami
 from maskpool.bench.statistics import CONFIDENCE, floor
 from maskpool.errors import FolderError, InvalidValueError
-from maskpool.nn import LearnedPooling, MeanPooling, PoolingLayer
-from maskpool.poolings.build import build_pooling
-from maskpool.nn import POOLINGS
+from maskpool.nn import POOLINGS, LearnedPooling, MeanPooling, PoolingLayer
 from maskpool.plans import Ints
+from maskpool.poolings.build import build_pooling
 from maskpool.trust import Folder
 
 # The modes that are trained here, and have a table of their own.

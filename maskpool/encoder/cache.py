@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskpool.batch.token_batch import SparseBatch
 from maskpool.encoder import states_file
 from maskpool.encoder.states_file import Layout, Part, read_file, refuse_others
 from maskpool.encoder.transformer import Encoder, check_texts, evaluating, weights_hash
 from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError
-from maskpool.batch.token_batch import SparseBatch
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 # Files whose numbers this process has checked, with their times: what unpickles states need not read all of them again.

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_length
 
+from maskpool.batch.token_batch import TokenBatch
 from maskpool.encoder import Encoder, check_texts, evaluating, layer_states, token_states
 from maskpool.encoder.saved_pooling import SavedPooling, saved_pooling_of, warn_about_pooling
 from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
 from maskpool.integrations import require
-from maskpool.nn import FirstLastAveragePooling, LayerMix, PoolingLayer
-from maskpool.poolings.build import build_pooling
-from maskpool.nn import POOLINGS
+from maskpool.nn import POOLINGS, FirstLastAveragePooling, LayerMix, PoolingLayer
 from maskpool.plans import Plan
-from maskpool.batch.token_batch import TokenBatch
+from maskpool.poolings.build import build_pooling
 
 require("transformers", "st")
 

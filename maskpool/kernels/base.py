@@ -117,7 +117,7 @@ class Kernels(ABC):
     def softmax(self, scores: PerToken, weights: PerToken | None = None) -> PerToken:
         """Return wₜ exp(sₜ) / Σₜ wₜ exp(sₜ) in the accumulation dtype; 0 at pads."""
 
-    # --------------------------------------------------------------------------------- between tokens, sentences, layouts
+    # ------------------------------------------------------------------------------- between tokens, sentences, layouts
 
     @abstractmethod
     def spread(self, per_sentence: PerSentence) -> PerToken:

@@ -116,7 +116,7 @@ class CSRKernels(Kernels):
         """Compute in float64: thousands of equal numbers, added one after the other, lose digits in float32."""
         owner = self.sentence_of_token
         exact = scores.double()
-        # Tokens without weight set no scale. Their scores may be above the largest one with weight, where exp overflows.
+        # Tokens without weight set no scale: their scores may be above the largest one with weight, and exp overflow.
         weighed = exact.detach()
         if weights is not None:
             weighed = torch.where(weights.unsqueeze(1) == 0, float("-inf"), weighed)
@@ -130,7 +130,7 @@ class CSRKernels(Kernels):
         shares = raised / torch.where(sums > 0, sums, 1.0).index_select(0, owner)
         return shares.to(self.accumulation_dtype)
 
-    # --------------------------------------------------------------------------------- between tokens, sentences, layouts
+    # ------------------------------------------------------------------------------- between tokens, sentences, layouts
 
     def spread(self, per_sentence: PerSentence) -> PerToken:  # noqa: D102  # see Kernels
         if per_sentence.dim() == 1:

@@ -1,7 +1,7 @@
 """The kernels of a padded batch: `torch.where` on the mask, then a reduction.
 
-No shape depends on the mask's values and the host never waits, so the kernels run under `torch.compile`, `torch.export`,
-`torch.func` and on every device.
+No shape depends on the mask's values and the host never waits, so the kernels run under `torch.compile`,
+`torch.export`, `torch.func` and on every device.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class DenseKernels(Kernels):
 
     def softmax(self, scores: PerToken, weights: PerToken | None = None) -> PerToken:  # noqa: D102  # see Kernels
         real = self.mask.unsqueeze(2)
-        # Tokens without weight set no scale. Their scores may be above the largest one with weight, where exp overflows.
+        # Tokens without weight set no scale: their scores may be above the largest one with weight, and exp overflow.
         weighed = scores if weights is None else torch.where(weights.unsqueeze(-1) == 0, float("-inf"), scores)
         kept = torch.where(real, weighed, float("-inf")).detach()
         top = kept.amax(dim=1, keepdim=True) if kept.shape[1] else kept.sum(dim=1, keepdim=True)
@@ -126,7 +126,7 @@ class DenseKernels(Kernels):
         sums = raised.sum(dim=1, keepdim=True)
         return (raised / torch.where(sums > 0, sums, 1.0)).to(self.accumulation_dtype)
 
-    # --------------------------------------------------------------------------------- between tokens, sentences, layouts
+    # ------------------------------------------------------------------------------- between tokens, sentences, layouts
 
     def spread(self, per_sentence: PerSentence) -> PerToken:  # noqa: D102  # see Kernels
         return per_sentence.unsqueeze(1).expand(-1, self.mask.shape[1], *per_sentence.shape[1:])

@@ -95,9 +95,9 @@ def generalized_mean_weights(
 ) -> AttentionWeights:
     """Compute how much a generalised mean weighs each token, feature by feature: |xₜ|ᵖ⁻¹ / Σₜ |xₜ|ᵖ⁻¹.
 
-    The mean of the powers is Σₜ |xₜ|ᵖ⁻¹ xₜ / n, a sum of the tokens with these weights up to their scale. At ``p=1`` all
-    weights are 1/n. With token weights each |xₜ|ᵖ⁻¹ is multiplied by its wₜ. For inspection: no gradient passes. The
-    other arguments are described in `maskpool.functional`.
+    The mean of the powers is Σₜ |xₜ|ᵖ⁻¹ xₜ / n, a sum of the tokens with these weights up to their scale. At ``p=1``
+    all weights are 1/n. With token weights each |xₜ|ᵖ⁻¹ is multiplied by its wₜ. For inspection: no gradient passes.
+    The other arguments are described in `maskpool.functional`.
 
     Args:
         token_embeddings: The token embeddings.

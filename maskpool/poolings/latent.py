@@ -131,7 +131,7 @@ _LARGE_SCORE = 8.0
 
 
 def _scores(by_head: Tensor, dictionary: Tensor, dtype: torch.dtype) -> Tensor:
-    products = torch.einsum("...hw,lhw->...hl", by_head.to(dtype), dictionary.to(dtype))
+    products: Tensor = torch.einsum("...hw,lhw->...hl", by_head.to(dtype), dictionary.to(dtype))
     return products / dictionary.shape[2] ** 0.5
 
 
@@ -146,8 +146,8 @@ class LatentAttentionPooling(LearnedPooling):
     The attention is by heads, each d = dim / heads wide, and MLP(o) = W₂ gelu(W₁ o + b₁) + b₂. W₂ and b₂ start at zero:
     tokens start as they are, and the layer starts equal to the mean. Cost: tokens · dim · 2 · (latents + hidden).
 
-    The result is (batch, dim), in the tokens' dtype. The weights, (batch, latents, seq) or (tokens, latents), in float32
-    (float64 for float64), are how much each token reads of each latent, the mean over heads.
+    The result is (batch, dim), in the tokens' dtype. The weights, (batch, latents, seq) or (tokens, latents), in
+    float32 (float64 for float64), are how much each token reads of each latent, the mean over heads.
 
     References:
         Lee et al. 2024, NV-Embed.

@@ -1,7 +1,7 @@
 """The one place where a pooling is found by its mode string.
 
-Everything that lists poolings (`build_pooling`, documentation tables, test matrices, the modes of sentence-transformers,
-error messages) reads `POOLINGS`.
+Everything that lists poolings (`build_pooling`, documentation tables, test matrices, the modes of the
+sentence-transformers module, error messages) reads `POOLINGS`.
 """
 
 from __future__ import annotations
