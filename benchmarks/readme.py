@@ -1,4 +1,4 @@
-"""Write the numbers of README.md from the committed results, so that neither is typed by hand.
+"""Write the tables of README.md from the registry of poolings and from the committed results.
 
 ``python -m benchmarks.readme`` rewrites the blocks between their comments.
 """
@@ -15,6 +15,8 @@ from benchmarks.census_table import counts
 from maskpool.bench.arms import EXCLUDED, INCLUDED
 from maskpool.bench.report import LEARNED_HEADER, baseline_rows, learned_table, markdown_table, table
 from maskpool.bench.results import main_table_of
+from maskpool.integrations.st_host import modules as host
+from maskpool.nn import POOLINGS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -176,6 +178,18 @@ def _ratios(found: dict[tuple[str, str, str], dict[str, float]], mode: str, layo
     return " / ".join(f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}" for ratio in ratios)
 
 
+def poolings() -> str:
+    """Return the table of all registered poolings."""
+    lines = []
+    known = host.Pooling.POOLING_MODES
+    for mode, layer in sorted(POOLINGS.items(), key=lambda item: (item[1].learns, item[0] not in known)):
+        marks = {"*": mode in known, "w": layer.takes_token_weights, "p": layer.learns}
+        options = ", ".join(f"`{name}`" for name in layer.options() if name not in ("on_empty", "start"))
+        name = " ".join([f"`{mode}`", *(mark for mark, holds in marks.items() if holds)])
+        lines.append([name, f"`{layer.__name__}`", layer.formula.replace("|", r"\|"), options, layer.source])
+    return "\n".join(markdown_table(("mode", "layer", "formula over real tokens", "options", "source"), lines))
+
+
 BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "BANKING77": (RESULTS / "banking77" / "results.json", clusters),
     "SNIPS": (RESULTS / "snips" / "results.json", clusters),
@@ -189,8 +203,8 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
 
 def rewritten(text: str) -> str:
     """``text`` with every block made anew."""
-    for name, (path, make) in BLOCKS.items():
-        made = make(json.loads(path.read_text(encoding="utf-8")))
+    results = {name: make(json.loads(path.read_text(encoding="utf-8"))) for name, (path, make) in BLOCKS.items()}
+    for name, made in {"poolings": poolings(), **results}.items():
         block = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
         if len(block.findall(text)) != 1:
             raise SystemExit(f"README.md must hold exactly one block '<!-- {name}: … -->' to '<!-- end of {name} -->'")

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 
 class Screen:
