@@ -43,7 +43,7 @@ CAUSES = {
         ),
         Cause(
             "last column taken as last token",
-            "take the last real token of each text: maskpool.functional.last_token_pool(token_embeddings, attention_mask)",
+            "take the last real token of each text: maskpool.pool(token_embeddings, attention_mask, 'lasttoken')",
         ),
         Cause(
             "first column taken as cls",
@@ -61,13 +61,13 @@ CAUSES = {
         ),
         Cause(
             "last token counted by column",
-            "sum(mask) − 1 is the column of the last token only under right padding: use maskpool.functional.last_token_pool, "
-            "which reads the mask",
+            "sum(mask) − 1 is the column of the last token only under right padding: use "
+            "maskpool.functional.last_token_pool, which reads the mask",
         ),
         Cause(
             "position weights counted by column",
-            "count positions from the first real token of each text, as maskpool.functional.position_weighted_mean_pool does, "
-            "or pad on the right",
+            "count positions from the first real token of each text, as "
+            "maskpool.functional.position_weighted_mean_pool does, or pad on the right",
         ),
         Cause(
             "prompt counted by column",
@@ -76,8 +76,8 @@ CAUSES = {
         ),
         Cause(
             "NaN at pads read by the pooling",
-            "0 × NaN is NaN: leave pads out with torch.where, as maskpool.functional.mean_pool does, instead of multiplying by "
-            "the mask",
+            "0 × NaN is NaN: leave pads out with torch.where, as maskpool.functional.mean_pool does, instead of "
+            "multiplying by the mask",
         ),
         Cause(
             "NaN in the encoder of padded texts",
@@ -117,7 +117,8 @@ CAUSES = {
         Cause(
             "position ids under left padding",
             "pass position_ids that count real tokens, or pad on the right (tokenizer.padding_side = 'right') and pool "
-            "with the mask: [:, -1] is the last token under left padding only, maskpool.functional.last_token_pool under both",
+            "with the mask: [:, -1] is the last token under left padding only, maskpool.functional.last_token_pool "
+            "under both",
         ),
         Cause(
             "position ids counted by column",

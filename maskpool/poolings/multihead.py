@@ -41,8 +41,8 @@ def multihead_attention_pool(
     """Compute multi-head attention of learned queries over the real tokens, W_O [softmax(qₕ·Kₕ xₜ / √dₕ)ₜ Vₕ xₜ]ₕ.
 
     Equal to projecting every token to keys and values and attending, at a fraction of the cost: the queries are the
-    same for all sentences, so keys fold into them, qₕ·Kₕ xₜ = (Kₕᵀ qₕ)·xₜ, and values, which are linear, are computed from
-    the pooled tokens. Cost: tokens · dim · heads · queries, and one projection per sentence. The other arguments are
+    same for all sentences, so keys fold into them, qₕ·Kₕ xₜ = (Kₕᵀ qₕ)·xₜ, and values, which are linear, are computed
+    from the pooled tokens. Cost: tokens · dim · heads · queries, and one projection per sentence. The other arguments are
     described in `maskpool.functional`.
 
     References:
