@@ -6,6 +6,7 @@ modules: layers in `maskpool.nn`, functions in `maskpool.functional`, mask algeb
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 
 __version__ = "0.1.0"
 
@@ -19,7 +20,7 @@ _HOME = {
     "freeze_pad_row": "maskpool.pad_row",
     "pool": "maskpool.poolings.build",
 }
-_MODULES = ("audit", "errors", "functional", "integrations", "masks", "nn", "weights")
+_MODULES = ("errors", "functional", "integrations", "masks", "nn", "weights")
 
 __all__ = [
     "AuditReport",
@@ -56,6 +57,8 @@ def __dir__() -> list[str]:
 
 def _way_out(name: str) -> str:
     """Say where a layer or function is that is not at the top."""
+    if name.startswith("_") or find_spec(f"maskpool.{name}"):  # hasattr and imports ask for these before they import
+        return ""
     for home in ("nn", "functional"):
         if name in import_module(f"maskpool.{home}").__all__:
             return f": it is maskpool.{home}.{name}"

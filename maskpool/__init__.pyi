@@ -1,4 +1,3 @@
-from maskpool import audit as audit
 from maskpool import errors as errors
 from maskpool import functional as functional
 from maskpool import integrations as integrations
@@ -14,4 +13,3 @@ from maskpool.poolings.build import build_pooling as build_pooling
 from maskpool.poolings.build import pool as pool
 
 __version__: str
-__all__: list[str]

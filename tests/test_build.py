@@ -1,21 +1,29 @@
-"""From mode strings to layers, alone and side by side."""
+"""From mode strings to layers, single and concatenated, and the one-call function `pool`."""
 
+import copy
+import pickle
 import re
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from maskpool import build_pooling
+from maskpool import TokenBatch, build_pooling, pool
+from maskpool.errors import InvalidTypeError, InvalidValueError
+from maskpool.functional import mean_pool, sum_pool
 from maskpool.nn import (
     POOLINGS,
     AttentionPooling,
     CLSPooling,
     ConcatPooling,
+    FirstLastAveragePooling,
     GatedAttentionPooling,
     GeneralizedMeanPooling,
     LastTokenPooling,
     LatentAttentionPooling,
+    LayerMix,
     LogSumExpPooling,
     MaxPooling,
     MeanPooling,
@@ -31,9 +39,13 @@ from maskpool.nn import (
     StructuredAttentionPooling,
     SumPooling,
     TopKMeanPooling,
+    register,
 )
-from tests.batches import all_layouts
-from tests.poolings import DIM
+from maskpool.poolings import registry
+from maskpool.poolings.registry import suggestion
+from maskpool.types import OnEmpty
+from tests.batches import all_layouts, tokens
+from tests.poolings import DIM, SPECS, WEIGHTED, WIDTHS, make
 
 CLASSES: dict[str, type[PoolingLayer]] = {
     "mean": MeanPooling,
@@ -57,24 +69,23 @@ CLASSES: dict[str, type[PoolingLayer]] = {
     "multihead_attention": MultiheadAttentionPooling,
     "latent_attention": LatentAttentionPooling,
 }
-KNOWN = (
-    "'mean', 'max', 'cls', 'lasttoken', 'weightedmean', 'mean_sqrt_len_tokens', 'min', 'sum', 'std', 'mean_std', "
-    "'median', 'topk_mean', 'logsumexp', 'softmax', 'generalized_mean', 'attention', 'gated_attention', "
-    "'structured_attention', 'multihead_attention', 'latent_attention'"
-)
-# What a mode cannot be made without.
+KNOWN = ", ".join(map(repr, POOLINGS))
+# Options that a mode requires.
 NEEDED: dict[str, dict[str, Any]] = {"topk_mean": {"k": 2}}
 
 
 def test_every_mode_is_tested() -> None:
-    """The registry holds the modes of this file and no other."""
+    """The registry holds the modes of this file and no others."""
     assert POOLINGS == CLASSES
 
 
 @pytest.mark.parametrize("mode", CLASSES)
 def test_a_mode_is_a_class(mode: str) -> None:
-    """Each mode string makes the layer that it names, with or without a dimension that it does not need."""
+    """Each mode string builds its layer, with a dimension and, if it has no parameters of that size, without."""
     needed = NEEDED.get(mode, {})
+    assert CLASSES[mode].mode == mode
+    assert CLASSES[mode].formula
+    assert CLASSES[mode].source
     assert type(build_pooling(mode, DIM, **needed)) is CLASSES[mode]
     assert type(build_pooling((mode,), DIM, **needed)) is CLASSES[mode]
     if not mode.endswith("attention"):
@@ -83,7 +94,7 @@ def test_a_mode_is_a_class(mode: str) -> None:
 
 @pytest.mark.parametrize("container", [tuple, list])
 def test_several_modes_are_concatenated(container: type[Any]) -> None:
-    """A tuple or list of modes pools side by side, in its order."""
+    """The results of a tuple or list of modes are concatenated in its order."""
     modes = ["max", "attention", "mean"]
     layer, (x, mask) = build_pooling(container(modes), DIM), all_layouts()
     assert isinstance(layer, ConcatPooling)
@@ -92,7 +103,7 @@ def test_several_modes_are_concatenated(container: type[Any]) -> None:
 
 
 def test_options_reach_those_that_take_them() -> None:
-    """An option goes to each layer that knows it, and to no other."""
+    """An option goes to the layers that take it."""
     layer = build_pooling(("cls", "attention"), DIM, num_heads=2, hidden_dimension=3, on_empty="nan")
     assert isinstance(layer, ConcatPooling)
     first, second = layer.poolings
@@ -103,7 +114,7 @@ def test_options_reach_those_that_take_them() -> None:
 
 
 def test_concat_sets_on_empty() -> None:
-    """A concatenation's on_empty goes to all its layers, and None leaves each its own."""
+    """A concatenation's on_empty is set in all its layers, and None keeps the setting of each."""
     x, mask = torch.ones(1, 2, 1), torch.zeros(1, 2, dtype=torch.int64)
     assert ConcatPooling([MeanPooling(), MaxPooling()], on_empty="nan")(x, mask).isnan().tolist() == [[True, True]]
     mixed = ConcatPooling([MeanPooling(on_empty="nan"), MaxPooling()])(x, mask)
@@ -111,7 +122,7 @@ def test_concat_sets_on_empty() -> None:
 
 
 def test_concat_trains_its_layers() -> None:
-    """Learned layers in a concatenation are among its parameters and get gradients."""
+    """Parameters of layers in a concatenation are its parameters and get gradients."""
     layer, (x, mask) = build_pooling(("mean", "attention"), DIM), all_layouts()
     (query,) = layer.parameters()
     (gradient,) = torch.autograd.grad(layer(x, mask).square().sum(), query)
@@ -119,7 +130,7 @@ def test_concat_trains_its_layers() -> None:
 
 
 def test_concat_nests() -> None:
-    """A concatenation is a layer like any other, and may stand in another."""
+    """A concatenation can contain another."""
     x, mask = all_layouts()
     inner = ConcatPooling([MeanPooling(), MaxPooling()])
     outer = ConcatPooling([CLSPooling(), inner])
@@ -129,7 +140,7 @@ def test_concat_nests() -> None:
 @pytest.mark.parametrize(
     ("mode", "dimension", "options", "error", "text"),
     [
-        ("average", None, {}, ValueError, f"pooling_mode must be one of {KNOWN}, got 'average'"),
+        ("average", None, {}, ValueError, f"pooling_mode must be one of {KNOWN}, got 'average'; did you mean 'mean'?"),
         ("", None, {}, ValueError, f"pooling_mode must be one of {KNOWN}, got ''"),
         (("mean", "Max"), None, {}, ValueError, f"pooling_mode must be one of {KNOWN}, got 'Max'"),
         ((), None, {}, ValueError, f"pooling_mode must name at least one of {KNOWN}, got none"),
@@ -143,27 +154,227 @@ def test_concat_nests() -> None:
             "embedding_dimension is required for the pooling_mode 'attention', got None",
         ),
         ("topk_mean", None, {}, ValueError, "k is required for the pooling_mode 'topk_mean', got None"),
-        ("mean", None, {"num_heads": 2}, TypeError, "options of pooling_mode 'mean' are on_empty; got num_heads"),
+        (
+            "mean",
+            None,
+            {"num_heads": 2},
+            TypeError,
+            "num_heads must be an option of pooling_mode 'mean'; its options are on_empty",
+        ),
         (
             ("cls", "attention"),
             DIM,
             {"heads": 2},
             TypeError,
-            "options of pooling_mode ('cls', 'attention') are hidden_dimension, num_heads, on_empty, start; got heads",
+            "heads must be an option of pooling_mode ('cls', 'attention'); its options are hidden_dimension, "
+            "num_heads, on_empty, start",
         ),
         ("mean", None, {"on_empty": "skip"}, ValueError, "on_empty must be one of 'zero', 'nan', 'raise', got 'skip'"),
     ],
 )
 def test_refusals(mode: Any, dimension: int | None, options: dict[str, Any], error: type[Exception], text: str) -> None:
-    """A mode or option that does not exist is refused, and those that do are listed."""
-    with pytest.raises(error, match=re.escape(text)):
+    """Unknown modes and options are refused, and the error lists the known ones."""
+    with pytest.raises(error, match=re.escape(text)) as refused:
         build_pooling(mode, dimension, **options)
+    assert isinstance(refused.value, InvalidValueError | InvalidTypeError)
+    assert refused.value.argument == text.split()[0]
 
 
 def test_layers_show_what_they_are() -> None:
-    """A layer prints its hyperparameters, defaults left out."""
+    """A layer prints its hyperparameters, except for defaults."""
     assert repr(MeanPooling()) == "MeanPooling()"
     assert repr(MaxPooling(on_empty="nan")) == "MaxPooling(on_empty='nan')"
     assert "embedding_dimension=4, num_heads=2, on_empty='raise'" in repr(
         AttentionPooling(4, num_heads=2, on_empty="raise")
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------- pool
+
+
+def test_pool() -> None:
+    """`pool` computes what the built layer computes, by default the mean, from every layout."""
+    x, mask = all_layouts()
+    assert torch.equal(pool(x, mask), mean_pool(x, mask))
+    assert torch.equal(pool(x, mask, ("max", "topk_mean"), k=2), build_pooling(("max", "topk_mean"), k=2)(x, mask))
+    assert torch.equal(pool(x, mask, ["min"], on_empty="nan").isnan().any(dim=1), ~mask.any(dim=1))
+    weights = tokens(*mask.shape).exp()
+    assert torch.equal(pool(x, mask, "sum", token_weights=weights), sum_pool(x, mask, token_weights=weights))
+    assert torch.equal(pool(TokenBatch.of(x, mask), pooling_mode="max"), pool(x, mask, "max"))
+    rows, offsets = x[mask.bool()], torch.nn.functional.pad(mask.sum(dim=1).cumsum(0), (1, 0))
+    assert torch.equal(pool(rows, cu_seqlens=offsets, pooling_mode="std"), pool(x, mask, "std"))
+
+
+@pytest.mark.parametrize("mode", [mode for mode, layer in CLASSES.items() if layer.learns])
+def test_pool_refuses_modes_that_learn(mode: str) -> None:
+    """A mode with parameters cannot be used in one call, and the error says how to build and train it."""
+    for modes in (mode, ("mean", mode)):
+        with pytest.raises(InvalidValueError, match=re.escape(f"build_pooling('{mode}', embedding_dimension)")) as no:
+            pool(*all_layouts(), modes)
+        assert no.value.argument == "pooling_mode"
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"pooling_mode": "avg"}, "pooling_mode"),
+        ({"pooling_mode": ()}, "pooling_mode"),
+        ({"k": 3}, "k"),
+        ({"pooling_mode": "topk_mean"}, "k"),
+        ({"pooling_mode": "max", "token_weights": torch.ones(7, 5)}, "token_weights"),
+        ({"cu_seqlens": torch.tensor([0, 5])}, "attention_mask"),
+    ],
+    ids=["mode", "no mode", "option", "missing option", "weights", "two layouts"],
+)
+def test_pool_refuses(options: dict[str, Any], argument: str) -> None:
+    """`pool` refuses what the layers and `build_pooling` refuse, by the argument's name."""
+    with pytest.raises((InvalidValueError, InvalidTypeError)) as refused:
+        pool(*all_layouts(), **options)
+    assert isinstance(refused.value, InvalidValueError | InvalidTypeError)
+    assert refused.value.argument == argument
+
+
+# -------------------------------------------------------------------------------------------------------- constructors
+
+
+@pytest.mark.parametrize(
+    ("make_layer", "name", "given", "way_out"),
+    [
+        (lambda: MeanPooling(384), "MeanPooling", "384", "(on_empty=…)"),  # type: ignore[call-arg, arg-type]  # the point
+        (lambda: MaxPooling("nan"), "MaxPooling", "'nan'", "(on_empty=…)"),  # type: ignore[call-arg]  # the point
+        (lambda: TopKMeanPooling(8), "TopKMeanPooling", "8", "(k=…"),  # type: ignore[call-arg]  # the point
+        (lambda: GeneralizedMeanPooling(8), "GeneralizedMeanPooling", "8", "(p=…"),  # type: ignore[call-arg]  # the point
+        (lambda: AttentionPooling(8, 4), "AttentionPooling", "4", "(hidden_dimension=…, num_heads=…"),  # type: ignore[call-arg]  # the point
+        (lambda: ConcatPooling([MeanPooling()], "nan"), "ConcatPooling", "'nan'", "(on_empty=…)"),  # type: ignore[call-arg]  # the point
+    ],
+    ids=["mean", "max", "topk", "generalized", "attention", "concat"],
+)
+def test_options_by_position(make_layer: Callable[[], object], name: str, given: str, way_out: str) -> None:
+    """Options passed by position are refused, and the error lists the options to pass by name."""
+    with pytest.raises(InvalidTypeError, match=re.escape(f"by position, got {given}: pass options by name")) as refused:
+        make_layer()
+    assert refused.value.argument == name
+    assert way_out in str(refused.value)
+    assert ("no embedding dimension" in str(refused.value)) == (name not in ("AttentionPooling", "ConcatPooling"))
+
+
+def test_subclasses_explain_positional_arguments() -> None:
+    """A user's layer gets the same explanation, and its own options are listed."""
+
+    class Scaled(MeanPooling):
+        def __init__(self, scale: float, *, offset: float = 0.0, on_empty: OnEmpty = "zero") -> None:
+            super().__init__(on_empty=on_empty)
+            self.scale, self.offset = scale, offset
+
+    assert Scaled(2.0, offset=1.0).scale == 2.0
+    assert set(Scaled.options()) == {"offset", "on_empty"}
+    with pytest.raises(InvalidTypeError, match=re.escape("Scaled takes only scale by position, got 3.0")):
+        Scaled(2.0, 3.0)  # type: ignore[call-arg]  # the point
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copy", "pickle"]
+)
+def test_copies_of_layers(name: str, copied: Callable[[Any], Any]) -> None:
+    """A copied or pickled layer gives the same vectors and shares no parameters."""
+    layer, (x, mask) = make(name), all_layouts()
+    other = copied(layer)
+    assert torch.equal(other(x, mask), layer(x, mask))
+    assert repr(other) == repr(layer)
+    assert not set(map(id, other.parameters())) & set(map(id, layer.parameters()))
+
+
+@pytest.mark.parametrize("layer", [LayerMix(2), FirstLastAveragePooling(on_empty="nan")], ids=["mix", "first-last"])
+def test_copies_of_layers_of_several_states(layer: torch.nn.Module) -> None:
+    """Copied and pickled poolings of several layers give the same vectors."""
+    x, mask = all_layouts()
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(other([x, -x], mask), layer([x, -x], mask), rtol=0, atol=0, equal_nan=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ registry
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        *(("avg", "mean"), ("average", "mean"), ("Mean", "mean"), ("MEAN", "mean"), ("mean_pooling", "mean")),
+        *(("mean_tokens", "mean"), ("maen", "mean"), ("last", "lasttoken"), ("eos", "lasttoken")),
+        *(("last_token", "lasttoken"), ("max_pool", "max"), ("Max-Pooling", "max"), ("maximum", "max")),
+        *(("weighted_mean", "weightedmean"), ("weightedmaen", "weightedmean"), ("atention", "attention")),
+        *(("gem", "generalized_mean"), ("generalised_mean", "generalized_mean"), ("lse", "logsumexp")),
+        *(("meansqrtlen", "mean_sqrt_len_tokens"), ("multi-head attention", "multihead_attention")),
+    ],
+)
+def test_did_you_mean(given: str, meant: str) -> None:
+    """Names of other libraries, other spellings and typing errors are refused with the mode that was probably meant."""
+    assert suggestion(given) == meant
+    with pytest.raises(InvalidValueError, match=f"got {given!r}; did you mean {meant!r}\\?$") as refused:
+        build_pooling(given)
+    assert refused.value.argument == "pooling_mode"
+
+
+@pytest.mark.parametrize("given", ["", "xyz", "banana", "pool", "pooling", "-", "384"])
+def test_no_suggestion_for_nonsense(given: str) -> None:
+    """A word that is close to no mode is refused without a suggestion."""
+    assert suggestion(given) is None
+    with pytest.raises(InvalidValueError, match=f"got {given!r}$"):
+        build_pooling(given)
+
+
+@pytest.mark.parametrize("mode", CLASSES)
+def test_suggestions_are_modes(mode: str) -> None:
+    """Every mode is suggested for its own spelling in capitals and with other separators."""
+    assert suggestion(mode.upper()) == suggestion(mode.replace("_", " ")) == suggestion(f"{mode}-pooling") == mode
+
+
+def test_a_mode_is_registered_once() -> None:
+    """A second registration of a mode is refused, and the first layer stays."""
+    before = dict(POOLINGS)
+    with pytest.raises(InvalidValueError, match=r"mode must be new, got 'mean', which is registered for .*MeanPooling"):
+        register("mean", formula="", source="")(MaxPooling)
+    assert before == POOLINGS
+    assert MaxPooling.mode == "max"
+
+
+def test_own_layers_can_be_registered() -> None:
+    """A registered layer of a user is built by its mode string, listed in errors and suggested by its other names."""
+    with mock.patch.dict(POOLINGS), mock.patch.dict(registry._ALIASES):
+
+        @register("first_half", formula="mean of the first half", source="this test", also_called=("front",))
+        class FirstHalf(MeanPooling):
+            def __init__(self, *, share: float, on_empty: OnEmpty = "zero") -> None:
+                super().__init__(on_empty=on_empty)
+                self.share = share
+
+        assert isinstance(build_pooling("first_half", share=0.5), FirstHalf)
+        assert FirstHalf.mode == "first_half"
+        assert MeanPooling.mode == "mean"
+        with pytest.raises(InvalidValueError, match="share is required for the pooling_mode 'first_half'"):
+            build_pooling("first_half")
+        with pytest.raises(InvalidValueError, match="'first_half', got 'front'; did you mean 'first_half'"):
+            build_pooling("front")
+    assert "first_half" not in POOLINGS
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_traits_are_true(name: str) -> None:
+    """A layer's traits agree with what it does: token weights, parameters, width, the first token."""
+    layer, (x, mask) = make(name), all_layouts()
+    assert layer.learns == (sum(parameter.numel() for parameter in layer.parameters()) > 0)
+    assert layer(x, mask).shape[1] == layer.output_dimension(DIM) == WIDTHS.get(name, 1) * DIM
+    weights = tokens(*mask.shape).exp() + 0.5
+    if name in WEIGHTED:
+        assert layer.takes_token_weights
+        pooled = layer(x, mask, token_weights=weights)
+        if layer.power_of_weights is not None:
+            total = (weights * mask).sum(dim=1, keepdim=True).clamp(min=1e-9)
+            torch.testing.assert_close(pooled, sum_pool(x, mask, token_weights=weights) * total**layer.power_of_weights)
+    else:
+        assert layer.power_of_weights is None
+        with pytest.raises(InvalidValueError) as refused:
+            layer(x, mask, token_weights=weights)
+        assert refused.value.argument == "token_weights"
+    first = x[torch.arange(len(x)), mask.argmax(dim=1)] * mask.any(dim=1, keepdim=True)
+    assert layer.takes_first_token == (layer.output_dimension(DIM) == DIM and torch.equal(layer(x, mask), first))

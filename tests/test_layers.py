@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from maskpool import TokenBatch
+from maskpool.errors import InvalidValueError
 from maskpool.functional import first_last_average_pool, mean_pool, mix_layers
 from maskpool.nn import ConcatPooling, FirstLastAveragePooling, LayerMix, MeanPooling, PoolingLayer
 from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, masks, poison, tokens
-from tests.laws.test_4_oracle import sentence
-from tests.poolings import DIM, WIDTHS, every_dtype, every_pooling, make
+from tests.matrix import cut, pairwise
+from tests.oracles import sentence
+from tests.poolings import DIM, DTYPES, SPECS, WIDTHS, every_dtype, every_pooling, make
 
 either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 LAYERS = 3
@@ -29,15 +31,13 @@ def _states(dtype: torch.dtype = torch.float32, dim: int = DIM) -> tuple[tuple[T
 
 
 def _mix(name: str = "mean", dim: int = DIM) -> LayerMix:
-    mix = LayerMix(LAYERS, make(name, dim))
+    mix = LayerMix(LAYERS, pooling=make(name, dim))
     with torch.no_grad():
         mix.layer_logits.copy_(torch.tensor([0.5, -1.0, 0.2]))
     return mix
 
 
-@every_pooling
-@every_dtype
-@either_route
+@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_mix_pools_the_weighted_sum(name: str, dtype: torch.dtype, dense: bool) -> None:
     """The mix is the pooling of Σ softmax(w) x, in the dtype of the layers."""
     mix, (states, mask) = _mix(name), _states(dtype)
@@ -53,7 +53,7 @@ def test_mix_pools_the_weighted_sum(name: str, dtype: torch.dtype, dense: bool) 
 
 
 def test_mix_starts_even() -> None:
-    """A new mix is the plain average of the layers, and its weights add up to 1 whatever it learns."""
+    """A new mix is the mean of the layers, and the weights always add up to 1."""
     states, mask = _states()
     average = torch.stack(states).mean(dim=0)
     torch.testing.assert_close(LayerMix(LAYERS)(states, mask), mean_pool(average, mask))
@@ -62,7 +62,7 @@ def test_mix_starts_even() -> None:
 
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_layouts_agree(packing: str) -> None:
-    """Layers come packed or nested as well as padded."""
+    """Packed and nested layers give the same vectors."""
     lengths, rows = [2, 0, 3], [tokens(5, DIM, seed=seed) for seed in range(LAYERS)]
     given = [PACKINGS[packing](layer, lengths) for layer in rows]
     options = {key: value for key, value in given[0].items() if key != "token_embeddings"}
@@ -75,7 +75,7 @@ def test_layouts_agree(packing: str) -> None:
 
 @pytest.mark.parametrize("wrap", [tuple, list, torch.stack], ids=["tuple", "list", "stacked"])
 def test_sequences_of_layers(wrap: Callable[[Sequence[Tensor]], Any]) -> None:
-    """A tuple, a list and a stacked tensor of layers are one; so are prepared batches."""
+    """A tuple, a list and a stacked tensor of layers, and prepared batches, give the same vectors."""
     states, mask = _states()
     expected = _mix()(states, mask)
     assert torch.equal(_mix()(wrap(states), mask), expected)
@@ -85,7 +85,7 @@ def test_sequences_of_layers(wrap: Callable[[Sequence[Tensor]], Any]) -> None:
 @either_route
 @every_dtype
 def test_first_last_average(dense: bool, dtype: torch.dtype) -> None:
-    """The mean of the first and of the last layer, halved and added; layers between are not read."""
+    """The result is the mean of the first and last layers' means; layers between are not read."""
     (first, _, last), mask = _states(dtype)
     nothing = torch.full_like(first, torch.nan)
     with dense_route() if dense else torch.enable_grad():
@@ -103,7 +103,7 @@ def test_first_last_average_takes_weights() -> None:
 
 
 def test_large_halves_stay_finite() -> None:
-    """Layers near the end of float16's range neither meet nor overflow."""
+    """Layers near the end of float16's range do not overflow."""
     states = tuple(torch.full((1, 50, 2), 6e4, dtype=torch.float16) for _ in range(LAYERS))
     mask = torch.ones(1, 50, dtype=torch.bool)
     for layer in (_mix(dim=2), FirstLastAveragePooling()):
@@ -113,7 +113,7 @@ def test_large_halves_stay_finite() -> None:
 @every_pooling
 @either_route
 def test_pads_of_no_layer_are_read(name: str, dense: bool) -> None:
-    """NaN in the pads of any layer changes no bit and no gradient, that of the layers' weights included."""
+    """NaN in the pads of any layer changes no bit of the vectors and gradients, also of the layers' weights."""
     (states, mask), mix = _states(), _mix(name)
     found = []
     for value in (torch.nan, 0.0):
@@ -127,9 +127,7 @@ def test_pads_of_no_layer_are_read(name: str, dense: bool) -> None:
         assert torch.equal(actual, expected)
 
 
-@either_route
-@pytest.mark.parametrize("name", ["mean", "max", "std", "attention"])
-@pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
+@pairwise(dense=[False, True], name=["mean", "max", "std", "attention"], check=[gradcheck, gradgradcheck])
 def test_derivatives(dense: bool, name: str, check: Callable[..., bool]) -> None:
     """Derivatives by the layers and by their weights agree with finite differences."""
     mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
@@ -140,22 +138,12 @@ def test_derivatives(dense: bool, name: str, check: Callable[..., bool]) -> None
         assert check(lambda w, *x: layer(mix_layers(x, mask, layer_weights=w)), (weights, *states))
 
 
-def test_traced() -> None:
-    """A compiled and an exported mix take a tuple of layers and give the eager vectors."""
-    (states, mask), mix = _states(), _mix("max").requires_grad_(False)
-    expected = mix(states, mask)
-    compiled = torch.compile(mix, fullgraph=True, dynamic=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(states, mask), expected)
-    torch.compiler.reset()
-    torch.testing.assert_close(torch.export.export(mix, (states, mask)).module()(states, mask), expected)
-
-
 @pytest.mark.parametrize("on_empty", ["zero", "nan"])
 def test_empty_sentences(on_empty: Any) -> None:
-    """Empty sentences follow on_empty: the inner pooling's, and that of first-last average."""
+    """Empty sentences get on_empty of the inner pooling, or of first-last average."""
     states, mask = _states()
     expected = torch.full((DIM,), 0.0 if on_empty == "zero" else torch.nan)
-    for layer in (LayerMix(LAYERS, MeanPooling(on_empty)), FirstLastAveragePooling(on_empty)):
+    for layer in (LayerMix(LAYERS, pooling=MeanPooling(on_empty=on_empty)), FirstLastAveragePooling(on_empty=on_empty)):
         torch.testing.assert_close(layer(states, mask)[6], expected, equal_nan=True)
 
 
@@ -172,7 +160,7 @@ def test_a_mix_learns() -> None:
 
 
 def test_hidden_states_of_a_transformer() -> None:
-    """A transformer's hidden states go in as they come."""
+    """A transformer's hidden states are accepted as they are."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig(vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
@@ -195,7 +183,7 @@ def test_hidden_states_of_a_transformer() -> None:
         (
             torch.ones(2, 5, DIM),
             TypeError,
-            "hidden_states must be a sequence with one batch of token embeddings a layer",
+            "hidden_states must be a sequence with one batch of token embeddings per layer",
         ),
         ((), ValueError, "hidden_states must hold at least one layer, got none"),
         ([torch.ones(2, 5, DIM)] * 2, ValueError, "as many layers as layer_weights, (3,), got 2"),
@@ -208,19 +196,19 @@ def test_hidden_states_of_a_transformer() -> None:
     ],
 )
 def test_bad_layers(states: Any, error: type[Exception], text: str) -> None:
-    """What is no sequence of equal batches, one for each weight, is refused."""
+    """Everything but a sequence of equal batches, one for each weight, is refused."""
     with pytest.raises(error, match=re.escape(text)):
         LayerMix(LAYERS)(states, torch.ones(2, 5, dtype=torch.bool))
 
 
 def test_bad_arguments() -> None:
-    """Numbers of layers, poolings and weights that make no sense are refused by name."""
+    """Invalid numbers of layers, poolings and weights are refused by name."""
     with pytest.raises(ValueError, match="num_layers must be a positive integer, got 0"):
         LayerMix(0)
     with pytest.raises(TypeError, match="pooling must be a maskpool layer, got Identity"):
-        LayerMix(2, torch.nn.Identity())  # type: ignore[arg-type]  # the point of the test
+        LayerMix(2, pooling=torch.nn.Identity())  # type: ignore[arg-type]  # the point of the test
     with pytest.raises(ValueError, match="on_empty must be one of"):
-        FirstLastAveragePooling("skip")  # type: ignore[arg-type]  # the point of the test
+        FirstLastAveragePooling(on_empty="skip")  # type: ignore[arg-type]  # the point of the test
     states, mask = _states()
     with pytest.raises(TypeError, match=re.escape("layer_weights must be a floating torch.Tensor, got list")):
         mix_layers(states, mask, layer_weights=[1.0])  # type: ignore[arg-type]  # the point of the test
@@ -233,7 +221,7 @@ def test_width(name: str) -> None:
     assert _mix(name)(states, mask).shape == (len(mask), WIDTHS.get(name, 1) * DIM)
 
 
-# ------------------------------------------------------------------------ loops that pool by no layer of ours
+# ---------------------------------------------------------------------------------------- loops as the reference
 
 
 def _lone(layer: torch.nn.Module, rows: Tensor, at: Tensor) -> Tensor:
@@ -245,9 +233,10 @@ def _lone(layer: torch.nn.Module, rows: Tensor, at: Tensor) -> Tensor:
 
 @every_pooling
 @either_route
+@settings(max_examples=cut(2, 50))
 @given(mask=masks(), seed=st.integers(0, 99))
 def test_mix_equals_a_loop(name: str, dense: bool, mask: Tensor, seed: int) -> None:
-    """Each sentence is what law 4's loop makes of its own tokens, mixed layer by layer in float64."""
+    """Each vector equals law 4's loop over the sentence's tokens, mixed layer by layer in float64."""
     mix = _mix(name)
     states = [tokens(*mask.shape, DIM, seed=1000 * layer + seed) for layer in range(LAYERS)]
     raised = [math.exp(logit) for logit in mix.layer_logits.tolist()]
@@ -263,7 +252,7 @@ def test_mix_equals_a_loop(name: str, dense: bool, mask: Tensor, seed: int) -> N
             rows += weight / sum(raised) * state[row, at].double()
         with torch.no_grad():
             expected = _lone(mix.pooling, rows, at)
-        # The root of the generalised mean is steep near 0.
+        # The root in the generalised mean is steep near 0.
         tolerance = 1e-2 if name == "generalized_mean" else 1e-5
         torch.testing.assert_close(pooled[row], expected, rtol=tolerance, atol=tolerance)
 
@@ -271,7 +260,7 @@ def test_mix_equals_a_loop(name: str, dense: bool, mask: Tensor, seed: int) -> N
 @either_route
 @given(mask=masks(), seed=st.integers(0, 99), weighted=st.booleans())
 def test_first_last_average_equals_a_loop(dense: bool, mask: Tensor, seed: int, weighted: bool) -> None:
-    """Each sentence is the mean over its tokens, first layer and last, of Σ w x / Σ w."""
+    """Each vector equals a loop over the sentence's tokens: the mean of Σ w x / Σ w of the first and last layers."""
     first, last = (tokens(*mask.shape, DIM, seed=1000 * layer + seed) for layer in range(2))
     weights = tokens(*mask.shape, seed=seed).exp() if weighted else None
     with dense_route() if dense else torch.enable_grad():
@@ -286,11 +275,9 @@ def test_first_last_average_equals_a_loop(dense: bool, mask: Tensor, seed: int, 
         torch.testing.assert_close(pooled[row], expected / (total or 1.0), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-@every_pooling
-@either_route
+@pairwise(packing=PACKINGS, name=SPECS, dense=[False, True])
 def test_layouts_equal_the_padded_one(packing: str, name: str, dense: bool) -> None:
-    """Layers that come packed or nested give what the padded ones give, in mix and first-last average."""
+    """Packed and nested layers give the vectors of padded ones, in mix and first-last average."""
     lengths, rows = [2, 0, 3], [tokens(5, DIM, seed=seed) for seed in range(LAYERS)]
     found = []
     for pack in (PACKINGS[packing], as_padded):
@@ -304,7 +291,7 @@ def test_layouts_equal_the_padded_one(packing: str, name: str, dense: bool) -> N
 
 
 def test_one_layer_is_first_and_last() -> None:
-    """Of one layer alone, the first-last average and the mix are the pooling of it."""
+    """The first-last average and the mix of one layer are its pooling."""
     (state, *_), mask = _states()
     expected = mean_pool(state, mask)
     torch.testing.assert_close(first_last_average_pool([state], mask), expected)
@@ -313,7 +300,7 @@ def test_one_layer_is_first_and_last() -> None:
 
 
 def test_layer_weights_are_taken_as_they_are() -> None:
-    """mix_layers scales by what it is given: nothing is made to add up to 1, nor to be positive."""
+    """mix_layers does not normalise the weights: they may be negative and need not add up to 1."""
     states, mask = _states()
     mixed = mix_layers(states, mask, layer_weights=torch.tensor([2.0, -1.0, 0.0]))
     torch.testing.assert_close(mean_pool(mixed), 2 * mean_pool(states[0], mask) - mean_pool(states[1], mask))
@@ -322,7 +309,7 @@ def test_layer_weights_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @either_route
 def test_mix_of_halves_rounds_once(dtype: torch.dtype, dense: bool) -> None:
-    """A mix of halves, its parameters halves too, is the float32 mix rounded once, and gets gradients."""
+    """A mix of half-precision layers and parameters is the float32 mix rounded once, and gets gradients."""
     states, mask = _states(dtype)
     mix = _mix().to(dtype)
     with dense_route() if dense else torch.enable_grad():
@@ -339,11 +326,12 @@ def test_mix_of_halves_rounds_once(dtype: torch.dtype, dense: bool) -> None:
 # --------------------------------------------------------------------------------- gradients, pads, traced
 
 
+@pytest.mark.full
 @every_pooling
 @either_route
 @pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
 def test_derivatives_of_every_pooling(name: str, dense: bool, check: Callable[..., bool]) -> None:
-    """Whatever pools the mix, derivatives by layers and by the mix's own logits agree with finite differences."""
+    """For every pooling, derivatives by the layers and by the mix's logits agree with finite differences."""
     mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
     states = [((torch.randperm(12).double() + 0.3) / 12 - 0.5).reshape(2, 3, 2).requires_grad_() for _ in range(2)]
     logits = torch.tensor([0.4, -0.6], dtype=torch.float64, requires_grad=True)
@@ -363,12 +351,9 @@ def test_derivatives_of_the_first_last_average(dense: bool, check: Callable[...,
         assert check(lambda w, *x: first_last_average_pool(x, mask, token_weights=w), (weights, *states))
 
 
-@either_route
-@every_dtype
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 6e4])
-@pytest.mark.parametrize("poisoned", range(LAYERS))
+@pairwise(dense=[False, True], dtype=DTYPES, value=[torch.nan, torch.inf, 6e4], poisoned=range(LAYERS))
 def test_pads_of_one_layer(dense: bool, dtype: torch.dtype, value: float, poisoned: int) -> None:
-    """What the pads of any one layer hold changes no bit and no gradient of first-last average and mix."""
+    """The pads of any one layer change no bit and no gradient of first-last average and mix."""
     states, mask = _states(dtype)
     mix, found = _mix(), []
     for at_pads in (value, 0.0):
@@ -383,7 +368,9 @@ def test_pads_of_one_layer(dense: bool, dtype: torch.dtype, value: float, poison
         assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("name", ["mean", "max", "attention", "first-last"])
+@pytest.mark.parametrize(
+    "name", ["mean", *(pytest.param(name, marks=pytest.mark.full) for name in ("max", "attention", "first-last"))]
+)
 def test_traced_once_for_all_shapes(name: str) -> None:
     """Compiled and exported for one shape, a mix and a first-last average take batches of another."""
     layer = FirstLastAveragePooling() if name == "first-last" else _mix(name).requires_grad_(False)
@@ -405,11 +392,12 @@ def test_traced_once_for_all_shapes(name: str) -> None:
 
 
 def test_empty_sentences_raise() -> None:
-    """on_empty="raise" names the rows, in the mix by its inner pooling."""
+    """on_empty="raise" names the rows; in a mix the inner pooling does."""
     states, mask = _states()
-    for layer in (LayerMix(LAYERS, MeanPooling("raise")), FirstLastAveragePooling("raise")):
-        with pytest.raises(ValueError, match=re.escape("leaves 1 of 7 sentences without a real token (rows 6)")):
+    for layer in (LayerMix(LAYERS, pooling=MeanPooling(on_empty="raise")), FirstLastAveragePooling(on_empty="raise")):
+        with pytest.raises(InvalidValueError, match=re.escape("1 of 7 have none (rows 6)")) as refused:
             layer(states, mask)
+        assert refused.value.argument == "attention_mask"
         assert layer([x[:6] for x in states], mask[:6]).shape == (6, DIM)
 
 
@@ -427,7 +415,7 @@ def test_bad_numbers_of_layers(number: Any) -> None:
         (
             TokenBatch.from_packed(torch.ones(5, 2), torch.tensor([0, 5])),
             TypeError,
-            "got one TokenBatch: run the model",
+            "got one SparseBatch: run the model",
         ),
         ((), ValueError, "hidden_states must hold at least one layer, got none"),
         ([torch.ones(2, 5, 4), torch.ones(2, 5, 3)], ValueError, "in all layers, (2, 5, 4); layer 1 has (2, 5, 3)"),
@@ -435,7 +423,7 @@ def test_bad_numbers_of_layers(number: Any) -> None:
     ids=["tensor", "batch", "none", "widths"],
 )
 def test_bad_layers_of_the_first_last_average(states: Any, error: type[Exception], text: str) -> None:
-    """First-last average refuses what is no sequence of equal batches, in the words of the mix."""
+    """First-last average refuses everything but a sequence of equal batches, with the messages of the mix."""
     mask = None if isinstance(states, TokenBatch) else torch.ones(2, 5, dtype=torch.bool)
     with pytest.raises(error, match=re.escape(text)):
         FirstLastAveragePooling()(states, mask)
@@ -451,6 +439,6 @@ def test_bad_layers_of_the_first_last_average(states: Any, error: type[Exception
     ids=["integers", "column", "four"],
 )
 def test_bad_layer_weights(weights: Tensor, error: type[Exception], text: str) -> None:
-    """Layer weights are floating and one a layer."""
+    """Layer weights must be floating, one per layer."""
     with pytest.raises(error, match=re.escape(text)):
         mix_layers(*_states(), layer_weights=weights)

@@ -1,4 +1,4 @@
-"""Learned poolings: where they start, what they weigh, and what drives their hops apart."""
+"""Learned poolings: their start, their weights, and the penalty of their hops."""
 
 import re
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskpool import TokenBatch, build_pooling
+from maskpool.errors import InvalidValueError
 from maskpool.functional import attention_penalty, mean_pool
 from maskpool.nn import (
     GeneralizedMeanPooling,
@@ -18,8 +19,9 @@ from maskpool.nn import (
     MultiheadAttentionPooling,
     StructuredAttentionPooling,
 )
-from maskpool.poolings.learned import STARTS
+from maskpool.poolings.learned import starts
 from tests.batches import all_layouts, dense_route, poison, tokens
+from tests.matrix import cut, pairwise
 from tests.poolings import DIM, LEARNED, SPECS, WIDTHS, fresh, make
 
 MODES = sorted({str(SPECS[name][0]) for name in LEARNED})
@@ -31,11 +33,9 @@ def _options(mode: str) -> dict[str, Any]:
     return next(options for known, options in SPECS.values() if known == mode)
 
 
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pairwise(mode=MODES, start=starts(), dtype=[torch.float32, torch.bfloat16])
 def test_starts_as_asked(mode: str, start: str, dtype: torch.dtype) -> None:
-    """A fresh layer equals the pooling that ``start`` names, in each part of its result, empty sentences too."""
+    """A new layer equals the pooling that ``start`` names, in each part of its result and for empty sentences."""
     x, mask = all_layouts(dtype)
     layer = build_pooling(mode, DIM, **_options(mode) | {"start": start})
     expected = build_pooling(start)(x, mask).repeat(1, WIDTHS.get(mode, 1))
@@ -44,7 +44,7 @@ def test_starts_as_asked(mode: str, start: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_starts_as_the_mean(mode: str) -> None:
-    """Where nothing is asked, the start is the mean."""
+    """By default a layer starts as the mean."""
     x, mask = all_layouts()
     torch.testing.assert_close(
         build_pooling(mode, DIM, **_options(mode))(x, mask), mean_pool(x, mask).repeat(1, WIDTHS.get(mode, 1))
@@ -53,12 +53,12 @@ def test_starts_as_the_mean(mode: str) -> None:
 
 @every_learned_pooling
 def test_learns_away_from_its_start(name: str) -> None:
-    """The start is no dead end: some parameter has a gradient there, and a few steps lower a loss."""
+    """A new layer can learn: some parameter has a gradient, and a few steps lower a loss."""
     layer, (x, mask) = fresh(name), all_layouts()
     target = tokens(len(mask), DIM * WIDTHS.get(name, 1), seed=8)
     optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
     losses = []
-    for _ in range(10):
+    for _ in range(cut(4, 10)):
         loss = (layer(x, mask) - target).square().mean()
         losses.append(loss.item())
         optimiser.zero_grad()
@@ -67,11 +67,9 @@ def test_learns_away_from_its_start(name: str) -> None:
     assert losses[-1] < losses[0]
 
 
-@every_learned_pooling
-@either_route
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pairwise(name=LEARNED, dense=[False, True], dtype=[torch.float32, torch.float16])
 def test_returned_weights(name: str, dense: bool, dtype: torch.dtype) -> None:
-    """Weights come as (batch, …, seq) in float32, exactly 0 at pads, and the vectors beside them are the usual ones."""
+    """Weights are (batch, …, seq) in float32 and exactly 0 at pads, and do not change the vectors."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     with dense_route() if dense else torch.enable_grad():
         pooled, weights = layer(poison(x, mask, torch.nan), mask, return_weights=True)
@@ -86,7 +84,7 @@ def test_returned_weights(name: str, dense: bool, dtype: torch.dtype) -> None:
 
 @every_learned_pooling
 def test_returned_weights_of_packed_tokens(name: str) -> None:
-    """Without a padded layout the weights come one row a token."""
+    """Weights of a packed batch have one row per token."""
     layer, (x, mask) = make(name), all_layouts()
     offsets = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
     weights = layer(x[mask.bool()], cu_seqlens=offsets, return_weights=True)[1]
@@ -110,7 +108,7 @@ def test_autocast_does_not_reach_inside(name: str, dense: bool) -> None:
 
 @every_learned_pooling
 def test_half_parameters_are_used_in_float32(name: str) -> None:
-    """A layer cast to bfloat16 pools as a float32 layer with the same, rounded, parameters does."""
+    """A layer in bfloat16 pools like a float32 layer with the same rounded parameters."""
     half, exact = make(name).bfloat16(), make(name)
     exact.load_state_dict(half.state_dict())
     x, mask = all_layouts(torch.bfloat16)
@@ -119,11 +117,11 @@ def test_half_parameters_are_used_in_float32(name: str) -> None:
 
 
 def test_multihead_attention_is_torchs() -> None:
-    """On a padded batch the layer gives what torch.nn.MultiheadAttention gives with the same weights and the mask."""
+    """The layer equals torch.nn.MultiheadAttention with the same weights and the mask."""
     layer = make("multihead_attention")
     assert isinstance(layer, MultiheadAttentionPooling)
     x, mask = all_layouts()
-    x, mask = x[mask.any(dim=1)], mask[mask.any(dim=1)]  # torch gives NaN to a sentence without a token
+    x, mask = x[mask.any(dim=1)], mask[mask.any(dim=1)]  # torch gives NaN for sentences without tokens
     host = torch.nn.MultiheadAttention(DIM, layer.num_heads, bias=False, batch_first=True)
     projections = [torch.eye(DIM), layer.key_weight, layer.value_weight]
     host.load_state_dict({"in_proj_weight": torch.cat(projections), "out_proj.weight": layer.output_weight})
@@ -137,8 +135,8 @@ def test_multihead_attention_is_torchs() -> None:
 
 @pytest.mark.parametrize("p", [0.5, 1.0, 2.5])
 def test_generalized_mean_weights(p: float) -> None:
-    """The weights rebuild the mean of the powers: Σₜ |xₜ|ᵖ⁻¹ xₜ / n is their sum of the tokens but for its scale."""
-    layer, (x, mask) = GeneralizedMeanPooling(p), all_layouts()
+    """The sum of the tokens with these weights is the mean of the powers, Σₜ |xₜ|ᵖ⁻¹ xₜ / n, up to its scale."""
+    layer, (x, mask) = GeneralizedMeanPooling(p=p), all_layouts()
     pooled, weights = layer(x, mask, return_weights=True)
     for row, real in enumerate(mask.bool()):
         if not real.any():
@@ -151,7 +149,7 @@ def test_generalized_mean_weights(p: float) -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_penalty_is_a_loop_over_sentences(packed: bool) -> None:
-    """The penalty is the mean over sentences that have a token of the squared norm of A Aᵀ − I, pads or none."""
+    """The penalty is the mean of ‖A Aᵀ − I‖² over the sentences with tokens, padded and packed."""
     layer, (x, mask) = make("structured_attention"), all_layouts()
     assert isinstance(layer, StructuredAttentionPooling)
     offsets = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
@@ -168,7 +166,7 @@ def test_penalty_is_a_loop_over_sentences(packed: bool) -> None:
 
 
 def test_penalty_drives_hops_apart() -> None:
-    """Minimised on its own, the penalty leaves each hop a token of its own."""
+    """Minimising the penalty gives each hop its own token."""
     layer = make("structured_attention")
     assert isinstance(layer, StructuredAttentionPooling)
     x, mask = tokens(4, 5, DIM), torch.ones(4, 5, dtype=torch.bool)
@@ -185,8 +183,8 @@ def test_penalty_drives_hops_apart() -> None:
 
 @pytest.mark.parametrize(("shape", "packed"), [((4, 2), False), ((1, 2, 4), True), ((4,), False)])
 def test_penalty_refuses_other_shapes(shape: tuple[int, ...], packed: bool) -> None:
-    """Weights that are neither padded nor packed are refused, and both forms are named."""
-    text = r"weights must have the shape \(batch, hops, seq\), or \(tokens, hops\) with cu_seqlens; got "
+    """Weights that are neither padded nor packed are refused, and the error names both forms."""
+    text = r"attention_weights must have the shape \(batch, hops, seq\), or \(tokens, hops\) with cu_seqlens; got "
     with pytest.raises(ValueError, match=text + re.escape(str(shape))):
         attention_penalty(torch.ones(shape), torch.tensor([0, shape[0]]) if packed else None)
 
@@ -194,7 +192,7 @@ def test_penalty_refuses_other_shapes(shape: tuple[int, ...], packed: bool) -> N
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_autocast_does_not_reach_the_penalty(packed: bool, dtype: torch.dtype) -> None:
-    """Under bfloat16 autocast, and of bfloat16 weights, the penalty and its gradient are those of full precision."""
+    """Under bfloat16 autocast, and for bfloat16 weights, the penalty and its gradient have full precision."""
     weights = tokens(3, 2, 5).softmax(dim=2).to(dtype)
     exact = torch.promote_types(dtype, torch.float32)
     leaves = [weights.clone().requires_grad_(), weights.to(exact).requires_grad_()]
@@ -211,7 +209,7 @@ def test_autocast_does_not_reach_the_penalty(packed: bool, dtype: torch.dtype) -
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_penalty_of_no_token_is_zero(packed: bool) -> None:
-    """Without a sentence, or with none that has a token, the penalty is 0 and backpropagates, NaN nowhere."""
+    """Without sentences or without tokens the penalty is 0, and so are its gradients."""
     for sentences in (0, 3):
         weights = torch.zeros((0, 2) if packed else (sentences, 2, 4), requires_grad=True)
         penalty = attention_penalty(weights, torch.zeros(sentences + 1, dtype=torch.int64) if packed else None)
@@ -221,21 +219,22 @@ def test_penalty_of_no_token_is_zero(packed: bool) -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_penalty_shows_a_nan(packed: bool) -> None:
-    """A NaN among the weights is no sentence without a token: it shows."""
+    """A NaN in the weights is not taken for an empty sentence: the penalty is NaN."""
     weights = torch.full((1, 2, 3), torch.nan)
     assert (attention_penalty(weights[0].t(), torch.tensor([0, 3])) if packed else attention_penalty(weights)).isnan()
 
 
 def test_token_weights_need_a_start_that_takes_them() -> None:
-    """A start that takes no token weights refuses them, and names one that does."""
+    """A layer whose start takes no token weights refuses them, and the error names a start that does."""
     layer, (x, mask) = build_pooling("attention", DIM, start="max"), all_layouts()
-    text = "weights need a start whose sums take them, such as 'mean', got start='max'"
-    with pytest.raises(ValueError, match=re.escape(text)):
+    text = "need a start that takes token weights, such as 'mean', got start='max'"
+    with pytest.raises(InvalidValueError, match=re.escape(text)) as refused:
         layer(x, mask, token_weights=torch.ones(mask.shape))
+    assert refused.value.argument == "token_weights"
 
 
 def test_token_weights_reach_the_start() -> None:
-    """A start whose sums take token weights gets them: a token of weight 0 is not there."""
+    """A start that takes token weights gets them: tokens of weight 0 do not count."""
     layer, (x, mask) = build_pooling("attention", DIM, start="sum"), all_layouts()
     weights = torch.ones(mask.shape)
     weights[:, 1] = 0
@@ -245,9 +244,22 @@ def test_token_weights_reach_the_start() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_unknown_start(mode: str) -> None:
-    """A start that is none is refused, and those that are get listed."""
-    with pytest.raises(ValueError, match=r"start must be one of 'mean', 'max', .*'softmax', got 'average'"):
+    """An unknown start is refused with a suggestion, and a mode that cannot be a start with those that can."""
+    with pytest.raises(InvalidValueError, match="got 'average'; did you mean 'mean'") as refused:
         build_pooling(mode, DIM, **_options(mode) | {"start": "average"})
+    assert refused.value.argument == "start"
+    for wrong in ("mean_std", "attention", "topk_mean"):  # too wide, with parameters, with a required option
+        with pytest.raises(InvalidValueError, match=f"got '{wrong}'") as refused:
+            build_pooling(mode, DIM, **_options(mode) | {"start": wrong})
+        assert refused.value.problem.startswith(f"must be one of {', '.join(map(repr, starts()))}, got")
+
+
+def test_starts() -> None:
+    """A start has no parameters, no required options, and results as wide as a token."""
+    assert set(starts()) == {
+        *("mean", "mean_sqrt_len_tokens", "weightedmean", "sum", "max", "min", "cls", "lasttoken"),
+        *("median", "std", "logsumexp", "softmax"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -255,23 +267,23 @@ def test_unknown_start(mode: str) -> None:
     [
         ("structured_attention", {"num_hops": 0}, "num_hops must be a positive integer, got 0"),
         ("structured_attention", {"hidden_dimension": 1.5}, "hidden_dimension must be a positive integer, got 1.5"),
-        ("multihead_attention", {"num_heads": 4}, "num_heads must divide embedding_dimension 6, got 4"),
+        ("multihead_attention", {"num_heads": 4}, "num_heads must divide the dimension 6 of a token, got 4"),
         ("multihead_attention", {"num_queries": True}, "num_queries must be a positive integer, got True"),
         ("latent_attention", {"num_latents": -1}, "num_latents must be a positive integer, got -1"),
-        ("latent_attention", {"num_heads": 5}, "num_heads must divide embedding_dimension 6, got 5"),
+        ("latent_attention", {"num_heads": 5}, "num_heads must divide the dimension 6 of a token, got 5"),
         ("gated_attention", {"hidden_dimension": 0}, "hidden_dimension must be a positive integer, got 0"),
-        ("gated_attention", {"num_heads": 4}, "num_heads must divide embedding_dimension 6, got 4"),
+        ("gated_attention", {"num_heads": 4}, "num_heads must divide the dimension 6 of a token, got 4"),
     ],
 )
 def test_bad_sizes(mode: str, options: dict[str, Any], text: str) -> None:
-    """A size that makes no sense is refused by its name."""
+    """A size that is not a positive integer, or does not divide, is refused by its name."""
     with pytest.raises(ValueError, match=re.escape(text)):
         build_pooling(mode, DIM, **options)
 
 
 @every_learned_pooling
 def test_state_dict_round_trip(name: str) -> None:
-    """A layer saved and loaded, by strict keys, pools as before."""
+    """A layer that is saved and loaded with strict keys gives the same vectors."""
     layer, other, (x, mask) = make(name), fresh(name), all_layouts()
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(x, mask), layer(x, mask))
@@ -289,7 +301,7 @@ KEYS = {
 
 @pytest.mark.parametrize("name", KEYS)
 def test_state_dict_keys(name: str) -> None:
-    """The names of the weights stay what they are: saved models depend on them."""
+    """The names of the parameters do not change, because saved models depend on them."""
     assert set(fresh(name).state_dict()) == KEYS[name]
 
 
@@ -305,7 +317,7 @@ def _marked(batch: int, seq: int = 6, width: int = 8) -> tuple[Tensor, Tensor, T
 
 @pytest.mark.parametrize("mode", ["attention", "gated_attention", "multihead_attention", "structured_attention"])
 def test_training_finds_the_token_that_matters(mode: str) -> None:
-    """Trained to give the token that a feature marks, each attention finds it."""
+    """Trained to return the token that a feature marks, each attention finds it."""
     options = {
         "structured_attention": {"num_hops": 1, "hidden_dimension": 16},
         "gated_attention": {"hidden_dimension": 16},
@@ -313,7 +325,7 @@ def test_training_finds_the_token_that_matters(mode: str) -> None:
     layer = build_pooling(mode, 8, **options.get(mode, {}))
     optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
     losses = []
-    for _ in range(150):
+    for _ in range(cut(60, 150)):
         x, mask, target = _marked(32)
         loss = (layer(x, mask)[:, 1:] - target).square().mean()
         losses.append(loss.item())
@@ -324,7 +336,7 @@ def test_training_finds_the_token_that_matters(mode: str) -> None:
 
 
 def test_latent_attention_learns_what_no_mean_can() -> None:
-    """Latents change tokens one by one: the mean of their absolute values is learned, which no weights give."""
+    """Latents change single tokens: the mean of absolute values is learned, which no token weights can give."""
     layer = LatentAttentionPooling(4, num_latents=8, num_heads=4, hidden_dimension=16)
     optimiser = torch.optim.Adam(layer.parameters(), lr=0.02)
     losses = []
@@ -339,8 +351,8 @@ def test_latent_attention_learns_what_no_mean_can() -> None:
 
 
 def test_layer_mix_returns_its_weights() -> None:
-    """A mix of layers gives, when asked, what each layer weighs, beside the same vectors."""
-    mix, (x, mask) = LayerMix(2, MaxPooling()), all_layouts()
+    """With return_weights a mix of layers returns the weight of each layer and the same vectors."""
+    mix, (x, mask) = LayerMix(2, pooling=MaxPooling()), all_layouts()
     with torch.no_grad():
         mix.layer_logits.copy_(torch.tensor([0.0, 1.0]))
     pooled, weights = mix([x, 2 * x], mask, return_weights=True)
@@ -349,13 +361,13 @@ def test_layer_mix_returns_its_weights() -> None:
 
 
 def test_a_start_is_a_part_of_the_layer() -> None:
-    """A layer that starts elsewhere shows the layer it starts from, and one that starts as the mean shows none."""
+    """A start other than the mean is a submodule, which the layer shows."""
     assert "(starting): MaxPooling()" in repr(build_pooling("attention", DIM, start="max"))
     assert "starting" not in repr(build_pooling("attention", DIM))
 
 
 def test_one_preparation_serves_learned_layers() -> None:
-    """A prepared batch pools as the raw arguments do, several layers from one."""
+    """Several layers pool one prepared batch like the raw arguments."""
     x, mask = all_layouts()
     batch = TokenBatch.of(x, mask)
     for name in LEARNED:

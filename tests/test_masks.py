@@ -11,8 +11,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import BatchEncoding
 
 from maskpool import masks
+from maskpool.errors import InvalidTypeError, InvalidValueError
 from tests.batches import MASK_DTYPES, lengths_to_offsets, tokens
 from tests.batches import masks as some_masks
 
@@ -20,20 +22,20 @@ OFFSET_DTYPES = [torch.int32, torch.int64]
 
 
 def _pack(padded: Tensor, widths: list[int]) -> Tensor:
-    """The first ``widths`` columns of each row, one row after the other."""
+    """Return the first ``widths`` columns of each row, one row after the other."""
     return torch.cat([row[:width] for row, width in zip(padded, widths, strict=True)])
 
 
 @st.composite
 def cut_masks(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
-    """A mask, and at which column each row is cut to be packed."""
+    """Draw a mask, and the number of columns of each row to pack."""
     mask = draw(some_masks())
     return mask, [draw(st.integers(0, mask.shape[1])) for _ in range(len(mask))]
 
 
 @given(data=st.data(), side=st.sampled_from(["right", "left"]))
 def test_lengths_and_masks(data: st.DataObject, side: Any) -> None:
-    """Lengths become masks with so many ones on the side away from the pads, and masks become lengths again."""
+    """A mask has each length's number of ones on the side without pads, and gives the lengths back."""
     lengths = data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=5))
     width = max(lengths) + data.draw(st.integers(0, 3))
     mask = masks.lengths_to_mask(torch.tensor(lengths), width, side)
@@ -63,7 +65,7 @@ def _side(rows: list[list[int]]) -> str:
 
 @given(case=cut_masks())
 def test_padding_side(case: tuple[Tensor, list[int]]) -> None:
-    """The side is where pads stand before a first or behind a last real token; holes and empty rows say nothing."""
+    """The side is where pads are, before the first or after the last real token; holes and empty rows do not count."""
     mask, widths = case
     rows = mask.int().tolist()
     assert masks.padding_side(mask) == _side(rows)
@@ -98,7 +100,7 @@ def test_exclude_prompt(case: tuple[Tensor, list[int]], data: st.DataObject) -> 
 
 @pytest.mark.parametrize("prompt", [5, sys.maxsize])
 def test_a_prompt_longer_than_its_text_empties_it(prompt: int) -> None:
-    """A prompt that covers its text leaves no token of it, however long it is said to be."""
+    """A prompt of at least the length of its text leaves no tokens, up to the largest int."""
     mask = torch.tensor([[0, 1, 1]])
     for lengths in (prompt, torch.tensor([prompt])):
         assert masks.exclude_prompt(mask, lengths).tolist() == [[0, 0, 0]]
@@ -107,7 +109,7 @@ def test_a_prompt_longer_than_its_text_empties_it(prompt: int) -> None:
 
 @pytest.mark.parametrize("dtype", OFFSET_DTYPES, ids=str)
 def test_holes_move_no_prompt(dtype: torch.dtype) -> None:
-    """A packed prompt begins at its sentence's first real token, holes behind it or none."""
+    """A packed prompt begins at its sentence's first real token, and holes in it count."""
     mask = torch.tensor([0, 1, 0, 0, 1, 1, 0, 1, 1])
     found = masks.exclude_prompt(mask, 3, cu_seqlens=torch.tensor([0, 5, 5, 9], dtype=dtype))
     assert found.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 1]
@@ -115,7 +117,7 @@ def test_holes_move_no_prompt(dtype: torch.dtype) -> None:
 
 @given(case=cut_masks(), dtype=st.sampled_from(OFFSET_DTYPES))
 def test_inputs_are_not_written(case: tuple[Tensor, list[int]], dtype: torch.dtype) -> None:
-    """No function writes to the mask, ids, lengths or offsets that it is given."""
+    """No function writes to its mask, ids, lengths or offsets."""
     mask, widths = case
     flat, offsets, counts = _pack(mask, widths), lengths_to_offsets(widths, dtype), torch.tensor(widths)
     given_ones = [mask, flat, offsets, counts]
@@ -134,7 +136,7 @@ def test_inputs_are_not_written(case: tuple[Tensor, list[int]], dtype: torch.dty
 
 
 def test_narrow_integers_do_not_wrap() -> None:
-    """A length or pad id that a narrow integer dtype cannot hold is compared as the number that it is."""
+    """Lengths and pad ids that a narrow integer dtype cannot hold do not wrap around."""
     starts, ends = torch.tensor([250, 0], dtype=torch.uint8), torch.tensor([255, 2], dtype=torch.uint8)
     assert masks.span_mask(starts, ends, 300).sum(dim=1).tolist() == [5, 2]
     assert masks.span_index(starts, ends, 300)[0].tolist() == [250, 251, 252, 253, 254, 0, 1]
@@ -144,7 +146,7 @@ def test_narrow_integers_do_not_wrap() -> None:
 
 @given(mask=some_masks(), seed=st.integers(0, 99))
 def test_exclude_special_tokens(mask: Tensor, seed: int) -> None:
-    """A token is real if it was and is not special, padded and packed."""
+    """A token is real if it was real and is not special, padded and packed."""
     special = (tokens(*mask.shape, seed=seed) > 0).long()
     found = masks.exclude_special_tokens(mask, special)
     assert torch.equal(found.bool(), mask.bool() & (special == 0))
@@ -182,16 +184,16 @@ def _mask_of_ids(row: list[int], pad: int, ends_text: bool) -> list[bool]:
 
 
 def _is_refused(rows: list[list[int]], pad: int = 2) -> bool:
-    """Whether every text ends with exactly one pad id, and one of them starts with it."""
+    """Return whether every text ends with exactly one pad id, and one of them starts with it."""
     texts = [row for row in rows if set(row) - {pad}]
     one_pad = all(row[-1] == pad and row[-2] != pad for row in texts)
     return one_pad and any(row[0] == pad for row in texts)
 
 
-@pytest.mark.filterwarnings("ignore:every text of input_ids")
+@pytest.mark.filterwarnings("ignore:input_ids is ambiguous")
 @given(data=st.data(), ends_text=st.booleans())
 def test_mask_from_input_ids(data: st.DataObject, ends_text: bool) -> None:
-    """Only the leading and the trailing run of the pad id are padding; an end-of-text that pads stays once."""
+    """Only the leading and trailing runs of the pad id are pads; if it ends texts, the first of a run is real."""
     width = data.draw(st.integers(1, 8))
     row = st.lists(st.sampled_from([2, 2, 5]), min_size=width, max_size=width)
     ids = data.draw(st.lists(row, min_size=1, max_size=4))
@@ -208,9 +210,9 @@ def test_mask_from_input_ids(data: st.DataObject, ends_text: bool) -> None:
 
 
 def test_ids_say_when_the_pad_ends_texts() -> None:
-    """The same ids mean another mask where the pad id ends texts."""
+    """The same ids have another mask if the pad id ends texts."""
     ids = torch.tensor([[5, 7, 2, 2], [2, 2, 5, 2], [2, 2, 2, 2]])
-    with pytest.warns(UserWarning, match="every text of input_ids ends with pad_token_id=2"):
+    with pytest.warns(UserWarning, match="input_ids is ambiguous: every text ends with pad_token_id=2"):
         assert masks.mask_from_input_ids(ids, 2).int().tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert masks.mask_from_input_ids(ids, 2, 2).int().tolist() == [[1, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
 
@@ -232,12 +234,11 @@ def _call(ids: Tensor, packed: bool, eos_token_id: int | None) -> list[int]:
 def test_a_pad_id_that_ends_each_text_is_noticed(packed: bool, eos_token_id: int | None) -> None:
     """If every text ends with the pad id, a left-padded batch is refused and a right-padded one gets a warning."""
     way_out = f"use the tokenizer's attention_mask, or pass eos_token_id={PAD} if that id ends each text"
-    with pytest.raises(
-        ValueError, match=f"every text of input_ids ends with pad_token_id={PAD}.*left-padded.*"
-    ) as error:
+    with pytest.raises(InvalidValueError, match=f"every text ends with pad_token_id={PAD}.*left-padded") as error:
         _call(LEFT, packed, eos_token_id)
+    assert error.value.argument == "input_ids"
     assert way_out in str(error.value)
-    with pytest.warns(UserWarning, match=f"every text of input_ids ends with pad_token_id={PAD}") as warned:
+    with pytest.warns(UserWarning, match=f"every text ends with pad_token_id={PAD}") as warned:
         assert _call(RIGHT, packed, eos_token_id) == [1, 0, 0, 1, 1, 0]
     assert way_out in str(warned[0].message)
     assert warned[0].filename.endswith("test_masks.py")
@@ -257,13 +258,13 @@ def test_a_pad_id_that_ends_each_text_is_noticed(packed: bool, eos_token_id: int
     ],
 )
 def test_padding_raises_no_false_alarm(rows: list[list[int]], eos_token_id: int | None, expected: list[Any]) -> None:
-    """Nothing is said if one text has no pads, or if the end-of-text id stands in front of the trailing pads."""
+    """There is no warning if one text has no pads, or if the end-of-text id precedes the trailing pads."""
     assert masks.mask_from_input_ids(torch.tensor(rows), PAD, eos_token_id).int().tolist() == expected
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=str)
 def test_nothing(shape: tuple[int, int]) -> None:
-    """Batches of no row or no column have masks of no row or no column."""
+    """Batches without rows or columns have masks without rows or columns."""
     mask = torch.ones(shape, dtype=torch.int64)
     assert masks.exclude_prompt(mask, 1).shape == shape
     assert masks.mask_from_input_ids(mask, 0, 0).shape == shape
@@ -282,9 +283,15 @@ TRACED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", TRACED)
+# One compile and one export by default, of the function with the most operations.
+every_traced_function = pytest.mark.parametrize(
+    "name", [name if name == "exclude_prompt" else pytest.param(name, marks=pytest.mark.full) for name in TRACED]
+)
+
+
+@every_traced_function
 def test_traced(name: str) -> None:
-    """Padded forms compile to one full graph for all shapes and give what they give eagerly."""
+    """Padded forms compile to one full graph for all shapes, with the results of eager mode."""
     compiled = torch.compile(TRACED[name], fullgraph=True, dynamic=True, backend="aot_eager")
     for shape in ((3, 5), (4, 7)):
         mask = (tokens(*shape) > 0).long()
@@ -292,9 +299,9 @@ def test_traced(name: str) -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("name", TRACED)
+@every_traced_function
 def test_exported(name: str) -> None:
-    """Padded forms export with the batch and its width left open, and give what they give eagerly."""
+    """Padded forms export with dynamic batch and width, with the results of eager mode."""
 
     class Model(torch.nn.Module):
         def forward(self, mask: Tensor) -> Tensor:
@@ -308,7 +315,7 @@ def test_exported(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", MASK_DTYPES, ids=str)
 def test_dtype_is_kept(dtype: torch.dtype) -> None:
-    """What is excluded from a mask leaves its dtype alone."""
+    """Excluding tokens from a mask keeps its dtype."""
     mask = torch.ones(2, 3, dtype=dtype)
     assert masks.exclude_prompt(mask, 1).dtype == dtype
     assert masks.exclude_special_tokens(mask, torch.eye(2, 3, dtype=torch.bool)).dtype == dtype
@@ -351,9 +358,9 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
         "ends must be on the device of starts, cpu, got meta",
     ),
     (
-        lambda: masks.exclude_special_tokens(MASK, MASK.float()),
+        lambda: masks.exclude_special_tokens(MASK, MASK * 1j),
         TypeError,
-        "special_tokens_mask must be bool or integer",
+        "special_tokens_mask must be bool or integer with 1 at real tokens, got torch.complex64",
     ),
     (
         lambda: masks.exclude_special_tokens(MASK, 2 * MASK),
@@ -365,8 +372,7 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
         ValueError,
         "cu_seqlens must start at 0, never decrease and end at the number of tokens, 6; got [1, 3, 7]",
     ),
-    (lambda: masks.mask_to_lengths(MASK.float()), TypeError, "attention_mask must be bool or integer with 1 at real"),
-    (lambda: masks.mask_to_lengths(MASK[0]), ValueError, "(batch, seq); a flat one goes with cu_seqlens, got (3,)"),
+    (lambda: masks.mask_to_lengths(MASK[0]), ValueError, "(batch, seq); a flat one needs cu_seqlens, got (3,)"),
     (
         lambda: masks.mask_to_lengths(2 * MASK),
         ValueError,
@@ -412,7 +418,7 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: masks.span_mask(torch.tensor([0, 2]), torch.tensor([1, 4]), 3),
         ValueError,
-        "starts and ends must satisfy 0 <= start <= end <= 3, the length; span 1 is [2, 4)",
+        "ends and starts must satisfy 0 <= start <= end <= 3, the length; span 1 is [2, 4)",
     ),
     (
         lambda: masks.span_index(torch.tensor([2]), torch.tensor([1]), 3),
@@ -427,7 +433,7 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: masks.span_mask(torch.tensor([0]), torch.tensor([1, 2]), 3),
         ValueError,
-        "starts and ends must have one shape (spans,), got (1,) and (2,)",
+        "ends must have the shape of starts, (1,), got (2,)",
     ),
     (
         lambda: masks.mask_from_input_ids(MASK, None),  # type: ignore[arg-type]  # the point
@@ -441,6 +447,71 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("call", "error", "text"), REFUSALS)
 def test_refusals(call: Callable[[], object], error: type[Exception], text: str) -> None:
-    """What is no mask, length, prompt or span is refused by its name."""
-    with pytest.raises(error, match=re.escape(text)):
+    """Invalid masks, lengths, prompts and spans are refused, and the error has the argument's name."""
+    with pytest.raises(error, match=re.escape(text)) as refused:
         call()
+    assert isinstance(refused.value, InvalidValueError | InvalidTypeError)
+    assert refused.value.argument == str(refused.value).split()[0]
+
+
+# ------------------------------------------------------------------------------------------------ other kinds of masks
+
+# Each function with its result for a mask.
+ALGEBRA: dict[str, Callable[[Any], object]] = {
+    "mask_to_lengths": masks.mask_to_lengths,
+    "padding_side": masks.padding_side,
+    "exclude_prompt": lambda mask: masks.exclude_prompt(mask, 1),
+    "exclude_special_tokens": lambda mask: masks.exclude_special_tokens(mask, torch.eye(2, 4).long()),
+    "special_tokens_mask": lambda special: masks.exclude_special_tokens(torch.ones(2, 4, dtype=torch.bool), special),
+}
+REAL = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 1]])
+every_function = pytest.mark.parametrize("name", ALGEBRA)
+
+
+@every_function
+@pytest.mark.parametrize(
+    "convert", [Tensor.float, Tensor.half, Tensor.double, lambda mask: mask.numpy(), lambda mask: mask.float().numpy()]
+)
+def test_other_masks(name: str, convert: Callable[[Tensor], object]) -> None:
+    """NumPy masks, and floating masks of exactly 0 and 1, give what the integer mask gives."""
+    expected, found = ALGEBRA[name](REAL), ALGEBRA[name](convert(REAL))
+    if isinstance(expected, Tensor) and isinstance(found, Tensor):
+        expected, found = expected.int().tolist(), found.int().tolist()
+    assert found == expected
+
+
+@pytest.mark.parametrize("kind", [dict, BatchEncoding])
+def test_outputs_of_tokenizers(kind: type[Any]) -> None:
+    """A tokenizer's output is read as its attention_mask, and one without a mask is refused."""
+    given = kind({"input_ids": REAL, "attention_mask": REAL})
+    assert masks.mask_to_lengths(given).tolist() == [3, 2]
+    assert masks.padding_side(given) == "left"
+    assert torch.equal(masks.exclude_prompt(given, 1), masks.exclude_prompt(REAL, 1))
+    with pytest.raises(InvalidValueError, match=r"got a mapping with input_ids.*return_attention_mask=True") as refused:
+        masks.mask_to_lengths(kind({"input_ids": REAL}))
+    assert refused.value.argument == "attention_mask"
+
+
+@every_function
+@pytest.mark.parametrize("lowest", [-torch.inf, torch.finfo(torch.float32).min, -10000.0])
+def test_additive_masks_are_refused(name: str, lowest: float) -> None:
+    """An additive mask, 0 at real tokens, is refused with the way to convert it."""
+    additive = torch.where(REAL.bool(), 0.0, lowest)
+    with pytest.raises(InvalidTypeError, match="negative values, an additive mask: convert it with `mask == 0`") as no:
+        ALGEBRA[name](additive)
+    assert no.value.argument == ("special_tokens_mask" if name == "special_tokens_mask" else "attention_mask")
+    ALGEBRA[name](additive == 0)  # the way out works
+
+
+@every_function
+@pytest.mark.parametrize("value", [0.5, 2.0, torch.nan, torch.inf])
+def test_fractional_masks_are_refused(name: str, value: float) -> None:
+    """A floating mask with other numbers than 0 and 1 is refused, with a hint to token_weights."""
+    with pytest.raises(InvalidTypeError, match=r"values other than 0 and 1: .*pass them as token_weights"):
+        ALGEBRA[name](torch.where(REAL.bool(), value, 0.0))
+
+
+def test_floating_masks_are_refused_under_tracing() -> None:
+    """In a trace no values can be read, so a floating mask is refused by its dtype."""
+    with pytest.raises(InvalidTypeError, match=r"must be bool or integer under tracing, got torch\.float32"):
+        torch.jit.trace(masks.mask_to_lengths, REAL.float())  # type: ignore[no-untyped-call]  # torch leaves it untyped

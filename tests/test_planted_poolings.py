@@ -18,7 +18,7 @@ from maskpool.kernels.base import Kernels
 from maskpool.nn import POOLINGS, LayerMix, LearnedPooling, MeanPooling
 from tests.batches import dense_route, poison, render, tokens
 from tests.laws.test_2_invariance import alone
-from tests.laws.test_4_oracle import assert_equals_loop
+from tests.oracles import assert_equals_loop
 from tests.poolings import DIM, LEARNED, SPECS, assert_same, fresh, make
 
 EVERY = [*LEARNED, "layer_mix"]

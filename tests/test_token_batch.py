@@ -2,6 +2,7 @@
 
 import inspect
 from functools import cached_property
+from typing import Any
 
 import pytest
 import torch
@@ -471,7 +472,7 @@ def test_no_attribute_raises_or_is_sometimes_absent(dense: bool) -> None:
 
 def test_both_forms_have_the_attributes_of_token_batch() -> None:
     """What `TokenBatch` annotates and lists in its docstring is in both forms."""
-    common = _names(TokenBatch)
+    common = _names(TokenBatch)  # type: ignore[type-abstract]  # only its attributes are read
     assert common >= {"dim", "dtype", "device", "lengths", "shape", "positions"}
     for form in (SparseBatch, PaddedBatch):
         assert common <= _names(form)
@@ -512,7 +513,7 @@ def test_returned_weights_of_packed_tokens_on_other_devices(name: str, packing: 
 def test_packed_scores_on_other_devices(packing: str) -> None:
     """On other devices attention scores of packed batches are computed and taken as (tokens, heads)."""
     rows, query = tokens(5, DIM), tokens(2, DIM, seed=1)
-    source = PACKINGS[packing](rows, [2, 0, 3])
+    source: dict[str, Any] = {**PACKINGS[packing](rows, [2, 0, 3])}
     expected_scores = attention_scores(**source, query=query)
     expected = attention_pool(**source, scores=expected_scores)
     with dense_route():

@@ -128,9 +128,13 @@ def test_bundled_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pooling", "error", "text"),
     [
-        (ConcatPooling([MeanPooling(), MaxPooling("raise")]), ValueError, "must not have on_empty='raise' to become"),
         (
-            MaxPooling("raise"),
+            ConcatPooling([MeanPooling(), MaxPooling(on_empty="raise")]),
+            ValueError,
+            "must not have on_empty='raise' to become",
+        ),
+        (
+            MaxPooling(on_empty="raise"),
             ValueError,
             "pooling must not have on_empty='raise' to become an ONNX graph",
         ),
