@@ -132,7 +132,7 @@ _LARGE_SCORE = 8.0
 
 def _scores(by_head: Tensor, dictionary: Tensor, dtype: torch.dtype) -> Tensor:
     products: Tensor = torch.einsum("...hw,lhw->...hl", by_head.to(dtype), dictionary.to(dtype))
-    return products / dictionary.shape[2] ** 0.5
+    return products / float(dictionary.shape[2]) ** 0.5
 
 
 @register(

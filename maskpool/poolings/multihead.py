@@ -42,8 +42,8 @@ def multihead_attention_pool(
 
     Equal to projecting every token to keys and values and attending, at a fraction of the cost: the queries are the
     same for all sentences, so keys fold into them, qₕ·Kₕ xₜ = (Kₕᵀ qₕ)·xₜ, and values, which are linear, are computed
-    from the pooled tokens. Cost: tokens · dim · heads · queries, and one projection per sentence. The other arguments are
-    described in `maskpool.functional`.
+    from the pooled tokens. Cost: tokens · dim · heads · queries, and one projection per sentence. The other arguments
+    are described in `maskpool.functional`.
 
     References:
         Lee et al. 2019, Set Transformer, equation 11 (PMA), without the layer norm, the residual query and the

@@ -152,7 +152,9 @@ def test_layer_0_does_not_run_the_model(bert: Any) -> None:
     assert SentenceEmbedder(model, tiny.tokenizer(), layer=0).embed(TEXTS).any()
 
 
-@pytest.mark.parametrize("pooling", [FirstLastAveragePooling(), LayerMix(3), LayerMix(3, pooling=MaxPooling())], ids=repr)
+@pytest.mark.parametrize(
+    "pooling", [FirstLastAveragePooling(), LayerMix(3), LayerMix(3, pooling=MaxPooling())], ids=repr
+)
 def test_poolings_of_all_layers(bert: Any, pooling: Any) -> None:
     """A pooling that reads several layers gets all of them."""
     tokenizer = tiny.tokenizer()
