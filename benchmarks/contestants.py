@@ -207,7 +207,7 @@ def _ours(layer: PoolingLayer, mode: str, layout: str) -> Pool:
         if mode == SCORED:
             return attention_pool(*given, **named, scores=buffer.scores)[0]
         if mode == IDF:
-            named["weights"] = buffer.token_weights
+            named["token_weights"] = buffer.token_weights
         pooled: Tensor = layer(*given, **named)
         return pooled
 

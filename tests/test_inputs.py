@@ -95,6 +95,28 @@ def test_numpy_arrays(entrance: str, dtype: type[Any]) -> None:
         assert torch.equal(pooled, expected)
 
 
+def test_numpy_views() -> None:
+    """Arrays that cannot be written to or have negative strides are read too."""
+    x, mask = all_layouts()
+    expected = mean_pool(x.flip(1), mask.flip(1))
+    frozen = x.flip(1).numpy().copy()
+    frozen.flags.writeable = False
+    assert torch.equal(mean_pool(frozen, mask.flip(1)), expected)
+    assert torch.equal(mean_pool(x.numpy()[:, ::-1], mask.numpy()[:, ::-1]), expected)
+
+
+@pytest.mark.parametrize("dtype", [object, str, ">f4", np.longdouble])
+def test_arrays_that_torch_cannot_convert(dtype: Any) -> None:
+    """Arrays of other dtypes are refused by the argument's name."""
+    x, mask = all_layouts()
+    with pytest.raises(InvalidTypeError, match="must be an array that torch can convert") as refused:
+        mean_pool(x.numpy().astype(dtype), mask)
+    assert refused.value.argument == "token_embeddings"
+    with pytest.raises(InvalidTypeError, match="must be an array that torch can convert") as refused:
+        mean_pool(x, mask.numpy().astype(dtype))
+    assert refused.value.argument == "attention_mask"
+
+
 def test_numpy_rows_with_offsets() -> None:
     """NumPy tokens can be packed."""
     rows, offsets = tokens(5, DIM), torch.tensor([0, 2, 5])

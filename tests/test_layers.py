@@ -110,8 +110,7 @@ def test_large_halves_stay_finite() -> None:
         torch.testing.assert_close(layer(states, mask), states[0][:, 0])
 
 
-@every_pooling
-@either_route
+@pairwise(name=SPECS, dense=[False, True])
 def test_pads_of_no_layer_are_read(name: str, dense: bool) -> None:
     """NaN in the pads of any layer changes no bit of the vectors and gradients, also of the layers' weights."""
     (states, mask), mix = _states(), _mix(name)
@@ -127,7 +126,7 @@ def test_pads_of_no_layer_are_read(name: str, dense: bool) -> None:
         assert torch.equal(actual, expected)
 
 
-@pairwise(dense=[False, True], name=["mean", "max", "std", "attention"], check=[gradcheck, gradgradcheck])
+@pairwise(dense=[False, True], name=["max", "std"], check=[gradcheck, gradgradcheck])
 def test_derivatives(dense: bool, name: str, check: Callable[..., bool]) -> None:
     """Derivatives by the layers and by their weights agree with finite differences."""
     mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
@@ -159,6 +158,7 @@ def test_a_mix_learns() -> None:
     assert mix.layer_weights[1] > 0.9
 
 
+@pytest.mark.full
 def test_hidden_states_of_a_transformer() -> None:
     """A transformer's hidden states are accepted as they are."""
     from transformers import BertConfig, BertModel
@@ -232,10 +232,9 @@ def _lone(layer: torch.nn.Module, rows: Tensor, at: Tensor) -> Tensor:
 
 
 @every_pooling
-@either_route
 @settings(max_examples=cut(2, 50))
-@given(mask=masks(), seed=st.integers(0, 99))
-def test_mix_equals_a_loop(name: str, dense: bool, mask: Tensor, seed: int) -> None:
+@given(mask=masks(), seed=st.integers(0, 99), dense=st.booleans())
+def test_mix_equals_a_loop(name: str, mask: Tensor, seed: int, dense: bool) -> None:
     """Each vector equals law 4's loop over the sentence's tokens, mixed layer by layer in float64."""
     mix = _mix(name)
     states = [tokens(*mask.shape, DIM, seed=1000 * layer + seed) for layer in range(LAYERS)]

@@ -62,7 +62,7 @@ def to_token_embeddings(value: object) -> object:
     states = getattr(value, "last_hidden_state", None)
     if states is not None:
         return states
-    return _from_array(value)
+    return _from_array("token_embeddings", value)
 
 
 def to_mask(value: object) -> object:
@@ -75,13 +75,19 @@ def to_mask(value: object) -> object:
                 "tokenizer with return_attention_mask=True",
             )
         value = value["attention_mask"]
-    return _from_array(value)
+    return _from_array("attention_mask", value)
 
 
-def _from_array(value: object) -> object:
+def _from_array(argument: str, value: object) -> object:
     if isinstance(value, Tensor) or not hasattr(value, "__array__"):
         return value
-    return torch.as_tensor(value.__array__())
+    array = value.__array__()
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch warns about the first and refuses the second
+    try:
+        return torch.as_tensor(array)
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(argument, f"must be an array that torch can convert, got {array.dtype}") from error
 
 
 def to_bool_or_integer(name: str, mask: Tensor) -> Tensor:
