@@ -5,10 +5,14 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.matrix import cut
 from tests.poolings import DIM
+
+few_examples = settings(max_examples=cut(6, 50))  # for each pooling
 
 LAYOUTS = ["right", "left", "both", "holes"]
 MASK_DTYPES = [torch.bool, torch.int64, torch.int32, torch.uint8]

@@ -1,5 +1,12 @@
-"""Every pooling under test, by name, with learned weights that are not zero."""
+"""Every pooling under test, by name, with learned weights that are not zero.
 
+All lists here are derived from the registry and from `tests.oracles`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,67 +14,28 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+import maskpool.functional
 from maskpool import build_pooling
-from maskpool.nn import PoolingLayer
+from maskpool.nn import POOLINGS, LearnedPooling, PoolingLayer
+from tests.oracles import ORACLES
 
 DIM = 6
 
-SPECS: dict[str, tuple[str | tuple[str, ...], dict[str, Any]]] = {
-    "cls": ("cls", {}),
-    "max": ("max", {}),
-    "mean": ("mean", {}),
-    "mean_sqrt_len_tokens": ("mean_sqrt_len_tokens", {}),
-    "weightedmean": ("weightedmean", {}),
-    "lasttoken": ("lasttoken", {}),
-    "min": ("min", {}),
-    "sum": ("sum", {}),
-    "std": ("std", {}),
-    "mean_std": ("mean_std", {}),
-    "median": ("median", {}),
-    "topk_mean": ("topk_mean", {"k": 3}),
-    "logsumexp": ("logsumexp", {}),
-    "softmax": ("softmax", {"temperature": 0.5}),
-    "concat": (("max", "weightedmean", "mean"), {}),
-    "attention": ("attention", {}),
-    "attention-additive": ("attention", {"hidden_dimension": 5}),
-    "attention-heads": ("attention", {"num_heads": 2}),
-    "generalized_mean": ("generalized_mean", {}),
-    "gated_attention": ("gated_attention", {"hidden_dimension": 5}),
-    "structured_attention": ("structured_attention", {"num_hops": 2, "hidden_dimension": 5}),
-    "multihead_attention": ("multihead_attention", {"num_heads": 2, "num_queries": 2}),
-    "latent_attention": ("latent_attention", {"num_latents": 3, "num_heads": 2, "hidden_dimension": 5}),
-    "attention-from-max": ("attention", {"start": "max"}),
-}
-ATTENTION = ["attention", "attention-additive", "attention-heads"]
-LEARNED = [
-    *ATTENTION,
-    *("generalized_mean", "gated_attention", "structured_attention", "multihead_attention", "latent_attention"),
-    "attention-from-max",
-]
-# Those that do more than weigh tokens: one alone is not what they give.
-PROJECT = ["multihead_attention", "latent_attention"]
-# Those that count positions, for which a hole is not nothing.
-COUNT_POSITIONS = ["weightedmean", "concat"]
-# Those that take token weights.
-WEIGHTED = [
-    *("mean", "mean_sqrt_len_tokens", "weightedmean", "sum", "std", "mean_std", "softmax"),
-    *(name for name in LEARNED if name != "attention-from-max"),
-]
-# Widths of the results, in widths of a token.
-WIDTHS = {"concat": 3, "mean_std": 2, "structured_attention": 2, "multihead_attention": 2}
-PLAIN = [name for name in SPECS if name not in LEARNED]
-# For tests of one graph: every pooling but those that are whole layers of "concat".
-TOGETHER = [name for name in SPECS if name not in SPECS["concat"][0]]
-HOST_MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+def _specs() -> dict[str, tuple[str | tuple[str, ...], dict[str, Any]]]:
+    specs: dict[str, tuple[str | tuple[str, ...], dict[str, Any]]] = {}
+    for mode in POOLINGS:
+        if mode not in ORACLES:
+            continue  # test_every_mode_has_an_oracle fails for it
+        specs[mode] = (mode, dict(ORACLES[mode].options))
+        for variant, options in ORACLES[mode].variants.items():
+            specs[f"{mode}-{variant}"] = (mode, {**ORACLES[mode].options, **options})
+    specs["concat"] = (("max", "weightedmean", "mean"), {})
+    return specs
 
-every_pooling = pytest.mark.parametrize("name", [*PLAIN, *LEARNED])
-every_weighted_pooling = pytest.mark.parametrize("name", WEIGHTED)
-every_plain_pooling = pytest.mark.parametrize("name", PLAIN)
-every_attention_pooling = pytest.mark.parametrize("name", ATTENTION)
-any_dtype = st.sampled_from(DTYPES)
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+# What `build_pooling` makes each pooling from. Options as tested: variants are named mode-variant.
+SPECS = _specs()
 
 
 def fresh(name: str, dim: int = DIM, **options: Any) -> PoolingLayer:
@@ -85,6 +53,131 @@ def make(name: str, dim: int = DIM, **options: Any) -> PoolingLayer:
             fan_in = parameter.shape[-1] if parameter.dim() else 1
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
     return layer
+
+
+def _takes_weights(layer: PoolingLayer) -> bool:
+    starts = isinstance(layer, LearnedPooling) and layer.start != "mean"
+    return layer.takes_token_weights and (not starts or POOLINGS[layer.start].takes_token_weights)  # type: ignore[index]  # learned
+
+
+def _counts_positions(layer: PoolingLayer) -> bool:
+    x = torch.arange(3.0).reshape(1, 3, 1).expand(1, 3, DIM)
+    holed, cut = layer(x, torch.tensor([[1, 0, 1]])), layer(x[:, ::2], torch.ones(1, 2, dtype=torch.bool))
+    return not torch.allclose(holed, cut)
+
+
+_LAYERS = {name: make(name) for name in SPECS}
+
+PLAIN = [name for name, layer in _LAYERS.items() if not layer.learns]
+LEARNED = [name for name, layer in _LAYERS.items() if layer.learns]
+# Those that return how much each learned query weighs each token.
+ATTENTION = [name for name in LEARNED if SPECS[name][0] == "attention" and "start" not in SPECS[name][1]]
+# Those whose learned projections change tokens: a sentence of one token is that token only before they learn.
+PROJECT = [name for name in LEARNED if ORACLES[_LAYERS[name].mode].projects]
+# Those that count positions, for which a hole is not nothing.
+COUNT_POSITIONS = [name for name, layer in _LAYERS.items() if _counts_positions(layer)]
+# Those that take token weights.
+WEIGHTED = [name for name, layer in _LAYERS.items() if _takes_weights(layer)]
+# Those in which only how weights compare matters.
+RELATIVE = [name for name in WEIGHTED if _LAYERS[name].power_of_weights in (None, -1.0)]
+# Widths of the results, in widths of a token.
+WIDTHS = {name: layer.output_dimension(DIM) // DIM for name, layer in _LAYERS.items()}
+# The first pooling of each family file, and a concatenation.
+ONE_PER_FAMILY = list({type(layer).__module__: name for name, layer in reversed(_LAYERS.items())}.values())
+# Those that differ in what they compute, not in their options.
+MODES = [name for name in SPECS if "-" not in name]
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+every_pooling = pytest.mark.parametrize("name", [*PLAIN, *LEARNED])
+every_weighted_pooling = pytest.mark.parametrize("name", WEIGHTED)
+every_plain_pooling = pytest.mark.parametrize("name", PLAIN)
+every_attention_pooling = pytest.mark.parametrize("name", ATTENTION)
+any_dtype = st.sampled_from(DTYPES)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def __getattr__(name: str) -> list[str]:
+    if name == "HOST_MODES":  # sentence-transformers' own list, imported by the tests that ask for it
+        from maskpool.integrations.st_host import modules
+
+        return list(modules.Pooling.POOLING_MODES)
+    raise AttributeError(name)
+
+
+def gain(name: str, tokens: int) -> float:
+    """Return how many times larger than its tokens the vector of a sentence may be."""
+    if name not in POOLINGS:
+        return 1.0
+    power = POOLINGS[name].power_of_weights
+    return ORACLES[name].gain if power is None else tokens ** (1 + power)
+
+
+def parameters_of(layer: PoolingLayer) -> dict[str, Tensor]:
+    """Return a layer's parameters by the names that the functions give them."""
+    return {name.replace(".", "_"): value.detach() for name, value in layer.named_parameters()}
+
+
+# What functions need that no layer learns: scores by layout, and weights of one layer.
+_SCORES = {"padded": torch.zeros(2, 2, 3), "packed": torch.zeros(5, 2)}
+
+
+def arguments_of(function: str, layout: str = "padded") -> dict[str, Any]:
+    """Return arguments that a function of `maskpool.functional` requires besides the batch, for tokens of DIM features.
+
+    Parameters are those of the layer in the same file that has them all.
+
+    Args:
+        function: The function's name.
+        layout: ``"padded"`` for a batch of (2, 3), ``"packed"`` for 5 tokens.
+    """
+    signature = inspect.signature(getattr(maskpool.functional, function))
+    keywords = [one for one in signature.parameters.values() if one.kind is one.KEYWORD_ONLY]
+    missing: set[str] = set()
+    for name, layer in _LAYERS.items():
+        if type(layer).__module__ != getattr(maskpool.functional, function).__module__:
+            continue
+        known = {
+            **SPECS[name][1],
+            **parameters_of(layer),
+            "scores": _SCORES[layout],
+            "layer_weights": torch.ones(1),
+        }
+        found = {one.name: known[one.name] for one in keywords if one.name in known}
+        missing = {one.name for one in keywords if one.default is one.empty} - found.keys()
+        # Some take a hidden layer that a variant learns.
+        optional = {one.name for one in keywords if one.name.startswith("hidden")} - found.keys()
+        if not missing and not optional:
+            return found
+    if not missing:
+        return {"layer_weights": torch.ones(1)} if "layer_weights" in signature.parameters else {}
+    raise AssertionError(f"no layer of {function}'s file has the parameters {missing}")
+
+
+# The functions that take a batch of tokens, and those that take several layers' batches.
+BATCH_FUNCTIONS = [
+    name
+    for name in maskpool.functional.__all__
+    if next(iter(inspect.signature(getattr(maskpool.functional, name)).parameters)) == "token_embeddings"
+]
+LAYERS_FUNCTIONS = [
+    name
+    for name in maskpool.functional.__all__
+    if next(iter(inspect.signature(getattr(maskpool.functional, name)).parameters)) == "hidden_states"
+]
+
+
+def function_of(name: str) -> Callable[..., Tensor] | None:
+    """Return the function of a mode, with the options under test; None if the mode has none that takes only these."""
+    _, options = SPECS[name]
+    wanted = type(_LAYERS[name]).__name__.lower().removesuffix("ing")
+    for function in maskpool.functional.__all__:
+        if function.replace("_", "") == wanted and not _LAYERS[name].learns:
+            return lambda *args, **given: getattr(maskpool.functional, function)(*args, **options, **given)
+    return None
+
+
+FUNCTIONS = {name: function for name in MODES if (function := function_of(name)) is not None}
 
 
 def assert_same(name: str, actual: Tensor, expected: Tensor) -> None:

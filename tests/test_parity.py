@@ -1,4 +1,4 @@
-"""Our poolings and those that others wrote: torch's reductions, and PyTorch Geometric's formulas."""
+"""Our poolings equal those of others: torch's reductions, and PyTorch Geometric's formulas."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import maskpool
-from maskpool import TokenBatch, build_pooling, sparse
-from maskpool.nn import GeneralizedMeanPooling
+from maskpool import TokenBatch, nn
+from maskpool.kernels import autograd
+from maskpool.nn import GeneralizedMeanPooling, PoolingLayer
 from tests.batches import as_jagged, dense_route, lengths_to_offsets, tokens
-from tests.poolings import DIM, every_dtype, make
+from tests.poolings import DIM, every_dtype
 
 lengths_above_0 = st.lists(st.integers(1, 50), min_size=1, max_size=5)
 either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+
+
+# What chooses numbers instead of adding them.
+CHOICES = [nn.MedianPooling(), nn.TopKMeanPooling(k=3), nn.MaxPooling(), nn.MinPooling()]
 
 
 def _split(rows: Tensor, lengths: list[int]) -> tuple[Tensor, ...]:
@@ -23,40 +28,48 @@ def _split(rows: Tensor, lengths: list[int]) -> tuple[Tensor, ...]:
     return parts
 
 
-OF_ROWS: dict[str, Callable[[Tensor], Tensor]] = {
-    "median": lambda rows: rows.median(dim=0).values,
-    "logsumexp": lambda rows: rows.logsumexp(dim=0),
-    "topk_mean": lambda rows: rows.topk(min(3, len(rows)), dim=0).values.mean(dim=0),
-    "std": lambda rows: rows.std(dim=0, correction=0),
-    "min": lambda rows: rows.amin(dim=0),
-    "sum": lambda rows: rows.sum(dim=0),
+Peer = tuple[PoolingLayer, Callable[[Tensor], Tensor]]
+TORCH: dict[str, Peer] = {
+    "torch.median": (nn.MedianPooling(), lambda rows: rows.median(dim=0).values),
+    "torch.logsumexp": (nn.LogSumExpPooling(), lambda rows: rows.logsumexp(dim=0)),
+    "torch.topk": (nn.TopKMeanPooling(k=3), lambda rows: rows.topk(min(3, len(rows)), dim=0).values.mean(dim=0)),
+    "torch.std": (nn.StdPooling(), lambda rows: rows.std(dim=0, correction=0)),
+    "torch.amin": (nn.MinPooling(), lambda rows: rows.amin(dim=0)),
+    "torch.sum": (nn.SumPooling(), lambda rows: rows.sum(dim=0)),
 }
+# Layers by the name of torch's reduction in torch.segment_reduce, and by that in torch.nested.
+SEGMENTS: dict[str, PoolingLayer] = {
+    layer.mode: layer for layer in (nn.MeanPooling(), nn.SumPooling(), nn.MaxPooling(), nn.MinPooling())
+}
+NESTED = {nn.MeanPooling: "mean", nn.SumPooling: "sum", nn.MaxPooling: "amax", nn.MinPooling: "amin"}
 
 
-@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("peer", TORCH)
 @given(lengths=lengths_above_0, seed=st.integers(0, 99))
-def test_equals_torch_sentence_by_sentence(name: str, lengths: list[int], seed: int) -> None:
+def test_equals_torch_sentence_by_sentence(peer: str, lengths: list[int], seed: int) -> None:
     """Each pooling is torch's own reduction of each sentence."""
-    rows = tokens(sum(lengths), DIM, seed=seed)
-    expected = torch.stack([OF_ROWS[name](part) for part in _split(rows, lengths)])
-    torch.testing.assert_close(make(name)(rows, cu_seqlens=lengths_to_offsets(lengths)), expected, rtol=1e-5, atol=1e-6)
+    (layer, reduction), rows = TORCH[peer], tokens(sum(lengths), DIM, seed=seed)
+    expected = torch.stack([reduction(part) for part in _split(rows, lengths)])
+    torch.testing.assert_close(layer(rows, cu_seqlens=lengths_to_offsets(lengths)), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "reduction"), [("mean", "mean"), ("sum", "sum"), ("max", "amax"), ("min", "amin")])
+@pytest.mark.parametrize(("layer", "reduction"), NESTED.items())
 @given(lengths=lengths_above_0, seed=st.integers(0, 99))
-def test_equals_nested_reductions(name: str, reduction: str, lengths: list[int], seed: int) -> None:
+def test_equals_nested_reductions(layer: type[PoolingLayer], reduction: str, lengths: list[int], seed: int) -> None:
     """torch.nested reduces its own tensors to our vectors."""
     nested = as_jagged(tokens(sum(lengths), DIM, seed=seed), lengths)["token_embeddings"]
-    torch.testing.assert_close(make(name)(nested), getattr(nested, reduction)(dim=1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer()(nested), getattr(nested, reduction)(dim=1), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mean", "sum", "max", "min"])
+@pytest.mark.parametrize("name", SEGMENTS)
 @given(lengths=lengths_above_0, seed=st.integers(0, 99))
 def test_equals_segment_reduce(name: str, lengths: list[int], seed: int) -> None:
     """torch.segment_reduce gives our vectors."""
     rows = tokens(sum(lengths), DIM, seed=seed)
     expected = torch.segment_reduce(rows, name, lengths=torch.tensor(lengths), axis=0)
-    torch.testing.assert_close(make(name)(rows, cu_seqlens=lengths_to_offsets(lengths)), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        SEGMENTS[name](rows, cu_seqlens=lengths_to_offsets(lengths)), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 # ---------------------------------------- torch_geometric.nn.aggr, its formulas over (rows, index, number)
@@ -85,12 +98,12 @@ def _geometric_power_mean(rows: Tensor, index: Tensor, number: int, p: float = 3
     return _geometric_mean_of(rows.clamp(min=0, max=100).pow(p), index, number).clamp(min=0, max=100).pow(1 / p)
 
 
-GEOMETRIC = {
-    "mean": ("mean", {}, _geometric_mean_of),
-    "sum": ("sum", {}, _scatter),
-    "std": ("std", {}, _geometric_std),
-    "softmax": ("softmax", {"temperature": 0.5}, _geometric_softmax),
-    "power mean": ("generalized_mean", {"p": 3.0}, _geometric_power_mean),
+GEOMETRIC: dict[str, tuple[PoolingLayer, Callable[[Tensor, Tensor, int], Tensor]]] = {
+    "MeanAggregation": (nn.MeanPooling(), _geometric_mean_of),
+    "SumAggregation": (nn.SumPooling(), _scatter),
+    "StdAggregation": (nn.StdPooling(), _geometric_std),
+    "SoftmaxAggregation": (nn.SoftmaxPooling(temperature=0.5), _geometric_softmax),
+    "PowerMeanAggregation": (GeneralizedMeanPooling(p=3.0), _geometric_power_mean),
 }
 
 
@@ -98,15 +111,17 @@ GEOMETRIC = {
 @given(lengths=st.lists(st.integers(2, 30), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_equals_geometric(case: str, lengths: list[int], seed: int) -> None:
     """PyTorch Geometric's formulas give our vectors wherever they do not clamp: on positive features of some spread."""
-    mode, options, formula = GEOMETRIC[case]
+    layer, formula = GEOMETRIC[case]
     rows = tokens(sum(lengths), DIM, seed=seed).abs() + 0.1
     rows[:: len(rows)] += 1
     index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     expected = formula(rows, index, len(lengths))
-    pooled = build_pooling(mode, **options)(rows, cu_seqlens=lengths_to_offsets(lengths))  # type: ignore[arg-type]  # options
-    spread = torch.tensor([1e-2 if case == "std" else 0.0])
+    pooled = layer(rows, cu_seqlens=lengths_to_offsets(lengths))
+    spread = torch.tensor([1e-2 if case == "StdAggregation" else 0.0])
     clear = expected > spread
-    torch.testing.assert_close(pooled[clear], expected[clear], rtol=1e-3 if case == "std" else 1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        pooled[clear], expected[clear], rtol=1e-3 if case == "StdAggregation" else 1e-5, atol=1e-5
+    )
 
 
 # ----------------------------------------------------------------------------------- limits, laws of each
@@ -154,7 +169,7 @@ def test_the_exponent_learns() -> None:
 
 
 def test_an_exponent_for_each_feature() -> None:
-    """P may hold one exponent a feature."""
+    """P may hold one exponent per feature."""
     x, mask, p = tokens(2, 4, 3), torch.ones(2, 4, dtype=torch.bool), torch.tensor([1.0, 2.0, 5.0])
     pooled = maskpool.functional.generalized_mean_pool(x, mask, p=p)
     for feature, exponent in enumerate(p.tolist()):
@@ -173,41 +188,41 @@ def test_limits_of_the_topk_mean(dense: bool, dtype: torch.dtype) -> None:
     torch.testing.assert_close(all_of_them, maskpool.functional.mean_pool(x, mask))
 
 
-@pytest.mark.parametrize("name", ["median", "topk_mean"])
-def test_without_numpy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layer", [nn.MedianPooling(), nn.TopKMeanPooling(k=3)])
+def test_without_numpy(layer: PoolingLayer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no numpy, torch's own sort gives the same numbers."""
     rows, offsets = tokens(60, DIM), lengths_to_offsets([0, 1, 19, 40])
-    expected = make(name)(rows, cu_seqlens=offsets)
-    monkeypatch.setattr(sparse, "numpy", None)
-    torch.testing.assert_close(make(name)(rows, cu_seqlens=offsets), expected, rtol=1e-6, atol=1e-6)
+    expected = layer(rows, cu_seqlens=offsets)
+    monkeypatch.setattr(autograd, "numpy", None)
+    torch.testing.assert_close(layer(rows, cu_seqlens=offsets), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["median", "topk_mean", "max", "min"])
+@pytest.mark.parametrize("layer", CHOICES)
 @either_route
-def test_nan_stays_in_its_feature(name: str, dense: bool) -> None:
+def test_nan_stays_in_its_feature(layer: PoolingLayer, dense: bool) -> None:
     """A NaN among the real tokens makes its own feature NaN, and no other."""
     x, mask = tokens(2, 5, 3), torch.ones(2, 5, dtype=torch.bool)
     x[0, 2, 1] = torch.nan
     with dense_route() if dense else torch.enable_grad():
-        pooled = make(name)(x, mask)
+        pooled = layer(x, mask)
     assert pooled.isnan().tolist() == [[False, True, False], [False, False, False]]
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("layer", "expected"),
     [
-        ("min", [0.0, 0.0, 0.0, 1.0, 0.0]),
-        ("max", [0.0, 0.5, 0.5, 0.0, 0.0]),
-        ("median", [1.0, 0.0, 0.0, 0.0, 0.0]),
-        ("topk_mean", [1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
+        (nn.MinPooling(), [0.0, 0.0, 0.0, 1.0, 0.0]),
+        (nn.MaxPooling(), [0.0, 0.5, 0.5, 0.0, 0.0]),
+        (nn.MedianPooling(), [1.0, 0.0, 0.0, 0.0, 0.0]),
+        (nn.TopKMeanPooling(k=3), [1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
     ],
 )
 @either_route
-def test_gradients_of_ties(name: str, expected: list[float], dense: bool) -> None:
+def test_gradients_of_ties(layer: PoolingLayer, expected: list[float], dense: bool) -> None:
     """Tokens that tie share the gradient of what was chosen from them, and pads that tie with them get none."""
     x = torch.tensor([[[1.0], [2.0], [2.0], [0.0], [2.0]]], requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
-        pooled = make(name, 1)(x, torch.tensor([[1, 1, 1, 1, 0]]))
+        pooled = layer(x, torch.tensor([[1, 1, 1, 1, 0]]))
     (gradient,) = torch.autograd.grad(pooled.sum(), x)
     torch.testing.assert_close(gradient.view(-1), torch.tensor(expected))
 
@@ -232,7 +247,7 @@ def test_deviation_of_equal_tokens_has_no_gradient() -> None:
 
 
 @either_route
-def test_ties_count_as_often_as_they_stand(dense: bool) -> None:
+def test_ties_count_as_often_as_they_occur(dense: bool) -> None:
     """Of tokens that tie for the last places of a top-k mean, as many count as there are places."""
     x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [1.0]]])
     with dense_route() if dense else torch.enable_grad():
@@ -258,55 +273,59 @@ def _geometric_median(rows: Tensor, index: Tensor, number: int) -> Tensor:
     return ordered[starts + (counts - 1) // 2]
 
 
-EXACT: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "max": lambda rows, index, number: _geometric_extreme(rows, index, number, "amax"),
-    "min": lambda rows, index, number: _geometric_extreme(rows, index, number, "amin"),
-    "median": _geometric_median,
+EXACT: dict[type[PoolingLayer], Callable[[Tensor, Tensor, int], Tensor]] = {
+    nn.MaxPooling: lambda rows, index, number: _geometric_extreme(rows, index, number, "amax"),
+    nn.MinPooling: lambda rows, index, number: _geometric_extreme(rows, index, number, "amin"),
+    nn.MedianPooling: _geometric_median,
 }
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("layer", EXACT)
 @either_route
 @given(lengths=lengths_above_0, seed=st.integers(0, 99), ties=st.booleans())
-def test_equals_geometric_choices(name: str, dense: bool, lengths: list[int], seed: int, ties: bool) -> None:
+def test_equals_geometric_choices(
+    layer: type[PoolingLayer], dense: bool, lengths: list[int], seed: int, ties: bool
+) -> None:
     """PyTorch Geometric's Max, Min and Median choose the very numbers that we do, ties among them."""
     rows = tokens(sum(lengths), DIM, seed=seed)
     rows = rows.round() if ties else rows
     index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     with dense_route() if dense else torch.enable_grad():
-        pooled = make(name)(rows, cu_seqlens=lengths_to_offsets(lengths))
-    assert torch.equal(pooled, EXACT[name](rows, index, len(lengths)))
+        pooled = layer()(rows, cu_seqlens=lengths_to_offsets(lengths))
+    assert torch.equal(pooled, EXACT[layer](rows, index, len(lengths)))
 
 
-@pytest.mark.parametrize("name", ["mean", "sum", "std", "softmax"])
+@pytest.mark.parametrize("case", [name for name in GEOMETRIC if name != "PowerMeanAggregation"])  # it clamps at 0
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4), seed=st.integers(0, 99))
-def test_equals_geometric_on_any_features(name: str, lengths: list[int], seed: int) -> None:
+def test_equals_geometric_on_any_features(case: str, lengths: list[int], seed: int) -> None:
     """Mean, Sum, Std above its clamp and Softmax agree on features of either sign too."""
-    mode, options, formula = GEOMETRIC[name]
+    layer, formula = GEOMETRIC[case]
     rows = tokens(sum(lengths), DIM, seed=seed)
     index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     expected = formula(rows, index, len(lengths))
-    pooled = build_pooling(mode, **options)(rows, cu_seqlens=lengths_to_offsets(lengths))  # type: ignore[arg-type]  # options
-    clear = expected.square() > 1.01e-5 if name == "std" else torch.ones_like(expected, dtype=torch.bool)
-    torch.testing.assert_close(pooled[clear], expected[clear], rtol=1e-3 if name == "std" else 1e-5, atol=1e-5)
+    pooled = layer(rows, cu_seqlens=lengths_to_offsets(lengths))
+    clear = expected.square() > 1.01e-5 if case == "StdAggregation" else torch.ones_like(expected, dtype=torch.bool)
+    torch.testing.assert_close(
+        pooled[clear], expected[clear], rtol=1e-3 if case == "StdAggregation" else 1e-5, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("peer", TORCH)
 @either_route
 @every_dtype
-def test_equals_torch_in_every_dtype(name: str, dense: bool, dtype: torch.dtype) -> None:
+def test_equals_torch_in_every_dtype(peer: str, dense: bool, dtype: torch.dtype) -> None:
     """Torch's reductions of each sentence in float64 are ours in any dtype, rounded once."""
-    lengths = [1, 2, 7, 40]
+    (layer, reduction), lengths = TORCH[peer], [1, 2, 7, 40]
     rows = tokens(sum(lengths), DIM, dtype=dtype)
     with dense_route() if dense else torch.enable_grad():
-        pooled = make(name)(rows, cu_seqlens=lengths_to_offsets(lengths))
-    expected = torch.stack([OF_ROWS[name](part.double()) for part in _split(rows, lengths)]).to(dtype)
+        pooled = layer(rows, cu_seqlens=lengths_to_offsets(lengths))
+    expected = torch.stack([reduction(part.double()) for part in _split(rows, lengths)]).to(dtype)
     assert pooled.dtype == dtype
     tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 2 * torch.finfo(dtype).eps)
     torch.testing.assert_close(pooled, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["mean", "sum", "max", "min"])
+@pytest.mark.parametrize("name", SEGMENTS)
 @either_route
 def test_equals_segment_reduce_with_empty_sentences(name: str, dense: bool) -> None:
     """torch.segment_reduce in float64, its empty segments made 0, gives our vectors."""
@@ -315,23 +334,23 @@ def test_equals_segment_reduce_with_empty_sentences(name: str, dense: bool) -> N
     expected = torch.segment_reduce(rows, name, lengths=torch.tensor(lengths), axis=0)
     expected[torch.tensor(lengths) == 0] = 0
     with dense_route() if dense else torch.enable_grad():
-        pooled = make(name)(rows, cu_seqlens=lengths_to_offsets(lengths))
+        pooled = SEGMENTS[name](rows, cu_seqlens=lengths_to_offsets(lengths))
     torch.testing.assert_close(pooled, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("peer", TORCH)
 @either_route
-def test_gradients_equal_torchs(name: str, dense: bool) -> None:
+def test_gradients_equal_torchs(peer: str, dense: bool) -> None:
     """Gradients are those of torch's own reductions, where no tokens tie."""
-    lengths, found = [1, 2, 7, 40], []
+    (layer, reduction), lengths, found = TORCH[peer], [1, 2, 7, 40], []
     for ours in (True, False):
         rows = tokens(sum(lengths), DIM, dtype=torch.float64).requires_grad_()
         if ours:
             with dense_route() if dense else torch.enable_grad():
-                pooled = make(name)(rows, cu_seqlens=lengths_to_offsets(lengths))
+                pooled = layer(rows, cu_seqlens=lengths_to_offsets(lengths))
         else:
-            pooled = torch.stack([OF_ROWS[name](part) for part in _split(rows, lengths)])
-        keep = torch.tensor([0.0 if name == "std" else 1.0, 1.0, 1.0, 1.0]).unsqueeze(1)  # √0 has no slope
+            pooled = torch.stack([reduction(part) for part in _split(rows, lengths)])
+        keep = torch.tensor([0.0 if peer == "torch.std" else 1.0, 1.0, 1.0, 1.0]).unsqueeze(1)  # √0 has no slope
         found.append(torch.autograd.grad((keep * tokens(*pooled.shape, seed=3) * pooled).sum(), rows)[0].nan_to_num())
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
 
@@ -361,7 +380,7 @@ def test_a_gradient_step_lowers_the_loss() -> None:
     x, mask = tokens(8, 9, DIM), torch.ones(8, 9, dtype=torch.bool)
     target = maskpool.functional.generalized_mean_pool(x, mask, p=3.0)
     for start in (1.5, 6.0):
-        layer = GeneralizedMeanPooling(start)
+        layer = GeneralizedMeanPooling(p=start)
         before = (layer(x, mask) - target).square().mean()
         before.backward()
         with torch.no_grad():
@@ -379,41 +398,41 @@ def test_without_numpy_every_median_is_the_same(dtype: torch.dtype, monkeypatch:
         rows = tokens(60, DIM, dtype=dtype).mul(4).round()
         rows[30, 2] = torch.nan
         rows.requires_grad_()
-        pooled = make("median")(rows, cu_seqlens=lengths_to_offsets([0, 1, 19, 40]))
+        pooled = nn.MedianPooling()(rows, cu_seqlens=lengths_to_offsets([0, 1, 19, 40]))
         found.append((pooled, *torch.autograd.grad(pooled.nan_to_num().sum(), rows)))
-        monkeypatch.setattr(sparse, "numpy", None)
+        monkeypatch.setattr(autograd, "numpy", None)
     for actual, expected in zip(*found, strict=True):
         assert torch.equal(actual.nan_to_num(nan=1e4), expected.nan_to_num(nan=1e4))
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("layer", "expected"),
     [
-        ("min", [0.0, 1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
-        ("max", [0.5, 0.0, 0.0, 0.0, 0.5, 0.0]),
-        ("median", [0.0, 1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
-        ("topk_mean", [1 / 3, 1 / 9, 1 / 9, 1 / 9, 1 / 3, 0.0]),
+        (nn.MinPooling(), [0.0, 1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
+        (nn.MaxPooling(), [0.5, 0.0, 0.0, 0.0, 0.5, 0.0]),
+        (nn.MedianPooling(), [0.0, 1 / 3, 1 / 3, 1 / 3, 0.0, 0.0]),
+        (nn.TopKMeanPooling(k=3), [1 / 3, 1 / 9, 1 / 9, 1 / 9, 1 / 3, 0.0]),
     ],
 )
 @either_route
 @every_dtype
-def test_gradients_of_many_ties(name: str, expected: list[float], dense: bool, dtype: torch.dtype) -> None:
+def test_gradients_of_many_ties(layer: PoolingLayer, expected: list[float], dense: bool, dtype: torch.dtype) -> None:
     """Three that tie for one place get a third of it each, in every dtype; the pad that ties with them gets none."""
     x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [5.0], [2.0]]], dtype=dtype, requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
-        pooled = make(name, 1)(x, torch.tensor([[1, 1, 1, 1, 1, 0]]))
+        pooled = layer(x, torch.tensor([[1, 1, 1, 1, 1, 0]]))
     (gradient,) = torch.autograd.grad(pooled.sum(), x)
     torch.testing.assert_close(gradient.view(-1), torch.tensor(expected, dtype=dtype))
 
 
-@pytest.mark.parametrize("name", ["median", "topk_mean", "max", "min"])
+@pytest.mark.parametrize("layer", CHOICES)
 @either_route
-def test_nan_without_numpy_and_beside_pads(name: str, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_without_numpy_and_beside_pads(layer: PoolingLayer, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A NaN in a real token makes its feature NaN without numpy too, and in the pads it makes nothing NaN."""
-    monkeypatch.setattr(sparse, "numpy", None)
+    monkeypatch.setattr(autograd, "numpy", None)
     x, mask = tokens(2, 5, 3), torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 0]])
     x[~mask.bool()] = torch.nan
     x[0, 2, 1] = torch.nan
     with dense_route() if dense else torch.enable_grad():
-        pooled = make(name)(x, mask)
+        pooled = layer(x, mask)
     assert pooled.isnan().tolist() == [[False, True, False], [False, False, False]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
@@ -132,7 +134,7 @@ _LARGE_SCORE = 8.0
 
 def _scores(by_head: Tensor, dictionary: Tensor, dtype: torch.dtype) -> Tensor:
     products: Tensor = torch.einsum("...hw,lhw->...hl", by_head.to(dtype), dictionary.to(dtype))
-    return products / float(dictionary.shape[2]) ** 0.5
+    return products / math.sqrt(dictionary.shape[2])
 
 
 @register(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskpool.nn import PoolingLayer
-from tests.batches import dense_route, masks, poison, tokens
+from tests.batches import dense_route, few_examples, masks, poison, tokens
 from tests.poolings import DIM, any_dtype, every_pooling, make
 
 POISONS = [torch.nan, torch.inf, -torch.inf, 6e4, -3.0]
@@ -21,6 +21,7 @@ def _value_and_gradients(layer: PoolingLayer, x: Tensor, mask: Tensor) -> tuple[
 
 
 @every_pooling
+@few_examples
 @given(dtype=any_dtype, mask=masks(), value=st.sampled_from(POISONS), seed=st.integers(0, 99))
 def test_pads_change_nothing(name: str, dtype: torch.dtype, mask: Tensor, value: float, seed: int) -> None:
     """Any number in the pads, NaN and infinities too, leaves the vectors bit for bit the same."""
@@ -29,6 +30,7 @@ def test_pads_change_nothing(name: str, dtype: torch.dtype, mask: Tensor, value:
 
 
 @every_pooling
+@few_examples
 @given(dtype=any_dtype, mask=masks(), value=st.sampled_from(POISONS))
 def test_pads_get_no_gradient(name: str, dtype: torch.dtype, mask: Tensor, value: float) -> None:
     """The gradient at a pad is exactly zero, and what the pad holds changes no other gradient."""
@@ -42,6 +44,7 @@ def test_pads_get_no_gradient(name: str, dtype: torch.dtype, mask: Tensor, value
 
 
 @every_pooling
+@few_examples
 @given(mask=masks(), value=st.sampled_from(POISONS))
 def test_pads_change_nothing_on_the_dense_route(name: str, mask: Tensor, value: float) -> None:
     """The dense route excludes pads as exactly as the sparse one: values and gradients."""

@@ -5,15 +5,14 @@ import torch
 
 from maskpool.types import OnEmpty
 from tests.batches import all_layouts, dense_route, tokens
-from tests.poolings import DIM, PROJECT, WIDTHS, every_dtype, every_pooling, fresh, make
+from tests.matrix import pairwise
+from tests.oracles import ORACLES
+from tests.poolings import DIM, DTYPES, PROJECT, SPECS, WIDTHS, every_pooling, fresh, make
 
 EMPTY = 6  # the row of all_layouts that has no real token
-either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 
 
-@every_pooling
-@every_dtype
-@either_route
+@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_zero(name: str, dtype: torch.dtype, dense: bool) -> None:
     """By default an empty sentence gets zeros, and its neighbours what they get without it."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -23,9 +22,7 @@ def test_zero(name: str, dtype: torch.dtype, dense: bool) -> None:
     torch.testing.assert_close(pooled[:EMPTY], others)
 
 
-@every_pooling
-@every_dtype
-@either_route
+@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_nan(name: str, dtype: torch.dtype, dense: bool) -> None:
     """on_empty="nan" gives NaN to empty sentences and to no other."""
     layer, (x, mask) = make(name, on_empty="nan"), all_layouts(dtype)
@@ -40,16 +37,13 @@ def test_raise(name: str) -> None:
     """on_empty="raise" names the argument, the rows and the alternatives, and lets full batches through."""
     layer, (x, mask) = make(name, on_empty="raise"), all_layouts()
     with pytest.raises(
-        ValueError, match=r"attention_mask leaves 1 of 7 sentences without a real token \(rows 6\).*'zero' or 'nan'"
+        ValueError, match=r"^attention_mask must leave .*a real token .*1 of 7 have none \(rows 6\).*'zero' or 'nan'"
     ):
         layer(x, mask)
     assert torch.equal(layer(x[:EMPTY], mask[:EMPTY]), make(name)(x[:EMPTY], mask[:EMPTY]))
 
 
-@every_pooling
-@pytest.mark.parametrize("on_empty", ["zero", "nan"])
-@either_route
-@pytest.mark.parametrize("seq", [0, 1, 4])
+@pairwise(name=SPECS, on_empty=["zero", "nan"], dense=[False, True], seq=[0, 1, 4])
 def test_nothing_but_empty_sentences(name: str, on_empty: OnEmpty, dense: bool, seq: int) -> None:
     """A batch of empty sentences backpropagates, and every gradient is exactly zero."""
     layer = make(name, on_empty=on_empty)
@@ -62,9 +56,7 @@ def test_nothing_but_empty_sentences(name: str, on_empty: OnEmpty, dense: bool, 
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-@every_pooling
-@every_dtype
-@either_route
+@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_empty_sentence_gets_no_gradient(name: str, dtype: torch.dtype, dense: bool) -> None:
     """The gradient of an empty sentence is zero at each of its positions, NaN in them or not."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -76,35 +68,27 @@ def test_empty_sentence_gets_no_gradient(name: str, dtype: torch.dtype, dense: b
     assert torch.equal(gradient[EMPTY], torch.zeros_like(gradient[EMPTY]))
 
 
-@every_pooling
-@every_dtype
-@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)], ids=str)
-@either_route
+@pairwise(name=SPECS, dtype=DTYPES, shape=[(3, 0), (0, 3), (0, 0)], dense=[False, True])
 def test_no_tokens_or_no_sentences(name: str, dtype: torch.dtype, shape: tuple[int, int], dense: bool) -> None:
     """Sequences of length zero and batches of none pool to zeros of the right shape, and backpropagate."""
     layer, x = make(name), torch.empty(*shape, DIM, dtype=dtype, requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.zeros(shape, dtype=torch.bool))
-    assert torch.equal(pooled, torch.zeros(shape[0], WIDTHS.get(name, 1) * DIM, dtype=dtype))
+    assert torch.equal(pooled, torch.zeros(shape[0], WIDTHS[name] * DIM, dtype=dtype))
     (gradient,) = torch.autograd.grad(pooled.sum(), x)
     assert gradient.shape == x.shape
 
 
-@every_pooling
-@every_dtype
-@either_route
+@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_single_token(name: str, dtype: torch.dtype, dense: bool) -> None:
-    """A sentence of one token is that token, wherever it stands; it deviates by 0. Projections stay as they start."""
+    """A sentence of one token is that token, at any position; its deviation is 0. Projections stay as they start."""
     layer = fresh(name) if name in PROJECT else make(name)
     x = tokens(3, 3, DIM, dtype=dtype)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.eye(3, dtype=torch.int64))
-    token = x[torch.arange(3), torch.arange(3)]
-    zeros = torch.zeros_like(token)
-    expected = {"std": zeros, "mean_std": torch.cat([token, zeros], dim=1)}.get(name)
-    if expected is None:
-        expected = token.repeat(1, WIDTHS.get(name, 1))
-    if name == "generalized_mean":  # a power and its root
+    token, oracle = x[torch.arange(3), torch.arange(3)], ORACLES.get(name.partition("-")[0])
+    expected = token.repeat(1, WIDTHS[name]) if oracle is None or oracle.of_one is None else oracle.of_one(token)
+    if oracle is not None and oracle.rounds_one:
         torch.testing.assert_close(pooled, expected)
     else:
         assert torch.equal(pooled, expected)

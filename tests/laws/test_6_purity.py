@@ -1,17 +1,16 @@
 """Law 6: pooling writes to nothing, remembers nothing, and keeps dtype and device."""
 
-import pytest
 import torch
 from torch import Tensor
 
 from maskpool import TokenBatch
+from maskpool.batch.token_batch import SparseBatch
 from tests.batches import MASK_DTYPES, all_layouts, dense_route
-from tests.poolings import every_dtype, every_pooling, make
+from tests.matrix import pairwise
+from tests.poolings import DTYPES, SPECS, every_dtype, every_pooling, make
 
 
-@every_pooling
-@pytest.mark.parametrize("mask_dtype", MASK_DTYPES, ids=str)
-@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pairwise(name=SPECS, mask_dtype=MASK_DTYPES, dense=[False, True])
 def test_inputs_are_not_written(name: str, mask_dtype: torch.dtype, dense: bool) -> None:
     """Embeddings, mask and parameters are the same after forward and backward, and were never written to."""
     layer, (x, mask) = make(name), all_layouts()
@@ -27,8 +26,8 @@ def test_inputs_are_not_written(name: str, mask_dtype: torch.dtype, dense: bool)
 
 @every_pooling
 @every_dtype
-def test_result_is_no_view(name: str, dtype: torch.dtype) -> None:
-    """The result is memory of its own: writing to it leaves the tokens alone."""
+def test_result_is_not_a_view(name: str, dtype: torch.dtype) -> None:
+    """The result has memory of its own: writing to it does not change the tokens."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     before = x.clone()
     with torch.no_grad():
@@ -40,7 +39,7 @@ def test_result_is_no_view(name: str, dtype: torch.dtype) -> None:
 @every_pooling
 @every_dtype
 def test_repeated_calls_agree(name: str, dtype: torch.dtype) -> None:
-    """The same call gives the same bits, whatever was pooled in between, in training and evaluation mode."""
+    """The same call gives the same bits, also after other calls, in training and evaluation mode."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     first = layer(x, mask)
     layer(x[:, :2] * 3, mask[:, :2])
@@ -59,12 +58,9 @@ def test_nothing_is_kept(name: str) -> None:
     assert all(parameter.grad is None for parameter in layer.parameters())
 
 
-@every_pooling
-@every_dtype
-@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-@pytest.mark.parametrize("on_empty", ["zero", "nan"])
+@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True], on_empty=["zero", "nan"])
 def test_dtype_is_kept(name: str, dtype: torch.dtype, dense: bool, on_empty: str) -> None:
-    """The result has the tokens' dtype, whatever that of the layer's weights, and so has the gradient."""
+    """Result and gradient have the tokens' dtype, not that of the layer's weights."""
     layer, (x, mask) = make(name, on_empty=on_empty), all_layouts(dtype)
     x.requires_grad_()
     with dense_route() if dense else torch.enable_grad():
@@ -89,6 +85,7 @@ def test_device_is_kept(name: str, dtype: torch.dtype) -> None:
 def test_prepared_batch_is_not_written(name: str) -> None:
     """A prepared batch holds the same rows, index and offsets after it was pooled."""
     batch = TokenBatch.from_padded(*all_layouts())
+    assert isinstance(batch, SparseBatch)
     held = [batch.values, batch.index, batch.offsets]
     before = [(tensor.clone(), tensor._version) for tensor in held]
     make(name)(batch)
@@ -102,4 +99,5 @@ def test_values_are_a_view() -> None:
     x, mask = all_layouts()
     for tensor in (x, x[:, 1:], x.transpose(0, 1), x[:, :, :4], x[:1].expand(x.shape)):
         batch = TokenBatch.from_padded(tensor, torch.ones(tensor.shape[:2], dtype=mask.dtype))
+        assert isinstance(batch, SparseBatch)
         assert batch.values.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()

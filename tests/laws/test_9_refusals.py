@@ -1,5 +1,6 @@
-"""Law 9: bad input raises, naming the argument, what was expected and what came."""
+"""Law 9: bad input raises, naming the argument, what was expected and what was passed."""
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable
@@ -11,97 +12,51 @@ import torch
 
 import maskpool
 from maskpool import TokenBatch
-from maskpool.nn import AttentionPooling, ConcatPooling, MeanPooling
+from maskpool.errors import InvalidTypeError, InvalidValueError, MaskpoolError
+from maskpool.nn import AttentionPooling, ConcatPooling, FirstLastAveragePooling, LayerMix, MeanPooling
 from tests.batches import dense_route
-from tests.poolings import DIM, LEARNED, every_pooling, make
+from tests.poolings import (
+    BATCH_FUNCTIONS,
+    DIM,
+    LAYERS_FUNCTIONS,
+    LEARNED,
+    ONE_PER_FAMILY,
+    SPECS,
+    arguments_of,
+    every_pooling,
+    make,
+)
 
 X = torch.ones(2, 3, DIM)
 MASK = torch.ones(2, 3, dtype=torch.int64)
 
-SQUARE = torch.ones(DIM, DIM)
-# The functions whose parameters a layer learns, with parameters that fit tokens of DIM features.
-PARAMETERS: dict[str, dict[str, Any]] = {
-    "attention_scores": {
-        "query": torch.ones(2, 5),
-        "hidden_weight": torch.ones(5, DIM),
-        "hidden_bias": torch.ones(5),
-    },
-    "gated_attention_scores": {
-        "query": torch.ones(2, 5),
-        "hidden_weight": torch.ones(5, DIM),
-        "hidden_bias": torch.ones(5),
-        "gate_weight": torch.ones(5, DIM),
-        "gate_bias": torch.ones(5),
-    },
-    "multihead_attention_pool": {
-        "queries": torch.ones(2, DIM),
-        "key_weight": SQUARE,
-        "value_weight": SQUARE,
-        "output_weight": SQUARE,
-        "num_heads": 2,
-    },
-    "latent_attention_pool": {
-        "latents": torch.ones(4, DIM),
-        "hidden_weight": torch.ones(5, DIM),
-        "hidden_bias": torch.ones(5),
-        "output_weight": torch.ones(DIM, 5),
-        "output_bias": torch.ones(DIM),
-        "num_heads": 2,
-    },
-}
+
+def _entrances(layout: str) -> dict[str, Callable[..., Any]]:
+    """Every function and layer that takes a batch, as called with nothing but the batch."""
+    entrances: dict[str, Callable[..., Any]] = {name: make(name) for name in SPECS}
+    for name in (*BATCH_FUNCTIONS, *LAYERS_FUNCTIONS):
+        entrances[name] = partial(getattr(maskpool.functional, name), **arguments_of(name, layout))
+    of_layers = [*LAYERS_FUNCTIONS, "LayerMix", "FirstLastAveragePooling"]
+    entrances["LayerMix"], entrances["FirstLastAveragePooling"] = LayerMix(1), FirstLastAveragePooling()
+    for name in of_layers:
+        entrances[name] = _of_one_layer(entrances[name])
+    return {**entrances, "TokenBatch.of": TokenBatch.of}
 
 
-def _with_parameters(name: str) -> Callable[..., Any]:
-    return partial(getattr(maskpool, name), **PARAMETERS[name])
+def _of_one_layer(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda token_embeddings, *args, **given: function([token_embeddings], *args, **given)
 
 
-ENTRANCES: dict[str, Callable[[Any, Any], object]] = {
-    "mean_pool": maskpool.functional.mean_pool,
-    "mean_sqrt_len_pool": maskpool.functional.mean_sqrt_len_pool,
-    "position_weighted_mean_pool": maskpool.functional.position_weighted_mean_pool,
-    "max_pool": maskpool.functional.max_pool,
-    "cls_pool": maskpool.functional.cls_pool,
-    "last_token_pool": maskpool.functional.last_token_pool,
-    "min_pool": maskpool.functional.min_pool,
-    "sum_pool": maskpool.functional.sum_pool,
-    "std_pool": maskpool.functional.std_pool,
-    "mean_std_pool": maskpool.functional.mean_std_pool,
-    "median_pool": maskpool.functional.median_pool,
-    "topk_mean_pool": lambda x, mask: maskpool.functional.topk_mean_pool(x, mask, k=2),
-    "logsumexp_pool": maskpool.functional.logsumexp_pool,
-    "softmax_pool": maskpool.functional.softmax_pool,
-    "generalized_mean_pool": maskpool.functional.generalized_mean_pool,
-    "first_last_average_pool": lambda x, mask: maskpool.functional.first_last_average_pool([x, x], mask),
-    "attention_pool": lambda x, mask: maskpool.functional.attention_pool(x, mask, scores=torch.zeros(2, 1, 3)),
-    "attention_scores": lambda x, mask: maskpool.functional.attention_scores(x, mask, query=torch.zeros(1, DIM)),
-    "gated_attention_scores": _with_parameters("gated_attention_scores"),
-    "structured_attention_pool": lambda x, mask: maskpool.functional.structured_attention_pool(
-        x, mask, scores=torch.zeros(2, 2, 3)
-    ),
-    "multihead_attention_pool": _with_parameters("multihead_attention_pool"),
-    "latent_attention_pool": _with_parameters("latent_attention_pool"),
-    "generalized_mean_weights": maskpool.functional.generalized_mean_weights,
-    "mix_layers": lambda x, mask: maskpool.functional.mix_layers([x, x], mask, layer_weights=torch.ones(2)),
-    "from_padded": TokenBatch.from_padded,
-    "MeanPooling": make("mean"),
-    "AttentionPooling": make("attention"),
-    "GatedAttentionPooling": make("gated_attention"),
-    "StructuredAttentionPooling": make("structured_attention"),
-    "MultiheadAttentionPooling": make("multihead_attention"),
-    "LatentAttentionPooling": make("latent_attention"),
-    "GeneralizedMeanPooling": make("generalized_mean"),
-    "LayerMix": lambda x, mask: maskpool.nn.LayerMix(2)([x, x], mask),
-    "ConcatPooling": make("concat"),
-}
+ENTRANCES = _entrances("padded")
 
 REFUSALS: dict[str, tuple[object, object, type[Exception], str]] = {
     "features": (
         {"token_embeddings": X, "attention_mask": MASK},
         None,
         TypeError,
-        "token_embeddings must be a tensor of shape (batch, seq, dim), got a dictionary of features: that is what "
-        "a module of a SentenceTransformer reads. There, put Pooling(...) or AttentionPoolingModule(...) of "
-        "maskpool.integrations.sentence_transformers",
+        "token_embeddings must be a tensor of shape (batch, seq, dim), got a mapping with token_embeddings, "
+        "attention_mask. In a SentenceTransformer use maskpool.integrations.sentence_transformers.Pooling; elsewhere "
+        "call layer(features['token_embeddings'], features['attention_mask'])",
     ),
     "list": (
         X.tolist(),
@@ -109,8 +64,18 @@ REFUSALS: dict[str, tuple[object, object, type[Exception], str]] = {
         TypeError,
         "token_embeddings must be a torch.Tensor of shape (batch, seq, dim) or a TokenBatch, got list",
     ),
-    "integers": (X.long(), MASK, TypeError, "token_embeddings must have a floating dtype, got torch.int64"),
-    "complex": (X + 0j, MASK, TypeError, "token_embeddings must have a floating dtype, got torch.complex64"),
+    "integers": (
+        X.long(),
+        MASK,
+        TypeError,
+        "token_embeddings must have a floating dtype (float16, bfloat16, float32 or float64), got torch.int64",
+    ),
+    "complex": (
+        X + 0j,
+        MASK,
+        TypeError,
+        "token_embeddings must have a floating dtype (float16, bfloat16, float32 or float64), got torch.complex64",
+    ),
     "sparse": (X.to_sparse(), MASK, TypeError, "token_embeddings must be a strided tensor, got layout torch.sparse"),
     "two dimensions": (
         X[0],
@@ -132,13 +97,27 @@ REFUSALS: dict[str, tuple[object, object, type[Exception], str]] = {
         "pass torch.ones(batch, seq, dtype=torch.bool)",
     ),
     "mask list": (X, MASK.tolist(), TypeError, "attention_mask must be a torch.Tensor, got list"),
-    "float mask": (
+    "additive mask": (
         X,
-        MASK.float(),
+        -1e9 * MASK.float(),
         TypeError,
-        "attention_mask must be bool or integer with 1 at real tokens, got torch.float32",
+        "attention_mask must be bool or integer with 1 at real tokens, got torch.float32 with negative values, an "
+        "additive mask: convert it with `mask == 0`",
     ),
-    "half mask": (X, MASK.half(), TypeError, "attention_mask must be bool or integer with 1 at real tokens, got"),
+    "fractional mask": (
+        X,
+        MASK.half() / 2,
+        TypeError,
+        "attention_mask must be bool or integer with 1 at real tokens, got torch.float16 with values other than 0 and "
+        "1: fractions are weights of tokens, pass them as token_weights",
+    ),
+    "mapping without a mask": (
+        X,
+        {"input_ids": MASK},
+        ValueError,
+        "attention_mask must be a mask or a tokenizer's output that holds one, got a mapping with input_ids: call the "
+        "tokenizer with return_attention_mask=True",
+    ),
     "4-D mask": (
         X,
         MASK[:, None, None],
@@ -183,75 +162,65 @@ REFUSALS: dict[str, tuple[object, object, type[Exception], str]] = {
         TokenBatch.from_padded(X, MASK),
         MASK,
         TypeError,
-        "attention_mask must be left out when the first argument is a TokenBatch",
+        "attention_mask must be omitted if token_embeddings is a TokenBatch",
     ),
 }
 
 
-@pytest.mark.parametrize("entrance", ENTRANCES)
+def _assert_refused(call: Callable[[], object], error: type[MaskpoolError], argument: str, text: str, who: str) -> None:
+    with pytest.raises(error, match=re.escape(text)) as caught:
+        call()
+    assert caught.value.argument == argument, who
+
+
+def _kind(error: type[Exception]) -> type[MaskpoolError]:
+    return {ValueError: InvalidValueError, TypeError: InvalidTypeError}[error]
+
+
+def _argument(text: str) -> str:
+    return next((name for name in ("token_embeddings", "cu_seqlens") if text.startswith(name)), "attention_mask")
+
+
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_bad_batch(entrance: str, refusal: str) -> None:
-    """Every function and layer refuses what is no padded batch, in the same words."""
-    if (entrance, refusal) == ("from_padded", "batch and mask"):
-        pytest.skip("from_padded takes no TokenBatch at all")
+def test_bad_batch(refusal: str) -> None:
+    """Every function and layer refuses what is not a padded batch, with the same message."""
     x, mask, error, text = REFUSALS[refusal]
-    with pytest.raises(error, match=re.escape(text)):
-        ENTRANCES[entrance](x, mask)
+    for name, entrance in ENTRANCES.items():
+        _assert_refused(partial(entrance, x, mask), _kind(error), _argument(text), text, name)
 
 
-@pytest.mark.parametrize("refusal", ["wider mask", "float mask", "4-D mask", "broadcastable mask", "two dimensions"])
-@pytest.mark.parametrize(
-    "entrance",
-    [
-        *("mean_pool", "max_pool", "MeanPooling", "AttentionPooling"),
-        *("gated_attention_scores", "multihead_attention_pool", "latent_attention_pool", "LayerMix"),
-    ],
-)
-def test_bad_batch_on_other_devices(entrance: str, refusal: str) -> None:
-    """Shapes and dtypes are refused on every device; only values are not looked at."""
+@pytest.mark.parametrize("refusal", ["wider mask", "4-D mask", "broadcastable mask", "two dimensions"])
+def test_bad_batch_on_other_devices(refusal: str) -> None:
+    """Shapes and dtypes are refused on every device."""
     x, mask, error, text = REFUSALS[refusal]
     assert isinstance(x, torch.Tensor)
     assert isinstance(mask, torch.Tensor)
-    with pytest.raises(error, match=re.escape(text)):
-        ENTRANCES[entrance](x.to("meta"), mask.to("meta"))
+    for name, entrance in ENTRANCES.items():
+        call = partial(entrance, x.to("meta"), mask.to("meta"))
+        _assert_refused(call, _kind(error), _argument(text), text, name)
 
 
 @every_pooling
 @pytest.mark.parametrize("word", ["Zero", "", None, "skip"])
 def test_unknown_on_empty(name: str, word: object) -> None:
-    """An unknown on_empty is refused when the layer is made, and the known ones are listed."""
+    """An unknown on_empty is refused by the constructor, and the known ones are listed."""
     text = f"on_empty must be one of 'zero', 'nan', 'raise', got {word!r}"
     with pytest.raises(ValueError, match=re.escape(text)):
         make(name, on_empty=word)
 
 
 @pytest.mark.parametrize(
-    "function",
+    "name",
     [
-        maskpool.functional.mean_pool,
-        maskpool.functional.mean_sqrt_len_pool,
-        maskpool.functional.position_weighted_mean_pool,
-        maskpool.functional.max_pool,
-        maskpool.functional.cls_pool,
-        maskpool.functional.last_token_pool,
-        maskpool.functional.min_pool,
-        maskpool.functional.sum_pool,
-        maskpool.functional.std_pool,
-        maskpool.functional.mean_std_pool,
-        maskpool.functional.median_pool,
-        maskpool.functional.logsumexp_pool,
-        maskpool.functional.softmax_pool,
-        maskpool.functional.generalized_mean_pool,
-        partial(maskpool.functional.attention_pool, scores=torch.zeros(2, 1, 3)),
-        partial(maskpool.functional.structured_attention_pool, scores=torch.zeros(2, 2, 3)),
-        _with_parameters("multihead_attention_pool"),
-        _with_parameters("latent_attention_pool"),
+        name
+        for name in (*BATCH_FUNCTIONS, *LAYERS_FUNCTIONS)
+        if "on_empty" in inspect.signature(getattr(maskpool.functional, name)).parameters
     ],
 )
-def test_unknown_on_empty_of_functions(function: Callable[..., object]) -> None:
+def test_unknown_on_empty_of_functions(name: str) -> None:
     """The functions refuse an unknown on_empty too, even where no sentence is empty."""
     with pytest.raises(ValueError, match=re.escape("on_empty must be one of 'zero', 'nan', 'raise', got 'drop'")):
-        function(X, MASK, on_empty="drop")
+        ENTRANCES[name](X, MASK, on_empty="drop")
 
 
 @pytest.mark.parametrize(
@@ -263,19 +232,19 @@ def test_unknown_on_empty_of_functions(function: Callable[..., object]) -> None:
         ({"embedding_dimension": 6, "num_heads": 0}, "num_heads must be a positive integer, got 0"),
         ({"embedding_dimension": 6, "num_heads": True}, "num_heads must be a positive integer, got True"),
         ({"embedding_dimension": 6, "hidden_dimension": -1}, "hidden_dimension must be a positive integer, got -1"),
-        ({"embedding_dimension": 6, "num_heads": 4}, "num_heads must divide embedding_dimension 6, got 4"),
+        ({"embedding_dimension": 6, "num_heads": 4}, "num_heads must divide the dimension 6 of a token, got 4"),
     ],
 )
 def test_bad_sizes(options: dict[str, Any], text: str) -> None:
-    """A size of the attention layer that makes no sense is refused by its name."""
+    """A size of the attention layer that is not a positive integer, or does not divide, is refused by its name."""
     with pytest.raises(ValueError, match=re.escape(text)):
         AttentionPooling(**options)
 
 
 @pytest.mark.parametrize("width", [5, 7, 12])
-@pytest.mark.parametrize("name", [name for name in LEARNED if name != "generalized_mean"])  # which takes any
+@pytest.mark.parametrize("name", [name for name in LEARNED if "embedding_dimension=" in repr(make(name))])
 def test_wrong_width(name: str, width: int) -> None:
-    """A learned layer names the width that it was made for and the one that came."""
+    """A learned layer names the width that it was built for and the one that was passed."""
     with pytest.raises(ValueError, match=f"token_embeddings must have embedding_dimension={DIM} features, got {width}"):
         make(name)(torch.ones(2, 3, width), MASK)
 
@@ -292,12 +261,12 @@ def test_wrong_width(name: str, width: int) -> None:
         (
             "attention_scores",
             {"hidden_weight": None, "hidden_bias": None},
-            "query must have the shape (heads, dim), dim = 6 as of token_embeddings; got (2, 5)",
+            "query must have the shape (heads, dim), dim = 6 as of token_embeddings; got (1, 5)",
         ),
         (
             "attention_scores",
             {"hidden_weight": None},
-            "hidden_bias must come with the hidden_weight that it belongs to, got hidden_weight=None",
+            "hidden_bias must come with its hidden_weight, got hidden_weight=None",
         ),
         ("attention_scores", {"query": torch.ones(5)}, "query must have the shape (heads, hidden); got (5,)"),
         (
@@ -374,30 +343,41 @@ def test_wrong_width(name: str, width: int) -> None:
     ],
 )
 def test_bad_parameters(function: str, changed: dict[str, Any], text: str) -> None:
-    """A parameter of another shape is refused, never broadcast or cut anew, and what sets its shape is named."""
+    """A parameter of another shape is refused, never broadcast, and what sets its shape is named."""
     with pytest.raises(ValueError, match=re.escape(text)):
-        _with_parameters(function)(X, MASK, **changed)
+        ENTRANCES[function](X, MASK, **changed)
 
 
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [(function, name) for function, given in PARAMETERS.items() for name in given if name != "num_heads"],
-)
+# The learned parameters of each function: scores are checked on their own.
+PARAMETERS = [
+    (function, name)
+    for function in BATCH_FUNCTIONS
+    for name, value in arguments_of(function).items()
+    if isinstance(value, torch.Tensor) and name != "scores"
+]
+
+
+@pytest.mark.parametrize(("function", "name"), PARAMETERS)
 def test_parameters_of_another_kind(function: str, name: str) -> None:
-    """What is no floating tensor on the tokens' device is refused as a parameter by its name."""
-    given = PARAMETERS[function][name]
+    """What is not a floating tensor on the tokens' device is refused as a parameter by its name."""
+    given = arguments_of(function)[name]
     for value, got in ((given.tolist(), "list"), (given.long(), "torch.int64")):
         with pytest.raises(TypeError, match=rf"{name} must be a floating torch.Tensor of shape \(.*\), got {got}"):
-            _with_parameters(function)(X, MASK, **{name: value})
+            ENTRANCES[function](X, MASK, **{name: value})
     with pytest.raises(ValueError, match=f"{name} must be on token_embeddings' device cpu, got meta"):
-        _with_parameters(function)(X, MASK, **{name: given.to("meta")})
+        ENTRANCES[function](X, MASK, **{name: given.to("meta")})
 
 
 @pytest.mark.parametrize(
     ("weights", "cu_seqlens", "error", "text"),
     [
-        ([[1.0]], None, TypeError, "weights must be a floating torch.Tensor, got list"),
-        (torch.ones(1, 2, 3).long(), None, TypeError, "weights must be a floating torch.Tensor, got torch.int64"),
+        ([[1.0]], None, TypeError, "attention_weights must be a floating torch.Tensor, got list"),
+        (
+            torch.ones(1, 2, 3).long(),
+            None,
+            TypeError,
+            "attention_weights must be a floating torch.Tensor, got torch.int64",
+        ),
         (torch.ones(5, 2), [0, 2, 5], TypeError, "cu_seqlens must be a torch.Tensor, got list"),
         (torch.ones(5, 2), torch.tensor([0.0, 5.0]), TypeError, "cu_seqlens must be int32 or int64, got torch.float32"),
         (
@@ -417,12 +397,12 @@ def test_parameters_of_another_kind(function: str, name: str) -> None:
             torch.ones(5, 2),
             torch.tensor([0, 5], device="meta"),
             ValueError,
-            "cu_seqlens must be on weights' device cpu, got meta",
+            "cu_seqlens must be on the device of attention_weights, cpu, got meta",
         ),
     ],
 )
 def test_bad_penalty(weights: Any, cu_seqlens: Any, error: type[Exception], text: str) -> None:
-    """The penalty refuses what are no weights, and offsets that do not cut them into sentences."""
+    """The penalty refuses what is not weights, and offsets that do not cut them into sentences."""
     with pytest.raises(error, match=re.escape(text)):
         maskpool.functional.attention_penalty(weights, cu_seqlens)
 
@@ -461,14 +441,14 @@ def test_bad_scores_of_hops(scores: Any, error: type[Exception], text: str) -> N
 
 
 def test_bad_scores_of_packed_tokens() -> None:
-    """Scores of a batch that was not padded have one row a token."""
-    batch = TokenBatch(torch.ones(5, DIM), torch.arange(5), torch.tensor([0, 2, 5]))
+    """Scores of a packed batch have one row per token."""
+    batch = TokenBatch.from_packed(torch.ones(5, DIM), torch.tensor([0, 2, 5]))
     with pytest.raises(ValueError, match=re.escape("scores must have the shape (tokens, heads) = (5, heads), got (4,")):
         maskpool.functional.attention_pool(batch, scores=torch.zeros(4, 1))
 
 
 def test_bad_poolings() -> None:
-    """A concatenation of nothing, or of something else than layers, is refused."""
+    """An empty concatenation, or one of something else than layers, is refused."""
     with pytest.raises(ValueError, match="poolings must hold at least one layer, got none"):
         ConcatPooling([])
     with pytest.raises(TypeError, match="poolings must hold maskpool layers, got Identity"):
@@ -483,48 +463,7 @@ with warnings.catch_warnings():
     STRIDED = torch.nested.nested_tensor([ROWS[:2], ROWS[2:]])
 
 
-def _of_one_layer(function: Callable[..., object]) -> Callable[..., object]:
-    return lambda token_embeddings, **given: function([token_embeddings], **given)
-
-
-PACKED: dict[str, Callable[..., object]] = {
-    "mean_pool": maskpool.functional.mean_pool,
-    "mean_sqrt_len_pool": maskpool.functional.mean_sqrt_len_pool,
-    "position_weighted_mean_pool": maskpool.functional.position_weighted_mean_pool,
-    "max_pool": maskpool.functional.max_pool,
-    "cls_pool": maskpool.functional.cls_pool,
-    "last_token_pool": maskpool.functional.last_token_pool,
-    "min_pool": maskpool.functional.min_pool,
-    "sum_pool": maskpool.functional.sum_pool,
-    "std_pool": maskpool.functional.std_pool,
-    "mean_std_pool": maskpool.functional.mean_std_pool,
-    "median_pool": maskpool.functional.median_pool,
-    "topk_mean_pool": lambda **given: maskpool.functional.topk_mean_pool(**given, k=2),
-    "logsumexp_pool": maskpool.functional.logsumexp_pool,
-    "softmax_pool": maskpool.functional.softmax_pool,
-    "generalized_mean_pool": maskpool.functional.generalized_mean_pool,
-    "first_last_average_pool": _of_one_layer(maskpool.functional.first_last_average_pool),
-    "attention_pool": lambda **given: maskpool.functional.attention_pool(**given, scores=torch.zeros(5, 1)),
-    "attention_scores": lambda **given: maskpool.functional.attention_scores(**given, query=torch.zeros(1, DIM)),
-    "gated_attention_scores": _with_parameters("gated_attention_scores"),
-    "structured_attention_pool": partial(maskpool.functional.structured_attention_pool, scores=torch.zeros(5, 2)),
-    "multihead_attention_pool": _with_parameters("multihead_attention_pool"),
-    "latent_attention_pool": _with_parameters("latent_attention_pool"),
-    "generalized_mean_weights": maskpool.functional.generalized_mean_weights,
-    "mix_layers": _of_one_layer(partial(maskpool.functional.mix_layers, layer_weights=torch.ones(1))),
-    "MeanPooling": make("mean"),
-    "MaxPooling": make("max"),
-    "TopKMeanPooling": make("topk_mean"),
-    "GeneralizedMeanPooling": make("generalized_mean"),
-    "AttentionPooling": make("attention"),
-    "GatedAttentionPooling": make("gated_attention"),
-    "StructuredAttentionPooling": make("structured_attention"),
-    "MultiheadAttentionPooling": make("multihead_attention"),
-    "LatentAttentionPooling": make("latent_attention"),
-    "LayerMix": _of_one_layer(maskpool.nn.LayerMix(1)),
-    "ConcatPooling": make("concat"),
-    "TokenBatch.of": TokenBatch.of,
-}
+PACKED = _entrances("packed")
 PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "later start": (
         {"token_embeddings": ROWS, "cu_seqlens": torch.tensor([1, 2, 5])},
@@ -604,7 +543,7 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "mask and offsets": (
         {"token_embeddings": X, "attention_mask": MASK, "cu_seqlens": OFFSETS},
         ValueError,
-        "attention_mask and cu_seqlens must not come together",
+        "attention_mask and cu_seqlens must not be passed together",
     ),
     "padded tokens with offsets": (
         {"token_embeddings": X, "cu_seqlens": OFFSETS},
@@ -624,17 +563,17 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "integer tokens": (
         {"token_embeddings": ROWS.long(), "cu_seqlens": OFFSETS},
         TypeError,
-        "token_embeddings must have a floating dtype, got torch.int64",
+        "token_embeddings must have a floating dtype (float16, bfloat16, float32 or float64), got torch.int64",
     ),
     "strided nested": (
         {"token_embeddings": STRIDED},
         TypeError,
-        "token_embeddings must be a nested tensor of layout torch.jagged, got torch.strided: make it with",
+        "token_embeddings must be a nested tensor of layout torch.jagged, got torch.strided: create it with",
     ),
     "nested integers": (
         {"token_embeddings": torch.nested.nested_tensor([ROWS.long()], layout=torch.jagged)},
         TypeError,
-        "token_embeddings must have a floating dtype, got torch.int64",
+        "token_embeddings must have a floating dtype (float16, bfloat16, float32 or float64), got torch.int64",
     ),
     "nested of two dimensions": (
         {"token_embeddings": torch.nested.nested_tensor([ROWS[0], ROWS[0, :2]], layout=torch.jagged)},
@@ -649,17 +588,17 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "nested booleans": (
         {"token_embeddings": torch.nested.nested_tensor([ROWS > 0], layout=torch.jagged)},
         TypeError,
-        "token_embeddings must have a floating dtype, got torch.bool",
+        "token_embeddings must have a floating dtype (float16, bfloat16, float32 or float64), got torch.bool",
     ),
     "strided nested and mask": (
         {"token_embeddings": STRIDED, "attention_mask": MASK},
         TypeError,
-        "attention_mask must be left out when the first argument is a nested tensor",
+        "attention_mask must be omitted if token_embeddings is a nested tensor",
     ),
     "batch, mask and offsets": (
         {"token_embeddings": TokenBatch.from_packed(ROWS, OFFSETS), "attention_mask": MASK, "cu_seqlens": OFFSETS},
         TypeError,
-        "attention_mask must be left out when the first argument is a TokenBatch",
+        "attention_mask must be omitted if token_embeddings is a TokenBatch",
     ),
     "transposed nested": (
         {"token_embeddings": JAGGED.transpose(1, 2)},
@@ -669,32 +608,32 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
     "nested and mask": (
         {"token_embeddings": JAGGED, "attention_mask": MASK},
         TypeError,
-        "attention_mask must be left out when the first argument is a nested tensor",
+        "attention_mask must be omitted if token_embeddings is a nested tensor",
     ),
     "nested and offsets": (
         {"token_embeddings": JAGGED, "cu_seqlens": OFFSETS},
         TypeError,
-        "cu_seqlens must be left out when the first argument is a nested tensor",
+        "cu_seqlens must be omitted if token_embeddings is a nested tensor",
     ),
     "batch and offsets": (
         {"token_embeddings": TokenBatch.from_padded(X, MASK), "cu_seqlens": OFFSETS},
         TypeError,
-        "cu_seqlens must be left out when the first argument is a TokenBatch",
+        "cu_seqlens must be omitted if token_embeddings is a TokenBatch",
     ),
 }
 
 
-@pytest.mark.parametrize("entrance", PACKED)
 @pytest.mark.parametrize("refusal", PACKED_REFUSALS)
-def test_bad_packed_batch(entrance: str, refusal: str) -> None:
-    """What is no packed or nested batch is refused by functions and layers in the same words."""
+def test_bad_packed_batch(refusal: str) -> None:
+    """What is not a packed or nested batch is refused by functions and layers with the same message."""
     given, error, text = PACKED_REFUSALS[refusal]
-    with pytest.raises(error, match=re.escape(text)):
-        PACKED[entrance](**given)
+    for entrance in PACKED.values():
+        with pytest.raises(_kind(error), match=re.escape(text)):
+            entrance(**given)
 
 
 def test_nested_or_nothing() -> None:
-    """from_nested names what came instead of a nested tensor."""
+    """from_nested names what was passed instead of a nested tensor."""
     with pytest.raises(TypeError, match=re.escape("must be a jagged nested tensor, got torch.strided")):
         TokenBatch.from_nested(X)
     with pytest.raises(TypeError, match=re.escape("must be a jagged nested tensor, got list")):
@@ -705,14 +644,14 @@ def test_nested_or_nothing() -> None:
     ("keep", "error", "text"),
     [
         ([1, 1], TypeError, "keep must be a torch.Tensor, got list"),
-        (MASK.float(), TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
+        (MASK / 2, TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
         (MASK[:1], ValueError, "keep must have the shape (2, 3) of token_embeddings' first two dimensions, got (1, 3)"),
         (2 * MASK, ValueError, "keep must hold only 0 (pad) and 1 (real token); it holds 2 to 2"),
         (MASK.to("meta"), ValueError, "keep must be on token_embeddings' device cpu, got meta"),
     ],
 )
 def test_bad_selection(keep: Any, error: type[Exception], text: str) -> None:
-    """What does not say which tokens to keep is refused."""
+    """A selection that is not a mask of the batch's shape is refused."""
     with pytest.raises(error, match=re.escape(text)):
         TokenBatch.from_padded(X, MASK).select(keep)
 
@@ -723,7 +662,7 @@ def test_bad_selection(keep: Any, error: type[Exception], text: str) -> None:
         (MASK, ValueError, "keep must have the shape (5,) of the batch's tokens, got (2, 3)"),
         (torch.ones(1, 5, dtype=torch.bool), ValueError, "the shape (5,) of the batch's tokens, got (1, 5)"),
         (torch.ones(4, dtype=torch.bool), ValueError, "the shape (5,) of the batch's tokens, got (4,)"),
-        (torch.ones(5), TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
+        (-torch.ones(5), TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
         (torch.arange(5), ValueError, "keep must hold only 0 (pad) and 1 (real token); it holds 0 to 4"),
         (-torch.ones(5).long(), ValueError, "keep must hold only 0 (pad) and 1 (real token); it holds -1 to -1"),
         (torch.ones(5).bool().to("meta"), ValueError, "keep must be on token_embeddings' device cpu, got meta"),
@@ -732,7 +671,7 @@ def test_bad_selection(keep: Any, error: type[Exception], text: str) -> None:
     ids=str,
 )
 def test_bad_selection_of_packed_tokens(keep: Any, error: type[Exception], text: str) -> None:
-    """A selection of packed tokens has one entry a token, 0 or 1."""
+    """A selection of packed tokens has one entry per token, 0 or 1."""
     for batch in (TokenBatch.from_packed(ROWS, OFFSETS), TokenBatch.from_nested(JAGGED)):
         with pytest.raises(error, match=re.escape(text)):
             batch.select(keep)
@@ -741,7 +680,7 @@ def test_bad_selection_of_packed_tokens(keep: Any, error: type[Exception], text:
 @pytest.mark.parametrize(
     ("keep", "error", "text"),
     [
-        (MASK.float(), TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
+        (MASK / 2, TypeError, "keep must be bool or integer with 1 at real tokens, got torch.float32"),
         (MASK[:1], ValueError, "keep must have the shape (2, 3) of token_embeddings' first two dimensions, got (1, 3)"),
         (MASK[:, None, None], ValueError, "keep must have 2 dimensions (batch, seq), got the 4-D shape (2, 1, 1, 3)"),
     ],
@@ -765,7 +704,11 @@ def test_bad_selection_on_other_devices(keep: Any, error: type[Exception], text:
         ((ROWS, torch.tensor([0]), torch.tensor([True])), TypeError, "ends must have an integer dtype, got torch.bool"),
         ((ROWS, [0], torch.tensor([2])), TypeError, "starts"),
         ((ROWS, torch.tensor([[0]]), torch.tensor([[2]])), ValueError, "starts must have one dimension, got (1, 1)"),
-        ((ROWS, torch.tensor([0, 1]), torch.tensor([2])), ValueError, "one shape (spans,), got (2,) and (1,)"),
+        (
+            (ROWS, torch.tensor([0, 1]), torch.tensor([2])),
+            ValueError,
+            "ends must have the shape of starts, (2,), got (1,)",
+        ),
         (
             (X, torch.tensor([0]), torch.tensor([1])),
             ValueError,
@@ -776,7 +719,7 @@ def test_bad_selection_on_other_devices(keep: Any, error: type[Exception], text:
     ids=str,
 )
 def test_bad_spans(given: Any, error: type[Exception], text: str) -> None:
-    """Spans that leave the tokens, end before they start or are no integers are refused."""
+    """Spans that leave the tokens, end before they start or are not integers are refused."""
     with pytest.raises(error, match=re.escape(text)):
         TokenBatch.from_spans(*given)
 
@@ -789,9 +732,9 @@ def test_offsets_whose_differences_overflow(dtype: torch.dtype) -> None:
         TokenBatch.from_packed(ROWS, torch.tensor([0, limit // 2, 7 - limit, 5], dtype=dtype))
 
 
-@pytest.mark.parametrize("name", ["mean", "weightedmean", "max", "attention"])
+@pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_nested_tensor_that_does_not_cover_its_values(name: str) -> None:
-    """A nested tensor whose offsets leave values over, which torch itself cannot unbind, is refused by its name."""
+    """A nested tensor whose offsets leave values over, which torch itself cannot unbind, is refused."""
     nested = torch.nested.nested_tensor_from_jagged(ROWS, torch.tensor([0, 2, 4]))
     with pytest.raises(RuntimeError, match="split_sizes"):
         nested.unbind()
@@ -800,9 +743,9 @@ def test_nested_tensor_that_does_not_cover_its_values(name: str) -> None:
 
 
 def test_nested_weights_of_other_sentences() -> None:
-    """Nested weights whose sentences have other lengths than the tokens' are refused, not read across their borders."""
+    """Nested weights whose sentences have other lengths than the tokens' are refused."""
     weights = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged)
-    with pytest.raises(ValueError, match="weights must"):
+    with pytest.raises(ValueError, match="token_weights must have sentences as long as"):
         maskpool.functional.mean_pool(JAGGED, token_weights=weights)
 
 
@@ -813,9 +756,9 @@ def test_layers_of_other_sentences(kind: str) -> None:
         "nested": [JAGGED, torch.nested.nested_tensor([ROWS[:3], ROWS[3:]], layout=torch.jagged)],
         "masks": [TokenBatch.from_padded(X, torch.tensor([row, row])) for row in ([1, 1, 0], [0, 1, 1])],
     }
-    with pytest.raises(ValueError, match="hidden_states must have one"):
+    with pytest.raises(ValueError, match="hidden_states must have the same sentences in all layers"):
         maskpool.functional.first_last_average_pool(pairs[kind])
-    with pytest.raises(ValueError, match="hidden_states must have one"):
+    with pytest.raises(ValueError, match="hidden_states must have the same sentences in all layers"):
         maskpool.functional.mix_layers(pairs[kind], layer_weights=torch.ones(2))
 
 
@@ -826,7 +769,7 @@ def test_bad_k(k: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         maskpool.functional.topk_mean_pool(X, MASK, k=k)
     with pytest.raises(ValueError, match=re.escape(text)):
-        maskpool.nn.TopKMeanPooling(k)
+        maskpool.nn.TopKMeanPooling(k=k)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", None, True])
@@ -834,9 +777,9 @@ def test_bad_hyperparameters(value: Any) -> None:
     """Temperature and exponent must be finite numbers above 0, in functions and layers."""
     calls: list[tuple[str, Callable[[], object]]] = [
         ("temperature", lambda: maskpool.functional.softmax_pool(X, MASK, temperature=value)),
-        ("temperature", lambda: maskpool.nn.SoftmaxPooling(value)),
+        ("temperature", lambda: maskpool.nn.SoftmaxPooling(temperature=value)),
         ("p", lambda: maskpool.functional.generalized_mean_pool(X, MASK, p=value)),
-        ("p", lambda: maskpool.nn.GeneralizedMeanPooling(value)),
+        ("p", lambda: maskpool.nn.GeneralizedMeanPooling(p=value)),
     ]
     for name, call in calls:
         with pytest.raises(ValueError, match=re.escape(f"{name} must be a finite number above 0, got {value!r}")):
@@ -845,8 +788,8 @@ def test_bad_hyperparameters(value: Any) -> None:
 
 @pytest.mark.parametrize("p", [0.0, -2.0, float("nan")])
 def test_bad_learned_exponent(p: float) -> None:
-    """An exponent that has learned to be no power is refused."""
+    """A learned exponent that is not above 0 is refused."""
     with pytest.raises(ValueError, match="p must be finite and above 0"):
         maskpool.functional.generalized_mean_pool(X, MASK, p=torch.tensor(p))
-    with pytest.raises(ValueError, match=re.escape("p must have one element or one a feature, (6,), got (2,)")):
+    with pytest.raises(ValueError, match=re.escape("p must have one element or one per feature, (6,), got (2,)")):
         maskpool.functional.generalized_mean_pool(X, MASK, p=torch.ones(2))
