@@ -95,6 +95,7 @@ class TokenBatch(Kernels):
         if not isinstance(token_embeddings, Tensor):
             if isinstance(token_embeddings, TokenBatch):
                 _refuse(attention_mask, cu_seqlens, "TokenBatch")
+                token_embeddings._refuse_transforms()
                 return token_embeddings
             token_embeddings = to_token_embeddings(token_embeddings)  # type: ignore[assignment]  # checked below
         if cu_seqlens is not None:
@@ -178,6 +179,12 @@ class TokenBatch(Kernels):
         refuse_tracing("cu_seqlens")
         offsets = cu_seqlens.to(torch.int64)
         if not on_eager_cpu(values):
+            if torch._C._functorch.is_batchedtensor(offsets):  # torch has no public name for it
+                raise InvalidValueError(
+                    "cu_seqlens",
+                    "must be the same for all batches under torch.vmap, because the lengths are read: pass padded "
+                    "token_embeddings with an attention_mask",
+                )
             return _PackedOnDevice.of_rows(values, offsets)
         check_cu_seqlens(offsets, len(values))
         return SparseBatch(_rows(values.unsqueeze(0))[0], torch.arange(len(values)), offsets)
@@ -358,6 +365,9 @@ class TokenBatch(Kernels):
                 )
         return by_token
 
+    def _refuse_transforms(self) -> None:
+        """Raise if the batch cannot be pooled inside of a `torch.func` transform."""
+
     def _values_of_nested(self, token_weights: Tensor) -> Tensor:
         offsets = token_weights.offsets().to(torch.int64)  # type: ignore[attr-defined]  # torch leaves it untyped
         if isinstance(self, SparseBatch) and not torch.equal(offsets, self.offsets):
@@ -406,6 +416,14 @@ class SparseBatch(CSRKernels, TokenBatch):
     @property
     def shape(self) -> tuple[int, ...]:  # noqa: D102  # see TokenBatch
         return (self.index.numel(),) if self.mask is None else tuple(self.mask.shape)
+
+    def _refuse_transforms(self) -> None:
+        if torch._C._are_functorch_transforms_active():  # torch has no public name for it
+            raise InvalidValueError(
+                "token_embeddings",
+                "must be tensors under torch.func and torch.vmap, got a TokenBatch that was created outside: create "
+                "the batch inside of the transform",
+            )
 
     @property
     def cu_seqlens(self) -> Offsets:
