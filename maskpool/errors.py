@@ -66,18 +66,8 @@ class _ArgumentError(MaskpoolError):
     """
 
     def __init__(self, argument: str, problem: str) -> None:
-<<<<<<< ours
         super().__init__(problem, argument=argument)
         self.args = (argument, problem)  # pickle calls the class with them again
-=======
-        self.args = argument, problem  # both, because pickle calls the class with them again
-        self.argument = argument
-        self.problem = problem
-
-    def __str__(self) -> str:
-        """Return the sentence."""
-        return f"{self.argument} {self.problem}"
->>>>>>> theirs
 
 
 class InvalidValueError(_ArgumentError, ValueError):

@@ -70,6 +70,8 @@ _LAYERS = {name: make(name) for name in SPECS}
 
 PLAIN = [name for name, layer in _LAYERS.items() if not layer.learns]
 LEARNED = [name for name, layer in _LAYERS.items() if layer.learns]
+# For tests of one graph: every pooling but those that are whole layers of "concat".
+TOGETHER = [name for name in SPECS if name not in SPECS["concat"][0]]
 # Those that return how much each learned query weighs each token.
 ATTENTION = [name for name in LEARNED if SPECS[name][0] == "attention" and "start" not in SPECS[name][1]]
 # Those whose learned projections change tokens: a sentence of one token is that token only before they learn.

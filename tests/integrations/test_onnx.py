@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from maskpool import build_pooling
-from maskpool.nn import ConcatPooling, MaxPooling, MeanPooling, PoolingLayer
 from maskpool.encoder import Encoder
-from maskpool.types import OnEmpty
 from maskpool.integrations.onnx import export
+from maskpool.nn import ConcatPooling, MaxPooling, MeanPooling, PoolingLayer
+from maskpool.types import OnEmpty
 from tests.bench import tiny
 from tests.poolings import DIM, LEARNED, PLAIN, TOGETHER, make
 
