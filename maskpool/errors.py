@@ -48,7 +48,7 @@ class MaskpoolError(Exception):
     """
 
     def __init__(self, problem: str = "", *, argument: str | None = None) -> None:
-        super().__init__(problem)
+        self.args = (problem,)  # not super().__init__(problem), which torch.compile cannot trace
         self.problem = problem
         self.argument = argument
 

@@ -744,7 +744,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], st
         _lstm,
         {"embedding": nn.Embedding(3, 2)},
         ValueError,
-        "embedding must be a part of model, got Embedding(3, 2), which is none: pass embedding=model.…",
+        "embedding must be a part of model, got Embedding(3, 2), which is not: pass embedding=model.…",
     ),
     "computed matrix": (_parametrized, {}, ValueError, "embedding.weight must be a parameter, got a Tensor"),
     "no pad known": (
