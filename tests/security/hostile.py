@@ -162,6 +162,8 @@ def linked(file: str, inside: bool = False) -> Change:
         target.parent.mkdir(exist_ok=True, parents=True)
         if target.is_dir():
             shutil.rmtree(target)
+        if not path.exists():
+            path.write_text("{}")  # sentence-transformers before 6.0 saves no settings of Normalize
         shutil.move(path, target)
         path.symlink_to(target)
 
