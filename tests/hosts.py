@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +15,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 def needs(package: str, minimum: str, why: str) -> pytest.MarkDecorator:
     """Skip a test, or with ``pytestmark`` a file, where a package is older than a version."""
     return pytest.mark.skipif(Version(version(package)) < Version(minimum), reason=f"needs {package}>={minimum}: {why}")
+
+
+def except_on_older(names: Iterable[str], needing: Mapping[str, tuple[str, str, str]]) -> list[Any]:
+    """Names to parametrize a test by, some of which need a package, a version, for a reason."""
+    return [pytest.param(name, marks=needs(*needing[name]) if name in needing else ()) for name in names]
 
 
 # Older hosts read pads on the left in cls, count weightedmean from them, and sum in half precision.

@@ -40,5 +40,6 @@ def check_version_requirements(requirements: dict[str, Any] | None, source: str)
         return
     check = getattr(util, "check_version_requirements", None)
     if check is None:
-        raise requirement("sentence-transformers", "6.0", "st", f"to check the package versions that {source} requires")
+        purpose = f"to check the package versions that {source} requires ({requirements})"
+        raise requirement("sentence-transformers", "6.0", "st", purpose)
     check(requirements, source=source)
