@@ -725,7 +725,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], st
         lambda: nn.Linear(2, 2),
         {},
         ValueError,
-        "model must have get_input_embeddings(), which gives a torch.nn.Embedding, or one torch.nn.Embedding alone, "
+        "model must have get_input_embeddings(), which gives a torch.nn.Embedding, or exactly one torch.nn.Embedding, "
         "got none: name the one that reads token ids, embedding=model.…",
     ),
     "two embeddings": (
