@@ -1,4 +1,4 @@
-"""Token weights learned by counting: how rare a token is in a corpus, for the ``weights=`` of a pooling."""
+"""Token weights learned by counting: how rare a token is in a corpus, for the ``token_weights=`` of a pooling."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class IDFWeights(_TableOfWeights):
     """Inverse document frequency of tokens, log((1 + N) / (1 + df)) + 1, over N texts.
 
     A token that no text holds has df = 0, the largest weight. Weights belong to token ids, so each wordpiece
-    has its own. Weigh with ``mean_pool(…, weights=idf(input_ids))``; special tokens are excluded by the mask,
+    has its own. Weigh with ``mean_pool(…, token_weights=idf(input_ids))``; special tokens are excluded by the mask,
     if they shall not count.
 
     Source: Spärck Jones 1972; smoothed as in scikit-learn's ``TfidfTransformer``.

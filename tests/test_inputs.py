@@ -192,3 +192,21 @@ def test_masks_of_selections() -> None:
         with pytest.raises(InvalidTypeError) as refused:
             batch.select(wrong)
         assert refused.value.argument == "keep"
+
+
+def test_numpy_offsets_and_weights() -> None:
+    """Offsets and token weights may be NumPy arrays, too."""
+    x, offsets, weights = tokens(5, DIM), torch.tensor([0, 2, 5]), torch.rand(5)
+    expected = mean_pool(x, cu_seqlens=offsets, token_weights=weights)
+    given: dict[str, Any] = {"cu_seqlens": offsets.numpy(), "token_weights": weights.numpy()}
+    assert torch.equal(mean_pool(x.numpy(), **given), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_floating_mask_of_zeros_is_refused(dtype: torch.dtype) -> None:
+    """Zeros only are the additive mask of a batch without pads, so they cannot mean that no token is real."""
+    x, mask = all_layouts()
+    with pytest.raises(InvalidTypeError, match="may be an additive mask without pads") as refused:
+        mean_pool(x, torch.zeros(mask.shape, dtype=dtype))
+    assert refused.value.argument == "attention_mask"
+    assert mean_pool(x[:, :0], torch.zeros(len(x), 0, dtype=dtype)).shape == (len(x), DIM)

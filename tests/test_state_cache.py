@@ -149,7 +149,7 @@ states_file.BLOCK, steps = int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)  # threads do not outlive a fork
 encoder = Encoder.load(sys.argv[1])
 texts = [text for text, _ in tiny.make_texts(40)]
-write, calls = states_file.Part._write, 0
+write, calls = states_file.StatesPart._write, 0
 
 def kill_before(nth):
     # Steps: half of a write, all of it, and the renaming.
@@ -164,7 +164,7 @@ def kill_before(nth):
         self._file.write(memoryview(content)[: len(content) // 2])
         step()
         write(self, place, content)
-    states_file.Part._write = halved
+    states_file.StatesPart._write = halved
     replace = os.replace
     os.replace = lambda *names: (step(), replace(*names))
 
@@ -389,16 +389,16 @@ def test_a_disk_that_fills_up(encoder: Encoder, path: Path, monkeypatch: pytest.
     def no_reserving(*_: int) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    def full(part: states_file.Part, place: int, content: bytes) -> None:
+    def full(part: states_file.StatesPart, place: int, content: bytes) -> None:
         if place > part.layout.block(2, part.offsets)[0] - 1:
             write(part, place, content[: len(content) // 2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(part, place, content)
 
-    write = states_file.Part._write
+    write = states_file.StatesPart._write
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", no_reserving)
-        patch.setattr(states_file.Part, "_write", full)
+        patch.setattr(states_file.StatesPart, "_write", full)
         with pytest.raises(
             MaskpoolError, match=r"could not be written: No space left on device; free some space and call"
         ):

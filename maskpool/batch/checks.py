@@ -62,7 +62,7 @@ def to_token_embeddings(value: object) -> object:
     states = getattr(value, "last_hidden_state", None)
     if states is not None:
         return states
-    return _from_array("token_embeddings", value)
+    return from_array("token_embeddings", value)
 
 
 def to_mask(value: object) -> object:
@@ -75,10 +75,11 @@ def to_mask(value: object) -> object:
                 "tokenizer with return_attention_mask=True",
             )
         value = value["attention_mask"]
-    return _from_array("attention_mask", value)
+    return from_array("attention_mask", value)
 
 
-def _from_array(argument: str, value: object) -> object:
+def from_array(argument: str, value: object) -> object:
+    """Convert a NumPy array to a tensor; return everything else as it is."""
     if isinstance(value, Tensor) or not hasattr(value, "__array__"):
         return value
     array = value.__array__()
@@ -105,6 +106,12 @@ def to_bool_or_integer(name: str, mask: Tensor) -> Tensor:
             name,
             f"must be bool or integer with 1 at real tokens, got {mask.dtype} with negative values, an additive mask: "
             "convert it with `mask == 0`",
+        )
+    if mask.numel() and not bool(mask.any()):
+        raise InvalidTypeError(
+            name,
+            f"must be bool or integer with 1 at real tokens, got {mask.dtype} with zeros only, which may be an additive "
+            "mask without pads: convert it with `mask == 0`, or pass it as bool if no token is real",
         )
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise InvalidTypeError(

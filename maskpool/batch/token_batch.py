@@ -19,6 +19,7 @@ from maskpool.batch.checks import (
     check_padded,
     check_tokens,
     check_zeros_and_ones,
+    from_array,
     on_eager_cpu,
     refuse_tracing,
     shortened,
@@ -175,6 +176,7 @@ class TokenBatch(Kernels):
             >>> batch.lengths.tolist()
             [2, 3]
         """
+        cu_seqlens = from_array("cu_seqlens", cu_seqlens)  # type: ignore[assignment]  # checked below
         values = check_packed(token_embeddings, cu_seqlens)
         refuse_tracing("cu_seqlens")
         offsets = cu_seqlens.to(torch.int64)
@@ -334,6 +336,7 @@ class TokenBatch(Kernels):
             InvalidValueError: Another shape or device, or (on CPU in eager mode) negative or not finite numbers.
         """
         name = "token_weights"
+        token_weights = from_array(name, token_weights)  # type: ignore[assignment]  # checked below
         if not isinstance(token_weights, Tensor):
             raise InvalidTypeError(name, f"must be a torch.Tensor, got {type(token_weights).__name__}")
         if token_weights.dtype == torch.bool or token_weights.is_complex():

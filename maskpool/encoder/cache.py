@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskpool.batch.token_batch import SparseBatch
 from maskpool.encoder import states_file
-from maskpool.encoder.states_file import Layout, Part, read_file, refuse_others
+from maskpool.encoder.states_file import Layout, StatesPart, read_file, refuse_others
 from maskpool.encoder.transformer import Encoder, check_texts, evaluating, weights_hash
 from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError
 
@@ -254,7 +254,7 @@ def cache_states(
     if not target.exists():
         offsets = _offsets_of(ids)
         layout = Layout(len(ids), int(offsets[-1]), encoder.dimension, _DTYPES[dtype], identity, states_file.BLOCK)
-        part = Part(target, layout, offsets)
+        part = StatesPart(target, layout, offsets)
         with part.claim():
             if target.exists():  # another process has just finished it
                 part.discard()

@@ -105,7 +105,7 @@ class Layout:
         return self.checksums + number * _HASH_BYTES
 
 
-class Part:
+class StatesPart:
     """``PATH.part``, which grows to the file at ``PATH`` while one process alone holds it.
 
     Args:
