@@ -110,8 +110,8 @@ def to_bool_or_integer(name: str, mask: Tensor) -> Tensor:
     if mask.numel() and not bool(mask.any()):
         raise InvalidTypeError(
             name,
-            f"must be bool or integer with 1 at real tokens, got {mask.dtype} with zeros only, which may be an additive "
-            "mask without pads: convert it with `mask == 0`, or pass it as bool if no token is real",
+            f"must be bool or integer with 1 at real tokens, got {mask.dtype} with zeros only, which may be an "
+            "additive mask without pads: convert it with `mask == 0`, or pass it as bool if no token is real",
         )
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise InvalidTypeError(
