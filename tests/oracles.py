@@ -36,6 +36,7 @@ class Oracle:
         gain: How many times larger than a token its projections may make it.
         scores: The scores of a float64 layer for rows (tokens, dim), and the parameter that they are linear in; None
             if the layer has no scores.
+        parameters: The names of the parameters with the options to test with. Saved models depend on them.
     """
 
     loop: Loop
@@ -47,6 +48,7 @@ class Oracle:
     projects: bool = False
     gain: float = 1.0
     scores: tuple[Callable[[Any, Tensor], Tensor], str] | None = None  # Any: the layer of the mode
+    parameters: frozenset[str] = frozenset()
 
 
 # --------------------------------------------------------------------------------------------------- plain poolings
@@ -225,15 +227,24 @@ ORACLES: dict[str, Oracle] = {
     "topk_mean": Oracle(_topk_mean, {"k": 3}),
     "logsumexp": Oracle(_logsumexp),
     "softmax": Oracle(_softmax, {"temperature": 0.5}),
-    "generalized_mean": Oracle(_generalized_mean, rounds_one=True),
+    "generalized_mean": Oracle(_generalized_mean, rounds_one=True, parameters=frozenset({"log_p"})),
     "attention": Oracle(
         _attention,
         variants={"additive": {"hidden_dimension": 5}, "heads": {"num_heads": 2}, "from-max": {"start": "max"}},
         scores=(_scores, "query"),
+        parameters=frozenset({"query"}),
     ),
-    "gated_attention": Oracle(_gated_attention, {"hidden_dimension": 5}, scores=(_gated_scores, "query")),
+    "gated_attention": Oracle(
+        _gated_attention,
+        {"hidden_dimension": 5},
+        scores=(_gated_scores, "query"),
+        parameters=frozenset({"query", "hidden.weight", "hidden.bias", "gate.weight", "gate.bias"}),
+    ),
     "structured_attention": Oracle(
-        _structured_attention, {"num_hops": 2, "hidden_dimension": 5}, scores=(_scores, "query")
+        _structured_attention,
+        {"num_hops": 2, "hidden_dimension": 5},
+        scores=(_scores, "query"),
+        parameters=frozenset({"query", "hidden.weight", "hidden.bias"}),
     ),
     "multihead_attention": Oracle(
         _multihead_attention,
@@ -241,12 +252,14 @@ ORACLES: dict[str, Oracle] = {
         projects=True,
         gain=64.0,
         scores=(_multihead_scores, "queries"),
+        parameters=frozenset({"queries", "key_weight", "value_weight", "output_weight"}),
     ),
     "latent_attention": Oracle(
         _latent_attention,
         {"num_latents": 3, "num_heads": 2, "hidden_dimension": 5},
         projects=True,
         scores=(_latent_scores, "latents"),
+        parameters=frozenset({"latents", "hidden.weight", "hidden.bias", "output.weight", "output.bias"}),
     ),
 }
 

@@ -89,6 +89,25 @@ ONE_PER_FAMILY = list({type(layer).__module__: name for name, layer in reversed(
 # Those that differ in what they compute, not in their options.
 MODES = [name for name in SPECS if "-" not in name]
 
+
+def required(mode: str) -> dict[str, Any]:
+    """Return the options that a mode cannot be built without, with values to test."""
+    return {option: ORACLES[mode].options[option] for option in POOLINGS[mode].required_options()}
+
+
+# Modes without parameters.
+PLAIN_MODES = [mode for mode in POOLINGS if mode in PLAIN]
+# A mode with a required option, and the option.
+NEEDS_OPTION, REQUIRED_OPTION = next((mode, option) for mode in PLAIN_MODES for option in required(mode))
+# A plain and a learned mode with results wider than a token.
+WIDER, WIDER_LEARNED = (
+    next(mode for mode in POOLINGS if mode in names and WIDTHS[mode] > 1) for names in (PLAIN, LEARNED)
+)
+# Modes that can be built from their name only, with results as wide as a token.
+BY_NAME_ONLY = [mode for mode in PLAIN_MODES if WIDTHS[mode] == 1 and not required(mode)]
+# The first learned pooling of each family file.
+LEARNED_FAMILIES = [name for name in ONE_PER_FAMILY if name in LEARNED]
+
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 every_pooling = pytest.mark.parametrize("name", [*PLAIN, *LEARNED])

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 
+import maskpool.nn
 from maskpool import TokenBatch, build_pooling, pool
 from maskpool.errors import InvalidTypeError, InvalidValueError
 from maskpool.functional import mean_pool, sum_pool
@@ -19,25 +20,14 @@ from maskpool.nn import (
     CLSPooling,
     ConcatPooling,
     FirstLastAveragePooling,
-    GatedAttentionPooling,
     GeneralizedMeanPooling,
-    LastTokenPooling,
-    LatentAttentionPooling,
     LayerMix,
     LogSumExpPooling,
     MaxPooling,
     MeanPooling,
     MeanSqrtLenPooling,
-    MeanStdPooling,
-    MedianPooling,
-    MinPooling,
     MultiheadAttentionPooling,
-    PoolingLayer,
     PositionWeightedMeanPooling,
-    SoftmaxPooling,
-    StdPooling,
-    StructuredAttentionPooling,
-    SumPooling,
     TopKMeanPooling,
     register,
 )
@@ -45,51 +35,26 @@ from maskpool.poolings import registry
 from maskpool.poolings.registry import suggestion
 from maskpool.types import OnEmpty
 from tests.batches import all_layouts, tokens
-from tests.poolings import DIM, SPECS, WEIGHTED, WIDTHS, make
+from tests.poolings import DIM, NEEDS_OPTION, REQUIRED_OPTION, SPECS, WEIGHTED, WIDER, WIDTHS, make, required
 
-CLASSES: dict[str, type[PoolingLayer]] = {
-    "mean": MeanPooling,
-    "max": MaxPooling,
-    "cls": CLSPooling,
-    "lasttoken": LastTokenPooling,
-    "weightedmean": PositionWeightedMeanPooling,
-    "mean_sqrt_len_tokens": MeanSqrtLenPooling,
-    "min": MinPooling,
-    "sum": SumPooling,
-    "std": StdPooling,
-    "mean_std": MeanStdPooling,
-    "median": MedianPooling,
-    "topk_mean": TopKMeanPooling,
-    "logsumexp": LogSumExpPooling,
-    "softmax": SoftmaxPooling,
-    "generalized_mean": GeneralizedMeanPooling,
-    "attention": AttentionPooling,
-    "gated_attention": GatedAttentionPooling,
-    "structured_attention": StructuredAttentionPooling,
-    "multihead_attention": MultiheadAttentionPooling,
-    "latent_attention": LatentAttentionPooling,
-}
 KNOWN = ", ".join(map(repr, POOLINGS))
-# Options that a mode requires.
-NEEDED: dict[str, dict[str, Any]] = {"topk_mean": {"k": 2}}
+# Classes that are not called like their mode, which is sentence-transformers' spelling.
+RENAMED = {"weightedmean": PositionWeightedMeanPooling, "mean_sqrt_len_tokens": MeanSqrtLenPooling}
 
 
-def test_every_mode_is_tested() -> None:
-    """The registry holds the modes of this file and no others."""
-    assert POOLINGS == CLASSES
-
-
-@pytest.mark.parametrize("mode", CLASSES)
+@pytest.mark.parametrize("mode", POOLINGS)
 def test_a_mode_is_a_class(mode: str) -> None:
     """Each mode string builds its layer, with a dimension and, if it has no parameters of that size, without."""
-    needed = NEEDED.get(mode, {})
-    assert CLASSES[mode].mode == mode
-    assert CLASSES[mode].formula
-    assert CLASSES[mode].source
-    assert type(build_pooling(mode, DIM, **needed)) is CLASSES[mode]
-    assert type(build_pooling((mode,), DIM, **needed)) is CLASSES[mode]
-    if not mode.endswith("attention"):
-        assert type(build_pooling(mode, **needed)) is CLASSES[mode]
+    layer, needed = POOLINGS[mode], required(mode)
+    assert getattr(maskpool.nn, layer.__name__) is layer
+    assert layer is RENAMED.get(mode) or layer.__name__.lower() == mode.replace("_", "") + "pooling"
+    assert layer.mode == mode
+    assert layer.formula
+    assert layer.source
+    assert type(build_pooling(mode, DIM, **needed)) is layer
+    assert type(build_pooling((mode,), DIM, **needed)) is layer
+    if not any(DIM in parameter.shape for parameter in make(mode).parameters()):
+        assert type(build_pooling(mode, **needed)) is layer
 
 
 @pytest.mark.parametrize("container", [tuple, list])
@@ -153,7 +118,13 @@ def test_concat_nests() -> None:
             ValueError,
             "embedding_dimension is required for the pooling_mode 'attention', got None",
         ),
-        ("topk_mean", None, {}, ValueError, "k is required for the pooling_mode 'topk_mean', got None"),
+        (
+            NEEDS_OPTION,
+            None,
+            {},
+            ValueError,
+            f"{REQUIRED_OPTION} is required for the pooling_mode '{NEEDS_OPTION}', got None",
+        ),
         (
             "mean",
             None,
@@ -196,16 +167,17 @@ def test_pool() -> None:
     """`pool` computes what the built layer computes, by default the mean, from every layout."""
     x, mask = all_layouts()
     assert torch.equal(pool(x, mask), mean_pool(x, mask))
-    assert torch.equal(pool(x, mask, ("max", "topk_mean"), k=2), build_pooling(("max", "topk_mean"), k=2)(x, mask))
-    assert torch.equal(pool(x, mask, ["min"], on_empty="nan").isnan().any(dim=1), ~mask.any(dim=1))
+    modes, options = ("max", NEEDS_OPTION), required(NEEDS_OPTION)
+    assert torch.equal(pool(x, mask, modes, **options), build_pooling(modes, **options)(x, mask))
+    assert torch.equal(pool(x, mask, ["max"], on_empty="nan").isnan().any(dim=1), ~mask.any(dim=1))
     weights = tokens(*mask.shape).exp()
     assert torch.equal(pool(x, mask, "sum", token_weights=weights), sum_pool(x, mask, token_weights=weights))
     assert torch.equal(pool(TokenBatch.of(x, mask), pooling_mode="max"), pool(x, mask, "max"))
     rows, offsets = x[mask.bool()], torch.nn.functional.pad(mask.sum(dim=1).cumsum(0), (1, 0))
-    assert torch.equal(pool(rows, cu_seqlens=offsets, pooling_mode="std"), pool(x, mask, "std"))
+    assert torch.equal(pool(rows, cu_seqlens=offsets, pooling_mode=WIDER), pool(x, mask, WIDER))
 
 
-@pytest.mark.parametrize("mode", [mode for mode, layer in CLASSES.items() if layer.learns])
+@pytest.mark.parametrize("mode", [mode for mode, layer in POOLINGS.items() if layer.learns])
 def test_pool_refuses_modes_that_learn(mode: str) -> None:
     """A mode with parameters cannot be used in one call, and the error says how to build and train it."""
     for modes in (mode, ("mean", mode)):
@@ -220,7 +192,7 @@ def test_pool_refuses_modes_that_learn(mode: str) -> None:
         ({"pooling_mode": "avg"}, "pooling_mode"),
         ({"pooling_mode": ()}, "pooling_mode"),
         ({"k": 3}, "k"),
-        ({"pooling_mode": "topk_mean"}, "k"),
+        ({"pooling_mode": NEEDS_OPTION}, REQUIRED_OPTION),
         ({"pooling_mode": "max", "token_weights": torch.ones(7, 5)}, "token_weights"),
         ({"cu_seqlens": torch.tensor([0, 5])}, "attention_mask"),
     ],
@@ -303,8 +275,9 @@ def test_copies_of_layers_of_several_states(layer: torch.nn.Module) -> None:
         *(("mean_tokens", "mean"), ("maen", "mean"), ("last", "lasttoken"), ("eos", "lasttoken")),
         *(("last_token", "lasttoken"), ("max_pool", "max"), ("Max-Pooling", "max"), ("maximum", "max")),
         *(("weighted_mean", "weightedmean"), ("weightedmaen", "weightedmean"), ("atention", "attention")),
-        *(("gem", "generalized_mean"), ("generalised_mean", "generalized_mean"), ("lse", "logsumexp")),
-        *(("meansqrtlen", "mean_sqrt_len_tokens"), ("multi-head attention", "multihead_attention")),
+        *(("gem", GeneralizedMeanPooling.mode), ("generalised_mean", GeneralizedMeanPooling.mode)),
+        *(("lse", LogSumExpPooling.mode), ("multi-head attention", MultiheadAttentionPooling.mode)),
+        ("meansqrtlen", "mean_sqrt_len_tokens"),
     ],
 )
 def test_did_you_mean(given: str, meant: str) -> None:
@@ -323,7 +296,7 @@ def test_no_suggestion_for_nonsense(given: str) -> None:
         build_pooling(given)
 
 
-@pytest.mark.parametrize("mode", CLASSES)
+@pytest.mark.parametrize("mode", POOLINGS)
 def test_suggestions_are_modes(mode: str) -> None:
     """Every mode is suggested for its own spelling in capitals and with other separators."""
     assert suggestion(mode.upper()) == suggestion(mode.replace("_", " ")) == suggestion(f"{mode}-pooling") == mode

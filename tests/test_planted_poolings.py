@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from maskpool import TokenBatch
 from maskpool.batch.token_batch import PaddedBatch, SparseBatch
 from maskpool.kernels.base import Kernels
-from maskpool.nn import POOLINGS, LayerMix, LearnedPooling, MeanPooling
+from maskpool.nn import (
+    POOLINGS,
+    GeneralizedMeanPooling,
+    LatentAttentionPooling,
+    LayerMix,
+    LearnedPooling,
+    MeanPooling,
+)
 from tests.batches import dense_route, poison, render, tokens
 from tests.laws.test_2_invariance import alone
 from tests.oracles import assert_equals_loop
@@ -23,7 +30,7 @@ from tests.poolings import DIM, LEARNED, SPECS, assert_same, fresh, make
 
 EVERY = [*LEARNED, "layer_mix"]
 # Those that compute a softmax over each sentence.
-SOFTMAX = [name for name in LEARNED if name not in ("generalized_mean", "latent_attention")]
+SOFTMAX = [name for name in LEARNED if not isinstance(make(name), GeneralizedMeanPooling | LatentAttentionPooling)]
 SPARSE, DENSE = False, True
 
 PATTERNS = [torch.ones(length, dtype=torch.bool) for length in (3, 1, 5)]
@@ -159,10 +166,13 @@ PLANTS = {
         "maskpool.poolings.learned.mean", _forget_the_mean, LEARNED, laws=(_oracle,), start="max"
     ),
     "the sign is lost": Plant(
-        "maskpool.poolings.generalized_mean._signed_power", _lose_the_sign, ["generalized_mean"], laws=(_oracle,)
+        "maskpool.poolings.generalized_mean._signed_power",
+        _lose_the_sign,
+        [GeneralizedMeanPooling.mode],
+        laws=(_oracle,),
     ),
     "the hidden layer is linear": Plant(
-        "maskpool.poolings.latent.gelu", _stay_linear, ["latent_attention"], laws=(_oracle,)
+        "maskpool.poolings.latent.gelu", _stay_linear, [LatentAttentionPooling.mode], laws=(_oracle,)
     ),
     "layers are weighted by their logits": Plant("torch.softmax", _take_the_logits, ["layer_mix"], laws=(_oracle,)),
 }

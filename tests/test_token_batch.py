@@ -15,7 +15,7 @@ from maskpool import TokenBatch, build_pooling
 from maskpool.batch.token_batch import PaddedBatch, SparseBatch
 from maskpool.functional import attention_pool, attention_scores, mean_pool, mix_layers
 from maskpool.masks import exclude_prompt, span_mask
-from maskpool.nn import LearnedPooling
+from maskpool.nn import LastTokenPooling, LearnedPooling, MedianPooling
 from tests.batches import (
     PACKINGS,
     all_layouts,
@@ -28,10 +28,10 @@ from tests.batches import (
     tokens,
 )
 from tests.matrix import cut, pairwise
-from tests.poolings import DIM, HOST_MODES, LEARNED, SPECS, WEIGHTED, every_dtype, make
+from tests.poolings import COUNT_POSITIONS, DIM, HOST_MODES, LEARNED, ONE_PER_FAMILY, SPECS, WEIGHTED, every_dtype, make
 
 # One pooling per kernel by default, and those that count positions.
-FEW = ("mean", "weightedmean", "concat", "max", "lasttoken", "median", "std", "attention", "multihead_attention")
+FEW = {*ONE_PER_FAMILY, *COUNT_POSITIONS, LastTokenPooling.mode, MedianPooling.mode}
 some_poolings = pytest.mark.parametrize(
     "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.full) for name in SPECS]
 )

@@ -23,7 +23,7 @@ try:
 except ImportError:  # only torch is required; it imports numpy itself if it is installed
     numpy = None  # type: ignore[assignment]  # a module or None
 
-Choice: TypeAlias = Literal["max", "min", "median", "largest"]
+Choice: TypeAlias = Literal["amax", "amin", "lower_median", "largest"]
 
 # A float32 sum of n equal numbers, added one after the other, is off by up to n * 2**-25. Sums of sums
 # of 32 keep the error below 1e-6 at any length; 64 does not, and 16 would take 6 % of extra memory.
@@ -210,7 +210,7 @@ def choose(
     0 for an empty sentence, NaN if a token is NaN. Tied tokens share the gradient equally, as in `torch.amax`.
     """
     with torch.no_grad():
-        if choice in ("max", "min"):
+        if choice in ("amax", "amin"):
             pooled = threshold = _extreme(values, index, offsets, choice)
         else:
             pooled, threshold = _ordered(values, index, offsets, choice, k)
@@ -226,7 +226,7 @@ def _extreme(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice) -> 
         # torch warns once per process that its sparse tensors are in beta; the caller created none.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         matrix = torch.sparse_csr_tensor(offsets, index, ones, shape, check_invariants=False)
-    pooled: Tensor = torch.sparse.mm(matrix, values, "amax" if choice == "max" else "amin")
+    pooled: Tensor = torch.sparse.mm(matrix, values, choice)
     return pooled
 
 
@@ -239,9 +239,9 @@ def _ordered(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: 
         if not length:
             continue
         columns = values[rows].t().to(torch.promote_types(values.dtype, torch.float32)).contiguous()
-        place = (length - 1) // 2 if choice == "median" else max(length - k, 0)
+        place = (length - 1) // 2 if choice == "lower_median" else max(length - k, 0)
         ordered = _partitioned(columns, place)
-        chosen = ordered[:, place] if choice == "median" else ordered[:, place:].mean(dim=1)
+        chosen = ordered[:, place] if choice == "lower_median" else ordered[:, place:].mean(dim=1)
         pooled[sentence] = torch.where(columns.amax(dim=1).isnan(), torch.nan, chosen)
         threshold[sentence] = ordered[:, place]
     return pooled, threshold

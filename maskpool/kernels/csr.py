@@ -79,13 +79,13 @@ class CSRKernels(Kernels):
     # --------------------------------------------------------------------------------------------------------- choices
 
     def maximum(self) -> PerSentence:  # noqa: D102  # see Kernels
-        return self._choose("max")
+        return self._choose("amax")
 
     def minimum(self) -> PerSentence:  # noqa: D102  # see Kernels
-        return self._choose("min")
+        return self._choose("amin")
 
     def lower_median(self) -> PerSentence:  # noqa: D102  # see Kernels
-        return self._choose("median")
+        return self._choose("lower_median")
 
     def mean_of_largest(self, k: int) -> PerSentence:  # noqa: D102  # see Kernels
         return self._choose("largest", k)
