@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import pytest
 from packaging.version import Version
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 
 def needs(package: str, minimum: str, why: str) -> pytest.MarkDecorator:
@@ -24,8 +22,3 @@ def except_on_older(names: Iterable[str], needing: Mapping[str, tuple[str, str, 
 
 # Older hosts read pads on the left in cls, count weightedmean from them, and sum in half precision.
 compares_with_the_host = needs("sentence-transformers", "6.2", "older hosts pool otherwise on some masks")
-
-# Older versions of scikit-learn do not check that what is expected to fail does fail.
-strictly: dict[str, Any] = (  # Any: keywords of a function without types
-    {"xfail_strict": True} if "xfail_strict" in inspect.signature(parametrize_with_checks).parameters else {}
-)

@@ -9,7 +9,7 @@ from maskpool.errors import RequirementError
 # The lowest versions that the tests run on, as in pyproject.toml.
 MINIMUM = {
     "mteb": "2.9",
-    "scikit-learn": "1.6",
+    "scikit-learn": "1.8",
     "sentence-transformers": "5.4",
     "transformers": "4.57",
 }

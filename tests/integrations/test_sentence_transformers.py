@@ -23,7 +23,7 @@ from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.masks import exclude_prompt
 from maskpool.types import OnEmpty
 from tests.batches import dense_route, lengths_to_offsets, masks, poison, tokens
-from tests.hosts import compares_with_the_host, needs
+from tests.hosts import compares_with_the_host
 from tests.poolings import DIM, DTYPES, HOST_MODES, LEARNED, PLAIN, SPECS, TOGETHER, WIDTHS, every_pooling, make
 
 Mode = str | tuple[str, ...]
@@ -396,7 +396,6 @@ def test_defect_5_the_sum_of_weights_flat() -> None:
     torch.testing.assert_close(theirs, torch.full((1, DIM), 0.5))
 
 
-@needs("torch", "2.13", "older versions do not trace the class of the batch in one graph")
 @pytest.mark.parametrize(
     "names",
     [

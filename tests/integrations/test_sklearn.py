@@ -33,7 +33,6 @@ from maskpool.encoder import BUNDLED, bundled_folder_of
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.integrations.sklearn import SentenceEncoder
 from tests.bench import tiny
-from tests.hosts import strictly
 
 ROWS = tiny.make_texts(40)
 TEXTS, LABELS = [text for text, _ in ROWS], [label for _, label in ROWS]
@@ -361,7 +360,7 @@ EXPECTED_TO_FAIL = {
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn has no types
-    [OfNumbers()], expected_failed_checks=lambda _: EXPECTED_TO_FAIL, **strictly
+    [OfNumbers()], expected_failed_checks=lambda _: EXPECTED_TO_FAIL, xfail_strict=True
 )
 def test_scikit_learns_own_checks(folder: str, estimator: Any, check: Callable[[Any], None]) -> None:
     """Each check of scikit-learn passes, but for those of numbers, each of which fails."""

@@ -37,7 +37,6 @@ from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 from maskpool.integrations.sklearn.contrastive import _SupervisedContrastive
 from tests.bench import tiny
-from tests.hosts import strictly
 from tests.matrix import FULL
 
 DATA = Path(__file__).parents[2] / "benchmarks" / "studies" / "data" / "banking77"
@@ -606,7 +605,7 @@ EXPECTED_TO_FAIL = {
 @parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn has no types
     [NumbersClassifier(max_iter=20, batch_size=128, random_state=0), NumbersTransformer(random_state=0)],
     expected_failed_checks=lambda _: EXPECTED_TO_FAIL,
-    **strictly,
+    xfail_strict=True,
 )
 def test_scikit_learns_own_checks(estimator: Any, check: Callable[[Any], None]) -> None:
     """Each check of scikit-learn passes, but for those of tables, each of which fails."""
