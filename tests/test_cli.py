@@ -416,12 +416,12 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "suffix": (["--data", "none.xls"], "--data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got none.xls"),
     "pooling": (
         ["--pooling", "mean,average"],
-        "--pooling must be one of mean, max, .*, or the folder of a saved head, got 'average'.*",
+        "--pooling must be one of mean, .*, or the folder of a saved head, got 'average'.*",
     ),
     "pooling with options": (["--pooling", "topk_mean"], "--pooling must be one of .*got 'topk_mean'.*"),
     "no pooling": (
         ["--pooling", ""],
-        "--pooling must be one of mean, max, .*, or the folder of a saved head, got ''.*",
+        "--pooling must be one of mean, .*, or the folder of a saved head, got ''.*",
     ),
     "no head": (
         ["--pooling", "heads/mistyped"],

@@ -199,7 +199,7 @@ def _opened(folder: str, dimension: int) -> PoolingLayer:
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise FolderError(
-            f"must be modes or folders that save_head or PoolingLayer.save has written; {folder} could not "
+            f"must be modes or folders that save_head or Pooling.save has written; {folder} could not "
             f"be opened: {reason}",
             argument="poolings",
         ) from error

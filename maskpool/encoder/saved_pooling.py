@@ -293,9 +293,7 @@ def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_
     if not ours:
         unknown = [*settings, *([] if flags["include_special_tokens"] else ["include_special_tokens"])]
         if unknown:
-            raise FolderError(
-                f"{file} must hold settings of sentence-transformers' PoolingLayer, got {', '.join(unknown)}"
-            )
+            raise FolderError(f"{file} must hold settings of sentence-transformers' Pooling, got {', '.join(unknown)}")
         foreign = [one for one in ((mode,) if isinstance(mode, str) else mode) if one not in _HOST_MODES]
         if foreign:
             raise refused(file, "pooling_mode", f"one of {', '.join(map(repr, _HOST_MODES))}", foreign[0])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskpool.errors import DeviceError, FolderError, MaskpoolError, WeightsError
+from maskpool.errors import DeviceError, FolderError, InvalidTypeError, InvalidValueError, MaskpoolError, WeightsError
 
 # Explicit: transformers neither asks on the terminal nor goes to the hub.
 EXPLICIT: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -51,6 +51,8 @@ def as_folder_error(what: str) -> Iterator[None]:
     """
     try:
         yield
+    except (InvalidTypeError, InvalidValueError) as error:  # of settings in the folder, not of the caller
+        raise FolderError(f"{what}: {reason_of(error)}") from error
     except MaskpoolError:
         raise
     # Malformed files raise errors of many kinds, and panics of the tokenizers, which are not subclasses of Exception.

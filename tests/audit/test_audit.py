@@ -186,7 +186,7 @@ def test_a_host_that_sets_evaluation_mode_leaves_none() -> None:
         (planted.bert(), TypeError, "a model without its tokenizer, BertModel: pass"),
         (3, TypeError, "pipeline must be a callable.*got int"),
         ((planted.bert(), planted.tokenizer()), TypeError, r"got a tuple of \(BertModel, "),
-        ((planted.bert(), planted.tokenizer(), "meann"), ValueError, "pooling_mode must be one of"),
+        ((planted.bert(), planted.tokenizer(), "meann"), ValueError, "pooling must be one of"),
         ((planted.bert(), planted.tokenizer(), 3), TypeError, "pooling must be a mode.*got int"),
     ],
 )

@@ -131,7 +131,7 @@ def test_the_page_is_one_file(browser: webdriver.Chrome, page: Path) -> None:
     requested(browser)
     log(browser, "browser")
     show(browser, page)
-    own = ("data:", "chrome:")  # what the page holds, and what the browser's first tab still loads
+    own = ("data:", "chrome:", "chrome-untrusted:")  # what the page holds, and what the browser's first tab still loads
     assert {url for url in requested(browser) if not url.startswith(own)} == {page.as_uri()}
     assert log(browser, "browser") == []
 
