@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from allpairspy import AllPairs
+
+_T = TypeVar("_T")
 
 # Set by conftest.py where `pytest -m full` was asked for, before any test module is imported.
 FULL = os.environ.get("MASKPOOL_TESTS") == "full"
@@ -23,6 +25,11 @@ def pairwise(**axes: Iterable[Any]) -> pytest.MarkDecorator:
     values = [list(axis) for axis in axes.values()]
     rows = list(product(*values)) if FULL or len(values) < 3 else [tuple(row) for row in AllPairs(values)]
     return pytest.mark.parametrize(tuple(axes), rows)
+
+
+def sampled(values: Iterable[_T], every: int) -> list[_T]:
+    """Return every n-th value by default, all values in the full suite."""
+    return list(values) if FULL else list(values)[::every]
 
 
 def cut(few: int, many: int) -> int:

@@ -71,6 +71,7 @@ def rows_of(report: dict[str, Any], masked: bool) -> list[dict[str, Any]]:
     return [row for row in report["rows"] if (row["width"] is None) == masked]
 
 
+@pytest.mark.full  # trains every arm
 def test_every_arm_of_every_task_is_reported(run: tuple[dict[str, Any], Path]) -> None:
     """The file on disk holds four arms for each of three tasks, and additive scores on the first; figures too."""
     report, out = run

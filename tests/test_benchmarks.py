@@ -81,6 +81,7 @@ def test_peak_memory_counts_what_is_alive_together() -> None:
     assert 2 <= timing.peak_bytes(lambda: (x + 1) * 2) / 400_000 < 2.01
 
 
+@pytest.mark.full  # trains heads; their training is tested with the integration
 def test_learned_heads_run(tmp_path: Path) -> None:
     """Each head gets a row for each task, and its points to the peer are the difference of their accuracies."""
     texts, model, out = tmp_path / "data", tiny.save_model(tmp_path / "model"), tmp_path / "new" / "heads.json"

@@ -281,6 +281,7 @@ def test_a_process_ends_with_2() -> None:
 # ------------------------------------------------------------------------------------------------ texts, notes
 
 
+@pytest.mark.full  # thousands of texts; the sample itself is tested with the audit
 def test_many_texts_are_sampled_and_said(plain: Path, tmp_path: Path) -> None:
     """Of many lines the audit and the explanation take a sample of 32, say so, and take the same one again."""
     path = tmp_path / "many.txt"

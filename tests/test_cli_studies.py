@@ -315,6 +315,7 @@ def test_compare_tells_what_differs(small: tuple[Path, Path], tmp_path: Path) ->
     assert {row["delta"] for row in same["rows"]} == {0.0}
 
 
+@pytest.mark.full  # a real process; Ctrl-C while a command runs in process is tested by default
 def test_interrupted_it_says_how_to_go_on(small: tuple[Path, Path], tmp_path: Path) -> None:
     """Ctrl-C ends with code 130 and one sentence; the same command then ends with the same results."""
     file, whole = small

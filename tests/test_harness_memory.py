@@ -17,6 +17,7 @@ from tests.matrix import cut
 TEXTS, WIDTH = cut(1_000, 2_000), 128
 
 
+@pytest.mark.full  # 2,000 texts
 def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study of 66 arms takes less than half of what its token states would, and its vectors lie in files."""
     monkeypatch.setattr(joblib, "parallel_config", one_process)

@@ -23,6 +23,7 @@ def _tiny_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness_speed, "docstrings", lambda: Corpus("colours", list(texts), list(labels)))
 
 
+@pytest.mark.full  # runs the harness several times
 def test_harness_speed_runs(tmp_path: Path) -> None:
     """Ten plans and both forms of the harness are timed, and the ratios are those of the times."""
     out = tmp_path / "new" / "speed.json"

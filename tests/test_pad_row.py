@@ -616,6 +616,7 @@ def test_trainer(options: dict[str, Any], tmp_path: Path) -> None:
     assert (input_embedding(model).weight[PAD + 1 :] != others[PAD + 1 :]).any(dim=1).all()
 
 
+@pytest.mark.full  # trains twice; one training runs by default
 @trains
 def test_trainer_resumes(tmp_path: Path) -> None:
     """A run resumed from a checkpoint of the Trainer goes on with the row of the checkpoint."""

@@ -48,6 +48,7 @@ def run_python_blocks(markdown: str) -> int:
     return sum(block.language == "python" for block in blocks)
 
 
+@pytest.mark.full  # runs the README; .ci/docs does so too
 def test_python_blocks_run_and_print_what_they_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every python block runs as it stands, after those above it, and prints the text block that follows."""
     monkeypatch.chdir(tmp_path)

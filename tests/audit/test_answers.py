@@ -17,6 +17,7 @@ def explained(minilm: tuple[Explanation, float]) -> Explanation:
     return minilm[0]
 
 
+@pytest.mark.full  # the real model; tiny models are explained by default
 def test_every_number_of_the_page_is_the_models_own(explained: Explanation) -> None:
     """Each number in bold is, to two digits, one that the answer named behind it gives for the bundled model."""
     text = re.sub(r"\s+", " ", PAGE.read_text(encoding="utf-8"))

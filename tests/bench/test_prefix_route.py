@@ -78,6 +78,7 @@ def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Pat
     return found
 
 
+@pytest.mark.full  # every pooling; one runs by default in test_forward
 def test_every_pooling_is_that_of_really_run_batches(encoder: Encoder, tmp_path: Path) -> None:
     """Under ten plans, what any pooling gives out of one pass is what it gives of each batch at its own width."""
     texts, labels = zip(*tiny.make_texts(70), strict=True)

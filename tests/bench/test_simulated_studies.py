@@ -170,6 +170,7 @@ def test_coverage_of_the_interval(study: Study, corpora: int, for_truth: int, lo
     assert "higher" not in {said for _, said, _ in found}
 
 
+@pytest.mark.full  # simulates whole studies; the coverage of intervals is tested by default
 @pytest.mark.parametrize(
     ("study", "studies", "poolings", "most"),
     [

@@ -18,7 +18,7 @@ from maskpool.integrations.onnx import export
 from maskpool.nn import ConcatPooling, MaxPooling, MeanPooling, PoolingLayer
 from maskpool.types import OnEmpty
 from tests.bench import tiny
-from tests.poolings import DIM, LEARNED, PLAIN, TOGETHER, make
+from tests.poolings import DIM, LEARNED, ONE_PER_FAMILY, PLAIN, TOGETHER, make
 
 onnxruntime = pytest.importorskip("onnxruntime", reason='needs pip install "maskpool[onnx]"')
 pytest.importorskip("onnxscript", reason='needs pip install "maskpool[onnx]"')
@@ -65,7 +65,8 @@ def _batches() -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(TOGETHER, id="together"),
+        pytest.param(ONE_PER_FAMILY, id="one per family"),
+        pytest.param(TOGETHER, id="together", marks=pytest.mark.full),
         *(pytest.param([name] * 2, marks=pytest.mark.full, id=name) for name in (*PLAIN, *LEARNED)),
     ],
 )
@@ -83,6 +84,7 @@ def test_graph_equals_eager(names: list[str], tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.full  # the tiny encoder's graph runs by default
 def test_bert(tmp_path: Path) -> None:
     """A transformer's graph gives the vectors of the modes named, at lengths that it was not exported with."""
     from transformers import BertConfig, BertModel

@@ -24,7 +24,19 @@ from maskpool.masks import exclude_prompt
 from maskpool.types import OnEmpty
 from tests.batches import dense_route, lengths_to_offsets, masks, poison, tokens
 from tests.hosts import compares_with_the_host
-from tests.poolings import DIM, DTYPES, HOST_MODES, LEARNED, PLAIN, SPECS, TOGETHER, WIDTHS, every_pooling, make
+from tests.poolings import (
+    DIM,
+    DTYPES,
+    HOST_MODES,
+    LEARNED,
+    ONE_PER_FAMILY,
+    PLAIN,
+    SPECS,
+    TOGETHER,
+    WIDTHS,
+    every_pooling,
+    make,
+)
 
 Mode = str | tuple[str, ...]
 every_host_mode = pytest.mark.parametrize("mode", [*HOST_MODES, ("mean", "max", "cls"), ("lasttoken", "weightedmean")])
@@ -399,7 +411,8 @@ def test_defect_5_the_sum_of_weights_flat() -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(TOGETHER, id="together"),
+        pytest.param(ONE_PER_FAMILY, id="one per family"),
+        pytest.param(TOGETHER, id="together", marks=pytest.mark.full),
         *(pytest.param([name], marks=pytest.mark.full, id=name) for name in (*PLAIN, *LEARNED)),
     ],
 )

@@ -251,7 +251,7 @@ def test_clusters_in_a_pipeline(folder: str, host: SentenceTransformer) -> None:
     ("modes", "n_jobs"),
     [
         (["mean", ("mean", "max")], None),
-        (["mean", "max"], 2),
+        pytest.param(["mean", "max"], 2, marks=pytest.mark.full),
         pytest.param([("mean", "max"), ("cls", "min")], None, marks=pytest.mark.full),
     ],
 )

@@ -37,7 +37,7 @@ from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 from maskpool.integrations.sklearn.contrastive import _SupervisedContrastive
 from tests.bench import tiny
-from tests.matrix import FULL
+from tests.matrix import FULL, sampled
 
 DATA = Path(__file__).parents[2] / "benchmarks" / "studies" / "data" / "banking77"
 DIM = 12
@@ -603,7 +603,9 @@ EXPECTED_TO_FAIL = {
 
 
 @parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn has no types
-    [NumbersClassifier(max_iter=20, batch_size=128, random_state=0), NumbersTransformer(random_state=0)],
+    sampled(
+        [NumbersClassifier(max_iter=20, batch_size=128, random_state=0), NumbersTransformer(random_state=0)], every=2
+    ),
     expected_failed_checks=lambda _: EXPECTED_TO_FAIL,
     xfail_strict=True,
 )

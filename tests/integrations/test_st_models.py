@@ -363,6 +363,7 @@ def test_settings_come_back(build: Callable[..., SentenceTransformer], tmp_path:
     assert (other.default_prompt_name, other.similarity_fn_name, other.truncate_dim) == ("document", "cosine", 3)
 
 
+@pytest.mark.full  # a process; models are opened in process by default
 def test_opened_in_a_fresh_process(build: Callable[..., SentenceTransformer], tmp_path: Path) -> None:
     """A saved model opens in a process that has seen nothing of it, with the same vectors; so does its pickle."""
     model = build(_module("attention-heads"), Normalize())

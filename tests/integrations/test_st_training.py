@@ -102,6 +102,7 @@ def _lowers(losses: list[float]) -> bool:
     return float(np.mean(losses[-2:])) < 0.9 * losses[0]
 
 
+@pytest.mark.full  # trains twice; saved and loaded weights are tested by default
 def test_training_checkpoints_and_resumes(folder: str, pairs: Dataset, tmp_path: Path) -> None:
     """Training lowers the loss and moves the query; resumed from a checkpoint it ends with the same weights."""
     whole = _model(folder)
@@ -125,6 +126,7 @@ OPTIONS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.full  # trains in four ways
 # Of the last two the short forms are below: their gradients are those of plain training.
 @pytest.mark.parametrize(
     "name", [*[*OPTIONS][:2], *(pytest.param(name, marks=pytest.mark.full) for name in [*OPTIONS][2:])]
