@@ -155,8 +155,8 @@ def test_a_device_that_does_not_exist_is_named(
     ],
 )
 def test_arguments_are_named_as_options(plain: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    """Errors of Python arguments name the option or argument of the command."""
-    (tmp_path / "one.txt").write_text("one text\n", "utf-8")
+    """Errors of Python arguments name the option or argument of the command; blank lines of a file are no texts."""
+    (tmp_path / "one.txt").write_text("one text\n\n  \n\t\n", "utf-8")
     assert_refused(run("audit", *(argument.format(plain=plain, tmp=tmp_path) for argument in arguments)), sentence)
 
 

@@ -17,7 +17,7 @@ from maskpool.encoder import transformer as module
 from maskpool.errors import MaskpoolError
 from tests.bench import tiny
 
-TEXTS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8"]
+TEXTS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8 w9"]
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +179,12 @@ def test_a_tokenizer_without_any_token_to_pad_with_is_refused(tmp_path: Path) ->
 
 
 def test_texts_that_are_cut_off_are_counted(encoder: Encoder) -> None:
-    """A text beyond the limit is cut to it, keeps its special tokens and is counted; the others stay as they are."""
+    """A text beyond the limit is cut to it, keeps its special tokens and is counted; one of the limit is not."""
     short = replace(encoder, max_length=5)
     (first, second, third, fourth), cut = short.tokenize(TEXTS)
     assert cut == 2
     whole, _ = encoder.tokenize(TEXTS)
+    assert len(fourth) == short.max_length
     assert first == [*whole[0][:4], whole[0][-1]]
     assert third == [*whole[2][:4], whole[2][-1]]
     assert (second, fourth) == (whole[1], whole[3])
