@@ -78,11 +78,11 @@ ALL_KILLS: dict[str, list[Point]] = {
     ],
     "at some time": [Point("at some time")] * cut(1, 3),
 }
-# Before, in and behind blocks, within a line, behind the last cell, and several of them in one study.
+# Before, in and behind blocks, within the line of the last cell, behind it, and several of them in one study.
 SHORT = [
     "at the claim",
     "before a block is counted",
-    "within a line",
+    "at the last cell",
     "before the vectors are deleted",
     "again and again",
     "at some time",
