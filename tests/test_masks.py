@@ -48,6 +48,15 @@ def test_lengths_and_masks(data: st.DataObject, side: Any) -> None:
     assert offsets.tolist() == lengths_to_offsets(lengths).tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
+def test_offsets_of_small_integers_do_not_wrap(dtype: torch.dtype) -> None:
+    """Lengths of a narrow dtype add up to more than it can hold."""
+    length = min(torch.iinfo(dtype).max, 40_000)
+    offsets = masks.lengths_to_cu_seqlens(torch.tensor([length] * 3, dtype=dtype))
+    assert offsets.tolist() == [0, length, 2 * length, 3 * length]
+    assert offsets.dtype == torch.int32
+
+
 @given(case=cut_masks(), dtype=st.sampled_from(OFFSET_DTYPES))
 def test_mask_to_lengths(case: tuple[Tensor, list[int]], dtype: torch.dtype) -> None:
     """Real tokens are counted sentence by sentence, padded and packed."""

@@ -125,9 +125,17 @@ def test_many_texts_are_sampled_and_counted(most: int, monkeypatch: pytest.Monke
     words = ["the", "cat", "sat", "on", "the", "old", "mat", "and", "rain", "fell"]
     texts = [" ".join(words[: 2 + number % 7]) + " the cat" * (number // 7) for number in range(60)]
     calls: list[int] = []
-    first = audit_padding(planted.pooled_by(planted.mean), texts, on_call=calls.append)
-    again = audit_padding(planted.pooled_by(planted.mean), texts)
+    seen: set[str] = set()
+    inner = planted.pooled_by(planted.mean)
+
+    def embed(batch: list[str]) -> Tensor:
+        seen.update(batch)
+        return inner(batch)
+
+    first = audit_padding(embed, texts, on_call=calls.append)
+    again = audit_padding(embed, texts)
     assert first == again
+    assert {*sorted(texts, key=len)[-2:]} <= seen
     assert calls == list(range(1, first.calls + 1))
     assert f"a sample of {most} of 60 texts was audited, drawn with seed 0" in first.notes[0]
 
