@@ -33,6 +33,7 @@ class Oracle:
         of_one: The vector of a sentence of one token; None if it is the token, as often as the result is wide.
         rounds_one: Whether one token is computed with, so it is returned up to rounding.
         projects: Whether a learned projection changes the tokens, so one token is returned before it learns only.
+        softmax: For a learned layer, whether its weights are a softmax over the sentence.
         gain: How many times larger than a token its projections may make it.
         scores: The scores of a float64 layer for rows (tokens, dim), and the parameter that they are linear in; None
             if the layer has no scores.
@@ -46,6 +47,7 @@ class Oracle:
     of_one: Callable[[Tensor], Tensor] | None = None
     rounds_one: bool = False
     projects: bool = False
+    softmax: bool = True
     gain: float = 1.0
     scores: tuple[Callable[[Any, Tensor], Tensor], str] | None = None  # Any: the layer of the mode
     parameters: frozenset[str] = frozenset()
@@ -227,7 +229,7 @@ ORACLES: dict[str, Oracle] = {
     "topk_mean": Oracle(_topk_mean, {"k": 3}),
     "logsumexp": Oracle(_logsumexp),
     "softmax": Oracle(_softmax, {"temperature": 0.5}),
-    "generalized_mean": Oracle(_generalized_mean, rounds_one=True, parameters=frozenset({"log_p"})),
+    "generalized_mean": Oracle(_generalized_mean, rounds_one=True, softmax=False, parameters=frozenset({"log_p"})),
     "attention": Oracle(
         _attention,
         variants={"additive": {"hidden_dimension": 5}, "heads": {"num_heads": 2}, "from-max": {"start": "max"}},
@@ -258,6 +260,7 @@ ORACLES: dict[str, Oracle] = {
         _latent_attention,
         {"num_latents": 3, "num_heads": 2, "hidden_dimension": 5},
         projects=True,
+        softmax=False,
         scores=(_latent_scores, "latents"),
         parameters=frozenset({"latents", "hidden.weight", "hidden.bias", "output.weight", "output.bias"}),
     ),

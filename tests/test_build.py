@@ -181,7 +181,7 @@ def test_pool() -> None:
 def test_pool_refuses_modes_that_learn(mode: str) -> None:
     """A mode with parameters cannot be used in one call, and the error says how to build and train it."""
     for modes in (mode, ("mean", mode)):
-        with pytest.raises(InvalidValueError, match=re.escape(f"build_pooling('{mode}', embedding_dimension)")) as no:
+        with pytest.raises(InvalidValueError, match=re.escape(f"build_pooling('{mode}', …)")) as no:
             pool(*all_layouts(), modes)
         assert no.value.argument == "pooling_mode"
 
@@ -351,3 +351,18 @@ def test_traits_are_true(name: str) -> None:
         assert refused.value.argument == "token_weights"
     first = x[torch.arange(len(x)), mask.argmax(dim=1)] * mask.any(dim=1, keepdim=True)
     assert layer.takes_first_token == (layer.output_dimension(DIM) == DIM and torch.equal(layer(x, mask), first))
+
+
+def test_unknown_options_are_named() -> None:
+    """A layer that is given an option it does not take says which, and what its options are."""
+    with pytest.raises(
+        InvalidTypeError, match="is not an argument of MeanPooling; its options are on_empty="
+    ) as refused:
+        MeanPooling(embedding_dimension=384)  # type: ignore[call-arg]  # the point of the test
+    assert refused.value.argument == "embedding_dimension"
+
+
+def test_a_mode_in_the_place_of_the_mask_is_named() -> None:
+    """A forgotten mask is told from a mode that was passed by position."""
+    with pytest.raises(InvalidTypeError, match="pass a mode as pooling_mode='max'"):
+        pool(torch.ones(1, 2, 3), "max")  # type: ignore[arg-type]  # the point of the test

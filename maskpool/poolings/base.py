@@ -20,11 +20,13 @@ from maskpool.types import AttentionMask, Offsets, OnEmpty, PerSentence, PerToke
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
-def _explain_positional_arguments(init: _Init) -> _Init:
-    """Make a constructor say what to do with positional arguments that it does not take, as in ``MeanPooling(384)``."""
+def _explain_arguments(init: _Init) -> _Init:
+    """Make a constructor say what to do with arguments that it does not take, as in ``MeanPooling(384)``."""
     parameters = list(inspect.signature(init).parameters.values())[1:]
     positional = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    named = ", ".join(f"{parameter.name}=…" for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    named = ", ".join(f"{name}=…" for name in names)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
     @wraps(init)
     def checked(self: PoolingLayer, *args: Any, **options: Any) -> None:  # Any: those of the constructor
@@ -34,6 +36,9 @@ def _explain_positional_arguments(init: _Init) -> _Init:
             raise InvalidTypeError(
                 type(self).__name__, f"takes {takes} by position, got {surplus}: pass options by name ({named})"
             )
+        unknown = [name for name in options if not open_ended and name not in (*positional, *names)]
+        if unknown:
+            raise InvalidTypeError(unknown[0], f"is not an argument of {type(self).__name__}; its options are {named}")
         init(self, *args, **options)
 
     return cast("_Init", checked)
@@ -71,12 +76,12 @@ class PoolingLayer(nn.Module, ABC):
     takes_first_token: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let the constructor explain positional arguments that it does not take."""
+        """Let the constructor explain arguments that it does not take."""
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _explain_positional_arguments(cls.__init__)  # type: ignore[method-assign]  # same signature
+            cls.__init__ = _explain_arguments(cls.__init__)  # type: ignore[method-assign]  # same signature
 
-    @_explain_positional_arguments
+    @_explain_arguments
     def __init__(self, *, on_empty: OnEmpty = "zero") -> None:
         super().__init__()
         check_on_empty(on_empty)

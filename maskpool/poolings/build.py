@@ -104,13 +104,17 @@ def pool(
         >>> pool(x, torch.tensor([[1, 1, 0]]), "mean")
         tensor([[2.]])
     """
+    if isinstance(attention_mask, str):
+        raise InvalidTypeError(
+            "attention_mask", f"must be a mask, got {attention_mask!r}: pass a mode as pooling_mode={attention_mask!r}"
+        )
     modes = pooling_mode if isinstance(pooling_mode, (tuple, list)) else [pooling_mode]
     learned = [mode for mode in modes if find(mode).learns]
     if learned:
         raise InvalidValueError(
             "pooling_mode",
-            f"must not have parameters, got {learned[0]!r}: build the layer with build_pooling({learned[0]!r}, "
-            "embedding_dimension), train it and call it",
+            f"must not have parameters, got {learned[0]!r}: build the layer with build_pooling({learned[0]!r}, …), "
+            "train it and call it",
         )
     layer = build_pooling(pooling_mode, **options)
     return layer(token_embeddings, attention_mask, cu_seqlens=cu_seqlens, token_weights=token_weights)  # type: ignore[no-any-return]  # nn.Module's call

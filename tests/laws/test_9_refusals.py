@@ -361,7 +361,7 @@ PARAMETERS = [
 def test_parameters_of_another_kind(function: str, name: str) -> None:
     """What is not a floating tensor on the tokens' device is refused as a parameter by its name."""
     given = arguments_of(function)[name]
-    for value, got in ((given.tolist(), "list"), (given.long(), "torch.int64")):
+    for value, got in ((given.tolist(), type(given.tolist()).__name__), (given.long(), "torch.int64")):
         with pytest.raises(TypeError, match=rf"{name} must be a floating torch.Tensor of shape \(.*\), got {got}"):
             ENTRANCES[function](X, MASK, **{name: value})
     with pytest.raises(ValueError, match=f"{name} must be on token_embeddings' device cpu, got meta"):
