@@ -25,11 +25,11 @@ from maskpool.poolings import FAMILIES
 from maskpool.poolings.attention import *  # noqa: F403  # each family lists its names
 from maskpool.poolings.averages import *  # noqa: F403  # the same
 from maskpool.poolings.choices import *  # noqa: F403  # the same
-from maskpool.poolings.generalized_mean import *  # noqa: F403  # the same
 from maskpool.poolings.latent import *  # noqa: F403  # the same
 from maskpool.poolings.layers import *  # noqa: F403  # the same
 from maskpool.poolings.moments import *  # noqa: F403  # the same
 from maskpool.poolings.multihead import *  # noqa: F403  # the same
+from maskpool.poolings.power_mean import *  # noqa: F403  # the same
 from maskpool.poolings.smooth_maximum import *  # noqa: F403  # the same
 
 __all__ = [name for family in FAMILIES for name in family.__all__ if name.islower()]

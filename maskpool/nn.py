@@ -9,12 +9,12 @@ from maskpool.poolings.averages import *  # noqa: F403  # the same
 from maskpool.poolings.base import PoolingLayer
 from maskpool.poolings.choices import *  # noqa: F403  # the same
 from maskpool.poolings.concat import *  # noqa: F403  # the same
-from maskpool.poolings.generalized_mean import *  # noqa: F403  # the same
 from maskpool.poolings.latent import *  # noqa: F403  # the same
 from maskpool.poolings.layers import *  # noqa: F403  # the same
 from maskpool.poolings.learned import LearnedPooling
 from maskpool.poolings.moments import *  # noqa: F403  # the same
 from maskpool.poolings.multihead import *  # noqa: F403  # the same
+from maskpool.poolings.power_mean import *  # noqa: F403  # the same
 from maskpool.poolings.registry import POOLINGS, register
 from maskpool.poolings.smooth_maximum import *  # noqa: F403  # the same
 

@@ -166,7 +166,7 @@ PLANTS = {
         "maskpool.poolings.learned.mean", _forget_the_mean, LEARNED, laws=(_oracle,), start="max"
     ),
     "the sign is lost": Plant(
-        "maskpool.poolings.generalized_mean._signed_power",
+        "maskpool.poolings.power_mean._signed_power",
         _lose_the_sign,
         [GeneralizedMeanPooling.mode],
         laws=(_oracle,),

@@ -16,7 +16,7 @@ FAMILIES: tuple[ModuleType, ...] = tuple(
         "choices",
         "moments",
         "smooth_maximum",
-        "generalized_mean",
+        "power_mean",
         "attention",
         "multihead",
         "latent",
