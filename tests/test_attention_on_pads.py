@@ -84,6 +84,7 @@ def test_every_arm_of_every_task_is_reported(run: tuple[dict[str, Any], Path]) -
     assert report["tasks"]["BANKING77"]["longer_texts_left_out"] == [1, 1]
 
 
+@pytest.mark.full  # trains heads
 def test_masked_heads_give_pads_nothing(run: tuple[dict[str, Any], Path]) -> None:
     """With the mask attention on pads is exactly 0 at every look, and every padded width gives the same vectors."""
     for row in rows_of(run[0], masked=True):

@@ -33,6 +33,7 @@ def test_every_number_of_the_page_is_the_models_own(explained: Explanation) -> N
         assert any(value == pytest.approx(float(number), rel=0.02) for value in values), (number, named[0], values)
 
 
+@pytest.mark.full  # the real model; tiny models are explained by default
 def test_every_question_is_answered(explained: Explanation) -> None:
     """The bundled model answers every question with a number or a reason."""
     for answer in explained:

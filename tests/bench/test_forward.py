@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, get_args
@@ -25,7 +26,7 @@ from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny
-from tests.matrix import pairwise
+from tests.matrix import pairwise, sampled
 from tests.poolings import HOST_MODES
 from tests.test_plans import SEED, batches
 
@@ -335,8 +336,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.npy")}
 
 
-@pytest.mark.parametrize("prefix", [True, False])
-@pytest.mark.parametrize("place", [0, 1, 2, -1])
+@pytest.mark.parametrize(("prefix", "place"), sampled(product([True, False], [0, 1, 2, -1]), every=3))
 def test_a_killed_call_goes_on(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, prefix: bool
 ) -> None:

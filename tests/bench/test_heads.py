@@ -24,7 +24,7 @@ from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.nn import LearnedPooling
 from tests.bench import tiny
-from tests.matrix import cut
+from tests.matrix import cut, sampled
 
 if TYPE_CHECKING:
     from maskpool.bench.arms import Vectors
@@ -157,7 +157,7 @@ def test_each_head_is_counted(states: States, codes: Ints) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("mode", heads.LEARNED)
+@pytest.mark.parametrize("mode", sampled(heads.LEARNED, every=3))
 def test_every_learned_pooling(mode: str, states: States, codes: Ints, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each learned pooling is trained, and weighs pads with exactly 0 where it is served with the mask."""
     monkeypatch.setattr(heads, "HEAD_SEEDS", ENOUGH_SEEDS)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from maskpool.integrations.sentence_transformers import (
 from maskpool.integrations.transformers import SentenceEmbedder
 from tests.bench import tiny
 from tests.hosts import compares_with_the_host
-from tests.poolings import HOST_MODES, LEARNED, SPECS, every_pooling, make
+from tests.matrix import sampled
+from tests.poolings import HOST_MODES, LEARNED, SPECS, make
 
 DIM = 32
 TEXTS = [text for text, _ in tiny.make_texts(12)]
@@ -301,8 +303,7 @@ def test_what_the_host_does_not_have(build: Callable[..., SentenceTransformer]) 
 # ------------------------------------------------------------------------------------------ saving and opening
 
 
-@every_pooling
-@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize(("name", "safe"), sampled(product(SPECS, [True, False]), every=3))
 def test_round_trips(build: Callable[..., SentenceTransformer], name: str, safe: bool, tmp_path: Path) -> None:
     """A saved model opens by load, and the host's own way, with vectors that are the same bit for bit."""
     model = build(_module(name, include_special_tokens=False), Normalize())
