@@ -27,11 +27,6 @@ HOST_MODES = ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_
 IDF = "mean, token weights"
 SCORED = "attention, given scores"
 OPTIONS: dict[str, dict[str, Any]] = {"topk_mean": {"k": 8}, "generalized_mean": {"p": 2.0}}
-MODES = (
-    *HOST_MODES,
-    *("min", "sum", "std", "mean_std", "median", "topk_mean", "logsumexp", "softmax", "generalized_mean"),
-    *("attention", SCORED, IDF),
-)
 # They read one row a sentence: reading all real rows is no yardstick.
 ONE_ROW_MODES = ("cls", "lasttoken")
 # They pick one winner where numbers tie, as halves do; ours, and `amax`, share.
@@ -137,6 +132,7 @@ RECIPES: dict[str, OfMask] = {
     "softmax": _softmax,
     "generalized_mean": _generalized_mean,
 }
+MODES = (*RECIPES, "attention", SCORED, IDF)
 
 
 def _idf(buffer: Buffer) -> Tensor:

@@ -47,6 +47,7 @@ from maskpool.encoder import BUNDLED, Encoder, cache_states
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
+from maskpool.nn import POOLINGS
 
 if TYPE_CHECKING:
     Truths = np.ndarray[Any, np.dtype[np.bool_]]
@@ -57,11 +58,7 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "mean": ("mean", {}),
     "attention": ("attention", {}),
     "attention, 8 heads": ("attention", {"num_heads": 8}),
-    "gated_attention": ("gated_attention", {}),
-    "structured_attention": ("structured_attention", {}),
-    "multihead_attention": ("multihead_attention", {}),
-    "latent_attention": ("latent_attention", {}),
-    "generalized_mean": ("generalized_mean", {}),
+    **{mode: (mode, {}) for mode, layer in POOLINGS.items() if layer.learns and mode != "attention"},
 }
 PENALTIES = [0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 FEW, UNSEEN = 20, 5_000  # SNIPS: texts a class to learn from, texts to test on

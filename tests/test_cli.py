@@ -37,6 +37,7 @@ from maskpool.integrations.sentence_transformers import Pooling
 from tests.bench import tiny
 from tests.command import REPLICATES, SEEDS, Ran, assert_refused, content, in_a_process, make_small, run, without_times
 from tests.once import once
+from tests.poolings import LEARNED_FAMILIES, NEEDS_OPTION
 
 FIGURE_FILES = [f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
 REPORT_FILES = ["results.csv", *FIGURE_FILES, "report.md", "report.html", "results.json"]
@@ -346,7 +347,7 @@ def test_a_saved_head_beside_a_mode(model: Path, data: Path, tmp_path: Path) -> 
 
 def test_learned_poolings_alone(model: Path, data: Path, tmp_path: Path) -> None:
     """Every learned pooling is trained and served with and without the mask, in one table; no other is needed."""
-    modes = ("attention", "latent_attention", "generalized_mean")
+    modes = LEARNED_FAMILIES[:3]
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", ",".join(modes))
     assert ran.code == 0, ran.err
     part = Measured(ran, tmp_path).part
@@ -418,7 +419,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["--pooling", "mean,average"],
         "--pooling must be one of mean, .*, or the folder of a saved head, got 'average'.*",
     ),
-    "pooling with options": (["--pooling", "topk_mean"], "--pooling must be one of .*got 'topk_mean'.*"),
+    "pooling with options": (["--pooling", NEEDS_OPTION], f"--pooling must be one of .*got '{NEEDS_OPTION}'.*"),
     "no pooling": (
         ["--pooling", ""],
         "--pooling must be one of mean, .*, or the folder of a saved head, got ''.*",

@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer import modules as host
 from tests.bench import tiny
 from tests.command import assert_refused, in_a_process, make_small, run
 from tests.once import once
+from tests.poolings import NEEDS_OPTION, REQUIRED_OPTION
 
 AUDIT, BENCH = ("audit",), ("bench", "--pooling", "mean", "--model")
 
@@ -147,8 +148,8 @@ def test_a_device_that_does_not_exist_is_named(
         (["no/such/folder"], r"NAME_OR_PATH must be .*'no/such/folder' could not be loaded: .*"),
         (["{plain}", "--pooling", "meann"], "--pooling must be a mode .*, got 'meann': .*'mean', .*"),
         (
-            ["{plain}", "--pooling", "topk_mean"],
-            "--pooling must be a mode that needs no options, got 'topk_mean': k is required .*",
+            ["{plain}", "--pooling", NEEDS_OPTION],
+            f"--pooling must be a mode that needs no options, got '{NEEDS_OPTION}': {REQUIRED_OPTION} is required .*",
         ),
         (["{plain}", "--texts", "{tmp}/one.txt"], "--texts must hold at least three different texts .*, got 1.*"),
         (["{plain}", "--texts", "{plain}"], "--texts must be a file of texts in UTF-8, one per line, got .*"),

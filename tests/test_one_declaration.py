@@ -10,11 +10,14 @@ from maskpool.nn import POOLINGS
 from tests.poolings import HOST_MODES
 
 ROOT = Path(__file__).parent.parent
-# Modes that serve as defaults and examples everywhere.
-COMMON = {*HOST_MODES, "attention", "sum", "min"}
-RARE = [mode for mode in POOLINGS if mode not in COMMON]
-# Names of torch's reductions and of kernels' choices, which some modes share.
-KERNELS = {"maskpool/kernels/csr.py", "maskpool/kernels/autograd.py"}
+# Modes that are written as examples and defaults: sentence-transformers' own, the usual learned one, and the plain sum.
+EXAMPLES = {*HOST_MODES, "attention", "sum"}
+# Files of many poolings, which derive their lists.
+DERIVED = (
+    *("maskpool/", "tests/laws/", "tests/poolings.py", "tests/batches.py"),
+    *("tests/test_parity.py", "tests/test_token_weights.py", "tests/test_host"),
+)
+ORACLES, PEERS = "tests/oracles.py", "benchmarks/contestants.py"
 
 
 @cache
@@ -36,17 +39,17 @@ def files_with(mode: str) -> list[str]:
     return sorted(path for path, strings in _strings().items() if mode in strings)
 
 
-@pytest.mark.parametrize("mode", RARE)
+@pytest.mark.parametrize("mode", [mode for mode in POOLINGS if mode not in EXAMPLES])
 def test_declared_once(mode: str) -> None:
-    """In the package a mode string is written in its family file only, in tests of all poolings in the oracles only."""
-    files = files_with(mode)
+    """A mode string is written in its family file, in the oracles, next to its peer, and in at most one other file."""
     family = POOLINGS[mode].__module__.replace(".", "/") + ".py"
-    assert {path for path in files if path.startswith("maskpool/")} - KERNELS == {family}
-    matrices = ("tests/laws/", "tests/poolings.py", "tests/oracles.py", "tests/batches.py", "tests/test_parity.py")
-    found = [path for path in files if path.startswith((*matrices, "tests/test_token_weights.py", "tests/test_host"))]
-    assert found == ["tests/oracles.py"]
+    files = files_with(mode)
+    assert {family, ORACLES} <= set(files)
+    more = [path for path in files if path not in (family, ORACLES, PEERS)]
+    assert len(more) <= 1, f"derive the mode from tests/poolings.py, or use its class: {', '.join(more)}"
+    assert [path for path in more if path.startswith(DERIVED)] == []
 
 
 if __name__ == "__main__":
     for name in POOLINGS:
-        print(f"{len(files_with(name)):3} {name}: {', '.join(files_with(name)) if name in RARE else ''}")
+        print(f"{len(files_with(name)):3} {name}: {'' if name in EXAMPLES else ', '.join(files_with(name))}")

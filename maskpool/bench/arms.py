@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskpool.batch.token_batch import SparseBatch
+from maskpool.nn import MaxPooling, MinPooling
 from maskpool.plans import Ints
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -50,7 +51,7 @@ ARMS: dict[str, Arm] = {
     ),
     "noise": Arm("excluded, turned at random until its cosine to excluded is that of included, text by text", "whole"),
     "divided by width": Arm("real tokens summed, divided by the padded length", "real", poolings=("mean",)),
-    "zeroed pads": Arm("real tokens, and a zero for the pads", "real", poolings=("max", "min")),
+    "zeroed pads": Arm("real tokens, and a zero for the pads", "real", poolings=(MaxPooling.mode, MinPooling.mode)),
     "mask not passed": Arm("real tokens of an encoder that was given no mask", "real", masked=False),
 }
 

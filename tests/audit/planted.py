@@ -24,6 +24,7 @@ from maskpool import build_pooling
 from maskpool.audit.probes import TEXTS
 from maskpool.functional import cls_pool, last_token_pool, max_pool, mean_pool, position_weighted_mean_pool
 from maskpool.masks import exclude_prompt
+from maskpool.nn import MedianPooling
 from tests.matrix import FULL
 
 Embed: TypeAlias = Callable[[list[str]], Tensor]
@@ -615,7 +616,7 @@ PLANTS: dict[tuple[str, str], Callable[[], Any]] = {
     ("last column taken as last token", ""): lambda: pooled_by(lambda s, _: s[:, -1]),
     ("first column taken as cls", ""): lambda: pooled_by(lambda s, _: s[:, 0], side="left"),
     ("pads read by the pooling", "attention"): lambda: pooled_by(lambda s, _: (s.softmax(dim=1) * s).sum(dim=1)),
-    ("pads read by the pooling", "median"): lambda: pooled_by(lambda s, _: s.median(dim=1).values),
+    ("pads read by the pooling", "torch's median"): lambda: pooled_by(lambda s, _: s.median(dim=1).values),
     ("mask not passed to the encoder", ""): lambda: encoded_by(bert(), make_mask=lambda ids, mask: None),
     ("mask ignored inside the encoder", "torch's attention"): lambda: encoded_by(Inside(Attention())),
     ("all-ones mask", "tokenizer"): all_ones,
@@ -705,7 +706,7 @@ CURES: dict[tuple[str, str], Callable[[], Any]] = {
     ("position weights counted by column", ""): lambda: on_the_left(position_weighted_mean_pool),
     ("prompt counted by column", ""): lambda: prompted(by_column=False),
     ("padded length read by the pooling", ""): lambda: length_in_its_norm(by_mask=True),
-    ("pads read by the pooling", "median"): lambda: pooled_by(build_pooling("median")),
+    ("pads read by the pooling", "torch's median"): lambda: pooled_by(MedianPooling()),
     ("NaN at pads read by the pooling", ""): lambda: encoded_and_pooled(Windowed(1), mean_pool),
     ("NaN in the encoder of padded texts", ""): lambda: encoded_and_pooled(Windowed(2, caught=True), times_mask),
     ("NaN in the encoder of padded texts", "hidden"): lambda: encoded_and_pooled(

@@ -19,6 +19,7 @@ from maskpool.audit.report import CAUSES
 from tests.audit import planted
 from tests.audit.planted import CURES, DIM, FEW, PLANTS, WORDS, WRONG_ALONE
 from tests.matrix import sampled
+from tests.poolings import BY_NAME_ONLY
 
 # What is true besides: a first column that is a pad needs pads on the left, which shift this model's positions, and
 # statistics over positions of a batch are those of other texts as well.
@@ -121,7 +122,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
     "t5": lambda: T5Config(d_model=DIM, num_layers=2, num_heads=4, d_ff=48, d_kv=8, **COMMON),
 }
-MODES = ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", "min", "std", "median")
 
 
 def clean(seed: int, dtype: torch.dtype) -> Any:
@@ -131,7 +131,7 @@ def clean(seed: int, dtype: torch.dtype) -> Any:
     config = FAMILIES[family]()
     model = T5EncoderModel(config) if family == "t5" else AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     model = planted.drawn(model, seed).to(dtype)
-    mode, tokens, unit = draw.choice(MODES), planted.tokenizer(), draw.random() < 0.5
+    mode, tokens, unit = draw.choice(BY_NAME_ONLY), planted.tokenizer(), draw.random() < 0.5
     if family in ("gpt2", "llama") and mode == "cls":
         mode = "lasttoken"  # the first token of a causal model knows nothing of the text
     if draw.random() < 0.3:

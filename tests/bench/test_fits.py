@@ -17,6 +17,7 @@ from maskpool.bench.forward import RIGHT, Pooled, Source
 from maskpool.bench.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
 from maskpool.bench.quality import CLUSTERERS, cluster, score
 from maskpool.bench.shift import deciles
+from maskpool.nn import MaxPooling, MinPooling
 from maskpool.plans import Plan
 from tests.bench import tiny
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 RIGHT_PLAN, LEFT_PLAN = Plan("random", 4), Plan("random", 4, side="left")
 PLANS = {"right": RIGHT_PLAN, "left": LEFT_PLAN}
 TEXTS, DIM = 60, 6
-MODES = ("mean", "max", "min")
+MODES = ("mean", MaxPooling.mode, MinPooling.mode)
 LENGTHS = np.random.default_rng(1).integers(3, 12, TEXTS)
 CODES = np.random.default_rng(2).integers(0, 3, TEXTS)
 HALF = np.arange(0, TEXTS, 2)
@@ -166,12 +167,12 @@ def test_divided_by_width_is_the_sum_over_the_width(laid: Laid, pooled: Pooled, 
         np.testing.assert_allclose(found[place], total / draw.widths[plan.name][place], rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("mode", [MaxPooling.mode, MinPooling.mode])
 @pytest.mark.parametrize("side", PLANS)
 def test_zeroed_pads_join_the_extreme_where_there_are_any(laid: Laid, pooled: Pooled, mode: str, side: str) -> None:
     """A zero is one more number to take the extreme of, in texts that have a pad alone."""
     draw, plan = DRAWS[FULL], PLANS[side]
-    extreme = max if mode == "max" else min
+    extreme = min if mode == MinPooling.mode else max
     padded = has_pads(draw, plan)
     expected = [
         [extreme(number, 0.0) if pad else number for number in vector]

@@ -97,7 +97,7 @@ def test_garbage_in_pads_harms_the_head_that_reads_it(found: dict[str, Any]) -> 
 
 def test_intervals_hold_at_once(found: dict[str, Any]) -> None:
     """The intervals of the table are Student's at an equal part of 5 % each, around the same differences."""
-    for modes in (["attention"], ["attention", "latent_attention"]):
+    for modes in (heads.LEARNED[:1], heads.LEARNED[:2]):
         wide = heads.hold_at_once(dict.fromkeys(modes, found))
         assert {**wide, "rows": found["rows"]} == {**found, "compared": 3 * len(modes)}
         factor = stats.t.ppf(1 - 0.025 / wide["compared"], heads.HEAD_SEEDS - 1)

@@ -21,6 +21,7 @@ from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny
 from tests.matrix import cut
+from tests.poolings import NEEDS_OPTION
 
 FEWEST = {"seeds": 2, "replicates": 2, "batch_size": 1, "seed": 0, "pad_to": 1}
 LISTS = {
@@ -223,9 +224,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(content: dict[str, Any], na
     assert sentence.count("did you mean") == (nearest is not None)
 
 
-def test_topk_mean_is_refused() -> None:
-    """A pooling that needs a number is not among those that a name alone can say."""
-    assert ", topk_mean" not in refusal({"poolings": ["topk_mean"]})
+def test_a_pooling_with_a_required_option_is_refused() -> None:
+    """A study names poolings only, so a pooling with a required option is refused and not listed."""
+    assert f", {NEEDS_OPTION}" not in refusal({"poolings": [NEEDS_OPTION]})
 
 
 @pytest.mark.parametrize("name", LISTS)

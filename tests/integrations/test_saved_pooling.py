@@ -22,6 +22,7 @@ from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.transformers import SentenceEmbedder, register_pipeline
 from maskpool.nn import LayerMix, MaxPooling, MeanPooling
 from tests.bench import tiny
+from tests.poolings import NEEDS_OPTION, WIDER, required
 
 pipeline: Any = hosts_pipeline  # Any: its overloads name the tasks of transformers only
 
@@ -65,8 +66,8 @@ def learned() -> Pooling:
 
 
 OURS: dict[str, Callable[[], Pooling]] = {
-    "option": lambda: Pooling(32, "topk_mean", k=2),
-    "several modes": lambda: Pooling(32, ("max", "mean_std")),
+    "option": lambda: Pooling(32, NEEDS_OPTION, **required(NEEDS_OPTION)),
+    "several modes": lambda: Pooling(32, ("max", WIDER)),
     "special tokens": lambda: Pooling(32, "weightedmean", include_special_tokens=False),
     "empty texts": lambda: Pooling(32, "mean", include_special_tokens=False, on_empty="nan"),
     "learned": learned,

@@ -21,6 +21,7 @@ from torch import Tensor
 from maskpool import TokenBatch
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.masks import exclude_prompt
+from maskpool.nn import POOLINGS
 from maskpool.types import OnEmpty
 from tests.batches import dense_route, lengths_to_offsets, masks, poison, tokens
 from tests.hosts import compares_with_the_host
@@ -29,13 +30,17 @@ from tests.poolings import (
     DTYPES,
     HOST_MODES,
     LEARNED,
+    NEEDS_OPTION,
     ONE_PER_FAMILY,
     PLAIN,
+    REQUIRED_OPTION,
     SPECS,
     TOGETHER,
+    WEIGHTED,
     WIDTHS,
     every_pooling,
     make,
+    required,
 )
 
 Mode = str | tuple[str, ...]
@@ -208,8 +213,12 @@ def test_a_vector_for_cls(given: bool, flat: bool) -> None:
     assert torch.equal(found[:, DIM:], _vector(Pooling(DIM, "mean"), **_layouts(X, mask)[flat]))
 
 
+# Modes that divide the sum of weighted embeddings by a power of the sum of weights, and the power.
+SUMS = {"mean": 1.0, "mean_sqrt_len_tokens": 0.5, "sum": 0.0}
+
+
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize(("mode", "root"), [("mean", 1.0), ("mean_sqrt_len_tokens", 0.5), ("sum", 0.0)])
+@pytest.mark.parametrize(("mode", "root"), SUMS.items())
 def test_weighted_embeddings(mode: str, root: float, flat: bool) -> None:
     """Embeddings that are weighted already are divided by their weights' sum, or its root, or by nothing."""
     weights = torch.rand(3, 5) + 0.5
@@ -235,17 +244,14 @@ def test_weighted_embeddings_of_an_empty_text(flat: bool) -> None:
     assert found.isnan().all(dim=1).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("mode", ["max", "cls", "lasttoken", "min", "median", "logsumexp"])
+@pytest.mark.parametrize("mode", [mode for mode in POOLINGS if mode not in WEIGHTED])
 def test_weighted_embeddings_where_no_weights_are_summed(mode: str) -> None:
     """Poolings without a denominator take weighted embeddings as they come, as the host does."""
-    features = _layouts(X, MASK)[0]
-    assert torch.equal(
-        _vector(Pooling(DIM, mode), **features, token_weights_sum=torch.ones(3)),
-        _vector(Pooling(DIM, mode), **features),
-    )
+    features, module = _layouts(X, MASK)[0], Pooling(DIM, mode, **required(mode))
+    assert torch.equal(_vector(module, **features, token_weights_sum=torch.ones(3)), _vector(module, **features))
 
 
-@pytest.mark.parametrize("mode", ["weightedmean", "std", "mean_std", "softmax", "generalized_mean", "attention"])
+@pytest.mark.parametrize("mode", [mode for mode in WEIGHTED if mode in POOLINGS and mode not in SUMS])
 def test_weighted_embeddings_without_a_right_denominator(mode: str) -> None:
     """Where the sum of weights is not the denominator, it is refused, and weights= named."""
     with pytest.raises(ValueError, match=rf"does not give the denominator of pooling_mode '{mode}'.*token weights"):
@@ -591,7 +597,12 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("number", lambda: Pooling(DIM, 5), TypeError, "pooling_mode must be a string or a tuple of strings, got int"),  # type: ignore[arg-type]  # on purpose
     ("mode", lambda: Pooling(DIM, "middle"), ValueError, "pooling_mode must be one of 'mean'"),
     ("option", lambda: Pooling(DIM, "mean", k=3), TypeError, "k must be an option of pooling_mode 'mean'"),
-    ("no option", lambda: Pooling(DIM, "topk_mean"), ValueError, "k is required for the pooling_mode 'topk_mean'"),
+    (
+        "no option",
+        lambda: Pooling(DIM, NEEDS_OPTION),
+        ValueError,
+        f"{REQUIRED_OPTION} is required for the pooling_mode '{NEEDS_OPTION}'",
+    ),
     ("zero", lambda: Pooling(0), ValueError, "embedding_dimension must be a positive integer, got 0"),
     ("word", lambda: Pooling("mean"), ValueError, "embedding_dimension must be a positive integer, got 'mean'"),  # type: ignore[arg-type]  # on purpose
     ("on_empty", lambda: Pooling(DIM, on_empty="one"), ValueError, "on_empty must be one of"),  # type: ignore[arg-type]  # on purpose

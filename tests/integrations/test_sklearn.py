@@ -33,6 +33,7 @@ from maskpool.encoder import BUNDLED, bundled_folder_of
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.integrations.sklearn import SentenceEncoder
 from tests.bench import tiny
+from tests.poolings import NEEDS_OPTION, WIDER, required
 
 ROWS = tiny.make_texts(40)
 TEXTS, LABELS = [text for text, _ in ROWS], [label for _, label in ROWS]
@@ -75,11 +76,11 @@ def test_the_bundled_model() -> None:
 
 def test_a_saved_model_with_our_pooling(host: SentenceTransformer, tmp_path: Path) -> None:
     """A folder that holds our modules opens, with the mode that it was saved with, and with another if asked."""
-    modules: Any = [host[0], Pooling(32, "topk_mean", k=2)]
+    modules: Any = [host[0], Pooling(32, NEEDS_OPTION, **required(NEEDS_OPTION))]
     model = SentenceTransformer(modules=modules, device="cpu")
     model.save_pretrained(str(tmp_path))
     np.testing.assert_array_equal(SentenceEncoder(tmp_path).transform(TEXTS), model.encode(TEXTS))
-    with pytest.warns(UserWarning, match="is saved with topk_mean pooling, and pooling_mode='mean' is used"):
+    with pytest.warns(UserWarning, match=f"is saved with {NEEDS_OPTION} pooling, and pooling_mode='mean' is used"):
         vectors = SentenceEncoder(tmp_path, "mean").fit_transform(TEXTS)
     np.testing.assert_allclose(vectors, host.encode(TEXTS), atol=1e-6)
 
@@ -166,7 +167,7 @@ def test_texts_in_any_sequence(folder: str, kind: Callable[[list[str]], Any]) ->
 
 def test_no_texts(folder: str) -> None:
     """No texts give no vectors of the right width."""
-    vectors = SentenceEncoder(folder, ("mean", "mean_std")).fit([]).transform([])
+    vectors = SentenceEncoder(folder, ("mean", WIDER)).fit([]).transform([])
     assert vectors.shape == (0, 96)
     assert vectors.dtype == np.float32
 
@@ -252,7 +253,7 @@ def test_clusters_in_a_pipeline(folder: str, host: SentenceTransformer) -> None:
     [
         (["mean", ("mean", "max")], None),
         pytest.param(["mean", "max"], 2, marks=pytest.mark.full),
-        pytest.param([("mean", "max"), ("cls", "min")], None, marks=pytest.mark.full),
+        pytest.param([("mean", "max"), ("cls", WIDER)], None, marks=pytest.mark.full),
     ],
 )
 def test_a_search_over_poolings(folder: str, modes: list[Any], n_jobs: int | None) -> None:
@@ -409,7 +410,7 @@ def test_what_is_no_encoder(folder: str, host: SentenceTransformer, tmp_path: Pa
         ({"normalize": "l2"}, TypeError, "normalize must be True or False, got 'l2'"),
         ({"device": "nonsense"}, ValueError, "device must be one that torch can use here, .*got 'nonsense'"),
         ({"device": "cuda:99"}, ValueError, "device must be one that torch can use here, .*got 'cuda:99'"),
-        ({"model": behind, "pooling_mode": "mean_std"}, ValueError, "dimension 64, and Dense behind the pooling"),
+        ({"model": behind, "pooling_mode": WIDER}, ValueError, "dimension 64, and Dense behind the pooling"),
     ]
     for options, kind, message in cases:
         with pytest.raises(kind, match=message):

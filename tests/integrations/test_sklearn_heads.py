@@ -36,8 +36,11 @@ from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states,
 from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 from maskpool.integrations.sklearn.contrastive import _SupervisedContrastive
+from maskpool.nn import POOLINGS
 from tests.bench import tiny
 from tests.matrix import FULL, sampled
+from tests.oracles import ORACLES
+from tests.poolings import WIDER, WIDER_LEARNED
 
 DATA = Path(__file__).parents[2] / "benchmarks" / "studies" / "data" / "banking77"
 DIM = 12
@@ -313,20 +316,13 @@ def test_small_batches_take_one_thread(
 
 
 def test_each_learned_pooling_fits(learn: Any, unseen: Any) -> None:
-    """Every pooling that learns is taken, with its options, and learns: its weights move and it beats the mean."""
-    modes: list[tuple[Any, dict[str, Any]]] = [
-        ("attention", {"num_heads": 2}),
-        ("gated_attention", {"hidden_dimension": 8}),
-        ("structured_attention", {"num_hops": 2}),
-        ("multihead_attention", {"num_queries": 2}),
-        ("latent_attention", {"num_latents": 16}),
-        (("generalized_mean", "attention"), {}),
-    ]
+    """Every pooling that learns is fitted and beats the mean; one without scores for tokens does so with attention."""
     some = learn[0][:300], learn[1][:300]
     rates: dict[str, Any] = {"max_iter": 15, "learning_rate_init": 0.3, "random_state": 0}
     mean = PoolingClassifier("mean", **rates).fit(*some).score(*unseen)
-    for mode, options in modes:
-        assert PoolingClassifier(mode, options, **rates).fit(*some).score(*unseen) > mean + 0.05, mode
+    for mode in (mode for mode, layer in POOLINGS.items() if layer.learns):
+        modes = mode if ORACLES[mode].scores else (mode, "attention")
+        assert PoolingClassifier(modes, **rates).fit(*some).score(*unseen) > mean + 0.05, mode
 
 
 def test_nothing_to_learn(learn: Any) -> None:
@@ -438,8 +434,8 @@ def test_labels_of_any_kind(labels: Any, learn: Any) -> None:
 SERVED: list[tuple[Any, dict[str, Any]]] = [
     ("attention", {"num_heads": 2}),
     (("cls", "attention"), {}),
-    ("multihead_attention", {"num_queries": 2}),
-    ("mean_std", {}),
+    (WIDER_LEARNED, dict(ORACLES[WIDER_LEARNED].options)),
+    (WIDER, {}),
 ]
 
 

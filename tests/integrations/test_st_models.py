@@ -37,7 +37,17 @@ from maskpool.integrations.transformers import SentenceEmbedder
 from tests.bench import tiny
 from tests.hosts import compares_with_the_host
 from tests.matrix import sampled
-from tests.poolings import HOST_MODES, LEARNED, SPECS, make
+from tests.poolings import (
+    BY_NAME_ONLY,
+    HOST_MODES,
+    LEARNED,
+    NEEDS_OPTION,
+    REQUIRED_OPTION,
+    SPECS,
+    WIDER,
+    make,
+    required,
+)
 
 DIM = 32
 TEXTS = [text for text, _ in tiny.make_texts(12)]
@@ -84,11 +94,11 @@ def _dictionary(folder: Path, name: str) -> Any:
 
 def test_composed_as_the_host_composes(build: Callable[..., SentenceTransformer]) -> None:
     """Our modules stand behind the host's Transformer and before its other modules, and the model knows its width."""
-    model = build(Pooling(DIM, "mean_std"), Dense(2 * DIM, 10), Normalize())
+    model = build(Pooling(DIM, WIDER), Dense(2 * DIM, 10), Normalize())
     vectors = model.encode(TEXTS)
     assert vectors.shape == (len(TEXTS), 10)
     assert model.get_embedding_dimension() == 10
-    assert build(Pooling(DIM, "mean_std")).get_embedding_dimension() == 2 * DIM
+    assert build(Pooling(DIM, WIDER)).get_embedding_dimension() == 2 * DIM
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
@@ -152,8 +162,9 @@ def test_exchanged_on_the_bundled_model() -> None:
 
 def test_exchanged_for_another_mode(build: Callable[..., SentenceTransformer]) -> None:
     """Another mode, with its options and settings, is the module of that mode; a learned one learns."""
-    model = replace_pooling(build(HostPooling(DIM)), "topk_mean", k=2, on_empty="nan", include_special_tokens=False)
-    expected = build(Pooling(DIM, "topk_mean", k=2, include_special_tokens=False)).encode(TEXTS)
+    options = {**required(NEEDS_OPTION), "include_special_tokens": False}
+    model = replace_pooling(build(HostPooling(DIM)), NEEDS_OPTION, on_empty="nan", **options)
+    expected = build(Pooling(DIM, NEEDS_OPTION, **options)).encode(TEXTS)
     np.testing.assert_array_equal(model.encode(TEXTS), expected)
     before: Any = model[1]
     after: Any = replace_pooling(model)[1]
@@ -162,7 +173,7 @@ def test_exchanged_for_another_mode(build: Callable[..., SentenceTransformer]) -
     assert type(model[1]) is Pooling
     settings = model[1].get_config_dict()
     assert settings["on_empty"] == "nan"
-    assert "k" not in settings
+    assert REQUIRED_OPTION not in settings
     starts_as = build(Pooling(DIM, include_special_tokens=False)).encode(TEXTS)
     np.testing.assert_allclose(model.encode(TEXTS), starts_as, atol=1e-6)
 
@@ -275,9 +286,9 @@ def test_what_cannot_be_exchanged(build: Callable[..., SentenceTransformer], fol
         ),
         (
             build(HostPooling(DIM), Dense(DIM, 9), Normalize()),
-            "mean_std",
+            WIDER,
             ValueError,
-            "'mean_std' gives vectors of dimension 64, and Dense behind the pooling was built for 32",
+            f"'{WIDER}' gives vectors of dimension 64, and Dense behind the pooling was built for 32",
         ),
         (build(HostPooling(DIM)), "middle", ValueError, "pooling_mode must be one of 'mean'"),
     ]
@@ -286,16 +297,19 @@ def test_what_cannot_be_exchanged(build: Callable[..., SentenceTransformer], fol
             with pytest.raises(kind, match=message):
                 exchange(model, mode)
     fits = build(HostPooling(DIM), Normalize())
-    assert replace_pooling(fits, "mean_std").encode(TEXTS).shape == (len(TEXTS), 2 * DIM)
+    assert replace_pooling(fits, WIDER).encode(TEXTS).shape == (len(TEXTS), 2 * DIM)
 
 
 def test_what_the_host_does_not_have(build: Callable[..., SentenceTransformer]) -> None:
     """A pooling that the host's class cannot be is refused by setting, and so is one that is the host's already."""
+    others = [mode for mode in BY_NAME_ONLY if mode not in HOST_MODES]
     message = (
-        r"got pooling_mode 'min', pooling_mode 'std', include_special_tokens=False; the host's modes are 'cls', 'max'"
+        "got "
+        + ", ".join(f"pooling_mode '{mode}'" for mode in others)
+        + ", include_special_tokens=False; the host's modes are 'cls', 'max'"
     )
     with pytest.raises(ValueError, match=message):
-        as_host_pooling(build(Pooling(DIM, ("mean", "min", "std"), include_special_tokens=False)))
+        as_host_pooling(build(Pooling(DIM, ("mean", *others), include_special_tokens=False)))
     with pytest.raises(ValueError, match="must have a pooling of maskpool, got Pooling, the host's own already"):
         as_host_pooling(build(HostPooling(DIM)))
 

@@ -39,6 +39,7 @@ from maskpool.encoder import BUNDLED, bundled_folder_of
 from maskpool.integrations.transformers import SentenceEmbedder, register_pipeline
 from maskpool.nn import POOLINGS, FirstLastAveragePooling, LayerMix, MaxPooling
 from tests.bench import tiny
+from tests.poolings import WIDER, required
 
 TEXTS = ["w1 w2 w3 red1 w4 w9 blue2", "w4", "", "blue2 blue3 w1", "w7 w8 green1 w5 w6 w2 w3 w1 w0 w11", "w7 w8"]
 # Any: the configurations' arguments are of all types.
@@ -108,10 +109,10 @@ def test_vectors_are_those_of_texts_alone(name: str, batch_size: int, tmp_path: 
     np.testing.assert_allclose(vectors, expected, atol=5e-6)
 
 
-@pytest.mark.parametrize("mode", [*POOLINGS, ("cls", "mean_std")], ids=str)
+@pytest.mark.parametrize("mode", [*POOLINGS, ("cls", WIDER)], ids=str)
 def test_every_pooling(bert: Any, mode: str | tuple[str, ...]) -> None:
     """A mode string is the pooling of that name over each text's real tokens, and tells its width."""
-    options = {"k": 2} if mode == "topk_mean" else {}
+    options = required(mode) if isinstance(mode, str) else {}
     layer = build_pooling(mode, 32, **options)
     tokenizer = tiny.tokenizer()
     embedder = SentenceEmbedder(bert, tokenizer, layer if options else mode)
