@@ -78,11 +78,11 @@ ALL_KILLS: dict[str, list[Point]] = {
     ],
     "at some time": [Point("at some time")] * cut(1, 3),
 }
-# Before, in and behind blocks, within the line of the last cell, behind it, and several of them in one study.
+# Before, in and behind blocks, within a line, behind the last cell, and several of them in one study.
 SHORT = [
     "at the claim",
     "before a block is counted",
-    "at the last cell",
+    "within a line",
     "before the vectors are deleted",
     "again and again",
     "at some time",
@@ -384,10 +384,11 @@ def test_a_study_of_two_parts_goes_on_in_either(base: Path, tmp_path: Path, monk
 def test_a_study_that_lacks_any_cell_has_no_results(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A study of which any one cell is missing, that of the attention heads too, is refused as not finished."""
+    """A study of which any one cell is missing is not finished; one that lacks its attention heads alone goes on."""
     monkeypatch.chdir(base)
     monkeypatch.setattr("maskpool.bench.heads._EPOCHS", 1)
-    start(replace(SMALL, poolings=("mean", "attention")), base, tmp_path)
+    study = replace(SMALL, poolings=("mean", "attention"))
+    start(study, base, tmp_path)
     results_of(StudyFolder(tmp_path))
     path = tmp_path / "cells.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -398,6 +399,11 @@ def test_a_study_that_lacks_any_cell_has_no_results(
             results_of(StudyFolder(tmp_path))
             believed.append(json.loads(line)["key"])
     assert believed == []
+    heads = [line for line in lines if json.loads(line)["key"]["kind"] == "heads"]
+    assert heads == lines[-1:]
+    path.write_bytes(b"".join(lines[:-1]))
+    start(study, base, tmp_path)
+    assert hashes(tmp_path) == [json.loads(line)["cell"] for line in lines]
 
 
 @pytest.mark.parametrize("poolings", [("mean",), pytest.param(("cls", "max"), marks=pytest.mark.full)])

@@ -290,6 +290,21 @@ SPECIAL = torch.tensor([[1, 0, 1, 1, 1], [1, 1, 0, 0, 1], [1, 1, 1, 1, 1]])
 
 @every_pooling
 @pytest.mark.parametrize("flat", [False, True])
+def test_prompts_and_special_tokens_are_left_out(name: str, flat: bool) -> None:
+    """A module that includes neither leaves out the tokens of both."""
+    prompts = torch.tensor([2, 1, 0])
+    kept = exclude_prompt(MASK, prompts) * (1 - SPECIAL)
+    assert not torch.equal(kept, MASK * (1 - SPECIAL))
+    module = _module(name, include_prompt=False, include_special_tokens=False)
+    features = _layouts(X, MASK)[flat] | {
+        "prompt_length": prompts,
+        "special_tokens_mask": SPECIAL[MASK.bool()][None] if flat else SPECIAL,
+    }
+    assert torch.equal(_vector(module, **features), make(name)(TokenBatch.from_padded(X, MASK).select(kept)))
+
+
+@every_pooling
+@pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("by_ids", [False, True])
 def test_special_tokens_are_left_out(name: str, flat: bool, by_ids: bool) -> None:
     """include_special_tokens=False leaves out the tokens that the mask, or the tokenizer's ids, call special."""
