@@ -19,6 +19,8 @@ from maskpool.encoder import Encoder
 from tests.bench import tiny
 from tests.command import one_process
 
+pytestmark = pytest.mark.full  # the benchmark trains heads
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _quicker() -> Iterator[None]:

@@ -184,6 +184,7 @@ for nth in range(1, steps + 2):
 """
 
 
+@pytest.mark.full  # real processes; a begun part goes on in process by default
 @pytest.mark.parametrize("block", [20, pytest.param(BLOCK, marks=pytest.mark.full)])
 def test_killed_runs_go_on(folder: Path, tmp_path: Path, block: int) -> None:
     """Killed anywhere, the next run computes the blocks that are missing alone, and ends with the same bytes.

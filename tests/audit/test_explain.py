@@ -86,6 +86,7 @@ def gpt2() -> Explanation:
     return explain(_gpt2(), WORDS)
 
 
+@pytest.mark.full  # the real model; tiny models are explained by default
 def test_the_bundled_models_row(minilm: tuple[Explanation, float]) -> None:
     """all-MiniLM-L6-v2 has a pad row of norm 0.77 among rows of 1.07, padding_idx 0, and is tied in training alone."""
     found, _ = minilm

@@ -109,7 +109,7 @@ NAMED: dict[tuple[str, ...], tuple[str, ...]] = {
 CAUSES_OF = {plant: causes for causes, plants in NAMED.items() for plant in plants}
 
 
-@pytest.mark.parametrize("plant", sampled(fresh_plants.PLANTS, every=2), ids=lambda plant: plant.name)
+@pytest.mark.parametrize("plant", sampled(fresh_plants.PLANTS, every=4), ids=lambda plant: plant.name)
 def test_plants_of_fresh_eyes_are_found(plant: Plant) -> None:
     """The verdict is one that the author of the bug allows, and the causes are the ones below."""
     report = audit_padding(plant.wrong())

@@ -123,6 +123,7 @@ def _secrets(lines: list[str]) -> list[str]:
     return [line for line in lines if re.search(f"{named}|{opened}", line)]
 
 
+@pytest.mark.full  # a traced process; the audit hook watches every test by default
 @_TRACES
 def test_nothing_outside_is_read_or_run(bases: Path, tmp_path: Path) -> None:
     """The system calls of all entrances on all hostile folders open no secret and start no program."""
