@@ -17,7 +17,7 @@ from tests.matrix import cut
 TINY = ["--quick", "--rounds", "2", "--shapes", "3x64x8:0.5", "--cache-mib", "1"]
 
 
-@pytest.mark.full  # calls every contestant; that each computes its mode is tested by default
+@pytest.mark.full  # calls every contestant; that one that disagrees stops the run is tested by default
 @pytest.mark.parametrize(
     ("modes", "dtypes"),
     [

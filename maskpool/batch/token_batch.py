@@ -152,7 +152,7 @@ class TokenBatch(Kernels):
             return SparseBatch(x.view(-1, x.shape[2]) if x.numel() else _rows(x)[0], places, offsets, real, places)
         values, by_sentence, by_token = _rows(x)
         index = places
-        if by_sentence != seq * by_token or by_token != 1:  # not one sentence after the other
+        if by_sentence != seq * by_token:  # not one sentence after the other
             index = places.div(seq, rounding_mode="floor") * by_sentence + places.remainder(seq) * by_token
         return SparseBatch(values, index, offsets, real, places)
 
