@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.matrix import cut
 from tests.poolings import DIM
 
-few_examples = settings(max_examples=cut(6, 50))  # for each pooling
+few_examples = settings(max_examples=cut(4, 50))  # for each pooling
 
 LAYOUTS = ["right", "left", "both", "holes"]
 MASK_DTYPES = [torch.bool, torch.int64, torch.int32, torch.uint8]

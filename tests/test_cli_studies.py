@@ -31,7 +31,7 @@ poolings = ["mean", "cls"]
 arms = ["included", "pads only", "noise", "index padded, query alone"]
 leaks = "all"
 layers = [-1, 0]
-clusterers = ["kmeans", "minibatch_kmeans", "hdbscan"]
+clusterers = ["kmeans", "hdbscan"]
 replicates = 2
 seeds = 2
 quote = false
@@ -60,7 +60,7 @@ def write_studies(folder: Path, model: Path) -> None:
     text = STUDY.format(model=model)
     (folder / "study.toml").write_text(text, "utf-8")
     text = text.replace("layers = [-1, 0]", "layers = [-1]").replace('leaks = "all"', "")
-    (folder / "small.toml").write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', '"kmeans"'), "utf-8")
+    (folder / "small.toml").write_text(text.replace('"kmeans", "hdbscan"', '"kmeans"'), "utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -109,9 +109,7 @@ def test_everything_that_the_file_asks_for_is_measured(finished: tuple[Ran, Path
     """Each layer, clusterer, pooling, plan and arm of the file has its row, and each leak its name."""
     (part,) = json.loads(finished[0].out)["parts"]
     tables = {(table["layer"], table["by"]): table["rows"] for table in part["tables"]}
-    assert set(tables) == {
-        (layer, by) for layer in (-1, 0) for by in ("kmeans", "minibatch_kmeans", "hdbscan", "mixed")
-    }
+    assert set(tables) == {(layer, by) for layer in (-1, 0) for by in ("kmeans", "hdbscan", "mixed")}
     plans = ["random batches of 8", "padded to 24", "padded to 24, left"]
     for (_, by), rows in tables.items():
         for pooling in ("mean", "cls"):
@@ -272,7 +270,7 @@ def test_hdbscan_is_given_as_many_padded_texts_as_it_needs(file: Path, encoder: 
     arms = {}
     for by in ("kmeans", "hdbscan"):
         asked = tmp_path / f"{by}.toml"
-        asked.write_text(text.replace('"kmeans", "minibatch_kmeans", "hdbscan"', f'"{by}"'), "utf-8")
+        asked.write_text(text.replace('"kmeans", "hdbscan"', f'"{by}"'), "utf-8")
         study = read_study(asked)
         (corpus,) = load_corpora(study, tmp_path)
         part = Part.of(study, corpus, encoder)

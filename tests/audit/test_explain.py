@@ -98,6 +98,7 @@ def test_the_bundled_models_row(minilm: tuple[Explanation, float]) -> None:
     assert (index.number, index.numbers["tokenizer's pad id"]) == (0, 0)
 
 
+@pytest.mark.full  # the real model; tiny models are explained by default
 def test_the_bundled_models_pads(minilm: tuple[Explanation, float]) -> None:
     """In all-MiniLM-L6-v2 pads get no attention, and zeroing their row moves no real token and pads by about 5.4."""
     found, _ = minilm
@@ -110,6 +111,7 @@ def test_the_bundled_models_pads(minilm: tuple[Explanation, float]) -> None:
         assert found[key].number == 0, key
 
 
+@pytest.mark.full  # the real model; tiny models are explained by default
 @pytest.mark.parametrize(("kind", "known"), [("pad to pad", 0.92), ("word to pad", 0.20), ("word to word", 0.40)])
 def test_the_bundled_models_cosines(minilm: tuple[Explanation, float], kind: str, known: float) -> None:
     """The known mean cosine of all-MiniLM-L6-v2 lies among those of these texts, and theirs within 0.15 of it."""
@@ -120,6 +122,7 @@ def test_the_bundled_models_cosines(minilm: tuple[Explanation, float], kind: str
     assert mean == pytest.approx(known, abs=0.15)
 
 
+@pytest.mark.full  # the real model; tiny models are explained by default
 def test_the_bundled_models_training(minilm: tuple[Explanation, float]) -> None:
     """Training moves the pad row of all-MiniLM-L6-v2 through its tied head, with ignore_index as far as without."""
     found, _ = minilm
@@ -132,6 +135,7 @@ def test_the_bundled_models_training(minilm: tuple[Explanation, float]) -> None:
     assert given == pytest.approx(without, rel=0.05)
 
 
+@pytest.mark.full  # the real model; tiny models are explained by default
 def test_the_bundled_model_takes_seconds(minilm: tuple[Explanation, float]) -> None:
     """All of it takes less than 30 seconds of a processor."""
     assert minilm[1] < 30
