@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from itertools import product
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import batches, contestants, learned_heads, pooling_speed, timing
+from benchmarks import batches, contestants, learned_heads, mutation, pooling_speed, timing
 from tests.bench import tiny
 from tests.matrix import cut
 
@@ -121,3 +122,21 @@ def test_intervals_hold_texts_and_seeds() -> None:
     assert found["points"] == pytest.approx(difference.mean())
     half_width = (found["high"] - found["low"]) / 2
     assert half_width == pytest.approx(1.96 * (of_texts**2 + of_seeds**2) ** 0.5, rel=0.1)
+
+
+def test_mutants_are_sampled_where_a_test_could_see_them(tmp_path: Path) -> None:
+    """The sample holds at most one mutant a place, and none of annotations, messages or the star of keywords."""
+    source = "def double(x: int | None, *, y: int = 2) -> int | None:\n    if not x:\n        raise ValueError(1 + 1)\n"
+    (tmp_path / "a.py").write_text(source + "    return x * y\n", encoding="utf-8")
+    places = [(1, 18), (1, 26), (1, 38), (1, 48), (3, 26), (4, 13), (4, 13)]
+    database = sqlite3.connect(":memory:")
+    columns = "module_path, start_pos_row, start_pos_col, operator_name, operator_args, occurrence"
+    database.execute(f"CREATE TABLE mutation_specs (job_id, {columns})")
+    database.execute("CREATE TABLE work_items (job_id)")
+    for job, place in enumerate(places):
+        database.execute("INSERT INTO mutation_specs VALUES (?, 'a.py', ?, ?, 'operator', ?, 0)", (job, *place, job))
+        database.execute("INSERT INTO work_items VALUES (?)", (job,))
+    mutation.keep_sample(database, tmp_path, size=10, seed=0)
+    kept = database.execute("SELECT start_pos_row, start_pos_col FROM mutation_specs ORDER BY 1").fetchall()
+    assert kept == [(1, 38), (4, 13)]
+    assert database.execute("SELECT count(*) FROM work_items").fetchone() == (2,)
