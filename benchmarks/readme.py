@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.census_table import counts
+from benchmarks.census.table import counts
 from maskpool.bench.arms import EXCLUDED, INCLUDED
 from maskpool.bench.report import LEARNED_HEADER, baseline_rows, learned_table, markdown_table, table
 from maskpool.bench.results import main_table_of

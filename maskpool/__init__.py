@@ -17,7 +17,7 @@ _HOME = {
     "assert_padding_invariant": "maskpool.audit",
     "audit_padding": "maskpool.audit",
     "build_pooling": "maskpool.poolings.build",
-    "freeze_pad_row": "maskpool.pad_row",
+    "freeze_pad_row": "maskpool.pads",
     "pool": "maskpool.poolings.build",
 }
 _MODULES = ("errors", "functional", "integrations", "masks", "nn", "weights")

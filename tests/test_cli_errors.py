@@ -313,7 +313,7 @@ def test_a_failing_explanation_keeps_the_verdict(
     def fail(*_: object) -> None:
         raise ValueError("no explanation\nat all")
 
-    monkeypatch.setattr("maskpool.audit.explain.explain", fail)
+    monkeypatch.setattr("maskpool.pads.explanation.explain", fail)
     ran = run("audit", plain, "--texts", texts, "--explain", *(["--json"] if as_json else []))
     assert ran.code == 2
     assert ran.err.splitlines()[-1] == "maskpool: no explanation"

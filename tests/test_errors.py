@@ -23,7 +23,7 @@ SOURCES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT / 
 CONVERTED = [
     path
     for path in SOURCES
-    if path.relative_to(ROOT).parts[0] in ("bench", "encoder", "audit", "trust", "weights.py", "plans.py", "pad_row.py")
+    if path.relative_to(ROOT).parts[0] in ("bench", "encoder", "audit", "trust", "weights.py", "pads", "plans.py")
 ]
 CLASSES = [
     found

@@ -13,18 +13,15 @@ from torch import Tensor, nn
 from maskpool.audit.edits import cut_columns, mapped
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
-from maskpool.audit.states import CLEAN, LEAK, relative
+from maskpool.audit.states import relative
 from maskpool.audit.trace import OnModule, TokenCall, watch
+from maskpool.tolerances import CLEAN, LEAK, OTHER_STATES, STATE_ROUNDINGS
 
 _CONVOLUTION, _STATE = "convolution across pads", "recurrent state through pads"
 _NORM, _MASK = "normalisation over positions", "mask ignored inside the encoder"
 _NOT_PASSED, _ADDITIVE = "mask not passed to the encoder", "additive mask taken for a multiplicative one"
 _POSITIONS, _UNKNOWN = "position ids under left padding", "pads reach real tokens inside the encoder"
-_TIMES_PRECISION = 40
 _HIDES = -1e3  # added to a score
-_OTHER_STATES = (
-    0.5  # rounding in halves, which autocast may do, is a tenth of it; states of another module are twice it
-)
 QUANTISED = "dynamic quantisation shared by the batch"
 
 
@@ -48,7 +45,7 @@ def encoder_finding(seen: Seen, precision: float = 0.0) -> Finding | None:
     if size is None or size <= CLEAN:
         return None
     if not _is_one_module(seen):
-        return _across_modules(seen, size) if size > max(LEAK, _TIMES_PRECISION * precision) else None
+        return _across_modules(seen, size) if size > max(LEAK, STATE_ROUNDINGS * precision) else None
     # Text by text and in more digits: what companions do otherwise is another finding, and noise is none.
     half = seen.alone.states.element_size() < 4
     try:
@@ -198,7 +195,7 @@ def _is_one_module(seen: Seen) -> bool:
     states = _again(seen.alone)
     if states is None or seen.alone.states is None or states.shape != seen.alone.states.shape:
         return False
-    return relative(seen.alone.states, states) < _OTHER_STATES
+    return relative(seen.alone.states, states) < OTHER_STATES
 
 
 def _only_first_pad_counts(seen: Seen) -> bool:
@@ -293,7 +290,7 @@ def _cured(seen: Seen, **changed: Tensor) -> bool:
 def _agree(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    return relative(one, other) <= max(LEAK, _TIMES_PRECISION * torch.finfo(one.dtype).eps)
+    return relative(one, other) <= max(LEAK, STATE_ROUNDINGS * torch.finfo(one.dtype).eps)
 
 
 _KINDS: tuple[tuple[str, tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from maskpool.audit.encoder_causes import encoder_finding
-from maskpool.audit.probes import TIMES_FLOOR, Moved
+from maskpool.audit.probes import Moved
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
-from maskpool.audit.states import CLEAN, LEAK, relative
+from maskpool.audit.states import relative
 from maskpool.audit.trace import TokenCall
+from maskpool.tolerances import CLEAN, LEAK, TIMES_NOISE
 
 Side: TypeAlias = Literal["right", "left"]
 
@@ -61,7 +62,7 @@ class Trial:
             return exact > CLEAN
         # Noise between batch sizes is never more than a leak: a larger one is coupling.
         floor = min(self.single["batch size"] or 0.0, LEAK)
-        return size is None or size > max(LEAK, TIMES_FLOOR * floor)
+        return size is None or size > max(LEAK, TIMES_NOISE * floor)
 
     def is_noise(self, probe: str) -> bool:
         """Whether a probe was measured, and moves the states by no more than noise for certain."""

@@ -13,15 +13,15 @@ from torch.nn.functional import cosine_similarity
 
 from maskpool.audit.edits import cutting, edited
 from maskpool.audit.encoder_causes import module_finding, reads_other_ids
-from maskpool.audit.probes import SMALLEST, TIMES_FLOOR, Measured, difference
+from maskpool.audit.probes import Measured, difference
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
 from maskpool.nn import POOLINGS
 from maskpool.poolings.build import build_pooling
+from maskpool.tolerances import PARALLEL, SAME_VECTOR, TIMES_NOISE, UNIT_LENGTH, VECTOR_CHANGE
 
 Change: TypeAlias = Callable[[Tensor], Tensor]
 
-SAME_VECTOR = 2e-3
 _ADDITIVE = "additive mask taken for a multiplicative one"
 _READ, _COUNTED = "pads read by the pooling", "padded length read by the pooling"
 _MEAN, _MAX = "mean over pads", "max over pads"
@@ -140,7 +140,7 @@ def _cause_of(vector: Tensor, leaks: dict[str, dict[str, Tensor]], clean: dict[s
     blocks = torch.split(vector, width) if len(vector) > width and len(vector) % width == 0 else ()
     if not blocks:
         return None
-    unit = abs(float(vector.norm()) - 1) < 1e-3  # made of unit length as a whole, or block by block
+    unit = abs(float(vector.norm()) - 1) < UNIT_LENGTH  # made of unit length as a whole, or block by block
     found: tuple[str, str] | None = None
     scales = []
     for number, block in enumerate(blocks, start=1):
@@ -160,7 +160,7 @@ def _cause_of(vector: Tensor, leaks: dict[str, dict[str, Tensor]], clean: dict[s
         scales += [float(block.norm() / candidate.norm())] if float(candidate.norm()) else []
         found = found or (cause, formula)
     if max(scales, default=1.0) > (1 + SAME_VECTOR) * min(scales, default=1.0) and not all(
-        abs(float(block.norm()) * len(blocks) ** 0.5 - 1) < 1e-3 or abs(float(block.norm()) - 1) < 1e-3
+        abs(float(block.norm()) * len(blocks) ** 0.5 - 1) < UNIT_LENGTH or abs(float(block.norm()) - 1) < UNIT_LENGTH
         for block in blocks
     ):
         return None
@@ -172,7 +172,7 @@ def _fits(block: Tensor, candidate: Tensor, unit: bool) -> bool:
         return True
     if not unit or not float(candidate.norm()) or not float(block.norm()):
         return False
-    return block.shape == candidate.shape and float(cosine_similarity(block, candidate, dim=0)) > 1 - 1e-6
+    return block.shape == candidate.shape and float(cosine_similarity(block, candidate, dim=0)) > 1 - PARALLEL
 
 
 def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]:
@@ -260,13 +260,13 @@ def same(vector: Tensor, candidate: Tensor) -> bool:
         return False
     if difference(vector, candidate) < SAME_VECTOR:
         return True
-    unit = abs(float(vector.norm()) - 1) < 1e-3 and float(candidate.norm()) > 0
+    unit = abs(float(vector.norm()) - 1) < UNIT_LENGTH and float(candidate.norm()) > 0
     return unit and difference(vector, candidate / candidate.norm()) < SAME_VECTOR
 
 
 def _parallel(vector: Tensor, candidate: Tensor) -> bool:
     """Whether one is a multiple of the other: sums over an additive mask are scaled by its values."""
-    return vector.shape == candidate.shape and abs(float(cosine_similarity(vector, candidate, dim=0))) > 1 - 1e-6
+    return vector.shape == candidate.shape and abs(float(cosine_similarity(vector, candidate, dim=0))) > 1 - PARALLEL
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ class _Edits:
         one, other = (self.vector(self.noise(columns, number)) for number in (1, 2))
         if one is None or other is None:
             return None
-        return difference(one, other) > max(SMALLEST, TIMES_FLOOR * self.measured.repeated)
+        return difference(one, other) > max(VECTOR_CHANGE, TIMES_NOISE * self.measured.repeated)
 
     def agree(self, one: Tensor | None, other: Tensor | None) -> bool:
         """Whether two vectors are the same but for noise."""

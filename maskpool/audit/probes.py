@@ -15,6 +15,15 @@ from maskpool.audit.columns import Unpadded, without_pads
 from maskpool.audit.pipelines import Pipeline
 from maskpool.audit.trace import Call, watch
 from maskpool.errors import InvalidValueError
+from maskpool.tolerances import (
+    COARSER_THAN_FLOAT64,
+    HALF_ROUNDING,
+    SAME_FOR_ALL_TEXTS,
+    TIMES_NOISE,
+    TOO_NOISY,
+    VECTOR_CHANGE,
+    VECTOR_ROUNDINGS,
+)
 
 # Lower case and without punctuation, so that words in another order are as many tokens. Under 200 letters, so that
 # tokenizers of bytes stay under 200 tokens as well.
@@ -27,14 +36,8 @@ TEXTS = (
     "when the first train of the day came in the people on the platform folded their papers and picked up their bags "
     "and looked along the line for their own carriage",
 )
-# Clean float32 vectors stay below 1e-5, leaks begin near 1e-3; halves and coarser numbers are noisier.
-SMALLEST = 1e-4
-TIMES_FLOOR = 20
-_TIMES_PRECISION = 8
-_HALVES = 0.02  # what rounding in bfloat16 does to a vector at most
 _TURNS = 4
 _LARGE = 35  # texts in one call: more than the usual batch sizes, and three in an incomplete last batch of 4, 8, 16, 32
-_LOUDEST = 0.02  # noise in which leaks can still be recognised
 
 
 def difference(one: Tensor, other: Tensor) -> float:
@@ -120,7 +123,7 @@ class Measured:
     @property
     def step(self) -> float:
         """What rounding alone may do to a vector, many times over: nothing that is smaller is called a difference."""
-        return max(SMALLEST, _TIMES_PRECISION * self.precision)
+        return max(VECTOR_CHANGE, VECTOR_ROUNDINGS * self.precision)
 
     @property
     def floor(self) -> float:
@@ -131,12 +134,12 @@ class Measured:
     @property
     def threshold(self) -> float:
         """What counts as a difference."""
-        return max(self.step, TIMES_FLOOR * self.floor)
+        return max(self.step, TIMES_NOISE * self.floor)
 
     @property
     def coupled(self) -> Moved | None:
         """A text that other texts move without any padding."""
-        least = max(self.step, TIMES_FLOOR * self.repeated)
+        least = max(self.step, TIMES_NOISE * self.repeated)
         found = [one for one in (self.coupling, self.noise) if one is not None and one.size > least]
         return max(found, key=lambda one: one.size, default=None)
 
@@ -153,12 +156,12 @@ class Measured:
 
     def rounded(self, size: float) -> bool:
         """Whether a difference may be rounding in halves."""
-        return not self.inside and self.precision > 1e-9 and size < _HALVES
+        return not self.inside and self.precision > COARSER_THAN_FLOAT64 and size < HALF_ROUNDING
 
     @property
     def loud(self) -> bool:
         """Whether equal calls differ so much that no leak could be recognised."""
-        return self.repeated > _LOUDEST
+        return self.repeated > TOO_NOISY
 
 
 def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
@@ -201,8 +204,8 @@ def measure(pipeline: Pipeline, texts: Sequence[str]) -> Measured:
     last = pipeline([early[0]])[0]
     found.repeated = max(found.repeated, difference(alone[early[0]], last))
     found.padded.sort(key=lambda one: -one.size)
-    found.vacuous = found.padded[0].size < 1e-9 and all(
-        difference(alone[early[0]], vector) < 1e-9 for vector in alone.values()
+    found.vacuous = found.padded[0].size < SAME_FOR_ALL_TEXTS and all(
+        difference(alone[early[0]], vector) < SAME_FOR_ALL_TEXTS for vector in alone.values()
     )
     found.precision = max([pipeline.precision, *(call.precision for call in found.alone.values())])
     found.unpadded, found.own_unpadded = without_pads(pipeline, found.alone, found.beside)
@@ -290,7 +293,7 @@ def _find_cache(
 
     Accept a respelling only if it leaves the vector of a never-padded control text unchanged.
     """
-    small = max(SMALLEST, TIMES_FLOOR * found.repeated)
+    small = max(VECTOR_CHANGE, TIMES_NOISE * found.repeated)
     for spell in (lambda t: t + " ", lambda t: t.replace(" ", "  ", 1), str.upper, str.capitalize):
         if spell(control) == control or spell(text) == text:  # asks for the same again
             continue

@@ -10,22 +10,22 @@ from typing import Any
 
 from torch import nn
 
-from maskpool.audit.census import tell
+from maskpool.audit.census import describe
 from maskpool.audit.encoder_causes import QUANTISED, encoder_finding, is_dynamically_quantised
 from maskpool.audit.end_of_text import hidden_tokens_finding, unpooled_end_finding
 from maskpool.audit.evidence import ROUNDING, doubt
 from maskpool.audit.opening import open_pipeline
 from maskpool.audit.pipelines import Pipeline, evaluated, left_as_it_was
-from maskpool.audit.pooling_causes import SAME_VECTOR, exact_finding, pooling_finding
+from maskpool.audit.pooling_causes import exact_finding, pooling_finding
 from maskpool.audit.probes import TEXTS, Measured, difference, measure
 from maskpool.audit.report import AuditReport, Finding, Verdict
 from maskpool.audit.rows import cut_finding, mixed_up_finding, state_finding
 from maskpool.audit.seen import look_inside, never_padded
 from maskpool.audit.signature import signature_finding
 from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
+from maskpool.tolerances import COARSER_THAN_FLOAT32, SAME_VECTOR
 
 MAX_TEXTS = 32
-_HALF = 1e-6  # numbers coarser than float32
 
 
 def audit_padding(
@@ -183,7 +183,7 @@ def _findings(measured: Measured) -> list[Finding]:
     inside = look_inside(measured)
     for seen in {id(seen.alone.module): seen for seen in reversed(inside)}.values():  # of each encoder the worst text
         padded_alone, moves = seen.moved.texts[0] in measured.own_unpadded, seen.moved.size > measured.threshold
-        half = measured.precision > _HALF
+        half = measured.precision > COARSER_THAN_FLOAT32
         if moves or padded_alone or half:
             found.append(encoder_finding(seen, measured.precision))
         named = [finding.cause for finding in found if finding is not None]
@@ -229,7 +229,7 @@ def _census(measured: Measured) -> str:
         for module in outer.modules():
             config: Any = getattr(module, "config", None)
             if isinstance(getattr(config, "model_type", None), str):
-                return tell(config)
+                return describe(config)
     return ""
 
 

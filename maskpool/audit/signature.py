@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from torch.nn.functional import cosine_similarity
 
-from maskpool.audit.probes import SMALLEST, Measured, Moved
+from maskpool.audit.probes import Measured, Moved
 from maskpool.audit.report import Finding
+from maskpool.tolerances import PARALLEL, VECTOR_CHANGE
 
 
 def signature_finding(measured: Measured) -> Finding:
@@ -16,7 +17,7 @@ def signature_finding(measured: Measured) -> Finding:
     counts = Counter(one.texts[0] for one in measured.padded)
     moved = next((one for one in measured.padded if counts[one.texts[0]] > 1), measured.padded[0])
     a, b = moved.alone, moved.there
-    small = max(SMALLEST, measured.floor) * float(a.norm())
+    small = max(VECTOR_CHANGE, measured.floor) * float(a.norm())
     evidence = f"the vector of a text next to a longer one moves by {moved.size:.2g}"
     if not bool(moved.there.isfinite().all()):
         return Finding(
@@ -32,7 +33,7 @@ def signature_finding(measured: Measured) -> Finding:
     if measured.inside:  # its modules would have shown it
         return finding("padding of unknown cause", "the modules that were seen do not say why")
     cosine = float(cosine_similarity(a, b, dim=0))
-    if cosine > 1 - 1e-6 and float(b.norm()) < float(a.norm()):
+    if cosine > 1 - PARALLEL and float(b.norm()) < float(a.norm()):
         return finding(
             "divided by the batch width", f"it keeps its direction and shrinks to {float(b.norm() / a.norm()):.2f}"
         )

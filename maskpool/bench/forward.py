@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from maskpool.audit.census import find_row
-from maskpool.audit.states import CLEAN, relative
+from maskpool.audit.states import relative
 from maskpool.bench.arms import Reading, Vectors, Windows, partners
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import atomic_write
 from maskpool.nn import PoolingLayer
 from maskpool.plans import Ints
+from maskpool.tolerances import CLEAN
 from maskpool.trust import Folder
 
 Mapped: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]

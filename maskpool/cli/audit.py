@@ -62,9 +62,9 @@ def audit(
     with stoppable(), rename_arguments(OPTIONS):
         with needs_bench():
             from maskpool.audit import audit_padding
-            from maskpool.audit.explain import explain as explain_pads
             from maskpool.audit.opening import open_pipeline
             from maskpool.encoder import Encoder
+            from maskpool.pads.explanation import explain as explain_pads
         given = None if texts is None else _read_texts(texts)
         screen = Screen(silent=as_json)
         with expected_errors(), screen.status(f"loading {model}") as show:

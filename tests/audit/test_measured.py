@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskpool.audit.probes import SMALLEST, TIMES_FLOOR, Measured, Moved
+from maskpool.audit.probes import Measured, Moved
 from maskpool.audit.trace import TokenCall
+from maskpool.tolerances import TIMES_NOISE, VECTOR_CHANGE
 
 IDS = torch.tensor([[5, 6, 0], [7, 8, 9]])
 
@@ -35,7 +36,7 @@ def test_masks_are_read_as_their_modules_mean_them() -> None:
 
 def test_a_leak_is_many_times_the_noise() -> None:
     """A vector moves if it moves by 20 times what equal calls and companions of its length do, and by 1e-4 at least."""
-    assert Measured().threshold == SMALLEST
-    assert Measured(repeated=1e-3).threshold == pytest.approx(TIMES_FLOOR * 1e-3)
+    assert Measured().threshold == VECTOR_CHANGE
+    assert Measured(repeated=1e-3).threshold == pytest.approx(TIMES_NOISE * 1e-3)
     noise = Moved(("a", "b"), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 2e-3]))
-    assert Measured(repeated=1e-3, noise=noise).threshold == pytest.approx(TIMES_FLOOR * 2e-3, rel=1e-3)
+    assert Measured(repeated=1e-3, noise=noise).threshold == pytest.approx(TIMES_NOISE * 2e-3, rel=1e-3)

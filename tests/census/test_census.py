@@ -17,12 +17,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import CONFIG_MAPPING, BertConfig, BertModel, LlamaConfig
 
-from benchmarks import census, census_table
-from benchmarks.census_models import VARIANTS, Variant, build, draw_weights, every_variant
+from benchmarks.census import run as census
+from benchmarks.census import table
+from benchmarks.census.models import VARIANTS, Variant, build, draw_weights, every_variant
 from maskpool import audit_padding
-from maskpool.audit.census import CensusRow, find_row, rows, tell
+from maskpool.audit.census import CensusRow, describe, find_row, load
 from maskpool.audit.encoder_probes import Trial, judge
-from maskpool.audit.states import CLEAN
+from maskpool.tolerances import CLEAN
 from tests.audit import planted
 
 RESULTS = json.loads(census.RESULTS.read_text(encoding="utf-8"))
@@ -82,8 +83,8 @@ def test_every_clean_row_saw_something() -> None:
 def test_what_ships_and_what_is_read_are_made_of_the_results() -> None:
     """The table and the package's own file hold what the results say."""
     minutes = sum(row["seconds"] for row in RESULTS["rows"]) / 60
-    assert census.TABLE.read_text(encoding="utf-8") == census_table.markdown(RESULTS, minutes, CLEAN)
-    assert json.loads(census.SHIPPED.read_text(encoding="utf-8")) == json.loads(json.dumps(census_table.short(RESULTS)))
+    assert census.TABLE.read_text(encoding="utf-8") == table.markdown(RESULTS, minutes, CLEAN)
+    assert json.loads(census.SHIPPED.read_text(encoding="utf-8")) == json.loads(json.dumps(table.short(RESULTS)))
 
 
 @pytest.mark.parametrize("architecture", A_FEW + [pytest.param(name, marks=pytest.mark.full) for name in MORE])
@@ -239,13 +240,13 @@ def test_a_model_finds_the_row_of_its_settings() -> None:
     assert found.variant == "dynamic rope"
     unmeasured = BertConfig.from_dict({"sliding_window": 5})
     assert find_row(unmeasured) is None
-    assert "but not with its settings: sliding_window set" in tell(unmeasured)
-    assert tell(BertConfig()).startswith("bert, tiny and random in transformers")
+    assert "but not with its settings: sliding_window set" in describe(unmeasured)
+    assert describe(BertConfig()).startswith("bert, tiny and random in transformers")
 
 
 def test_rows_of_an_architecture_differ_in_their_settings() -> None:
     """No two rows speak for the same models."""
-    keys = [(row.architecture, tuple(row.switches.items())) for row in rows()[1]]
+    keys = [(row.architecture, tuple(row.switches.items())) for row in load().rows]
     assert len(set(keys)) == len(keys)
 
 
@@ -282,7 +283,7 @@ def row(**changed: Any) -> CensusRow:
             "length together",
         ),
         (row(vacuous=True), "nothing: no token reads another"),
-        (row(coupled=True), "run each text alone: those of a batch reach each other"),
+        (row(coupled=True), "run each text separately: texts of a batch affect each other"),
         (
             row(right="length", only="sdpa"),
             "pad on the left; or use another attention implementation than sdpa",
@@ -297,8 +298,8 @@ def test_a_row_says_what_to_do(found: CensusRow, advice: str) -> None:
 def test_the_audit_tells_the_row_of_the_model(model_folder: Path) -> None:
     """The report names the architecture's row and what to do, wherever the model sits; others have none."""
     report = audit_padding((planted.bert(), planted.tokenizer(), "mean"))
-    assert report.census == tell(planted.bert().config)
-    assert f"census: bert, tiny and random in transformers {rows()[0]}: position shift, left" in str(report)
+    assert report.census == describe(planted.bert().config)
+    assert f"census: bert, tiny and random in transformers {load().release}: position shift, left" in str(report)
     assert audit_padding(planted.pooled_by(planted.mean)).census == report.census
     modules = [Transformer(str(model_folder)), Pooling(32, "mean")]
     hosted = SentenceTransformer(modules=modules, device="cpu")

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from maskpool.audit.pad_answers import QUESTIONS, Found, show
-from maskpool.audit.pad_measures import DoesNotApplyError
-from maskpool.audit.pad_subject import Subject
 from maskpool.encoder import Encoder, check_texts
 from maskpool.errors import InvalidTypeError, rename_arguments
+from maskpool.pads.answers import QUESTIONS, Found, show
+from maskpool.pads.measures import DoesNotApplyError
+from maskpool.pads.subject import Subject
 
 TEXTS = (
     "The cat sat on the mat.",

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from maskpool.audit.pad_measures import Batch, DoesNotApplyError
-from maskpool.audit.pad_training import Trained
 from maskpool.encoder import Encoder
 from maskpool.encoder.annotations import PreTrainedModel
 from maskpool.errors import InvalidValueError
-from maskpool.pad_row import input_embedding
+from maskpool.pads.measures import Batch, DoesNotApplyError
+from maskpool.pads.row import input_embedding
+from maskpool.pads.training import Trained
 
 _PADS = 16  # each text gets at least so many, or half of what the model takes
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from maskpool.encoder.annotations import PreTrainedModel
+from maskpool.tolerances import SAME_OUTPUTS
 
-# Clean models repeat themselves to 1e-5 of their outputs' scale, whatever computes their attention.
-_SAME = 1e-4
 _REFUSALS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)  # of a mask with a fourth dimension
 
 
@@ -114,7 +113,7 @@ def is_causal(model: PreTrainedModel, batch: Batch) -> bool:
             again = states(model, batch, additive(batch.mask, causal, torch.finfo(model.dtype).min, model.dtype))
         except _REFUSALS:
             break
-        if distance(own, again, batch.real) <= _SAME * finite(own[batch.real].abs().max()):
+        if distance(own, again, batch.real) <= SAME_OUTPUTS * finite(own[batch.real].abs().max()):
             return causal
     raise DoesNotApplyError(f"a {type(model).__name__} takes no additive mask (batch, 1, seq, seq) in place of its own")
 

@@ -3,7 +3,7 @@
 ``python -m benchmarks.census`` builds every text architecture that ``AutoModel`` knows, tiny and with random weights,
 and runs the audit's probes of encoders (`maskpool.audit.encoder_probes`) on it: one process an architecture, a time
 limit each. It writes ``benchmarks/results/census.json`` (all numbers), ``benchmarks/census.md`` (the table) and
-``maskpool/audit/census.json`` (what the audit and the harness read). A stopped run goes on where it was.
+``maskpool/audit/census/census.json`` (what the audit and the harness read). A stopped run goes on where it was.
 
 ``--only bert,llama`` measures these alone and prints them. ``--compare FILE`` lists the rows whose verdict is another
 one in FILE, a run with another ``--seed``.
@@ -36,7 +36,7 @@ import transformers
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.census_models import (
+from benchmarks.census.models import (
     NotAttemptedError,
     Variant,
     build,
@@ -46,16 +46,16 @@ from benchmarks.census_models import (
     pad_of,
     words_of,
 )
-from benchmarks.census_table import counts, markdown, row_of, short
+from benchmarks.census.table import counts, markdown, row_of, short
 from maskpool.audit.census import switches
 from maskpool.audit.encoder_probes import SIDES, Text, Trial, find_cause, judge, kind_of, probe
-from maskpool.audit.states import CLEAN, LEAK
 from maskpool.files import atomic_write
+from maskpool.tolerances import CLEAN, LEAK
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "census.json"
 TABLE = ROOT / "benchmarks" / "census.md"
-SHIPPED = ROOT / "maskpool" / "audit" / "census.json"
+SHIPPED = ROOT / "maskpool" / "audit" / "census" / "census.json"
 SECONDS = 60
 _MEMORY = 6 << 30
 
@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"  {row_of(row).advice}")
                 print("\n".join(f"  {name}: {size}" for name, size in row["sizes"].items()))
         return
-    code = sorted([*SHIPPED.parent.glob("*.py"), *TABLE.parent.glob("census*.py")])
+    code = sorted([*SHIPPED.parents[1].rglob("*.py"), *Path(__file__).parent.glob("*.py")])
     of = {
         "transformers": transformers.__version__,
         "torch": torch.__version__,
@@ -304,7 +304,3 @@ def _compare(one: Path, other: Path) -> None:
     found = disagreements(*runs)
     print("\n".join(found) or "nothing differs")
     raise SystemExit(1 if found else 0)
-
-
-if __name__ == "__main__":
-    main()

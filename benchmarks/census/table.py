@@ -13,7 +13,7 @@ from maskpool.audit.encoder_probes import CONVENTIONS, SIDES
 from maskpool.bench.report import markdown_table
 
 HEADER = ("architecture", "right", "left", "told positions", "batch", "state", "one pass", "why", "what to do")
-ABLATIONS = Path(__file__).parent / "census"
+REPRODUCTIONS = Path(__file__).parent / "reproductions"
 _HEAD = """# The padding census
 
 What padding does to the token states of the text architectures of transformers {transformers}, those that also see or
@@ -114,10 +114,10 @@ def markdown(results: Mapping[str, Any], minutes: float, clean: float) -> str:
 
 def _ablations() -> list[str]:
     """The reproductions, by the first line of each."""
-    scripts = sorted(ABLATIONS.glob("*.py"))
+    scripts = sorted(REPRODUCTIONS.glob("[!_]*.py"))
     if not scripts:
         return []
-    lines = [f"- [{path.name}](census/{path.name}): {_first_line(path)}" for path in scripts]
+    lines = [f"- [{path.name}](census/reproductions/{path.name}): {_first_line(path)}" for path in scripts]
     return [
         "## Leaks, taken apart",
         "",
@@ -137,9 +137,9 @@ def _taken_apart(row: CensusRow) -> list[str]:
     if not (row.coupled or row.state or {"content", "length"} & {row.right, row.left}):
         return []
     names = [name.replace("-", "_").replace(" ", "_") for name in (row.architecture, row.variant) if name]
-    stems = [path.stem for path in sorted(ABLATIONS.glob("*.py"))]
+    stems = [path.stem for path in sorted(REPRODUCTIONS.glob("[!_]*.py"))]
     found = [stem for name in names for stem in stems if stem == name or stem.startswith(f"{name}_")]
-    return [f"[{stem}.py](census/{stem}.py)" for stem in found]
+    return [f"[{stem}.py](census/reproductions/{stem}.py)" for stem in found]
 
 
 def _name(found: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskpool.audit.explain import Explanation, explain
+from maskpool.pads.explanation import Explanation, explain
 from tests.once import once
 
 

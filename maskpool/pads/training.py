@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskpool.audit.pad_measures import Batch, DoesNotApplyError
 from maskpool.encoder.annotations import PreTrainedModel
-from maskpool.pad_row import input_embedding
+from maskpool.pads.measures import Batch, DoesNotApplyError
+from maskpool.pads.row import input_embedding
 
 LEARNING_RATE = 1e-3  # torch's default for AdamW
 STEPS = 3  # Adam's first step has one size whatever the gradient: only later ones tell gradients apart

@@ -24,7 +24,7 @@ from torch.optim import optimizer as torch_optimizers
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
 
 from maskpool import freeze_pad_row
-from maskpool.pad_row import input_embedding, tied_heads
+from maskpool.pads.row import input_embedding, tied_heads
 from tests.bench import tiny
 from tests.matrix import sampled
 

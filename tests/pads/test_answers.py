@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskpool.audit.explain import Explanation
+from maskpool.pads.explanation import Explanation
 
 PAGE = Path(__file__).parents[2] / "docs" / "pads.md"
 

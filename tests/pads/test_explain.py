@@ -29,11 +29,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-from maskpool.audit.explain import TEXTS, Explanation, explain
-from maskpool.audit.pad_training import Trained
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
-from maskpool.pad_row import input_embedding
+from maskpool.pads.explanation import TEXTS, Explanation, explain
+from maskpool.pads.row import input_embedding
+from maskpool.pads.training import Trained
 from tests.bench import tiny
 
 WORDS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8"]

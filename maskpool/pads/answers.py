@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from maskpool.audit.pad_measures import (
+from maskpool.pads.measures import (
     DoesNotApplyError,
     additive,
     attention_on_pads,
@@ -22,9 +22,9 @@ from maskpool.audit.pad_measures import (
     mean_of_pairs,
     states,
 )
-from maskpool.audit.pad_subject import Subject, count
-from maskpool.audit.pad_training import LEARNING_RATE, STEPS
-from maskpool.pad_row import input_embedding, tied_heads
+from maskpool.pads.row import input_embedding, tied_heads
+from maskpool.pads.subject import Subject, count
+from maskpool.pads.training import LEARNING_RATE, STEPS
 
 _SIDES: tuple[Literal["right", "left"], ...] = ("right", "left")
 _DECAY = 0.01  # torch's default for AdamW

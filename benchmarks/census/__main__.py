@@ -1,0 +1,5 @@
+"""Run the padding census."""
+
+from benchmarks.census.run import main
+
+main()

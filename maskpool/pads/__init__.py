@@ -1,0 +1,15 @@
+"""The pads of a model: what they are, measured, and how training leaves their row alone."""
+
+from maskpool.pads.explanation import TEXTS, Answer, Explanation, explain
+from maskpool.pads.row import FrozenRow, freeze_pad_row, input_embedding, tied_heads
+
+__all__ = [
+    "TEXTS",
+    "Answer",
+    "Explanation",
+    "FrozenRow",
+    "explain",
+    "freeze_pad_row",
+    "input_embedding",
+    "tied_heads",
+]
