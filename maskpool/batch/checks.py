@@ -12,6 +12,7 @@ from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from maskpool.errors import InvalidTypeError, InvalidValueError
 from maskpool.kernels.base import Kernels
@@ -31,17 +32,24 @@ def is_traced() -> bool:
 
 
 def on_eager_cpu(tensor: Tensor) -> bool:
-    """Return whether values may be read: a CPU tensor in eager mode, outside of `torch.func` transforms.
+    """Return whether values may be read: a CPU tensor in eager mode, outside of `torch.func` and forward-mode autograd.
 
     The sparse kernels run in the same case. Tracers cannot follow shapes that depend on the mask's values, `torch.vmap`
-    cannot either, and on other devices counting the real tokens would make the host wait for the device.
+    cannot either, the kernels have no forward-mode derivatives, and on other devices counting the real tokens would
+    make the host wait for the device.
     """
     return not (
         tensor.device.type != "cpu"
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch.jit is untyped
-        or torch._C._are_functorch_transforms_active()  # torch has no public name for it
+        or is_transformed()
     )
+
+
+def is_transformed() -> bool:
+    """Return whether the call is inside of a `torch.func` transform or of forward-mode autograd."""
+    # torch has no public name for either.
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def refuse_tracing(argument: str) -> None:

@@ -20,6 +20,7 @@ from maskpool.batch.checks import (
     check_tokens,
     check_zeros_and_ones,
     from_array,
+    is_transformed,
     on_eager_cpu,
     refuse_tracing,
     shortened,
@@ -52,7 +53,7 @@ class TokenBatch(Kernels):
 
     Create it with `of`, or with `from_padded`, `from_packed`, `from_nested` or `from_spans`, and pass it to several
     poolings: they share its preparation. On CPU in eager mode the result is a `SparseBatch`; under `torch.compile`,
-    `torch.export` and `torch.func`, and on other devices, it is a `PaddedBatch`.
+    `torch.export`, `torch.func` and forward-mode autograd, and on other devices, it is a `PaddedBatch`.
 
     Attributes:
         dim: Width of a token embedding.
@@ -369,7 +370,7 @@ class TokenBatch(Kernels):
         return by_token
 
     def _refuse_transforms(self) -> None:
-        """Raise if the batch cannot be pooled inside of a `torch.func` transform."""
+        """Raise if the batch cannot be pooled inside of a `torch.func` transform or forward-mode autograd."""
 
     def _values_of_nested(self, token_weights: Tensor) -> Tensor:
         offsets = token_weights.offsets().to(torch.int64)  # type: ignore[attr-defined]  # torch leaves it untyped
@@ -421,11 +422,11 @@ class SparseBatch(CSRKernels, TokenBatch):
         return (self.index.numel(),) if self.mask is None else tuple(self.mask.shape)
 
     def _refuse_transforms(self) -> None:
-        if torch._C._are_functorch_transforms_active():  # torch has no public name for it
+        if is_transformed():
             raise InvalidValueError(
                 "token_embeddings",
-                "must be tensors under torch.func and torch.vmap, got a TokenBatch that was created outside: create "
-                "the batch inside of the transform",
+                "must be tensors under torch.func and forward-mode autograd, got a TokenBatch that was created "
+                "outside: create the batch inside of the transform",
             )
 
     @property

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, jvp, vmap
 
 from maskpool import TokenBatch
 from maskpool.errors import InvalidValueError
@@ -105,6 +106,22 @@ def test_other_lengths_in_each_batch_are_refused() -> None:
 
 
 @every_pooling
+def test_forward_mode(name: str) -> None:
+    """Forward-mode derivatives, of torch.func.jvp and of dual tensors, are those of reverse mode."""
+    layer, (x, mask) = make(name).requires_grad_(False), all_layouts()
+    tangent = tokens(*x.shape, seed=3)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(_loss(layer, leaf, mask), leaf)
+    expected = (gradient * tangent).sum()
+    _, by_jvp = jvp(lambda rows: _loss(layer, rows, mask), (x,), (tangent,))
+    with forward_ad.dual_level():
+        dual = forward_ad.unpack_dual(_loss(layer, forward_ad.make_dual(x, tangent), mask)).tangent
+    for actual in (by_jvp, dual):
+        assert actual is not None
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_pooling
 def test_batches_prepared_outside_are_refused(name: str) -> None:
     """A batch that was prepared outside of a transform is refused inside it; the way out is named."""
     layer, batch = make(name), TokenBatch.of(*all_layouts())
@@ -117,3 +134,5 @@ def test_batches_prepared_outside_are_refused(name: str) -> None:
     for transformed, argument in ((grad(pool), torch.tensor(1.0)), (vmap(pool), torch.ones(2))):
         with pytest.raises(InvalidValueError, match=text):
             transformed(argument)
+    with forward_ad.dual_level(), pytest.raises(InvalidValueError, match=text):
+        pool(torch.tensor(1.0))
