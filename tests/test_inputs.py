@@ -1,6 +1,5 @@
 """What token embeddings and masks can be: outputs of models and tokenizers, NumPy arrays, floating masks."""
 
-import re
 from collections import UserDict
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import BatchEncoding
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, MaskedLMOutput
 
 from maskpool import TokenBatch, pool
 from maskpool.errors import InvalidTypeError, InvalidValueError
@@ -66,11 +65,43 @@ def test_outputs_of_tokenizers(entrance: str, mapping: type[Any]) -> None:
         assert refused.value.argument == "attention_mask"
 
 
-def test_lists_of_a_tokenizer_are_refused() -> None:
-    """A tokenizer's output without return_tensors holds lists, which are refused by their type."""
+@every_entrance
+def test_lists_are_refused(entrance: str) -> None:
+    """Lists, as of a tokenizer without return_tensors, are refused with the way to make a tensor of them."""
     x, mask = all_layouts()
-    with pytest.raises(InvalidTypeError, match=re.escape("attention_mask must be a torch.Tensor, got list")):
-        mean_pool(x, BatchEncoding({"attention_mask": mask.tolist()}))
+    call, of_mask = ENTRANCES[entrance], r"^attention_mask must be a torch\.Tensor, got list: .*return_tensors=\"pt\""
+    for wrong in (BatchEncoding({"attention_mask": mask.tolist()}), mask.tolist()):
+        with pytest.raises(InvalidTypeError, match=of_mask):
+            call(x, wrong)
+    with pytest.raises(InvalidTypeError, match=r"^token_embeddings must be .*, got list: .*torch\.tensor"):
+        call(x.tolist(), mask)
+
+
+@every_entrance
+def test_tuples_of_a_model_are_refused(entrance: str) -> None:
+    """A model's output as a tuple is refused with the element to pass."""
+    x, mask = all_layouts()
+    with pytest.raises(InvalidTypeError, match=r"^token_embeddings must be .*, got tuple: .*output\[0\]"):
+        ENTRANCES[entrance]((x,), mask)
+
+
+@every_entrance
+@pytest.mark.parametrize("with_states", [False, True])
+def test_outputs_of_models_with_a_head_are_refused(entrance: str, with_states: bool) -> None:
+    """The output of a model with a head is refused, and the message says how to get token embeddings."""
+    x, mask = all_layouts()
+    output = MaskedLMOutput(logits=x, hidden_states=(x, x) if with_states else None)
+    with pytest.raises(InvalidTypeError, match=r"got a mapping with logits.*hidden_states\[-1\]") as refused:
+        ENTRANCES[entrance](output, mask)
+    assert "SentenceTransformer" not in str(refused.value)
+
+
+@every_entrance
+def test_sparse_masks_are_refused(entrance: str) -> None:
+    """A mask of a sparse layout is refused by name."""
+    x, mask = all_layouts()
+    with pytest.raises(InvalidTypeError, match=r"^attention_mask must be a strided tensor, got layout torch\.sparse"):
+        ENTRANCES[entrance](x, mask.to_sparse())
 
 
 def test_mappings_of_a_sentence_transformer_are_refused() -> None:

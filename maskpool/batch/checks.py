@@ -148,6 +148,13 @@ def check_tokens(token_embeddings: object, dims: int, shape: str) -> Tensor:
     ):
         return token_embeddings
     name = "token_embeddings"
+    if isinstance(token_embeddings, Mapping) and "logits" in token_embeddings:
+        raise InvalidTypeError(
+            name,
+            f"must be a tensor of shape {shape}, got a mapping with {_names(token_embeddings)}, the output of a model "
+            "with a head: load the model with AutoModel, or run it with output_hidden_states=True and pass "
+            "output.hidden_states[-1]",
+        )
     if isinstance(token_embeddings, Mapping):
         raise InvalidTypeError(
             name,
@@ -156,8 +163,14 @@ def check_tokens(token_embeddings: object, dims: int, shape: str) -> Tensor:
             "layer(features['token_embeddings'], features['attention_mask'])",
         )
     if not isinstance(token_embeddings, Tensor):
+        way_out = ""
+        if isinstance(token_embeddings, tuple):
+            way_out = ": of a model's output as a tuple, pass output[0]"
+        elif isinstance(token_embeddings, list):
+            way_out = ": pad the sentences to one length and convert them with torch.tensor or torch.stack"
         raise InvalidTypeError(
-            name, f"must be a torch.Tensor of shape {shape} or a TokenBatch, got {type(token_embeddings).__name__}"
+            name,
+            f"must be a torch.Tensor of shape {shape} or a TokenBatch, got {type(token_embeddings).__name__}{way_out}",
         )
     if token_embeddings.dtype not in _TOKEN_DTYPES:
         raise InvalidTypeError(
@@ -184,6 +197,7 @@ def check_padded(token_embeddings: object, attention_mask: object) -> tuple[Tens
         and token_embeddings.shape[:2] == attention_mask.shape
         and token_embeddings.device == attention_mask.device
         and token_embeddings.layout == torch.strided
+        and attention_mask.layout == torch.strided
     ):
         return token_embeddings, attention_mask
     tokens = check_tokens(token_embeddings, 3, "(batch, seq, dim)")
@@ -199,7 +213,12 @@ def check_padded(token_embeddings: object, attention_mask: object) -> tuple[Tens
 def check_mask(name: str, mask: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Raise unless ``mask`` is a mask of this shape on this device; return it as bool or integer."""
     if not isinstance(mask, Tensor):
-        raise InvalidTypeError(name, f"must be a torch.Tensor, got {type(mask).__name__}")
+        way_out = ': convert it with torch.tensor, or call the tokenizer with return_tensors="pt"'
+        raise InvalidTypeError(
+            name, f"must be a torch.Tensor, got {type(mask).__name__}{way_out if isinstance(mask, list) else ''}"
+        )
+    if mask.layout != torch.strided:
+        raise InvalidTypeError(name, f"must be a strided tensor, got layout {mask.layout}")
     if mask.dim() == 4:
         raise InvalidValueError(
             name,

@@ -113,9 +113,10 @@ def test_forward_mode(name: str) -> None:
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(_loss(layer, leaf, mask), leaf)
     expected = (gradient * tangent).sum()
-    _, by_jvp = jvp(lambda rows: _loss(layer, rows, mask), (x,), (tangent,))
+    by_jvp = jvp(lambda rows: _loss(layer, rows, mask), (x,), (tangent,))[1]
     with forward_ad.dual_level():
-        dual = forward_ad.unpack_dual(_loss(layer, forward_ad.make_dual(x, tangent), mask)).tangent
+        rows = forward_ad.make_dual(x, tangent)  # type: ignore[no-untyped-call]  # untyped
+        dual = forward_ad.unpack_dual(_loss(layer, rows, mask)).tangent  # type: ignore[no-untyped-call]  # untyped
     for actual in (by_jvp, dual):
         assert actual is not None
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
