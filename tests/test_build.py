@@ -13,7 +13,7 @@ import torch
 import maskpool.nn
 from maskpool import TokenBatch, build_pooling, pool
 from maskpool.errors import InvalidTypeError, InvalidValueError
-from maskpool.functional import mean_pool, sum_pool
+from maskpool.functional import max_pool, mean_pool, sum_pool
 from maskpool.nn import (
     POOLINGS,
     AttentionPooling,
@@ -360,6 +360,44 @@ def test_unknown_options_are_named() -> None:
     ) as refused:
         MeanPooling(embedding_dimension=384)  # type: ignore[call-arg]  # the point of the test
     assert refused.value.argument == "embedding_dimension"
+
+
+def test_a_layer_called_like_a_function_says_how() -> None:
+    """A class that is called with token embeddings says in one line that the layer is made first."""
+    layers: tuple[type[torch.nn.Module], ...] = (MeanPooling, TopKMeanPooling, FirstLastAveragePooling)
+    for make_layer in layers:
+        with pytest.raises(InvalidTypeError) as refused:
+            make_layer(torch.ones(1, 2, 3), torch.ones(1, 2))
+        name = make_layer.__name__
+        states = "hidden_states" if make_layer is FirstLastAveragePooling else "token_embeddings"
+        assert f"got 2 tensors: make the layer first, {name}(…)({states}, attention_mask)" in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert "tensor(" not in str(refused.value)
+
+
+def test_layers_of_several_states_explain_arguments() -> None:
+    """The layers that read all hidden states explain arguments that they do not take, as the others do."""
+    with pytest.raises(InvalidTypeError, match=r"takes no embedding dimension.* got 384: pass options by name"):
+        FirstLastAveragePooling(384)  # type: ignore[call-arg, arg-type]  # the point of the test
+    with pytest.raises(InvalidTypeError, match=r"takes only num_layers by position, got 'mean': .*\(pooling=…\)"):
+        LayerMix(13, "mean")  # type: ignore[call-arg, arg-type]  # the point of the test
+    with pytest.raises(InvalidTypeError, match="is not an argument of LayerMix; its options are pooling="):
+        LayerMix(13, embedding_dimension=8)  # type: ignore[call-arg]  # the point of the test
+
+
+@pytest.mark.parametrize("given", [MaxPooling, MaxPooling(), max_pool], ids=["class", "layer", "function"])
+def test_a_layer_in_the_place_of_a_mode(given: Any) -> None:
+    """A layer or its class where a mode is expected is refused with its mode."""
+    way_out = "" if given is max_pool else ": pass its mode, 'max'"
+    with pytest.raises(InvalidTypeError, match=f"must be a string or a tuple of strings, got [A-Za-z]+{way_out}$"):
+        build_pooling(given)
+
+
+def test_weights_for_a_concatenation_name_the_layer_that_takes_none() -> None:
+    """Token weights for several poolings are refused with those of them that do not sum."""
+    x, mask = torch.ones(1, 2, 3), torch.ones(1, 2)
+    with pytest.raises(InvalidValueError, match=r"^token_weights cannot be used by MaxPooling, MinPooling in Concat"):
+        pool(x, mask, ("mean", "max", "min"), token_weights=mask)
 
 
 def test_a_mode_in_the_place_of_the_mask_is_named() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from transformers.modeling_outputs import BaseModelOutput
 
 from maskpool import TokenBatch
 from maskpool.errors import InvalidValueError
@@ -195,6 +196,14 @@ def test_hidden_states_of_a_transformer() -> None:
             "hidden_states must have one shape in all layers, (2, 5, 6); layer 2 has (2, 5, 4)",
         ),
         ([None, None, None], TypeError, "token_embeddings must be a torch.Tensor"),
+        (None, TypeError, "got one NoneType: run the model with output_hidden_states=True"),
+        (3, TypeError, "got one int: run the model with output_hidden_states=True"),
+        (
+            BaseModelOutput(hidden_states=(torch.ones(2, 5, DIM),) * 3),
+            TypeError,
+            "got one BaseModelOutput: pass output.hidden_states of the model, run with output_hidden_states=True",
+        ),
+        (BaseModelOutput(), TypeError, "got one BaseModelOutput: pass output.hidden_states of the model, run with"),
     ],
 )
 def test_bad_layers(states: Any, error: type[Exception], text: str) -> None:

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskpool.batch.checks import check_on_empty
 from maskpool.batch.token_batch import SparseBatch, TokenBatch, TokenEmbeddings
@@ -20,7 +20,7 @@ from maskpool.types import AttentionMask, Offsets, OnEmpty, PerSentence, PerToke
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
-def _explain_arguments(init: _Init) -> _Init:
+def explain_arguments(init: _Init) -> _Init:
     """Make a constructor say what to do with arguments that it does not take, as in ``MeanPooling(384)``."""
     parameters = list(inspect.signature(init).parameters.values())[1:]
     positional = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
@@ -29,13 +29,16 @@ def _explain_arguments(init: _Init) -> _Init:
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
     @wraps(init)
-    def checked(self: PoolingLayer, *args: Any, **options: Any) -> None:  # Any: those of the constructor
+    def checked(self: nn.Module, *args: Any, **options: Any) -> None:  # Any: those of the constructor
         if len(args) > len(positional):
-            surplus = ", ".join(map(repr, args[len(positional) :]))
+            kind, surplus = type(self), args[len(positional) :]
             takes = f"only {', '.join(positional)}" if positional else "no embedding dimension, nor other values"
-            raise InvalidTypeError(
-                type(self).__name__, f"takes {takes} by position, got {surplus}: pass options by name ({named})"
-            )
+            if all(isinstance(value, Tensor) for value in surplus):
+                inputs = ", ".join(list(inspect.signature(kind.forward).parameters)[1:3])
+                problem = f"got {len(surplus)} tensors: make the layer first, {kind.__name__}(…)({inputs})"
+            else:
+                problem = f"got {', '.join(map(repr, surplus))}: pass options by name ({named})"
+            raise InvalidTypeError(kind.__name__, f"takes {takes} by position, {problem}")
         unknown = [name for name in options if not open_ended and name not in (*positional, *names)]
         if unknown:
             raise InvalidTypeError(unknown[0], f"is not an argument of {type(self).__name__}; its options are {named}")
@@ -79,9 +82,9 @@ class PoolingLayer(nn.Module, ABC):
         """Let the constructor explain arguments that it does not take."""
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _explain_arguments(cls.__init__)  # type: ignore[method-assign]  # same signature
+            cls.__init__ = explain_arguments(cls.__init__)  # type: ignore[method-assign]  # same signature
 
-    @_explain_arguments
+    @explain_arguments
     def __init__(self, *, on_empty: OnEmpty = "zero") -> None:
         super().__init__()
         check_on_empty(on_empty)
@@ -117,7 +120,7 @@ class PoolingLayer(nn.Module, ABC):
             return self.pool(batch)
         if not self.takes_token_weights:
             raise InvalidValueError(
-                "token_weights", f"cannot be used by {type(self).__name__}, which does not sum over the tokens"
+                "token_weights", f"cannot be used by {self._unweighted_name()}, which does not sum over the tokens"
             )
         return self.pool(batch, batch.token_weights(token_weights))
 
@@ -129,6 +132,10 @@ class PoolingLayer(nn.Module, ABC):
             batch: The batch.
             weights: Token weights in the batch's form, from `TokenBatch.token_weights`.
         """
+
+    def _unweighted_name(self) -> str:
+        """Return the name of what takes no token weights, for the error."""
+        return type(self).__name__
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:

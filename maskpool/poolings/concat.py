@@ -37,12 +37,17 @@ class ConcatPooling(PoolingLayer):
 
     def __init__(self, poolings: Iterable[PoolingLayer], *, on_empty: OnEmpty | None = None) -> None:
         super().__init__(on_empty="zero" if on_empty is None else on_empty)
+        if isinstance(poolings, str):
+            poolings = [poolings]  # refused below
+        elif not isinstance(poolings, Iterable):
+            raise InvalidTypeError("poolings", f"must be a list of maskpool layers, got {type(poolings).__name__}")
         layers = list(poolings)
         if not layers:
             raise InvalidValueError("poolings", "must hold at least one layer, got none")
         for layer in layers:
             if not isinstance(layer, PoolingLayer):
-                raise InvalidTypeError("poolings", f"must hold maskpool layers, got {type(layer).__name__}")
+                way_out = ": build_pooling(('mean', 'max')) takes modes" if isinstance(layer, str) else ""
+                raise InvalidTypeError("poolings", f"must hold maskpool layers, got {type(layer).__name__}{way_out}")
             if on_empty is not None:
                 layer.on_empty = on_empty
         self.poolings = nn.ModuleList(layers)
@@ -52,6 +57,11 @@ class ConcatPooling(PoolingLayer):
     def pool(self, batch: TokenBatch, weights: PerToken | None = None) -> SentenceEmbeddings:  # noqa: D102  # see base
         pooled = [layer.pool(batch, weights) for layer in self.layers()]
         return torch.cat(pooled, dim=1)
+
+    def _unweighted_name(self) -> str:
+        """Return the names of the layers that take no token weights."""
+        names = [layer._unweighted_name() for layer in self.layers() if not layer.takes_token_weights]
+        return f"{', '.join(names)} in {type(self).__name__}"
 
     def layers(self) -> list[PoolingLayer]:
         """Return the layers in order."""

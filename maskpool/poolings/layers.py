@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, overload
 
 import torch
@@ -12,7 +12,7 @@ from maskpool.batch.checks import check_on_empty, check_sizes
 from maskpool.batch.token_batch import TokenBatch, TokenEmbeddings
 from maskpool.errors import InvalidTypeError, InvalidValueError
 from maskpool.poolings.averages import MeanPooling, mean
-from maskpool.poolings.base import PoolingLayer
+from maskpool.poolings.base import PoolingLayer, explain_arguments
 from maskpool.types import AttentionMask, Offsets, OnEmpty, SentenceEmbeddings, TokenWeights
 
 __all__ = ["FirstLastAveragePooling", "LayerMix", "first_last_average_pool", "mix_layers"]
@@ -142,6 +142,7 @@ class LayerMix(nn.Module):
         tensor([[2.]])
     """
 
+    @explain_arguments
     def __init__(self, num_layers: int, *, pooling: PoolingLayer | None = None) -> None:
         super().__init__()
         check_sizes(num_layers=num_layers)
@@ -224,6 +225,7 @@ class FirstLastAveragePooling(nn.Module):
         tensor([[0.5000]])
     """
 
+    @explain_arguments
     def __init__(self, *, on_empty: OnEmpty = "zero") -> None:
         super().__init__()
         check_on_empty(on_empty)
@@ -267,11 +269,15 @@ class FirstLastAveragePooling(nn.Module):
 def _batches(
     hidden_states: Sequence[TokenEmbeddings], attention_mask: AttentionMask | None, cu_seqlens: Offsets | None
 ) -> list[TokenBatch]:
-    if isinstance(hidden_states, TokenBatch) or (isinstance(hidden_states, Tensor) and hidden_states.dim() != 4):
+    one_tensor = isinstance(hidden_states, Tensor) and hidden_states.dim() != 4
+    if one_tensor or isinstance(hidden_states, (TokenBatch, Mapping)) or not isinstance(hidden_states, Iterable):
+        way_out = "run the model with output_hidden_states=True"
+        if isinstance(hidden_states, Mapping):  # a model's output
+            way_out = "pass output.hidden_states of the model, run with output_hidden_states=True"
         raise InvalidTypeError(
             "hidden_states",
             "must be a sequence with one batch of token embeddings per layer, "
-            f"got one {type(hidden_states).__name__}: run the model with output_hidden_states=True",
+            f"got one {type(hidden_states).__name__}: {way_out}",
         )
     batches = [TokenBatch.of(layer, attention_mask, cu_seqlens) for layer in hidden_states]
     if not batches:

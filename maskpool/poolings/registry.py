@@ -58,7 +58,10 @@ def find(mode: object, argument: str = "pooling_mode") -> type[PoolingLayer]:
         InvalidValueError: The mode is unknown. The message suggests the mode that was probably meant.
     """
     if not isinstance(mode, str):
-        raise InvalidTypeError(argument, f"must be a string or a tuple of strings, got {type(mode).__name__}")
+        layer = mode if isinstance(mode, type) else type(mode)
+        registered = [name for name, known in POOLINGS.items() if layer is known]
+        way_out = f": pass its mode, {registered[0]!r}" if registered else ""
+        raise InvalidTypeError(argument, f"must be a string or a tuple of strings, got {layer.__name__}{way_out}")
     if mode not in POOLINGS:
         hint = suggestion(mode)
         meant = "" if hint is None else f"; did you mean {hint!r}?"

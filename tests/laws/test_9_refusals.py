@@ -453,6 +453,12 @@ def test_bad_poolings() -> None:
         ConcatPooling([])
     with pytest.raises(TypeError, match="poolings must hold maskpool layers, got Identity"):
         ConcatPooling([MeanPooling(), torch.nn.Identity()])  # type: ignore[list-item]  # the point of the test
+    for wrong, text in ((MeanPooling(), r"list of maskpool layers, got MeanPooling"), (384, "list of .* got int")):
+        with pytest.raises(InvalidTypeError, match=f"poolings must be a {text}"):
+            ConcatPooling(wrong)  # type: ignore[arg-type]  # the point of the test
+    for modes in ("mean", ["mean", "max"]):
+        with pytest.raises(InvalidTypeError, match=r"got str: build_pooling\(\('mean', 'max'\)\) takes modes"):
+            ConcatPooling(modes)  # type: ignore[arg-type]  # the point of the test
 
 
 ROWS = torch.ones(5, DIM)
