@@ -45,8 +45,8 @@ from rich.progress import track
 from scipy import stats
 from torch import Tensor, nn
 
-from maskpool.bench.corpora import Corpus, read_file
-from maskpool.bench.quality import cluster_ami
+from maskpool.bench.design.corpora import Corpus, read_file
+from maskpool.bench.score.clusterers import cluster_ami
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write

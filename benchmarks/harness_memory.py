@@ -35,12 +35,12 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from benchmarks.harness_speed import POOLINGS, ten_plans
 from benchmarks.timing import environment, last_level_cache
-from maskpool.bench.arms import INCLUDED
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.forward import pool_corpus, prove_prefix
-from maskpool.bench.parts import Grid, Part
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study import Study
+from maskpool.bench.design.treatments import INCLUDED
+from maskpool.bench.encode.forward import pool_corpus, prove_prefix
+from maskpool.bench.part import Grid, Part
 from maskpool.bench.run import Job, jobs_of
-from maskpool.bench.study import Study
 from maskpool.encoder import Encoder
 
 RESULTS = Path(__file__).parent / "results" / "harness_memory.json"

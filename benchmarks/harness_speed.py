@@ -34,18 +34,18 @@ from rich.table import Table
 
 from benchmarks.timing import environment, last_level_cache
 from maskpool import TokenBatch, build_pooling
-from maskpool.bench.arms import ARMS, EXCLUDED, INCLUDED
-from maskpool.bench.corpora import docstrings
-from maskpool.bench.draws import FULL
-from maskpool.bench.forward import RIGHT, Pooled, pair_keys, pool_corpus, prove_prefix
-from maskpool.bench.measures import compute_shift, seconds
-from maskpool.bench.parts import Grid, Part
-from maskpool.bench.study import Study
+from maskpool.bench.design.corpora import docstrings
+from maskpool.bench.design.study import Study
+from maskpool.bench.design.subsamples import FULL
+from maskpool.bench.design.treatments import ARMS, EXCLUDED, INCLUDED
+from maskpool.bench.encode.forward import RIGHT, Pooled, pair_keys, pool_corpus, prove_prefix
+from maskpool.bench.part import Grid, Part
+from maskpool.bench.score.measures import compute_shift, seconds
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.plans import Plan
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
 
 RESULTS = Path(__file__).parent / "results" / "harness_speed.json"
 POOLINGS = ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_tokens")

@@ -42,7 +42,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer
 
 from benchmarks.timing import environment, last_level_cache
-from maskpool.bench.corpora import Corpus, read_file
+from maskpool.bench.design.corpora import Corpus, read_file
 from maskpool.encoder import BUNDLED, Encoder, cache_states
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write

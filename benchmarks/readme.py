@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.census.table import counts
-from maskpool.bench.arms import EXCLUDED, INCLUDED
-from maskpool.bench.report import LEARNED_HEADER, baseline_rows, learned_table, markdown_table, table
-from maskpool.bench.results import main_table_of
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
+from maskpool.bench.report.pages import LEARNED_HEADER, baseline_rows, learned_table, markdown_table, table
+from maskpool.bench.report.results import main_table_of
 from maskpool.integrations.st_host import modules as host
 from maskpool.nn import POOLINGS
 

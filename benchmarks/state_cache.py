@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import environment, last_level_cache, time_in_turn
 from maskpool import TokenBatch
-from maskpool.bench.corpora import Corpus, docstrings, read_file
+from maskpool.bench.design.corpora import Corpus, docstrings, read_file
 from maskpool.encoder import BUNDLED, Encoder, TokenStates, cache_states
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write

@@ -17,7 +17,7 @@ import joblib
 import pytest
 
 from maskpool import cli
-from maskpool.bench.study import Study
+from maskpool.bench.design.study import Study
 
 REPLICATES, SEEDS = 3, 2
 
@@ -67,11 +67,11 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     """Fewer fits than a finding needs, all in this process, and no hub."""
     few = {"replicates": REPLICATES}
     patch.setattr(Study.__init__, "__defaults__", tuple(few.get(one.name, one.default) for one in fields(Study)))
-    patch.setattr("maskpool.bench.statistics._DRAWS", 1_000)
+    patch.setattr("maskpool.bench.score.intervals._DRAWS", 1_000)
     patch.setattr("maskpool.bench.run.FLOOR_FITS", 3)
     patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
-    patch.setattr("maskpool.bench.heads._EPOCHS", 2)
-    patch.setattr("maskpool.bench.heads.HEAD_SEEDS", 2)
+    patch.setattr("maskpool.bench.score.heads._EPOCHS", 2)
+    patch.setattr("maskpool.bench.score.heads.HEAD_SEEDS", 2)
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 

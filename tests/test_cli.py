@@ -21,16 +21,17 @@ from transformers import BertModel, CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 import maskpool
-from maskpool import cli
-from maskpool.bench import report, results
-from maskpool.bench.draws import make_draws
-from maskpool.bench.figures import FIGURES
-from maskpool.bench.folder import CELLS, STUDY, StudyFolder
-from maskpool.bench.heads import hold_at_once
-from maskpool.bench.parts import Part
-from maskpool.bench.report import CSV_COLUMNS, HEADER
+from maskpool import bench, cli
+from maskpool.bench.design.study import CorpusSource, Study
+from maskpool.bench.design.subsamples import make_draws
+from maskpool.bench.part import Part
+from maskpool.bench.report import pages as report
+from maskpool.bench.report import results
+from maskpool.bench.report.figures import FIGURES
+from maskpool.bench.report.pages import CSV_COLUMNS, HEADER
 from maskpool.bench.run import load_corpora
-from maskpool.bench.study import CorpusSource, Study
+from maskpool.bench.score.heads import hold_at_once
+from maskpool.bench.store.folder import CELLS, STUDY, StudyFolder
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
@@ -108,7 +109,9 @@ def copy_of(study: Measured, folder: Path) -> tuple[object, ...]:
 @pytest.fixture
 def drawn(study: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures that are copies of those of `study`: drawing takes longer than most runs."""
-    monkeypatch.setattr("maskpool.bench.report._draw", lambda _, __, path: shutil.copy(study.folder / path.name, path))
+    monkeypatch.setattr(
+        "maskpool.bench.report.pages._draw", lambda _, __, path: shutil.copy(study.folder / path.name, path)
+    )
 
 
 def test_a_run_writes_its_files(study: Measured) -> None:
@@ -539,7 +542,7 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused(
 
 @pytest.mark.parametrize(
     ("place", "options"),
-    [("encoder.Encoder.load", []), ("bench.report.write", []), ("bench.estimate.estimate", ["--dry-run"])],
+    [("encoder.Encoder.load", []), ("bench.report.pages.write", []), ("bench.estimate.estimate", ["--dry-run"])],
 )
 @pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
 def test_ctrl_c_says_how_to_go_on(
@@ -553,7 +556,7 @@ def test_ctrl_c_says_how_to_go_on(
     command = copy_of(study, tmp_path)
     finished = (tmp_path / CELLS).read_bytes().count(b"\n")
     if not begun:
-        if place == "bench.report.write":
+        if place == "bench.report.pages.write":
             pytest.skip("a report is written of a study that is finished")
         (tmp_path / CELLS).unlink()
         finished = 0
@@ -604,7 +607,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
     def refuse(**options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("maskpool.bench.folder.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("maskpool.bench.store.folder.tempfile.TemporaryFile", refuse)
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path)
     assert_refused(ran, "--out must be a folder that can be written, got .*: Permission denied")
 
@@ -632,7 +635,7 @@ def test_a_disk_that_fills_up_is_said(study: Measured, tmp_path: Path, monkeypat
     command = copy_of(study, out)
     before = older(out)
     with monkeypatch.context() as patch:
-        patch.setattr("maskpool.bench.report.markdown", full_disk)
+        patch.setattr("maskpool.bench.report.pages.markdown", full_disk)
         ran = run(*command)
     assert ran.code == 2
     last = ran.err.splitlines()[-1]
@@ -658,7 +661,7 @@ def test_whatever_fails_leaves_older_results(
     """Whichever file cannot be made, every older file stays as it was and nothing stands beside them."""
     out, results = tmp_path / "out", study.results
     before = older(out)
-    monkeypatch.setattr(f"maskpool.bench.report.{step}", bug)
+    monkeypatch.setattr(f"maskpool.bench.report.pages.{step}", bug)
     with pytest.raises(error):
         report.write(results, StudyFolder(out))
     assert content(out) == before
@@ -713,7 +716,7 @@ def test_numbers_out_of_range_are_refused(arguments: list[str]) -> None:
 
 def test_a_missing_package_is_named(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a package of the extra the command that brings it is named."""
-    monkeypatch.setattr(maskpool, "bench", maskpool.bench)  # so that what is imported here is forgotten again
+    monkeypatch.setattr(maskpool, "bench", bench)  # so that what is imported here is forgotten again
     for name in [name for name in sys.modules if name.startswith("maskpool.bench")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

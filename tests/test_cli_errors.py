@@ -191,9 +191,9 @@ class PanicException(BaseException):
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "audit": (("audit", "x"), "maskpool.audit.opening.open_pipeline"),
     "bench": (("bench", "--data", "{data}", "--out", "{out}"), "maskpool.bench.run.run_study"),
-    "report": (("bench", "report", "{out}"), "maskpool.bench.results.results_of"),
-    "compare": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.compare.compare"),
-    "compare, its studies": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.results.results_of"),
+    "report": (("bench", "report", "{out}"), "maskpool.bench.report.results.results_of"),
+    "compare": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.report.compare.compare"),
+    "compare, its studies": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.report.results.results_of"),
 }
 UNEXPECTED: list[tuple[BaseException, str]] = [
     (ZeroDivisionError("division by zero\nand more"), "unexpected ZeroDivisionError: division by zero"),
@@ -216,7 +216,7 @@ def start(command: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, t
 
     arguments, place = COMMANDS[command]
     if command == "compare":
-        monkeypatch.setattr("maskpool.bench.results.results_of", lambda _: {})
+        monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda _: {})
     monkeypatch.setattr(place, fail)
     data = tiny.write_csv(tmp_path / "colours.csv", tiny.make_texts(60))
     return run(*flags, *(word.format(data=data, out=tmp_path / "out") for word in arguments))
@@ -346,9 +346,9 @@ def test_bench_notes_other_poolings(
 ) -> None:
     """A study that pools a model in another way than it is saved with says so."""
     monkeypatch.setattr("maskpool.bench.run.run_study", lambda *_: None)
-    monkeypatch.setattr("maskpool.bench.results.results_of", lambda _: {"parts": []})
-    monkeypatch.setattr("maskpool.bench.report.write", lambda *_: [])
-    monkeypatch.setattr("maskpool.bench.report.show", lambda _: "")
+    monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda _: {"parts": []})
+    monkeypatch.setattr("maskpool.bench.report.pages.write", lambda *_: [])
+    monkeypatch.setattr("maskpool.bench.report.pages.show", lambda _: "")
     more = ["--data", data, "--out", tmp_path / "out", "--pooling", "mean,cls"]
     note = f"note: {cls} is saved with cls pooling; mean pools otherwise"
     assert note in run("bench", "--model", cls, *more).out.splitlines()

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from maskpool.bench.folder import CELLS, StudyFolder
-from maskpool.bench.parts import Grid, Part
-from maskpool.bench.results import results_of
+from maskpool.bench.design.study import read_study
+from maskpool.bench.part import Grid, Part
+from maskpool.bench.report.results import results_of
 from maskpool.bench.run import load_corpora, run_study
-from maskpool.bench.study import read_study
+from maskpool.bench.store.folder import CELLS, StudyFolder
 from maskpool.encoder import Encoder
 from tests.bench import tiny
 from tests.command import Ran, Silent, assert_refused, content, make_small, run, without_times
@@ -95,7 +95,7 @@ def small(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
 def drawn(finished: tuple[Ran, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures that are copies of those of `finished`: drawing takes longer than the rest."""
     bytes_of = {path.name: path.read_bytes() for path in finished[1].glob("*.*g")}
-    monkeypatch.setattr("maskpool.bench.report._draw", lambda _, __, path: path.write_bytes(bytes_of[path.name]))
+    monkeypatch.setattr("maskpool.bench.report.pages._draw", lambda _, __, path: path.write_bytes(bytes_of[path.name]))
 
 
 def test_json_is_the_results_and_nothing_else(finished: tuple[Ran, Path]) -> None:

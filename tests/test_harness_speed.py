@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks import harness_speed
-from maskpool.bench import forward
-from maskpool.bench.corpora import Corpus
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.encode import forward
 from tests.bench import tiny
 
 

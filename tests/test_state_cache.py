@@ -25,7 +25,7 @@ from sklearn.utils import _safe_indexing
 
 from benchmarks import state_cache
 from maskpool import TokenBatch
-from maskpool.bench.corpora import Corpus
+from maskpool.bench.design.corpora import Corpus
 from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states, states_file
 from maskpool.errors import MaskpoolError
 from maskpool.functional import mean_pool

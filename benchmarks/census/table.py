@@ -10,7 +10,7 @@ from typing import Any
 
 from maskpool.audit.census import CensusRow
 from maskpool.audit.encoder_probes import CONVENTIONS, SIDES
-from maskpool.bench.report import markdown_table
+from maskpool.bench.report.pages import markdown_table
 
 HEADER = ("architecture", "right", "left", "told positions", "batch", "state", "one pass", "why", "what to do")
 REPRODUCTIONS = Path(__file__).parent / "reproductions"

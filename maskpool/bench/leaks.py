@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from maskpool.bench.arms import INCLUDED
+from maskpool.bench.design.treatments import INCLUDED
 
 
 @dataclass(frozen=True)

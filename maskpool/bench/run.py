@@ -15,17 +15,17 @@ from typing import Any, Protocol
 import joblib
 import numpy as np
 
-from maskpool.bench import heads
-from maskpool.bench.cells import Cells, Key, content_hash
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.draws import FULL, OTHER_BATCHES
-from maskpool.bench.fits import compute_fit, floor_values
-from maskpool.bench.folder import StudyFolder
-from maskpool.bench.forward import Asked, Pooled, Proof, States, pool_corpus, prove_prefix
-from maskpool.bench.influence import influence
-from maskpool.bench.measures import baselines, compute_shift, seconds
-from maskpool.bench.parts import Grid, Part, versions
-from maskpool.bench.study import Study
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study import Study
+from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES
+from maskpool.bench.encode.forward import Asked, Pooled, Proof, States, pool_corpus, prove_prefix
+from maskpool.bench.part import Grid, Part, versions
+from maskpool.bench.score import heads
+from maskpool.bench.score.batch_effects import influence
+from maskpool.bench.score.fits import compute_fit, floor_values
+from maskpool.bench.score.measures import baselines, compute_shift, seconds
+from maskpool.bench.store.cells import Cells, Key, content_hash
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.encoder import Encoder
 from maskpool.errors import InvalidValueError, MaskpoolError, StorageError, rename_arguments
 

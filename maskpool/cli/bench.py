@@ -16,8 +16,8 @@ from maskpool.cli.screen import Screen, notes_on_pooling, print_wide
 from maskpool.errors import rename_arguments
 
 if TYPE_CHECKING:
-    from maskpool.bench.folder import StudyFolder
-    from maskpool.bench.study import Study
+    from maskpool.bench.design.study import Study
+    from maskpool.bench.store.folder import StudyFolder
 
 # The command's name of each argument of the functions that it calls.
 OPTIONS = {
@@ -142,11 +142,11 @@ def bench(
         screen = Screen(silent=quiet or as_json)
         with needs_bench():
             screen.say("loading …")
-            from maskpool.bench import report
-            from maskpool.bench.folder import StudyFolder
-            from maskpool.bench.results import results_of
+            from maskpool.bench.design.study import CorpusSource, Study, read_study
+            from maskpool.bench.report import pages as report
+            from maskpool.bench.report.results import results_of
             from maskpool.bench.run import run_study
-            from maskpool.bench.study import CorpusSource, Study, read_study
+            from maskpool.bench.store.folder import StudyFolder
         if study is not None:
             also = [name for name in given if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")]
             if also:
@@ -210,7 +210,7 @@ def _was_given(context: typer.Context, name: str) -> bool:
 
 def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, screen: Screen, as_json: bool) -> None:
     from maskpool.bench.estimate import estimate
-    from maskpool.bench.parts import versions
+    from maskpool.bench.part import versions
     from maskpool.bench.run import load_corpora, load_parts, refuse_other_weights
 
     corpora = load_corpora(study, base)

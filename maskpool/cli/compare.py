@@ -19,10 +19,10 @@ def compare_studies(
     """Compare two finished studies, row by row."""
     with stoppable():
         with needs_bench():
-            from maskpool.bench import compare
-            from maskpool.bench.folder import StudyFolder
-            from maskpool.bench.report import markdown_table
-            from maskpool.bench.results import results_of
+            from maskpool.bench.report import compare
+            from maskpool.bench.report.pages import markdown_table
+            from maskpool.bench.report.results import results_of
+            from maskpool.bench.store.folder import StudyFolder
         compared = compare.compare(results_of(StudyFolder(first)), results_of(StudyFolder(second)))
         if as_json:
             print(json.dumps(compared))

@@ -20,8 +20,8 @@ def rebuild_report(
     """Rebuild the report of a finished study from its cells."""
     with stoppable(), rename_arguments(OPTIONS):
         with needs_bench():
-            from maskpool.bench import report
-            from maskpool.bench.folder import StudyFolder
-            from maskpool.bench.results import results_of
+            from maskpool.bench.report import pages as report
+            from maskpool.bench.report.results import results_of
+            from maskpool.bench.store.folder import StudyFolder
         study = StudyFolder(folder)
         print(f"Written to {str(folder).rstrip('/')}/: {', '.join(report.write(results_of(study), study))}")

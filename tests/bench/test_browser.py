@@ -15,7 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from maskpool.bench import report
+from maskpool.bench.report import pages as report
 from tests.bench import tiny
 from tests.command import make_small, run
 from tests.once import once

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskpool.bench.cells import Cells, content_hash
+from maskpool.bench.store.cells import Cells, content_hash
 from maskpool.errors import MaskpoolError
 
 KEYS: list[dict[str, Any]] = [

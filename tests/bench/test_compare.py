@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from maskpool.bench.compare import HEADER, compare, table
-from maskpool.bench.results import Results
+from maskpool.bench.report.compare import HEADER, compare, table
+from maskpool.bench.report.results import Results
 from maskpool.errors import MaskpoolError
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maskpool.bench.corpora import Corpus, docstrings, hub_dataset, mteb_task, newsgroups, read_file
+from maskpool.bench.design.corpora import Corpus, docstrings, hub_dataset, mteb_task, newsgroups, read_file
 from maskpool.errors import MaskpoolError
 from tests.bench import tiny
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskpool.bench.draws import FULL, OTHER_BATCHES, REPLICATE_SEEDS, make_draws
-from maskpool.bench.study import Study
+from maskpool.bench.design.study import Study
+from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES, REPLICATE_SEEDS, make_draws
 from maskpool.plans import Plan
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, 101)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from maskpool.bench.arms import INCLUDED
-from maskpool.bench.cells import Cells
-from maskpool.bench.draws import FULL
+from maskpool.bench.design.study import CorpusSource, Study
+from maskpool.bench.design.subsamples import FULL
+from maskpool.bench.design.treatments import INCLUDED
+from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.estimate import estimate
-from maskpool.bench.fits import Comparison
-from maskpool.bench.folder import StudyFolder
-from maskpool.bench.forward import Pooled
-from maskpool.bench.parts import Grid, Part
+from maskpool.bench.part import Grid, Part
 from maskpool.bench.run import jobs_of, load_corpora, load_parts, own_cells, run_study
-from maskpool.bench.study import CorpusSource, Study
+from maskpool.bench.score.fits import Comparison
+from maskpool.bench.store.cells import Cells
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.plans import Plan
 from tests.bench import tiny
 from tests.command import Silent, make_small

@@ -10,19 +10,28 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
-from maskpool.bench.arms import ARMS, EXCLUDED, INCLUDED, Reading
-from maskpool.bench.draws import FULL, Draw
-from maskpool.bench.fits import Comparison, Fit, alone_vectors, arm_vectors, compute_fit, floor_values, pack, unpack
-from maskpool.bench.forward import RIGHT, Pooled, Source
-from maskpool.bench.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
-from maskpool.bench.quality import CLUSTERERS, cluster, score
-from maskpool.bench.shift import deciles
+from maskpool.bench.design.subsamples import FULL, Draw
+from maskpool.bench.design.treatments import ARMS, EXCLUDED, INCLUDED, Reading
+from maskpool.bench.encode.forward import RIGHT, Pooled, Source
+from maskpool.bench.score.clusterers import CLUSTERERS, cluster, score
+from maskpool.bench.score.fits import (
+    Comparison,
+    Fit,
+    alone_vectors,
+    arm_vectors,
+    compute_fit,
+    floor_values,
+    pack,
+    unpack,
+)
+from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
+from maskpool.bench.score.shift import deciles
 from maskpool.nn import MaxPooling, MinPooling
 from maskpool.plans import Plan
 from tests.bench import tiny
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
     from maskpool.plans import Ints
 
 RIGHT_PLAN, LEFT_PLAN = Plan("random", 4), Plan("random", 4, side="left")
@@ -278,7 +287,7 @@ def test_floors_shuffle_texts_with_their_labels(
         asked.append((texts, clusters, seed, by))
         return CODES[texts]
 
-    monkeypatch.setattr("maskpool.bench.fits.cluster", clustered)
+    monkeypatch.setattr("maskpool.bench.score.fits.cluster", clustered)
     fit = Fit(-1, "mean", EXCLUDED, None, "kmeans", scored_under, FULL)
     values = floor_values(pooled, CODES, draw, fit, 4)
     assert values == pytest.approx([1.0] * 4), "clusters that are the labels are right in any order"

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.folder import CELLS, STUDY, StudyFolder
-from maskpool.bench.results import results_of
-from maskpool.bench.study import CorpusSource, Study
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study import CorpusSource, Study
+from maskpool.bench.report.results import results_of
+from maskpool.bench.store.folder import CELLS, STUDY, StudyFolder
 from maskpool.errors import MaskpoolError
 
 MINE = Corpus("mine", ["a b", "c d"], ["x", "y"])
@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
     def refuse(**options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("maskpool.bench.folder.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("maskpool.bench.store.folder.tempfile.TemporaryFile", refuse)
     sentence = refusal(lambda: StudyFolder(tmp_path).check())
     assert sentence == f"out must be a folder that can be written, got {tmp_path}: Permission denied"
 

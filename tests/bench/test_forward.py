@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from transformers import AlbertConfig, AlbertModel
 
-from maskpool.bench.arms import Reading
-from maskpool.bench.draws import FULL, Draw
-from maskpool.bench.forward import RIGHT, Pooled, Source, States, pool_corpus, prove_prefix
+from maskpool.bench.design.subsamples import FULL, Draw
+from maskpool.bench.design.treatments import Reading
+from maskpool.bench.encode.forward import RIGHT, Pooled, Source, States, pool_corpus, prove_prefix
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
@@ -31,7 +31,7 @@ from tests.poolings import HOST_MODES
 from tests.test_plans import SEED, batches
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
     from maskpool.plans import Ints
 
 TOP = 40
@@ -499,7 +499,7 @@ def test_a_sample_is_not_trusted_against_the_census(encoder: Encoder, monkeypatc
     here = str(encoder.model.config._attn_implementation)
     for appends, holds in (({here: True}, True), ({here: False}, False), ({here: True, "other": False}, True)):
         row = SimpleNamespace(name="some architecture", appends=appends)
-        monkeypatch.setattr("maskpool.bench.forward.find_row", lambda _, row=row: row)
+        monkeypatch.setattr("maskpool.bench.encode.forward.find_row", lambda _, row=row: row)
         proof = prove_prefix(encoder, some_ids(encoder, 5), 64, (-1,), np.random.default_rng(0))
         assert (proof.holds, proof.denied_by) == (holds, "" if holds else "some architecture")
         assert proof.difference < 1e-5
@@ -625,7 +625,7 @@ def test_noise_is_measured_again_and_forgiven(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch, make: Callable[[Encoder], Encoder], holds: bool
 ) -> None:
     """A difference that float64 does not show is noise, even where it exceeds what is tolerated; a leak stays one."""
-    monkeypatch.setattr("maskpool.bench.forward.CLEAN", 1e-10)
+    monkeypatch.setattr("maskpool.bench.encode.forward.CLEAN", 1e-10)
     proof = prove_prefix(make(encoder), some_ids(encoder, 60), 64, (-1,), np.random.default_rng(0))
     assert proof.holds == holds
     assert proof.difference > 1e-10

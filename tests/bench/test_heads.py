@@ -16,10 +16,10 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
 from maskpool import build_pooling
-from maskpool.bench import heads
-from maskpool.bench.forward import States
-from maskpool.bench.quality import cluster_ami
-from maskpool.bench.study import parse_study, read_study
+from maskpool.bench.design.study import parse_study, read_study
+from maskpool.bench.encode.forward import States
+from maskpool.bench.score import heads
+from maskpool.bench.score.clusterers import cluster_ami
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.nn import LearnedPooling
@@ -27,7 +27,7 @@ from tests.bench import tiny
 from tests.matrix import cut, sampled
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
     from maskpool.plans import Ints
 
 CLASSES, TEXTS, WIDTH, DIM = 6, 90, 10, 12

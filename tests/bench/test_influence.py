@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from maskpool.bench.draws import FULL, OTHER_BATCHES, Draw
-from maskpool.bench.forward import RIGHT, Pooled
-from maskpool.bench.influence import changed, influence
+from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES, Draw
+from maskpool.bench.encode.forward import RIGHT, Pooled
+from maskpool.bench.score.batch_effects import changed, influence
 from maskpool.plans import Plan
 from tests.bench import tiny
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
     from maskpool.plans import Ints
 
 PLAN = Plan("random", 5)

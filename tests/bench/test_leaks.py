@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.draws import FULL
-from maskpool.bench.fits import alone_vectors, arm_vectors
-from maskpool.bench.forward import Pooled, pool_corpus
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study import Study
+from maskpool.bench.design.subsamples import FULL
+from maskpool.bench.encode.forward import Pooled, pool_corpus
 from maskpool.bench.leaks import LEAKS
-from maskpool.bench.parts import Grid, Part
-from maskpool.bench.study import Study
+from maskpool.bench.part import Grid, Part
+from maskpool.bench.score.fits import alone_vectors, arm_vectors
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 from tests.bench import tiny
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
 
 TEXTS, LABELS = (list(column) for column in zip(*tiny.make_texts(70), strict=True))
 # A batch's token ids and mask, and the model: what the public code had in hand.

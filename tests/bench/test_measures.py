@@ -16,20 +16,20 @@ from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
-from maskpool.bench.arms import INCLUDED
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.draws import FULL, Draw
-from maskpool.bench.fits import Comparison
-from maskpool.bench.forward import RIGHT, Pooled
-from maskpool.bench.measures import baselines, compute_shift, seconds, tfidf_of
-from maskpool.bench.parts import Part
-from maskpool.bench.study import Study
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study import Study
+from maskpool.bench.design.subsamples import FULL, Draw
+from maskpool.bench.design.treatments import INCLUDED
+from maskpool.bench.encode.forward import RIGHT, Pooled
+from maskpool.bench.part import Part
+from maskpool.bench.score.fits import Comparison
+from maskpool.bench.score.measures import baselines, compute_shift, seconds, tfidf_of
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 from tests.bench import tiny
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
 
 PLAN = Plan("random", 4)
 TEXTS, DIM = 50, 6
@@ -216,8 +216,8 @@ def test_seconds_are_scaled_from_batches_to_all_tokens(
         seen.append((len(ids), width, side))
         return [torch.zeros(0)]
 
-    monkeypatch.setattr("maskpool.bench.measures.TIMED_TEXTS", 32)
-    monkeypatch.setattr("maskpool.bench.measures.time.perf_counter", lambda: now)
+    monkeypatch.setattr("maskpool.bench.score.measures.TIMED_TEXTS", 32)
+    monkeypatch.setattr("maskpool.bench.score.measures.time.perf_counter", lambda: now)
     monkeypatch.setattr(Encoder, "layers", encode)
     draw = Draw(FULL, np.arange(90), {}, (), part.study.seed)
     found = seconds(part, plan)

@@ -10,10 +10,10 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
-from maskpool.bench.mixed import nearest_accuracy, predicted_ami
+from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
     from maskpool.plans import Ints
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import entropy, hypergeom
 from sklearn.metrics import normalized_mutual_info_score
 
-from maskpool.bench.quality import ami, cluster, cluster_ami, score
+from maskpool.bench.score.clusterers import ami, cluster, cluster_ami, score
 from maskpool.plans import Ints
 from tests.bench.tiny import LABELS
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from maskpool.bench import results
-from maskpool.bench.figures import FIGURES
-from maskpool.bench.report import causes, cost_table, leak_table, learned_table
-from maskpool.bench.results import lead_plan, main_table_of
-from maskpool.bench.study import Study
+from maskpool.bench.design.study import Study
+from maskpool.bench.report import results
+from maskpool.bench.report.figures import FIGURES
+from maskpool.bench.report.pages import causes, cost_table, leak_table, learned_table
+from maskpool.bench.report.results import lead_plan, main_table_of
 
 
 def head(trained: str, served: str, delta: float, half: float) -> dict[str, object]:

@@ -25,12 +25,12 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from maskpool.bench import forward
-from maskpool.bench.cells import Cells
-from maskpool.bench.folder import STUDY, StudyFolder
-from maskpool.bench.results import results_of
+from maskpool.bench.design.study import CorpusSource, Study
+from maskpool.bench.encode import forward
+from maskpool.bench.report.results import results_of
 from maskpool.bench.run import run_study
-from maskpool.bench.study import CorpusSource, Study
+from maskpool.bench.store.cells import Cells
+from maskpool.bench.store.folder import STUDY, StudyFolder
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
@@ -92,7 +92,7 @@ KILLS = ALL_KILLS if FULL else {name: ALL_KILLS[name] for name in SHORT}
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskpool.bench.statistics._DRAWS", 1_000)
+    monkeypatch.setattr("maskpool.bench.score.intervals._DRAWS", 1_000)
     use_one_process(monkeypatch)
 
 
@@ -386,7 +386,7 @@ def test_a_study_that_lacks_any_cell_has_no_results(
 ) -> None:
     """A study of which any one cell is missing is not finished; one that lacks its attention heads alone goes on."""
     monkeypatch.chdir(base)
-    monkeypatch.setattr("maskpool.bench.heads._EPOCHS", 1)
+    monkeypatch.setattr("maskpool.bench.score.heads._EPOCHS", 1)
     study = replace(SMALL, poolings=("mean", "attention"))
     start(study, base, tmp_path)
     results_of(StudyFolder(tmp_path))

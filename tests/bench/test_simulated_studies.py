@@ -12,14 +12,14 @@ import joblib
 import numpy as np
 import pytest
 
-from maskpool.bench.arms import INCLUDED
-from maskpool.bench.cells import Cells
-from maskpool.bench.draws import FULL, make_draws
-from maskpool.bench.fits import Comparison, compute_fit, floor_values
-from maskpool.bench.forward import RIGHT, Pooled, _file, _pairs_file, pair_keys
-from maskpool.bench.results import Results, _rows, effect
+from maskpool.bench.design.study import Study
+from maskpool.bench.design.subsamples import FULL, make_draws
+from maskpool.bench.design.treatments import INCLUDED
+from maskpool.bench.encode.forward import RIGHT, Pooled, _file, _pairs_file, pair_keys
+from maskpool.bench.report.results import Results, _rows, effect
 from maskpool.bench.run import FLOOR_FITS
-from maskpool.bench.study import Study
+from maskpool.bench.score.fits import Comparison, compute_fit, floor_values
+from maskpool.bench.store.cells import Cells
 from maskpool.plans import Plan
 from tests.matrix import FULL as FULL_SUITE
 from tests.matrix import cut

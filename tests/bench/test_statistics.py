@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from maskpool.bench.statistics import floor, half_sample_intervals
+from maskpool.bench.score.intervals import floor, half_sample_intervals
 
 if TYPE_CHECKING:
-    from maskpool.bench.statistics import Cube, Intervals, Table
+    from maskpool.bench.score.intervals import Cube, Intervals, Table
 
 REPLICATES = 50
 
@@ -63,7 +63,8 @@ def test_standard_error_is_its_formula(comparisons: int, inner: int, outer: int)
 
 def test_seed_noise_alone_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only seeds move the difference, the standard error is that of a mean over the full data's seeds."""
-    monkeypatch.setattr("maskpool.bench.statistics._DRAWS", 100)  # the quantile of 400 comparisons is not asked for
+    # The quantile of 400 comparisons is not needed.
+    monkeypatch.setattr("maskpool.bench.score.intervals._DRAWS", 100)
     rng = np.random.default_rng(0)
     found = half_sample_intervals(rng.normal(0, 1, (400, 5)), rng.normal(0, 1, (REPLICATES, 400, 3)))
     assert np.sqrt(np.mean(found.standard_error**2)) == pytest.approx((1 / 5) ** 0.5, rel=0.1)
@@ -158,7 +159,8 @@ def test_coverage() -> None:
 
 def test_coverage_of_several_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over 1,000 fresh data sets three independent intervals hold their truths together 95 % of the time."""
-    monkeypatch.setattr("maskpool.bench.statistics._DRAWS", 5_000)  # 1,000 quantiles of 100,000 draws take a minute
+    # 1,000 quantiles of 100,000 draws take a minute.
+    monkeypatch.setattr("maskpool.bench.score.intervals._DRAWS", 5_000)
     assert 0.93 <= coverage(1_000, comparisons=3) <= 0.97
 
 

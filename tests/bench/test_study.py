@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskpool.bench.design.study import CorpusSource, Study, parse_study, read_study
 from maskpool.bench.leaks import LEAKS
-from maskpool.bench.study import CorpusSource, Study, parse_study, read_study
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from maskpool import build_pooling
-from maskpool.bench.arms import Reading
-from maskpool.bench.draws import Draw
-from maskpool.bench.forward import RIGHT, Asked, Pooled, Source, pair_keys
+from maskpool.bench.design.subsamples import Draw
+from maskpool.bench.design.treatments import Reading
+from maskpool.bench.encode.forward import RIGHT, Asked, Pooled, Source, pair_keys
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 
 if TYPE_CHECKING:
-    from maskpool.bench.arms import Vectors
+    from maskpool.bench.design.treatments import Vectors
     from maskpool.plans import Ints
 
 LABELS = ["red", "green", "blue", "black", "white"]

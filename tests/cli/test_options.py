@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from maskpool import cli
-from maskpool.bench.study import CorpusSource, Study
+from maskpool.bench.design.study import CorpusSource, Study
 from maskpool.cli.audit import OPTIONS as AUDIT
 from maskpool.cli.bench import OPTIONS as BENCH
 from maskpool.cli.report import OPTIONS as REPORT
@@ -87,8 +87,8 @@ def test_audit_names_its_options(argument: str, option: str, monkeypatch: pytest
 
 def test_report_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be written is the command's DIR."""
-    monkeypatch.setattr("maskpool.bench.results.results_of", lambda _: {})
-    monkeypatch.setattr("maskpool.bench.report.write", fail(StorageError(PROBLEM, argument="out")))
+    monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda _: {})
+    monkeypatch.setattr("maskpool.bench.report.pages.write", fail(StorageError(PROBLEM, argument="out")))
     assert_refused(run("bench", "report", tmp_path), f"DIR {PROBLEM}")
 
 

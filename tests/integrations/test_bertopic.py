@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_mutual_info_score
 
-from maskpool.bench.corpora import docstrings
+from maskpool.bench.design.corpora import docstrings
 from maskpool.encoder import BUNDLED
 from maskpool.integrations.sentence_transformers import load, load_plain, replace_pooling
 from tests.bench import tiny

@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers import T5Config, T5Model
 
 from benchmarks.learned_heads import Task, fit_peer
-from maskpool.bench.corpora import read_file
+from maskpool.bench.design.corpora import read_file
 from maskpool.encoder import Encoder, TokenStates, cache_states, compute_states, weights_hash
 from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer

@@ -142,8 +142,8 @@ def sif(folder: Path) -> None:
 def study(folder: Path) -> None:
     """The folder of a study and its file."""
     folder.mkdir(parents=True)
-    from maskpool.bench.cells import content_hash
-    from maskpool.bench.study import Study
+    from maskpool.bench.design.study import Study
+    from maskpool.bench.store.cells import content_hash
 
     about = {"study": Study().as_json(), "corpora": {"c": "0" * 64}, "versions": {}}
     (folder / "study.json").write_text(json.dumps(about))

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskpool.bench.cells import Cells
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.folder import StudyFolder
-from maskpool.bench.forward import _mapped
-from maskpool.bench.heads import layers_of, saved_hash
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study import Study, find_pooling, read_study
+from maskpool.bench.encode.forward import _mapped
 from maskpool.bench.run import load_parts
-from maskpool.bench.study import Study, find_pooling, read_study
+from maskpool.bench.score.heads import layers_of, saved_hash
+from maskpool.bench.store.cells import Cells
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.encoder import Encoder, TokenStates, cache_states
 from maskpool.integrations.sentence_transformers import Pooling, load, replace_pooling
 from maskpool.integrations.sklearn import SentenceEncoder

@@ -72,8 +72,8 @@ _VALUES: list[Any] = [
 
 
 def _results(path: str) -> Any:
-    from maskpool.bench.folder import StudyFolder
-    from maskpool.bench.results import results_of
+    from maskpool.bench.report.results import results_of
+    from maskpool.bench.store.folder import StudyFolder
 
     return results_of(StudyFolder(Path(path)))
 

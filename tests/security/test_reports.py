@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from maskpool.bench.cells import content_hash
+from maskpool.bench.store.cells import content_hash
 from tests.bench import tiny
 from tests.command import make_small, run
 from tests.once import once

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 from maskpool import __version__
-from maskpool.bench import heads
-from maskpool.bench.arms import ARMS, EXCLUDED, INCLUDED, Reading
-from maskpool.bench.cells import content_hash
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.draws import FULL, Draw, make_draws
-from maskpool.bench.fits import Comparison, Fit
-from maskpool.bench.forward import RIGHT, Asked, Source, pair_keys
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study import Study
+from maskpool.bench.design.subsamples import FULL, Draw, make_draws
+from maskpool.bench.design.treatments import ARMS, EXCLUDED, INCLUDED, Reading
+from maskpool.bench.encode.forward import RIGHT, Asked, Source, pair_keys
 from maskpool.bench.leaks import LEAKS
-from maskpool.bench.mixed import MIXED
-from maskpool.bench.study import Study
+from maskpool.bench.score import heads
+from maskpool.bench.score.fits import Comparison, Fit
+from maskpool.bench.score.mixed import MIXED
+from maskpool.bench.store.cells import content_hash
 from maskpool.encoder import Encoder
 from maskpool.errors import DataError, InvalidValueError
 from maskpool.plans import Ints, Plan

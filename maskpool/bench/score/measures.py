@@ -11,13 +11,13 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from maskpool.bench.arms import INCLUDED
-from maskpool.bench.draws import FULL, Draw
-from maskpool.bench.fits import Comparison, alone_vectors, arm_vectors
-from maskpool.bench.forward import Pooled
-from maskpool.bench.parts import Part
-from maskpool.bench.quality import fit_kmeans, score
-from maskpool.bench.shift import Floats, cosine_shift, deciles, length_leakage, neighbours_kept
+from maskpool.bench.design.subsamples import FULL, Draw
+from maskpool.bench.design.treatments import INCLUDED
+from maskpool.bench.encode.forward import Pooled
+from maskpool.bench.part import Part
+from maskpool.bench.score.clusterers import fit_kmeans, score
+from maskpool.bench.score.fits import Comparison, alone_vectors, arm_vectors
+from maskpool.bench.score.shift import Floats, cosine_shift, deciles, length_leakage, neighbours_kept
 from maskpool.plans import Plan
 
 _FRACTION_BINS = 10

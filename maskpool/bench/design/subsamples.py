@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from maskpool.bench.study import Study
+from maskpool.bench.design.study import Study
 from maskpool.plans import Ints, Plan
 
 REPLICATE_SEEDS = 3

@@ -17,13 +17,9 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from maskpool.bench.arms import ARMS, INCLUDED
-from maskpool.bench.figures import FIGURES
-from maskpool.bench.folder import StudyFolder
-from maskpool.bench.heads import LEARNED
-from maskpool.bench.mixed import MIXED
-from maskpool.bench.quality import CLUSTERER_MEANING
-from maskpool.bench.results import (
+from maskpool.bench.design.treatments import ARMS, INCLUDED
+from maskpool.bench.report.figures import FIGURES
+from maskpool.bench.report.results import (
     Results,
     difference,
     effect,
@@ -33,6 +29,10 @@ from maskpool.bench.results import (
     of_layer,
     of_table,
 )
+from maskpool.bench.score.clusterers import CLUSTERER_MEANING
+from maskpool.bench.score.heads import LEARNED
+from maskpool.bench.score.mixed import MIXED
+from maskpool.bench.store.folder import StudyFolder
 
 CSV_COLUMNS = (
     "model",
@@ -488,7 +488,7 @@ def _rendered(
     template: str, results: Results, autoescape: bool, finalize: Callable[[Any], Any] | None = None, **more: Any
 ) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("maskpool.bench"),
+        loader=jinja2.PackageLoader("maskpool.bench.report"),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

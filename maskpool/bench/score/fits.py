@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from maskpool.bench.arms import ARMS, EXCLUDED, Vectors, matched_noise
-from maskpool.bench.draws import FULL, Draw
-from maskpool.bench.forward import Pooled, Source
-from maskpool.bench.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
-from maskpool.bench.quality import ami, cluster, score
-from maskpool.bench.shift import deciles
+from maskpool.bench.design.subsamples import FULL, Draw
+from maskpool.bench.design.treatments import ARMS, EXCLUDED, Vectors, matched_noise
+from maskpool.bench.encode.forward import Pooled, Source
+from maskpool.bench.score.clusterers import ami, cluster, score
+from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
+from maskpool.bench.score.shift import deciles
 from maskpool.plans import Ints, Plan
 
 # The one score that intervals are given for, by what makes it.

@@ -10,17 +10,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from jinja2 import UndefinedError
 
-from maskpool.bench import heads
-from maskpool.bench.arms import EXCLUDED, INCLUDED
-from maskpool.bench.cells import Cells, MissingCellError
-from maskpool.bench.draws import FULL
-from maskpool.bench.fits import PRIMARY, Comparison, Fit
-from maskpool.bench.folder import CELLS, StudyFolder
+from maskpool.bench.design.study import Study, parse_study
+from maskpool.bench.design.subsamples import FULL
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
 from maskpool.bench.leaks import LEAKS
-from maskpool.bench.mixed import METRIC
-from maskpool.bench.parts import grid_of
-from maskpool.bench.statistics import ENOUGH_REPLICATES, floor, half_sample_intervals
-from maskpool.bench.study import Study, parse_study
+from maskpool.bench.part import grid_of
+from maskpool.bench.score import heads
+from maskpool.bench.score.fits import PRIMARY, Comparison, Fit
+from maskpool.bench.score.intervals import ENOUGH_REPLICATES, floor, half_sample_intervals
+from maskpool.bench.score.mixed import METRIC
+from maskpool.bench.store.cells import Cells, MissingCellError
+from maskpool.bench.store.folder import CELLS, StudyFolder
 from maskpool.errors import FolderError, MaskpoolError, UnfinishedError
 from maskpool.plans import Plan
 from maskpool.trust import reason_of

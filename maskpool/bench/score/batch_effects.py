@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from maskpool.bench.arms import INCLUDED, unit
-from maskpool.bench.draws import Draw
-from maskpool.bench.fits import arm_vectors
-from maskpool.bench.forward import Pooled
-from maskpool.bench.quality import cluster, fit_kmeans, matched
-from maskpool.bench.shift import neighbours, shared_neighbours
+from maskpool.bench.design.subsamples import Draw
+from maskpool.bench.design.treatments import INCLUDED, unit
+from maskpool.bench.encode.forward import Pooled
+from maskpool.bench.score.clusterers import cluster, fit_kmeans, matched
+from maskpool.bench.score.fits import arm_vectors
+from maskpool.bench.score.shift import neighbours, shared_neighbours
 from maskpool.plans import Ints, Plan
 
 _NEIGHBOURS = 10

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskpool.audit.census import find_row
 from maskpool.audit.states import relative
-from maskpool.bench.arms import Reading, Vectors, Windows, partners
+from maskpool.bench.design.treatments import Reading, Vectors, Windows, partners
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import atomic_write

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from maskpool.bench import corpora
-from maskpool.bench.arms import ARMS, EXCLUDED
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.heads import LEARNED, is_saved
+from maskpool.bench.design import corpora
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.treatments import ARMS, EXCLUDED
 from maskpool.bench.leaks import LEAKS
-from maskpool.bench.mixed import MIXED
-from maskpool.bench.quality import CLUSTERERS
+from maskpool.bench.score.clusterers import CLUSTERERS
+from maskpool.bench.score.heads import LEARNED, is_saved
+from maskpool.bench.score.mixed import MIXED
 from maskpool.encoder import BUNDLED, DTYPES
 from maskpool.errors import (
     FolderError,

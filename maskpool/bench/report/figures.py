@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maskpool.bench.arms import EXCLUDED, INCLUDED
-from maskpool.bench.results import Results, main_table_of, of_table
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
+from maskpool.bench.report.results import Results, main_table_of, of_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

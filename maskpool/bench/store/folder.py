@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from maskpool.bench.cells import Cells
-from maskpool.bench.corpora import Corpus
-from maskpool.bench.study import Study, parse_study
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study import Study, parse_study
+from maskpool.bench.store.cells import Cells
 from maskpool.errors import FolderError, InvalidValueError, MaskpoolError, NotFoundError, StorageError
 from maskpool.files import exclusive, replace_file
 from maskpool.trust import Folder, check_regular

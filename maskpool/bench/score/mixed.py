@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from maskpool.bench.arms import Vectors, unit
-from maskpool.bench.quality import ami, fit_kmeans
+from maskpool.bench.design.treatments import Vectors, unit
+from maskpool.bench.score.clusterers import ami, fit_kmeans
 from maskpool.plans import Ints
 
 INDEX, FIT = "index padded, query alone", "fit padded, predict alone"

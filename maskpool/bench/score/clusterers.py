@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics.cluster import contingency_matrix
 
-from maskpool.bench.arms import Vectors, unit
+from maskpool.bench.design.treatments import Vectors, unit
 from maskpool.plans import Ints
 
 

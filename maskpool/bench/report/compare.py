@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from maskpool.bench.results import Results, difference
-from maskpool.bench.statistics import CONFIDENCE
+from maskpool.bench.report.results import Results, difference
+from maskpool.bench.score.intervals import CONFIDENCE
 from maskpool.errors import DataError
 
 HEADER = ("model", "corpus", "by", "pooling", "plan", "arm", "Δ in A [95 %]", "Δ in B [95 %]", "B − A [95 %]", "floor")

@@ -1,0 +1,1 @@
+"""What a study measures: texts, plans, treatments, subsamples and comparisons."""

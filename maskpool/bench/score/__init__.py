@@ -1,0 +1,1 @@
+"""From pooled vectors to scores, shifts and intervals."""
