@@ -1,52 +1,48 @@
-"""BigBird's block-sparse attention lays its blocks over the padded width; the ablation cuts off blocks of pads alone.
+"""BigBird's block-sparse attention lays its blocks over the padded width; the ablation cuts off blocks of pads.
 
-`BigBirdBlockSparseAttention.bigbird_block_sparse_attention` (modeling_big_bird.py) lets the first and last two blocks
-of the width see keys of their own kind and every token see block ``[-1]`` (``blocked_key_matrix[:, :, -1]``): with pads
-behind, the text's own last block is global no more, and its queries see a window instead of everything. Pads are masked
-well: their ids do not matter, only how many blocks they fill. By design in the sense that the pattern is one of
-columns, and a leak all the same: the same text has other states in a longer batch.
+`BigBirdBlockSparseAttention.bigbird_block_sparse_attention` (modeling_big_bird.py): the first and last two blocks of
+the width attend by patterns of their own, and every token sees block ``[-1]`` (``blocked_key_matrix[:, :, -1]``). With
+pads behind the text, its last block is not global, and queries there see a window instead of everything. Pads are
+masked: only the number of blocks that they fill matters. The pattern of columns is by design, but a text has other
+states in a longer batch.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import BigBirdConfig, BigBirdModel
+
+from benchmarks.census.reproduction import SIZES, VOCABULARY, build, draw_text, padding_shift
 
 BLOCK, LENGTH, PADS = 8, 115, 58
 WIDTH = -(-LENGTH // BLOCK) * BLOCK  # of the blocks that hold real tokens
 
 
-def real_blocks(forward: Callable[..., Any], states: Tensor, band: Tensor, query: Tensor, key: Tensor, *rest: Tensor,
-                **more: Any) -> Any:  # fmt: skip
+def attend_within_text(forward: Callable[..., Any], states: Tensor, band: Tensor, query: Tensor, key: Tensor,
+                       *masks: Tensor, **more: Any) -> Any:  # fmt: skip
     """Attend within the blocks of the text; pads get zeros, which no real token reads."""
-    blocks = [mask[:, : WIDTH // BLOCK] for mask in rest]
+    masks = tuple(mask[:, : WIDTH // BLOCK] for mask in masks)
     band = band[:, :, : WIDTH // BLOCK - 4]
-    found, weights = forward(states[:, :WIDTH], band, query[:, :, :WIDTH], key[..., :WIDTH], *blocks, **more)
-    return torch.nn.functional.pad(found, (0, 0, 0, states.shape[1] - WIDTH)), weights
+    context, weights = forward(states[:, :WIDTH], band, query[:, :, :WIDTH], key[..., :WIDTH], *masks, **more)
+    return pad(context, (0, 0, 0, states.shape[1] - WIDTH)), weights
 
 
-@torch.no_grad()
 def measure(ablated: bool) -> float:
-    """How far the states of real tokens move, over their root mean square."""
-    torch.manual_seed(0)
+    """Return the shift of real tokens under right padding."""
     config = BigBirdConfig(
-        vocab_size=96, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=512, block_size=BLOCK, num_random_blocks=1, attention_type="block_sparse",
+        **SIZES, vocab_size=VOCABULARY, max_position_embeddings=512, block_size=BLOCK, num_random_blocks=1,
+        attention_type="block_sparse",
     )  # fmt: skip
-    model = BigBirdModel(config).train(False)
-    for weight in model.parameters():
-        weight.add_(0.2 * torch.randn_like(weight))
-    ids, mask = torch.randint(10, 96, (1, LENGTH)), torch.ones(1, LENGTH).long()
-    alone = model(input_ids=ids, attention_mask=mask)[0]
-    for layer in model.encoder.layer:
-        if ablated:
-            layer.attention.self.forward = partial(real_blocks, layer.attention.self.forward)
-    ids, mask = (torch.nn.functional.pad(each, (0, PADS)) for each in (ids, mask))
-    padded = model(input_ids=ids, attention_mask=mask)[0][:, :LENGTH]
-    return float((alone - padded).abs().max() / alone.square().mean().sqrt())
+    model = build(BigBirdModel, config)
+
+    def ablate() -> None:
+        for layer in model.encoder.layer:
+            layer.attention.self.forward = partial(attend_within_text, layer.attention.self.forward)
+
+    return padding_shift(model, draw_text(LENGTH), right=PADS, ablate=ablate if ablated else None)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,34 @@
 """BigBird-Pegasus' block-sparse attention lays blocks over the padded width; the ablation cuts off blocks of pads.
 
-`BigBirdPegasusBlockSparseAttention.bigbird_block_sparse_attention` (modeling_bigbird_pegasus.py), a copy of BigBird's,
-lets the first and last two blocks of the width see keys of their own kind and every token see block ``[-1]``
-(``blocked_key_matrix[:, :, -1]``): with pads behind, the text's own last block is global no more. Pads are masked well,
-so that their ids do not matter, only how many blocks they fill. By design in the sense that the pattern is one of
-columns, and a leak all the same: the same text has other states in a longer batch.
+`BigBirdPegasusBlockSparseAttention.bigbird_block_sparse_attention` (modeling_bigbird_pegasus.py), a copy of BigBird's:
+the first and last two blocks of the width attend by patterns of their own, and every token sees block ``[-1]``
+(``blocked_key_matrix[:, :, -1]``). With pads behind the text, its last block is not global. Pads are masked: only the
+number of blocks that they fill matters. The pattern of columns is by design, but a text has other states in a longer
+batch.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import BigBirdPegasusConfig, BigBirdPegasusModel
 
-BLOCK, LENGTH, PADS = 8, 115, 58
-WIDTH = -(-LENGTH // BLOCK) * BLOCK  # of the blocks that hold real tokens
+from benchmarks.census.reproduction import VOCABULARY, build, draw_text, padding_shift
+from benchmarks.census.reproductions.big_bird import BLOCK, LENGTH, PADS, attend_within_text
 
 
-def real_blocks(forward: Callable[..., Any], states: Tensor, band: Tensor, query: Tensor, key: Tensor, *rest: Tensor,
-                **more: Any) -> Any:  # fmt: skip
-    """Attend within the blocks of the text; pads get zeros, which no real token reads."""
-    blocks = [mask[:, : WIDTH // BLOCK] for mask in rest]
-    band = band[:, :, : WIDTH // BLOCK - 4]
-    found, weights = forward(states[:, :WIDTH], band, query[:, :, :WIDTH], key[..., :WIDTH], *blocks, **more)
-    return torch.nn.functional.pad(found, (0, 0, 0, states.shape[1] - WIDTH)), weights
-
-
-@torch.no_grad()
 def measure(ablated: bool) -> float:
-    """How far the states of real tokens move, over their root mean square."""
-    torch.manual_seed(0)
+    """Return the shift of real tokens under right padding."""
     config = BigBirdPegasusConfig(
-        vocab_size=96, d_model=64, encoder_ffn_dim=160, encoder_layers=2, encoder_attention_heads=4, decoder_layers=1,
-        decoder_attention_heads=4, max_position_embeddings=512, block_size=BLOCK, num_random_blocks=1,
+        vocab_size=VOCABULARY, d_model=64, encoder_ffn_dim=160, encoder_layers=2, encoder_attention_heads=4,
+        decoder_layers=1, decoder_attention_heads=4, max_position_embeddings=512, block_size=BLOCK, num_random_blocks=1,
         attention_type="block_sparse",
     )  # fmt: skip
-    model = BigBirdPegasusModel(config).encoder.train(False)
-    for weight in model.parameters():
-        weight.add_(0.2 * torch.randn_like(weight))
-    ids, mask = torch.randint(10, 96, (1, LENGTH)), torch.ones(1, LENGTH).long()
-    alone = model(input_ids=ids, attention_mask=mask)[0]
-    for layer in model.layers:
-        if ablated:
-            layer.self_attn.self.forward = partial(real_blocks, layer.self_attn.self.forward)
-    ids, mask = (torch.nn.functional.pad(each, (0, PADS)) for each in (ids, mask))
-    padded = model(input_ids=ids, attention_mask=mask)[0][:, :LENGTH]
-    return float((alone - padded).abs().max() / alone.square().mean().sqrt())
+    model = build(BigBirdPegasusModel, config, "encoder")
+
+    def ablate() -> None:
+        for layer in model.layers:
+            layer.self_attn.self.forward = partial(attend_within_text, layer.self_attn.self.forward)
+
+    return padding_shift(model, draw_text(LENGTH), right=PADS, ablate=ablate if ablated else None)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""BLT's global transformer attends to patches that are made of pads alone; the ablation hides these patches.
+"""BLT's global transformer attends to patches that consist of pads; the ablation hides these patches.
 
-`BltModel.forward` (modeling_blt.py) calls ``create_causal_mask(..., attention_mask=None)`` for the patches: the mask
-that is applied to bytes is never carried over to what is made of them. A bug. Patches are given here, one boundary at
-the first real token, so that nothing else is left to differ; by default `BltPatcher`, which is given no mask either,
-draws them by the entropy of the bytes, pads included, and the hashes of byte groups reach back into the pads
-(`byte_group_hash_function`; with the pad's id 0, as here, they are those of a text's beginning).
+`BltModel.forward` (modeling_blt.py) calls ``create_causal_mask(..., attention_mask=None)`` for the patches: the mask of
+the bytes is never carried over to them. A bug. The patches are given here, with a boundary at the first real token, to
+exclude other causes: by default `BltPatcher`, which gets no mask either, draws them by the entropy of the bytes, pads
+included, and the hashes of byte groups reach back into the pads (`byte_group_hash_function`; with pad id 0, as here,
+they equal those at the beginning of a text).
 """
 
 from collections.abc import Callable
@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from transformers import BltConfig, BltModel
 
+from benchmarks.census.reproduction import SIZES, VOCABULARY, build, draw_text, padding_shift
+
 LENGTH, PADS = 33, 9
 OF_PADS, OF_TEXT = [1, 4, 4], [1, 4, 4, 4, 4, 4, 4, 4, 4]
 
 
 def hide_pads(forward: Callable[..., Any], **given: Any) -> Any:
-    """Mask the patches of pads, but for their own queries, which have nothing else."""
+    """Mask the patches of pads, except for their own queries, which have no other key."""
     width = given["inputs_embeds"].shape[1]
     seen = torch.ones(width, width).tril().bool()
     seen[len(OF_PADS) :, : len(OF_PADS)] = False
@@ -27,31 +29,26 @@ def hide_pads(forward: Callable[..., Any], **given: Any) -> Any:
     return forward(**given | {"attention_mask": mask})
 
 
-@torch.no_grad()
 def measure(ablated: bool) -> float:
-    """How far the states of real tokens move, over their root mean square."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 96, "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
-             "intermediate_size": 160, "max_position_embeddings": 512}  # fmt: skip
+    """Return the shift of real tokens under left padding."""
+    sizes: dict[str, Any] = {**SIZES, "vocab_size": VOCABULARY, "max_position_embeddings": 512}
     local = {**sizes, "cross_attn_k": 2, "hidden_size_global": 64, "sliding_window": 8}
     config = BltConfig(
-        vocab_size=96, max_position_embeddings=512, cross_attn_k=2, local_attention_window_len=8, patching_mode="space",
-        encoder_hash_byte_group_vocab=96, patcher_config=sizes, encoder_config=local, decoder_config=local,
-        global_config={**sizes, "encoder_cross_output_size": 128},
+        vocab_size=VOCABULARY, max_position_embeddings=512, cross_attn_k=2, local_attention_window_len=8,
+        patching_mode="space", encoder_hash_byte_group_vocab=96, patcher_config=sizes, encoder_config=local,
+        decoder_config=local, global_config={**sizes, "encoder_cross_output_size": 128},
     )  # fmt: skip
     config._attn_implementation = "eager"
-    model = BltModel(config).train(False)
-    for weight in model.parameters():
-        weight.add_(0.2 * torch.randn_like(weight))
-    ids, mask = torch.randint(10, 96, (1, LENGTH)), torch.ones(1, LENGTH).long()
-    patches = torch.tensor([OF_TEXT])
-    alone = model(input_ids=ids, attention_mask=mask, patch_lengths=patches, use_cache=False)[0]
-    if ablated:
+    model = build(BltModel, config)
+
+    def ablate() -> None:
         model.global_transformer.forward = partial(hide_pads, model.global_transformer.forward)
-    ids, mask = (torch.nn.functional.pad(each, (PADS, 0)) for each in (ids, mask))
-    patches = torch.tensor([OF_PADS + OF_TEXT])
-    padded = model(input_ids=ids, attention_mask=mask, patch_lengths=patches, use_cache=False)[0][:, PADS:]
-    return float((alone - padded).abs().max() / alone.square().mean().sqrt())
+
+    return padding_shift(
+        model, draw_text(LENGTH), left=PADS, ablate=ablate if ablated else None,
+        alone={"patch_lengths": torch.tensor([OF_TEXT]), "use_cache": False},
+        padded={"patch_lengths": torch.tensor([OF_PADS + OF_TEXT]), "use_cache": False},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,50 +1,40 @@
-"""CPM-Ant: it takes no mask and looks for the text at the right end; with a mask of where it stands, nothing leaks.
+"""CPM-Ant takes no mask and looks for the text at the right end; with a mask of where the text is, nothing leaks.
 
 models/cpmant/modeling_cpmant.py of transformers 5.23.0: ``CpmAntModel.forward`` has no ``attention_mask`` and drops one
 in ``**kwargs``; ``length = (segment != 0).sum(-1)`` (line 606) counts the ids that are not 0, and
 ``_prepare_attention_mask`` (lines 565-571, "mask for left padding") opens that many positions at the end. Pads on the
 right are attended to, and real tokens at the beginning are not. By design for pads on the left, whose id must be 0;
-undocumented elsewhere. The ablation makes the mask of the text itself.
+undocumented elsewhere. The ablation builds the mask of the text.
 """
 
 from typing import Any
 from unittest import mock
 
 import torch
+from torch import Tensor
 from transformers import CpmAntConfig, CpmAntModel
 
-LENGTH, PADS, PAD, PROMPT = 9, 6, 0, 4
+from benchmarks.census.reproduction import VOCABULARY, build, draw_text, padding_shift
+
+LENGTH, PADS, PROMPT = 9, 6, 4
 
 
-def text_mask(model: Any, ids: torch.Tensor, span: Any, context: Any, length: Any) -> torch.Tensor:
-    """Which token attends to which: those of the prompt and the text to one another, pads to none."""
+def text_mask(model: Any, ids: Tensor, span: Any, context: Any, length: Any) -> Tensor:
+    """Let tokens of prompt and text attend to each other; pads attend to nothing."""
     real = (torch.arange(ids.shape[1]) < PROMPT + LENGTH)[None]
     return real[:, :, None] & real[:, None, :]
 
 
 def measure(ablated: bool) -> float:
-    """The largest change of real tokens' states under padding, over the states' root mean square."""
+    """Return the shift of real tokens under right padding."""
     config = CpmAntConfig(
-        vocab_size=96,
-        hidden_size=32,
-        dim_ff=64,
-        dim_head=8,
-        num_attention_heads=4,
-        num_hidden_layers=2,
+        vocab_size=VOCABULARY, hidden_size=32, dim_ff=64, dim_head=8, num_attention_heads=4, num_hidden_layers=2,
         prompt_length=PROMPT,
-    )
-    torch.manual_seed(0)
-    model: Any = CpmAntModel(config)
-    model.eval()
-    made = text_mask if ablated else CpmAntModel._prepare_attention_mask
-    with torch.no_grad(), mock.patch.object(CpmAntModel, "_prepare_attention_mask", made):
-        for weight in model.parameters():
-            weight += 0.2 * torch.randn_like(weight)  # norm weights are not one
-        ids, pads = torch.randint(10, 96, (1, LENGTH)), torch.tensor([[PAD] * PADS])
-        mask = torch.tensor([[1] * LENGTH + [0] * PADS])
-        alone = model(ids, attention_mask=mask[:, :LENGTH]).last_hidden_state
-        padded = model(torch.cat([ids, pads], dim=1), attention_mask=mask).last_hidden_state[:, :LENGTH]
-    return float((padded - alone).abs().max() / alone.square().mean().sqrt())
+    )  # fmt: skip
+    model = build(CpmAntModel, config)
+    prepare = text_mask if ablated else CpmAntModel._prepare_attention_mask
+    with mock.patch.object(CpmAntModel, "_prepare_attention_mask", prepare):
+        return padding_shift(model, draw_text(LENGTH), right=PADS)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Doge keeps keys by a top-k whose ties fall by the padded width, and repeated tokens tie; the ablation breaks them.
+"""Doge selects keys by a top-k whose ties depend on the padded width; the ablation breaks ties by order.
 
 `DogeAttention.prepare_dynamic_mask` (modeling_doge.py): ``torch.topk(attn_mask, keep_window_size, dim=-1, largest=True,
-sorted=False)`` chooses among scores made of the values alone, which in the first layer are those of the token's id: the
-same token twice has the same score twice. Which of the two `torch.topk` takes is not specified and changes with the
-number of columns, masked ones too. A bug of rounding's kind: rare, past ``keep_window_size`` tokens only, and cured by
-any rule for ties. Without repeated ids nothing leaks.
+sorted=False)`` chooses by scores that depend only on the values, which in the first layer depend only on the token's
+id: repeated tokens tie. Which of them `torch.topk` takes is not specified and changes with the number of columns,
+masked ones included. A bug like rounding: rare, only past ``keep_window_size`` tokens, and cured by any rule for ties.
+Without repeated ids nothing leaks.
 """
 
 from typing import Any
@@ -14,32 +14,26 @@ import torch
 from torch import Tensor
 from transformers import DogeConfig, DogeModel
 
+from benchmarks.census.reproduction import SIZES, VOCABULARY, build, draw_text, padding_shift
+
 LENGTH, PADS = 35, 10
 
 
-def earliest(scores: Tensor, k: int, **_: Any) -> Any:
-    """The k largest; of equal ones those that come first."""
+def stable_topk(scores: Tensor, k: int, **_: Any) -> Any:
+    """Return the k largest; of equal ones, the first."""
     values, indices = scores.sort(dim=-1, descending=True, stable=True)
     return torch.return_types.topk((values[..., :k], indices[..., :k]))
 
 
-@torch.no_grad()
 def measure(ablated: bool) -> float:
-    """How far the states of real tokens move, over their root mean square."""
-    torch.manual_seed(0)
+    """Return the shift of real tokens under right padding."""
     config = DogeConfig(
-        vocab_size=96, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, keep_window_size=8, max_position_embeddings=512,
-    )  # fmt: skip
-    model = DogeModel(config).train(False)
-    for weight in model.parameters():
-        weight.add_(0.2 * torch.randn_like(weight))
-    ids, mask = torch.randint(10, 30, (1, LENGTH)), torch.ones(1, LENGTH).long()
-    with patch.object(torch, "topk", earliest if ablated else torch.topk):
-        alone = model(input_ids=ids, attention_mask=mask)[0]
-        ids, mask = (torch.nn.functional.pad(each, (0, PADS)) for each in (ids, mask))
-        padded = model(input_ids=ids, attention_mask=mask)[0][:, :LENGTH]
-    return float((alone - padded).abs().max() / alone.square().mean().sqrt())
+        **SIZES, vocab_size=VOCABULARY, num_key_value_heads=4, keep_window_size=8, max_position_embeddings=512
+    )
+    model = build(DogeModel, config)
+    repeated = draw_text(LENGTH, vocabulary=30)
+    with patch.object(torch, "topk", stable_topk if ablated else torch.topk):
+        return padding_shift(model, repeated, right=PADS)
 
 
 if __name__ == "__main__":

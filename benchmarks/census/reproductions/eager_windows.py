@@ -1,10 +1,10 @@
-"""Mistral's eager attention makes a pad whose window holds only pads the mean of all columns; the ablation makes it 0.
+"""Mistral's eager attention makes a pad with only pads in its window the mean of all columns; the ablation makes it 0.
 
-`eager_attention_forward` (modeling_mistral.py): ``attn_weights = attn_weights + attention_mask``, and a row masked
-throughout holds the dtype's minimum everywhere: its softmax is uniform over the width, whatever stands there. Real
-tokens do not read it, so that it is by design as far as they go; but outputs at pads then depend on the number of pads,
-and whoever pools them, or runs a batch once to cut shorter ones from it, sees it. It is the outputs at pads that are
-compared here, with 20 pads and with 40. Under sdpa such rows are 0. The same in Gemma 3 and other sliding windows.
+`eager_attention_forward` (modeling_mistral.py): ``attn_weights = attn_weights + attention_mask``. A fully masked row
+holds the minimum of the dtype everywhere, and its softmax is uniform over the width. Real tokens do not read it, which
+is by design; but outputs at pads then depend on the number of pads, and whoever pools them, or cuts shorter batches
+from one longer run, sees it. This script compares outputs at pads, with 20 pads and with 40. Under sdpa such rows are
+0. The same in Gemma 3 and other models with sliding windows.
 """
 
 from typing import Any
@@ -12,40 +12,34 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import MistralConfig, MistralModel
 from transformers.models.mistral import modeling_mistral
 
+from benchmarks.census.reproduction import SIZES, VOCABULARY, build, draw_text, states_of
+
 LENGTH, PADS = 35, 20
-
-
-def nothing_for_pads(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **more: Any) -> Any:
-    """Zeros wherever the mask lets a query see nothing."""
-    found, weights = EAGER(module, query, key, value, mask, **more)
-    return found * (mask == 0).any(dim=-1).transpose(1, 2)[..., None], weights
-
-
 EAGER = modeling_mistral.eager_attention_forward
 
 
-@torch.no_grad()
+def zero_masked_rows(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **more: Any) -> Any:
+    """Set the context of queries that see nothing to zero."""
+    context, weights = EAGER(module, query, key, value, mask, **more)
+    return context * (mask == 0).any(dim=-1).transpose(1, 2)[..., None], weights
+
+
 def measure(ablated: bool) -> float:
-    """How far the outputs at pads move where twice as many follow, over the root mean square of real tokens."""
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=96, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=8,
-    )  # fmt: skip
+    """Return the shift of outputs at pads when twice as many follow, over the root mean square of real tokens."""
+    config = MistralConfig(**SIZES, vocab_size=VOCABULARY, num_key_value_heads=2, sliding_window=8)
     config._attn_implementation = "eager"
-    model = MistralModel(config).train(False)
-    for weight in model.parameters():
-        weight.add_(0.2 * torch.randn_like(weight))
-    text, found = torch.randint(10, 96, (1, LENGTH)), []
-    with patch.object(modeling_mistral, "eager_attention_forward", nothing_for_pads if ablated else EAGER):
-        for pads in (PADS, 2 * PADS):
-            ids, mask = (torch.nn.functional.pad(each, (0, pads)) for each in (text, torch.ones_like(text)))
-            found.append(model(input_ids=ids, attention_mask=mask)[0][:, : LENGTH + PADS])
-    one, two = found
-    return float((one - two)[:, LENGTH:].abs().max() / one[:, :LENGTH].square().mean().sqrt())
+    model = build(MistralModel, config)
+    ids = draw_text(LENGTH)
+    with patch.object(modeling_mistral, "eager_attention_forward", zero_masked_rows if ablated else EAGER):
+        few, many = (
+            states_of(model, pad(ids, (0, pads)), pad(torch.ones_like(ids), (0, pads)))[:, : LENGTH + PADS]
+            for pads in (PADS, 2 * PADS)
+        )
+    return float((few - many)[:, LENGTH:].abs().max() / few[:, :LENGTH].square().mean().sqrt())
 
 
 if __name__ == "__main__":
