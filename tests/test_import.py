@@ -84,3 +84,22 @@ def test_other_names(name: str, way_out: str) -> None:
     """A layer or function that is not at the front door is not found, and the error says where it is."""
     with pytest.raises(AttributeError, match=re.escape(f"module 'maskpool' has no attribute '{name}'{way_out}") + "$"):
         getattr(maskpool, name)
+
+
+def test_integrations_are_loaded_on_first_use() -> None:
+    """The integrations are attributes of maskpool.integrations, which loads no host until one of them is used."""
+    script = """
+import sys, maskpool
+names = [name for name in dir(maskpool.integrations) if not name.startswith("_")]
+assert {"mteb", "onnx", "sentence_transformers", "sklearn", "transformers"} <= set(names), names
+assert "transformers" not in sys.modules
+print(maskpool.integrations.transformers.SentenceEmbedder.__name__, "sentence_transformers" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["SentenceEmbedder", "False"]
+
+
+def test_unknown_integrations() -> None:
+    """An integration that does not exist is refused with the list of those that do."""
+    with pytest.raises(AttributeError, match="has no attribute 'keras': its integrations are mteb, onnx, sentence_tr"):
+        getattr(maskpool.integrations, "keras")  # noqa: B009  # type checkers know that it is not there

@@ -32,7 +32,7 @@ def _functions(owner: type) -> Iterator[tuple[str, Any]]:
     for name, member in vars(owner).items():
         function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         function = getattr(function, "func", function)  # of a cached property
-        if inspect.isfunction(function) and (name == "__init__" or not name.startswith("_")):
+        if inspect.isfunction(function) and (name.startswith("__") or not name.startswith("_")):
             yield f"{owner.__qualname__}.{name}", function
 
 

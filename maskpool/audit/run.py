@@ -22,7 +22,8 @@ from maskpool.audit.report import AuditReport, Finding, Verdict
 from maskpool.audit.rows import cut_finding, mixed_up_finding, state_finding
 from maskpool.audit.seen import look_inside, never_padded
 from maskpool.audit.signature import signature_finding
-from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
+from maskpool.encoder import check_texts
+from maskpool.errors import InvalidValueError, rename_arguments
 from maskpool.tolerances import COARSER_THAN_FLOAT32, SAME_VECTOR
 
 MAX_TEXTS = 32
@@ -128,9 +129,7 @@ def _checked(texts: Sequence[str] | None) -> tuple[list[str], int]:
     """The texts to audit with, and how many different ones were given."""
     if texts is None:
         return list(TEXTS), len(TEXTS)
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise InvalidTypeError("texts", f"must be a list of strings, got {type(texts).__name__}")
-    found = list(dict.fromkeys(texts))
+    found = list(dict.fromkeys(check_texts(texts)))
     if len(found) < 3 or len({len(text) for text in found}) < 2:
         raise InvalidValueError(
             "texts",

@@ -1,10 +1,21 @@
-"""Integrations, one host library per module; importing one loads its host."""
+"""Integrations, one host library per module; importing one, or using it for the first time, loads its host."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from maskpool.errors import RequirementError
+
+if TYPE_CHECKING:  # at run time __getattr__ loads them
+    from maskpool.integrations import mteb as mteb
+    from maskpool.integrations import onnx as onnx
+    from maskpool.integrations import sentence_transformers as sentence_transformers
+    from maskpool.integrations import sklearn as sklearn
+    from maskpool.integrations import transformers as transformers
+
+_HOSTS = ("mteb", "onnx", "sentence_transformers", "sklearn", "transformers")
 
 # The lowest versions that the tests run on, as in pyproject.toml.
 MINIMUM = {
@@ -13,6 +24,18 @@ MINIMUM = {
     "sentence-transformers": "5.4",
     "transformers": "4.57",
 }
+
+
+def __getattr__(name: str) -> object:
+    """Load an integration on first use."""
+    if name in _HOSTS:
+        return import_module(f"{__name__}.{name}")
+    known = "" if name.startswith("_") else f": its integrations are {', '.join(_HOSTS)}"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{known}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *(host for host in _HOSTS if host not in globals())]
 
 
 def require(package: str, extra: str) -> None:

@@ -308,7 +308,8 @@ def _build(
             )
         return pooling
     if isinstance(pooling, str | tuple | list):
-        return build_pooling(pooling, _width(model, layer)).to(model.device)
+        with rename_arguments({"pooling_mode": "pooling"}):
+            return build_pooling(pooling, _width(model, layer)).to(model.device)
     if not isinstance(pooling, PoolingLayer):
         raise InvalidTypeError("pooling", f"must be a maskpool layer or a mode string, got {type(pooling).__name__}")
     return pooling

@@ -5,18 +5,14 @@ from __future__ import annotations
 import operator
 import weakref
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from maskpool.errors import InvalidTypeError, InvalidValueError
-
-if TYPE_CHECKING:
-    from typing import Any, Self
-
-    from torch.optim import Optimizer
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding:
