@@ -1,4 +1,4 @@
-"""The architectures of the census: tiny configurations of whatever transformers has, and weights that hide nothing."""
+"""Build the models of the census: tiny configurations of each architecture, with weights that hide no leak."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from maskpool.audit.census import settings_of
 from maskpool.encoder import text_encoder
 
 VOCABULARY = 96
-_MOST_WEIGHTS = 10_000_000  # more, and some setting of a size was not recognised
+_MOST_WEIGHTS = 10_000_000  # more means that a setting of a size was not recognised
 
-# Settings that say how large a model is, by what they are made of, and what a tiny one has.
+# Settings that determine the size of a model, by their value in a tiny one.
 _SIZES: dict[int, str] = {
     VOCABULARY: "vocab_size n_vocab text_vocab_size vocab_size_per_layer_input entity_vocab_size "
     "pronunciation_vocab_size shape_vocab_size src_vocab_size tgt_vocab_size vision_vocab_size "
@@ -54,10 +54,10 @@ _SIZES: dict[int, str] = {
     "attention_head_size",
     512: "max_position_embeddings n_positions max_source_positions max_target_positions context_length max_seq_len",
 }
-# Settings that are worked out from others when nobody gives them, which not every model does.
+# Settings that some models, but not all, derive from others if unset.
 _UNSET = {"head_dim": 16, "num_key_value_heads": 4, "vocab_size": VOCABULARY}
-# Settings behind which texts are treated in another way: texts have to be longer than these.
-# None that matters is below 8, so that a text of 5 tokens and 3 pads stays within all of them.
+# Settings beyond which texts are processed differently: some texts must be longer.
+# Those that matter are at least 8, and a text of 5 tokens and 3 pads stays within all of them.
 LIMITS: dict[str, int] = {
     "sliding_window": 8,
     "sliding_window_size": 8,
@@ -72,7 +72,7 @@ LIMITS: dict[str, int] = {
     "chunk_size": 8,
     "mamba_chunk_size": 8,
     "index_topk": 8,
-    "index_block_size": 4,  # times the blocks that are chosen
+    "index_block_size": 4,  # times the number of selected blocks
     "indexer_budget": 8,
     "local_radius": 8,
     "global_block_size": 8,
@@ -97,8 +97,8 @@ class Variant:
 
     Attributes:
         architecture: Its ``model_type``.
-        name: What is switched on; empty for the configuration as it comes.
-        settings: What that takes, by the configuration's attributes.
+        name: The mechanism that is switched on; empty for the default configuration.
+        settings: Values of the configuration that switch it on.
     """
 
     architecture: str
@@ -107,47 +107,47 @@ class Variant:
 
     @property
     def key(self) -> str:
-        """Both in one word."""
+        """Architecture and name."""
         return f"{self.architecture} ({self.name})" if self.name else self.architecture
 
 
 class NotAttemptedError(Exception):
-    """An architecture that is none of the census'; the message says why."""
+    """An architecture that the census does not cover; the message says why."""
 
 
 def shrunk(config: PretrainedConfig) -> dict[str, Any]:
-    """The settings of a configuration that make it tiny."""
+    """Return the settings that make a configuration tiny."""
     settings = {name: value for name, value in vars(config).items() if not name.startswith("_")}
     sizes = {name: size for size, names in _SIZES.items() for name in names.split()} | LIMITS
     for some, all_heads in (
         ("num_key_value_heads", "num_attention_heads"),
         ("linear_num_key_heads", "linear_num_value_heads"),
     ):
-        if settings.get(some) == settings.get(all_heads):  # one key for each query may be all it can do
+        if settings.get(some) == settings.get(all_heads):  # it may support only one key per query
             sizes[some] = sizes[all_heads]
     kept = _kept_layers(settings)
     sizes |= dict.fromkeys(_LAYERS, len(kept) or 2)
-    found: dict[str, Any] = {}
+    small: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, PretrainedConfig):
-            found[name] = shrunk(value) | {"model_type": value.model_type}
+            small[name] = shrunk(value) | {"model_type": value.model_type}
         elif value is None and name in _UNSET:
-            found[name] = _UNSET[name]
+            small[name] = _UNSET[name]
         elif isinstance(value, dict):
-            found[name] = _shrunk_mapping(value, sizes)
+            small[name] = _shrunk_mapping(value, sizes)
         elif isinstance(value, (list, tuple)) and kept and len(value) == _layers(settings):
-            found[name] = [_smaller(name, value[layer], sizes) for layer in kept]
+            small[name] = [_smaller(name, value[layer], sizes) for layer in kept]
         elif (
             (name.endswith("token_id") or name.endswith("token_index"))
             and isinstance(value, int)
             and value >= VOCABULARY
         ):
-            found[name] = 80 + len(found) % 16
+            small[name] = 80 + len(small) % 16
         else:
-            found[name] = _smaller(name, value, sizes)
-    # What is as it always comes is left out, for some of it is worked out from the rest.
-    always = vars(type(config)())
-    changed = {name: value for name, value in found.items() if value != always.get(name)}
+            small[name] = _smaller(name, value, sizes)
+    # Leave defaults out: some are derived from the rest.
+    defaults = vars(type(config)())
+    changed = {name: value for name, value in small.items() if value != defaults.get(name)}
     return _merged(changed, PATCHES.get(config.model_type, {}))
 
 
@@ -159,15 +159,15 @@ def _layers(settings: Mapping[str, Any]) -> int:
 
 
 def _kept_layers(settings: Mapping[str, Any]) -> list[int]:
-    """The first layer of each kind, by what the settings say layer by layer; none where they say nothing."""
-    told = [
+    """Return the first layer of each kind, by settings that list layers; empty without such settings."""
+    lists = [
         value for value in settings.values() if isinstance(value, (list, tuple)) and len(value) == _layers(settings)
     ]
-    told = [value for value in told if len({str(one) for one in value}) <= 4]  # more are no kinds, but names
+    lists = [value for value in lists if len({str(kind) for kind in value}) <= 4]  # more are names, not kinds
     first: dict[str, int] = {}
-    for layer, kind in enumerate(zip(*told, strict=True)):
+    for layer, kind in enumerate(zip(*lists, strict=True)):
         first.setdefault(str(kind), layer)
-    return list(first.values()) if len(first) > 1 else list(range(2 if told else 0))
+    return list(first.values()) if len(first) > 1 else list(range(2 if lists else 0))
 
 
 def _smaller(name: str, value: Any, sizes: Mapping[str, int]) -> Any:
@@ -176,20 +176,20 @@ def _smaller(name: str, value: Any, sizes: Mapping[str, int]) -> Any:
 
 
 def _shrunk_mapping(settings: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    found = {
+    small = {
         name: _shrunk_mapping(value, sizes) if isinstance(value, dict) else _smaller(name, value, sizes)
         for name, value in settings.items()
     }
-    if "mrope_section" in found:
-        found["mrope_section"] = _MROPE["mrope_section"]
-    return found
+    if "mrope_section" in small:
+        small["mrope_section"] = _MROPE["mrope_section"]
+    return small
 
 
 def build(variant: Variant, seed: int) -> PreTrainedModel:
-    """A tiny encoder with weights drawn anew.
+    """Build a tiny encoder with random weights.
 
     Raises:
-        NotAttemptedError: It reads no token ids, or cannot do here what it is for.
+        NotAttemptedError: It reads no token ids, or does not run on this machine.
     """
     if variant.architecture in _NOT_HERE:
         raise NotAttemptedError(_NOT_HERE[variant.architecture])
@@ -198,16 +198,18 @@ def build(variant: Variant, seed: int) -> PreTrainedModel:
     model_class: type[PreTrainedModel] = classes[0] if isinstance(classes, tuple) else classes
     if "input_ids" not in inspect.signature(model_class.forward).parameters:
         raise NotAttemptedError("its base model reads no token ids")
-    always = kind()
-    switched = {name: value for name, value in variant.settings.items() if hasattr(always, name) or name not in _WINDOW}
-    config = kind(**deepcopy(_merged(shrunk(always), switched)))  # configurations write into what they get
+    defaults = kind()
+    switched = {
+        name: value for name, value in variant.settings.items() if hasattr(defaults, name) or name not in _WINDOW
+    }
+    config = kind(**deepcopy(_merged(shrunk(defaults), switched)))  # configurations write into their arguments
     with torch.device("meta"):
         weights = sum(p.numel() for p in model_class(config).parameters())
     if weights > _MOST_WEIGHTS:
         raise RuntimeError(f"{weights:,} weights though shrunk: a size was not recognised")
     torch.manual_seed(seed)
     model = text_encoder(model_class(config))
-    model.eval()  # type: ignore[no-untyped-call]  # transformers says nothing of it
+    model.eval()  # type: ignore[no-untyped-call]  # untyped in transformers
     if not hasattr(model, "config"):
         model.config = config
     if "input_ids" not in inspect.signature(model.forward).parameters:
@@ -216,47 +218,47 @@ def build(variant: Variant, seed: int) -> PreTrainedModel:
     return model
 
 
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    both = dict(one)
-    for name, value in other.items():
+def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(settings)
+    for name, value in changes.items():
         nested = isinstance(value, Mapping) and isinstance(both.get(name), Mapping)
         both[name] = _merged(both[name], value) if nested else value
     return both
 
 
 def limits_of(config: PretrainedConfig) -> dict[str, int]:
-    """The settings behind which texts are treated in another way, by their names."""
-    found: dict[str, int] = {}
+    """Return the settings beyond which texts are processed differently, by name."""
+    limits: dict[str, int] = {}
     for name, value in settings_of(config):
         sizes = value if isinstance(value, (list, tuple)) else [value]
         known = [size for size in sizes if isinstance(size, int) and 1 < size <= 64]
         if name in LIMITS and known:
-            found[name] = max(known)
+            limits[name] = max(known)
         elif name == "rope_type" and value == "dynamic":
-            found["max_position_embeddings"] = config.get_text_config().max_position_embeddings
+            limits["max_position_embeddings"] = config.get_text_config().max_position_embeddings
     if {"block_size", "num_random_blocks"} <= vars(config).keys():  # BigBird's: shorter texts get full attention
         least = 5 + 2 * config.num_random_blocks
-        found["(5 + 2 · num_random_blocks) · block_size"] = least * found.pop("block_size")
-    if getattr(config, "moe_eval_capacity_token_fraction", 0) > 0:  # NLLB's capacity goes by the text then
-        found.pop("expert_capacity", None)
-    if "index_block_size" in found:  # MiniMax's: of a shorter text every block is chosen
+        limits["(5 + 2 · num_random_blocks) · block_size"] = least * limits.pop("block_size")
+    if getattr(config, "moe_eval_capacity_token_fraction", 0) > 0:  # NLLB's capacity then depends on the text
+        limits.pop("expert_capacity", None)
+    if "index_block_size" in limits:  # MiniMax's: every block of a shorter text is selected
         chosen = config.get_text_config().index_topk_blocks
-        found["index_topk_blocks · index_block_size"] = chosen * found.pop("index_block_size")
-    return found
+        limits["index_topk_blocks · index_block_size"] = chosen * limits.pop("index_block_size")
+    return limits
 
 
 def lengths_of(limits: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Real tokens and pads of the texts to try: within every limit and past it, at no multiple of one."""
+    """Return numbers of tokens and pads of the texts to try: within and past every limit, at multiples of none."""
     most = max(limits.values(), default=8)
     return [(5, 3), (5, most + 2), (2 * most + 3, 3), (2 * most + 3, most + 2)]
 
 
 @torch.no_grad()
 def draw_weights(model: nn.Module, seed: int) -> None:
-    """Draw weights so that nothing is hidden by how they begin: norms are not one, biases and pad rows not zero.
+    """Draw random weights that hide no leak: norms are not one, biases and pad rows not zero.
 
-    Tables that are computed (sinusoidal positions) and parameters with a meaning of their own (decays, time steps) keep
-    theirs; the latter are shaken.
+    Computed tables (sinusoidal positions) keep their values; parameters with a special meaning (decays, time steps) get
+    noise added.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -264,22 +266,22 @@ def draw_weights(model: nn.Module, seed: int) -> None:
             if not weight.requires_grad or not weight.is_floating_point() or _is_sinusoidal(weight):
                 continue
             noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight.dtype)
-            own_meaning = any(word in name.lower() for word in ("a_log", "dt_", "decay", "time_", "lambda"))
+            special = any(word in name.lower() for word in ("a_log", "dt_", "decay", "time_", "lambda"))
             if isinstance(module, nn.Embedding):
                 weight.copy_(noise)
-            elif weight.ndim >= 2 and not own_meaning:
+            elif weight.ndim >= 2 and not special:
                 weight.copy_(noise / math.sqrt(weight[0].numel() if weight.ndim == 2 else weight.shape[-1]))
             else:
                 weight.add_(noise * 0.2)
 
 
 def _is_sinusoidal(weight: Tensor) -> bool:
-    """Whether it is a table of sines and cosines: they begin with those of 0."""
+    """Recognise a table of sines and cosines by its first row, those of 0."""
     return weight.ndim == 2 and set(weight[0].tolist()) == {0.0, 1.0}
 
 
 def words_of(config: PretrainedConfig) -> list[int]:
-    """Ids of a tiny vocabulary that no setting gives a meaning of its own."""
+    """Return the ids of a tiny vocabulary without special tokens."""
     special = set(_token_ids(config))
     size = min(
         (c.vocab_size for c in (config, config.get_text_config()) if isinstance(getattr(c, "vocab_size", None), int)),
@@ -289,29 +291,30 @@ def words_of(config: PretrainedConfig) -> list[int]:
 
 
 def pad_of(config: PretrainedConfig) -> int:
-    """The pad's id, or the end-of-text token's, or 0."""
+    """Return the id of the pad, else of the end-of-text token, else 0."""
     for name in ("pad_token_id", "eos_token_id"):
-        for one in (config, config.get_text_config()):
-            if isinstance(found := getattr(one, name, None), int) and 0 <= found < VOCABULARY:
-                return found
+        for part in (config, config.get_text_config()):
+            if isinstance(token_id := getattr(part, name, None), int) and 0 <= token_id < VOCABULARY:
+                return token_id
     return 0
 
 
 def _token_ids(config: PretrainedConfig) -> Iterator[int]:
     for name, value in settings_of(config):
         if name.endswith(("token_id", "token_index", "token_ids")):
-            yield from (one for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, int))
+            values = value if isinstance(value, (list, tuple)) else [value]
+            yield from (token_id for token_id in values if isinstance(token_id, int))
 
 
-# Rotary positions of pictures in three parts: half a head's dimensions.
+# Rotary positions of images in three parts: half a head's dimensions.
 _MROPE = {"mrope_section": [4, 2, 2]}
-_MROPE_NARROW = {"mrope_section": [2, 1, 1]}  # where half of a head is rotated
-_MROPE_NARROWER = {"mrope_section": [1, 1, 0]}  # where a quarter is
+_MROPE_NARROW = {"mrope_section": [2, 1, 1]}  # if half of a head is rotated
+_MROPE_NARROWER = {"mrope_section": [1, 1, 0]}  # if a quarter is
 _MOE = {"n_routed_experts": 8, "num_experts_per_tok": 2}
 
 _NOT_HERE = {"mra": "its attention is a CUDA kernel; without one it gives zeros"}
 
-# What the shrinker cannot know, such as settings that have to fit each other.
+# Settings that `shrunk` cannot derive, such as those that must fit each other.
 PATCHES: dict[str, dict[str, Any]] = {
     "big_bird": {"num_random_blocks": 1},
     "bigbird_pegasus": {"num_random_blocks": 1},
@@ -367,7 +370,7 @@ PATCHES: dict[str, dict[str, Any]] = {
     "lilt": {"hidden_size": 96},
     "mistral_large4_text": {"kv_source_layers": None},
     "mobilebert": {"num_feedforward_networks": 2},
-    "mpnet": {"relative_attention_num_buckets": 32},  # its code knows no other
+    "mpnet": {"relative_attention_num_buckets": 32},  # its code supports only this
     "recurrent_gemma": {"num_hidden_layers": 3},
     "xlstm": {"qk_dim_factor": 1.0},
     "zamba": {
@@ -448,7 +451,7 @@ _YARN = _rope("yarn", factor=4.0, original_max_position_embeddings=16)
 _LLAMA3 = _rope("llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
 _LINEAR = _rope("linear", factor=4.0)
 _MIXED_WINDOW = {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]}
-_WINDOW = {**_MIXED_WINDOW, "use_sliding_window": True}  # of which each configuration takes what it knows
+_WINDOW = {**_MIXED_WINDOW, "use_sliding_window": True}  # each configuration takes the settings that it has
 _DISENTANGLED = {
     "relative_attention": True,
     "pos_att_type": ["c2p", "p2c"],

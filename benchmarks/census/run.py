@@ -1,12 +1,13 @@
-"""The padding census: which architectures of transformers keep real tokens free of the padding, and which do not.
+"""Measure the padding census: build each architecture, probe it, and write the results.
 
 ``python -m benchmarks.census`` builds every text architecture that ``AutoModel`` knows, tiny and with random weights,
-and runs the audit's probes of encoders (`maskpool.audit.encoder_probes`) on it: one process an architecture, a time
-limit each. It writes ``benchmarks/results/census.json`` (all numbers), ``benchmarks/census.md`` (the table) and
-``maskpool/audit/census/census.json`` (what the audit and the harness read). A stopped run goes on where it was.
+and runs the audit's probes of encoders (`maskpool.audit.encoder_probes`) on it: one process per architecture, with
+a time limit. It writes ``benchmarks/results/census.json`` (all numbers), ``benchmarks/census.md`` (the table) and
+``maskpool/audit/census/census.json`` (what the audit and the harness read). An interrupted run
+resumes where it stopped.
 
-``--only bert,llama`` measures these alone and prints them. ``--compare FILE`` lists the rows whose verdict is another
-one in FILE, a run with another ``--seed``.
+``--only bert,llama`` measures and prints only these. ``--compare FILE`` lists the rows whose verdict differs in FILE, a
+run with another ``--seed``.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _MEMORY = 6 << 30
 
 
 def measure(variant: Variant, seed: int) -> dict[str, Any]:
-    """The row of one architecture: what was measured of it, and what that says."""
+    """Measure one architecture and return its row: numbers, verdict and causes."""
     try:
         model = build(variant, seed)
     except NotAttemptedError as error:
@@ -77,11 +78,11 @@ def measure(variant: Variant, seed: int) -> dict[str, Any]:
             text = Text.drawn(words, length, pads, generator)
             trials.append((_rounded(probe(model, text, pad_id, attention)), text))
     if any(trial.single["batch size"] is None for trial, _ in trials):
-        return {"status": "failed", "reason": "its states are no numbers, padded or not"}
-    found = judge([trial for trial, _ in trials], max(limits.values(), default=0))
+        return {"status": "failed", "reason": "its states are NaN or infinite, padded or not"}
+    judgement = judge([trial for trial, _ in trials], max(limits.values(), default=0))
     causes = {}
     for side in SIDES:
-        leaking = [(t, text) for t, text in trials if kind_of(t, side) == getattr(found, side) != "clean"]
+        leaking = [(t, text) for t, text in trials if kind_of(t, side) == getattr(judgement, side) != "clean"]
         if leaking:
             trial, text = leaking[0]
             if trial.attention != str(getattr(config, "_attn_implementation", "eager")):
@@ -96,16 +97,16 @@ def measure(variant: Variant, seed: int) -> dict[str, Any]:
         "switches": switches(config),
         "limits": limits,
         "pad_id": pad_id,
-        "verdict": found.verdict,
+        "verdict": judgement.verdict,
         "sizes": _worst([trial for trial, _ in trials]),
-        **asdict(found),
+        **asdict(judgement),
         "causes": causes,
         "trials": [asdict(trial) for trial, _ in trials],
     }
 
 
 def _rounded(trial: Trial) -> Trial:
-    """Three digits of each number: all that is kept, and all that is judged."""
+    """Round all numbers to three digits, which are kept and judged."""
 
     def cut(sizes: Mapping[str, float | None]) -> dict[str, float | None]:
         return {name: None if size is None else float(f"{size:.2e}") for name, size in sizes.items()}
@@ -114,37 +115,37 @@ def _rounded(trial: Trial) -> Trial:
 
 
 def _worst(trials: Sequence[Trial]) -> dict[str, float | None]:
-    """The largest difference of each probe, in float64 where there is one, if no trial is without."""
-    found: dict[str, float | None] = {}
+    """Return the largest difference of each probe, in float64 if measured; None if a trial gave none."""
+    worst: dict[str, float | None] = {}
     longest = max(trials, key=lambda trial: len(trial.single))
     for name in longest.single:
         sizes = [trial.double.get(name, trial.single.get(name)) for trial in trials if name in trial.single]
-        told = "positions" in name and len(sizes) < len(trials)  # it fails in some trials
-        if not told:
-            found[name] = None if None in sizes else max(size for size in sizes if size is not None)
-    return found
+        failed = "positions" in name and len(sizes) < len(trials)
+        if not failed:
+            worst[name] = None if None in sizes else max(size for size in sizes if size is not None)
+    return worst
 
 
 def _refuse_network(*_: Any) -> None:
-    raise ConnectionError("it wants the network")
+    raise ConnectionError("the network is not available")
 
 
 def _in_process(variant: Variant, seed: int, answers: Connection) -> None:
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
-    socket.socket.connect = _refuse_network  # type: ignore[method-assign]  # nothing may be fetched
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+    socket.socket.connect = _refuse_network  # type: ignore[method-assign]  # no downloads
     try:
         row = measure(variant, seed)
-    except Exception as error:  # whatever a stranger's model raises is the answer
-        installed = f"{Path(transformers.__file__).parent.parent}/"  # where that is concerns nobody else
+    except Exception as error:  # models raise anything; the row says what
+        installed = f"{Path(transformers.__file__).parent.parent}/"  # a private path
         lines = str(error).replace(installed, "").strip().splitlines() or [""]
         row = {"status": "failed", "reason": f"{type(error).__name__}: {lines[0][:200]}"}
     answers.send(row)
 
 
 def run_apart(variant: Variant, seed: int, seconds: float = SECONDS) -> dict[str, Any]:
-    """Measure in a process of its own, which may hang or die."""
+    """Measure in a separate process, which may hang or die."""
     context = multiprocessing.get_context("fork")  # transformers is loaded once
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_in_process, args=(variant, seed, theirs), daemon=True)
@@ -165,30 +166,30 @@ def run_apart(variant: Variant, seed: int, seconds: float = SECONDS) -> dict[str
 
 
 class Rows:
-    """The rows of a run, kept in a file as they come, so that a stopped run goes on.
+    """The rows of a run, appended to a file as they are measured, from which an interrupted run resumes.
 
     Args:
-        path: The file; its first line says what the run is of.
-        of: What that is.
+        path: The file; its first line identifies the run.
+        run: Versions, seed and code of the run.
 
     Raises:
-        SystemExit: The file is of another run.
+        SystemExit: The file belongs to another run.
     """
 
-    def __init__(self, path: Path, of: dict[str, Any]) -> None:
+    def __init__(self, path: Path, run: dict[str, Any]) -> None:
         self._path = path
         lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-        first, *others = [json.loads(line) for line in lines[:-1]] or [of]  # a last line that was cut off has no end
-        if first != of:
+        first, *others = [json.loads(line) for line in lines[:-1]] or [run]  # drop a line that was cut off
+        if first != run:
             raise SystemExit(f"census: {path} holds another run, {first}: remove it, or choose another --out")
-        self.found = {_key(row): row for row in others}
-        _write(path, "".join(json.dumps(line) + "\n" for line in (of, *others)))
+        self.by_key = {_key(row): row for row in others}
+        _write(path, "".join(json.dumps(line) + "\n" for line in (run, *others)))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep a row."""
+        """Append a row."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self.found[_key(row)] = row
+        self.by_key[_key(row)] = row
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str]:
@@ -197,30 +198,30 @@ def _key(row: dict[str, Any]) -> tuple[str, str]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def disagreements(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Where two runs disagree: in a verdict, in a row's status, or in what the audit and the harness read besides."""
-    there = {_key(row): row for row in other["rows"]}
-    found = []
-    for row in one["rows"]:
-        again = there.get(_key(row), {})
+def disagreements(results: dict[str, Any], others: dict[str, Any]) -> list[str]:
+    """List where two runs disagree: in verdicts, in the status of rows, or in what the harness reads."""
+    other_rows = {_key(row): row for row in others["rows"]}
+    lines = []
+    for row in results["rows"]:
+        other = other_rows.get(_key(row), {})
         for name in ("status", "verdict", "short", "appends"):
-            if row.get(name) != again.get(name):
-                found.append(f"{' '.join(_key(row)).strip()}, {name}: {row.get(name)} / {again.get(name)}")
-    return found
+            if row.get(name) != other.get(name):
+                lines.append(f"{' '.join(_key(row)).strip()}, {name}: {row.get(name)} / {other.get(name)}")
+    return lines
 
 
 def chosen(only: str | None) -> list[Variant]:
-    """The rows to measure.
+    """Return the variants to measure.
 
     Args:
-        only: Architectures, or rows such as ``llama (yarn)``, with commas between; None takes all.
+        only: Architectures, or variants such as ``llama (yarn)``, separated by commas; None takes all.
 
     Raises:
-        SystemExit: Some are not known.
+        SystemExit: Some are unknown.
     """
     every = every_variant()
     if only is None:
@@ -232,8 +233,8 @@ def chosen(only: str | None) -> list[Variant]:
         near = {name: difflib.get_close_matches(name, known, 3) for name in unknown}
         hints = "; ".join(f"{name!r}" + (f" (near: {', '.join(near[name])})" if near[name] else "") for name in unknown)
         raise SystemExit(
-            f"census: --only must name architectures of transformers {transformers.__version__}, with commas between, "
-            f"such as bert,llama; not known: {hints or 'an empty list'}"
+            f"census: --only must name architectures of transformers {transformers.__version__}, separated by commas, "
+            f"such as bert,llama; unknown: {hints or 'an empty list'}"
         )
     return [variant for variant in every if variant.key in names or variant.architecture in names]
 
@@ -241,11 +242,11 @@ def chosen(only: str | None) -> list[Variant]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write or print."""
     parser = argparse.ArgumentParser(prog="benchmarks.census", description="The padding census of transformers.")
-    parser.add_argument("--only", help="architectures, with commas between; printed, not written (default: all)")
+    parser.add_argument("--only", help="architectures, separated by commas; printed, not written (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and texts (default 0)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"limit of each (default {SECONDS})")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"limit per architecture (default {SECONDS})")
     parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="JSON file; by default the table and what ships as well"
+        "--out", type=Path, default=RESULTS, help="JSON file; by default also the table and the shipped file"
     )
     parser.add_argument("--compare", type=Path, help="measure nothing: list where --out and this run disagree")
     args = parser.parse_args(argv)
@@ -266,41 +267,41 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print("\n".join(f"  {name}: {size}" for name, size in row["sizes"].items()))
         return
     code = sorted([*SHIPPED.parents[1].rglob("*.py"), *Path(__file__).parent.glob("*.py")])
-    of = {
+    identity = {
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "seed": args.seed,
         "seconds": args.seconds,
         "code_sha256": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest(),
     }
-    kept = args.out.with_suffix(".rows.jsonl")
-    rows = Rows(kept, of)
+    rows_path = args.out.with_suffix(".rows.jsonl")
+    rows = Rows(rows_path, identity)
     for variant in track(variants, console=console):
-        if (variant.architecture, variant.name) not in rows.found:
+        if (variant.architecture, variant.name) not in rows.by_key:
             rows.add(run_apart(variant, args.seed, args.seconds))
     results = {
         "command": f"python -m benchmarks.census --seed {args.seed} --seconds {args.seconds:g}",
-        **of,
+        **identity,
         "python": platform.python_version(),
         "bounds": {"clean": CLEAN, "leak": LEAK},
-        "rows": list(rows.found.values()),
+        "rows": list(rows.by_key.values()),
     }
     minutes = sum(row["seconds"] for row in results["rows"]) / 60
     _write(args.out, json.dumps(results, indent=None).replace('{"architecture"', '\n{"architecture"') + "\n")
     if args.out == RESULTS:
         _write(TABLE, markdown(results, minutes, CLEAN))
         _write(SHIPPED, json.dumps(short(results)).replace('{"architecture"', '\n{"architecture"') + "\n")
-    kept.unlink()
+    rows_path.unlink()
     print(f"{counts(results)}\n\n{minutes:.1f} minutes in all; written to {args.out}")
 
 
-def _compare(one: Path, other: Path) -> None:
+def _compare(path: Path, other_path: Path) -> None:
     runs = []
-    for path in (one, other):
+    for file in (path, other_path):
         try:
-            runs.append(json.loads(path.read_text(encoding="utf-8")))
+            runs.append(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise SystemExit(f"census: --compare needs two files of results, {path} is none: {error}") from None
-    found = disagreements(*runs)
-    print("\n".join(found) or "nothing differs")
-    raise SystemExit(1 if found else 0)
+            raise SystemExit(f"census: --compare needs two files of results, {file} cannot be read: {error}") from None
+    lines = disagreements(*runs)
+    print("\n".join(lines) or "nothing differs")
+    raise SystemExit(1 if lines else 0)

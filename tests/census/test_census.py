@@ -1,4 +1,4 @@
-"""The padding census: how it runs, what it refuses, and that its committed results say what their numbers say."""
+"""The padding census: how it runs, what it refuses, and that its committed results agree with their numbers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MORE = ["llama", "mistral", "mobilebert", "roberta"]
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A census of three architectures, one of which is not of text; the names of those measured."""
+    """Reduce the census to three architectures, one without text; return the names of those measured."""
     measured: list[str] = []
 
     def measure(variant: Variant, seed: int, seconds: float) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_at_least_two_hundred_architectures_are_measured() -> None:
-    """The committed census covers what it promises, and says of every other row why it is missing."""
+    """The committed census covers 200 architectures and gives a reason for every row that is missing."""
     assert len({row["architecture"] for row in MEASURED}) >= 200
     assert {row["architecture"] for row in RESULTS["rows"]} == {variant.architecture for variant in every_variant()}
     assert all(row["reason"] for row in RESULTS["rows"] if row["status"] != "measured")
@@ -57,16 +57,16 @@ def test_at_least_two_hundred_architectures_are_measured() -> None:
 def test_every_verdict_follows_from_its_numbers() -> None:
     """Judging the committed trials again gives the committed verdicts."""
     for row in MEASURED:
-        found = judge([Trial(**trial) for trial in row["trials"]], max(row["limits"].values(), default=0))
-        assert found.verdict == row["verdict"], row["architecture"]
-        assert {name: row[name] for name in vars(found)} == json.loads(json.dumps(vars(found)))
+        judgement = judge([Trial(**trial) for trial in row["trials"]], max(row["limits"].values(), default=0))
+        assert judgement.verdict == row["verdict"], row["architecture"]
+        assert {name: row[name] for name in vars(judgement)} == json.loads(json.dumps(vars(judgement)))
 
 
 def test_rows_of_sliding_windows_have_sliding_layers() -> None:
-    """A variant switches on what it is called after, by settings that its architecture knows."""
+    """A variant switches on the mechanism in its name, by settings that its architecture has."""
     for variant in VARIANTS:
-        always = CONFIG_MAPPING[variant.architecture]()
-        assert any(hasattr(always, name) for name in variant.settings), variant.key
+        defaults = CONFIG_MAPPING[variant.architecture]()
+        assert any(hasattr(defaults, name) for name in variant.settings), variant.key
     for row in MEASURED:
         if "sliding window" in row["variant"]:
             assert row["switches"]["sliding_window"] == "set"
@@ -74,14 +74,14 @@ def test_rows_of_sliding_windows_have_sliding_layers() -> None:
 
 
 def test_every_clean_row_saw_something() -> None:
-    """In a row that is not vacuous, another token moves the states by far more than a leak would have to."""
+    """In a row that is not vacuous, another token moves the states by far more than the bound of a leak."""
     for row in MEASURED:
         if not row["vacuous"]:
             assert row["sizes"]["token changed"] > 1e-3, row["architecture"]
 
 
-def test_what_ships_and_what_is_read_are_made_of_the_results() -> None:
-    """The table and the package's own file hold what the results say."""
+def test_table_and_shipped_file_follow_from_the_results() -> None:
+    """The table and the file in the package are derived from the results."""
     minutes = sum(row["seconds"] for row in RESULTS["rows"]) / 60
     assert census.TABLE.read_text(encoding="utf-8") == table.markdown(RESULTS, minutes, CLEAN)
     assert json.loads(census.SHIPPED.read_text(encoding="utf-8")) == json.loads(json.dumps(table.short(RESULTS)))
@@ -93,9 +93,9 @@ def test_another_seed_gives_the_committed_verdict(architecture: str) -> None:
     if RESULTS["transformers"] != transformers.__version__:
         pytest.skip(f"the committed census is of transformers {RESULTS['transformers']}")
     committed = next(row for row in MEASURED if (row["architecture"], row["variant"]) == (architecture, ""))
-    found = census.measure(Variant(architecture), seed=7)
-    assert found["verdict"] == committed["verdict"]
-    assert found["sizes"] != committed["sizes"]
+    measured = census.measure(Variant(architecture), seed=7)
+    assert measured["verdict"] == committed["verdict"]
+    assert measured["sizes"] != committed["sizes"]
 
 
 def _hang(*_: Any) -> dict[str, Any]:
@@ -121,22 +121,20 @@ def _miss(*_: Any) -> dict[str, Any]:
     [
         (_hang, "no answer within 1 s"),
         (_die, r"its process died \(exit code 9\)"),
-        (_fetch, "ConnectionError: it wants the network"),
+        (_fetch, "ConnectionError: the network is not available"),
         (_miss, "ImportError: it requires the timm library$"),
     ],
 )
-def test_what_goes_wrong_stands_in_the_row(monkeypatch: pytest.MonkeyPatch, measure: Any, reason: str) -> None:
-    """An architecture that hangs, dies, wants the network or misses a package gets a row that says so."""
+def test_failures_are_reported_in_the_row(monkeypatch: pytest.MonkeyPatch, measure: Any, reason: str) -> None:
+    """A row reports that its architecture hung, died, tried to download or lacks a package."""
     monkeypatch.setattr(census, "measure", measure)
     row = census.run_apart(Variant("bert"), 0, seconds=1)
     assert (row["architecture"], row["status"]) == ("bert", "failed")
     assert re.search(reason, row["reason"])
 
 
-def test_a_run_writes_its_results_and_goes_on_after_a_stop(
-    tmp_path: Path, few: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows that were kept are not measured again, a row that was cut off is, and the end is the same."""
+def test_a_run_writes_its_results_and_resumes(tmp_path: Path, few: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run measures only missing and cut-off rows, and gives the same results."""
     committed = {row["architecture"]: row for row in RESULTS["rows"] if row["variant"] == ""}
 
     def read(variant: Variant, *_: Any) -> dict[str, Any]:
@@ -149,8 +147,8 @@ def test_a_run_writes_its_results_and_goes_on_after_a_stop(
     whole = json.loads(out.read_text(encoding="utf-8"))
     assert [row["status"] for row in whole["rows"]] == ["measured", "not attempted", "measured"]
     assert sorted(path.name for path in out.parent.iterdir()) == ["census.json"]
-    of = {name: whole[name] for name in ("transformers", "torch", "seed", "seconds", "code_sha256")}
-    lines = [json.dumps(line) + "\n" for line in (of, *whole["rows"])]
+    run = {name: whole[name] for name in ("transformers", "torch", "seed", "seconds", "code_sha256")}
+    lines = [json.dumps(line) + "\n" for line in (run, *whole["rows"])]
     out.with_suffix(".rows.jsonl").write_text("".join(lines[:2]) + lines[2][:20], encoding="utf-8")
     few.clear()
     census.main(["--out", str(out)])
@@ -162,10 +160,10 @@ def test_a_run_writes_its_results_and_goes_on_after_a_stop(
 
 
 def test_rows_of_another_run_are_refused(tmp_path: Path, few: list[str]) -> None:
-    """A stopped run of another seed is not gone on with."""
+    """An interrupted run of another seed is not resumed."""
     out = tmp_path / "census.json"
-    of = {"transformers": "1", "torch": "2", "seed": 3, "code_sha256": "4"}
-    out.with_suffix(".rows.jsonl").write_text(json.dumps(of) + "\n", encoding="utf-8")
+    run = {"transformers": "1", "torch": "2", "seed": 3, "code_sha256": "4"}
+    out.with_suffix(".rows.jsonl").write_text(json.dumps(run) + "\n", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"holds another run.*'seed': 3.*choose another --out"):
         census.main(["--out", str(out)])
     assert few == []
@@ -178,16 +176,16 @@ def test_another_seed_needs_another_file(few: list[str]) -> None:
     assert few == []
 
 
-def test_names_that_are_not_known_are_named() -> None:
-    """A name that no architecture has is told, with those that are near."""
-    with pytest.raises(SystemExit, match=r"not known: 'lama' \(near: .*'?llama.*\); 'no such thing'"):
+def test_unknown_names_are_listed() -> None:
+    """The error lists unknown architectures with similar names."""
+    with pytest.raises(SystemExit, match=r"unknown: 'lama' \(near: .*'?llama.*\); 'no such thing'"):
         census.main(["--only", "bert,lama,no such thing"])
     with pytest.raises(SystemExit, match="an empty list"):
         census.main(["--only", ","])
 
 
-def test_a_few_are_printed_and_nothing_is_written(capsys: pytest.CaptureFixture[str], few: list[str]) -> None:
-    """With --only, verdict, advice and numbers of these rows are printed."""
+def test_only_prints_and_writes_nothing(capsys: pytest.CaptureFixture[str], few: list[str]) -> None:
+    """With --only, the command prints verdict, advice and numbers of these rows."""
     before = census.RESULTS.read_bytes()
     census.main(["--only", "gpt2"])
     assert few == ["gpt2"]
@@ -199,7 +197,7 @@ def test_a_few_are_printed_and_nothing_is_written(capsys: pytest.CaptureFixture[
 
 
 def test_runs_are_compared_by_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows whose verdicts differ are listed with both; the exit code says whether there are any."""
+    """--compare lists rows whose verdicts differ; the exit code says whether any do."""
     other = json.loads(json.dumps(RESULTS))
     changed = next(row for row in other["rows"] if row["status"] == "measured")
     changed["verdict"] = "another"
@@ -216,28 +214,28 @@ def test_runs_are_compared_by_verdict(tmp_path: Path, capsys: pytest.CaptureFixt
         census.main(["--compare", str(tmp_path / "none.json")])
 
 
-def test_weights_are_drawn_so_that_nothing_is_hidden() -> None:
-    """No norm is one, no bias and no pad row zero, and one seed gives one model."""
+def test_random_weights_hide_nothing() -> None:
+    """Norms are not one, biases and pad rows not zero, and one seed gives one model."""
     model = BertModel(BertConfig(vocab_size=40, hidden_size=16, num_attention_heads=2, num_hidden_layers=1))
     draw_weights(model, 0)
     weights = model.state_dict()
     assert weights["encoder.layer.0.output.LayerNorm.weight"].std() > 0.1
     assert weights["encoder.layer.0.output.LayerNorm.bias"].abs().min() > 0
     assert model.embeddings.word_embeddings.weight[0].abs().min() > 0
-    one, two = (build(Variant("bert"), 5).state_dict() for _ in range(2))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    first, second = (build(Variant("bert"), 5).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_model_finds_the_row_of_its_settings() -> None:
-    """Size is no matter, a switched mechanism is, and settings that were not measured get no row."""
+def test_a_row_is_selected_by_settings() -> None:
+    """Mechanisms select the row, sizes do not; settings that were not measured have none."""
     assert find_row(LlamaConfig(hidden_size=64, num_attention_heads=2)) == find_row(LlamaConfig())
-    row = find_row(BertConfig.from_dict({"position_embedding_type": "absolute"}))  # as old files have it
+    row = find_row(BertConfig.from_dict({"position_embedding_type": "absolute"}))  # as in old files
     assert row is not None
     assert (row.architecture, row.variant) == ("bert", "")
     dynamic = LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0})
-    found = find_row(dynamic)
-    assert found is not None
-    assert found.variant == "dynamic rope"
+    dynamic_row = find_row(dynamic)
+    assert dynamic_row is not None
+    assert dynamic_row.variant == "dynamic rope"
     unmeasured = BertConfig.from_dict({"sliding_window": 5})
     assert find_row(unmeasured) is None
     assert "but not with its settings: sliding_window set" in describe(unmeasured)
@@ -245,7 +243,7 @@ def test_a_model_finds_the_row_of_its_settings() -> None:
 
 
 def test_rows_of_an_architecture_differ_in_their_settings() -> None:
-    """No two rows speak for the same models."""
+    """No two rows describe the same models."""
     keys = [(row.architecture, tuple(row.switches.items())) for row in load().rows]
     assert len(set(keys)) == len(keys)
 
@@ -261,7 +259,7 @@ def row(**changed: Any) -> CensusRow:
 
 
 @pytest.mark.parametrize(
-    ("found", "advice"),
+    ("census_row", "advice"),
     [
         (row(), "pad on either side"),
         (row(left="positions"), "pad on the right"),
@@ -290,18 +288,18 @@ def row(**changed: Any) -> CensusRow:
         ),
     ],
 )
-def test_a_row_says_what_to_do(found: CensusRow, advice: str) -> None:
+def test_advice(census_row: CensusRow, advice: str) -> None:
     """The advice names side, position ids and lengths."""
-    assert found.advice == advice
+    assert census_row.advice == advice
 
 
-def test_the_audit_tells_the_row_of_the_model(model_folder: Path) -> None:
-    """The report names the architecture's row and what to do, wherever the model sits; others have none."""
+def test_the_audit_reports_the_row_of_the_model(model_folder: Path) -> None:
+    """The report describes the row of the model, also of one inside a host's modules; other pipelines have none."""
     report = audit_padding((planted.bert(), planted.tokenizer(), "mean"))
     assert report.census == describe(planted.bert().config)
     assert f"census: bert, tiny and random in transformers {load().release}: position shift, left" in str(report)
     assert audit_padding(planted.pooled_by(planted.mean)).census == report.census
     modules = [Transformer(str(model_folder)), Pooling(32, "mean")]
     hosted = SentenceTransformer(modules=modules, device="cpu")
-    assert audit_padding(hosted).census == report.census  # a model inside a host's modules
+    assert audit_padding(hosted).census == report.census
     assert audit_padding(lambda texts: [[float(len(text)), 1.0] for text in texts]).census == ""
