@@ -1,4 +1,4 @@
-"""What the pads of a model are: the questions people ask about them, answered with its own numbers."""
+"""Answer what people ask about the pads of a model, with its own numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from maskpool.encoder import Encoder, check_texts
 from maskpool.errors import InvalidTypeError, rename_arguments
-from maskpool.pads.answers import QUESTIONS, Found, show
+from maskpool.pads.answers import QUESTIONS, Result, show
 from maskpool.pads.measures import DoesNotApplyError
 from maskpool.pads.subject import Subject
 
@@ -29,14 +29,14 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """A question about pads, answered for one model.
+    """A question about pads and its answer for one model.
 
     Attributes:
-        key: Its short name.
+        key: The short name of the question.
         question: The question.
-        sentence: The answer; begins with "does not apply, because" where the model has no such thing.
-        number: What the sentence rests on; None where the question does not apply, or where nothing is set.
-        numbers: Further ones, by name.
+        sentence: The answer; starts with "does not apply, because" if the model lacks what the question is about.
+        number: The number behind the sentence; None if the question does not apply or the setting is not set.
+        numbers: Further numbers, by name.
         source: The parameter that was read, or what was measured on which texts.
     """
 
@@ -51,19 +51,19 @@ class Answer:
         number = "" if self.number is None else show(self.number)
         others = "; ".join(f"{name}: {show(value)}" for name, value in self.numbers.items())
         facts = f"{number} ({others})" if number and others else number or others
-        below = (self.sentence, facts, self.source and f"from: {self.source}")
-        return "\n  ".join([self.question, *filter(None, below)])
+        details = (self.sentence, facts, self.source and f"from: {self.source}")
+        return "\n  ".join([self.question, *filter(None, details)])
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """All answers for one model.
+    """All answers for one model; iterates over them, and finds them by key.
 
     Attributes:
-        model: What the user called it.
-        pad_token: The tokenizer's pad token.
-        pad_token_id: Its id.
-        answers: In the order of reading.
+        model: The name of the model, as the user gave it.
+        pad_token: The pad token of the tokenizer; None without one.
+        pad_token_id: The id of the pad token; None without one.
+        answers: The answers, in reading order.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Explanation:
         return "\n\n".join([f"What the pads of {self.model} are: {pad}", *map(str, self.answers)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, in what JSON can hold."""
+        """Return everything as types that JSON supports."""
         answers = [vars(answer) | {"numbers": dict(answer.numbers)} for answer in self.answers]
         return {
             "model": self.model,
@@ -96,18 +96,27 @@ class Explanation:
 
 
 def explain(model: str | Encoder, texts: Iterable[str] | None = None) -> Explanation:
-    """Answer what people ask about pad embeddings, with numbers from the model at hand.
+    """Answer what people ask about pads, with numbers measured on a model.
 
-    All is measured on copies: the model, its hooks and modes, and the random state stay as they are.
+    It measures copies: the model, its hooks and modes, and the random state are unchanged.
 
     Args:
-        model: A hub name, a folder, or an encoder.
-        texts: What to measure on; None takes `TEXTS`.
+        model: A name on the hub, a folder, or an encoder.
+        texts: The texts to measure on; None takes `TEXTS`.
+
+    Returns:
+        One answer per question: ``zero_row``, ``tied``, ``padding_idx``, ``attention``, ``zeroing``, ``cosines``,
+        ``token_types``, ``finite_mask``, ``mask_from_ids``, ``end_of_text``, ``input_gradient``, ``head_gradient``,
+        ``weight_decay`` and ``ignore_index``.
 
     Raises:
-        InvalidTypeError: An argument is something else.
-        InvalidValueError: No text gives a token.
+        InvalidTypeError: ``model`` is neither a string nor an encoder, or ``texts`` does not hold strings.
+        InvalidValueError: No text has a token.
         MaskpoolError: The model cannot be loaded.
+
+    See Also:
+        `maskpool.freeze_pad_row`: keep the pad row unchanged in training.
+        `maskpool.audit_padding`: find out whether padding changes the vectors of a pipeline.
 
     Example::
 
@@ -117,29 +126,29 @@ def explain(model: str | Encoder, texts: Iterable[str] | None = None) -> Explana
         raise InvalidTypeError(
             "model", f"must be a name, a folder or an Encoder, got {type(model).__name__}: see Encoder.of"
         )
-    found = check_texts(TEXTS if texts is None else texts)
+    checked = check_texts(TEXTS if texts is None else texts)
     with _same_random_state(), torch.inference_mode(False), torch.no_grad():
         with rename_arguments({"name": "model"}):
             encoder = Encoder.load(model) if isinstance(model, str) else model
-        subject = Subject(encoder, found)
+        subject = Subject(encoder, checked)
         answers = tuple(_answer(subject, *question) for question in QUESTIONS)
     return Explanation(encoder.name, encoder.tokenizer.pad_token, encoder.tokenizer.pad_token_id, answers)
 
 
-def _answer(subject: Subject, key: str, question: str, find: Callable[[Subject], Found]) -> Answer:
+def _answer(subject: Subject, key: str, question: str, answer: Callable[[Subject], Result]) -> Answer:
     try:
-        found = find(subject)
+        result = answer(subject)
     except DoesNotApplyError as error:
         return Answer(key, question, f"does not apply, because {error}")
-    except Exception as error:  # models of every kind come here, and one that fails at one question can answer others
+    except Exception as error:  # a model that fails at one question can answer others
         reason = next(iter(str(error).strip().splitlines()), "")
         return Answer(key, question, f"does not apply, because the model raised {type(error).__name__}: {reason}")
-    return Answer(key, question, **vars(found))
+    return Answer(key, question, **vars(result))
 
 
 @contextmanager
 def _same_random_state() -> Iterator[None]:
-    """Leave torch's generators as they were: a head that a model comes without is drawn."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):  # said, because torch warns where it has to guess
+    """Restore torch's generators: heads that a model lacks get random weights."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # explicit devices, or torch warns
         torch.manual_seed(0)
         yield

@@ -1,4 +1,4 @@
-"""What a model does with pads, as numbers: its states, its attention, how alike its outputs are."""
+"""Measure what a model does with pads: states, attention, similarity of outputs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from maskpool.encoder.annotations import PreTrainedModel
 from maskpool.tolerances import SAME_OUTPUTS
 
-_REFUSALS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)  # of a mask with a fourth dimension
+_REFUSALS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)  # raised for a mask with four dimensions
 
 
 class DoesNotApplyError(Exception):
-    """The model has no such thing; the message says what it lacks."""
+    """A question does not apply to a model; the message says what the model lacks."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded texts.
+    """A batch of padded texts.
 
     Attributes:
-        ids: (batch, seq).
-        mask: (batch, seq), 1 at real tokens.
+        ids: Token ids, (batch, seq).
+        mask: 1 at real tokens, 0 at pads, (batch, seq).
     """
 
     ids: Annotated[Tensor, "batch seq"]
@@ -32,55 +32,55 @@ class Batch:
 
     @property
     def real(self) -> Annotated[Tensor, "batch seq"]:
-        """Where real tokens stand."""
+        """The mask as bool."""
         return self.mask.bool()
 
 
 def states(
     model: PreTrainedModel, batch: Batch, mask: Tensor, **arguments: Tensor
 ) -> Annotated[Tensor, "batch seq dim"]:
-    """The last hidden state under a mask, in float32."""
-    found: Tensor = model(input_ids=batch.ids, attention_mask=mask, **arguments).last_hidden_state
-    return found.float()
+    """Return the last hidden state under a mask, in float32."""
+    hidden: Tensor = model(input_ids=batch.ids, attention_mask=mask, **arguments).last_hidden_state
+    return hidden.float()
 
 
 def distance(
-    one: Annotated[Tensor, "batch seq dim"],
-    other: Annotated[Tensor, "batch seq dim"],
+    before: Annotated[Tensor, "batch seq dim"],
+    after: Annotated[Tensor, "batch seq dim"],
     where: Annotated[Tensor, "batch seq"],
 ) -> float:
-    """The largest difference of a number at some positions; 0 where there is none."""
-    difference = (one - other).abs()[where]
+    """Return the largest absolute difference at the positions in ``where``; 0 without positions."""
+    difference = (before - after).abs()[where]
     return finite(difference.max()) if difference.numel() else 0.0
 
 
 def finite(value: Tensor) -> float:
-    """A number that JSON can hold.
+    """Return a finite number, which JSON can hold.
 
     Raises:
-        DoesNotApplyError: It is NaN or infinite.
+        DoesNotApplyError: The value is NaN or infinite.
     """
     if not value.isfinite():
-        raise DoesNotApplyError("the model's outputs there are no finite numbers")
+        raise DoesNotApplyError("the model's outputs are NaN or infinite")
     return value.item()
 
 
 def attention_on_pads(model: PreTrainedModel, batch: Batch, mask: Tensor) -> float:
-    """The most that a real token gives to all pads together, in any layer and head.
+    """Return the largest attention of a real token to all pads together, over layers and heads.
 
     Args:
-        model: A model whose attention is eager.
+        model: A model with eager attention.
         batch: The texts.
-        mask: What the model is given as a mask, (batch, seq) or additive, (batch, 1, seq, seq).
+        mask: The mask that the model gets, (batch, seq) or additive, (batch, 1, seq, seq).
 
     Raises:
-        DoesNotApplyError: The model shows no attention of every token to every token.
+        DoesNotApplyError: The model returns no attention of every token to every token.
     """
     name = type(model).__name__
     output: Any = model(input_ids=batch.ids, attention_mask=mask, output_attentions=True)
     layers = [layer for layer in getattr(output, "attentions", None) or () if layer is not None]
     if not layers:
-        raise DoesNotApplyError(f"a {name} gives no attention weights")
+        raise DoesNotApplyError(f"a {name} returns no attention weights")
     seq = batch.ids.shape[1]
     most = torch.zeros(())
     for layer in layers:
@@ -94,7 +94,7 @@ def attention_on_pads(model: PreTrainedModel, batch: Batch, mask: Tensor) -> flo
 def additive(
     mask: Annotated[Tensor, "batch seq"], causal: bool, value: float, dtype: torch.dtype
 ) -> Annotated[Tensor, "batch 1 seq seq"]:
-    """A mask that is added to the scores: 0 where a token may look, ``value`` elsewhere."""
+    """Return a mask to add to scores: 0 where a token may attend, ``value`` elsewhere."""
     seen = mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
     if causal:
         seen = seen.tril()
@@ -102,10 +102,10 @@ def additive(
 
 
 def is_causal(model: PreTrainedModel, batch: Batch) -> bool:
-    """Whether a model's own mask is causal, found by which additive mask gives its outputs again.
+    """Find out whether a model's own mask is causal: by which additive mask reproduces its outputs.
 
     Raises:
-        DoesNotApplyError: None does: it takes no additive mask, or reads the plain one for something else too.
+        DoesNotApplyError: Neither does: the model takes no additive mask, or uses the plain one for more.
     """
     own = states(model, batch, batch.mask)
     for causal in (False, True):
@@ -119,7 +119,7 @@ def is_causal(model: PreTrainedModel, batch: Batch) -> bool:
 
 
 def mean_of_pairs(rows: Annotated[Tensor, "rows dim"]) -> Tensor | None:
-    """Mean product of two different rows; None where there are no two."""
+    """Return the mean product of two different rows; None for fewer than two rows."""
     count = len(rows)
     if count < 2:
         return None

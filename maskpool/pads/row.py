@@ -1,4 +1,4 @@
-"""One room: the pad row of an embedding matrix: which it is, who else reads it, and how training leaves it alone."""
+"""Find the pad row of an embedding matrix, and freeze it in training."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from maskpool.errors import InvalidTypeError, InvalidValueError
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding:
-    """The embedding that reads token ids.
+    """Return the embedding that reads token ids.
 
-    It is what ``model.get_input_embeddings()`` gives; where the model has no such method, that of the one part which
-    has it, or the only ``torch.nn.Embedding``.
+    This is ``model.get_input_embeddings()``; in a model without that method, the embedding of the only part that has
+    it, or the only ``torch.nn.Embedding``.
 
     Args:
         model: A transformers model, a wrapper around one, or any module.
 
     Raises:
-        TypeError: ``model`` is no module.
-        ValueError: There is no such embedding, or more than one.
+        InvalidTypeError: ``model`` is not a module.
+        InvalidValueError: The model has no such embedding, or more than one.
 
     Example:
         >>> input_embedding(torch.nn.Sequential(torch.nn.Embedding(9, 2), torch.nn.Linear(2, 9)))
         Embedding(9, 2)
     """
     _check_module(model)
-    found = list({id(module): module for module in _candidates(model)}.values())
-    if len(found) == 1 and isinstance(found[0], nn.Embedding):
-        return found[0]
+    embeddings = list({id(module): module for module in _candidates(model)}.values())
+    if len(embeddings) == 1 and isinstance(embeddings[0], nn.Embedding):
+        return embeddings[0]
     names = {id(module): name for name, module in model.named_modules()}
-    got = ", ".join(f"{type(module).__name__} {names.get(id(module), '')!r}" for module in found) or "none"
+    got = ", ".join(f"{type(module).__name__} {names.get(id(module), '')!r}" for module in embeddings) or "none"
     raise InvalidValueError(
         "model",
-        "must have get_input_embeddings(), which gives a torch.nn.Embedding, or exactly one torch.nn.Embedding, got "
+        "must have get_input_embeddings(), which returns a torch.nn.Embedding, or exactly one torch.nn.Embedding, got "
         f"{got}: name the one that reads token ids, embedding=model.…",
     )
 
 
 def tied_heads(model: nn.Module, *, embedding: nn.Embedding | None = None) -> list[str]:
-    """Names of the other modules that share the input embedding's matrix, most often a tied output head.
+    """Return the names of the other modules that share the matrix of the input embedding, mostly a tied output head.
 
-    An encoder-decoder's further embeddings are among them. A model that multiplies with the matrix in its own
-    ``forward``, without a module for it, shows nothing here.
+    Further embeddings of an encoder-decoder are included. A model that multiplies with the matrix in its ``forward``,
+    without a module, is not recognised.
 
     Args:
         model: A transformers model, or any module.
-        embedding: The embedding that reads token ids, where `input_embedding` cannot tell.
+        embedding: The embedding that reads token ids; required if `input_embedding` cannot find it.
 
     Raises:
-        TypeError: ``model`` or ``embedding`` is something else.
-        ValueError: ``embedding`` is needed, or is no part of ``model``.
+        InvalidTypeError: ``model`` is not a module, or ``embedding`` is not an embedding.
+        InvalidValueError: ``embedding`` is required, or is not a part of ``model``.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 2), torch.nn.Linear(2, 9))
@@ -76,40 +76,42 @@ def tied_heads(model: nn.Module, *, embedding: nn.Embedding | None = None) -> li
 def freeze_pad_row(
     model: nn.Module, pad_token_id: int | None = None, *, embedding: nn.Embedding | None = None
 ) -> FrozenRow:
-    """Keep the pad row of the input embedding exactly as it is while everything else trains.
+    """Keep the pad row of the input embedding unchanged while everything else trains.
 
-    A tied output head moves the row though no pad is read, because the pad's logit stands in every softmax; weight
-    decay moves it, too. With the row frozen, each backward pass clears its gradient, so that it counts in no norm, and
-    each step of an optimizer that holds the matrix, made before or after, puts the row back, bit for bit, whatever
-    decay and momentum did to it. So it holds under any ``torch.optim.Optimizer``, gradient accumulation, clipping,
-    ``torch.amp``, gradient checkpointing, accelerate and transformers' ``Trainer``. The model gets no new module,
-    parameter or key in its ``state_dict``.
+    A tied output head moves the row even if no pad is read, because the pad's logit is in every softmax; weight decay
+    moves it as well. With the row frozen, each backward pass clears its gradient, which then counts in no norm. Each
+    step of an optimizer that holds the matrix, created before or after, restores the row bit for bit. This works with
+    any ``torch.optim.Optimizer``, gradient accumulation, clipping, ``torch.amp``, gradient checkpointing, accelerate
+    and transformers' ``Trainer``. The model gets no new module, parameter or key in its ``state_dict``.
 
-    What it leaves alone:
-        * What you write into the row yourself, with ``load_state_dict``, ``model.half()`` or by hand, stays and is kept
-          from then on. An embedding module put in the place of the old one has to be frozen anew.
-        * A tied head's bias at the pad (in BERT ``cls.predictions.bias``), and the output row of a head that is not
-          tied, are no part of the row, and train.
-        * Other rows take the step that they would take without it, but where an optimizer mixes rows (clipping,
-          Adafactor, Muon, LAMB). Later steps differ as far as the model reads the row.
-        * A copy (``copy.deepcopy``, ``pickle``, ``torch.save``) holds the row as it is, and is not frozen.
-        * Training that steps on weights of its own and copies them into the model (DeepSpeed, FSDP, apex) goes unseen,
-          and so do gradients that ``torch.autograd.grad`` returns.
-        * Where the pad token is also the end-of-text token, it is that token's row which is frozen.
+    Limits:
+        * Values that you write into the row, with ``load_state_dict``, ``model.half()`` or directly, are kept from then
+          on. If you replace the embedding module, freeze the new one.
+        * The bias of a tied head at the pad (in BERT ``cls.predictions.bias``) and the row of an untied output head
+          train: they are not part of the matrix.
+        * Other rows take the same step as without freezing, except if an optimizer mixes rows (clipping, Adafactor,
+          Muon, LAMB). Later steps differ if the model reads the row.
+        * A copy (``copy.deepcopy``, ``pickle``, ``torch.save``) has the same row, and is not frozen.
+        * Training on separate weights that are copied into the model (DeepSpeed, FSDP, apex) is not covered, nor are
+          gradients that ``torch.autograd.grad`` returns.
+        * If the pad token is also the end-of-text token, the row of that token is frozen.
 
     Args:
         model: A transformers model, a wrapper around one, or any module.
-        pad_token_id: The row, best ``tokenizer.pad_token_id``; None takes ``model.config.pad_token_id``, else the
-            embedding's ``padding_idx``.
-        embedding: The embedding that reads token ids, where `input_embedding` cannot tell.
+        pad_token_id: The row, preferably ``tokenizer.pad_token_id``; None takes ``model.config.pad_token_id``, else
+            the ``padding_idx`` of the embedding.
+        embedding: The embedding that reads token ids; required if `maskpool.pads.input_embedding` cannot find it.
 
     Returns:
-        A handle: ``handle.remove()``, or the end of a ``with`` block, lets the row move again. Dropping it does not.
+        A handle: ``handle.remove()``, or the end of a ``with`` block, unfreezes the row. Dropping the handle does not.
 
     Raises:
-        TypeError: An argument is something else.
-        ValueError: ``embedding`` or ``pad_token_id`` is needed, is no part of ``model``, or no row; the matrix is no
-            parameter; or the embedding's ``max_norm`` would rescale the row.
+        InvalidTypeError: An argument has the wrong type.
+        InvalidValueError: ``embedding`` or ``pad_token_id`` is required, or not part of ``model``; the matrix is not a
+            parameter; or the ``max_norm`` of the embedding would rescale the row.
+
+    See Also:
+        `maskpool.pads.explain`: measure how training moves the pad row of a model.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 2, padding_idx=0), torch.nn.Linear(2, 9))
@@ -132,30 +134,30 @@ def freeze_pad_row(
 
 
 class FrozenRow:
-    """A row of an embedding matrix that optimizers leave as it is, until `remove` or the end of a ``with`` block.
+    """The handle of a row that optimizers leave unchanged, until `remove` or the end of a ``with`` block.
 
     Args:
-        embedding: Whose matrix it is.
-        row: Which row.
+        embedding: The embedding with the matrix.
+        row: The index of the row.
     """
 
     def __init__(self, embedding: nn.Embedding, row: int) -> None:
-        # Weak, because torch holds the hooks of all optimizers for ever, and a dropped model should go.
+        # Weak: torch keeps the hooks of all optimizers, and a dropped model should be freed.
         self._embedding = weakref.ref(embedding)
         self._row = row
-        # Several for one optimizer where its step calls that of the class below it.
-        self._kept: defaultdict[int, list[Tensor]] = defaultdict(list)
+        # Several per optimizer if its step calls that of its base class.
+        self._saved: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._watch(embedding.weight)
         self._steps = (
-            register_optimizer_step_pre_hook(self._keep),
-            register_optimizer_step_post_hook(self._put_back),
+            register_optimizer_step_pre_hook(self._save),
+            register_optimizer_step_post_hook(self._restore),
         )
 
     def remove(self) -> None:
-        """Let the row move again; a second call does nothing."""
+        """Unfreeze the row; a second call has no effect."""
         for handle in (self._gradient, *self._steps):
             handle.remove()
-        self._kept.clear()
+        self._saved.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -165,13 +167,13 @@ class FrozenRow:
 
     def _watch(self, weight: Tensor) -> None:
         needed = weight.requires_grad
-        weight.requires_grad_(True)  # torch hangs no hook on a matrix that is frozen for now
+        weight.requires_grad_(True)  # torch refuses hooks on a matrix without gradient
         self._gradient = weight.register_post_accumulate_grad_hook(self._clear)  # type: ignore[no-untyped-call]  # untyped
         weight.requires_grad_(needed)
 
     def _clear(self, weight: Tensor) -> None:
         gradient = weight.grad
-        if gradient is None:  # another hook has taken its step and let the gradient go
+        if gradient is None:  # another hook took its step and released the gradient
             return
         with torch.no_grad():
             if gradient.is_sparse:
@@ -179,24 +181,24 @@ class FrozenRow:
             else:
                 gradient[self._row] = 0
 
-    def _keep(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+    def _save(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         embedding = self._embedding()
         if embedding is None:
             return
         weight = embedding.weight
-        # Another matrix: tied the other way round, or load_state_dict(assign=True). The hook tells, and not a weak
-        # reference to the matrix, with which torch.utils.swap_tensors would refuse it.
+        # The matrix was replaced: tied in the other direction, or load_state_dict(assign=True). Recognised by the hook,
+        # because torch.utils.swap_tensors refuses matrices with weak references.
         if self._gradient.id not in (weight._post_accumulate_grad_hooks or {}):
             self._gradient.remove()
             self._watch(weight)
         if any(held is weight for group in optimizer.param_groups for held in group["params"]):
-            self._kept[id(optimizer)].append(weight.detach()[self._row].clone())
+            self._saved[id(optimizer)].append(weight.detach()[self._row].clone())
 
-    def _put_back(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        embedding, kept = self._embedding(), self._kept.get(id(optimizer))
-        if embedding is not None and kept:
+    def _restore(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        embedding, saved = self._embedding(), self._saved.get(id(optimizer))
+        if embedding is not None and saved:
             with torch.no_grad():
-                embedding.weight[self._row] = kept.pop()
+                embedding.weight[self._row] = saved.pop()
 
 
 def _check_module(model: object) -> None:
@@ -205,15 +207,15 @@ def _check_module(model: object) -> None:
 
 
 def _candidates(module: nn.Module) -> list[Any]:
-    """What a module says is its input embedding, else what its parts say: the outermost word counts."""
+    """Return the input embedding that a module declares, else those that its parts declare."""
     if isinstance(module, nn.Embedding):
         return [module]
-    if callable(ask := getattr(module, "get_input_embeddings", None)):
+    if callable(declare := getattr(module, "get_input_embeddings", None)):
         try:
-            return [ask()]
-        except NotImplementedError:  # transformers' way of saying that it cannot tell
+            return [declare()]
+        except NotImplementedError:  # transformers declares none
             pass
-    return [found for child in module.children() for found in _candidates(child)]
+    return [embedding for child in module.children() for embedding in _candidates(child)]
 
 
 def _choose_embedding(model: nn.Module, embedding: nn.Embedding | None) -> nn.Embedding:
@@ -234,45 +236,45 @@ def _choose_row(model: nn.Module, embedding: nn.Embedding, pad_token_id: int | N
     if not isinstance(weight, nn.Parameter):
         raise InvalidValueError(
             "embedding.weight",
-            f"must be a parameter, got a {type(weight).__name__} that is computed from others: take the "
-            "parametrization off first (torch.nn.utils.parametrize.remove_parametrizations)",
+            f"must be a parameter, got a {type(weight).__name__} computed from others: remove the "
+            "parametrization first (torch.nn.utils.parametrize.remove_parametrizations)",
         )
-    given = pad_token_id if pad_token_id is not None else _known_pad(model, embedding)
-    if given is None:
+    token_id = pad_token_id if pad_token_id is not None else _known_pad(model, embedding)
+    if token_id is None:
         raise InvalidValueError(
             "pad_token_id",
             "must be the row of the pad token, got None, and neither model.config.pad_token_id nor "
             "embedding.padding_idx names one: pass pad_token_id=tokenizer.pad_token_id",
         )
     try:
-        row = None if isinstance(given, bool) else operator.index(given)
+        row = None if isinstance(token_id, bool) else operator.index(token_id)
     except TypeError:
         row = None
     if row is None:
         raise InvalidTypeError(
-            "pad_token_id", f"must be an integer, got {type(given).__name__}: pass tokenizer.pad_token_id"
+            "pad_token_id", f"must be an integer, got {type(token_id).__name__}: pass tokenizer.pad_token_id"
         )
     if not 0 <= row < len(weight):
         where = "" if pad_token_id is not None else " from model.config.pad_token_id"
         raise InvalidValueError(
             "pad_token_id",
             f"must be a row of the embedding matrix, 0 to {len(weight) - 1}, got {row}{where}: pass "
-            "tokenizer.pad_token_id, after model.resize_token_embeddings(len(tokenizer)) where the token was added",
+            "tokenizer.pad_token_id, after model.resize_token_embeddings(len(tokenizer)) if the token was added",
         )
     return row
 
 
 def _known_pad(model: nn.Module, embedding: nn.Embedding) -> int | None:
     for module in model.modules():
-        known: int | None = getattr(getattr(module, "config", None), "pad_token_id", None)
-        # Of a model with two towers, the config of the one that the embedding belongs to.
-        if known is not None and any(part is embedding for part in module.modules()):
-            return known
+        declared: int | None = getattr(getattr(module, "config", None), "pad_token_id", None)
+        # In a model with two towers, the config of the tower with the embedding.
+        if declared is not None and any(part is embedding for part in module.modules()):
+            return declared
     return embedding.padding_idx
 
 
 def _check_norm(embedding: nn.Embedding, row: int) -> None:
-    """Refuse a row that the forward pass itself rescales."""
+    """Refuse a row that the forward pass rescales."""
     if embedding.max_norm is None:
         return
     norm = float(torch.linalg.vector_norm(embedding.weight.detach()[row], embedding.norm_type))

@@ -1,4 +1,4 @@
-"""A model whose pads are asked about: copies of it, and texts as batches."""
+"""The model that the questions are about: copies of it, and texts as batches."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from maskpool.pads.measures import Batch, DoesNotApplyError
 from maskpool.pads.row import input_embedding
 from maskpool.pads.training import Trained
 
-_PADS = 16  # each text gets at least so many, or half of what the model takes
+_PADS = 16  # per text, but at most half of the positions of the model
 
 
 class Subject:
-    """A model under questions: copies of it, and the texts as batches."""
+    """The model that the questions are about.
+
+    Args:
+        encoder: Model and tokenizer; both are copied.
+        texts: The texts to measure on.
+
+    Raises:
+        InvalidValueError: No text has a token.
+    """
 
     def __init__(self, encoder: Encoder, texts: Sequence[str]) -> None:
         self.encoder, self.texts = encoder, texts
-        self.tokenizer = copy.deepcopy(encoder.tokenizer)  # a fast one keeps how it padded last
+        self.tokenizer = copy.deepcopy(encoder.tokenizer)  # fast tokenizers keep the last padding
         self.model: PreTrainedModel = copy.deepcopy(encoder.model)
         self.model.eval()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         pads = min(_PADS, encoder.max_length // 2)
@@ -34,18 +42,18 @@ class Subject:
             ids = self.tokenizer(list(texts), truncation=True, max_length=limit, verbose=False)["input_ids"]
             self.ids = [tokens for tokens in ids if tokens]
         if not self.ids:
-            raise InvalidValueError("texts", f"must hold at least one that gives a token, got {len(texts)} without one")
+            raise InvalidValueError("texts", f"must hold a text with a token, got {len(texts)} without")
         self.width = max(map(len, self.ids)) + pads
         self.padded = f"{count(len(self.ids), 'text')} padded to {self.width} tokens"
 
     @cached_property
     def embedding(self) -> nn.Embedding:
-        """What reads the token ids."""
+        """The embedding that reads token ids."""
         return input_embedding(self.model)
 
     @property
     def pad(self) -> int:
-        """The tokenizer's pad id, a row of the embedding matrix."""
+        """The pad id of the tokenizer, a row of the embedding matrix."""
         pad = self.tokenizer.pad_token_id
         if not isinstance(pad, int):
             raise DoesNotApplyError("the tokenizer has no pad token")
@@ -55,59 +63,59 @@ class Subject:
     def _check_row(self, pad: int) -> None:
         rows = self.embedding.weight.shape[0]
         if pad >= rows:
-            raise DoesNotApplyError(f"the pad id {pad} is no row of the embedding matrix, which has {rows}")
+            raise DoesNotApplyError(f"the pad id {pad} is not a row of the embedding matrix, which has {rows}")
 
     @property
     def table_name(self) -> str:
-        """The embedding matrix, as a parameter of the model."""
+        """The name of the embedding matrix among the parameters of the model."""
         names = (name for name, parameter in self.model.named_parameters() if parameter is self.embedding.weight)
         return next(names, "the embedding matrix")
 
     @property
     def row_name(self) -> str:
-        """The pad row, as a row of a parameter of the model."""
+        """The name of the pad row, such as ``embeddings.weight[0]``."""
         return f"{self.table_name}[{self.pad}]"
 
     def batch(self, side: Literal["right", "left"]) -> Batch:
-        """The texts, with pads on one side."""
-        self._check_row(self.encoder.pad_token_id)  # an id beyond the matrix would end a CUDA process, not raise
+        """Return the texts padded on one side."""
+        self._check_row(self.encoder.pad_token_id)  # an id beyond the matrix kills a CUDA process
         return Batch(*self.encoder.pad(self.ids, self.width, side))
 
     @cached_property
     def eager(self) -> PreTrainedModel:
-        """The model with attention that shows its weights."""
+        """A copy with eager attention, which returns its weights."""
         model = copy.deepcopy(self.model)
         model.set_attn_implementation("eager")
         return model
 
     @cached_property
     def trained(self) -> Trained:
-        """The model that one would train."""
+        """The language model around the encoder."""
         return Trained.of(self.model, self.tokenizer.mask_token_id)
 
     @cached_property
     def gradients(self) -> tuple[float, float | None]:
-        """Norms of the pad row's gradient through the inputs and through the output head, with no pad in the batch."""
+        """Norms of the gradient of the pad row through inputs and output head, without pads in the batch."""
         return self.trained.gradients(self.ids, self.pad)
 
     @property
-    def lesson(self) -> str:
-        """What is trained."""
-        return f"{type(self.trained.model).__name__}, dropout off, layers that the encoder lacks drawn at random"
+    def training(self) -> str:
+        """A description of the model that is trained."""
+        return f"{type(self.trained.model).__name__}, dropout off, layers that the encoder lacks random"
 
     def tokenized(self, texts: Sequence[str] | None = None) -> Mapping[str, Annotated[Tensor, "batch seq"]]:
-        """What the tokenizer itself gives for the texts, padded together."""
-        _ = self.pad  # a tokenizer without one cannot pad
-        given: Mapping[str, Any] = self.tokenizer(
+        """Return the output of the tokenizer for the texts, padded together."""
+        _ = self.pad  # raises if the tokenizer cannot pad
+        encoding: Mapping[str, Any] = self.tokenizer(
             list(self.texts if texts is None else texts),
             padding=True,
             truncation=True,
             max_length=self.encoder.max_length,
             return_tensors="pt",
         )
-        return given
+        return encoding
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things, in words."""
+    """Return a number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

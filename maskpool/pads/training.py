@@ -1,4 +1,4 @@
-"""How training moves the pad row: a model with its language-model head, trained for a moment on a copy."""
+"""Measure how training moves the pad row: a copy with a language-model head takes a few steps."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from maskpool.pads.measures import Batch, DoesNotApplyError
 from maskpool.pads.row import input_embedding
 
 LEARNING_RATE = 1e-3  # torch's default for AdamW
-STEPS = 3  # Adam's first step has one size whatever the gradient: only later ones tell gradients apart
-_MASKED = slice(1, None, 4)  # which tokens a masked language model has to guess
+STEPS = 3  # the size of Adam's first step does not depend on the gradient
+_MASKED = slice(1, None, 4)  # the tokens that a masked language model predicts
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Trained:
     """A language model with the weights of an encoder.
 
     Attributes:
-        model: The model, in float32 and without dropout; never trained itself.
-        causal: Whether it guesses the next token, and not the masked ones.
-        mask_token_id: What stands in place of a token to be guessed.
+        model: The model, in float32 and without dropout; only copies of it are trained.
+        causal: Whether it predicts the next token instead of masked ones.
+        mask_token_id: The id that replaces a token to predict.
     """
 
     model: PreTrainedModel
@@ -36,10 +36,10 @@ class Trained:
 
     @classmethod
     def of(cls, encoder: PreTrainedModel, mask_token_id: int | None) -> Trained:
-        """Build the class that one trains, masked or else causal, around an encoder's weights.
+        """Build the masked, else the causal language model around the weights of an encoder.
 
         Raises:
-            DoesNotApplyError: There is none.
+            DoesNotApplyError: transformers has neither.
         """
         from transformers import (
             MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -56,7 +56,7 @@ class Trained:
         model: PreTrainedModel = auto.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
             config, dtype=torch.float32
         )
-        # The encoder may have more than the model: a pooler.
+        # The encoder may have more than the language model: a pooler.
         missing = model.base_model.load_state_dict(encoder.state_dict(), strict=False).missing_keys
         if missing:
             raise DoesNotApplyError(f"a {name} is only a part of a {type(model).__name__}: it lacks {missing[0]}")
@@ -64,17 +64,17 @@ class Trained:
         return cls(model, causal, mask_token_id)
 
     def gradients(self, ids: Sequence[Sequence[int]], pad: int) -> tuple[float, float | None]:
-        """Norms of the loss' gradient to the pad row, through the input embedding and through the output head.
+        """Return the norms of the gradient of the pad row through the input embedding and through the output head.
 
-        The two are held apart by a head with a matrix of its own, of the same numbers; what a tied matrix gets is their
-        sum. Each text is a batch of its own, so there are no pads.
+        A copy of the matrix in the head separates the two; a tied matrix gets their sum. Each text is a batch, which
+        therefore has no pads.
 
         Args:
-            ids: Token ids of each text; pad ids among them, as where it is also end-of-text, are left out.
-            pad: The pad's row.
+            ids: Token ids of each text; pad ids in them, such as an end-of-text token, are dropped.
+            pad: The pad row.
 
         Returns:
-            Both norms; None for a model that has no output head with such a row.
+            Both norms; the second is None if the output head has no such row.
         """
         model = copy.deepcopy(self.model)
         table = input_embedding(model).weight
@@ -97,12 +97,12 @@ class Trained:
         return through_input, weight.grad[pad].norm().item()
 
     def movement(self, batch: Batch, pad: int, ignore_index: int) -> float:
-        """How far some steps of AdamW without decay move the pad row.
+        """Return the distance that the pad row moves in `STEPS` steps of AdamW without decay.
 
         Args:
-            batch: Padded texts; the targets hold the pads, too.
-            pad: The pad's row.
-            ignore_index: Which target counts for nothing.
+            batch: Padded texts; pads are targets as well.
+            pad: The pad row.
+            ignore_index: The target that the loss ignores.
         """
         model = copy.deepcopy(self.model)
         table = input_embedding(model).weight
@@ -125,6 +125,6 @@ class Trained:
     def _hide(self, batch: Batch) -> Annotated[Tensor, "batch seq"]:
         if self.causal or self.mask_token_id is None:
             return batch.ids
-        guessed = torch.zeros_like(batch.mask)
-        guessed[:, _MASKED] = 1
-        return torch.where((guessed * batch.mask).bool(), self.mask_token_id, batch.ids)
+        predicted = torch.zeros_like(batch.mask)
+        predicted[:, _MASKED] = 1
+        return torch.where((predicted * batch.mask).bool(), self.mask_token_id, batch.ids)

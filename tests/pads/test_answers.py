@@ -1,4 +1,4 @@
-"""The page of answers says what the command says."""
+"""The numbers of docs/pads.md are those of the command."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ def explained(minilm: tuple[Explanation, float]) -> Explanation:
 
 
 @pytest.mark.full  # the real model; tiny models are explained by default
-def test_every_number_of_the_page_is_the_models_own(explained: Explanation) -> None:
-    """Each number in bold is, to two digits, one that the answer named behind it gives for the bundled model."""
+def test_every_number_of_the_page_is_of_the_model(explained: Explanation) -> None:
+    """Each number in bold agrees, to two digits, with the answer whose key follows it."""
     text = re.sub(r"\s+", " ", PAGE.read_text(encoding="utf-8"))
-    found = re.findall(r"\*\*([\d.]+)\*\*([^`]*)\(?`", text)
-    assert len(found) >= 12
+    assert len(re.findall(r"\*\*([\d.]+)\*\*([^`]*)\(?`", text)) >= 12
     keys = {answer.key for answer in explained}
-    for number, behind in re.findall(r"\*\*([\d.]+)\*\*(.*?)(?=\*\*|##|$)", text):
-        named = [key for key in re.findall(r"`(\w+)`", behind) if key in keys]
-        assert named, f"no answer is named behind {number}"
+    for number, following in re.findall(r"\*\*([\d.]+)\*\*(.*?)(?=\*\*|##|$)", text):
+        named = [key for key in re.findall(r"`(\w+)`", following) if key in keys]
+        assert named, f"no key follows {number}"
         answer = explained[named[0]]
         values = [abs(value) for value in (answer.number, *answer.numbers.values()) if value is not None]
-        # Sums in another order, on another machine, move the last digits; weights that are trained more so.
+        # The last digits depend on the order of sums, thus on the machine; trained weights more so.
         assert any(value == pytest.approx(float(number), rel=0.02) for value in values), (number, named[0], values)
 
 

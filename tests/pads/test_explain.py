@@ -1,4 +1,4 @@
-"""What the pads of a model are."""
+"""`explain`: the answers about the pads of a model, on tiny models and the bundled one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ KEYS += ["mask_from_ids", "end_of_text", "input_gradient", "head_gradient", "wei
 
 
 def _drawn(model: PreTrainedModel) -> PreTrainedModel:
-    """No norm is the identity, no row zero, no dropout."""
+    """Draw random weights: norms are not the identity, rows not zero; no dropout."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3 + ("norm" in name.lower()))
@@ -57,7 +57,7 @@ def _bert(kind: type[BertModel] = BertModel, **config: Any) -> Encoder:
 
 
 def _gpt2(**config: Any) -> Encoder:
-    """As GPT-2 is: the tokenizer adds nothing to a text, and pads are end-of-text."""
+    """Build a GPT-2: its tokenizer adds nothing to a text, and its pads are end-of-text."""
     words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(tiny.VOCABULARY)}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
@@ -67,7 +67,7 @@ def _gpt2(**config: Any) -> Encoder:
 
 
 class _Forgetful(BertModel):  # type: ignore[no-untyped-call]  # transformers leaves __init_subclass__ untyped
-    """Ignores its mask."""
+    """A BERT that ignores its mask."""
 
     def forward(self, *, attention_mask: Any, token_type_ids: Any = None, **rest: Any) -> Any:
         ones = torch.ones_like(attention_mask)
@@ -88,56 +88,56 @@ def gpt2() -> Explanation:
 
 @pytest.mark.full  # the real model; tiny models are explained by default
 def test_the_bundled_models_row(minilm: tuple[Explanation, float]) -> None:
-    """all-MiniLM-L6-v2 has a pad row of norm 0.77 among rows of 1.07, padding_idx 0, and is tied in training alone."""
-    found, _ = minilm
-    row, tied, index = found["zero_row"], found["tied"], found["padding_idx"]
+    """all-MiniLM-L6-v2 has a pad row of norm 0.77 among rows of 1.07, padding_idx 0, and is tied only in training."""
+    explanation, _ = minilm
+    row, tied, index = explanation["zero_row"], explanation["tied"], explanation["padding_idx"]
     assert row.number == pytest.approx(0.77, abs=0.005)
     assert row.numbers["mean row norm"] == pytest.approx(1.07, abs=0.005)
-    assert row.sentence == "No: its norm is 0.767, where that of a row is 1.07 on average."
+    assert row.sentence == "No: its norm is 0.767; the mean norm of a row is 1.07."
     assert (tied.number, tied.numbers) == (1, {"as loaded": 0, "config.tie_word_embeddings": 1})
     assert (index.number, index.numbers["tokenizer's pad id"]) == (0, 0)
 
 
 @pytest.mark.full  # the real model; tiny models are explained by default
 def test_the_bundled_models_pads(minilm: tuple[Explanation, float]) -> None:
-    """In all-MiniLM-L6-v2 pads get no attention, and zeroing their row moves no real token and pads by about 5.4."""
-    found, _ = minilm
-    assert found["attention"].number == 0
-    assert found["attention"].numbers["without a mask"] > 0.5
-    assert found["zeroing"].number == 0
+    """In all-MiniLM-L6-v2 pads get no attention, and zeroing their row moves only pads, by about 5.4."""
+    explanation, _ = minilm
+    assert explanation["attention"].number == 0
+    assert explanation["attention"].numbers["without a mask"] > 0.5
+    assert explanation["zeroing"].number == 0
     # A largest difference depends on the texts: 4.8 to 5.5 over six draws of eight texts of BANKING77.
-    assert found["zeroing"].numbers["at pads"] == pytest.approx(5.4, abs=0.6)
+    assert explanation["zeroing"].numbers["at pads"] == pytest.approx(5.4, abs=0.6)
     for key in ("token_types", "finite_mask", "mask_from_ids", "end_of_text", "input_gradient"):
-        assert found[key].number == 0, key
+        assert explanation[key].number == 0, key
 
 
 @pytest.mark.full  # the real model; tiny models are explained by default
 @pytest.mark.parametrize(("kind", "known"), [("pad to pad", 0.92), ("word to pad", 0.20), ("word to word", 0.40)])
 def test_the_bundled_models_cosines(minilm: tuple[Explanation, float], kind: str, known: float) -> None:
-    """The known mean cosine of all-MiniLM-L6-v2 lies among those of these texts, and theirs within 0.15 of it."""
+    """The known mean cosine of all-MiniLM-L6-v2 is in the range of these texts, and their mean within 0.15 of it."""
     cosines = minilm[0]["cosines"]
     mean = cosines.number if kind == "pad to pad" else cosines.numbers[kind]
-    # The known figures were measured on other texts: those of one text scatter around them.
+    # The known figures were measured on other texts.
     assert cosines.numbers[f"{kind}, least"] - 0.005 <= known <= cosines.numbers[f"{kind}, most"] + 0.005
     assert mean == pytest.approx(known, abs=0.15)
 
 
 @pytest.mark.full  # the real model; tiny models are explained by default
 def test_the_bundled_models_training(minilm: tuple[Explanation, float]) -> None:
-    """Training moves the pad row of all-MiniLM-L6-v2 through its tied head, with ignore_index as far as without."""
-    found, _ = minilm
-    assert found["head_gradient"].number is not None
-    assert found["head_gradient"].number > 0
-    assert found["weight_decay"].number == pytest.approx(1e-3 * 0.01 * 0.7674, rel=0.01)
-    given, without = found["ignore_index"].number, found["ignore_index"].numbers["without"]
-    assert given is not None
-    assert given > 0.01
-    assert given == pytest.approx(without, rel=0.05)
+    """Training moves the pad row of all-MiniLM-L6-v2 through its tied head, with ignore_index equally far."""
+    explanation, _ = minilm
+    assert explanation["head_gradient"].number is not None
+    assert explanation["head_gradient"].number > 0
+    assert explanation["weight_decay"].number == pytest.approx(1e-3 * 0.01 * 0.7674, rel=0.01)
+    ignored, without = explanation["ignore_index"].number, explanation["ignore_index"].numbers["without"]
+    assert ignored is not None
+    assert ignored > 0.01
+    assert ignored == pytest.approx(without, rel=0.05)
 
 
 @pytest.mark.full  # the real model; tiny models are explained by default
 def test_the_bundled_model_takes_seconds(minilm: tuple[Explanation, float]) -> None:
-    """All of it takes less than 30 seconds of a processor."""
+    """The explanation takes less than 30 seconds of processor time."""
     assert minilm[1] < 30
 
 
@@ -147,76 +147,76 @@ def test_the_default_texts_are_short() -> None:
 
 
 def test_every_question_is_answered(bert: Explanation) -> None:
-    """Each question has a sentence, a number and where it comes from, for people and for machines."""
+    """Each question has a sentence, a number and its source, in print and in JSON."""
     assert [answer.key for answer in bert] == KEYS
-    told, kept = str(bert), json.loads(json.dumps(bert.to_dict(), allow_nan=False))
-    assert [answer["key"] for answer in kept["answers"]] == KEYS
-    assert (kept["model"], kept["pad_token"], kept["pad_token_id"]) == ("BertModel", "[PAD]", 0)
-    for answer, machine in zip(bert, kept["answers"], strict=True):
-        assert answer.question in told
-        assert answer.sentence in told
-        assert f"from: {answer.source}" in told
+    printed, content = str(bert), json.loads(json.dumps(bert.to_dict(), allow_nan=False))
+    assert [answer["key"] for answer in content["answers"]] == KEYS
+    assert (content["model"], content["pad_token"], content["pad_token_id"]) == ("BertModel", "[PAD]", 0)
+    for answer, entry in zip(bert, content["answers"], strict=True):
+        assert answer.question in printed
+        assert answer.sentence in printed
+        assert f"from: {answer.source}" in printed
         assert answer.source
         assert answer.number is not None
-        assert (machine["number"], machine["numbers"]) == (answer.number, dict(answer.numbers))
+        assert (entry["number"], entry["numbers"]) == (answer.number, dict(answer.numbers))
         assert answer.question.endswith("?")
         assert answer.sentence.endswith(".")
 
 
-def test_a_zero_row_and_what_keeps_it() -> None:
-    """A pad row of zeros is told as such: zeroing it changes nothing, and decay leaves it alone."""
+def test_a_zero_row() -> None:
+    """A pad row of zeros is reported: zeroing and decay do not change it, a tied head does."""
     encoder = _bert()
     with torch.no_grad():
         input_embedding(encoder.model).weight[0] = 0
-    found = explain(encoder, WORDS)
-    assert found["zero_row"].number == 0
-    assert found["zero_row"].sentence.startswith("Yes")
-    assert (found["zeroing"].number, found["zeroing"].numbers["at pads"]) == (0, 0)
-    assert found["weight_decay"].number == 0
-    assert found["head_gradient"].number is not None
-    assert found["head_gradient"].number > 0, "a zero row does not stay zero under a tied head"
+    explanation = explain(encoder, WORDS)
+    assert explanation["zero_row"].number == 0
+    assert explanation["zero_row"].sentence.startswith("Yes")
+    assert (explanation["zeroing"].number, explanation["zeroing"].numbers["at pads"]) == (0, 0)
+    assert explanation["weight_decay"].number == 0
+    assert explanation["head_gradient"].number is not None
+    assert explanation["head_gradient"].number > 0, "a zero row does not stay zero under a tied head"
 
 
 def test_an_untied_bert_keeps_its_row() -> None:
-    """Without a tied head, nothing but decay moves a row that padding_idx names."""
-    found = explain(_bert(tie_word_embeddings=False), WORDS)
-    assert (found["tied"].number, found["tied"].numbers["config.tie_word_embeddings"]) == (0, 0)
-    assert found["head_gradient"].number == 0
-    assert found["head_gradient"].numbers["in the head's row"] > 0
-    assert (found["ignore_index"].number, found["ignore_index"].numbers["without"]) == (0, 0)
-    assert found["weight_decay"].number
+    """Without a tied head, only decay moves the row of padding_idx."""
+    explanation = explain(_bert(tie_word_embeddings=False), WORDS)
+    assert (explanation["tied"].number, explanation["tied"].numbers["config.tie_word_embeddings"]) == (0, 0)
+    assert explanation["head_gradient"].number == 0
+    assert explanation["head_gradient"].numbers["in the head's row"] > 0
+    assert (explanation["ignore_index"].number, explanation["ignore_index"].numbers["without"]) == (0, 0)
+    assert explanation["weight_decay"].number
 
 
-def test_an_untied_gpt2_moves_its_row_with_pads_alone() -> None:
-    """Without a tied head or padding_idx, the row moves where pads have targets, and ignore_index stops it."""
-    found = explain(_gpt2(tie_word_embeddings=False), WORDS)
-    assert found["tied"].number == 0
-    assert found["ignore_index"].number == 0
-    assert found["ignore_index"].sentence.startswith("Yes")
-    assert found["ignore_index"].numbers["without"] > 0
+def test_an_untied_gpt2_moves_its_row_only_with_pads() -> None:
+    """Without a tied head or padding_idx, the row moves only if pads are targets, and ignore_index stops it."""
+    explanation = explain(_gpt2(tie_word_embeddings=False), WORDS)
+    assert explanation["tied"].number == 0
+    assert explanation["ignore_index"].number == 0
+    assert explanation["ignore_index"].sentence.startswith("Yes")
+    assert explanation["ignore_index"].numbers["without"] > 0
 
 
-def test_padding_idx_may_be_another() -> None:
-    """A padding_idx that is not the tokenizer's pad id is found, and so is one that is not set."""
+def test_another_padding_idx() -> None:
+    """A padding_idx that differs from the tokenizer's pad id, or is not set, is reported."""
     encoder = _bert()
     other = replace(encoder, tokenizer=tiny.tokenizer(pad_token="[UNK]"))
-    found = explain(other, WORDS)["padding_idx"]
-    assert (found.number, found.numbers["tokenizer's pad id"]) == (0, 1)
-    assert "the wrong row" in found.sentence
+    answer = explain(other, WORDS)["padding_idx"]
+    assert (answer.number, answer.numbers["tokenizer's pad id"]) == (0, 1)
+    assert "the wrong row" in answer.sentence
     input_embedding(encoder.model).padding_idx = None
-    found = explain(encoder, WORDS)["padding_idx"]
-    assert found.number is None
-    assert "not set" in found.sentence
+    answer = explain(encoder, WORDS)["padding_idx"]
+    assert answer.number is None
+    assert "not set" in answer.sentence
 
 
 def test_a_mask_that_is_ignored() -> None:
-    """In a model that ignores its mask, pads get attention as a loop over it says, and zeroing moves real tokens."""
+    """In a model that ignores its mask, pads get the attention that a loop computes, and zeroing moves real tokens."""
     encoder = _bert(_Forgetful)
-    found = explain(encoder, WORDS)
+    explanation = explain(encoder, WORDS)
     ids, _ = encoder.tokenize(WORDS)
     eager: Any = copy.deepcopy(encoder.model)
     eager.set_attn_implementation("eager")
-    forward = super(_Forgetful, eager).forward  # the plant would ignore the mask: here there is none to ignore
+    forward = super(_Forgetful, eager).forward  # the plant itself requires a mask
     most = 0.0
     width = max(map(len, ids)) + 16
     for tokens in ids:
@@ -226,20 +226,20 @@ def test_a_mask_that_is_ignored() -> None:
             for layer in forward(torch.tensor([row]), output_attentions=True).attentions:
                 for head in layer[0]:
                     for query in range(start, start + len(tokens)):
-                        given = head[query].sum() - head[query, start : start + len(tokens)].sum()
-                        most = max(most, given.item())
-    assert found["attention"].number == pytest.approx(most, rel=1e-4)
-    assert found["attention"].numbers["without a mask"] == found["attention"].number
-    assert found["attention"].sentence.startswith("Up to")
-    assert found["zeroing"].number is not None
-    assert found["zeroing"].number > 0.01
-    assert "moves real tokens by up to" in found["zeroing"].sentence
-    assert found["token_types"].number is not None
-    assert found["token_types"].number > 0.01
+                        on_pads = head[query].sum() - head[query, start : start + len(tokens)].sum()
+                        most = max(most, on_pads.item())
+    assert explanation["attention"].number == pytest.approx(most, rel=1e-4)
+    assert explanation["attention"].numbers["without a mask"] == explanation["attention"].number
+    assert explanation["attention"].sentence.startswith("Up to")
+    assert explanation["zeroing"].number is not None
+    assert explanation["zeroing"].number > 0.01
+    assert "moves real tokens by up to" in explanation["zeroing"].sentence
+    assert explanation["token_types"].number is not None
+    assert explanation["token_types"].number > 0.01
 
 
 def test_cosines_are_means_over_pairs_then_over_texts() -> None:
-    """Cosines are the mean over pairs of different positions of a text, then over the texts."""
+    """A cosine is the mean over pairs of positions of a text, then over the texts."""
     encoder = _bert()
     cosines = explain(encoder, WORDS)["cosines"]
     ids, _ = encoder.tokenize(WORDS)
@@ -260,11 +260,11 @@ def test_cosines_are_means_over_pairs_then_over_texts() -> None:
         assert cosines.numbers[f"{name}, most"] == pytest.approx(max(kinds[name]), abs=1e-5)
 
 
-def test_both_paths_make_the_tied_gradient() -> None:
-    """The gradient through the head, held apart, is the whole one that the tied row gets: the inputs add nothing."""
+def test_the_tied_gradient_comes_through_the_head() -> None:
+    """The gradient through the separated head equals that of the tied row: the inputs add nothing."""
     encoder = _bert()
-    found = explain(encoder, WORDS)
-    torch.manual_seed(0)  # the head's own layers are drawn, in explain from this seed
+    explanation = explain(encoder, WORDS)
+    torch.manual_seed(0)  # explain draws the head's own layers from this seed
     trained = Trained.of(encoder.model, None).model
     ids, _ = encoder.tokenize(WORDS)
     for tokens in ids:
@@ -273,27 +273,27 @@ def test_both_paths_make_the_tied_gradient() -> None:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     gradient = input_embedding(trained).weight.grad
     assert gradient is not None
-    assert found["input_gradient"].number == 0
-    assert found["head_gradient"].number == pytest.approx(gradient[0].norm().item(), rel=1e-4)
+    assert explanation["input_gradient"].number == 0
+    assert explanation["head_gradient"].number == pytest.approx(gradient[0].norm().item(), rel=1e-4)
 
 
 def test_minus_10000_is_not_enough_for_large_scores() -> None:
-    """Where scores pass 10000, a mask of -10000 lets pads in, which the smallest number does not."""
+    """If scores exceed 10000, a mask of -10000 lets pads in; the smallest number does not."""
     encoder = _bert()
     with torch.no_grad():
         for name, parameter in encoder.model.named_parameters():
             if "query.weight" in name or "key.weight" in name:
                 parameter.mul_(100)
-    found = explain(encoder, WORDS)["finite_mask"]
-    assert found.number is not None
-    assert found.number > 0.01
-    assert found.numbers["attention at -10000"] > 0.5
-    assert found.numbers["attention at the minimum"] == 0
-    assert found.sentence.startswith("It is not the same")
+    answer = explain(encoder, WORDS)["finite_mask"]
+    assert answer.number is not None
+    assert answer.number > 0.01
+    assert answer.numbers["attention at -10000"] > 0.5
+    assert answer.numbers["attention at the minimum"] == 0
+    assert answer.sentence.startswith("No: real tokens differ")
 
 
 def test_a_gpt2(gpt2: Explanation) -> None:
-    """A causal model has no token types and no padding_idx; the rest is answered, additive causal masks too."""
+    """A causal model has no token types and no padding_idx; the other questions have answers."""
     assert gpt2["padding_idx"].number is None
     assert gpt2["token_types"].sentence == "does not apply, because a GPT2Model has no token types"
     assert gpt2["tied"].number == 1
@@ -306,101 +306,103 @@ def test_a_gpt2(gpt2: Explanation) -> None:
 
 
 def test_pad_is_end_of_text(gpt2: Explanation) -> None:
-    """Where pad = end-of-text, labels lose one end-of-text token a text, and a mask made from ids hides as many."""
+    """If pad = end-of-text, labels lose one end-of-text token per text, and a mask made from ids hides as many."""
     ended = gpt2["end_of_text"]
     assert (ended.number, ended.numbers["same"]) == (len(WORDS), 1)
     assert ended.numbers["real tokens"] == 14 + len(WORDS)
     assert f"drops {len(WORDS)} real end-of-text tokens" in ended.sentence
-    assert gpt2["mask_from_ids"].number == 0, "this tokenizer adds no end-of-text token itself"
+    assert gpt2["mask_from_ids"].number == 0, "this tokenizer adds no end-of-text token"
     closing = replace(_bert(), tokenizer=tiny.tokenizer(pad_token="[SEP]", eos_token="[SEP]"))
-    found = explain(closing, WORDS)
-    assert found["mask_from_ids"].number == len(WORDS)
-    assert found["mask_from_ids"].sentence.startswith("No on these texts: input_ids != 3 hides 4 of 22 real tokens")
-    assert found["end_of_text"].number == len(WORDS)
-    assert found["input_gradient"].number == 0, "a batch without pads has none of these tokens"
+    explanation = explain(closing, WORDS)
+    assert explanation["mask_from_ids"].number == len(WORDS)
+    assert explanation["mask_from_ids"].sentence.startswith(
+        "No on these texts: input_ids != 3 hides 4 of 22 real tokens"
+    )
+    assert explanation["end_of_text"].number == len(WORDS)
+    assert explanation["input_gradient"].number == 0, "a batch without pads has none of these tokens"
 
 
 def test_a_t5_encoder() -> None:
-    """An encoder without a language model around it has no training; what can be measured is."""
+    """Questions about training do not apply to an encoder without a language model; the others do."""
     model = T5EncoderModel(T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=80))
-    found = explain(Encoder.of(_drawn(model), tiny.tokenizer()), WORDS)
+    explanation = explain(Encoder.of(_drawn(model), tiny.tokenizer()), WORDS)
     reason = "does not apply, because transformers has no masked or causal language model around a T5"
     for key in ("tied", "input_gradient", "head_gradient", "ignore_index"):
-        assert found[key].sentence.startswith(reason), key
-        assert (found[key].number, found[key].numbers, found[key].source) == (None, {}, "")
-    assert found["token_types"].number is None
+        assert explanation[key].sentence.startswith(reason), key
+        assert (explanation[key].number, explanation[key].numbers, explanation[key].source) == (None, {}, "")
+    assert explanation["token_types"].number is None
     for key in ("attention", "zeroing", "finite_mask"):
-        assert found[key].number == 0, key
-    assert found["zeroing"].numbers["at pads"] > 0
+        assert explanation[key].number == 0, key
+    assert explanation["zeroing"].numbers["at pads"] > 0
 
 
-def test_models_without() -> None:
-    """A model without attention or token types says so, each in its own words."""
+def test_missing_parts() -> None:
+    """For a model without attention or token types, the answer says what is missing."""
     mamba = MambaModel(MambaConfig(vocab_size=80, hidden_size=32, state_size=4, num_hidden_layers=2))
-    found = explain(Encoder.of(_drawn(mamba), tiny.tokenizer()), WORDS)
-    assert found["attention"].sentence.startswith("does not apply, because")
-    assert found["finite_mask"].sentence.startswith("does not apply, because")
+    explanation = explain(Encoder.of(_drawn(mamba), tiny.tokenizer()), WORDS)
+    assert explanation["attention"].sentence.startswith("does not apply, because")
+    assert explanation["finite_mask"].sentence.startswith("does not apply, because")
     distil = DistilBertConfig(dim=32, hidden_dim=48, n_layers=2, n_heads=4, vocab_size=80, max_position_embeddings=64)
-    found = explain(Encoder.of(_drawn(DistilBertModel(distil)), tiny.tokenizer()), WORDS)
-    assert found["token_types"].sentence == "does not apply, because a DistilBertModel has no token types"
-    assert found["head_gradient"].number
+    explanation = explain(Encoder.of(_drawn(DistilBertModel(distil)), tiny.tokenizer()), WORDS)
+    assert explanation["token_types"].sentence == "does not apply, because a DistilBertModel has no token types"
+    assert explanation["head_gradient"].number
 
 
 def test_a_tokenizer_without_a_pad_token() -> None:
-    """Without a pad token the questions about its row do not apply; the others are measured with a stand-in."""
-    found = explain(replace(_bert(), tokenizer=tiny.tokenizer(pad_token=None)), WORDS)
-    assert "no pad token" in str(found).split("\n")[0]
+    """Without a pad token, questions about its row do not apply; the others use a substitute."""
+    explanation = explain(replace(_bert(), tokenizer=tiny.tokenizer(pad_token=None)), WORDS)
+    assert "no pad token" in str(explanation).split("\n")[0]
     for key in ("zero_row", "padding_idx", "zeroing", "mask_from_ids", "end_of_text", "weight_decay", "ignore_index"):
-        assert found[key].sentence == "does not apply, because the tokenizer has no pad token", key
-        assert found[key].number is None
-    assert found["attention"].number == 0
+        assert explanation[key].sentence == "does not apply, because the tokenizer has no pad token", key
+        assert explanation[key].number is None
+    assert explanation["attention"].number == 0
 
 
 def test_a_pad_token_beyond_the_matrix() -> None:
-    """A pad token that was added without a row in the model is told as such."""
+    """A pad token without a row in the model is reported."""
     tokenizer = tiny.tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[NEW]"})
-    found = explain(replace(_bert(), tokenizer=tokenizer), WORDS)
-    reason = f"does not apply, because the pad id {len(tiny.VOCABULARY)} is no row of the embedding matrix, which has "
+    explanation = explain(replace(_bert(), tokenizer=tokenizer), WORDS)
+    reason = f"does not apply, because the pad id {len(tiny.VOCABULARY)} is not a row of the embedding matrix"
     for key in ("zero_row", "attention", "zeroing", "cosines", "ignore_index"):
-        assert found[key].sentence.startswith(reason), key
+        assert explanation[key].sentence.startswith(reason), key
 
 
-def test_a_model_that_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that fails at one question answers the others, and its error is told in one line."""
+def test_a_model_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that fails at one question answers the others; its error is shortened to one line."""
     encoder = _bert()
 
     def fail(*_: object) -> None:
         raise NotImplementedError("not here\nnor there")
 
     monkeypatch.setattr(BertModel, "set_attn_implementation", fail)
-    found = explain(encoder, WORDS)
-    assert found["attention"].sentence == "does not apply, because the model raised NotImplementedError: not here"
-    assert found["zeroing"].number == 0
+    explanation = explain(encoder, WORDS)
+    assert explanation["attention"].sentence == "does not apply, because the model raised NotImplementedError: not here"
+    assert explanation["zeroing"].number == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype) -> None:
-    """A model in half precision is asked the same questions; it is trained in float32."""
+    """A model in half precision answers every question; it is trained in float32."""
     encoder = _bert()
     encoder.model.to(dtype)  # type: ignore[arg-type]  # transformers wraps nn.Module.to without its types
-    found = explain(encoder, WORDS)
-    assert all(answer.number is not None for answer in found)
-    assert (found["zeroing"].number, found["attention"].number) == (0, 0)
+    explanation = explain(encoder, WORDS)
+    assert all(answer.number is not None for answer in explanation)
+    assert (explanation["zeroing"].number, explanation["attention"].number) == (0, 0)
     assert Trained.of(encoder.model, None).model.dtype == torch.float32
 
 
 def test_few_positions_leave_room_for_pads() -> None:
-    """Long texts are cut so that each text has pads, in a model of few positions."""
+    """In a model with few positions, long texts are cut to leave room for pads."""
     encoder = _bert(max_position_embeddings=12)
-    found = explain(encoder, [" ".join(["w1"] * 40), "w2"])
-    assert "padded to 12 tokens" in found["zeroing"].source
-    assert found["cosines"].number is not None
+    explanation = explain(encoder, [" ".join(["w1"] * 40), "w2"])
+    assert "padded to 12 tokens" in explanation["zeroing"].source
+    assert explanation["cosines"].number is not None
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_nothing_is_written(mode: Any) -> None:
-    """Parameters, gradients, hooks, modes, config, tokenizer and random states are as before, whatever surrounds it."""
+    """Parameters, gradients, hooks, modes, config, tokenizer and random states are unchanged."""
     encoder = _bert()
     model: Any = encoder.model
     model.train()
@@ -425,11 +427,11 @@ def test_nothing_is_written(mode: Any) -> None:
         inside = explain(encoder, WORDS)
     assert state() == before
     handle.remove()
-    assert str(explain(encoder, WORDS)) == str(inside), "the same again"
+    assert str(explain(encoder, WORDS)) == str(inside), "a second explanation is equal"
 
 
-def test_an_own_encoder_may_hold_gradients() -> None:
-    """Gradients that a model holds from its training are neither used nor dropped."""
+def test_existing_gradients_are_kept() -> None:
+    """Gradients of a model are neither used nor dropped."""
     encoder = _bert()
     plain = explain(encoder, WORDS)
     for parameter in encoder.model.parameters():
@@ -439,13 +441,13 @@ def test_an_own_encoder_may_hold_gradients() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    """Something that is no model, texts without a token, and a name of no model are refused in words."""
+    """A module that is not a model, texts without tokens and unknown names are refused."""
     with pytest.raises(TypeError, match=r"model must be a name, a folder or an Encoder, got Linear: see Encoder\.of"):
-        explain(nn.Linear(1, 1))  # type: ignore[arg-type]  # that is the point
+        explain(nn.Linear(1, 1))  # type: ignore[arg-type]  # the wrong type on purpose
     with pytest.raises(TypeError, match=r"texts must be a list of strings, got one str"):
         explain(_bert(), "w1")
     for texts in ([], [""]):
-        with pytest.raises(ValueError, match=rf"texts must hold at least one that gives a token, got {len(texts)}"):
+        with pytest.raises(ValueError, match=rf"texts must hold a text with a token, got {len(texts)}"):
             explain(_gpt2(), texts)
     with pytest.raises(MaskpoolError, match="could not be loaded"):
         explain("no-such-model")

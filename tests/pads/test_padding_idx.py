@@ -1,4 +1,4 @@
-"""The classical ways of keeping pads out of training, in torch, held against mean pooling."""
+"""The classical ways of torch to keep pads out of training, compared with mean pooling."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def _upstream(seed: int) -> Tensor:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("pad", [0.0, 3.0], ids=["zero pad row", "loaded pad row"])
 def test_embedding_bag(seed: int, pad: float) -> None:
-    """EmbeddingBag(padding_idx=0) and ours over an Embedding agree: vectors, table gradients, none for the pad row."""
+    """EmbeddingBag(padding_idx=0) and mean_pool over an Embedding agree in vectors and gradients; pads get none."""
     ids, table = _ids(seed), _table(seed, pad)
     bag = nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="mean", padding_idx=0)
     words = nn.Embedding.from_pretrained(table.clone(), freeze=False)  # type: ignore[no-untyped-call]  # untyped
@@ -44,7 +44,7 @@ def test_embedding_bag(seed: int, pad: float) -> None:
 
 
 def test_a_text_of_pads() -> None:
-    """A text of nothing but pads is zeros in both."""
+    """A text of only pads is zeros in both."""
     ids, table = torch.zeros(1, 3, dtype=torch.int64), _table(0, 3.0)
     bag = nn.EmbeddingBag.from_pretrained(table, mode="mean", padding_idx=0)
     assert not bag(ids).any()
@@ -53,7 +53,7 @@ def test_a_text_of_pads() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_padding_idx_alone_is_wrong_by_the_denominator(seed: int) -> None:
-    """A mean over Embedding(padding_idx=0) divides by the width: it is the right vector times length over width."""
+    """A mean over Embedding(padding_idx=0) divides by the width: the right vector times length over width."""
     ids, table = _ids(seed), _table(seed, 0.0)
     words = nn.Embedding.from_pretrained(table, padding_idx=0)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     naive, right = words(ids).mean(dim=1), mean_pool(words(ids), ids != 0)
@@ -63,7 +63,7 @@ def test_padding_idx_alone_is_wrong_by_the_denominator(seed: int) -> None:
 
 
 def test_a_loaded_pad_row_is_worse() -> None:
-    """A loaded table keeps its pad row, padding_idx or not, and the mean over it moves towards that row."""
+    """A loaded table keeps its pad row despite padding_idx, and the mean over pads moves towards that row."""
     ids, table = _ids(0), _table(0, 3.0)
     words = nn.Embedding.from_pretrained(table, padding_idx=0)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert torch.equal(words.weight[0], table[0])
@@ -74,7 +74,7 @@ def test_a_loaded_pad_row_is_worse() -> None:
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_masking_before_a_dense_layer(bias: bool) -> None:
-    """Zeroed pads leave the bias of a Linear at the pads, so the usual recipe has none; ours needs no such care."""
+    """A Linear adds its bias at zeroed pads; the usual recipe has no bias, mean_pool needs no such care."""
     ids, table = _ids(1), _table(1, 3.0)
     mask, dense = (ids != 0).unsqueeze(2), nn.Linear(DIM, 4, bias=bias)
     states = dense(table[ids] * mask)

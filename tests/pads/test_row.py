@@ -1,4 +1,4 @@
-"""A pad row that training leaves alone, in a tied LSTM language model and in a tied BERT."""
+"""`freeze_pad_row`: a pad row that training does not change, in a tied LSTM language model and a tied BERT."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def _bert() -> nn.Module:
 
 
 def _with_pad_row(model: nn.Module) -> nn.Module:
-    """A row that is not zero, and has a zero whose sign shows whether bits are kept."""
+    """Make the pad row nonzero, with one zero whose sign shows whether bits are kept."""
     with torch.no_grad():
         _row(model).copy_(torch.linspace(-1, 1, DIM)).select(0, 0).fill_(-0.0)
     return model
 
 
 def _ids(batch: int) -> Tensor:
-    """Token ids without a pad."""
+    """Return token ids without a pad."""
     return torch.randint(PAD + 1, WORDS, (4, 7), generator=torch.Generator().manual_seed(batch))
 
 
@@ -99,7 +99,7 @@ every_optimizer = pytest.mark.parametrize("optimize", OPTIMIZERS.values(), ids=O
 
 @pytest.fixture(autouse=True)
 def _no_hook_is_left() -> Iterator[None]:
-    """Hooks of all optimizers, which would outlive a test, are as they were."""
+    """Check that a test leaves no global hook of optimizers."""
     before = _global_hooks()
     yield
     assert _global_hooks() == before
@@ -126,7 +126,7 @@ def _train(model: nn.Module, loss: Loss, optimizer: Optimizer, steps: int = 3, a
 
 
 def _moves(model: nn.Module, loss: Loss, optimizer: Optimizer, **options: Any) -> bool:
-    """Whether some training moves the row; that it moves the others is taken care of."""
+    """Return whether training moves the pad row, and assert that it moves the others."""
     before, others = _row(model).clone(), input_embedding(model).weight.detach().clone()
     _train(model, loss, optimizer, **options)
     moved = (input_embedding(model).weight.detach() != others).any(dim=1)
@@ -135,7 +135,7 @@ def _moves(model: nn.Module, loss: Loss, optimizer: Optimizer, **options: Any) -
     return not _same_bits(_row(model), before)
 
 
-# -------------------------------------------------------------------------------------------------------- what it keeps
+# -------------------------------------------------------------------------------------------------------- what stays
 
 
 @every_model
@@ -143,7 +143,7 @@ def _moves(model: nn.Module, loss: Loss, optimizer: Optimizer, **options: Any) -
 def test_row_is_kept(
     make: Callable[[], nn.Module], loss: Loss, optimize: Callable[[Iterable[nn.Parameter]], Optimizer]
 ) -> None:
-    """Training moves the pad row without it, leaves every bit of it alone with it, and moves it again afterwards."""
+    """Training moves the pad row before and after freezing, and changes no bit of it in between."""
     plain, model = make(), make()
     assert _moves(plain, loss, optimize(plain.parameters()))
     handle = freeze_pad_row(model)
@@ -158,7 +158,7 @@ def test_row_is_kept(
 def test_everything_else_takes_the_same_step(
     make: Callable[[], nn.Module], loss: Loss, optimize: Callable[[Iterable[nn.Parameter]], Optimizer]
 ) -> None:
-    """All other rows and weights take the step that they take without it, bit for bit."""
+    """All other rows and weights take the same step as without freezing, bit for bit."""
     plain, model = make(), make()
     _train(plain, loss, optimize(plain.parameters()), steps=1)
     with freeze_pad_row(model):
@@ -171,7 +171,7 @@ def test_everything_else_takes_the_same_step(
 
 @every_optimizer
 def test_everything_else_trains_the_same(optimize: Callable[[Iterable[nn.Parameter]], Optimizer]) -> None:
-    """Where no pass reads the row (an untied head, no pads), all else trains as without it, over many steps."""
+    """If nothing reads the row (an untied head, no pads), the rest trains as without freezing, over many steps."""
     trained = []
     for frozen in (True, False):
         torch.manual_seed(0)
@@ -190,7 +190,7 @@ def test_everything_else_trains_the_same(optimize: Callable[[Iterable[nn.Paramet
 
 @every_model
 def test_its_gradient_counts_in_no_norm(make: Callable[[], nn.Module], loss: Loss) -> None:
-    """Clipping sees the norm of all gradients but the row's, and the row stays when they are clipped."""
+    """Clipping sees the norm of all other gradients, and does not change the row."""
     plain, model = make(), make()
     for part in range(2):
         loss(plain, part).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -211,7 +211,7 @@ def test_its_gradient_counts_in_no_norm(make: Callable[[], nn.Module], loss: Los
 
 @every_model
 def test_momentum_from_before(make: Callable[[], nn.Module], loss: Loss) -> None:
-    """A row frozen in the middle of training stays, whatever momentum and gradient it has from before."""
+    """A row frozen during training stays, despite earlier momentum and gradient."""
     model = make()
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
     _train(model, loss, optimizer)
@@ -253,7 +253,7 @@ def test_amp(name: str, dtype: torch.dtype) -> None:
 
 
 def test_an_overflow_in_the_row_skips_no_step() -> None:
-    """An infinite gradient of the row alone is cleared, so a gradient scaler takes its step."""
+    """An infinite gradient of only the row is cleared, and a gradient scaler takes its step."""
     model = _lstm()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     optimizer = SGD(model.parameters(), 0.1)
@@ -278,7 +278,7 @@ def test_gradient_checkpointing(reentrant: bool) -> None:
 
 
 def test_sparse_gradients() -> None:
-    """Pads that are read move the row of a sparse embedding, and with it do not."""
+    """Reading pads moves the row of a sparse embedding, unless it is frozen."""
     for frozen in (True, False):
         torch.manual_seed(0)
         words = nn.Embedding(WORDS, DIM, sparse=True)
@@ -297,7 +297,7 @@ def test_sparse_gradients() -> None:
 
 
 class DecaysAfterwards(SGD):
-    """An optimizer on top of another one, as people write them."""
+    """An optimizer that wraps another, as users write them."""
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # it needs no loss
         super().step(closure)
@@ -308,7 +308,7 @@ class DecaysAfterwards(SGD):
 
 
 def test_optimizer_on_top_of_another() -> None:
-    """The row stays where a step goes on after the step of the class below."""
+    """The row stays if a step continues after the step of its base class."""
     model = _lstm()
     with freeze_pad_row(model):
         assert not _moves(model, _lstm_loss, DecaysAfterwards(model.parameters(), 0.1))
@@ -316,7 +316,7 @@ def test_optimizer_on_top_of_another() -> None:
 
 
 def test_step_in_the_backward_pass() -> None:
-    """The row stays where a hook takes the step in the backward pass and lets the gradient go."""
+    """The row stays if a hook takes the step in the backward pass and releases the gradient."""
     model = _lstm()
     optimizer = SGD(model.parameters(), 0.1)
 
@@ -332,7 +332,7 @@ def test_step_in_the_backward_pass() -> None:
 
 
 def test_step_that_fails() -> None:
-    """A step that raised does not bring an old row back later."""
+    """A step that raised does not restore an old row later."""
     model = _lstm()
     optimizer = SGD(model.parameters(), 0.1)
 
@@ -352,7 +352,7 @@ def test_step_that_fails() -> None:
 
 @every_model
 def test_model_is_as_before(make: Callable[[], nn.Module], loss: Loss) -> None:
-    """The model has the modules, weights and keys that it had, during and after."""
+    """Freezing adds no modules, weights or keys to the model."""
 
     def seen() -> list[Any]:
         keys = list(model.state_dict())
@@ -383,7 +383,7 @@ def _saved(model: nn.Module) -> bytes:
 @every_model
 @pytest.mark.parametrize("way", COPIES)
 def test_copies_are_not_frozen(make: Callable[[], nn.Module], loss: Loss, way: str) -> None:
-    """A copy made while frozen has the same weights and a row that moves; the model's own row still stays."""
+    """A copy of a frozen model has the same weights and a row that moves; the row of the model stays."""
     model = make()
     with freeze_pad_row(model):
         _train(model, loss, SGD(model.parameters(), 0.1))
@@ -395,7 +395,7 @@ def test_copies_are_not_frozen(make: Callable[[], nn.Module], loss: Loss, way: s
 
 
 def test_saving_in_between(tmp_path: Path) -> None:
-    """A model saved in the middle opens with the row as it was."""
+    """A model saved while frozen opens with the same row."""
     model: Any = _bert()
     before = _row(model).clone()
     with freeze_pad_row(model):
@@ -406,7 +406,7 @@ def test_saving_in_between(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_another_dtype(dtype: torch.dtype) -> None:
-    """A model brought to another dtype keeps the row in that dtype, and there and back what rounding left of it."""
+    """A model in another dtype keeps the row in that dtype, and the rounded row when it returns."""
     model = _lstm()
     expected = _row(model).to(dtype)
     with freeze_pad_row(model):
@@ -441,7 +441,7 @@ def test_what_you_write_stays() -> None:
 
 
 def test_resized_embedding() -> None:
-    """The row stays where the embedding is resized."""
+    """The row stays if the embedding is resized."""
     model: Any = _bert()
     before = _row(model).clone()
     with freeze_pad_row(model):
@@ -459,7 +459,7 @@ EXCHANGES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("way", EXCHANGES)
 def test_another_matrix(way: str) -> None:
-    """The row of a matrix that takes the place of the first stays, and its gradient is cleared after one step."""
+    """The row of a replaced matrix stays, and its gradient is cleared after one step."""
     torch.manual_seed(0)
     model = LSTMLanguageModel(tied=False)
     old = model.words.weight
@@ -476,7 +476,7 @@ def test_another_matrix(way: str) -> None:
 
 
 def test_embedding_that_trains_later() -> None:
-    """A matrix that needs no gradient yet stays so, and is kept and cleared once it trains."""
+    """A matrix without gradient stays so; once it trains, its row is kept and its gradient cleared."""
     model = _lstm()
     weight = input_embedding(model).weight.requires_grad_(False)
     with freeze_pad_row(model):
@@ -492,7 +492,7 @@ def test_embedding_that_trains_later() -> None:
 
 
 def test_hooks_are_gone() -> None:
-    """No hook is left after the handle's removal, a second removal, or a block that ends in an error."""
+    """No hook remains after one or two removals, or after a block that ends in an error."""
     model, before = _lstm(), _global_hooks()
     handle = freeze_pad_row(model)
     assert len(_global_hooks()) == len(before) + 2
@@ -506,7 +506,7 @@ def test_hooks_are_gone() -> None:
 
 
 def test_two_models() -> None:
-    """Two models frozen at a time keep their own rows, under one optimizer or two; one may be let go first."""
+    """Two models frozen together keep their rows, under one or two optimizers, and unfreeze separately."""
     lstm, bert = _lstm(), _bert()
     first, second = freeze_pad_row(lstm), freeze_pad_row(bert)
     rows = [_row(lstm).clone(), _row(bert).mul_(2.0).clone()]
@@ -523,7 +523,7 @@ def test_two_models() -> None:
 
 
 def test_two_rows_of_one_model() -> None:
-    """Two rows of one model are frozen and let go each on its own."""
+    """Two rows of one model freeze and unfreeze separately."""
     model = _lstm()
     first, second = freeze_pad_row(model), freeze_pad_row(model, 0)
     before = input_embedding(model).weight.detach().clone()
@@ -538,7 +538,7 @@ def test_two_rows_of_one_model() -> None:
 
 
 def test_dropped_handle_and_dropped_model() -> None:
-    """A handle that is dropped still freezes; a model that is dropped is freed, and other optimizers go on."""
+    """A dropped handle still freezes; a dropped model is freed, and other optimizers continue."""
     model, other, left = _lstm(), _lstm(), _global_hooks()
     freeze_pad_row(model)
     gc.collect()
@@ -605,7 +605,7 @@ trains = pytest.mark.filterwarnings(
     ],
 )
 def test_trainer(options: dict[str, Any], tmp_path: Path) -> None:
-    """Transformers' Trainer moves the row without it, and not with it."""
+    """Transformers' Trainer moves the row, unless it is frozen."""
     pytest.importorskip("accelerate", reason='needs pip install "sentence-transformers[train]"')
     plain, model = _bert(), _bert()
     before, others = _row(model).clone(), input_embedding(model).weight.detach().clone()
@@ -620,7 +620,7 @@ def test_trainer(options: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.full  # trains twice; one training runs by default
 @trains
 def test_trainer_resumes(tmp_path: Path) -> None:
-    """A run resumed from a checkpoint of the Trainer goes on with the row of the checkpoint."""
+    """A run resumed from a checkpoint of the Trainer keeps the row of the checkpoint."""
     pytest.importorskip("accelerate", reason='needs pip install "sentence-transformers[train]"')
     model = _bert()
     before = _row(model).clone()
@@ -637,7 +637,7 @@ def test_trainer_resumes(tmp_path: Path) -> None:
 
 
 def test_which_embedding(tmp_path: Path) -> None:
-    """The embedding is found in plain models, transformers, wrappers around them, and encoder-decoders."""
+    """The embedding of plain models, transformers, wrappers and encoder-decoders is found."""
     lstm: Any = _lstm()
     bert: Any = _bert()
     host = SentenceTransformer(modules=[Transformer(str(tiny.save_model(tmp_path)))], device="cpu")
@@ -651,7 +651,7 @@ def test_which_embedding(tmp_path: Path) -> None:
 
 
 def test_what_is_tied() -> None:
-    """Heads and further embeddings that share the matrix are named; a head of its own is not."""
+    """Heads and further embeddings that share the matrix are named; an untied head is not."""
     sizes: dict[str, Any] = {"d_model": 8, "d_ff": 8, "d_kv": 4, "num_heads": 2, "num_layers": 1}
     seq2seq = T5ForConditionalGeneration(T5Config(vocab_size=WORDS, **sizes))
     assert tied_heads(_lstm()) == ["decoder"]
@@ -664,7 +664,7 @@ def test_what_is_tied() -> None:
 
 
 def _frozen_row(model: nn.Module, **options: Any) -> int:
-    """The row whose gradient is cleared."""
+    """Return the row whose gradient is cleared."""
     embedding: nn.Embedding = options.get("embedding") or input_embedding(model)
     with freeze_pad_row(model, **options):
         embedding.weight.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -675,7 +675,7 @@ def _frozen_row(model: nn.Module, **options: Any) -> int:
 
 
 def test_which_row() -> None:
-    """The row is what is passed, else the config's pad token, else padding_idx; of two towers, the right one's."""
+    """The row is the argument, else the config's pad token, else padding_idx; in two towers, of the right one."""
     bert: Any = _bert()
     assert _frozen_row(bert) == PAD
     assert _frozen_row(bert, pad_token_id=0) == 0
@@ -692,7 +692,7 @@ def test_which_row() -> None:
 
 
 def test_bias_of_a_tied_head_trains() -> None:
-    """The pad's entry in the bias of BERT's tied head is no part of the row."""
+    """The bias of BERT's tied head at the pad still trains."""
     model: Any = _bert()
     before = model.cls.predictions.bias[PAD].item()
     with freeze_pad_row(model):
@@ -700,7 +700,7 @@ def test_bias_of_a_tied_head_trains() -> None:
     assert model.cls.predictions.bias[PAD].item() != before
 
 
-# ------------------------------------------------------------------------------------------------------ what it refuses
+# ------------------------------------------------------------------------------------------------------ refusals
 
 
 def _parametrized() -> nn.Module:
@@ -727,8 +727,8 @@ REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], st
         lambda: nn.Linear(2, 2),
         {},
         ValueError,
-        "model must have get_input_embeddings(), which gives a torch.nn.Embedding, or exactly one torch.nn.Embedding, "
-        "got none: name the one that reads token ids, embedding=model.…",
+        "model must have get_input_embeddings(), which returns a torch.nn.Embedding, or exactly one torch.nn."
+        "Embedding, got none: name the one that reads token ids, embedding=model.…",
     ),
     "two embeddings": (
         lambda: nn.Sequential(nn.Embedding(3, 2), nn.Sequential(nn.Embedding(4, 2))),
@@ -781,7 +781,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], st
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(name: str) -> None:
-    """Bad input is refused in a sentence that says what came and what would do; no hook is left."""
+    """Bad input is refused with an error that names the argument, the value and a fix; no hook remains."""
     make, options, error, words = REFUSALS[name]
     model = make()
     with pytest.raises(error, match=re.escape(words)):
@@ -789,7 +789,7 @@ def test_refusals(name: str) -> None:
 
 
 def test_norm_that_is_small_enough() -> None:
-    """A row within max_norm is frozen, for the forward pass leaves it alone."""
+    """A row within max_norm can be frozen: the forward pass does not rescale it."""
     words = nn.Embedding(3, 4, max_norm=3.0)
     words.weight.detach()[0] = 1.0
     with freeze_pad_row(words, 0):
