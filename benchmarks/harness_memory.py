@@ -3,14 +3,14 @@
 ``python -m benchmarks.harness_memory`` runs 20,000 synthetic texts through a BERT of random weights, padded to 256
 tokens, and writes ``benchmarks/results/harness_memory.json``. The encoder has one thin layer, so that it is quick, and
 states of 384 numbers, as wide as all-MiniLM-L6-v2's: what is pooled and written is as large as a study's of that model.
-There are 66 arms: six poolings, each of them with its pads excluded (the same under every right-padded plan) and with
-them included under ten plans. Half-samples are as many as in a study.
+There are 66 treatments: six poolings, each of them with its pads excluded (the same under every right-padded plan) and
+with them included under ten plans. Half-samples are as many as in a study.
 
 Memory is the kernel's RssAnon, what a process holds and no file backs, looked at every few milliseconds by a thread.
-Covered are the process that tokenises, draws, proves, pools, and hands out the work, from start to end; and processes
-like those that compute cells, each of which measures itself, over one cell of every kind: fits of texts alone, of an
-arm and of an arm's half-sample, a floor, a shift, batch-mates. What is not: the other cells, which are of the same
-kinds and sizes, the trained heads, and the report.
+Covered are the process that tokenises, subsamples, proves, pools, and hands out the work, from start to end; and
+processes like those that compute cells, each of which measures itself, over one cell of every kind: fits of texts
+alone, of an treatment and of a treatment's half-sample, a floor, a shift, batch-mates. What is not: the other cells,
+which are of the same kinds and sizes, the trained heads, and the report.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def one_of_each_kind(jobs: Sequence[Job]) -> dict[str, Job]:
     for job in jobs:
         kind: str = job.key["kind"]
         if kind == "fit":
-            kind += f" of {job.key['arm'] if job.key['plan'] else 'texts alone'}"
-            kind += ", a half-sample" if job.key["draw"] else ", all texts"
+            kind += f" of {job.key['treatment'] if job.key['plan'] else 'texts alone'}"
+            kind += ", a half-sample" if job.key["subsample"] else ", all texts"
         found.setdefault(kind, job)
     return found
 
@@ -152,13 +152,13 @@ def measure(texts: int, width: int, replicates: int, folder: Path) -> dict[str, 
     save_model(folder / "model", width)
     corpus = make_corpus(texts, longest)
     study = Study(
-        poolings=POOLINGS, plans=ten_plans(longest, width), arms=(INCLUDED,), replicates=replicates, quote=False
+        poolings=POOLINGS, plans=ten_plans(longest, width), treatments=(INCLUDED,), replicates=replicates, quote=False
     )
     encoder = Encoder.load(str(folder / "model"))
     before, began, peaks = rss_anon(), time.perf_counter(), Peaks()
     with peaks.of("tokenise"):
         part = Part.of(study, corpus, encoder)
-    with peaks.of("draw"):
+    with peaks.of("subsample"):
         facts = part.facts()
     with peaks.of("prove"):
         proof = prove_prefix(part.encoder, part.ids, part.top, study.layers, np.random.default_rng(study.seed))
@@ -166,8 +166,8 @@ def measure(texts: int, width: int, replicates: int, folder: Path) -> dict[str, 
     vectors.mkdir()
     with peaks.of("pool"):
         grid = Grid(study, part.plans, proof.holds, facts["with_pads"])
-        asked = part.asked(grid)
-        pooled, _, _ = pool_corpus(part.encoder, part.ids, asked, vectors, lambda texts: None)
+        request = part.request(grid)
+        pooled, _, _ = pool_corpus(part.encoder, part.ids, request, vectors, lambda texts: None)
     written = sum(file.stat().st_size for file in vectors.iterdir())
     with peaks.of("hand out cells"), joblib.parallel_config("loky", inner_max_num_threads=1):
         kinds = one_of_each_kind(jobs_of(part, grid, pooled))
@@ -180,7 +180,7 @@ def measure(texts: int, width: int, replicates: int, folder: Path) -> dict[str, 
         "texts": texts,
         "width": part.top,
         "tokens": int(part.lengths.sum()),
-        "arms": len({(one.pooling, one.plan.name, one.arm) for one in grid.moved()})
+        "treatments": len({(one.pooling, one.plan.name, one.treatment) for one in grid.moved()})
         + len({reference.pooling for reference in grid.references()}),
         "half_samples": replicates,
         "bytes_of_all_states": texts * part.top * encoder.dimension * 4,

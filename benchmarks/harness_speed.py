@@ -4,11 +4,11 @@
 the default corpus with the default model, and writes ``benchmarks/results/harness_speed.json``. Clusterings are left
 out: they cost the same whoever makes the vectors.
 
-The harness' time is that of everything between token ids and vectors: the draws, the proof that one pass will do, the
-pass, the poolings, and the files that the vectors lie in; once for the texts as a whole, and once with the half-samples
-that a study's intervals rest on, each of which is batched anew. The other contestant batches the texts as each plan
-says, pads each batch to its own width, runs it, and pools it both ways with the same poolings; it has no half-samples.
-The longest pass is the encoder's time under the plan that pads furthest.
+The harness' time is that of everything between token ids and vectors: the subsamples, the proof that one pass will do,
+the pass, the poolings, and the files that the vectors lie in; once for the texts as a whole, and once with the
+half-samples that a study's intervals rest on, each of which is batched anew. The other contestant batches the texts as
+each plan says, pads each batch to its own width, runs it, and pools it both ways with the same poolings; it has no
+half-samples. The longest pass is the encoder's time under the plan that pads furthest.
 
 All run in one process, in turn, another one first in each round; figures are medians over rounds. What the harness
 has in its files must be what the batches gave, or the run stops.
@@ -37,7 +37,7 @@ from maskpool import TokenBatch, build_pooling
 from maskpool.bench.design.corpora import docstrings
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL
-from maskpool.bench.design.treatments import ARMS, EXCLUDED, INCLUDED
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
 from maskpool.bench.encode.forward import RIGHT, Pooled, pair_keys, pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.score.measures import compute_shift, seconds
@@ -83,7 +83,7 @@ class Batched:
     Attributes:
         encoder: Seconds in the encoder, by the plan's name.
         pooling: Seconds of pooling.
-        vectors: By plan, arm and pooling.
+        vectors: By plan, treatment and pooling.
     """
 
     encoder: dict[str, float]
@@ -99,18 +99,18 @@ def run_each_plan(part: Part) -> Batched:
     vectors: dict[tuple[str, str, str], Vectors] = {}
     for plan in part.plans:
         began, encoder[plan.name] = time.perf_counter(), 0.0
-        for arm in (EXCLUDED, INCLUDED):
+        for treatment in (EXCLUDED, INCLUDED):
             for mode in poolings:
-                vectors[plan.name, arm, mode] = np.empty((len(part.ids), part.encoder.dimension), np.float32)
-        for texts, width in plan.batches(part.lengths, part.draws[FULL].rng(plan.name)):
+                vectors[plan.name, treatment, mode] = np.empty((len(part.ids), part.encoder.dimension), np.float32)
+        for texts, width in plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name)):
             started = time.perf_counter()
             (states,) = part.encoder.layers([part.ids[text] for text in texts.tolist()], (-1,), width)
             encoder[plan.name] += time.perf_counter() - started
             mask = torch.arange(width) < torch.from_numpy(part.lengths[texts]).unsqueeze(1)
-            for arm, counted in ((EXCLUDED, mask), (INCLUDED, torch.ones_like(mask))):
+            for treatment, counted in ((EXCLUDED, mask), (INCLUDED, torch.ones_like(mask))):
                 batch = TokenBatch.from_padded(states, counted)
                 for mode, layer in poolings.items():
-                    vectors[plan.name, arm, mode][texts] = layer.pool(batch).numpy()
+                    vectors[plan.name, treatment, mode][texts] = layer.pool(batch).numpy()
         pooling[plan.name] = time.perf_counter() - began - encoder[plan.name]
     return Batched(encoder, pooling, vectors)
 
@@ -133,12 +133,12 @@ class Harnessed:
 
 
 def run_harness(part: Part, halves: bool, folder: Path) -> Harnessed:
-    """Make a study's vectors as the harness does, for all texts and, if asked, for the half-samples.
+    """Make a study's vectors as the harness does, for all texts and, if request, for the half-samples.
 
     Raises:
         SystemExit: The model is not one whose passes may be shared.
     """
-    part = replace(part)  # whose draws are not made yet
+    part = replace(part)  # whose subsamples are not made yet
     began = time.perf_counter()
     top, with_pads = part.top, part.with_pads()
     drawn = time.perf_counter()
@@ -147,14 +147,16 @@ def run_harness(part: Part, halves: bool, folder: Path) -> Harnessed:
         raise SystemExit(f"--model must be one of which a pass holds all plans; {part.encoder.name} is not")
     proven = time.perf_counter()
     grid = Grid(part.study, part.plans, proof.holds, with_pads)
-    asked = part.asked(grid)
+    request = part.request(grid)
     if not halves:
-        full = part.draws[FULL]
+        full = part.subsamples[FULL]
         keys = [pair_keys(full.texts, full.widths[plan.name]) for plan in part.plans]
-        asked = replace(asked, pairs={RIGHT: np.unique(np.concatenate(keys))})
-    pooled, _, cost = pool_corpus(part.encoder, part.ids, asked, folder, lambda texts: None)
-    spent = {"all": time.perf_counter() - began, "draws": drawn - began, "proof": proven - drawn}
-    return Harnessed({**spent, "encoder": cost.encoder, "pooling": cost.arms}, len(asked.pairs[RIGHT]), grid, pooled)
+        request = replace(request, pairs={RIGHT: np.unique(np.concatenate(keys))})
+    pooled, _, cost = pool_corpus(part.encoder, part.ids, request, folder, lambda texts: None)
+    spent = {"all": time.perf_counter() - began, "subsamples": drawn - began, "proof": proven - drawn}
+    return Harnessed(
+        {**spent, "encoder": cost.encoder, "pooling": cost.treatments}, len(request.pairs[RIGHT]), grid, pooled
+    )
 
 
 def check_agreement(part: Part, pooled: Pooled, batched: Batched) -> float:
@@ -163,12 +165,12 @@ def check_agreement(part: Part, pooled: Pooled, batched: Batched) -> float:
     Raises:
         ValueError: The harness' vectors are not those of the batches; the message names the first set that is not.
     """
-    full, found = part.draws[FULL], 0.0
-    for (plan, arm, mode), expected in batched.vectors.items():
-        got = pooled.read(RIGHT, ARMS[arm].reading, -1, mode, full.texts, full.widths[plan])
+    full, found = part.subsamples[FULL], 0.0
+    for (plan, treatment, mode), expected in batched.vectors.items():
+        got = pooled.read(RIGHT, TREATMENTS[treatment].positions, -1, mode, full.texts, full.widths[plan])
         error = float(np.abs(got - expected).max() / np.abs(expected).max())
         if not error <= TOLERANCE:
-            raise ValueError(f"harness and batches must agree: {mode}, {arm}, {plan} differ by {error:.1e}")
+            raise ValueError(f"harness and batches must agree: {mode}, {treatment}, {plan} differ by {error:.1e}")
         found = max(found, error)
     return found
 
@@ -180,7 +182,7 @@ def time_the_rest(part: Part, harnessed: Harnessed) -> dict[str, float]:
         seconds(part, plan)
     timed = time.perf_counter()
     for one in harnessed.grid.moved():
-        compute_shift(harnessed.pooled, part.draws[FULL].only(one.plan.name), one)
+        compute_shift(harnessed.pooled, part.subsamples[FULL].only(one.plan.name), one)
     return {"timing each plan": timed - began, "shifts": time.perf_counter() - timed}
 
 
@@ -203,7 +205,7 @@ def measure(part: Part, rounds: int) -> dict[str, Any]:
             check_agreement(part, one.pooled, batched[-1]) for found in harnessed.values() for one in found
         )
         rest = time_the_rest(part, harnessed[HALVES][-1])
-    full = part.draws[FULL]
+    full = part.subsamples[FULL]
     plans = [
         {
             "plan": plan.name,
@@ -265,7 +267,16 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
             plan["plan"], f"{plan['tokens']:,}", *(f"{plan[what]:.2f}" for what in ("encoder_s", "pooling_s"))
         )
     compared = report["compared"]
-    columns = ("s", "draws", "proof", "encoder", "pooling", "longest passes", "times as fast", "of what is to gain")
+    columns = (
+        "s",
+        "subsamples",
+        "proof",
+        "encoder",
+        "pooling",
+        "longest passes",
+        "times as fast",
+        "of what is to gain",
+    )
     contestants = Table("", *columns, title="All plans")
     contestants.add_row(EACH_PLAN, f"{report['each_plan_s']:.2f}")
     for name, found in report["harness"].items():
@@ -289,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(argv)
     out = args.out or (None if args.quick else RESULTS)
     corpus = docstrings()
-    study = Study(poolings=POOLINGS, plans=ten_plans(*FIXED), arms=(INCLUDED,))
+    study = Study(poolings=POOLINGS, plans=ten_plans(*FIXED), treatments=(INCLUDED,))
     if args.quick:
         study = replace(study, replicates=2)
     limit = args.limit or (_QUICK_TEXTS if args.quick else None)

@@ -35,10 +35,10 @@ COLUMNS = {
 
 
 def clusters(results: dict[str, Any]) -> str:
-    """What a study found: its verdict, and the rows of the two arms that people know."""
+    """What a study found: its verdict, and the rows of the two treatments that people know."""
     (part,), study = results["parts"], results["study"]
     corpus = part["corpus"]
-    rows = [row for row in main_table_of(part)["rows"] if row["arm"] in (EXCLUDED, INCLUDED)]
+    rows = [row for row in main_table_of(part)["rows"] if row["treatment"] in (EXCLUDED, INCLUDED)]
     cells = [[row[place] for place in COLUMNS.values()] for row in table(rows) + baseline_rows(part)]
     return "\n".join(
         [

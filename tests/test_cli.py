@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import maskpool
 from maskpool import bench, cli
 from maskpool.bench.design.study import CorpusSource, Study
-from maskpool.bench.design.subsamples import make_draws
+from maskpool.bench.design.subsamples import make_subsamples
 from maskpool.bench.part import Part
 from maskpool.bench.report import pages as report
 from maskpool.bench.report import results
@@ -101,8 +101,8 @@ def copy_of(study: Measured, folder: Path) -> tuple[object, ...]:
     folder.mkdir(exist_ok=True)
     for name in (STUDY, CELLS):
         shutil.copy(study.folder / name, folder)
-    asked = json.loads((folder / STUDY).read_text("utf-8"))["study"]
-    (model,), (corpus,) = asked["models"], asked["corpora"]
+    request = json.loads((folder / STUDY).read_text("utf-8"))["study"]
+    (model,), (corpus,) = request["models"], request["corpora"]
     return "bench", "--model", model, "--data", corpus["data"], "--seeds", SEEDS, "--out", folder
 
 
@@ -126,7 +126,7 @@ def test_the_screen_shows_what_the_files_say(study: Measured) -> None:
     """The printed table has the AMI of each row of the results."""
     for row in study.rows:
         assert re.search(
-            rf"^ *{row['pooling']} .*{row['plan']}.* {row['arm']} .* {row['ami']:.3f} ", study.ran.out, re.M
+            rf"^ *{row['pooling']} .*{row['plan']}.* {row['treatment']} .* {row['ami']:.3f} ", study.ran.out, re.M
         )
 
 
@@ -198,9 +198,9 @@ def test_the_report_has_the_row_of_each_comparison(study: Measured) -> None:
     """Each row of the report's main table has its own numbers of results.json, in the same order."""
     (main,) = [table for table in tables((study.folder / "report.md").read_text("utf-8")) if table[0] == list(HEADER)]
     for cells, row in zip(main[2:], study.rows, strict=False):
-        assert cells[:4] == [row["pooling"], row["plan"], row["arm"], str(row["texts"])]
+        assert cells[:4] == [row["pooling"], row["plan"], row["treatment"], str(row["texts"])]
         assert cells[6:9] == [f"{row[name]:.3f}" for name in ("ami", "ari", "v_measure")]
-        if row["arm"] == "excluded":
+        if row["treatment"] == "excluded":
             assert cells[9] == "reference"
         else:
             assert cells[9] == f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
@@ -209,9 +209,9 @@ def test_the_report_has_the_row_of_each_comparison(study: Measured) -> None:
 
 
 def test_differences_are_those_of_the_rows(study: Measured) -> None:
-    """The difference of an arm that scores all texts is its AMI less that of the excluded arm."""
-    reference = {row["pooling"]: row["ami"] for row in study.rows if row["arm"] == "excluded"}
-    rows = [row for row in study.rows if row["arm"] in ("included", "noise")]
+    """The difference of a treatment that scores all texts is its AMI less that of the excluded treatment."""
+    reference = {row["pooling"]: row["ami"] for row in study.rows if row["treatment"] == "excluded"}
+    rows = [row for row in study.rows if row["treatment"] in ("included", "noise")]
     assert len(rows) == 2 * 2 * 3
     for row in rows:
         assert row["delta"] == pytest.approx(row["ami"] - reference[row["pooling"]])
@@ -219,19 +219,23 @@ def test_differences_are_those_of_the_rows(study: Measured) -> None:
 
 def test_noise_is_as_far_as_pads(study: Measured) -> None:
     """Beside each included row stands noise of the same cosine shift."""
-    shift = {(row["pooling"], row["plan"], row["arm"]): row["cosine_shift"] for row in study.rows if "delta" in row}
-    for (pooling, plan, arm), value in shift.items():
-        if arm == "noise":
+    shift = {
+        (row["pooling"], row["plan"], row["treatment"]): row["cosine_shift"] for row in study.rows if "delta" in row
+    }
+    for (pooling, plan, treatment), value in shift.items():
+        if treatment == "noise":
             assert value == pytest.approx(shift[pooling, plan, "included"], abs=1e-6)
-        if arm == "included":
+        if treatment == "included":
             assert value > 1e-4
 
 
 def test_pads_against_noise_is_one_of_the_tables_comparisons(study: Measured) -> None:
-    """From noise to pads is the difference of their scores, draw by draw, with the quantile of the other intervals."""
+    """Pads against noise is the difference of their scores per subsample, with the quantile of the other intervals."""
     cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
     fits = {
-        tuple(cell["key"].get(name) for name in ("pooling", "plan", "arm", "draw")): cell["value"]["scores"]["ami"]
+        tuple(cell["key"].get(name) for name in ("pooling", "plan", "treatment", "subsample")): cell["value"]["scores"][
+            "ami"
+        ]
         for cell in cells
         if cell["key"]["kind"] == "fit" and cell["key"]["by"] == "kmeans"
     }
@@ -240,14 +244,16 @@ def test_pads_against_noise_is_one_of_the_tables_comparisons(study: Measured) ->
         for row in study.rows
         if row.get("standard_error")
     }
-    rows = [row for row in study.rows if row["arm"] == "included"]
+    rows = [row for row in study.rows if row["treatment"] == "included"]
     assert len(rows) == 2 * 3
     for row in rows:
-        full, *draws = (
-            np.subtract(*(fits[row["pooling"], row["plan"], arm, draw] for arm in ("included", "noise")))
-            for draw in range(REPLICATES + 1)
+        full, *subsamples = (
+            np.subtract(
+                *(fits[row["pooling"], row["plan"], treatment, subsample] for treatment in ("included", "noise"))
+            )
+            for subsample in range(REPLICATES + 1)
         )
-        halves = np.array(draws)
+        halves = np.array(subsamples)
         by_seeds = halves.var(axis=1, ddof=1).mean()
         variance = halves.mean(axis=1).var(ddof=1) - by_seeds / halves.shape[1]
         on_full = ((len(full) - 1) * full.var(ddof=1) + by_seeds) / len(full)
@@ -256,7 +262,7 @@ def test_pads_against_noise_is_one_of_the_tables_comparisons(study: Measured) ->
         assert found["delta"] == pytest.approx(full.mean())
         assert found["high"] - found["delta"] == pytest.approx(quantile * error, rel=1e-4)
         assert found["delta"] - found["low"] == pytest.approx(quantile * error, rel=1e-4)
-    assert all(("against_noise" in row) == (row["arm"] == "included") for row in study.rows)
+    assert all(("against_noise" in row) == (row["treatment"] == "included") for row in study.rows)
 
 
 def test_intervals_of_heads_are_wider_than_those_of_their_cells(study: Measured) -> None:
@@ -309,8 +315,8 @@ def test_the_same_run_twice_gives_the_same_numbers(
     study: Measured, model: Path, data: Path, tmp_path: Path, poolings: tuple[str, ...]
 ) -> None:
     """Measured again, each cell of a pooling has the same value, whichever other poolings are measured."""
-    asked = ("--model", model, "--data", data, "--seeds", SEEDS, "--out", tmp_path, "--pooling", ",".join(poolings))
-    assert run("bench", *asked).code == 0
+    request = ("--model", model, "--data", data, "--seeds", SEEDS, "--out", tmp_path, "--pooling", ",".join(poolings))
+    assert run("bench", *request).code == 0
     found = measured_cells(tmp_path, *poolings)
     assert found == measured_cells(study.folder, *poolings)
     assert len(found) > 80
@@ -321,10 +327,10 @@ def test_poolings_may_be_repeated_or_listed(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: list[str]
 ) -> None:
     """Options repeated and names set apart by commas mean the same, and each pooling is measured once."""
-    asked: list[Study] = []
-    monkeypatch.setattr("maskpool.bench.run.run_study", lambda study, *_: asked.append(study))
+    request: list[Study] = []
+    monkeypatch.setattr("maskpool.bench.run.run_study", lambda study, *_: request.append(study))
     run("bench", "--model", model, "--data", data, "--out", tmp_path, *spelling)
-    assert [study.poolings for study in asked] == [("mean", "cls")]
+    assert [study.poolings for study in request] == [("mean", "cls")]
 
 
 @pytest.mark.usefixtures("drawn")
@@ -334,16 +340,16 @@ def test_a_saved_head_beside_a_mode(model: Path, data: Path, tmp_path: Path) -> 
     torch.nn.init.normal_(head.pooling.get_parameter("query"))
     (tmp_path / "head").mkdir()
     head.save(str(tmp_path / "head"))
-    asked = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", f"mean,{tmp_path / 'head'}")
-    assert run("bench", *asked).code == 0
+    request = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", f"mean,{tmp_path / 'head'}")
+    assert run("bench", *request).code == 0
     part = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["parts"][0]
     (table,) = (one for one in part["tables"] if one["by"] == "kmeans")
-    scores = {row["pooling"]: row["ami"] for row in table["rows"] if row["arm"] == "excluded"}
+    scores = {row["pooling"]: row["ami"] for row in table["rows"] if row["treatment"] == "excluded"}
     assert set(scores) == {"mean", str(tmp_path / "head")}
     assert scores["mean"] != scores[str(tmp_path / "head")]
     torch.nn.init.normal_(head.pooling.get_parameter("query"))
     head.save(str(tmp_path / "head"))
-    again = run("bench", *asked)
+    again = run("bench", *request)
     assert again.code == 2
     assert "must be a folder without another study's cells" in again.err
 
@@ -366,8 +372,8 @@ def test_learned_poolings_alone(model: Path, data: Path, tmp_path: Path) -> None
 def test_too_few_labels_for_heads_are_said(model: Path, tmp_path: Path) -> None:
     """With two labels there is no table of learned poolings, and the report says why."""
     data = tiny.write_csv(tmp_path / "two.csv", tiny.make_texts(40, labels=2))
-    asked = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", "mean,attention")
-    assert run("bench", *asked).code == 0
+    request = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", "mean,attention")
+    assert run("bench", *request).code == 0
     text = "There is no table of learned poolings: it needs four labels"
     assert text in (tmp_path / "out" / "report.md").read_text("utf-8")
 
@@ -385,7 +391,9 @@ def test_pads_that_one_text_brings(model: Path, tmp_path: Path) -> None:
     rows = [(f"{label}{place % 8} w{place % 30}", label) for place in range(24) for label in ("red", "green")]
     rows[0] = ("red1 w1 w2 w3 w4 w5 w6", "red")
     halves = [
-        draw.texts for number, draw in make_draws([], np.ones(len(rows), np.int64), Study()).items() if number > 0
+        subsample.texts
+        for number, subsample in make_subsamples([], np.ones(len(rows), np.int64), Study()).items()
+        if number > 0
     ]
     assert {bool((half == 0).any()) for half in halves} == {True, False}
     data = tiny.write_csv(tmp_path / "one.csv", rows)

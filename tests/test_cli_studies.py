@@ -28,7 +28,7 @@ from tests.once import once
 STUDY = """
 models = ["{model}"]
 poolings = ["mean", "cls"]
-arms = ["included", "pads only", "noise", "index padded, query alone"]
+treatments = ["included", "pads only", "noise", "index padded, query alone"]
 leaks = "all"
 layers = [-1, 0]
 clusterers = ["kmeans", "hdbscan"]
@@ -106,7 +106,7 @@ def test_json_is_the_results_and_nothing_else(finished: tuple[Ran, Path]) -> Non
 
 
 def test_everything_that_the_file_asks_for_is_measured(finished: tuple[Ran, Path]) -> None:
-    """Each layer, clusterer, pooling, plan and arm of the file has its row, and each leak its name."""
+    """Each layer, clusterer, pooling, plan and treatment of the file has its row, and each leak its name."""
     (part,) = json.loads(finished[0].out)["parts"]
     tables = {(table["layer"], table["by"]): table["rows"] for table in part["tables"]}
     assert set(tables) == {(layer, by) for layer in (-1, 0) for by in ("kmeans", "hdbscan", "mixed")}
@@ -114,12 +114,14 @@ def test_everything_that_the_file_asks_for_is_measured(finished: tuple[Ran, Path
     for (_, by), rows in tables.items():
         for pooling in ("mean", "cls"):
             for plan in plans:
-                arms = {row["arm"] for row in rows if row["pooling"] == pooling and row["plan"] == plan}
+                treatments = {row["treatment"] for row in rows if row["pooling"] == pooling and row["plan"] == plan}
                 if by == "mixed":
-                    assert arms == {"index padded, query alone"}
+                    assert treatments == {"index padded, query alone"}
                 else:
-                    assert {"included", "noise"} <= arms
-                    assert ("excluded" in arms) == plan.endswith("left"), "left padding may move even the excluded arm"
+                    assert {"included", "noise"} <= treatments
+                    assert ("excluded" in treatments) == plan.endswith("left"), (
+                        "left padding may move even the excluded treatment"
+                    )
     leaks = {row["leak"] for row in tables[-1, "kmeans"] if "leak" in row}
     assert leaks == {
         "mean over pads",
@@ -260,31 +262,31 @@ def test_a_study_that_cannot_be_is_refused(file: Path, tmp_path: Path, old: str,
 
 
 def test_hdbscan_is_given_as_many_padded_texts_as_it_needs(file: Path, encoder: Encoder, tmp_path: Path) -> None:
-    """Where fewer than ten texts have a pad, arms that read pads alone are left out beside HDBSCAN alone."""
+    """Where fewer than ten texts have a pad, treatments that read pads alone are left out beside HDBSCAN alone."""
     rows = [(f"{label}{place % 8} w{place % 30}", label) for place in range(15) for label in ("red", "green")]
     rows[:14] = [(f"{text} w1", label) for text, label in rows[:14]]
     tiny.write_csv(tmp_path / "few.csv", rows)
     text = file.read_text("utf-8").replace("colours.csv", "few.csv").replace('leaks = "all"', "")
     text = text.replace("[-1, 0]", "[-1]").replace('"mean", "cls"', '"mean"')
     text = text[: text.index("[[plans]]")] + '[[plans]]\norder = "random"\nbatch_size = 30\n'
-    arms = {}
+    treatments = {}
     for by in ("kmeans", "hdbscan"):
-        asked = tmp_path / f"{by}.toml"
-        asked.write_text(text.replace('"kmeans", "hdbscan"', f'"{by}"'), "utf-8")
-        study = read_study(asked)
+        request = tmp_path / f"{by}.toml"
+        request.write_text(text.replace('"kmeans", "hdbscan"', f'"{by}"'), "utf-8")
+        study = read_study(request)
         (corpus,) = load_corpora(study, tmp_path)
         part = Part.of(study, corpus, encoder)
-        arms[by] = {one.arm for one in Grid(study, part.plans, True, part.with_pads()).comparisons()}
-    assert arms["kmeans"] - arms["hdbscan"] == {"pads only"}
-    assert "included" in arms["hdbscan"]
+        treatments[by] = {one.treatment for one in Grid(study, part.plans, True, part.with_pads()).comparisons()}
+    assert treatments["kmeans"] - treatments["hdbscan"] == {"pads only"}
+    assert "included" in treatments["hdbscan"]
     run_study(study, tmp_path, StudyFolder(tmp_path / "out"), "cpu", Silent())
     rows_of_hdbscan = results_of(StudyFolder(tmp_path / "out"))["parts"][0]["tables"][0]["rows"]
-    assert {row["arm"] for row in rows_of_hdbscan} == {"excluded", "included", "noise"}
+    assert {row["treatment"] for row in rows_of_hdbscan} == {"excluded", "included", "noise"}
 
 
 def lowered(cell: dict[str, Any]) -> dict[str, Any]:
-    """A cell of a study in which every arm with pads scores 0.1 less."""
-    if cell["key"]["kind"] == "fit" and cell["key"]["arm"] == "included":
+    """A cell of a study in which every treatment with pads scores 0.1 less."""
+    if cell["key"]["kind"] == "fit" and cell["key"]["treatment"] == "included":
         scores = cell["value"]["scores"]
         cell["value"]["scores"] = {name: [value - 0.1 for value in values] for name, values in scores.items()}
     return cell
@@ -302,8 +304,8 @@ def test_compare_tells_what_differs(small: tuple[Path, Path], tmp_path: Path) ->
     assert found["settings"] == [["dtype", "float32", "bfloat16"]]
     assert found["only_in_a"] == found["only_in_b"] == 0
     for row in found["rows"]:
-        if row["arm"] in ("included", "noise"):
-            assert row["delta"] == pytest.approx(-0.1 if row["arm"] == "included" else 0.0)
+        if row["treatment"] in ("included", "noise"):
+            assert row["delta"] == pytest.approx(-0.1 if row["treatment"] == "included" else 0.0)
         assert row["delta"] == pytest.approx(row["b"]["delta"] - row["a"]["delta"])
         assert row["low"] <= row["delta"] <= row["high"]
     shown = run("bench", "compare", out, tmp_path).out

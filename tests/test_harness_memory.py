@@ -19,13 +19,13 @@ TEXTS, WIDTH = cut(1_000, 2_000), 128
 
 @pytest.mark.full  # 2,000 texts
 def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study of 66 arms takes less than half of what its token states would, and its vectors lie in files."""
+    """A study of 66 treatments takes less than half of what its token states would, and its vectors lie in files."""
     monkeypatch.setattr(joblib, "parallel_config", one_process)
     out = tmp_path / "memory.json"
     arguments = ["--texts", str(TEXTS), "--width", str(WIDTH), "--replicates", "2", "--out", str(out)]
     report = harness_memory.main(arguments)
     assert json.loads(out.read_text(encoding="utf-8")) == report
-    assert report["arms"] == 6 * (1 + 10)
+    assert report["treatments"] == 6 * (1 + 10)
     assert report["bytes_of_all_states"] == TEXTS * WIDTH * 384 * 4
     assert report["bytes_of_vectors_on_disk"] > TEXTS * 66 * 384 * 4 / 2  # plans that pad a text alike share a vector
     assert set(report["cell_peak_bytes"]) == {
@@ -35,7 +35,7 @@ def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.Mon
         "fit of included, a half-sample",
         "floor",
         "shift",
-        "influence",
+        "batch_effect",
     }
     assert report["samples"] > 100
     assert report["growth_bytes"] < report["bytes_of_all_states"] / 2

@@ -41,7 +41,7 @@ def test_harness_speed_runs(tmp_path: Path) -> None:
     assert report["each_plan_s"] == pytest.approx(encoder + sum(plan["pooling_s"] for plan in plans))
     for name, found in report["harness"].items():
         spent, ratios = found["seconds"], report["compared"]["harness"][name]
-        assert spent["all"] >= sum(spent[what] for what in ("draws", "proof", "encoder", "pooling"))
+        assert spent["all"] >= sum(spent[what] for what in ("subsamples", "proof", "encoder", "pooling"))
         assert ratios["passes"] == pytest.approx(spent["all"] / plans[-1]["encoder_s"])
         assert ratios["gain"] == pytest.approx(report["each_plan_s"] / spent["all"])
         assert ratios["part_of_gain"] == pytest.approx(ratios["gain"] / (encoder / plans[-1]["encoder_s"]))
@@ -71,9 +71,9 @@ def test_vectors_that_disagree_stop_the_run(tmp_path: Path, monkeypatch: pytest.
     """No ratio is given of a harness that computes something else."""
     read = forward.Pooled.read
 
-    def off(self: forward.Pooled, source: Any, reading: str, *where: Any) -> Any:
-        vectors = read(self, source, reading, *where)  # type: ignore[arg-type]  # as it came
-        return vectors * np.float32(1.001) if reading == "whole" else vectors
+    def off(self: forward.Pooled, source: Any, positions: str, *where: Any) -> Any:
+        vectors = read(self, source, positions, *where)  # type: ignore[arg-type]  # as it came
+        return vectors * np.float32(1.001) if positions == "whole" else vectors
 
     monkeypatch.setattr(forward.Pooled, "read", off)
     with pytest.raises(ValueError, match=r"must agree: mean, included, .* differ by 1\.0e-03"):

@@ -50,9 +50,9 @@ def estimate(part: Part, cells: Cells | None) -> dict[str, Any]:
     keys = [job.key for job in jobs_of(part, grid, Pooled(part.lengths, grid.prefix, Path()))] + own_cells(part)
     missing = [key for key in keys if cells is None or key not in cells]
     fits = [fit for fit in grid.fits() if cells is None or fit.key(part.key) not in cells]
-    blocks = part.asked(grid).blocks(part.lengths) if missing else []
+    blocks = part.request(grid).blocks(part.lengths) if missing else []
     missing_kinds = Counter(key["kind"] for key in missing)
-    timed = [min(TIMED_TEXTS, len(part.ids)) * part.draws[FULL].widths[plan.name].mean() for plan in part.plans]
+    timed = [min(TIMED_TEXTS, len(part.ids)) * part.subsamples[FULL].widths[plan.name].mean() for plan in part.plans]
     a_token = _seconds_a_token(part, blocks)
     seconds = {
         "encoder": a_token * sum(texts * width for texts, width in blocks),
@@ -87,8 +87,10 @@ def _fits_seconds(part: Part, grid: Grid, fits: list[Fit]) -> float:
         with threadpool_limits(1):  # as each process has
             one = min(timeit.repeat(lambda by=by: _one(by, vectors, codes), number=1, repeat=2))  # type: ignore[misc]
         # A half-sample's seeds; all texts are twice as many, and have their own seeds.
-        halves = sum(len(part.draws[fit.draw].seeds) for fit in fits if fit.by == by and fit.draw != FULL)
-        wholes = 2 * part.study.seeds * sum(fit.draw == FULL for fit in fits if fit.by == by)
+        halves = sum(
+            len(part.subsamples[fit.subsample].seeds) for fit in fits if fit.by == by and fit.subsample != FULL
+        )
+        wholes = 2 * part.study.seeds * sum(fit.subsample == FULL for fit in fits if fit.by == by)
         if by == INDEX:
             halves, wholes = number, 0
         total += one * ((halves + wholes) / joblib.cpu_count() + 2 * FLOOR_FITS * floors[by])
@@ -98,7 +100,7 @@ def _fits_seconds(part: Part, grid: Grid, fits: list[Fit]) -> float:
 def _vectors(part: Part) -> tuple[Vectors, Ints]:
     """Random vectors that cluster somewhat, and the labels, as many as a half-sample has."""
     rng = np.random.default_rng(0)
-    codes = part.codes[part.draws[1].texts]
+    codes = part.codes[part.subsamples[1].texts]
     centres = rng.standard_normal((len(np.unique(part.codes)), part.encoder.dimension))
     vectors = (centres[codes] + 1.2 * rng.standard_normal((len(codes), part.encoder.dimension))).astype(np.float32)
     return vectors, codes
@@ -108,13 +110,13 @@ def _other_seconds(part: Part, missing: Counter[str]) -> float:
     """Of neighbours, batch-mates, TF-IDF and heads, roughly."""
     vectors, codes = _vectors(part)
     total, seeds = 0.0, part.study.seeds
-    if missing["shift"] + missing["influence"]:
+    if missing["shift"] + missing["batch_effect"]:
         # Each text is compared with each: of twice as many texts, four times as long.
         one = 4 * _timed(lambda: neighbours_kept(vectors, vectors))
-        total += one * (missing["shift"] + missing["influence"]) / joblib.cpu_count()
-    if missing["influence"]:
+        total += one * (missing["shift"] + missing["batch_effect"]) / joblib.cpu_count()
+    if missing["batch_effect"]:
         one = 2 * _timed(lambda: _one("kmeans", vectors, codes))
-        total += one * (2 * seeds + 1) * missing["influence"] / joblib.cpu_count()
+        total += one * (2 * seeds + 1) * missing["batch_effect"] / joblib.cpu_count()
     if missing["baselines"]:
         tfidf = tfidf_of(part.corpus.texts)
         some = min(tfidf.shape[0], 8 * _SAMPLE)

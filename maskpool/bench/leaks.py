@@ -10,17 +10,17 @@ from maskpool.bench.design.treatments import INCLUDED
 
 @dataclass(frozen=True)
 class Leak:
-    """One public bug, as an arm of one pooling.
+    """One public bug, as a treatment of one pooling.
 
     Attributes:
         pooling: The mode that the bug spoils.
-        arm: What is pooled instead.
+        treatment: What is pooled instead.
         side: Where the pads stand.
         recreates: The public bug.
     """
 
     pooling: str
-    arm: str
+    treatment: str
     side: Literal["right", "left"]
     recreates: str
 

@@ -18,9 +18,9 @@ from torch import nn
 from maskpool import __version__
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
-from maskpool.bench.design.subsamples import FULL, Draw, make_draws
-from maskpool.bench.design.treatments import ARMS, EXCLUDED, INCLUDED, Reading
-from maskpool.bench.encode.forward import RIGHT, Asked, Source, pair_keys
+from maskpool.bench.design.subsamples import FULL, Subsample, make_subsamples
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS, Positions
+from maskpool.bench.encode.forward import RIGHT, Request, Source, pair_keys
 from maskpool.bench.leaks import LEAKS
 from maskpool.bench.score import heads
 from maskpool.bench.score.fits import Comparison, Fit
@@ -31,7 +31,7 @@ from maskpool.errors import DataError, InvalidValueError
 from maskpool.plans import Ints, Plan
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
-# An arm that reads pads alone scores only texts that have some; fewer than this a cluster say nothing.
+# A treatment that reads pads alone scores only texts that have some; fewer than this a cluster say nothing.
 _FEWEST_TEXTS_A_CLUSTER = 2
 _MOST_UNKNOWN = 0.5  # of a text's tokens
 _FEWEST_TEXTS = {"hdbscan": 10}  # of clusterers that need some, whatever the number of labels
@@ -45,7 +45,7 @@ class Grid:
         study: The study.
         plans: Of the part; under those for leaks alone, nothing else is measured.
         prefix: Whether the prefix property is proven.
-        with_pads: Names of the plans under which enough texts have pads for arms that read pads alone.
+        with_pads: Names of the plans under which enough texts have pads for treatments that read pads alone.
     """
 
     study: Study
@@ -54,7 +54,7 @@ class Grid:
     with_pads: Sequence[str]
 
     def moves(self, plan: Plan) -> bool:
-        """Whether padding may move even the excluded arm, so that the plan is run for real."""
+        """Whether padding may move even the excluded treatment, so that the plan is run for real."""
         return plan.side == "left" or not self.prefix
 
     @cached_property
@@ -65,7 +65,7 @@ class Grid:
 
     def tables(self) -> dict[tuple[int, str], list[Comparison]]:
         """The comparisons of each table, by layer and clusterer; those of mixed plans together under ``mixed``."""
-        mixed = [arm for arm in self.study.arms if arm in MIXED]
+        mixed = [treatment for treatment in self.study.treatments if treatment in MIXED]
         found = {
             (layer, by): list(self._comparisons(layer, by))
             for layer in self.study.layers
@@ -80,23 +80,25 @@ class Grid:
         return {table: comparisons for table, comparisons in found.items() if comparisons}
 
     def _comparisons(self, layer: int, by: str) -> Iterator[Comparison]:
-        arms = [arm for arm in self.study.arms if arm in ARMS]
+        treatments = [treatment for treatment in self.study.treatments if treatment in TREATMENTS]
         leaks = {name: LEAKS[name] for name in self.study.leaks}
         for_leaks = self.study.plans_for_leaks(self.plans)
         for pooling in self.poolings:
             for plan in (*self.plans, *for_leaks):
-                asked = arms if pooling in self.study.poolings and plan not in for_leaks else []
+                request = treatments if pooling in self.study.poolings and plan not in for_leaks else []
                 named = {
-                    leak.arm: name for name, leak in leaks.items() if leak.pooling == pooling and leak.side == plan.side
+                    leak.treatment: name
+                    for name, leak in leaks.items()
+                    if leak.pooling == pooling and leak.side == plan.side
                 }
-                first = [EXCLUDED] if self.moves(plan) and (asked or named) else []
-                for arm in dict.fromkeys([*first, *asked, *named]):
-                    kind = ARMS[arm]
+                first = [EXCLUDED] if self.moves(plan) and (request or named) else []
+                for treatment in dict.fromkeys([*first, *request, *named]):
+                    kind = TREATMENTS[treatment]
                     if kind.poolings and pooling not in kind.poolings:
                         continue
                     if kind.padded_texts_alone and plan.name not in self.with_pads:
                         continue
-                    yield Comparison(layer, pooling, plan, arm, by, named.get(arm))
+                    yield Comparison(layer, pooling, plan, treatment, by, named.get(treatment))
 
     def comparisons(self) -> list[Comparison]:
         """Those of every table."""
@@ -105,10 +107,10 @@ class Grid:
     def fits(self) -> list[Fit]:
         """Every fit, the full data first, each reference before what is compared with it."""
         found: dict[Fit, None] = {}
-        for draw in range(self.study.replicates + 1):
+        for subsample in range(self.study.replicates + 1):
             for comparison in self.comparisons():
-                found[comparison.reference(draw)] = None
-                found[comparison.fit(draw)] = None
+                found[comparison.reference(subsample)] = None
+                found[comparison.fit(subsample)] = None
         return list(found)
 
     def references(self) -> list[Fit]:
@@ -117,9 +119,9 @@ class Grid:
 
     def moved(self) -> list[Comparison]:
         """One comparison for each set of vectors: how far they move does not depend on the clusterer."""
-        return list({(one.layer, one.pooling, one.plan, one.arm): one for one in self.comparisons()}.values())
+        return list({(one.layer, one.pooling, one.plan, one.treatment): one for one in self.comparisons()}.values())
 
-    def influences(self) -> list[tuple[int, str, Plan]]:
+    def batch_effects(self) -> list[tuple[int, str, Plan]]:
         """Layers, modes and random plans whose batches are drawn anew to see what companions do."""
         return [
             (layer, pooling, plan)
@@ -127,7 +129,7 @@ class Grid:
             for pooling in self.study.poolings
             if pooling not in heads.LEARNED
             for plan in self.plans
-            if plan.order == "random" and plan.pad_to == "longest" and INCLUDED in self.study.arms
+            if plan.order == "random" and plan.pad_to == "longest" and INCLUDED in self.study.treatments
         ]
 
 
@@ -205,9 +207,9 @@ class Part:
         return self.corpus.codes
 
     @cached_property
-    def draws(self) -> dict[int, Draw]:
-        """Every draw, by number."""
-        return make_draws(self.all_plans, self.lengths, self.study)
+    def subsamples(self) -> dict[int, Subsample]:
+        """Every subsample, by number."""
+        return make_subsamples(self.all_plans, self.lengths, self.study)
 
     @cached_property
     def key(self) -> str:
@@ -238,30 +240,39 @@ class Part:
     @cached_property
     def top(self) -> int:
         """The longest padded length."""
-        widths = [int(draw.widths[plan.name].max()) for draw in self.draws.values() for plan in self.all_plans]
+        widths = [
+            int(subsample.widths[plan.name].max()) for subsample in self.subsamples.values() for plan in self.all_plans
+        ]
         return max(int(self.lengths.max()), *widths)
 
     def with_pads(self) -> list[str]:
-        """Names of the plans under which, in every draw, enough texts have pads for arms that read pads alone."""
+        """Return names of the plans that leave enough texts with pads, in every subsample, to score pads only."""
         needed = [_FEWEST_TEXTS.get(by, 0) for by in self.study.clusterers]
         fewest = max(_FEWEST_TEXTS_A_CLUSTER * len(np.unique(self.codes)), *needed)
         return [
             plan.name
             for plan in self.plans
-            if all(np.sum(draw.widths[plan.name] > self.lengths[draw.texts]) >= fewest for draw in self.draws.values())
+            if all(
+                np.sum(subsample.widths[plan.name] > self.lengths[subsample.texts]) >= fewest
+                for subsample in self.subsamples.values()
+            )
         ]
 
-    def asked(self, grid: Grid) -> Asked:
+    def request(self, grid: Grid) -> Request:
         """What the encoder must be run for."""
-        readings: dict[Source, list[Reading]] = {RIGHT: ["real"]}
+        position_sets: dict[Source, list[Positions]] = {RIGHT: ["real"]}
         padded: dict[Source, dict[str, None]] = {RIGHT: {}}
         for comparison in grid.comparisons():
-            readings.setdefault(comparison.source, []).append(ARMS[comparison.arm].reading)
+            position_sets.setdefault(comparison.source, []).append(TREATMENTS[comparison.treatment].positions)
             padded.setdefault(comparison.source, {})[comparison.plan.name] = None
         # Once a plan: half-samples are many, and comparisons more.
         pairs: dict[Source, list[Ints]] = {
             source: [
-                np.unique(np.concatenate([pair_keys(draw.texts, draw.widths[plan]) for draw in self.draws.values()]))
+                np.unique(
+                    np.concatenate(
+                        [pair_keys(subsample.texts, subsample.widths[plan]) for subsample in self.subsamples.values()]
+                    )
+                )
                 for plan in plans
             ]
             for source, plans in padded.items()
@@ -272,11 +283,11 @@ class Part:
                 pair_keys(np.arange(len(self.ids)), self.lengths),
                 pair_keys(self.kept, np.full_like(self.kept, self.top)),
             ]
-        return Asked(
+        return Request(
             self.study.layers,
             heads.layers_of(grid.poolings, self.encoder.dimension),
             {source: np.unique(np.concatenate([np.zeros(0, np.int64), *keys])) for source, keys in pairs.items()},
-            {source: tuple(dict.fromkeys(found)) for source, found in readings.items()},
+            {source: tuple(dict.fromkeys(found)) for source, found in position_sets.items()},
             grid.prefix,
             self.top,
             self.kept,
@@ -285,7 +296,7 @@ class Part:
 
     def facts(self) -> dict[str, Any]:
         """What results say of the part besides its measurements."""
-        full = self.draws[FULL]
+        full = self.subsamples[FULL]
         return {
             "model": self.encoder.identity(),
             "corpus": {

@@ -18,10 +18,10 @@ import numpy as np
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES
-from maskpool.bench.encode.forward import Asked, Pooled, Proof, States, pool_corpus, prove_prefix
+from maskpool.bench.encode.forward import Pooled, Proof, Request, States, pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part, versions
 from maskpool.bench.score import heads
-from maskpool.bench.score.batch_effects import influence
+from maskpool.bench.score.batch_effects import batch_effect
 from maskpool.bench.score.fits import compute_fit, floor_values
 from maskpool.bench.score.measures import baselines, compute_shift, seconds
 from maskpool.bench.store.cells import Cells, Key, content_hash
@@ -115,28 +115,30 @@ def jobs_of(part: Part, grid: Grid, pooled: Pooled) -> list[Job]:
         pooled: Where the vectors lie, or will lie.
     """
     plans = {plan.name: plan for plan in part.all_plans}
-    full, other = part.draws[FULL], part.draws[OTHER_BATCHES]
+    full, other = part.subsamples[FULL], part.subsamples[OTHER_BATCHES]
     found = []
     for fit in grid.fits():
-        draw = part.draws[fit.draw].only(fit.plan, fit.scored_under)
-        found.append(Job(fit.key(part.key), compute_fit, (pooled, part.codes, draw, fit, plans.get(fit.plan or ""))))
+        subsample = part.subsamples[fit.subsample].only(fit.plan, fit.scored_under)
+        found.append(
+            Job(fit.key(part.key), compute_fit, (pooled, part.codes, subsample, fit, plans.get(fit.plan or "")))
+        )
     for fit in grid.references():
-        key = {name: value for name, value in asdict(fit).items() if name not in ("draw", "arm", "plan")}
+        key = {name: value for name, value in asdict(fit).items() if name not in ("subsample", "treatment", "plan")}
         arguments = (pooled, part.codes, full.only(fit.scored_under), fit, FLOOR_FITS)
         found.append(Job({"kind": "floor", "part": part.key, **key}, floor_values, arguments))
     for one in grid.moved():
-        key = {"layer": one.layer, "pooling": one.pooling, "plan": one.plan.name, "arm": one.arm}
+        key = {"layer": one.layer, "pooling": one.pooling, "plan": one.plan.name, "treatment": one.treatment}
         found.append(
             Job({"kind": "shift", "part": part.key, **key}, compute_shift, (pooled, full.only(one.plan.name), one))
         )
-    for layer, pooling, plan in grid.influences():
+    for layer, pooling, plan in grid.batch_effects():
         key = {"layer": layer, "pooling": pooling, "plan": plan.name}
-        draws = full.only(plan.name), other.only(plan.name)
+        subsamples = full.only(plan.name), other.only(plan.name)
         found.append(
             Job(
-                {"kind": "influence", "part": part.key, **key},
-                influence,
-                (pooled, part.codes, *draws, layer, pooling, plan),
+                {"kind": "batch_effect", "part": part.key, **key},
+                batch_effect,
+                (pooled, part.codes, *subsamples, layer, pooling, plan),
             )
         )
     return found
@@ -190,23 +192,23 @@ def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
             cells.once({"kind": "seconds", "part": part.key, "plan": plan.name}, partial(seconds, part, plan))
             advance(1)
     grid = Grid(part.study, part.plans, proof.holds, facts["with_pads"])
-    asked = part.asked(grid)
+    request = part.request(grid)
     # Vectors that another study left there, of the same texts under other plans, are not this one's.
-    scratch = out.vectors / content_hash({"part": part.key, "asked": asked.sha256})
+    scratch = out.vectors / content_hash({"part": part.key, "request": request.sha256})
     jobs = [job for job in jobs_of(part, grid, Pooled(part.lengths, grid.prefix, scratch)) if job.key not in cells]
     if jobs or any(key not in cells for key in own_cells(part)):
-        states = _forward(part, asked, scratch, cells, progress)
+        states = _forward(part, request, scratch, cells, progress)
         _run_jobs(part, jobs, cells, progress)
         _train_heads(part, states, cells, progress)
     shutil.rmtree(out.vectors, ignore_errors=True)
 
 
-def _forward(part: Part, asked: Asked, scratch: Path, cells: Cells, progress: Progress) -> States:
-    total = sum(texts for texts, _ in asked.blocks(part.lengths))
+def _forward(part: Part, request: Request, scratch: Path, cells: Cells, progress: Progress) -> States:
+    total = sum(texts for texts, _ in request.blocks(part.lengths))
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        with progress.task(f"{part.corpus.name}: encoder and arms, up to {asked.top} tokens", total) as advance:
-            _, states, cost = pool_corpus(part.encoder, part.ids, asked, scratch, advance)
+        with progress.task(f"{part.corpus.name}: encoder and treatments, up to {request.top} tokens", total) as advance:
+            _, states, cost = pool_corpus(part.encoder, part.ids, request, scratch, advance)
     except MaskpoolError:
         raise
     except OSError as error:
@@ -217,7 +219,7 @@ def _forward(part: Part, asked: Asked, scratch: Path, cells: Cells, progress: Pr
         ) from error
     cells.once(
         {"kind": "forward", "part": part.key},
-        lambda: {"encoder_seconds": cost.encoder, "arms_seconds": cost.arms, "texts": total},
+        lambda: {"encoder_seconds": cost.encoder, "treatments_seconds": cost.treatments, "texts": total},
     )
     return states
 
@@ -230,7 +232,7 @@ def _run_jobs(part: Part, jobs: list[Job], cells: Cells, progress: Progress) -> 
     ):
         work = (joblib.delayed(_timed)(job.compute, job.arguments) for job in jobs)
         for job, (value, took) in zip(jobs, joblib.Parallel(n_jobs=-1, return_as="generator")(work), strict=True):
-            if job.key["kind"] == "influence" and part.study.quote:
+            if job.key["kind"] == "batch_effect" and part.study.quote:
                 value |= _quotes(value, part.corpus)
             cells.add(job.key, value, took)
             advance(1)

@@ -23,7 +23,7 @@ from tests.once import once
 STUDY = """
 models = ["{model}"]
 poolings = ["mean", "attention"]
-arms = ["included", "pads only", "noise", "index padded, query alone"]
+treatments = ["included", "pads only", "noise", "index padded, query alone"]
 leaks = ["divided by the batch width"]
 replicates = 2
 seeds = 2
@@ -239,7 +239,7 @@ def test_a_quoted_text_is_shown_and_not_obeyed(page: Path) -> None:
     text = "<b>two</b>\n\n# lines of `code` | and *more*" + " words" * 100
     quotes = {str(number): [text, "a_b"] for number in range(4)}
     example = {"text": 0, "widths": [5, 6], "neighbours": [[1, 2], [1, 3]]}
-    results["parts"][0]["influence"][0] |= {"examples": [example], "quotes": quotes}
+    results["parts"][0]["batch_effect"][0] |= {"examples": [example], "quotes": quotes}
     written = report.markdown(results)
     start = r"- Row 0: “\<b\>two\</b\> \# lines of \`code\` \| and \*more\* words"
     (line,) = [line for line in written.splitlines() if line.startswith(start)]

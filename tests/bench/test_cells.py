@@ -18,9 +18,9 @@ from maskpool.bench.store.cells import Cells, content_hash
 from maskpool.errors import MaskpoolError
 
 KEYS: list[dict[str, Any]] = [
-    {"kind": "fit", "part": "a", "draw": 0, "plan": None},
+    {"kind": "fit", "part": "a", "subsample": 0, "plan": None},
     {"kind": "floor", "part": "a"},
-    {"kind": "fit", "part": "a", "draw": 1, "plan": "padded to 64"},
+    {"kind": "fit", "part": "a", "subsample": 1, "plan": "padded to 64"},
 ]
 VALUES: list[Any] = [{"scores": [0.1, 2e-17, -1.0]}, [1, 2, 3], "é 漢字 🙂 \u2028 \x85 \r\n"]
 
@@ -73,12 +73,12 @@ def test_opening_changes_nothing(path: Path) -> None:
 def test_a_missing_cell_is_no_cell(path: Path, reopened: bool) -> None:
     """A key that differs in one value, or in one name more, is another cell."""
     cells = Cells(path) if reopened else Cells(path.with_name("new"))
-    cells.add({"kind": "x", "draw": 1}, None, 0)
+    cells.add({"kind": "x", "subsample": 1}, None, 0)
     for other in (
-        {"kind": "x", "draw": 2},
+        {"kind": "x", "subsample": 2},
         {"kind": "x"},
-        {"kind": "x", "draw": 1, "more": None},
-        {"kind": "x", "draw": "1"},
+        {"kind": "x", "subsample": 1, "more": None},
+        {"kind": "x", "subsample": "1"},
     ):
         assert other not in cells
         with pytest.raises(KeyError):
@@ -297,9 +297,9 @@ def test_a_value_that_json_cannot_hold_leaves_no_cell(path: Path) -> None:
 def test_kinds_come_in_the_order_of_the_file(path: Path) -> None:
     """The cells of a kind come in the order in which they were added, after opening as before."""
     cells = Cells(path)
-    for draw in (9, 2, 5):
-        cells.add({"kind": "fit", "draw": draw}, -draw, 0)
-    expected = [(KEYS[0], VALUES[0]), (KEYS[2], VALUES[2]), *(({"kind": "fit", "draw": d}, -d) for d in (9, 2, 5))]
+    for subsample in (9, 2, 5):
+        cells.add({"kind": "fit", "subsample": subsample}, -subsample, 0)
+    expected = [(KEYS[0], VALUES[0]), (KEYS[2], VALUES[2]), *(({"kind": "fit", "subsample": d}, -d) for d in (9, 2, 5))]
     assert cells.of_kind("fit") == expected
     assert Cells(path).of_kind("fit") == expected
     assert cells.of_kind("floor") == [(KEYS[1], VALUES[1])]

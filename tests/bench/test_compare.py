@@ -14,11 +14,11 @@ from maskpool.bench.report.results import Results
 from maskpool.errors import MaskpoolError
 
 
-def row(arm: str, delta: float, standard_error: float, floor: float, pooling: str = "mean") -> dict[str, Any]:
+def row(treatment: str, delta: float, standard_error: float, floor: float, pooling: str = "mean") -> dict[str, Any]:
     return {
         "pooling": pooling,
         "plan": "random batches of 8",
-        "arm": arm,
+        "treatment": treatment,
         "delta": delta,
         "low": delta - 2 * standard_error,
         "high": delta + 2 * standard_error,
@@ -28,7 +28,7 @@ def row(arm: str, delta: float, standard_error: float, floor: float, pooling: st
 
 
 def study(rows: list[dict[str, Any]], layer: int = -1, model: str = "m", corpus: str = "c") -> Results:
-    reference = {"pooling": "mean", "plan": "any", "arm": "excluded", "ami": 0.5, "floor": 0.01}
+    reference = {"pooling": "mean", "plan": "any", "treatment": "excluded", "ami": 0.5, "floor": 0.01}
     return {
         "study": {"seeds": 3, "dtype": "float32"},
         "corpora": {corpus: "hash"},
@@ -57,7 +57,7 @@ OTHER = study(
 def test_rows_that_both_have_are_subtracted() -> None:
     """A row of both studies has B − A, the larger floor, and both rows; references and others are counted alone."""
     found = compare(ONE, OTHER)
-    assert [one["arm"] for one in found["rows"]] == ["included", "noise"]
+    assert [one["treatment"] for one in found["rows"]] == ["included", "noise"]
     included, noise = found["rows"]
     assert included["delta"] == pytest.approx(-0.05, abs=1e-12)
     assert noise["delta"] == pytest.approx(0.3, abs=1e-12)
@@ -71,8 +71,8 @@ def test_rows_that_both_have_are_subtracted() -> None:
 @pytest.mark.parametrize("number", [1, 2, 40])
 def test_intervals_are_sidaks_over_the_common_rows(number: int) -> None:
     """Half-widths are the normal's quantile at 0.95^(1/rows), two-sided, times the root of the summed squares."""
-    one = study([row(f"arm {place}", 0.1, 0.03, 0.01) for place in range(number)] + [row("a's own", 0, 1, 0)])
-    other = study([row(f"arm {place}", 0.3, 0.04, 0.01) for place in range(number)])
+    one = study([row(f"treatment {place}", 0.1, 0.03, 0.01) for place in range(number)] + [row("a's own", 0, 1, 0)])
+    other = study([row(f"treatment {place}", 0.3, 0.04, 0.01) for place in range(number)])
     rows = compare(one, other)["rows"]
     quantile = math.sqrt(stats.chi2.ppf(0.95 ** (1 / number), 1))  # of the square of a normal number
     assert len(rows) == number
@@ -116,7 +116,7 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
     ],
 )
 def test_nothing_in_common_is_refused(other: Results) -> None:
-    """Studies without a row of the same model, corpus, layer, pooling, plan and arm are not compared."""
+    """Studies without a row of the same model, corpus, layer, pooling, plan and treatment are not compared."""
     with pytest.raises(
         MaskpoolError, match=r"the two studies have no row in common: they must share a pooling, a plan"
     ):
@@ -135,7 +135,7 @@ def test_a_table_has_a_cell_for_each_column(layer: int, by: str) -> None:
         "by": by,
         "pooling": "mean",
         "plan": "random batches of 8",
-        "arm": "included",
+        "treatment": "included",
         "Δ in A [95 %]": "-0.100 [-0.160, -0.040]",
         "Δ in B [95 %]": "-0.150 [-0.230, -0.070]",
         "B − A [95 %]": "-0.050 [-0.148, +0.048]",

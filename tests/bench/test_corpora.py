@@ -361,10 +361,10 @@ def test_newsgroups_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     """20 newsgroups keep their groups' names, and posts of which nothing is left are dropped."""
     found = SimpleNamespace(data=["a b", " \n", "c d", "e", "f", "g", "h", "i", "j"], target_names=["sci", "rec"])
     found.target = np.array([0, 0, 1, 0, 1, 0, 1, 0, 1])
-    asked: dict[str, object] = {}
-    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **options: asked.update(options) or found)
+    request: dict[str, object] = {}
+    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **options: request.update(options) or found)
     corpus = newsgroups()
-    assert asked == {"subset": "test", "remove": ("headers", "footers", "quotes")}
+    assert request == {"subset": "test", "remove": ("headers", "footers", "quotes")}
     assert corpus.texts == ["a b", "c d", "e", "f", "g", "h", "i", "j"]
     assert corpus.labels == ["sci", "rec"] * 4
 

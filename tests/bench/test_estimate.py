@@ -73,9 +73,9 @@ def test_an_estimate_counts_what_is_then_computed(study: tuple[Study, Path], par
 
 # A second a clustering of half of the texts, by two processes: a half-sample has three seeds; all texts have two here,
 # and are twice as many.
-@pytest.mark.parametrize(("draw", "share"), [(1, 1.5), (FULL, 2.0)])
+@pytest.mark.parametrize(("subsample", "share"), [(1, 1.5), (FULL, 2.0)])
 def test_an_estimate_grows_with_what_is_missing(
-    part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: int, share: float
+    part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subsample: int, share: float
 ) -> None:
     """Each fit that is finished is one cell less, and one share less of the time of fits; nothing is written."""
     monkeypatch.setattr("maskpool.bench.estimate.timeit.repeat", lambda *_, **__: [1.0])
@@ -83,14 +83,14 @@ def test_an_estimate_grows_with_what_is_missing(
     cells = Cells(tmp_path / "cells.jsonl")
     whole = estimate(part, cells)
     assert not list(tmp_path.iterdir())
-    cells.add(Comparison(-1, "mean", part.plans[0], INCLUDED, "kmeans").fit(draw).key(part.key), {}, 0)
+    cells.add(Comparison(-1, "mean", part.plans[0], INCLUDED, "kmeans").fit(subsample).key(part.key), {}, 0)
     rest = estimate(part, cells)
     assert rest["finished"] == 1
     assert whole["about_seconds"]["fits"] - rest["about_seconds"]["fits"] == pytest.approx(share)
 
 
 # Texts compared with each other take four times what half of them take; batch-mates also 2 × 2 + 1 fits of all texts.
-@pytest.mark.parametrize(("kind", "share"), [("shift", 2.0), ("influence", 7.0), ("baselines", 2.0), ("heads", 1.0)])
+@pytest.mark.parametrize(("kind", "share"), [("shift", 2.0), ("batch_effect", 7.0), ("baselines", 2.0), ("heads", 1.0)])
 def test_an_estimate_counts_what_is_no_fit(
     part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, share: float
 ) -> None:

@@ -1,4 +1,4 @@
-"""What one fit is made of: the vectors of each arm, its clusters and its scores."""
+"""What one fit is made of: the vectors of each treatment, its clusters and its scores."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
-from maskpool.bench.design.subsamples import FULL, Draw
-from maskpool.bench.design.treatments import ARMS, EXCLUDED, INCLUDED, Reading
+from maskpool.bench.design.subsamples import FULL, Subsample
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS, Positions
 from maskpool.bench.encode.forward import RIGHT, Pooled, Source
 from maskpool.bench.score.clusterers import CLUSTERERS, cluster, score
 from maskpool.bench.score.fits import (
     Comparison,
     Fit,
     alone_vectors,
-    arm_vectors,
     compute_fit,
     floor_values,
     pack,
+    treatment_vectors,
     unpack,
 )
 from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
@@ -43,34 +43,34 @@ CODES = np.random.default_rng(2).integers(0, 3, TEXTS)
 HALF = np.arange(0, TEXTS, 2)
 
 
-def draw_of(number: int, texts: Ints, seed: int = 0) -> Draw:
+def subsample_of(number: int, texts: Ints, seed: int = 0) -> Subsample:
     widths = {plan.name: plan.widths(LENGTHS[texts], np.random.default_rng(number)) for plan in PLANS.values()}
-    return Draw(number, texts, widths, (4, 9), seed)
+    return Subsample(number, texts, widths, (4, 9), seed)
 
 
-DRAWS = {FULL: draw_of(FULL, np.arange(TEXTS)), 1: draw_of(1, HALF)}
-Laid = Mapping[tuple[Source, Reading, str], Mapping[tuple[int, int], "Vectors"]]
+SUBSAMPLES = {FULL: subsample_of(FULL, np.arange(TEXTS)), 1: subsample_of(1, HALF)}
+Laid = Mapping[tuple[Source, Positions, str], Mapping[tuple[int, int], "Vectors"]]
 
 
 @pytest.fixture(scope="module")
 def laid() -> Laid:
-    """A vector for every source, reading and mode, each text alone and as the draws pad it; clusters overlap."""
+    """A vector for every source, positions and mode, each text alone and as the subsamples pad it; clusters overlap."""
     rng = np.random.default_rng(0)
     pairs = {
         (int(text), int(width))
-        for draw in DRAWS.values()
-        for widths in draw.widths.values()
-        for text, width in zip(draw.texts, widths, strict=True)
+        for subsample in SUBSAMPLES.values()
+        for widths in subsample.widths.values()
+        for text, width in zip(subsample.texts, widths, strict=True)
     }
     pairs |= set(enumerate(LENGTHS.tolist()))
     centres = 2 * np.eye(DIM)
     return {
-        (Source(side, masked), reading, mode): {  # type: ignore[arg-type]  # the sides are those that there are
+        (Source(side, masked), positions, mode): {  # type: ignore[arg-type]  # the sides are those that there are
             (text, width): (centres[CODES[text]] + rng.normal(0, 1, DIM)).astype(np.float32) for text, width in pairs
         }
         for side in PLANS
         for masked in (True, False)
-        for reading in get_args(Reading)
+        for positions in get_args(Positions)
         for mode in MODES
     }
 
@@ -80,22 +80,27 @@ def pooled(laid: Laid, tmp_path_factory: pytest.TempPathFactory) -> Pooled:
     return tiny.write_vectors(tmp_path_factory.mktemp("vectors"), LENGTHS, laid)
 
 
-def found_in(laid: Laid, source: Source, reading: Reading, draw: Draw, plan: Plan, mode: str = "mean") -> Vectors:
-    """The vectors of every text of a draw as a plan pads it, looked up one by one."""
-    there = laid[source, reading, mode]
+def found_in(
+    laid: Laid, source: Source, positions: Positions, subsample: Subsample, plan: Plan, mode: str = "mean"
+) -> Vectors:
+    """The vectors of every text of a subsample as a plan pads it, looked up one by one."""
+    there = laid[source, positions, mode]
     return np.array(
-        [there[text, width] for text, width in zip(draw.texts.tolist(), draw.widths[plan.name].tolist(), strict=True)]
+        [
+            there[text, width]
+            for text, width in zip(subsample.texts.tolist(), subsample.widths[plan.name].tolist(), strict=True)
+        ]
     )
 
 
-def has_pads(draw: Draw, plan: Plan) -> list[bool]:
-    return [width > LENGTHS[text] for text, width in zip(draw.texts, draw.widths[plan.name], strict=True)]
+def has_pads(subsample: Subsample, plan: Plan) -> list[bool]:
+    return [width > LENGTHS[text] for text, width in zip(subsample.texts, subsample.widths[plan.name], strict=True)]
 
 
-@pytest.mark.parametrize("number", DRAWS)
+@pytest.mark.parametrize("number", SUBSAMPLES)
 @pytest.mark.parametrize("side", PLANS)
 @pytest.mark.parametrize(
-    ("arm", "reading", "masked"),
+    ("treatment", "positions", "masked"),
     [
         (EXCLUDED, "real", True),
         (INCLUDED, "whole", True),
@@ -104,99 +109,103 @@ def has_pads(draw: Draw, plan: Plan) -> list[bool]:
         ("mask not passed", "real", False),
     ],
 )
-def test_arms_that_are_read_as_they_lie(
-    laid: Laid, pooled: Pooled, arm: str, reading: Reading, masked: bool, side: str, number: int
+def test_treatments_that_are_read_as_they_lie(
+    laid: Laid, pooled: Pooled, treatment: str, positions: Positions, masked: bool, side: str, number: int
 ) -> None:
-    """These arms hold each text's vector of one reading, at the width and on the side of the plan, in order."""
-    draw, plan = DRAWS[number], PLANS[side]
-    expected = found_in(laid, Source(plan.side, masked), reading, draw, plan)
-    np.testing.assert_array_equal(arm_vectors(pooled, draw, -1, "mean", arm, plan), expected)
+    """These treatments hold each text's vector of one positions, at the width and on the side of the plan, in order."""
+    subsample, plan = SUBSAMPLES[number], PLANS[side]
+    expected = found_in(laid, Source(plan.side, masked), positions, subsample, plan)
+    np.testing.assert_array_equal(treatment_vectors(pooled, subsample, -1, "mean", treatment, plan), expected)
 
 
-@pytest.mark.parametrize("number", DRAWS)
+@pytest.mark.parametrize("number", SUBSAMPLES)
 @pytest.mark.parametrize("side", PLANS)
 def test_pads_only_are_those_of_texts_that_have_some(laid: Laid, pooled: Pooled, side: str, number: int) -> None:
     """Of pads alone there is a vector for each text with a pad, and none for the others."""
-    draw, plan = DRAWS[number], PLANS[side]
-    padded = has_pads(draw, plan)
+    subsample, plan = SUBSAMPLES[number], PLANS[side]
+    padded = has_pads(subsample, plan)
     assert 0 < sum(padded) < len(padded)
-    expected = found_in(laid, Source(plan.side), "pads", draw, plan)[padded]
-    np.testing.assert_array_equal(arm_vectors(pooled, draw, -1, "mean", "pads only", plan), expected)
+    expected = found_in(laid, Source(plan.side), "pads", subsample, plan)[padded]
+    np.testing.assert_array_equal(treatment_vectors(pooled, subsample, -1, "mean", "pads only", plan), expected)
 
 
-@pytest.mark.parametrize("number", DRAWS)
+@pytest.mark.parametrize("number", SUBSAMPLES)
 @pytest.mark.parametrize("side", PLANS)
 def test_another_s_pads_only_are_never_the_text_s_own(laid: Laid, pooled: Pooled, side: str, number: int) -> None:
     """Each text with a pad gets the pads of another such text, and those of each are given once."""
-    draw, plan = DRAWS[number], PLANS[side]
-    own = found_in(laid, Source(plan.side), "pads", draw, plan)[has_pads(draw, plan)].tolist()
-    given = arm_vectors(pooled, draw, -1, "mean", "another's pads only", plan).tolist()
+    subsample, plan = SUBSAMPLES[number], PLANS[side]
+    own = found_in(laid, Source(plan.side), "pads", subsample, plan)[has_pads(subsample, plan)].tolist()
+    given = treatment_vectors(pooled, subsample, -1, "mean", "another's pads only", plan).tolist()
     givers = [own.index(vector) for vector in given]
     assert sorted(givers) == list(range(len(own)))
     assert all(giver != text for text, giver in enumerate(givers))
     # A neighbour in the corpus would be no stranger where its labels stand in a row.
     assert len({giver - text for text, giver in enumerate(givers)}) > 5
-    assert arm_vectors(pooled, draw, -1, "mean", "another's pads only", plan).tolist() == given
+    assert treatment_vectors(pooled, subsample, -1, "mean", "another's pads only", plan).tolist() == given
 
 
-@pytest.mark.parametrize("number", DRAWS)
+@pytest.mark.parametrize("number", SUBSAMPLES)
 @pytest.mark.parametrize("side", PLANS)
 def test_noise_lies_as_far_from_alone_as_included(laid: Laid, pooled: Pooled, side: str, number: int) -> None:
     """Noise has, text by text, the included vector's length and its cosine to the text alone, and is another vector."""
-    draw, plan = DRAWS[number], PLANS[side]
-    noise = arm_vectors(pooled, draw, -1, "mean", "noise", plan)
+    subsample, plan = SUBSAMPLES[number], PLANS[side]
+    noise = treatment_vectors(pooled, subsample, -1, "mean", "noise", plan)
     for text, turned, included in zip(
-        draw.texts.tolist(), noise, found_in(laid, Source(plan.side), "whole", draw, plan), strict=True
+        subsample.texts.tolist(), noise, found_in(laid, Source(plan.side), "whole", subsample, plan), strict=True
     ):
         alone = laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])].astype(float)
         sizes = np.linalg.norm(included) * np.linalg.norm(alone)
         assert np.linalg.norm(turned) == pytest.approx(np.linalg.norm(included), rel=1e-5)
         assert turned @ alone / sizes == pytest.approx(included @ alone / sizes, abs=1e-5)
         assert np.linalg.norm(turned - included) > 0.01 * np.linalg.norm(included)
-    np.testing.assert_array_equal(arm_vectors(pooled, draw, -1, "mean", "noise", plan), noise)
+    np.testing.assert_array_equal(treatment_vectors(pooled, subsample, -1, "mean", "noise", plan), noise)
 
 
-def test_random_arms_of_two_draws_are_drawn_apart(pooled: Pooled) -> None:
-    """Noise and strangers are drawn anew for another draw of the same texts."""
-    one, other = draw_of(FULL, np.arange(TEXTS)), draw_of(FULL, np.arange(TEXTS), seed=1)
-    for arm in ("noise", "another's pads only"):
-        first, second = (arm_vectors(pooled, draw, -1, "mean", arm, RIGHT_PLAN) for draw in (one, other))
+def test_random_treatments_of_two_draws_are_drawn_apart(pooled: Pooled) -> None:
+    """Noise and strangers are drawn anew for another subsample of the same texts."""
+    one, other = subsample_of(FULL, np.arange(TEXTS)), subsample_of(FULL, np.arange(TEXTS), seed=1)
+    for treatment in ("noise", "another's pads only"):
+        first, second = (
+            treatment_vectors(pooled, subsample, -1, "mean", treatment, RIGHT_PLAN) for subsample in (one, other)
+        )
         assert not np.allclose(first, second)
 
 
 @pytest.mark.parametrize("side", PLANS)
 def test_divided_by_width_is_the_sum_over_the_width(laid: Laid, pooled: Pooled, side: str) -> None:
     """The mean of real tokens times their number, over the padded length: the sum divided by the batch's width."""
-    draw, plan = DRAWS[1], PLANS[side]
-    real = found_in(laid, Source(plan.side), "real", draw, plan)
-    found = arm_vectors(pooled, draw, -1, "mean", "divided by width", plan)
+    subsample, plan = SUBSAMPLES[1], PLANS[side]
+    real = found_in(laid, Source(plan.side), "real", subsample, plan)
+    found = treatment_vectors(pooled, subsample, -1, "mean", "divided by width", plan)
     assert found.dtype == np.float32
-    for place, text in enumerate(draw.texts):
+    for place, text in enumerate(subsample.texts):
         total = real[place].astype(float) * LENGTHS[text]
-        np.testing.assert_allclose(found[place], total / draw.widths[plan.name][place], rtol=1e-6)
+        np.testing.assert_allclose(found[place], total / subsample.widths[plan.name][place], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", [MaxPooling.mode, MinPooling.mode])
 @pytest.mark.parametrize("side", PLANS)
 def test_zeroed_pads_join_the_extreme_where_there_are_any(laid: Laid, pooled: Pooled, mode: str, side: str) -> None:
     """A zero is one more number to take the extreme of, in texts that have a pad alone."""
-    draw, plan = DRAWS[FULL], PLANS[side]
+    subsample, plan = SUBSAMPLES[FULL], PLANS[side]
     extreme = min if mode == MinPooling.mode else max
-    padded = has_pads(draw, plan)
+    padded = has_pads(subsample, plan)
     expected = [
         [extreme(number, 0.0) if pad else number for number in vector]
         for vector, pad in zip(
-            found_in(laid, Source(plan.side), "real", draw, plan, mode).tolist(), padded, strict=True
+            found_in(laid, Source(plan.side), "real", subsample, plan, mode).tolist(), padded, strict=True
         )
     ]
-    np.testing.assert_array_equal(arm_vectors(pooled, draw, -1, mode, "zeroed pads", plan), np.array(expected))
+    np.testing.assert_array_equal(
+        treatment_vectors(pooled, subsample, -1, mode, "zeroed pads", plan), np.array(expected)
+    )
 
 
-def test_every_arm_has_its_test() -> None:
-    """An arm that is added is to be tested here as well."""
+def test_every_treatment_has_its_test() -> None:
+    """A treatment that is added is to be tested here as well."""
     read_as_they_lie = {EXCLUDED, INCLUDED, "common pad", "another's pads", "mask not passed"}
     made = {"pads only", "another's pads only", "noise", "divided by width", "zeroed pads"}
-    assert set(ARMS) == read_as_they_lie | made
+    assert set(TREATMENTS) == read_as_they_lie | made
 
 
 def expected_clusters(vectors: Vectors, by: str, seed: int) -> Ints:
@@ -211,11 +220,11 @@ def expected_clusters(vectors: Vectors, by: str, seed: int) -> Ints:
 @pytest.mark.parametrize("by", CLUSTERERS)
 def test_the_full_data_get_every_score_for_each_seed(laid: Laid, pooled: Pooled, by: str) -> None:
     """On all texts each seed's clusters are kept, with every score, and their agreement with the lengths' deciles."""
-    draw = DRAWS[FULL]
+    subsample = SUBSAMPLES[FULL]
     fit = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, by).fit(FULL)
-    found = compute_fit(pooled, CODES, draw, fit, RIGHT_PLAN)
-    vectors = found_in(laid, RIGHT, "whole", draw, RIGHT_PLAN)
-    expected = [expected_clusters(vectors, by, seed) for seed in draw.seeds]
+    found = compute_fit(pooled, CODES, subsample, fit, RIGHT_PLAN)
+    vectors = found_in(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
+    expected = [expected_clusters(vectors, by, seed) for seed in subsample.seeds]
     assert found["texts"] == TEXTS
     for packed, one in zip(found["assignments"], expected, strict=True):
         assert unpack(packed).tolist() == one.tolist()
@@ -227,47 +236,53 @@ def test_the_full_data_get_every_score_for_each_seed(laid: Laid, pooled: Pooled,
 
 def test_a_half_sample_gets_the_primary_score_alone(laid: Laid, pooled: Pooled) -> None:
     """Of half of the texts the AMI is kept, for each seed, against the labels of that half."""
-    draw = DRAWS[1]
+    subsample = SUBSAMPLES[1]
     fit = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, "kmeans").fit(1)
-    found = compute_fit(pooled, CODES, draw, fit, RIGHT_PLAN)
-    vectors = found_in(laid, RIGHT, "whole", draw, RIGHT_PLAN)
-    amis = [adjusted_mutual_info_score(CODES[HALF], expected_clusters(vectors, "kmeans", seed)) for seed in draw.seeds]
+    found = compute_fit(pooled, CODES, subsample, fit, RIGHT_PLAN)
+    vectors = found_in(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
+    amis = [
+        adjusted_mutual_info_score(CODES[HALF], expected_clusters(vectors, "kmeans", seed)) for seed in subsample.seeds
+    ]
     assert found == {"texts": len(HALF), "scores": {"ami": pytest.approx(amis, abs=1e-9)}}
 
 
-@pytest.mark.parametrize("number", DRAWS)
+@pytest.mark.parametrize("number", SUBSAMPLES)
 def test_the_reference_of_pads_only_is_of_the_same_texts(laid: Laid, pooled: Pooled, number: int) -> None:
-    """Beside an arm of the texts with a pad stand the same texts alone, against the same labels."""
-    draw = DRAWS[number]
-    padded = np.array(has_pads(draw, RIGHT_PLAN))
+    """Beside a treatment of the texts with a pad stand the same texts alone, against the same labels."""
+    subsample = SUBSAMPLES[number]
+    padded = np.array(has_pads(subsample, RIGHT_PLAN))
     one = Comparison(-1, "mean", RIGHT_PLAN, "pads only", "kmeans")
-    labels = CODES[draw.texts[padded]]
-    alone = np.array([laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])] for text in draw.texts[padded].tolist()])
-    pads = found_in(laid, RIGHT, "pads", draw, RIGHT_PLAN)[padded]
+    labels = CODES[subsample.texts[padded]]
+    alone = np.array(
+        [laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])] for text in subsample.texts[padded].tolist()]
+    )
+    pads = found_in(laid, RIGHT, "pads", subsample, RIGHT_PLAN)[padded]
     for fit, plan, vectors in ((one.reference(number), None, alone), (one.fit(number), RIGHT_PLAN, pads)):
-        found = compute_fit(pooled, CODES, draw, fit, plan)
+        found = compute_fit(pooled, CODES, subsample, fit, plan)
         assert found["texts"] == sum(padded)
-        amis = [adjusted_mutual_info_score(labels, expected_clusters(vectors, "kmeans", seed)) for seed in draw.seeds]
+        amis = [
+            adjusted_mutual_info_score(labels, expected_clusters(vectors, "kmeans", seed)) for seed in subsample.seeds
+        ]
         assert found["scores"]["ami"] == pytest.approx(amis, abs=1e-9)
 
 
-@pytest.mark.parametrize("number", DRAWS)
+@pytest.mark.parametrize("number", SUBSAMPLES)
 def test_mixed_plans_pad_one_side(laid: Laid, pooled: Pooled, number: int) -> None:
     """The index, or what is fitted, is padded; what asks is each text alone; the reference is alone on both sides."""
-    draw = DRAWS[number]
-    whole = found_in(laid, RIGHT, "whole", draw, RIGHT_PLAN)
-    alone = alone_vectors(pooled, draw, -1, "mean")
-    labels = CODES[draw.texts]
+    subsample = SUBSAMPLES[number]
+    whole = found_in(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
+    alone = alone_vectors(pooled, subsample, -1, "mean")
+    labels = CODES[subsample.texts]
     for plan, vectors in ((RIGHT_PLAN, whole), (None, alone)):
 
         def computed(by: str, plan: Plan | None = plan) -> dict[str, Any]:
             one = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, by)
             fit = one.reference(number) if plan is None else one.fit(number)
-            return compute_fit(pooled, CODES, draw, fit, plan)
+            return compute_fit(pooled, CODES, subsample, fit, plan)
 
         accuracy = nearest_accuracy(vectors, alone, labels)
         assert computed(INDEX) == {"texts": len(labels), "scores": {"accuracy": [accuracy] * 2}}
-        amis = [predicted_ami(vectors, alone, labels, seed) for seed in draw.seeds]
+        amis = [predicted_ami(vectors, alone, labels, seed) for seed in subsample.seeds]
         assert computed(FIT) == {"texts": len(labels), "scores": {"ami": amis}}
     assert nearest_accuracy(whole, alone, labels) != nearest_accuracy(alone, whole, labels)
 
@@ -277,39 +292,39 @@ def test_floors_shuffle_texts_with_their_labels(
     laid: Laid, pooled: Pooled, monkeypatch: pytest.MonkeyPatch, scored_under: str | None
 ) -> None:
     """A floor is of the texts alone, each value of another order and seed, every vector with its own label."""
-    draw = DRAWS[FULL]
-    chosen = range(TEXTS) if scored_under is None else np.flatnonzero(has_pads(draw, RIGHT_PLAN)).tolist()
+    subsample = SUBSAMPLES[FULL]
+    chosen = range(TEXTS) if scored_under is None else np.flatnonzero(has_pads(subsample, RIGHT_PLAN)).tolist()
     name_of = {laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])].tobytes(): text for text in chosen}
-    asked: list[tuple[list[int], int, int, str]] = []
+    request: list[tuple[list[int], int, int, str]] = []
 
     def clustered(vectors: Vectors, clusters: int, seed: int, by: str) -> Ints:
         texts = [name_of[vector.tobytes()] for vector in vectors]
-        asked.append((texts, clusters, seed, by))
+        request.append((texts, clusters, seed, by))
         return CODES[texts]
 
     monkeypatch.setattr("maskpool.bench.score.fits.cluster", clustered)
     fit = Fit(-1, "mean", EXCLUDED, None, "kmeans", scored_under, FULL)
-    values = floor_values(pooled, CODES, draw, fit, 4)
+    values = floor_values(pooled, CODES, subsample, fit, 4)
     assert values == pytest.approx([1.0] * 4), "clusters that are the labels are right in any order"
-    assert [rest for _, *rest in asked] == [[3, seed, "kmeans"] for seed in range(4)]
-    assert all(sorted(texts) == list(chosen) for texts, *_ in asked)
-    assert len({tuple(texts) for texts, *_ in asked}) == 4
+    assert [rest for _, *rest in request] == [[3, seed, "kmeans"] for seed in range(4)]
+    assert all(sorted(texts) == list(chosen) for texts, *_ in request)
+    assert len({tuple(texts) for texts, *_ in request}) == 4
 
 
 @pytest.mark.parametrize("by", ["kmeans", FIT])
 def test_floors_spread_as_seeds_do(pooled: Pooled, by: str) -> None:
     """Clusters that overlap give floors that differ between seeds, the same in another call."""
     fit = Fit(-1, "mean", EXCLUDED, None, by, None, FULL)
-    values = floor_values(pooled, CODES, DRAWS[FULL], fit, 5)
+    values = floor_values(pooled, CODES, SUBSAMPLES[FULL], fit, 5)
     assert len(set(values)) > 2
-    assert floor_values(pooled, CODES, DRAWS[FULL], fit, 5) == values
+    assert floor_values(pooled, CODES, SUBSAMPLES[FULL], fit, 5) == values
 
 
 def test_the_floor_of_an_index_is_none(pooled: Pooled) -> None:
     """Nearest neighbours have no seed and no order: their floors are one value, that of the texts alone."""
     fit = Fit(-1, "mean", EXCLUDED, None, INDEX, None, FULL)
-    alone = alone_vectors(pooled, DRAWS[FULL], -1, "mean")
-    values = floor_values(pooled, CODES, DRAWS[FULL], fit, 3)
+    alone = alone_vectors(pooled, SUBSAMPLES[FULL], -1, "mean")
+    values = floor_values(pooled, CODES, SUBSAMPLES[FULL], fit, 3)
     assert values == pytest.approx([nearest_accuracy(alone, alone, CODES)] * 3)
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from transformers import AlbertConfig, AlbertModel
 
-from maskpool.bench.design.subsamples import FULL, Draw
-from maskpool.bench.design.treatments import Reading
+from maskpool.bench.design.subsamples import FULL, Subsample
+from maskpool.bench.design.treatments import Positions
 from maskpool.bench.encode.forward import RIGHT, Pooled, Source, States, pool_corpus, prove_prefix
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
@@ -57,12 +57,12 @@ WAYS = {
 BUGS = [tiny.CountsItsPads, tiny.ForgetsItsMask]
 
 
-def draws_of(lengths: Ints, plans: Sequence[Plan] = PLANS) -> list[Draw]:
+def subsamples_of(lengths: Ints, plans: Sequence[Plan] = PLANS) -> list[Subsample]:
     """All texts, and half of them in batches of their own: what a replicate asks for."""
     found = []
     for number, texts in enumerate((np.arange(len(lengths)), np.arange(0, len(lengths), 2))):
         widths = {plan.name: plan.widths(lengths[texts], np.random.default_rng(SEED)) for plan in plans}
-        found.append(Draw(number, texts, widths, (0, 1), 0))
+        found.append(Subsample(number, texts, widths, (0, 1), 0))
     return found
 
 
@@ -171,18 +171,18 @@ class Truth:
         return self.partners[key]
 
     def expected(
-        self, states: Tensor, text: int, prefix: bool, source: Source, layer: int, reading: Reading, common: Tensor
+        self, states: Tensor, text: int, prefix: bool, source: Source, layer: int, positions: Positions, common: Tensor
     ) -> Tensor:
-        """The positions that a reading pools of one really padded text."""
+        """The positions that a positions pools of one really padded text."""
         width = len(states)
         real, pads = self.parts(states, int(self.lengths[text]), source)
-        if reading == "real":
+        if positions == "real":
             return real
-        if reading == "pads":
+        if positions == "pads":
             return pads
-        if reading == "common":
+        if positions == "common":
             pads = common.expand(len(pads), -1)
-        elif reading == "another" and len(pads):
+        elif positions == "another" and len(pads):
             other = self.partner(text, width, prefix, source)
             pads = self.borrowed(text, width, prefix, source, layer, other)
         return torch.cat([real, pads] if source.side == "right" else [pads, real])
@@ -193,9 +193,9 @@ def truth_of(encoder: Encoder, folder: Path, layers: tuple[int, ...], unmasked: 
     lengths = np.array([len(tokens) for tokens in ids])
     found = {}
     for prefix in ways:
-        asked = tiny.ask(
+        request = tiny.ask(
             lengths,
-            draws_of(lengths),
+            subsamples_of(lengths),
             PLANS,
             prefix=prefix,
             layers=layers,
@@ -205,7 +205,7 @@ def truth_of(encoder: Encoder, folder: Path, layers: tuple[int, ...], unmasked: 
             unmasked=unmasked,
         )
         (folder / str(prefix)).mkdir()
-        pooled, states, _ = pool_corpus(encoder, ids, asked, folder / str(prefix), lambda texts: None)
+        pooled, states, _ = pool_corpus(encoder, ids, request, folder / str(prefix), lambda texts: None)
         found[prefix] = (pooled, states)
     return Truth(encoder, ids, layers, found)
 
@@ -224,8 +224,8 @@ def planted(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }
 
 
-def assert_as_run(truth: Truth, prefix: bool, source: Source, reading: Reading, mode: str) -> None:
-    """Every text of every draw under every plan of a side is what its really run batch gives, pooled naively."""
+def assert_as_run(truth: Truth, prefix: bool, source: Source, positions: Positions, mode: str) -> None:
+    """Every text of every subsample under every plan of a side is what its really run batch gives, pooled naively."""
     pooled, _ = truth.pooled[prefix]
     # The one vector of all pads, as a text that is padded furthest shows it at its end.
     end = "lasttoken" if source.side == "right" else "cls"
@@ -234,31 +234,35 @@ def assert_as_run(truth: Truth, prefix: bool, source: Source, reading: Reading, 
         for layer in truth.layers
     }
     for plan in (plan for plan in PLANS if plan.side == source.side):
-        for draw in draws_of(truth.lengths):
-            widths = draw.widths[plan.name]
+        for subsample in subsamples_of(truth.lengths):
+            widths = subsample.widths[plan.name]
             for layer in truth.layers:
-                vectors = pooled.read(source, reading, layer, mode, draw.texts, widths)
-                for batch in batches(plan, truth.lengths[draw.texts]):
-                    states = truth.run(draw.texts[batch].tolist(), int(widths[batch[0]]), source)[layer]
+                vectors = pooled.read(source, positions, layer, mode, subsample.texts, widths)
+                for batch in batches(plan, truth.lengths[subsample.texts]):
+                    states = truth.run(subsample.texts[batch].tolist(), int(widths[batch[0]]), source)[layer]
                     for row, place in enumerate(batch):
-                        text = int(draw.texts[place])
-                        positions = truth.expected(states[row], text, prefix, source, layer, reading, commons[layer])
-                        assert_close(vectors[place], naive(mode, positions))
+                        text = int(subsample.texts[place])
+                        states_read = truth.expected(
+                            states[row], text, prefix, source, layer, positions, commons[layer]
+                        )
+                        assert_close(vectors[place], naive(mode, states_read))
 
 
-@pairwise(way=WAYS, reading=get_args(Reading), mode=HOST_MODES)
-def test_every_reading_is_as_if_each_batch_had_been_run(truth: Truth, way: str, reading: Reading, mode: str) -> None:
+@pairwise(way=WAYS, positions=get_args(Positions), mode=HOST_MODES)
+def test_each_set_of_positions_is_as_if_each_batch_had_been_run(
+    truth: Truth, way: str, positions: Positions, mode: str
+) -> None:
     """Whatever is read of a padded text is what its batch gives when it is really run and pooled naively."""
     prefix, source = WAYS[way]
-    assert_as_run(truth, prefix, source, reading, mode)
+    assert_as_run(truth, prefix, source, positions, mode)
 
 
-@pairwise(bug=BUGS, side=["right", "left"], reading=get_args(Reading), mode=HOST_MODES)
+@pairwise(bug=BUGS, side=["right", "left"], positions=get_args(Positions), mode=HOST_MODES)
 def test_without_the_prefix_property_batches_are_run(
-    planted: dict[type[tiny.Planted], Truth], bug: type[tiny.Planted], side: str, reading: Reading, mode: str
+    planted: dict[type[tiny.Planted], Truth], bug: type[tiny.Planted], side: str, positions: Positions, mode: str
 ) -> None:
     """A model whose states depend on the padded length gives what its real batches give, on either side."""
-    assert_as_run(planted[bug], False, RIGHT if side == "right" else Source("left"), reading, mode)
+    assert_as_run(planted[bug], False, RIGHT if side == "right" else Source("left"), positions, mode)
 
 
 @pytest.mark.parametrize("mode", HOST_MODES)
@@ -289,10 +293,10 @@ def test_the_common_pad_is_the_mean_of_pads(encoder: Encoder, tmp_path: Path, si
     plan = Plan("sorted", 8, TOP, side="left" if side == "left" else "right")
     ids, _ = encoder.tokenize([text for text, _ in tiny.make_texts(20)])
     lengths = np.array([len(tokens) for tokens in ids])
-    draws = draws_of(lengths, [plan])
+    subsamples = subsamples_of(lengths, [plan])
     end = "lasttoken" if side == "right" else "cls"
-    asked = tiny.ask(lengths, draws, [plan], prefix=prefix, modes=[end], layers=(1, -1), top=TOP)
-    pooled, _, _ = pool_corpus(encoder, ids, asked, tmp_path, lambda texts: None)
+    request = tiny.ask(lengths, subsamples, [plan], prefix=prefix, modes=[end], layers=(1, -1), top=TOP)
+    pooled, _, _ = pool_corpus(encoder, ids, request, tmp_path, lambda texts: None)
     source = Source(plan.side)
     everything = np.arange(20)
     for layer in (1, -1):
@@ -308,8 +312,8 @@ def test_the_only_text_with_pads_keeps_its_own(encoder: Encoder, tmp_path: Path)
     ids, _ = encoder.tokenize(["w1 w2 w3 w4", "w1 w2", "red1 red2 w3 w4"])
     lengths = np.array([len(tokens) for tokens in ids])
     plan = Plan("natural", 3)
-    asked = tiny.ask(lengths, draws_of(lengths, [plan])[:1], [plan], top=6)
-    pooled, _, _ = pool_corpus(encoder, ids, asked, tmp_path, lambda texts: None)
+    request = tiny.ask(lengths, subsamples_of(lengths, [plan])[:1], [plan], top=6)
+    pooled, _, _ = pool_corpus(encoder, ids, request, tmp_path, lambda texts: None)
     texts, widths = np.arange(3), np.full(3, 6)
     own = pooled.read(RIGHT, "whole", -1, "mean", texts, widths)
     np.testing.assert_allclose(pooled.read(RIGHT, "another", -1, "mean", texts, widths), own, rtol=1e-6)
@@ -343,10 +347,10 @@ def test_a_killed_call_goes_on(
     """A call that was killed after some blocks is followed by one that runs the others alone, to the same files."""
     ids, lengths = some(encoder)
     plans = [PLANS[2], PLANS[5]]
-    asked = tiny.ask(
-        lengths, draws_of(lengths), plans, prefix=prefix, layers=(0, -1), modes=("mean", "max"), kept=KEPT, top=TOP
+    request = tiny.ask(
+        lengths, subsamples_of(lengths), plans, prefix=prefix, layers=(0, -1), modes=("mean", "max"), kept=KEPT, top=TOP
     )
-    blocks = asked.blocks(lengths)
+    blocks = request.blocks(lengths)
     stop = range(len(blocks))[place]
     asked_for: list[tuple[int, int | None]] = []
     really = Encoder.layers
@@ -364,7 +368,7 @@ def test_a_killed_call_goes_on(
     monkeypatch.setattr(Encoder, "layers", counted)
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    whole, whole_states, _ = pool_corpus(encoder, ids, asked, tmp_path / "whole", lambda texts: None)
+    whole, whole_states, _ = pool_corpus(encoder, ids, request, tmp_path / "whole", lambda texts: None)
     preparations = len(asked_for) - len(blocks)
     assert asked_for[preparations:] == blocks
     seen: list[int] = []
@@ -375,17 +379,17 @@ def test_a_killed_call_goes_on(
         seen.append(texts)
 
     with pytest.raises(KeyboardInterrupt):
-        pool_corpus(encoder, ids, asked, tmp_path / "killed", killed)
+        pool_corpus(encoder, ids, request, tmp_path / "killed", killed)
     assert seen == [0, *(texts for texts, _ in blocks[:stop])]
     asked_for.clear()
     counts: list[int] = []
-    pooled, states, cost = pool_corpus(encoder, ids, asked, tmp_path / "killed", counts.append)
+    pooled, states, cost = pool_corpus(encoder, ids, request, tmp_path / "killed", counts.append)
     # The block after which the call was killed is finished: its count was written before it was told.
     assert asked_for[preparations:] == blocks[stop + 1 :]
     assert counts == [sum(texts for texts, _ in blocks[: stop + 1]), *(texts for texts, _ in blocks[stop + 1 :])]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert torch.equal(states.values, whole_states.values)
-    assert min(cost.encoder, cost.arms) > 0
+    assert min(cost.encoder, cost.treatments) > 0
     everything = np.arange(NUMBER)
     np.testing.assert_array_equal(pooled.alone(-1, "max", everything), whole.alone(-1, "max", everything))
 
@@ -393,8 +397,10 @@ def test_a_killed_call_goes_on(
 def test_a_finished_call_runs_nothing(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that was finished is read again without the encoder's running one block, and counts all its texts."""
     ids, lengths = some(encoder)
-    asked = replace(tiny.ask(lengths, draws_of(lengths), PLANS[:1], top=TOP), readings={RIGHT: ("real", "whole")})
-    first, _, cost = pool_corpus(encoder, ids, asked, tmp_path, lambda texts: None)
+    request = replace(
+        tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], top=TOP), position_sets={RIGHT: ("real", "whole")}
+    )
+    first, _, cost = pool_corpus(encoder, ids, request, tmp_path, lambda texts: None)
     before = contents(tmp_path)
     really = Encoder.layers
 
@@ -404,7 +410,7 @@ def test_a_finished_call_runs_nothing(encoder: Encoder, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Encoder, "layers", of_one)
     counts: list[int] = []
-    again, _, later = pool_corpus(encoder, ids, asked, tmp_path, counts.append)
+    again, _, later = pool_corpus(encoder, ids, request, tmp_path, counts.append)
     assert counts == [NUMBER]
     assert later == cost
     assert contents(tmp_path) == before
@@ -416,26 +422,26 @@ def test_every_text_is_counted_once(encoder: Encoder, tmp_path: Path, prefix: bo
     """Progress adds up to the texts that are run: each once with the prefix property, else once a padded length."""
     ids, lengths = some(encoder, 40)
     plan = Plan("sorted", 8, 30)
-    asked = tiny.ask(lengths, draws_of(lengths, [plan]), [plan], prefix=prefix, top=30)
+    request = tiny.ask(lengths, subsamples_of(lengths, [plan]), [plan], prefix=prefix, top=30)
     done: list[int] = []
-    pool_corpus(encoder, ids, asked, tmp_path, done.append)
-    assert sum(done) == sum(texts for texts, _ in asked.blocks(lengths)) == (40 if prefix else 80)
+    pool_corpus(encoder, ids, request, tmp_path, done.append)
+    assert sum(done) == sum(texts for texts, _ in request.blocks(lengths)) == (40 if prefix else 80)
 
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_no_padded_text_is_run_in_a_block_of_its_own(encoder: Encoder, prefix: bool) -> None:
     """Blocks of one padded length are of nearly one size, at most 32, and hold each text once."""
     _, lengths = some(encoder)
-    asked = tiny.ask(lengths, draws_of(lengths, PLANS[2:3]), PLANS[2:3], prefix=prefix, top=TOP)
-    sizes = [texts for texts, width in asked.blocks(lengths) if width == TOP]
+    request = tiny.ask(lengths, subsamples_of(lengths, PLANS[2:3]), PLANS[2:3], prefix=prefix, top=TOP)
+    sizes = [texts for texts, width in request.blocks(lengths) if width == TOP]
     assert sizes == [25, 25, 25]
 
 
 def test_vectors_are_read_from_files(encoder: Encoder, tmp_path: Path) -> None:
     """What is handed to other processes holds no vectors: they are read from their files, anew each time."""
     ids, lengths = some(encoder)
-    asked = tiny.ask(lengths, draws_of(lengths), PLANS[:1], top=TOP)
-    pooled, _, _ = pool_corpus(encoder, ids, asked, tmp_path, lambda texts: None)
+    request = tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], top=TOP)
+    pooled, _, _ = pool_corpus(encoder, ids, request, tmp_path, lambda texts: None)
     assert len(pickle.dumps(pooled)) < 4000 < pooled.alone(-1, "mean", np.arange(NUMBER)).nbytes
     there = pickle.loads(pickle.dumps(pooled))
     np.testing.assert_array_equal(there.alone(-1, "mean", np.arange(9)), pooled.alone(-1, "mean", np.arange(9)))
@@ -463,11 +469,11 @@ def test_a_full_disk_is_told(
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     ids, lengths = some(encoder)
-    asked = tiny.ask(lengths, draws_of(lengths), PLANS[:1], kept=kept, top=TOP)
+    request = tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], kept=kept, top=TOP)
     with pytest.raises(
         MaskpoolError, match=r"out must have room for the vectors, 0\.0 GB more: No space left on device"
     ):
-        pool_corpus(encoder, ids, asked, tmp_path, lambda texts: pytest.fail("a block was run"))
+        pool_corpus(encoder, ids, request, tmp_path, lambda texts: pytest.fail("a block was run"))
 
 
 def some_ids(encoder: Encoder, number: int) -> list[list[int]]:
@@ -546,9 +552,9 @@ def test_vectors_that_are_no_numbers_are_refused(encoder: Encoder, tmp_path: Pat
     ids, _ = encoder.tokenize(["w2 w3", "w4 w5", "w1 w2"])
     assert 5 in ids[2]
     lengths = np.array([len(tokens) for tokens in ids])
-    asked = replace(tiny.ask(lengths, [], [], modes=[mode], top=6), readings={RIGHT: ("real",)})
+    request = replace(tiny.ask(lengths, [], [], modes=[mode], top=6), position_sets={RIGHT: ("real",)})
     with pytest.raises(MaskpoolError, match=rf"some vectors of layer -1 pooled by {mode} are not finite"):
-        pool_corpus(tiny.plant(encoder, Overflows), ids, asked, tmp_path, lambda texts: None)
+        pool_corpus(tiny.plant(encoder, Overflows), ids, request, tmp_path, lambda texts: None)
 
 
 def narrow() -> Encoder:
@@ -568,9 +574,9 @@ def test_layers_may_have_widths_of_their_own(tmp_path: Path) -> None:
     for layers, widths in (((0, -1), (12, 32)), ((0,), (12,))):
         folder = tmp_path / str(layers)
         folder.mkdir()
-        asked = tiny.ask(lengths, [], [], layers=layers, kept=(1, 2), top=30)
+        request = tiny.ask(lengths, [], [], layers=layers, kept=(1, 2), top=30)
         pooled, states, _ = pool_corpus(
-            encoder, ids, replace(asked, readings={RIGHT: ("real",)}), folder, lambda n: None
+            encoder, ids, replace(request, position_sets={RIGHT: ("real",)}), folder, lambda n: None
         )
         assert tuple(pooled.alone(layer, "mean", np.arange(6)).shape[1] for layer in layers) == widths
         assert states.values.shape[2] == widths[-1]
@@ -583,8 +589,8 @@ def test_the_deepest_layer_is_kept(tmp_path: Path, layers: tuple[int, ...], deep
     """The states that heads read are those of the layer nearest to the output, counted from whichever end."""
     encoder = narrow()
     ids, lengths = some(encoder, 4)
-    asked = replace(tiny.ask(lengths, [], [], layers=layers, kept=(1, 3), top=30), readings={RIGHT: ("real",)})
-    _, states, _ = pool_corpus(encoder, ids, asked, tmp_path, lambda texts: None)
+    request = replace(tiny.ask(lengths, [], [], layers=layers, kept=(1, 3), top=30), position_sets={RIGHT: ("real",)})
+    _, states, _ = pool_corpus(encoder, ids, request, tmp_path, lambda texts: None)
     (expected,) = encoder.layers([ids[1], ids[3]], (deepest,), 30)
     torch.testing.assert_close(states.values, expected, rtol=1e-4, atol=1e-5)
 
@@ -592,20 +598,20 @@ def test_the_deepest_layer_is_kept(tmp_path: Path, layers: tuple[int, ...], deep
 def test_vectors_of_other_things_have_another_hash() -> None:
     """What is asked for has one hash, and another where anything in it is another."""
     lengths = np.arange(3, 12)
-    asked = tiny.ask(lengths, draws_of(lengths), PLANS[:1], kept=(1, 2))
+    request = tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], kept=(1, 2))
     others = [
-        tiny.ask(lengths, draws_of(lengths), PLANS[:2], kept=(1, 2)),
-        tiny.ask(lengths, draws_of(lengths)[:1], PLANS[1:2], kept=(1, 2)),
-        tiny.ask(lengths, draws_of(lengths), PLANS[:1], kept=(1, 3)),
-        replace(asked, poolings=tiny.ask(lengths, [], [], modes=["max"]).poolings),
-        replace(asked, readings={RIGHT: ("real",)}),
-        replace(asked, layers=(0,)),
-        replace(asked, prefix=False),
-        replace(asked, top=41),
-        replace(asked, seed=1),
+        tiny.ask(lengths, subsamples_of(lengths), PLANS[:2], kept=(1, 2)),
+        tiny.ask(lengths, subsamples_of(lengths)[:1], PLANS[1:2], kept=(1, 2)),
+        tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], kept=(1, 3)),
+        replace(request, poolings=tiny.ask(lengths, [], [], modes=["max"]).poolings),
+        replace(request, position_sets={RIGHT: ("real",)}),
+        replace(request, layers=(0,)),
+        replace(request, prefix=False),
+        replace(request, top=41),
+        replace(request, seed=1),
     ]
-    assert tiny.ask(lengths, draws_of(lengths), PLANS[:1], kept=(1, 2)).sha256 == asked.sha256
-    assert len({one.sha256 for one in (asked, *others)}) == 1 + len(others)
+    assert tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], kept=(1, 2)).sha256 == request.sha256
+    assert len({one.sha256 for one in (request, *others)}) == 1 + len(others)
 
 
 def test_states_that_depend_on_other_texts_are_refused(encoder: Encoder) -> None:
@@ -640,5 +646,5 @@ def test_half_precision_is_forgiven(model_folder: Path) -> None:
 
 
 def test_the_draw_of_all_texts_is_the_first() -> None:
-    """The first draw here is the one that the harness calls full."""
-    assert draws_of(np.arange(3, 9))[0].number == FULL
+    """The first subsample here is the one that the harness calls full."""
+    assert subsamples_of(np.arange(3, 9))[0].number == FULL

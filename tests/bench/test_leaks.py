@@ -18,7 +18,7 @@ from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.encode.forward import Pooled, pool_corpus
 from maskpool.bench.leaks import LEAKS
 from maskpool.bench.part import Grid, Part
-from maskpool.bench.score.fits import alone_vectors, arm_vectors
+from maskpool.bench.score.fits import alone_vectors, treatment_vectors
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 from tests.bench import tiny
@@ -83,23 +83,23 @@ class Measured:
 @pytest.fixture(scope="module")
 def measured(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     plans = (Plan("random", 8), Plan("sorted", 32, 48), Plan("random", 8, side="left"))
-    study = Study(poolings=("mean",), plans=plans, arms=(), leaks=tuple(LEAKS))
+    study = Study(poolings=("mean",), plans=plans, treatments=(), leaks=tuple(LEAKS))
     part = Part.of(study, Corpus("colours", TEXTS, LABELS), encoder)
     grid = Grid(study, part.plans, prefix=True, with_pads=())
     pooled, _, _ = pool_corpus(
-        encoder, part.ids, part.asked(grid), tmp_path_factory.mktemp("vectors"), lambda texts: None
+        encoder, part.ids, part.request(grid), tmp_path_factory.mktemp("vectors"), lambda texts: None
     )
     return Measured(part, grid, pooled)
 
 
 def really_done(part: Part, plan: Plan, recipe: Recipe) -> Vectors:
     """What the public code gives of each batch of a plan, padded by the model's own tokenizer."""
-    tokenizer, draw = part.encoder.tokenizer, part.draws[FULL]
+    tokenizer, subsample = part.encoder.tokenizer, part.subsamples[FULL]
     found = np.zeros((len(TEXTS), part.encoder.dimension), np.float32)
     before = tokenizer.padding_side
     tokenizer.padding_side = plan.side
     try:
-        for batch, width in plan.batches(part.lengths, draw.rng(plan.name)):
+        for batch, width in plan.batches(part.lengths, subsample.rng(plan.name)):
             texts = [TEXTS[text] for text in batch]
             fixed = plan.pad_to != "longest"
             given = tokenizer(
@@ -122,10 +122,10 @@ def test_a_leak_is_the_public_bug(measured: Measured, name: str) -> None:
     comparisons = [one for one in measured.grid.comparisons() if one.leak == name]
     sides = [plan.name for plan in measured.part.plans if plan.side == LEAKS[name].side]
     assert [one.plan.name for one in comparisons] == sides
-    draw = measured.part.draws[FULL]
+    subsample = measured.part.subsamples[FULL]
     for one in comparisons:
         expected = really_done(measured.part, one.plan, RECIPES[name])
-        found = arm_vectors(measured.pooled, draw, one.layer, one.pooling, one.arm, one.plan)
+        found = treatment_vectors(measured.pooled, subsample, one.layer, one.pooling, one.treatment, one.plan)
         error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
         assert error.max() < 1e-5
 
@@ -133,12 +133,12 @@ def test_a_leak_is_the_public_bug(measured: Measured, name: str) -> None:
 @pytest.mark.parametrize("name", LEAKS)
 def test_a_leak_moves_the_texts_that_have_pads_and_no_other(measured: Measured, name: str) -> None:
     """A leak leaves a text without pads as it is alone, and moves most of the others."""
-    draw = measured.part.draws[FULL]
+    subsample = measured.part.subsamples[FULL]
     for one in (one for one in measured.grid.comparisons() if one.leak == name):
-        alone = alone_vectors(measured.pooled, draw, one.layer, one.pooling)
-        found = arm_vectors(measured.pooled, draw, one.layer, one.pooling, one.arm, one.plan)
+        alone = alone_vectors(measured.pooled, subsample, one.layer, one.pooling)
+        found = treatment_vectors(measured.pooled, subsample, one.layer, one.pooling, one.treatment, one.plan)
         moved = np.linalg.norm(found - alone, axis=1) / np.linalg.norm(alone, axis=1)
-        padded = draw.widths[one.plan.name] > measured.part.lengths
+        padded = subsample.widths[one.plan.name] > measured.part.lengths
         assert moved[~padded].max(initial=0) < 1e-5
         assert np.mean(moved[padded] > 1e-3) > 0.9
 

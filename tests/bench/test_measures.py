@@ -18,7 +18,7 @@ from torch import Tensor
 
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
-from maskpool.bench.design.subsamples import FULL, Draw
+from maskpool.bench.design.subsamples import FULL, Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import RIGHT, Pooled
 from maskpool.bench.part import Part
@@ -35,7 +35,7 @@ PLAN = Plan("random", 4)
 TEXTS, DIM = 50, 6
 LENGTHS = np.random.default_rng(0).integers(2, 20, TEXTS)
 WIDTHS = PLAN.widths(LENGTHS, np.random.default_rng(1))
-DRAW = Draw(FULL, np.arange(TEXTS), {PLAN.name: WIDTHS}, (0, 1), 0)
+SUBSAMPLE = Subsample(FULL, np.arange(TEXTS), {PLAN.name: WIDTHS}, (0, 1), 0)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def pooled(laid: dict[str, Vectors], tmp_path_factory: pytest.TempPathFactory) -
         found = {(text, length): laid["real"][text] for text, length in enumerate(LENGTHS.tolist())}
         return found | {(text, width): laid[name][text] for text, width in enumerate(WIDTHS.tolist())}
 
-    readings = {(RIGHT, reading, "mean"): placed(reading) for reading in ("real", "whole", "pads")}
-    return tiny.write_vectors(tmp_path_factory.mktemp("vectors"), LENGTHS, readings)  # type: ignore[arg-type]  # readings
+    position_sets = {(RIGHT, positions, "mean"): placed(positions) for positions in ("real", "whole", "pads")}
+    return tiny.write_vectors(tmp_path_factory.mktemp("vectors"), LENGTHS, position_sets)  # type: ignore[arg-type]  # position_sets
 
 
 def size(vector: Vectors) -> float:
@@ -90,7 +90,7 @@ def jaccard(one: Vectors, other: Vectors) -> float:
 
 
 def assert_moved(found: dict[str, Any], alone: Vectors, other: Vectors) -> list[float]:
-    """The measures that every arm has are those of slow loops; float32 leaves them seven digits."""
+    """The measures that every treatment has are those of slow loops; float32 leaves them seven digits."""
     expected = shifts(alone, other)
     assert found["cosine_shift"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
     assert found["cosine_shift_p95"] == pytest.approx(quantile(expected, 0.95), abs=1e-6)
@@ -118,7 +118,7 @@ def test_tfidf_is_of_words_where_there_are_some(texts: list[str], terms: set[str
 
 def test_shift_of_included_is_the_slow_loop(laid: dict[str, Vectors], pooled: Pooled) -> None:
     """How far pads move a text, and how that goes with its pads, is counted text by text."""
-    found = compute_shift(pooled, DRAW, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
+    found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
     shift = assert_moved(found, laid["real"], laid["whole"])
     fractions = [1 - length / width for length, width in zip(LENGTHS.tolist(), WIDTHS.tolist(), strict=True)]
     # Spearman's correlation is Pearson's of the ranks; texts without pads are tied, float32's noise in shifts or not.
@@ -140,16 +140,16 @@ def test_shift_of_included_is_the_slow_loop(laid: dict[str, Vectors], pooled: Po
 
 def test_shift_of_pads_only_is_of_the_texts_that_have_some(laid: dict[str, Vectors], pooled: Pooled) -> None:
     """Pads alone are set against the same texts alone, and nothing is said of how that goes with the share of pads."""
-    found = compute_shift(pooled, DRAW, Comparison(-1, "mean", PLAN, "pads only", "kmeans"))
+    found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "pads only", "kmeans"))
     padded = WIDTHS > LENGTHS
     assert 10 < padded.sum() < TEXTS
     assert_moved(found, laid["real"][padded], laid["pads"][padded])
     assert not found.keys() & {"shift_by_padding", "by_pad_fraction"}
 
 
-def test_an_arm_other_than_included_has_no_bins(pooled: Pooled) -> None:
-    """The curve over the share of pads is of the included arm alone; its correlation, of each arm of all texts."""
-    found = compute_shift(pooled, DRAW, Comparison(-1, "mean", PLAN, "noise", "kmeans"))
+def test_a_treatment_other_than_included_has_no_bins(pooled: Pooled) -> None:
+    """Only the included treatment has a curve over the share of pads; each treatment of all texts has a correlation."""
+    found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "noise", "kmeans"))
     assert "shift_by_padding" in found
     assert "by_pad_fraction" not in found
 
@@ -219,10 +219,10 @@ def test_seconds_are_scaled_from_batches_to_all_tokens(
     monkeypatch.setattr("maskpool.bench.score.measures.TIMED_TEXTS", 32)
     monkeypatch.setattr("maskpool.bench.score.measures.time.perf_counter", lambda: now)
     monkeypatch.setattr(Encoder, "layers", encode)
-    draw = Draw(FULL, np.arange(90), {}, (), part.study.seed)
+    subsample = Subsample(FULL, np.arange(90), {}, (), part.study.seed)
     found = seconds(part, plan)
-    assert found["seconds"] == pytest.approx(plan.widths(part.lengths, draw.rng(plan.name)).sum() / 1000)
+    assert found["seconds"] == pytest.approx(plan.widths(part.lengths, subsample.rng(plan.name)).sum() / 1000)
     assert (found["timed_batches"], found["batches"], len(seen)) == (timed, batches, timed)
     assert {side for *_, side in seen} == {plan.side}
-    widths = [width for _, width in plan.batches(part.lengths, draw.rng(plan.name))]
+    widths = [width for _, width in plan.batches(part.lengths, subsample.rng(plan.name))]
     assert {min(widths), max(widths)} <= {width for _, width, _ in seen}, "from the narrowest to the widest"

@@ -16,7 +16,7 @@ from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
 from maskpool.bench.encode.forward import pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part
-from maskpool.bench.score.fits import arm_vectors
+from maskpool.bench.score.fits import treatment_vectors
 from maskpool.bench.score.heads import LEARNED
 from maskpool.encoder import Encoder
 from maskpool.nn import MedianPooling
@@ -47,23 +47,23 @@ def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Pat
 
     Every batch is padded to its own width and run, and a layer pools it with its mask, or with ones.
     """
-    study = Study(poolings=MODES, plans=ten_plans(fixed), arms=(INCLUDED,))
+    study = Study(poolings=MODES, plans=ten_plans(fixed), treatments=(INCLUDED,))
     part = Part.of(study, corpus, encoder)
-    draw = part.draws[FULL]
+    subsample = part.subsamples[FULL]
     assert prove_prefix(encoder, part.ids, part.top, study.layers, np.random.default_rng(0)).holds
-    asked = part.asked(Grid(study, part.plans, prefix=True, with_pads=()))
-    blocks = asked.blocks(part.lengths)
+    request = part.request(Grid(study, part.plans, prefix=True, with_pads=()))
+    blocks = request.blocks(part.lengths)
     assert {width for _, width in blocks} == {part.top}
     assert sum(texts for texts, _ in blocks) == len(part.ids), "each text is run once"
-    pooled, _, _ = pool_corpus(encoder, part.ids, asked, folder, lambda texts: None)
+    pooled, _, _ = pool_corpus(encoder, part.ids, request, folder, lambda texts: None)
     found = dict.fromkeys(MODES, 0.0)
     for plan in part.plans:
         vectors = {
-            (mode, arm): arm_vectors(pooled, draw, -1, mode, arm, plan)
+            (mode, treatment): treatment_vectors(pooled, subsample, -1, mode, treatment, plan)
             for mode in MODES
-            for arm in (EXCLUDED, INCLUDED)
+            for treatment in (EXCLUDED, INCLUDED)
         }
-        for batch, width in plan.batches(part.lengths, draw.rng(plan.name)):
+        for batch, width in plan.batches(part.lengths, subsample.rng(plan.name)):
             ids = torch.full((len(batch), width), encoder.pad_token_id)
             mask = torch.zeros_like(ids)
             for row, text in enumerate(batch):
@@ -71,8 +71,8 @@ def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Pat
                 mask[row, : part.lengths[text]] = 1
             with torch.no_grad():
                 states = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
-                for (mode, arm), harness in vectors.items():
-                    given = mask if arm == EXCLUDED else torch.ones_like(mask)
+                for (mode, treatment), harness in vectors.items():
+                    given = mask if treatment == EXCLUDED else torch.ones_like(mask)
                     batched = build_pooling(mode)(states, given).double()
                     error = (torch.from_numpy(harness[batch]).double() - batched).norm(dim=1) / batched.norm(dim=1)
                     found[mode] = max(found[mode], float(error.max()))

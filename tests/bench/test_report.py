@@ -40,11 +40,16 @@ def plan(order: str = "random", pad_to: str | int = "longest", side: str = "righ
     return about | numbers | {"name": f"{order} {pad_to} {side}"}
 
 
-def row(arm: str, delta: float, half: float = 0.01, **more: object) -> dict[str, Any]:
+def row(treatment: str, delta: float, half: float = 0.01, **more: object) -> dict[str, Any]:
     """A row of a table, under random batches."""
     interval = {"delta": delta, "low": delta - half, "high": delta + half, "floor": 0.02, "ami": 0.5, "reference": 0.6}
     shift = {"cosine_shift": 0.1, "by_pad_fraction": [{"pad_fraction": 0.5, "mean": 0.1, "p5": 0.05, "p95": 0.2}]}
-    return {"pooling": "mean", "plan": "random longest right", "arm": arm, "texts": 60} | interval | shift | more
+    return (
+        {"pooling": "mean", "plan": "random longest right", "treatment": treatment, "texts": 60}
+        | interval
+        | shift
+        | more
+    )
 
 
 def part(*tables: tuple[int, str, list[dict[str, Any]]]) -> dict[str, Any]:

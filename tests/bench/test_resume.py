@@ -43,12 +43,12 @@ ASKED = Study(
     corpora=(CorpusSource(data="colours.csv"),),
     poolings=("mean", "cls"),
     plans=(Plan("random", 16), Plan("sorted", 16, 64)),
-    arms=("included", "index padded, query alone"),
+    treatments=("included", "index padded, query alone"),
     leaks=("first column taken as cls under left padding",),  # pads on the left: blocks of every length besides
     replicates=2,
     seeds=2,
 )
-SMALL = replace(ASKED, poolings=("mean",), plans=(Plan("random", 16),), arms=("included",), leaks=())
+SMALL = replace(ASKED, poolings=("mean",), plans=(Plan("random", 16),), treatments=("included",), leaks=())
 
 
 class Point(NamedTuple):

@@ -54,12 +54,12 @@ def test_neighbours_kept_is_the_slow_loop(count: int) -> None:
 
 
 def test_with_fewer_texts_than_neighbours_all_others_are_neighbours() -> None:
-    """With four texts and ten neighbours each has the other three, in both arms."""
+    """With four texts and ten neighbours each has the other three, in both treatments."""
     assert neighbours_kept(vectors(4, 0), vectors(4, 1)) == 1.0
 
 
-def test_neighbours_of_equal_arms_are_kept_and_of_unrelated_arms_are_not() -> None:
-    """Equal arms keep every neighbour, and unrelated ones hardly any."""
+def test_neighbours_of_equal_treatments_are_kept_and_of_unrelated_treatments_are_not() -> None:
+    """Equal treatments keep every neighbour, and unrelated ones hardly any."""
     one, other = vectors(400, 0), vectors(400, 1)
     assert neighbours_kept(one, one) == 1.0
     assert neighbours_kept(one, other) < 0.05

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from maskpool.bench.design.study import Study
-from maskpool.bench.design.subsamples import FULL, make_draws
+from maskpool.bench.design.subsamples import FULL, make_subsamples
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import RIGHT, Pooled, _file, _pairs_file, pair_keys
 from maskpool.bench.report.results import Results, _rows, effect
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PLAN = Plan("random", batch_size=8)
 LAYER = -1
 SHORTEST, LONGEST = 4, 24
-STUDY = Study(poolings=("mean",), plans=(PLAN,), arms=(INCLUDED,), seeds=3)
+STUDY = Study(poolings=("mean",), plans=(PLAN,), treatments=(INCLUDED,), seeds=3)
 FEW = replace(STUDY, replicates=8)
 
 
@@ -44,17 +44,18 @@ class Simulated:
     Attributes:
         codes: Label of each text.
         lengths: Tokens of each text.
-        arms: For each pooling the vectors of texts alone, and those with pads of every text at every padded length.
+        treatments: For each pooling the vectors of texts alone, and those with pads of every text at every padded
+            length.
     """
 
     codes: Ints
     lengths: Ints
-    arms: dict[str, tuple[Floats, Floats]]
+    treatments: dict[str, tuple[Floats, Floats]]
 
     def write(self, folder: Path) -> Pooled:
         """Lay the vectors where the encoder's would lie."""
         np.save(folder / _pairs_file(RIGHT), pair_keys(*every_pair(self.lengths)))
-        for pooling, (alone, padded) in self.arms.items():
+        for pooling, (alone, padded) in self.treatments.items():
             np.save(folder / _file(RIGHT, "real", LAYER, pooling), alone.astype(np.float32))
             np.save(folder / _file(RIGHT, "whole", LAYER, pooling), padded.astype(np.float32))
         return Pooled(self.lengths, True, folder)
@@ -84,34 +85,34 @@ def swapped_by_a_coin(rng: np.random.Generator, poolings: int) -> Simulated:
     codes = rng.integers(0, 4, 100)
     lengths = rng.integers(SHORTEST, LONGEST + 1, len(codes))
     texts = every_pair(lengths)[0]
-    arms = {}
+    treatments = {}
     for pooling in range(poolings):
         common = 3 * np.eye(4)[codes] + rng.normal(0, 0.7, (len(codes), 4))
         one, other = common + rng.normal(0, 0.7, (2, *common.shape))
         coin = rng.integers(0, 2, (len(codes), 1)) == 1
-        arms[f"pooling {pooling}"] = (np.where(coin, one, other), np.where(coin, other, one)[texts])
-    return Simulated(codes, lengths, arms)
+        treatments[f"pooling {pooling}"] = (np.where(coin, one, other), np.where(coin, other, one)[texts])
+    return Simulated(codes, lengths, treatments)
 
 
 def comparisons_of(corpus: Simulated) -> list[Comparison]:
-    return [Comparison(LAYER, pooling, PLAN, INCLUDED, "kmeans") for pooling in corpus.arms]
+    return [Comparison(LAYER, pooling, PLAN, INCLUDED, "kmeans") for pooling in corpus.treatments]
 
 
 def rows_of(corpus: Simulated, study: Study) -> list[Results]:
-    """The rows of the study's table that are differences, each arm of each draw clustered anew."""
+    """The rows of the study's table that are differences, each treatment of each subsample clustered anew."""
     comparisons = comparisons_of(corpus)
-    draws = make_draws([PLAN], corpus.lengths, study)
+    subsamples = make_subsamples([PLAN], corpus.lengths, study)
     with TemporaryDirectory() as name:
         pooled, cells = corpus.write(Path(name)), Cells(Path(name) / "cells.jsonl")
         for one in comparisons:
-            for draw in range(study.replicates + 1):
-                for fit, plan in ((one.reference(draw), None), (one.fit(draw), PLAN)):
-                    cells.add(fit.key("p"), compute_fit(pooled, corpus.codes, draws[draw], fit, plan), 0)
+            for subsample in range(study.replicates + 1):
+                for fit, plan in ((one.reference(subsample), None), (one.fit(subsample), PLAN)):
+                    cells.add(fit.key("p"), compute_fit(pooled, corpus.codes, subsamples[subsample], fit, plan), 0)
             about = {"layer": LAYER, "pooling": one.pooling}
             reference = one.reference(FULL)
-            values = floor_values(pooled, corpus.codes, draws[FULL], reference, cut(4, FLOOR_FITS))
+            values = floor_values(pooled, corpus.codes, subsamples[FULL], reference, cut(4, FLOOR_FITS))
             cells.add({"kind": "floor", "part": "p", **about, "by": one.by, "scored_under": None}, values, 0)
-            cells.add({"kind": "shift", "part": "p", **about, "plan": PLAN.name, "arm": one.arm}, {}, 0)
+            cells.add({"kind": "shift", "part": "p", **about, "plan": PLAN.name, "treatment": one.treatment}, {}, 0)
         return [row for row in _rows(study, comparisons, "p", cells) if "delta" in row]
 
 

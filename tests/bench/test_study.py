@@ -27,7 +27,7 @@ FEWEST = {"seeds": 2, "replicates": 2, "batch_size": 1, "seed": 0, "pad_to": 1}
 LISTS = {
     "models": "strings",
     "poolings": "strings",
-    "arms": "strings",
+    "treatments": "strings",
     "clusterers": "strings",
     "leaks": "strings",
     "layers": "integers",
@@ -45,7 +45,7 @@ FULL: dict[str, Any] = {
         {"order": ["random", "sorted"], "batch_size": [8, 16]},
         {"pad_to": 64, "multiple_of": 8, "side": "left"},
     ],
-    "arms": ["included", "noise"],
+    "treatments": ["included", "noise"],
     "leaks": ["mean over pads"],
     "layers": [-1, 0, 2],
     "clusterers": ["kmeans", "hdbscan"],
@@ -58,7 +58,7 @@ FULL: dict[str, Any] = {
 AS_TOML = """
 models = ["one", "two"]
 poolings = ["mean", "cls", "attention"]
-arms = ["included", "noise"]
+treatments = ["included", "noise"]
 leaks = ["mean over pads"]
 layers = [-1, 0, 2]
 clusterers = ["kmeans", "hdbscan"]
@@ -132,7 +132,7 @@ def test_a_file_becomes_a_study(tmp_path: Path) -> None:
             Plan("sorted", 16),
             Plan(pad_to=64, multiple_of=8, side="left"),
         ),
-        arms=("included", "noise"),
+        treatments=("included", "noise"),
         leaks=("mean over pads",),
         layers=(-1, 0, 2),
         clusterers=("kmeans", "hdbscan"),
@@ -146,8 +146,8 @@ def test_a_file_becomes_a_study(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{}, FULL, {"pad_to": 64, "batch_size": 5}, {"leaks": "all"}, {"arms": []}, {"plans": []}],
-    ids=["default", "full", "pad_to", "all leaks", "no arms", "no plans"],
+    [{}, FULL, {"pad_to": 64, "batch_size": 5}, {"leaks": "all"}, {"treatments": []}, {"plans": []}],
+    ids=["default", "full", "pad_to", "all leaks", "no treatments", "no plans"],
 )
 def test_json_gives_the_study_back(content: dict[str, Any]) -> None:
     """What a study is as JSON is a study's content again, the same one, and holds no null."""
@@ -201,8 +201,8 @@ def test_lists_in_plans_are_multiplied(tables: list[dict[str, Any]]) -> None:
         ({"Poolings": ["mean"]}, "a key of the study must be one of models, corpora, ", "poolings"),
         ({"poolings": ["mean", "meen"]}, "poolings must be one of mean, ", "mean"),
         ({"poolings": ["CLS"]}, "poolings must be one of mean, ", None),
-        ({"arms": ["include"]}, "arms must be one of included, pads only, ", "included"),
-        ({"arms": ["excluded"]}, "arms must be one of included, pads only, ", "included"),
+        ({"treatments": ["include"]}, "treatments must be one of included, pads only, ", "included"),
+        ({"treatments": ["excluded"]}, "treatments must be one of included, pads only, ", "included"),
         ({"clusterers": ["k-means"]}, "clusterers must be one of kmeans, ", "kmeans"),
         ({"leaks": ["mean over the pads"]}, "leaks must be one of mean over pads, ", "mean over pads"),
         ({"dtype": "float23"}, "dtype must be one of float32, ", "float32"),

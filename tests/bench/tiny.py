@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from maskpool import build_pooling
-from maskpool.bench.design.subsamples import Draw
-from maskpool.bench.design.treatments import Reading
-from maskpool.bench.encode.forward import RIGHT, Asked, Pooled, Source, pair_keys
+from maskpool.bench.design.subsamples import Subsample
+from maskpool.bench.design.treatments import Positions
+from maskpool.bench.encode.forward import RIGHT, Pooled, Request, Source, pair_keys
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 
@@ -154,7 +154,7 @@ def plant(encoder: Encoder, bug: type[Planted]) -> Encoder:
 
 def ask(
     lengths: Ints,
-    draws: Iterable[Draw],
+    subsamples: Iterable[Subsample],
     plans: Sequence[Plan],
     *,
     prefix: bool = True,
@@ -163,21 +163,23 @@ def ask(
     kept: Sequence[int] = (),
     top: int = 40,
     unmasked: bool = False,
-) -> Asked:
-    """Every reading of every text of some draws under some plans, with the mask and, where said, without it."""
+) -> Request:
+    """Every positions of every text of some subsamples under some plans, with the mask and, where said, without it."""
     chosen = np.array(kept, dtype=np.int64)
     keys: dict[Source, list[Ints]] = {RIGHT: [np.zeros(0, np.int64)]}
-    for draw in draws:
+    for subsample in subsamples:
         for plan in plans:
             for masked in (True, False) if unmasked else (True,):
-                keys.setdefault(Source(plan.side, masked), []).append(pair_keys(draw.texts, draw.widths[plan.name]))
+                keys.setdefault(Source(plan.side, masked), []).append(
+                    pair_keys(subsample.texts, subsample.widths[plan.name])
+                )
     if not prefix:
         keys[RIGHT] += [pair_keys(np.arange(len(lengths)), lengths), pair_keys(chosen, np.full_like(chosen, top))]
-    return Asked(
+    return Request(
         layers,
         {mode: build_pooling(mode) for mode in modes},
         {source: np.unique(np.concatenate(found)) for source, found in keys.items()},
-        dict.fromkeys(keys, get_args(Reading)),
+        dict.fromkeys(keys, get_args(Positions)),
         prefix,
         top,
         chosen,
@@ -185,16 +187,16 @@ def ask(
 
 
 def write_vectors(
-    folder: Path, lengths: Ints, vectors: Mapping[tuple[Source, Reading, str], Mapping[tuple[int, int], Vectors]]
+    folder: Path, lengths: Ints, vectors: Mapping[tuple[Source, Positions, str], Mapping[tuple[int, int], Vectors]]
 ) -> Pooled:
     """Vectors of texts at padded lengths as `pool_corpus` leaves them, of the last layer, where every pass was run.
 
     Each mapping must name the same texts at the same lengths as others of its source.
     """
-    for (source, reading, mode), found in vectors.items():
+    for (source, positions, mode), found in vectors.items():
         pairs = sorted(found)
         texts, widths = np.array(pairs, dtype=np.int64).T
         name = f"{source.side} {'masked' if source.masked else 'unmasked'}"
         np.save(folder / f"{name} pairs.npy", pair_keys(texts, widths))
-        np.save(folder / f"{name} {reading} -1 {mode}.npy", np.array([found[pair] for pair in pairs], np.float32))
+        np.save(folder / f"{name} {positions} -1 {mode}.npy", np.array([found[pair] for pair in pairs], np.float32))
     return Pooled(lengths, False, folder)

@@ -13,7 +13,7 @@ from typing import Any
 
 from maskpool.bench.design import corpora
 from maskpool.bench.design.corpora import Corpus
-from maskpool.bench.design.treatments import ARMS, EXCLUDED
+from maskpool.bench.design.treatments import EXCLUDED, TREATMENTS
 from maskpool.bench.leaks import LEAKS
 from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.heads import LEARNED, is_saved
@@ -32,7 +32,7 @@ from maskpool.plans import Plan, default_plans
 from maskpool.trust import check_regular
 
 DEFAULT_PAD_TO = 128
-DEFAULT_ARMS = ("included", "pads only", "common pad", "another's pads", "noise", *MIXED)
+DEFAULT_TREATMENTS = ("included", "pads only", "common pad", "another's pads", "noise", *MIXED)
 # A mode string alone cannot say how many topk_mean shall take.
 KNOWN_POOLINGS = tuple(mode for mode, layer in POOLINGS.items() if not layer.required_options())
 _LARGEST_SEED = 2**32 - 1
@@ -102,7 +102,7 @@ class CorpusSource:
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured: every model × corpus × layer × clusterer × pooling × plan × arm.
+    """What is measured: every model × corpus × layer × clusterer × pooling × plan × treatment.
 
     Attributes:
         models: Names on the hub, or folders.
@@ -113,7 +113,7 @@ class Study:
             length.
         batch_size: Texts in a batch of the default plans.
         pad_to: The fixed length of the default plans; None means 128, or the longest text if that is longer.
-        arms: What is pooled besides the real tokens alone.
+        treatments: What is pooled besides the real tokens alone.
         leaks: Public bugs to re-create, by name.
         layers: -1 for the last, 0 for the embedding matrix, else one of transformers' hidden states.
         clusterers: How vectors are clustered.
@@ -130,7 +130,7 @@ class Study:
     plans: tuple[Plan, ...] = ()
     batch_size: int = 32
     pad_to: int | None = None
-    arms: tuple[str, ...] = DEFAULT_ARMS
+    treatments: tuple[str, ...] = DEFAULT_TREATMENTS
     leaks: tuple[str, ...] = ()
     layers: tuple[int, ...] = (-1,)
     clusterers: tuple[str, ...] = ("kmeans",)
@@ -149,7 +149,7 @@ class Study:
         for pooling in self.poolings:
             find_pooling(pooling, "poolings")
         for name, known in (
-            ("arms", [arm for arm in (*ARMS, *MIXED) if arm != EXCLUDED]),
+            ("treatments", [treatment for treatment in (*TREATMENTS, *MIXED) if treatment != EXCLUDED]),
             ("leaks", tuple(LEAKS)),
             ("clusterers", tuple(CLUSTERERS)),
         ):
@@ -205,7 +205,7 @@ class Study:
         return plans
 
     def plans_for_leaks(self, plans: Sequence[Plan]) -> tuple[Plan, ...]:
-        """The first plan, padded on the side that a leak needs and no plan has; no other arm is measured under it."""
+        """Return the first plan padded on each side that a leak needs and no plan has; it serves leaks only."""
         sides = dict.fromkeys(LEAKS[name].side for name in self.leaks)
         return tuple(replace(plans[0], side=side) for side in sides if side not in {plan.side for plan in plans})
 

@@ -12,12 +12,12 @@ from maskpool.bench.design.study import Study
 from maskpool.plans import Ints, Plan
 
 REPLICATE_SEEDS = 3
-# Numbers of the draws that hold all texts: the one that results are of, and one that shuffles them anew.
+# Numbers of the subsamples that hold all texts: the one that results are of, and one that shuffles them anew.
 FULL, OTHER_BATCHES = 0, -1
 
 
 @dataclass(frozen=True)
-class Draw:
+class Subsample:
     """Texts that are clustered together.
 
     Attributes:
@@ -34,17 +34,17 @@ class Draw:
     seeds: tuple[int, ...]
     seed: int
 
-    def only(self, *plans: str | None) -> Draw:
-        """The draw without the widths of other plans: what a process needs that clusters one arm."""
+    def only(self, *plans: str | None) -> Subsample:
+        """The subsample without the widths of other plans: what a process needs that clusters one treatment."""
         return replace(self, widths={plan: self.widths[plan] for plan in plans if plan is not None})
 
     def rng(self, name: str) -> np.random.Generator:
-        """Random numbers of this draw, for one purpose."""
+        """Random numbers of this subsample, for one purpose."""
         return np.random.default_rng([self.seed, self.number + 1, zlib.crc32(name.encode())])
 
 
-def make_draws(plans: Sequence[Plan], lengths: Ints, study: Study) -> dict[int, Draw]:
-    """Every draw of a study, by number: all texts, all texts in other batches, and the half-samples."""
+def make_subsamples(plans: Sequence[Plan], lengths: Ints, study: Study) -> dict[int, Subsample]:
+    """Every subsample of a study, by number: all texts, all texts in other batches, and the half-samples."""
     everything = np.arange(len(lengths))
     found = {}
     for number in (FULL, OTHER_BATCHES, *range(1, study.replicates + 1)):
@@ -54,7 +54,7 @@ def make_draws(plans: Sequence[Plan], lengths: Ints, study: Study) -> dict[int, 
             texts = np.sort(order[: len(everything) // 2])
             first = study.seeds + number * REPLICATE_SEEDS
             seeds = range(first, first + REPLICATE_SEEDS)
-        empty = Draw(number, texts, {}, tuple(seeds), study.seed)
+        empty = Subsample(number, texts, {}, tuple(seeds), study.seed)
         widths = {plan.name: plan.widths(lengths[texts], empty.rng(plan.name)) for plan in plans}
-        found[number] = Draw(number, texts, widths, tuple(seeds), study.seed)
+        found[number] = Subsample(number, texts, widths, tuple(seeds), study.seed)
     return found

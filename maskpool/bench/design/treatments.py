@@ -1,4 +1,4 @@
-"""Arms: which states a text's vector is made of."""
+"""Treatments: which states a text's vector is made of."""
 
 from __future__ import annotations
 
@@ -15,44 +15,48 @@ from maskpool.plans import Ints
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
-Reading = Literal["real", "whole", "pads", "common", "another"]
+Positions = Literal["real", "whole", "pads", "common", "another"]
 
 
 @dataclass(frozen=True)
-class Arm:
-    """What one arm pools, and what it is for.
+class Treatment:
+    """What one treatment pools, and what it is for.
 
     Attributes:
         meaning: What is pooled, in words.
-        reading: Which positions of a padded text its vectors are made of.
+        positions: Which positions of a padded text its vectors are made of.
         masked: Whether the encoder was given the mask.
         padded_texts_alone: Whether only texts that have a pad are scored.
         poolings: The only modes that it means anything for; none named, all.
     """
 
     meaning: str
-    reading: Reading
+    positions: Positions
     masked: bool = True
     padded_texts_alone: bool = False
     poolings: tuple[str, ...] = ()
 
 
 EXCLUDED, INCLUDED = "excluded", "included"
-ARMS: dict[str, Arm] = {
-    EXCLUDED: Arm("real tokens alone: what the mask is for", "real"),
-    INCLUDED: Arm("every position of the padded text, as if there were no mask", "whole"),
-    "pads only": Arm(
+TREATMENTS: dict[str, Treatment] = {
+    EXCLUDED: Treatment("real tokens alone: what the mask is for", "real"),
+    INCLUDED: Treatment("every position of the padded text, as if there were no mask", "whole"),
+    "pads only": Treatment(
         "the pads alone, over the texts that have any: what they know of the sentence", "pads", padded_texts_alone=True
     ),
-    "common pad": Arm("included, each pad replaced by one vector, the mean of many texts' pads", "common"),
-    "another's pads": Arm("included, each pad replaced by one of another text", "another"),
-    "another's pads only": Arm(
+    "common pad": Treatment("included, each pad replaced by one vector, the mean of many texts' pads", "common"),
+    "another's pads": Treatment("included, each pad replaced by one of another text", "another"),
+    "another's pads only": Treatment(
         "the pads of another text, over the texts that have any: what chance gives", "pads", padded_texts_alone=True
     ),
-    "noise": Arm("excluded, turned at random until its cosine to excluded is that of included, text by text", "whole"),
-    "divided by width": Arm("real tokens summed, divided by the padded length", "real", poolings=("mean",)),
-    "zeroed pads": Arm("real tokens, and a zero for the pads", "real", poolings=(MaxPooling.mode, MinPooling.mode)),
-    "mask not passed": Arm("real tokens of an encoder that was given no mask", "real", masked=False),
+    "noise": Treatment(
+        "excluded, turned at random until its cosine to excluded is that of included, text by text", "whole"
+    ),
+    "divided by width": Treatment("real tokens summed, divided by the padded length", "real", poolings=("mean",)),
+    "zeroed pads": Treatment(
+        "real tokens, and a zero for the pads", "real", poolings=(MaxPooling.mode, MinPooling.mode)
+    ),
+    "mask not passed": Treatment("real tokens of an encoder that was given no mask", "real", masked=False),
 }
 
 

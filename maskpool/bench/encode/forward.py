@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskpool.audit.census import find_row
 from maskpool.audit.states import relative
-from maskpool.bench.design.treatments import Reading, Vectors, Windows, partners
+from maskpool.bench.design.treatments import Positions, Vectors, Windows, partners
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import atomic_write
@@ -48,14 +48,14 @@ RIGHT = Source()
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What is to be pooled.
 
     Attributes:
         layers: Layers of the encoder.
         poolings: By mode.
         pairs: For each source, sorted keys of (text, padded length).
-        readings: For each source, which positions are pooled.
+        position_sets: For each source, which positions are pooled.
         prefix: Whether the states of a text padded less are the beginning of those of one padded more.
         top: The longest padded length.
         kept: Texts whose token states of the last layer are kept, padded to ``top``.
@@ -65,7 +65,7 @@ class Asked:
     layers: tuple[int, ...]
     poolings: Mapping[str, PoolingLayer]
     pairs: Mapping[Source, Ints]
-    readings: Mapping[Source, tuple[Reading, ...]]
+    position_sets: Mapping[Source, tuple[Positions, ...]]
     prefix: bool
     top: int
     kept: Ints
@@ -74,7 +74,15 @@ class Asked:
     @cached_property
     def sha256(self) -> str:
         """Hash of it all: vectors that were pooled for one are no other's."""
-        settings = self.layers, list(self.poolings), self.readings, self.prefix, self.top, self.seed, sorted(self.pairs)
+        settings = (
+            self.layers,
+            list(self.poolings),
+            self.position_sets,
+            self.prefix,
+            self.top,
+            self.seed,
+            sorted(self.pairs),
+        )
         found = hashlib.sha256(repr(settings).encode())
         for numbers in (self.kept, *(self.pairs[source] for source in sorted(self.pairs))):
             found.update(hashlib.sha256(numbers.tobytes()).digest())
@@ -110,10 +118,10 @@ class Pooled:
     prefix: bool
     folder: Path
 
-    def read(self, source: Source, reading: Reading, layer: int, mode: str, texts: Ints, widths: Ints) -> Vectors:
+    def read(self, source: Source, positions: Positions, layer: int, mode: str, texts: Ints, widths: Ints) -> Vectors:
         """The vectors of texts padded to lengths, as they were pooled."""
-        array = np.load(self.folder / _file(source, reading, layer, mode), mmap_mode="r", allow_pickle=False)
-        if reading != "real" or source != RIGHT or not self.prefix:
+        array = np.load(self.folder / _file(source, positions, layer, mode), mmap_mode="r", allow_pickle=False)
+        if positions != "real" or source != RIGHT or not self.prefix:
             pairs = np.load(self.folder / _pairs_file(source), mmap_mode="r", allow_pickle=False)
             texts = np.searchsorted(pairs, pair_keys(texts, widths))
         return np.array(array[texts])
@@ -123,10 +131,10 @@ class Pooled:
         return self.read(RIGHT, "real", layer, mode, texts, self.lengths[texts])
 
 
-def _file(source: Source, reading: Reading, layer: int, mode: str) -> str:
+def _file(source: Source, positions: Positions, layer: int, mode: str) -> str:
     # A head that was trained elsewhere is called by its path, which is no name of a file.
     pooling = mode if mode.isidentifier() else hashlib.sha256(mode.encode()).hexdigest()
-    return f"{source.side} {'masked' if source.masked else 'unmasked'} {reading} {layer} {pooling}.npy"
+    return f"{source.side} {'masked' if source.masked else 'unmasked'} {positions} {layer} {pooling}.npy"
 
 
 def _pairs_file(source: Source) -> str:
@@ -135,10 +143,10 @@ def _pairs_file(source: Source) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds spent in the encoder, and in pooling all arms from what it gave."""
+    """Seconds spent in the encoder, and in pooling all treatments from what it gave."""
 
     encoder: float
-    arms: float
+    treatments: float
 
 
 @dataclass(frozen=True)
@@ -231,11 +239,11 @@ class _Block:
 
 
 def pool_corpus(
-    encoder: Encoder, ids: Sequence[Sequence[int]], asked: Asked, folder: Path, on_texts: Callable[[int], None]
+    encoder: Encoder, ids: Sequence[Sequence[int]], request: Request, folder: Path, on_texts: Callable[[int], None]
 ) -> tuple[Pooled, States, Cost]:
-    """Run the encoder and pool every arm.
+    """Run the encoder and pool every treatment.
 
-    Where the prefix property is proven, each text is run once, padded to ``asked.top`` on the right, and every
+    Where the prefix property is proven, each text is run once, padded to ``request.top`` on the right, and every
     padded length is read from that. Everything else is run for real: each text at each padded length that was
     asked for, in blocks of texts padded alike.
 
@@ -245,7 +253,7 @@ def pool_corpus(
     Args:
         encoder: The encoder.
         ids: Token ids of each text.
-        asked: What is to be pooled.
+        request: What is to be pooled.
         folder: Where vectors lie, mapped into memory; it must outlive what is returned.
         on_texts: Called with the number of texts run, those of an earlier call included.
 
@@ -254,37 +262,37 @@ def pool_corpus(
         InvalidValueError: A vector is not finite.
     """
     lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
-    blocks = list(_blocks(asked, lengths))
+    blocks = list(_blocks(request, lengths))
     marker = folder / "done.json"
-    done, in_encoder, in_arms = _finished(marker)
+    done, in_encoder, in_treatments = _finished(marker)
     # Asked of the model itself: the embedding matrix may be narrower than the layers, and so may the last of them.
-    dimensions = [states.shape[2] for states in encoder.layers(ids[:1], asked.layers)]
-    arrays = _arrays(asked, dimensions, len(ids), folder, fresh=not done)
-    kept_layer = asked.layers.index(_deepest(encoder, ids, asked.layers)) if len(asked.kept) else 0
-    kept_shape = (len(asked.kept), asked.top if len(asked.kept) else 0, dimensions[kept_layer])
+    dimensions = [states.shape[2] for states in encoder.layers(ids[:1], request.layers)]
+    arrays = _arrays(request, dimensions, len(ids), folder, fresh=not done)
+    kept_layer = request.layers.index(_deepest(encoder, ids, request.layers)) if len(request.kept) else 0
+    kept_shape = (len(request.kept), request.top if len(request.kept) else 0, dimensions[kept_layer])
     states = torch.from_numpy(_mapped(folder / "states.npy", kept_shape, not done))
-    commons = _common_pads(encoder, ids, asked)
+    commons = _common_pads(encoder, ids, request)
     on_texts(sum(len(block.texts) for block in blocks[:done]))
     for number, block in enumerate(blocks[done:], done + 1):
         began = time.perf_counter()
         output = encoder.layers(
-            [ids[i] for i in block.texts.tolist()], asked.layers, block.width, block.source.side, block.source.masked
+            [ids[i] for i in block.texts.tolist()], request.layers, block.width, block.source.side, block.source.masked
         )
         forwarded = time.perf_counter()
-        for layer, values in zip(asked.layers, output, strict=True):
-            _pool_block(block, layer, values.float().cpu(), lengths, asked, arrays, commons)
-        if len(asked.kept) and block.source == RIGHT and block.width == asked.top:
-            rows = np.flatnonzero(np.isin(block.texts, asked.kept))
-            places = np.searchsorted(asked.kept, block.texts[rows])
+        for layer, values in zip(request.layers, output, strict=True):
+            _pool_block(block, layer, values.float().cpu(), lengths, request, arrays, commons)
+        if len(request.kept) and block.source == RIGHT and block.width == request.top:
+            rows = np.flatnonzero(np.isin(block.texts, request.kept))
+            places = np.searchsorted(request.kept, block.texts[rows])
             states[places] = output[kept_layer][rows].float().cpu()
         in_encoder += forwarded - began
-        in_arms += time.perf_counter() - forwarded
+        in_treatments += time.perf_counter() - forwarded
         # Mapped pages outlive the process that wrote them, so the next process only needs a count.
         with atomic_write(marker) as beside:
-            beside.write_text(json.dumps([number, in_encoder, in_arms]))
+            beside.write_text(json.dumps([number, in_encoder, in_treatments]))
         on_texts(len(block.texts))
-    mask = torch.arange(asked.top) < torch.from_numpy(lengths[asked.kept]).unsqueeze(1)
-    return Pooled(lengths, asked.prefix, folder), States(asked.kept, states, mask), Cost(in_encoder, in_arms)
+    mask = torch.arange(request.top) < torch.from_numpy(lengths[request.kept]).unsqueeze(1)
+    return Pooled(lengths, request.prefix, folder), States(request.kept, states, mask), Cost(in_encoder, in_treatments)
 
 
 def _deepest(encoder: Encoder, ids: Sequence[Sequence[int]], layers: Sequence[int]) -> int:
@@ -296,15 +304,15 @@ def _deepest(encoder: Encoder, ids: Sequence[Sequence[int]], layers: Sequence[in
     return max(layers, key=lambda layer: layer % number)
 
 
-def _blocks(asked: Asked, lengths: Ints) -> list[_Block]:
+def _blocks(request: Request, lengths: Ints) -> list[_Block]:
     found = []
-    order = np.random.default_rng(asked.seed).permutation(len(lengths))
-    if asked.prefix:
-        found += [_Block(RIGHT, np.sort(texts), asked.top) for texts in _split(order)]
-    for source in sorted(asked.pairs):
-        if source == RIGHT and asked.prefix:
+    order = np.random.default_rng(request.seed).permutation(len(lengths))
+    if request.prefix:
+        found += [_Block(RIGHT, np.sort(texts), request.top) for texts in _split(order)]
+    for source in sorted(request.pairs):
+        if source == RIGHT and request.prefix:
             continue
-        text, width = np.divmod(asked.pairs[source], _STRIDE)
+        text, width = np.divmod(request.pairs[source], _STRIDE)
         for one in np.unique(width).tolist():
             chosen = text[width == one]
             found += [
@@ -324,13 +332,13 @@ def _pool_block(
     layer: int,
     values: Tensor,
     lengths: Ints,
-    asked: Asked,
-    arrays: Mapping[tuple[Source, Reading, int, str], Mapped],
+    request: Request,
+    arrays: Mapping[tuple[Source, Positions, int, str], Mapped],
     commons: Mapping[tuple[str, int], Tensor],
 ) -> None:
     source, left = block.source, block.source.side == "left"
-    keys = asked.pairs[source]
-    if source == RIGHT and asked.prefix:
+    keys = request.pairs[source]
+    if source == RIGHT and request.prefix:
         starts, ends = (
             np.searchsorted(keys, pair_keys(block.texts + more, np.zeros_like(block.texts))) for more in (0, 1)
         )
@@ -341,18 +349,18 @@ def _pool_block(
         rows = np.arange(len(block.texts))
     real = lengths[block.texts]
     windows = Windows(real, rows, keys[places] % _STRIDE, left)
-    for reading in asked.readings[source]:
+    for positions in request.position_sets[source]:
         target = places
-        if reading == "real" and source == RIGHT and asked.prefix:
+        if positions == "real" and source == RIGHT and request.prefix:
             every = np.arange(len(block.texts))
             batch, target = Windows(real, every, real).real(values), block.texts
-        elif reading == "common":
+        elif positions == "common":
             batch = windows.with_pads(values, None, commons[source.side, layer])
-        elif reading == "another":
+        elif positions == "another":
             batch = windows.with_pads(values, partners(real, block.width), commons[source.side, layer])
         else:
-            batch = getattr(windows, reading)(values)
-        for mode, pooling in asked.poolings.items():
+            batch = getattr(windows, positions)(values)
+        for mode, pooling in request.poolings.items():
             vectors = pooling.pool(batch).numpy()
             if not np.isfinite(vectors).all():
                 raise InvalidValueError(
@@ -360,38 +368,42 @@ def _pool_block(
                     f"must give finite vectors; some vectors of layer {layer} pooled by {mode} are not finite, though "
                     "the states of a sample of the texts are: choose a dtype with a wider range, or another model",
                 )
-            arrays[source, reading, layer, mode][target] = vectors
+            arrays[source, positions, layer, mode][target] = vectors
 
 
-def _common_pads(encoder: Encoder, ids: Sequence[Sequence[int]], asked: Asked) -> dict[tuple[str, int], Tensor]:
+def _common_pads(encoder: Encoder, ids: Sequence[Sequence[int]], request: Request) -> dict[tuple[str, int], Tensor]:
     """The mean output at the pads of some texts, for each side and layer."""
-    sample = np.random.default_rng(asked.seed).permutation(len(ids))[:_BLOCK].tolist()
+    sample = np.random.default_rng(request.seed).permutation(len(ids))[:_BLOCK].tolist()
     found: dict[tuple[str, int], Tensor] = {}
-    for side in {source.side for source, readings in asked.readings.items() if {"common", "another"} & set(readings)}:
+    for side in {
+        source.side
+        for source, position_sets in request.position_sets.items()
+        if {"common", "another"} & set(position_sets)
+    }:
         for layer, values in zip(
-            asked.layers, encoder.layers([ids[i] for i in sample], asked.layers, asked.top, side), strict=True
+            request.layers, encoder.layers([ids[i] for i in sample], request.layers, request.top, side), strict=True
         ):
-            mask = encoder.pad([ids[i] for i in sample], asked.top, side)[1]
+            mask = encoder.pad([ids[i] for i in sample], request.top, side)[1]
             pads = values.float().cpu()[mask.cpu() == 0]
             found[side, layer] = pads.mean(dim=0) if len(pads) else values.new_zeros(values.shape[2]).float().cpu()
     return found
 
 
 def _arrays(
-    asked: Asked, dimensions: Sequence[int], texts: int, folder: Path, fresh: bool
-) -> dict[tuple[Source, Reading, int, str], Mapped]:
+    request: Request, dimensions: Sequence[int], texts: int, folder: Path, fresh: bool
+) -> dict[tuple[Source, Positions, int, str], Mapped]:
     found = {}
-    for source, readings in asked.readings.items():
-        for reading in readings:
-            each_text = reading == "real" and source == RIGHT and asked.prefix
-            for layer, dimension in zip(asked.layers, dimensions, strict=True):
-                for mode, pooling in asked.poolings.items():
-                    rows = texts if each_text else len(asked.pairs[source])
+    for source, position_sets in request.position_sets.items():
+        for positions in position_sets:
+            each_text = positions == "real" and source == RIGHT and request.prefix
+            for layer, dimension in zip(request.layers, dimensions, strict=True):
+                for mode, pooling in request.poolings.items():
+                    rows = texts if each_text else len(request.pairs[source])
                     shape = (rows, pooling.output_dimension(dimension))
-                    found[source, reading, layer, mode] = _mapped(
-                        folder / _file(source, reading, layer, mode), shape, fresh
+                    found[source, positions, layer, mode] = _mapped(
+                        folder / _file(source, positions, layer, mode), shape, fresh
                     )
-        np.save(folder / _pairs_file(source), asked.pairs[source])
+        np.save(folder / _pairs_file(source), request.pairs[source])
     return found
 
 

@@ -11,7 +11,18 @@ from maskpool.bench.report.results import Results, difference
 from maskpool.bench.score.intervals import CONFIDENCE
 from maskpool.errors import DataError
 
-HEADER = ("model", "corpus", "by", "pooling", "plan", "arm", "Δ in A [95 %]", "Δ in B [95 %]", "B − A [95 %]", "floor")
+HEADER = (
+    "model",
+    "corpus",
+    "by",
+    "pooling",
+    "plan",
+    "treatment",
+    "Δ in A [95 %]",
+    "Δ in B [95 %]",
+    "B − A [95 %]",
+    "floor",
+)
 
 
 def compare(one: Results, other: Results) -> dict[str, Any]:
@@ -34,8 +45,8 @@ def compare(one: Results, other: Results) -> dict[str, Any]:
     common = [key for key in first if key in second]
     if not common:
         raise DataError(
-            "the two studies have no row in common: they must share a pooling, a plan and an arm, on a model and a "
-            "corpus that both call the same"
+            "the two studies have no row in common: they must share a pooling, a plan and a treatment, on a model and "
+            "a corpus of the same name"
         )
     quantile = float(stats.norm.ppf((1 + CONFIDENCE ** (1 / len(common))) / 2))
     rows = []
@@ -44,7 +55,7 @@ def compare(one: Results, other: Results) -> dict[str, Any]:
         delta, error = b["delta"] - a["delta"], float(np.hypot(a["standard_error"], b["standard_error"]))
         low, high = delta - quantile * error, delta + quantile * error
         rows.append(
-            dict(zip(("model", "corpus", "layer", "by", "pooling", "plan", "arm"), key, strict=True))
+            dict(zip(("model", "corpus", "layer", "by", "pooling", "plan", "treatment"), key, strict=True))
             | {"a": a, "b": b, "delta": delta, "low": low, "high": high, "floor": max(a["floor"], b["floor"])}
         )
     return {
@@ -64,7 +75,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
             row["by"] if row["layer"] == -1 else f"{row['by']}, layer {row['layer']}",
             row["pooling"],
             row["plan"],
-            row["arm"],
+            row["treatment"],
             difference(row["a"]),
             difference(row["b"]),
             difference(row),
@@ -83,7 +94,7 @@ def _rows(results: Results) -> dict[tuple[Any, ...], Results]:
             one["by"],
             row["pooling"],
             row["plan"],
-            row["arm"],
+            row["treatment"],
         ): row
         for part in results["parts"]
         for one in part["tables"]

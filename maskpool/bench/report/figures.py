@@ -35,7 +35,7 @@ _INK = "#010203"
 
 
 def draw_forest(part: Results, path: Path) -> None:
-    """ΔAMI of each arm with its interval, pooling by pooling and plan by plan, over the floor."""
+    """ΔAMI of each treatment with its interval, pooling by pooling and plan by plan, over the floor."""
     rows = [row for row in main_table_of(part)["rows"] if "delta" in row]
     poolings = {
         mode: dict.fromkeys(row["plan"] for row in rows if row["pooling"] == mode)
@@ -46,7 +46,9 @@ def draw_forest(part: Results, path: Path) -> None:
     figure, panels = _panels((len(heights), 1), 5.8, 0.9 + 0.21 * sum(heights) + 0.3 * len(heights), heights, "all")
     for (mode, plans), axes in zip(poolings.items(), panels, strict=False):
         mine = [row for row in rows if row["pooling"] == mode]
-        floor = max(mine, key=lambda row: row["texts"])["floor"]  # of all texts, where an arm scores a part of them
+        floor = max(mine, key=lambda row: row["texts"])[
+            "floor"
+        ]  # of all texts, where a treatment scores a part of them
         axes.axvspan(-floor, floor, color="#888888", alpha=0.2, linewidth=0)
         axes.axvline(0, color=_INK, linewidth=0.8)
         labels = []
@@ -59,9 +61,9 @@ def draw_forest(part: Results, path: Path) -> None:
                     xerr=[[row["delta"] - row["low"]], [row["high"] - row["delta"]]],
                     linestyle="none",
                     capsize=3,
-                    **_STYLES.get(row["arm"], _OTHER_STYLE),
+                    **_STYLES.get(row["treatment"], _OTHER_STYLE),
                 )
-                labels.append(row["arm"])
+                labels.append(row["treatment"])
         axes.set_yticks([-place for place in range(len(labels))], labels)
         for label in axes.get_yticklabels():
             if label.get_text() in plans:
@@ -76,7 +78,7 @@ def draw_forest(part: Results, path: Path) -> None:
 
 def draw_dose(part: Results, path: Path) -> None:
     """Pads included: the shift of a text against its share of pads, and ΔAMI of a plan against the plan's share."""
-    rows = [row for row in main_table_of(part)["rows"] if row["arm"] == INCLUDED]
+    rows = [row for row in main_table_of(part)["rows"] if row["treatment"] == INCLUDED]
     fraction = {plan["name"]: plan["pad_fraction"] for plan in part["plans"]}
     left_padded = {plan["name"] for plan in part["plans"] if plan["plan"]["side"] == "left"}
     poolings = list(dict.fromkeys(row["pooling"] for row in rows))

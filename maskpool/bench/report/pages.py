@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from maskpool.bench.design.treatments import ARMS, INCLUDED
+from maskpool.bench.design.treatments import INCLUDED, TREATMENTS
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.results import (
     Results,
@@ -41,7 +41,7 @@ CSV_COLUMNS = (
     "by",
     "pooling",
     "plan",
-    "arm",
+    "treatment",
     "leak",
     "texts",
     "cosine_shift",
@@ -68,7 +68,7 @@ CSV_COLUMNS = (
 HEADER = (
     "pooling",
     "plan",
-    "arm",
+    "treatment",
     "texts",
     "cosine shift",
     "neighbours kept",
@@ -81,7 +81,14 @@ HEADER = (
 )
 MIXED_HEADER = ("pooling", "plan", "pipeline", "score", "both alone", "mixed", "Δ [95 %]", "floor")
 LEAK_HEADER = ("leak", "re-creates", "plan", "cosine shift", "AMI", "ΔAMI [95 %]", "floor")
-INFLUENCE_HEADER = ("pooling", "plan", "by batch alone", "by seed alone", "fixed clusters, by batch", "neighbours kept")
+BATCH_EFFECT_HEADER = (
+    "pooling",
+    "plan",
+    "by batch alone",
+    "by seed alone",
+    "fixed clusters, by batch",
+    "neighbours kept",
+)
 COST_HEADER = ("plan", "how it happens", "tokens", "of them pads", "encoder seconds", "ΔAMI [95 %]", "floor")
 LEARNED_HEADER = ("pooling", "trained", "served", "AMI", "ΔAMI [95 %]", "floor", "weight on pads")
 EFFECT = {"lower": "lower", "higher": "higher", "none": "no change shown"}
@@ -111,7 +118,7 @@ def table(rows: Sequence[Results]) -> list[list[str]]:
         [
             row["pooling"],
             row["plan"],
-            row["arm"],
+            row["treatment"],
             str(row["texts"]),
             f"{abs(row.get('cosine_shift', 0)):.3f}",
             f"{row.get('neighbours_kept', 1):.2f}",
@@ -146,7 +153,7 @@ def mixed_table(rows: Sequence[Results]) -> list[list[str]]:
         [
             row["pooling"],
             row["plan"],
-            row["arm"],
+            row["treatment"],
             row["metric"],
             f"{row['reference']:.3f}",
             f"{row['reference'] + row['delta']:.3f}",
@@ -181,7 +188,7 @@ def cluster_rows(part: Results) -> list[Results]:
     return rows
 
 
-def influence_table(part: Results) -> list[list[str]]:
+def batch_effect_table(part: Results) -> list[list[str]]:
     """How many texts change cluster by their batch, and by the seed."""
     return [
         [
@@ -192,13 +199,13 @@ def influence_table(part: Results) -> list[list[str]]:
             f"{row['by_batch_fixed_clusters']:.1%}",
             f"{row['neighbours_kept']:.2f}",
         ]
-        for row in part["influence"]
+        for row in part["batch_effect"]
     ]
 
 
 def cost_table(part: Results) -> list[list[str]]:
     """What padding costs in tokens and seconds, beside what reading the pads costs in quality."""
-    rows = {row["plan"]: row for row in reversed(cluster_rows(part)) if row["arm"] == INCLUDED}
+    rows = {row["plan"]: row for row in reversed(cluster_rows(part)) if row["treatment"] == INCLUDED}
     about = of_table(main_table_of(part))
     return [
         [
@@ -245,48 +252,50 @@ def sections(part: Results) -> dict[str, str]:
         *((name, title, True) for name, title in tables.items()),
         ("why", "Why", causes(part)),
         ("leaks", "Leaks by their public names", leak_table(part)),
-        ("mates", "Batch-mates", part["influence"]),
+        ("mates", "Batch-mates", part["batch_effect"]),
         ("cost", "What padding costs", True),
         ("learned", "Learned poolings", part["learned"]),
     )
     return {name: title for name, title, there in every if there}
 
 
-def used_arms(results: Results) -> dict[str, str]:
-    """What is pooled in each arm of the tables."""
-    used = {row["arm"] for part in results["parts"] for one in part["tables"] for row in one["rows"]}
-    meanings = {name: arm.meaning for name, arm in ARMS.items()} | MIXED
+def used_treatments(results: Results) -> dict[str, str]:
+    """What is pooled in each treatment of the tables."""
+    used = {row["treatment"] for part in results["parts"] for one in part["tables"] for row in one["rows"]}
+    meanings = {name: treatment.meaning for name, treatment in TREATMENTS.items()} | MIXED
     return {name: meaning for name, meaning in meanings.items() if name in used}
 
 
 def causes(part: Results) -> dict[str, list[str]]:
-    """What the arms that read pads alone, or noise, say about the cause: sentences for each pooling."""
+    """What the treatments that read pads alone, or noise, say about the cause: sentences for each pooling."""
     found = {}
     lead = lead_plan(part["plans"])
     for pooling in dict.fromkeys(row["pooling"] for row in cluster_rows(part)):
-        arms = {row["arm"]: row for row in cluster_rows(part) if row["pooling"] == pooling and row["plan"] == lead}
+        treatments = {
+            row["treatment"]: row for row in cluster_rows(part) if row["pooling"] == pooling and row["plan"] == lead
+        }
         said = []
-        if "pads only" in arms:
-            row = arms["pads only"]
+        if "pads only" in treatments:
+            row = treatments["pads only"]
             said.append(
                 f"The pads alone reach an AMI of {row['ami']:.3f} where the real tokens of the same texts reach "
                 f"{row['reference']:.3f}: Δ {difference(row)}, floor {row['floor']:.3f}."
             )
-        if "noise" in arms and INCLUDED in arms:
-            noise, pads = arms["noise"], arms[INCLUDED]
+        if "noise" in treatments and INCLUDED in treatments:
+            noise, pads = treatments["noise"], treatments[INCLUDED]
             against = pads["against_noise"] | {"floor": pads["floor"]}
             said.append(
                 f"Noise that moves each text just as far gives Δ {difference(noise)} where the pads give "
                 f"{difference(pads)}; from noise to pads it is {difference(against)}, floor {pads['floor']:.3f}: "
                 + _AGAINST_NOISE[effect(against)]
             )
-        for arm, meaning in (
+        for treatment, meaning in (
             ("common pad", "One vector in place of every pad"),
             ("another's pads", "Another text's pads in place of its own"),
             ("another's pads only", "Another text's pads alone, which is what chance gives"),
         ):
-            if arm in arms:
-                row = arms[arm]
+            if treatment in treatments:
+                row = treatments[treatment]
                 said.append(f"{meaning}: Δ {difference(row)}, floor {row['floor']:.3f}.")
         if said:
             found[f"{pooling}{of_table(main_table_of(part))}, {lead}"] = said
@@ -316,9 +325,9 @@ def show(results: Results) -> Group:
 
 def _narrow(one: Results, title: str, part: Results) -> Table:
     narrow = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("pooling", "plan", "arm"):
-        # On a screen of 80 columns words are folded, and the longest word of an arm is not torn.
-        narrow.add_column(name, overflow="fold", min_width=9 if name == "arm" else None)
+    for name in ("pooling", "plan", "treatment"):
+        # On a screen of 80 columns words are folded, and the longest word of a treatment is not torn.
+        narrow.add_column(name, overflow="fold", min_width=9 if name == "treatment" else None)
     names = (
         ("score", "Δ ± 95 %", "floor")
         if one["by"] == "mixed"
@@ -330,11 +339,11 @@ def _narrow(one: Results, title: str, part: Results) -> Table:
         if before and before["pooling"] != row["pooling"]:
             narrow.add_section()
         if one["by"] != "mixed":
-            narrow.add_row(row["pooling"], row["plan"], row["arm"], *_narrow_numbers(row))
+            narrow.add_row(row["pooling"], row["plan"], row["treatment"], *_narrow_numbers(row))
         elif "delta" in row:
             change = f"{row['delta']:+.3f} ± {row['high'] - row['delta']:.3f}"
             narrow.add_row(
-                row["pooling"], row["plan"], row["arm"], f"{row['reference']:.3f}", change, f"{row['floor']:.3f}"
+                row["pooling"], row["plan"], row["treatment"], f"{row['reference']:.3f}", change, f"{row['floor']:.3f}"
             )
     if one["by"] != "mixed":
         narrow.add_section()
@@ -355,7 +364,7 @@ def _narrow_learned(part: Results) -> Table:
 
 _LEGEND = (
     "shift: 1 − cosine to real tokens alone; kept: share of 10 nearest neighbours; Δ: to real tokens alone, with "
-    "simultaneous 95 % intervals; floor: how far two runs of the excluded arm differ by seeds alone"
+    "simultaneous 95 % intervals; floor: how far two runs of the excluded treatment differ by seeds alone"
 )
 
 
@@ -505,7 +514,7 @@ def _rendered(
     return environment.get_template(template).render(
         results=results,
         names=figure_names(results),
-        arms=used_arms(results),
+        treatments=used_treatments(results),
         terms=TERMS,
         sections=sections,
         table_title=table_title,
@@ -513,7 +522,7 @@ def _rendered(
         main_table=main_table,
         mixed_table=mixed_table,
         leak_table=leak_table,
-        influence_table=influence_table,
+        batch_effect_table=batch_effect_table,
         cost_table=cost_table,
         learned_table=learned_table,
         learned_modes=LEARNED,
@@ -525,7 +534,7 @@ def _rendered(
             "main": HEADER,
             "mixed": MIXED_HEADER,
             "leak": LEAK_HEADER,
-            "influence": INFLUENCE_HEADER,
+            "batch_effect": BATCH_EFFECT_HEADER,
             "cost": COST_HEADER,
             "learned": LEARNED_HEADER,
         },

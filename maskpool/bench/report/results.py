@@ -122,10 +122,10 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
         "forward": one("forward"),
         "baselines": one("baselines"),
         "tables": tables,
-        "influence": [
+        "batch_effect": [
             {"layer": layer, "pooling": pooling, "plan": plan.name}
-            | one("influence", layer=layer, pooling=pooling, plan=plan.name)
-            for layer, pooling, plan in grid.influences()
+            | one("batch_effect", layer=layer, pooling=pooling, plan=plan.name)
+            for layer, pooling, plan in grid.batch_effects()
         ],
         "learned": heads.hold_at_once({mode: one(**heads.key_of(mode)) for mode in study.learned})
         if facts["heads"]
@@ -135,24 +135,25 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
 
 
 def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cells) -> list[Results]:
-    """The rows of a table: for each pooling the reference, then its arms plan by plan."""
+    """The rows of a table: for each pooling the reference, then its treatments plan by plan."""
 
     def value(fit: Fit) -> Results:
         found: Results = cells[fit.key(part)]
         return found
 
     # Pads against noise that moves each text as far: of the same texts, so that the reference falls out.
-    noise = {(one.pooling, one.plan): place for place, one in enumerate(comparisons) if one.arm == "noise"}
+    noise = {(one.pooling, one.plan): place for place, one in enumerate(comparisons) if one.treatment == "noise"}
     against_noise = {
         place: noise[one.pooling, one.plan]
         for place, one in enumerate(comparisons)
-        if one.arm == INCLUDED and (one.pooling, one.plan) in noise
+        if one.treatment == INCLUDED and (one.pooling, one.plan) in noise
     }
 
-    def deltas(draw: int) -> np.ndarray[Any, Any]:
+    def deltas(subsample: int) -> np.ndarray[Any, Any]:
         found = [
             np.subtract(
-                value(one.fit(draw))["scores"][_primary(one)], value(one.reference(draw))["scores"][_primary(one)]
+                value(one.fit(subsample))["scores"][_primary(one)],
+                value(one.reference(subsample))["scores"][_primary(one)],
             )
             for one in comparisons
         ]
@@ -161,7 +162,7 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
     def interval(place: int) -> Results:
         return {name: float(getattr(intervals, name)[place]) for name in ("delta", "low", "high")}
 
-    replicates = np.stack([deltas(draw) for draw in range(1, study.replicates + 1)])
+    replicates = np.stack([deltas(subsample) for subsample in range(1, study.replicates + 1)])
     intervals = half_sample_intervals(deltas(FULL), replicates, study.seed)
     contrasts = dict(zip(against_noise, range(len(comparisons), len(intervals.delta)), strict=True))
     rows: list[Results] = []
@@ -175,11 +176,11 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
         if reference not in referenced and one.scored_under is None:
             referenced.add(reference)
             rows.append(_row(one.pooling, "any", EXCLUDED, one, value(reference)) | {"floor": seeds})
-        shift = {"layer": one.layer, "pooling": one.pooling, "plan": one.plan.name, "arm": one.arm}
+        shift = {"layer": one.layer, "pooling": one.pooling, "plan": one.plan.name, "treatment": one.treatment}
         moved = {} if one.by in METRIC else cells[{"kind": "shift", "part": part, **shift}]
         reference_scores = value(reference)["scores"][_primary(one)]
         rows.append(
-            _row(one.pooling, one.plan.name, one.by if one.by in METRIC else one.arm, one, value(one.fit(FULL)))
+            _row(one.pooling, one.plan.name, one.by if one.by in METRIC else one.treatment, one, value(one.fit(FULL)))
             | moved
             | {
                 "reference": float(np.mean(reference_scores)),
@@ -196,18 +197,18 @@ def _primary(comparison: Comparison) -> str:
     return PRIMARY.get(comparison.by, "ami")
 
 
-def _row(pooling: str, plan: str, arm: str, comparison: Comparison, fit: Results) -> Results:
+def _row(pooling: str, plan: str, treatment: str, comparison: Comparison, fit: Results) -> Results:
     found: Results = {
         "pooling": pooling,
         "plan": plan,
-        "arm": arm,
+        "treatment": treatment,
         "texts": fit["texts"],
         "metric": METRIC.get(comparison.by, "AMI"),
         **{name: float(np.mean(values)) for name, values in fit["scores"].items()},
     }
     if "length_ami" in fit:
         found["length_ami"] = fit["length_ami"]
-    if comparison.leak is not None and arm != EXCLUDED:
+    if comparison.leak is not None and treatment != EXCLUDED:
         found |= {"leak": comparison.leak, "recreates": LEAKS[comparison.leak].recreates}
     return found
 
@@ -235,7 +236,7 @@ def lead_plan(plans: Sequence[Results]) -> str:
     """The plan that sentences are about: random batches, which is what careless code does; else the first.
 
     Args:
-        plans: Those of a part; under those for leaks alone no other arm is measured.
+        plans: Those of a part; under those for leaks alone no other treatment is measured.
     """
     measured = [plan for plan in plans if not plan["for_leaks_alone"]]
     careless = [plan for plan in measured if (plan["plan"]["order"], plan["plan"]["pad_to"]) == ("random", "longest")]
@@ -284,7 +285,7 @@ def _verdict(study: Study, part: Results) -> str:
     rows = [
         row
         for row in table["rows"]
-        if row["arm"] == INCLUDED and row["plan"] == lead and row["pooling"] in study.poolings
+        if row["treatment"] == INCLUDED and row["plan"] == lead and row["pooling"] in study.poolings
     ]
     if not rows:
         return f"{about}: nothing was compared with pads included."

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from maskpool.bench.design.subsamples import Draw
+from maskpool.bench.design.subsamples import Subsample
 from maskpool.bench.design.treatments import INCLUDED, unit
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.score.clusterers import cluster, fit_kmeans, matched
-from maskpool.bench.score.fits import arm_vectors
+from maskpool.bench.score.fits import treatment_vectors
 from maskpool.bench.score.shift import neighbours, shared_neighbours
 from maskpool.plans import Ints, Plan
 
@@ -30,8 +30,8 @@ def changed(one: Ints, other: Ints) -> float:
     return float((matched(one, other) != one).mean())
 
 
-def influence(
-    pooled: Pooled, codes: Ints, full: Draw, other: Draw, layer: int, pooling: str, plan: Plan
+def batch_effect(
+    pooled: Pooled, codes: Ints, full: Subsample, other: Subsample, layer: int, pooling: str, plan: Plan
 ) -> dict[str, Any]:
     """How many texts change cluster when only their batch changes, and when only the seed does.
 
@@ -52,7 +52,7 @@ def influence(
     """
     clusters = len(np.unique(codes))
     alone = pooled.alone(layer, pooling, full.texts)
-    here, there = (arm_vectors(pooled, draw, layer, pooling, INCLUDED, plan) for draw in (full, other))
+    here, there = (treatment_vectors(pooled, subsample, layer, pooling, INCLUDED, plan) for subsample in (full, other))
     fits = {name: [cluster(v, clusters, seed) for seed in full.seeds] for name, v in (("here", here), ("there", there))}
     fixed = fit_kmeans(unit(alone), clusters, full.seeds[0])
     labels_here, labels_there = fixed.predict(unit(here)), fixed.predict(unit(there))
@@ -69,7 +69,7 @@ def influence(
         "examples": [
             {
                 "text": int(text),
-                "widths": [int(draw.widths[plan.name][text]) for draw in (full, other)],
+                "widths": [int(subsample.widths[plan.name][text]) for subsample in (full, other)],
                 # Those that only one of the two batches brings stand first.
                 "neighbours": [
                     sorted(near[text].tolist(), key=lambda row: row in other[text])[:_SHOWN_NEIGHBOURS]

@@ -1,4 +1,4 @@
-"""Fits: one arm's vectors of one draw, clustered and scored."""
+"""Fits: one treatment's vectors of one subsample, clustered and scored."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from maskpool.bench.design.subsamples import FULL, Draw
-from maskpool.bench.design.treatments import ARMS, EXCLUDED, Vectors, matched_noise
+from maskpool.bench.design.subsamples import FULL, Subsample
+from maskpool.bench.design.treatments import EXCLUDED, TREATMENTS, Vectors, matched_noise
 from maskpool.bench.encode.forward import Pooled, Source
 from maskpool.bench.score.clusterers import ami, cluster, score
 from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
@@ -23,13 +23,13 @@ PRIMARY = {INDEX: "accuracy", FIT: "ami"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm of a pooling under a plan, against the same texts alone, unpadded.
+    """A treatment of a pooling under a plan, against the same texts alone, unpadded.
 
     Attributes:
         layer: Of the encoder.
         pooling: Mode.
         plan: How texts are padded.
-        arm: What is pooled.
+        treatment: What is pooled.
         by: How it is scored: a clusterer, or a mixed plan.
         leak: The public bug that it re-creates.
     """
@@ -37,27 +37,27 @@ class Comparison:
     layer: int
     pooling: str
     plan: Plan
-    arm: str
+    treatment: str
     by: str
     leak: str | None = None
 
     @property
     def source(self) -> Source:
         """The states that it reads."""
-        return Source(self.plan.side, ARMS[self.arm].masked)
+        return Source(self.plan.side, TREATMENTS[self.treatment].masked)
 
     @property
     def scored_under(self) -> str | None:
         """The plan under which a text must have a pad to be scored; None scores all texts."""
-        return self.plan.name if ARMS[self.arm].padded_texts_alone else None
+        return self.plan.name if TREATMENTS[self.treatment].padded_texts_alone else None
 
-    def fit(self, draw: int) -> Fit:
-        """The fit of this arm in a draw."""
-        return Fit(self.layer, self.pooling, self.arm, self.plan.name, self.by, self.scored_under, draw)
+    def fit(self, subsample: int) -> Fit:
+        """The fit of this treatment in a subsample."""
+        return Fit(self.layer, self.pooling, self.treatment, self.plan.name, self.by, self.scored_under, subsample)
 
-    def reference(self, draw: int) -> Fit:
+    def reference(self, subsample: int) -> Fit:
         """The fit of the same texts alone."""
-        return Fit(self.layer, self.pooling, EXCLUDED, None, self.by, self.scored_under, draw)
+        return Fit(self.layer, self.pooling, EXCLUDED, None, self.by, self.scored_under, subsample)
 
 
 @dataclass(frozen=True)
@@ -66,100 +66,105 @@ class Fit:
 
     layer: int
     pooling: str
-    arm: str
+    treatment: str
     plan: str | None
     by: str
     scored_under: str | None
-    draw: int
+    subsample: int
 
     def key(self, part: str) -> dict[str, Any]:
         """The key of its cell."""
         return {"kind": "fit", "part": part, **asdict(self)}
 
 
-def scored_texts(pooled: Pooled, draw: Draw, scored_under: str | None) -> Ints:
-    """Places in ``draw.texts`` of the texts that are scored."""
+def scored_texts(pooled: Pooled, subsample: Subsample, scored_under: str | None) -> Ints:
+    """Places in ``subsample.texts`` of the texts that are scored."""
     if scored_under is None:
-        return np.arange(len(draw.texts))
-    return np.flatnonzero(draw.widths[scored_under] > pooled.lengths[draw.texts])
+        return np.arange(len(subsample.texts))
+    return np.flatnonzero(subsample.widths[scored_under] > pooled.lengths[subsample.texts])
 
 
-def alone_vectors(pooled: Pooled, draw: Draw, layer: int, pooling: str, scored_under: str | None = None) -> Vectors:
-    """The vectors of a draw's texts alone, unpadded."""
-    return pooled.alone(layer, pooling, draw.texts[scored_texts(pooled, draw, scored_under)])
+def alone_vectors(
+    pooled: Pooled, subsample: Subsample, layer: int, pooling: str, scored_under: str | None = None
+) -> Vectors:
+    """The vectors of a subsample's texts alone, unpadded."""
+    return pooled.alone(layer, pooling, subsample.texts[scored_texts(pooled, subsample, scored_under)])
 
 
-def arm_vectors(pooled: Pooled, draw: Draw, layer: int, pooling: str, arm: str, plan: Plan) -> Vectors:
-    """The vectors of a draw's texts in an arm; of those with a pad alone, where the arm needs one."""
-    kind, source = ARMS[arm], Source(plan.side, ARMS[arm].masked)
-    chosen = scored_texts(pooled, draw, plan.name if kind.padded_texts_alone else None)
-    texts, widths = draw.texts[chosen], draw.widths[plan.name][chosen]
-    found = pooled.read(source, kind.reading, layer, pooling, texts, widths)
+def treatment_vectors(
+    pooled: Pooled, subsample: Subsample, layer: int, pooling: str, treatment: str, plan: Plan
+) -> Vectors:
+    """The vectors of a subsample's texts in a treatment; of those with a pad alone, where the treatment needs one."""
+    kind, source = TREATMENTS[treatment], Source(plan.side, TREATMENTS[treatment].masked)
+    chosen = scored_texts(pooled, subsample, plan.name if kind.padded_texts_alone else None)
+    texts, widths = subsample.texts[chosen], subsample.widths[plan.name][chosen]
+    found = pooled.read(source, kind.positions, layer, pooling, texts, widths)
     lengths = pooled.lengths[texts]
-    if arm == "noise":
+    if treatment == "noise":
         alone = pooled.alone(layer, pooling, texts)
-        return matched_noise(alone, found, draw.rng(f"noise {plan.name}"))
-    if arm == "another's pads only":
-        order = draw.rng(f"strangers {plan.name}").permutation(len(found))
+        return matched_noise(alone, found, subsample.rng(f"noise {plan.name}"))
+    if treatment == "another's pads only":
+        order = subsample.rng(f"strangers {plan.name}").permutation(len(found))
         strangers = np.empty_like(found)
         strangers[order] = found[np.roll(order, 1)]
         return strangers
-    if arm == "divided by width":
+    if treatment == "divided by width":
         scaled: Vectors = (found * (lengths / widths)[:, None]).astype(np.float32)
         return scaled
-    if arm == "zeroed pads":
+    if treatment == "zeroed pads":
         zeroed = np.maximum(found, 0) if pooling == "max" else np.minimum(found, 0)
         return np.where((widths > lengths)[:, None], zeroed, found)
     return found
 
 
-def compute_fit(pooled: Pooled, codes: Ints, draw: Draw, fit: Fit, plan: Plan | None) -> dict[str, Any]:
+def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, plan: Plan | None) -> dict[str, Any]:
     """Cluster and score.
 
     Args:
         pooled: The vectors.
         codes: Labels of the corpus as integers.
-        draw: The texts.
+        subsample: The texts.
         fit: What is asked for.
         plan: Of the fit; None for texts alone.
 
     Returns:
-        ``texts``, ``scores`` (a list over seeds for each; of a half-sample the primary one alone); of the draw of all
-        texts also ``assignments`` and
-        ``length_ami``, the AMI of the clusters with the deciles of the texts' lengths.
+        ``texts``, ``scores`` (a list over seeds for each; only the primary score for half-samples); for all texts also
+        ``assignments`` and ``length_ami``, the AMI of the clusters with the deciles of the texts' lengths.
     """
-    chosen = scored_texts(pooled, draw, fit.scored_under)
-    labels = codes[draw.texts[chosen]]
-    alone = alone_vectors(pooled, draw, fit.layer, fit.pooling, fit.scored_under)
-    vectors = alone if plan is None else arm_vectors(pooled, draw, fit.layer, fit.pooling, fit.arm, plan)
+    chosen = scored_texts(pooled, subsample, fit.scored_under)
+    labels = codes[subsample.texts[chosen]]
+    alone = alone_vectors(pooled, subsample, fit.layer, fit.pooling, fit.scored_under)
+    vectors = (
+        alone if plan is None else treatment_vectors(pooled, subsample, fit.layer, fit.pooling, fit.treatment, plan)
+    )
     found: dict[str, Any] = {"texts": len(labels)}
     if fit.by == INDEX:
         # Nothing in it is drawn from a seed.
-        found["scores"] = {"accuracy": [nearest_accuracy(vectors, alone, labels)] * len(draw.seeds)}
+        found["scores"] = {"accuracy": [nearest_accuracy(vectors, alone, labels)] * len(subsample.seeds)}
         return found
     if fit.by == FIT:
-        found["scores"] = {"ami": [predicted_ami(vectors, alone, labels, seed) for seed in draw.seeds]}
+        found["scores"] = {"ami": [predicted_ami(vectors, alone, labels, seed) for seed in subsample.seeds]}
         return found
     clusters = len(np.unique(labels))
-    assignments = [cluster(vectors, clusters, seed, fit.by) for seed in draw.seeds]
-    if draw.number != FULL:  # intervals are those of the primary score
+    assignments = [cluster(vectors, clusters, seed, fit.by) for seed in subsample.seeds]
+    if subsample.number != FULL:  # intervals are those of the primary score
         found["scores"] = {"ami": [ami(labels, one) for one in assignments]}
     else:
         scores = [score(labels, one) for one in assignments]
         found["scores"] = {name: [one[name] for one in scores] for name in scores[0]}
-        length_deciles = deciles(pooled.lengths[draw.texts[chosen]])
+        length_deciles = deciles(pooled.lengths[subsample.texts[chosen]])
         found["length_ami"] = float(np.mean([ami(length_deciles, one) for one in assignments]))
         found["assignments"] = [pack(one) for one in assignments]
     return found
 
 
-def floor_values(pooled: Pooled, codes: Ints, draw: Draw, reference: Fit, fits: int) -> list[float]:
+def floor_values(pooled: Pooled, codes: Ints, subsample: Subsample, reference: Fit, fits: int) -> list[float]:
     """The primary score of texts alone, over seeds and orders of the texts."""
-    chosen = draw.texts[scored_texts(pooled, draw, reference.scored_under)]
+    chosen = subsample.texts[scored_texts(pooled, subsample, reference.scored_under)]
     vectors = pooled.alone(reference.layer, reference.pooling, chosen)
     values = []
     for seed in range(fits):
-        order = np.random.default_rng([draw.seed, seed]).permutation(len(chosen))
+        order = np.random.default_rng([subsample.seed, seed]).permutation(len(chosen))
         labels, shuffled = codes[chosen][order], vectors[order]
         if reference.by == INDEX:
             values.append(nearest_accuracy(shuffled, shuffled, labels))

@@ -1,4 +1,4 @@
-"""Intervals for a difference between two arms."""
+"""Intervals for a difference between two treatments."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
 
 def _max_t_quantile(means: Table, freedom: int, comparisons: int, rng: np.random.Generator) -> float:
     spread = means.std(axis=0, ddof=1)
-    moving = spread > 0  # an arm that equals the other has no correlation, and an interval of width 0
+    moving = spread > 0  # a treatment that equals the other has no correlation, and an interval of width 0
     if moving.sum() <= 1:
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     correlation = np.corrcoef(means[:, moving], rowvar=False)
@@ -76,10 +76,10 @@ def _max_t_quantile(means: Table, freedom: int, comparisons: int, rng: np.random
 
 
 def floor(values: np.ndarray[tuple[int], np.dtype[np.float64]], seeds: int) -> float:
-    """How large a difference of two equal arms gets by seeds alone: 1.96 √(2/seeds) sd.
+    """How large a difference of two equal treatments gets by seeds alone: 1.96 √(2/seeds) sd.
 
     Args:
-        values: The reference arm's score under many seeds and orders of the texts.
-        seeds: How many of them each arm's score is a mean of.
+        values: The reference treatment's score under many seeds and orders of the texts.
+        seeds: How many of them each treatment's score is a mean of.
     """
     return float(stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(2 / seeds) * values.std(ddof=1))

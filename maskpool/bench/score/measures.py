@@ -11,12 +11,12 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from maskpool.bench.design.subsamples import FULL, Draw
+from maskpool.bench.design.subsamples import FULL, Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.part import Part
 from maskpool.bench.score.clusterers import fit_kmeans, score
-from maskpool.bench.score.fits import Comparison, alone_vectors, arm_vectors
+from maskpool.bench.score.fits import Comparison, alone_vectors, treatment_vectors
 from maskpool.bench.score.shift import Floats, cosine_shift, deciles, length_leakage, neighbours_kept
 from maskpool.plans import Plan
 
@@ -26,17 +26,17 @@ TIMED_TEXTS = 96
 _TERMS: tuple[dict[str, str], ...] = ({}, {"token_pattern": r"(?u)\b\w+\b"}, {"analyzer": "char"})
 
 
-def compute_shift(pooled: Pooled, draw: Draw, comparison: Comparison) -> dict[str, Any]:
-    """How far an arm moves the vectors of a draw's texts.
+def compute_shift(pooled: Pooled, subsample: Subsample, comparison: Comparison) -> dict[str, Any]:
+    """How far a treatment moves the vectors of a subsample's texts.
 
     Returns:
         Cosine shift (mean, 95th percentile, largest), the mean ratio of the vectors' lengths, the share of
-        neighbours kept; of arms that score all texts also Spearman's correlation of shift and pad fraction, and of
-        the included arm the shift in bins of the pad fraction.
+        neighbours kept; for treatments that score all texts also Spearman's correlation of shift and pad fraction, and
+        for the included treatment the shift in bins of the pad fraction.
     """
     plan, layer, pooling = comparison.plan, comparison.layer, comparison.pooling
-    alone = alone_vectors(pooled, draw, layer, pooling, comparison.scored_under)
-    vectors = arm_vectors(pooled, draw, layer, pooling, comparison.arm, plan)
+    alone = alone_vectors(pooled, subsample, layer, pooling, comparison.scored_under)
+    vectors = treatment_vectors(pooled, subsample, layer, pooling, comparison.treatment, plan)
     shift = cosine_shift(alone, vectors)
     sizes = np.linalg.norm(vectors, axis=1) / np.maximum(np.linalg.norm(alone, axis=1), np.finfo(np.float32).tiny)
     found: dict[str, Any] = {
@@ -47,9 +47,9 @@ def compute_shift(pooled: Pooled, draw: Draw, comparison: Comparison) -> dict[st
         "neighbours_kept": neighbours_kept(alone, vectors),
     }
     if comparison.scored_under is None:
-        fraction = 1 - pooled.lengths[draw.texts] / draw.widths[plan.name]
+        fraction = 1 - pooled.lengths[subsample.texts] / subsample.widths[plan.name]
         found["shift_by_padding"] = length_leakage(shift, fraction)
-        if comparison.arm == INCLUDED:
+        if comparison.treatment == INCLUDED:
             found["by_pad_fraction"] = _by_fraction(fraction, shift)
     return found
 
@@ -71,7 +71,7 @@ def _by_fraction(fraction: Floats, shift: Floats) -> list[dict[str, Any]]:
 
 def seconds(part: Part, plan: Plan) -> dict[str, Any]:
     """What the encoder takes under a plan, from batches spread evenly over its padded lengths."""
-    batches = plan.batches(part.lengths, part.draws[FULL].rng(plan.name))
+    batches = plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name))
     batches.sort(key=lambda batch: batch[1])
     number = min(len(batches), max(2, TIMED_TEXTS // plan.batch_size))
     chosen = [batches[place] for place in np.linspace(0, len(batches) - 1, number).round().astype(int)]

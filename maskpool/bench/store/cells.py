@@ -21,7 +21,7 @@ def content_hash(key: Key) -> str:
     """Hash of what a cell is, whatever the order of its names.
 
     Example:
-        >>> content_hash({"arm": "noise", "draw": 3}) == content_hash({"draw": 3, "arm": "noise"})
+        >>> content_hash({"treatment": "noise", "subsample": 3}) == content_hash({"subsample": 3, "treatment": "noise"})
         True
     """
     text = json.dumps(key, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -15,14 +15,14 @@ TEXTS, WIDTH, DIM = 4, 9, 5
 
 @pytest.mark.parametrize("mode", HOST_MODES)
 @given(
-    asked=st.lists(
+    request=st.lists(
         st.tuples(st.integers(0, TEXTS - 1), st.integers(0, WIDTH), st.integers(0, WIDTH)), min_size=1, max_size=12
     )
 )
-def test_spans_are_slices(mode: str, asked: list[tuple[int, int, int]]) -> None:
+def test_spans_are_slices(mode: str, request: list[tuple[int, int, int]]) -> None:
     """Pooling spans at once gives what pooling each slice alone gives, in any order and with repeats."""
     states = torch.randn(TEXTS, WIDTH, DIM)
-    rows, one, two = (np.array(column) for column in zip(*asked, strict=True))
+    rows, one, two = (np.array(column) for column in zip(*request, strict=True))
     starts, ends = np.minimum(one, two), np.maximum(one, two)
     layer = build_pooling(mode)
     pooled = layer.pool(spans(states, rows, starts, ends))
@@ -46,8 +46,8 @@ def test_unit() -> None:
     np.testing.assert_allclose(unit(vectors), expected, rtol=1e-6)
 
 
-def test_noise_has_the_cosine_of_the_other_arm_text_by_text() -> None:
-    """Noise is a unit vector whose cosine to the reference is that of the other arm, for each text."""
+def test_noise_has_the_cosine_of_the_other_treatment_text_by_text() -> None:
+    """Noise is a unit vector whose cosine to the reference is that of the other treatment, for each text."""
     rng = np.random.default_rng(0)
     reference = unit(rng.standard_normal((300, 24), dtype=np.float32))
     weight = np.linspace(-1.5, 1.5, 300, dtype=np.float32)[:, None]
@@ -60,7 +60,7 @@ def test_noise_has_the_cosine_of_the_other_arm_text_by_text() -> None:
 
 
 def test_noise_turns_nothing_that_did_not_move() -> None:
-    """Where the other arm equals the reference, or is its opposite, so is the noise."""
+    """Where the other treatment equals the reference, or is its opposite, so is the noise."""
     reference = unit(np.random.default_rng(0).standard_normal((50, 8), dtype=np.float32))
     for sign in (1, -1):
         turned = matched_noise(reference, sign * reference, np.random.default_rng(1))
@@ -68,7 +68,7 @@ def test_noise_turns_nothing_that_did_not_move() -> None:
 
 
 def test_noise_is_otherwise_random() -> None:
-    """What noise adds to a text is spread over all directions, whatever the other arm has in common."""
+    """What noise adds to a text is spread over all directions, whatever the other treatment has in common."""
     rng = np.random.default_rng(0)
     texts, dim = 4000, 6
     reference = np.zeros((texts, dim), np.float32)

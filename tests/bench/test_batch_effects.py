@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES, Draw
+from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES, Subsample
 from maskpool.bench.encode.forward import RIGHT, Pooled
-from maskpool.bench.score.batch_effects import changed, influence
+from maskpool.bench.score.batch_effects import batch_effect, changed
 from maskpool.plans import Plan
 from tests.bench import tiny
 
@@ -52,12 +52,12 @@ def test_renamed_clusters_are_no_change() -> None:
     assert changed(np.array([0, 1, 2, 0]), np.array([7, 0, 1, 7])) == 0
 
 
-def draw_of(number: int, seed: int) -> Draw:
+def subsample_of(number: int, seed: int) -> Subsample:
     widths = PLAN.widths(LENGTHS, np.random.default_rng(seed))
-    return Draw(number, np.arange(TEXTS), {PLAN.name: widths}, SEEDS, 0)
+    return Subsample(number, np.arange(TEXTS), {PLAN.name: widths}, SEEDS, 0)
 
 
-HERE, THERE = draw_of(FULL, 0), draw_of(OTHER_BATCHES, 1)
+HERE, THERE = subsample_of(FULL, 0), subsample_of(OTHER_BATCHES, 1)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,12 @@ def slow_neighbours(vectors: Vectors, text: int) -> list[int]:
     return sorted(others, key=lambda other: -float(vectors[text].astype(float) @ vectors[other]))[:10]
 
 
-def test_influence_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], pooled: Pooled) -> None:
+def test_batch_effect_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], pooled: Pooled) -> None:
     """Each share is counted text by text, and the examples are the moved texts that keep the fewest neighbours."""
-    found = influence(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
+    found = batch_effect(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
     here, there = (
-        units(np.array([laid[text, width] for text, width in enumerate(draw.widths[PLAN.name].tolist())]))
-        for draw in (HERE, THERE)
+        units(np.array([laid[text, width] for text, width in enumerate(subsample.widths[PLAN.name].tolist())]))
+        for subsample in (HERE, THERE)
     )
     alone = units(np.array([laid[text, length] for text, length in enumerate(LENGTHS.tolist())]))
 
@@ -118,13 +118,13 @@ def test_influence_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], pooled
     expected = sorted(moved, key=lambda text: kept[text])[:3]
     assert [one["text"] for one in found["examples"]] == expected
     for one in found["examples"]:
-        assert one["widths"] == [draw.widths[PLAN.name][one["text"]] for draw in (HERE, THERE)]
+        assert one["widths"] == [subsample.widths[PLAN.name][one["text"]] for subsample in (HERE, THERE)]
         assert one["neighbours"] == [slow_neighbours(vectors, one["text"])[:3] for vectors in (here, there)]
 
 
 def test_nothing_changes_where_batches_do_not(pooled: Pooled) -> None:
     """With the same batches no text changes cluster, each keeps its neighbours, and seeds alone move texts."""
-    found = influence(pooled, CODES, HERE, HERE, -1, "mean", PLAN)
+    found = batch_effect(pooled, CODES, HERE, HERE, -1, "mean", PLAN)
     assert found.pop("by_seed") > 0
     assert found == {"by_batch": 0, "by_batch_fixed_clusters": 0, "neighbours_kept": 1, "examples": []}
 
@@ -136,5 +136,5 @@ def test_nothing_changes_where_pads_say_nothing(tmp_path: Path) -> None:
     same = {(text, width): alone[text] for text in range(TEXTS) for width in range(LENGTHS[text], 15)}
     pooled = tiny.write_vectors(tmp_path, LENGTHS, {(RIGHT, "whole", "mean"): same, (RIGHT, "real", "mean"): same})
     assert (HERE.widths[PLAN.name] != THERE.widths[PLAN.name]).any()
-    found = influence(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
+    found = batch_effect(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
     assert (found["by_batch"], found["by_batch_fixed_clusters"], found["neighbours_kept"]) == (0, 0, 1)

@@ -1,4 +1,4 @@
-"""Intervals for a difference between two arms."""
+"""Intervals for a difference between two treatments."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def test_more_comparisons_than_replicates() -> None:
     assert stats.t.ppf(0.975, 9) < quantile(found) < stats.t.ppf(1 - 0.025 / 30, 9)
 
 
-def test_an_arm_that_equals_the_other_has_width_0() -> None:
-    """An arm that never differs gets the interval [0, 0], and costs the other comparison nothing."""
+def test_a_treatment_that_equals_the_other_has_width_0() -> None:
+    """A treatment that never differs gets the interval [0, 0], and costs the other comparison nothing."""
     rng = np.random.default_rng(0)
     full, replicates = rng.normal(size=(1, 5)), rng.normal(size=(REPLICATES, 1, 3))
     alone = half_sample_intervals(full, replicates)
@@ -165,7 +165,7 @@ def test_coverage_of_several_comparisons(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_floor() -> None:
-    """The floor is 1.96 √(2 / seeds) times the standard deviation, which two equal arms exceed in 5 % of cases."""
+    """The floor is 1.96 √(2 / seeds) times the standard deviation; two equal treatments exceed it in 5 % of cases."""
     values = np.random.default_rng(0).normal(0.7, 0.02, 10)
     assert floor(values, 5) == pytest.approx(stats.norm.ppf(0.975) * (2 / 5) ** 0.5 * variance(values.tolist()) ** 0.5)
     rng = np.random.default_rng(1)
