@@ -3,7 +3,9 @@
 import copy
 import pickle
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -360,6 +362,19 @@ def test_unknown_options_are_named() -> None:
     ) as refused:
         MeanPooling(embedding_dimension=384)  # type: ignore[call-arg]  # the point of the test
     assert refused.value.argument == "embedding_dimension"
+
+
+@pytest.mark.parametrize(("make_layer", "most"), [(MeanPooling, 12), (lambda: AttentionPooling(DIM), 25)])
+def test_a_layer_takes_few_calls(make_layer: Callable[[], torch.nn.Module], most: int) -> None:
+    """Pooling a padded batch takes few Python calls of the package."""
+    layer, own = make_layer().requires_grad_(False), str(Path(maskpool.nn.__file__).parent)
+    x, mask = all_layouts()
+    layer(x, mask)
+    calls = []
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_filename) if event == "call" else None)
+    layer(x, mask)
+    sys.setprofile(None)
+    assert 5 < sum(file.startswith(own) for file in calls) <= most
 
 
 def test_a_layer_called_like_a_function_says_how() -> None:

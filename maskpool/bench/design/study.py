@@ -6,7 +6,7 @@ import difflib
 import itertools
 import json
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from maskpool.errors import (
 )
 from maskpool.nn import POOLINGS
 from maskpool.plans import Plan, default_plans
+from maskpool.poolings.registry import suggestion
 from maskpool.trust import check_regular
 
 DEFAULT_PAD_TO = 128
@@ -300,11 +301,17 @@ def find_pooling(value: str, name: str, folder: Path | None = None) -> str:
     place = value if folder is None or value in ("", *POOLINGS) else str(folder / value)
     if not is_saved(place):
         seen = "" if folder is None else f", as seen from {folder}"
-        check_known(value, KNOWN_POOLINGS, name, f", or the folder of a saved head{seen}")
+        check_known(value, KNOWN_POOLINGS, name, f", or the folder of a saved head{seen}", suggestion)
     return place
 
 
-def check_known(value: object, known: Collection[str], name: str, others: str = "") -> None:
+def check_known(
+    value: object,
+    known: Collection[str],
+    name: str,
+    others: str = "",
+    suggest: Callable[[str], str | None] | None = None,
+) -> None:
     """Refuse a name that is none of the known ones, and name the nearest of them.
 
     Args:
@@ -312,14 +319,18 @@ def check_known(value: object, known: Collection[str], name: str, others: str = 
         known: The known names.
         name: The argument, for the error.
         others: What else it may be, for the message.
+        suggest: Returns the name that an unknown one probably means; None suggests the one that is spelled most alike.
 
     Raises:
         InvalidValueError: It is not among them.
     """
     if value in known:
         return
-    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
-    guess = f" (did you mean {near[0]!r}?)" if near else ""
+    if suggest is None:
+        near = next(iter(difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)), None)
+    else:
+        near = suggest(str(value))
+    guess = f" (did you mean {near!r}?)" if near in known and near != value else ""
     raise InvalidValueError(name, f"must be one of {', '.join(known)}{others}, got {value!r}{guess}")
 
 
