@@ -128,7 +128,7 @@ def test_everything_that_the_file_asks_for_is_measured(finished: tuple[Ran, Path
         "divided by the batch width",
         "zeroed pads in a max",
         "last column taken as last token",
-        "first column taken as cls under left padding",
+        "first column taken as cls",
         "mask not passed to the encoder",
     }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from maskpool.audit.pooling_causes import formulas, same
+from maskpool.audit.pooling_causes import same
 from maskpool.audit.probes import Measured
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
+from maskpool.leaks import all_formulas
 
 
 def unpooled_end_finding(seen: Seen) -> Finding | None:
@@ -17,9 +18,9 @@ def unpooled_end_finding(seen: Seen) -> Finding | None:
     if states is None or bool((kept == real).all()) or not bool(kept.any()):
         return None
     x = states[0].double().cpu()
-    if any(same(seen.moved.there, right()) for right in formulas(x[real]).values()):
+    if any(same(seen.moved.there, right()) for right in all_formulas(x[real]).values()):
         return None
-    formula = next((name for name, left in formulas(x[kept]).items() if same(seen.moved.there, left())), None)
+    formula = next((name for name, left in all_formulas(x[kept]).items() if same(seen.moved.there, left())), None)
     if formula is None:
         return None
     hidden = int(real.sum() - kept.sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -16,7 +16,7 @@ from maskpool.audit.encoder_causes import module_finding, reads_other_ids
 from maskpool.audit.probes import Measured, difference
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
-from maskpool.nn import POOLINGS
+from maskpool.leaks import PADDING_BUGS, all_formulas
 from maskpool.poolings.build import build_pooling
 from maskpool.tolerances import PARALLEL, SAME_VECTOR, TIMES_NOISE, UNIT_LENGTH, VECTOR_CHANGE
 
@@ -80,7 +80,7 @@ def is_clean_formula(seen: Seen) -> bool:
 
 def is_pooling_of(states: Tensor, vectors: Sequence[Tensor]) -> bool:
     """Whether one of some vectors is a pooling without parameters of all states (1, seq, dim)."""
-    clean = {name: formula() for name, formula in formulas(states[0].double().cpu()).items()}
+    clean = {name: formula() for name, formula in all_formulas(states[0].double().cpu()).items()}
     return any(_cause_of(vector, {}, clean) == _CLEAN for vector in vectors)
 
 
@@ -103,8 +103,8 @@ def _by_formula(seen: Seen, moved: bool) -> Finding | bool:
         for cause, evidence in _by_column(seen, x, real):
             evidence = f"{evidence} ({seen.shape}); it moves by {seen.moved.size:.2g}"
             return Finding(cause, evidence, seen.moved.size, seen.moved.texts)
-    clean = {name: formula() for name, formula in formulas(x[real]).items()}
-    leaks = _leaks(x, real)
+    clean = {name: formula() for name, formula in all_formulas(x[real]).items()}
+    leaks = _wrong_formulas(x, real)
     if seen.start and _pads_agree(seen, x) and same(seen.moved.there, x[0]):
         return False
     for vector in _vectors(seen):
@@ -125,7 +125,9 @@ def _by_formula(seen: Seen, moved: bool) -> Finding | bool:
 _CLEAN = ("", "")
 
 
-def _cause_of(vector: Tensor, leaks: dict[str, dict[str, Tensor]], clean: dict[str, Tensor]) -> tuple[str, str] | None:
+def _cause_of(
+    vector: Tensor, leaks: Mapping[str, Mapping[str, Tensor]], clean: dict[str, Tensor]
+) -> tuple[str, str] | None:
     """The cause and the formula of a vector, ``_CLEAN`` where it is clean, None where no formula gives it.
 
     A vector that is several poolings one after another is looked at block by block.
@@ -200,12 +202,12 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]
         return
     one = alone[0].double().cpu()
     # A mode that gives the vector with all tokens, such as the last token, says nothing about a prompt.
-    modes = [name for name, formula in formulas(one).items() if not same(seen.moved.alone, formula())]
+    modes = [name for name, formula in all_formulas(one).items() if not same(seen.moved.alone, formula())]
     for left_out in range(1, min(seen.length, 64)):
         kept = real & (columns >= left_out)
         if left_out > seen.start + seen.length - 1 or not bool(kept.any()):
             break
-        short, there = formulas(one[left_out:]), formulas(x[kept])
+        short, there = all_formulas(one[left_out:]), all_formulas(x[kept])
         mode = next((name for name in modes if same(seen.moved.alone, short[name]())), None)
         if mode is not None and same(vector, there[mode]()):
             yield (
@@ -225,33 +227,9 @@ def _ones(x: Tensor) -> Tensor:
     return torch.ones(1, len(x), dtype=torch.int64)
 
 
-def formulas(x: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Every pooling without parameters of some rows."""
-    modes = [mode for mode, layer in POOLINGS.items() if not layer.learns and set(layer.options()) == {"on_empty"}]
-    return {mode: (lambda mode=mode: build_pooling(mode)(x.unsqueeze(0), _ones(x))[0]) for mode in modes}  # type: ignore[misc]
-
-
-def _leaks(x: Tensor, real: Tensor) -> dict[str, dict[str, Tensor]]:
-    """By cause, what each wrong formula gives."""
-    every = {name: f() for name, f in formulas(x).items()}
-    left = not bool(real[0])
-    first = {"the first column": x[0]} if left else {}
-    last = {"the last column": x[-1]} if not left else {}
-    others = set(every) - {"mean", "max", "cls", "lasttoken"}
-    return {
-        _MEAN: {"the mean of all columns": every["mean"]},
-        _WIDTH: {"the sum of real tokens, divided by the width": x[real].sum(dim=0) / len(x)},
-        _ZEROED: {"the maximum of real tokens and zero": x[real].amax(dim=0).clamp(min=0)},
-        _MAX: {"the maximum of all columns": every["max"]},
-        _FIRST: first,
-        _LAST: last,
-        _ADDITIVE: {
-            "the mean of the pads": x[~real].mean(dim=0),
-            "the sum of the pads": x[~real].sum(dim=0),
-            "the maximum of the pads": x[~real].amax(dim=0),
-        },
-        _READ: {f"{name} over all columns": every[name] for name in sorted(others)},
-    }
+def _wrong_formulas(x: Tensor, real: Tensor) -> dict[str, Mapping[str, Tensor]]:
+    """Return what each wrong formula of the catalogue gives, by its bug."""
+    return {bug.title: bug.formula(x, real) for bug in PADDING_BUGS.values() if bug.formula is not None}
 
 
 def same(vector: Tensor, candidate: Tensor) -> bool:

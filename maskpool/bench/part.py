@@ -21,13 +21,13 @@ from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL, Subsample, make_subsamples
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS, Positions
 from maskpool.bench.encode.forward import RIGHT, Request, Source, pair_keys
-from maskpool.bench.leaks import LEAKS
 from maskpool.bench.score import heads
 from maskpool.bench.score.fits import Comparison, Fit
 from maskpool.bench.score.mixed import MIXED
 from maskpool.bench.store.cells import content_hash
 from maskpool.encoder import Encoder
 from maskpool.errors import DataError, InvalidValueError
+from maskpool.leaks import REMADE
 from maskpool.plans import Ints, Plan
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
@@ -60,7 +60,7 @@ class Grid:
     @cached_property
     def poolings(self) -> tuple[str, ...]:
         """Modes that are not trained here, those of the leaks included, and heads that were trained elsewhere."""
-        leaks = [LEAKS[name].pooling for name in self.study.leaks]
+        leaks = [REMADE[name].pooling for name in self.study.leaks]
         return tuple(mode for mode in dict.fromkeys([*self.study.poolings, *leaks]) if mode not in heads.LEARNED)
 
     def tables(self) -> dict[tuple[int, str], list[Comparison]]:
@@ -81,7 +81,7 @@ class Grid:
 
     def _comparisons(self, layer: int, by: str) -> Iterator[Comparison]:
         treatments = [treatment for treatment in self.study.treatments if treatment in TREATMENTS]
-        leaks = {name: LEAKS[name] for name in self.study.leaks}
+        leaks = {name: REMADE[name] for name in self.study.leaks}
         for_leaks = self.study.plans_for_leaks(self.plans)
         for pooling in self.poolings:
             for plan in (*self.plans, *for_leaks):

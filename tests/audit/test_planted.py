@@ -15,7 +15,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 from maskpool import audit_padding, build_pooling
 from maskpool.audit.pipelines import Pipeline
 from maskpool.audit.probes import TEXTS, difference
-from maskpool.audit.report import CAUSES
+from maskpool.leaks import PADDING_BUGS
 from tests.audit import planted
 from tests.audit.planted import CURES, DIM, FEW, PLANTS, WORDS, WRONG_ALONE
 from tests.matrix import sampled
@@ -55,7 +55,7 @@ def test_the_fix_of_each_cause_cures_its_plant(cause: str, word: str) -> None:
 def test_every_cause_has_a_plant() -> None:
     """Each leak of the catalogue is planted, and each but those of black boxes is cured by its fix."""
     planted_causes = {cause for cause, _ in PLANTS}
-    assert {name for name, cause in CAUSES.items() if cause.leak} == planted_causes | set(BLACK)
+    assert {name for name, cause in PADDING_BUGS.items() if cause.leak} == planted_causes | set(BLACK)
     assert {cause for cause, _ in CURES} == planted_causes
 
 

@@ -16,10 +16,10 @@ from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.encode.forward import Pooled, pool_corpus
-from maskpool.bench.leaks import LEAKS
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.score.fits import alone_vectors, treatment_vectors
 from maskpool.encoder import Encoder
+from maskpool.leaks import REMADE
 from maskpool.plans import Plan
 from tests.bench import tiny
 
@@ -66,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
     "divided by the batch width": divided_by_width,
     "zeroed pads in a max": zeroed_before_max,
     "last column taken as last token": last_column,
-    "first column taken as cls under left padding": first_column,
+    "first column taken as cls": first_column,
     "mask not passed to the encoder": no_mask,
 }
 
@@ -83,7 +83,7 @@ class Measured:
 @pytest.fixture(scope="module")
 def measured(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     plans = (Plan("random", 8), Plan("sorted", 32, 48), Plan("random", 8, side="left"))
-    study = Study(poolings=("mean",), plans=plans, treatments=(), leaks=tuple(LEAKS))
+    study = Study(poolings=("mean",), plans=plans, treatments=(), leaks=tuple(REMADE))
     part = Part.of(study, Corpus("colours", TEXTS, LABELS), encoder)
     grid = Grid(study, part.plans, prefix=True, with_pads=())
     pooled, _, _ = pool_corpus(
@@ -116,11 +116,11 @@ def really_done(part: Part, plan: Plan, recipe: Recipe) -> Vectors:
     return found
 
 
-@pytest.mark.parametrize("name", LEAKS)
+@pytest.mark.parametrize("name", REMADE)
 def test_a_leak_is_the_public_bug(measured: Measured, name: str) -> None:
     """For every text and plan of its side, a leak's vector is the one that the public code gives."""
     comparisons = [one for one in measured.grid.comparisons() if one.leak == name]
-    sides = [plan.name for plan in measured.part.plans if plan.side == LEAKS[name].side]
+    sides = [plan.name for plan in measured.part.plans if plan.side == REMADE[name].side]
     assert [one.plan.name for one in comparisons] == sides
     subsample = measured.part.subsamples[FULL]
     for one in comparisons:
@@ -130,7 +130,7 @@ def test_a_leak_is_the_public_bug(measured: Measured, name: str) -> None:
         assert error.max() < 1e-5
 
 
-@pytest.mark.parametrize("name", LEAKS)
+@pytest.mark.parametrize("name", REMADE)
 def test_a_leak_moves_the_texts_that_have_pads_and_no_other(measured: Measured, name: str) -> None:
     """A leak leaves a text without pads as it is alone, and moves most of the others."""
     subsample = measured.part.subsamples[FULL]
@@ -145,4 +145,4 @@ def test_a_leak_moves_the_texts_that_have_pads_and_no_other(measured: Measured, 
 
 def test_every_leak_has_its_recipe() -> None:
     """A leak that is added is to be compared with the bug that it re-creates."""
-    assert set(RECIPES) == set(LEAKS)
+    assert set(RECIPES) == set(REMADE)

@@ -44,7 +44,7 @@ ASKED = Study(
     poolings=("mean", "cls"),
     plans=(Plan("random", 16), Plan("sorted", 16, 64)),
     treatments=("included", "index padded, query alone"),
-    leaks=("first column taken as cls under left padding",),  # pads on the left: blocks of every length besides
+    leaks=("first column taken as cls",),  # pads on the left: blocks of every length besides
     replicates=2,
     seeds=2,
 )

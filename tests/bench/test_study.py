@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskpool.bench.design.study import CorpusSource, Study, parse_study, read_study
-from maskpool.bench.leaks import LEAKS
 from maskpool.errors import MaskpoolError
+from maskpool.leaks import REMADE
 from maskpool.plans import Plan
 from tests.bench import tiny
 from tests.matrix import cut
@@ -159,7 +159,7 @@ def test_json_gives_the_study_back(content: dict[str, Any]) -> None:
 
 def test_all_leaks() -> None:
     """The word all stands for every leak."""
-    assert parse_study({"leaks": "all"}).leaks == tuple(LEAKS)
+    assert parse_study({"leaks": "all"}).leaks == tuple(REMADE)
 
 
 @pytest.mark.parametrize(
@@ -475,7 +475,7 @@ def test_multiples_are_held_against_the_limit(plan: Plan, fits: bool) -> None:
         Study(plans=(plan,)).plans_for(20, 30, "model")
 
 
-LEFT, RIGHT = "first column taken as cls under left padding", "mean over pads"
+LEFT, RIGHT = "first column taken as cls", "mean over pads"
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ LEFT, RIGHT = "first column taken as cls under left padding", "mean over pads"
         ((RIGHT, LEFT), ("right", "left"), ()),
         ((LEFT,), ("left",), ()),
         ((RIGHT,), ("left",), ("right",)),
-        (tuple(LEAKS), ("right",), ("left",)),
+        (tuple(REMADE), ("right",), ("left",)),
     ],
 )
 def test_leaks_bring_the_plan_they_need(leaks: tuple[str, ...], sides: tuple[Any, ...], added: tuple[Any, ...]) -> None:

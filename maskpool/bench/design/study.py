@@ -14,7 +14,6 @@ from typing import Any
 from maskpool.bench.design import corpora
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.treatments import EXCLUDED, TREATMENTS
-from maskpool.bench.leaks import LEAKS
 from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.heads import LEARNED, is_saved
 from maskpool.bench.score.mixed import MIXED
@@ -27,6 +26,7 @@ from maskpool.errors import (
     NotFoundError,
     rename_arguments,
 )
+from maskpool.leaks import REMADE
 from maskpool.nn import POOLINGS
 from maskpool.plans import Plan, default_plans
 from maskpool.poolings.registry import suggestion
@@ -151,7 +151,7 @@ class Study:
             find_pooling(pooling, "poolings")
         for name, known in (
             ("treatments", [treatment for treatment in (*TREATMENTS, *MIXED) if treatment != EXCLUDED]),
-            ("leaks", tuple(LEAKS)),
+            ("leaks", tuple(REMADE)),
             ("clusterers", tuple(CLUSTERERS)),
         ):
             for value in getattr(self, name):
@@ -207,7 +207,7 @@ class Study:
 
     def plans_for_leaks(self, plans: Sequence[Plan]) -> tuple[Plan, ...]:
         """Return the first plan padded on each side that a leak needs and no plan has; it serves leaks only."""
-        sides = dict.fromkeys(LEAKS[name].side for name in self.leaks)
+        sides = dict.fromkeys(REMADE[name].side for name in self.leaks)
         return tuple(replace(plans[0], side=side) for side in sides if side not in {plan.side for plan in plans})
 
     def as_json(self) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def parse_study(content: Mapping[str, Any], folder: Path | None = None) -> Study
         elif name == "dtype":
             given[name] = _string(value, name)
         elif name == "leaks" and value == "all":
-            given[name] = tuple(LEAKS)
+            given[name] = tuple(REMADE)
         else:
             kind, what = (int, "integers") if name == "layers" else (str, "strings")
             if not isinstance(value, list) or not all(type(one) is kind for one in value):

@@ -13,7 +13,6 @@ from jinja2 import UndefinedError
 from maskpool.bench.design.study import Study, parse_study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
-from maskpool.bench.leaks import LEAKS
 from maskpool.bench.part import grid_of
 from maskpool.bench.score import heads
 from maskpool.bench.score.fits import PRIMARY, Comparison, Fit
@@ -22,6 +21,7 @@ from maskpool.bench.score.mixed import METRIC
 from maskpool.bench.store.cells import Cells, MissingCellError
 from maskpool.bench.store.folder import CELLS, StudyFolder
 from maskpool.errors import FolderError, MaskpoolError, UnfinishedError
+from maskpool.leaks import PADDING_BUGS
 from maskpool.plans import Plan
 from maskpool.trust import reason_of
 from maskpool.trust.files import shortened
@@ -209,7 +209,7 @@ def _row(pooling: str, plan: str, treatment: str, comparison: Comparison, fit: R
     if "length_ami" in fit:
         found["length_ami"] = fit["length_ami"]
     if comparison.leak is not None and treatment != EXCLUDED:
-        found |= {"leak": comparison.leak, "recreates": LEAKS[comparison.leak].recreates}
+        found |= {"leak": comparison.leak, "recreates": PADDING_BUGS[comparison.leak].account}
     return found
 
 

@@ -1,0 +1,53 @@
+"""The catalogue of padding bugs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from maskpool.audit.report import Finding
+from maskpool.bench.design.treatments import TREATMENTS
+from maskpool.leaks import PADDING_BUGS, REMADE, PaddingBug, all_formulas
+from maskpool.nn import POOLINGS
+
+every_bug = pytest.mark.parametrize("bug", PADDING_BUGS.values(), ids=lambda bug: bug.id)
+
+
+def test_ids_are_distinct() -> None:
+    """No two bugs share an id, and each id can be a file name."""
+    ids = [bug.id for bug in PADDING_BUGS.values()]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", bug_id) for bug_id in ids)
+
+
+@every_bug
+def test_a_finding_shows_the_entry(bug: PaddingBug) -> None:
+    """A finding has the fix, the threads and the kind of its entry."""
+    finding = Finding(bug.title, "evidence", 1.0)
+    assert (finding.fix, finding.threads, finding.leak) == (bug.fix, bug.threads, bug.leak)
+    assert bug.fix
+    assert all(thread.startswith("https://") for thread in bug.threads)
+
+
+@every_bug
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_wrong_formula_is_not_a_right_one(bug: PaddingBug, side: str) -> None:
+    """What a wrong formula gives for a padded text is the vector of no pooling of its real tokens."""
+    if bug.formula is None:
+        return
+    real = torch.tensor([True] * 4 + [False] * 3)
+    real = real if side == "right" else real.flip(0)
+    states = -torch.rand(7, 5, generator=torch.Generator().manual_seed(0)).double()
+    right = [formula() for formula in all_formulas(states[real]).values()]
+    for name, vector in bug.formula(states, real).items():
+        assert not any(vector.shape == other.shape and torch.allclose(vector, other) for other in right), name
+
+
+@pytest.mark.parametrize("title", REMADE)
+def test_what_is_recreated_exists(title: str) -> None:
+    """A bug that the benchmark re-creates names a pooling and a treatment that exist."""
+    remake = REMADE[title]
+    assert remake.pooling in POOLINGS
+    assert remake.treatment in TREATMENTS
