@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import os
 import random
@@ -24,7 +25,8 @@ TESTS = """tests/laws/test_4_oracle.py tests/laws/test_9_refusals.py tests/test_
     tests/test_build.py tests/test_layers.py tests/test_token_batch.py tests/test_token_weights.py tests/test_learned.py
     tests/test_attention.py tests/test_shapes.py tests/test_parity.py tests/laws
     maskpool/masks.py maskpool/poolings"""
-COMMAND = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", *TESTS.split()]
+# Plain asserts: no compiled test is kept, so each run would rewrite them all.
+COMMAND = [sys.executable, "-m", "pytest", "-x", "-n0", "-pno:cacheprovider", "--assert=plain", *TESTS.split()]
 
 Span = tuple[tuple[int, int], tuple[int, int]]
 
@@ -87,11 +89,9 @@ def main() -> None:
         subprocess.run(["cosmic-ray", "init", "mutation.toml", "mutation.sqlite"], cwd=folder, check=True)
         database = sqlite3.connect(folder / "mutation.sqlite")
         keep_sample(database, folder, arguments.sample, arguments.seed)
-        try:
-            subprocess.run(["cosmic-ray", "exec", "mutation.toml", "mutation.sqlite"], cwd=folder, check=True)
-        except KeyboardInterrupt:
-            print("interrupted")
-        results = database.execute("SELECT test_outcome, output = 'timeout', diff FROM work_results").fetchall()
+        with contextlib.suppress(KeyboardInterrupt):  # what has run until then is reported
+            subprocess.run(["cosmic-ray", "exec", "mutation.toml", "mutation.sqlite"], cwd=folder)
+        results = database.execute("SELECT test_outcome, output IS 'timeout', diff FROM work_results").fetchall()
     survivors = [diff for outcome, _, diff in results if outcome == "SURVIVED"]
     print(*survivors, sep="\n\n")
     timeouts = sum(timed_out for _, timed_out, _ in results)
