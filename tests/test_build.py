@@ -24,11 +24,13 @@ from maskpool.nn import (
     FirstLastAveragePooling,
     GeneralizedMeanPooling,
     LayerMix,
+    LearnedPooling,
     LogSumExpPooling,
     MaxPooling,
     MeanPooling,
     MeanSqrtLenPooling,
     MultiheadAttentionPooling,
+    PoolingLayer,
     PositionWeightedMeanPooling,
     TopKMeanPooling,
     register,
@@ -331,6 +333,13 @@ def test_own_layers_can_be_registered() -> None:
         with pytest.raises(InvalidValueError, match="'first_half', got 'front'; did you mean 'first_half'"):
             build_pooling("front")
     assert "first_half" not in POOLINGS
+
+
+@pytest.mark.parametrize(("base", "method"), [(PoolingLayer, "pool"), (LearnedPooling, "learned")])
+def test_layers_without_their_method_are_refused(base: type[PoolingLayer], method: str) -> None:
+    """A user's layer that lacks the method that pools cannot be created."""
+    with pytest.raises(TypeError, match=rf"abstract.*\b{method}\b"):
+        type("Lacking", (base,), {})()
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -57,6 +57,11 @@ def test_offsets_of_small_integers_do_not_wrap(dtype: torch.dtype) -> None:
     assert offsets.dtype == torch.int32
 
 
+def test_offsets_up_to_the_largest_int32() -> None:
+    """Lengths that add up to the largest int32 have offsets."""
+    assert masks.lengths_to_cu_seqlens(torch.tensor([2**31 - 2, 1])).tolist() == [0, 2**31 - 2, 2**31 - 1]
+
+
 @given(case=cut_masks(), dtype=st.sampled_from(OFFSET_DTYPES))
 def test_mask_to_lengths(case: tuple[Tensor, list[int]], dtype: torch.dtype) -> None:
     """Real tokens are counted sentence by sentence, padded and packed."""
@@ -251,7 +256,8 @@ def test_a_pad_id_that_ends_each_text_is_noticed(packed: bool, eos_token_id: int
         assert _call(RIGHT, packed, eos_token_id) == [1, 0, 0, 1, 1, 0]
     assert way_out in str(warned[0].message)
     assert warned[0].filename.endswith("test_masks.py")
-    assert _call(LEFT, packed, PAD) == [0, 1, 1, 1, 1, 1]
+    same = int(str(PAD))  # another object of the same value: a configuration and a tokenizer each hold their own
+    assert _call(LEFT, packed, same) == [0, 1, 1, 1, 1, 1]
     assert _call(RIGHT, packed, PAD) == [1, 1, 0, 1, 1, 1]
 
 
@@ -345,11 +351,11 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
         ValueError,
         "side must be 'right' or 'left', got 'top'",
     ),
-    (lambda: masks.lengths_to_cu_seqlens(torch.tensor([2, -3])), ValueError, "lengths must be at least 0, got -3"),
+    (lambda: masks.lengths_to_cu_seqlens(torch.tensor([2, -1])), ValueError, "lengths must be at least 0, got -1"),
     (
-        lambda: masks.lengths_to_cu_seqlens(torch.tensor([2**31 - 1, 10])),
+        lambda: masks.lengths_to_cu_seqlens(torch.tensor([2**31 - 1, 1])),
         ValueError,
-        "lengths must add up to less than 2**31, for int32 offsets, got 2147483657",
+        "lengths must add up to less than 2**31, for int32 offsets, got 2147483648",
     ),
     (
         lambda: masks.mask_to_lengths(MASK.view(-1), cu_seqlens=OFFSETS.to("meta")),
@@ -405,9 +411,9 @@ REFUSALS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: masks.padding_side([[1]]), TypeError, "attention_mask must be a torch.Tensor, got list"),  # type: ignore[arg-type]  # the point
     (lambda: masks.exclude_prompt(MASK, -1), ValueError, "prompt_lengths must be at least 0, got -1"),
     (
-        lambda: masks.exclude_prompt(MASK, torch.tensor([1, -2])),
+        lambda: masks.exclude_prompt(MASK, torch.tensor([1, -1])),
         ValueError,
-        "prompt_lengths must be at least 0, got -2",
+        "prompt_lengths must be at least 0, got -1",
     ),
     (
         lambda: masks.exclude_prompt(MASK, torch.tensor([1, 1, 1])),
