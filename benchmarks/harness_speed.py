@@ -38,14 +38,15 @@ from maskpool.bench.design.corpora import docstrings
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
-from maskpool.bench.encode.forward import RIGHT, Pooled, pair_keys, pool_corpus, prove_prefix
+from maskpool.bench.encode.forward import Pooled, pair_keys, pool_corpus, prove_prefix
+from maskpool.bench.encode.positions import RIGHT
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.score.measures import compute_shift, seconds
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.plans import Plan
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
 
 RESULTS = Path(__file__).parent / "results" / "harness_speed.json"
 POOLINGS = ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_tokens")

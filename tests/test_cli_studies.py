@@ -241,7 +241,7 @@ def test_a_study_and_options_are_refused_together(file: Path, tmp_path: Path) ->
         ("order =", "ordre =", r"study.toml: a key of \[\[plans\]\] must be .*, got 'ordre' .*'order'.*"),
         ('"random"', '"shuffled"', r"study.toml: \[\[plans\]\]: order must be one of .*, got 'shuffled'"),
         ("pad_to = 24", "pad_to = 999", r"study.toml: pad_to must be between 22, .* and 160, .*; got 'padded to 999'"),
-        ('"colours.csv"', '"few.csv"', "few must have at least 20 texts, so that hdbscan can .* half .*, got 19"),
+        ('"colours.csv"', '"few.csv"', "few must have at least 20 texts, because hdbscan clusters halves .*, got 19"),
         ("layers = [-1, 0]", "layers = [9]", "study.toml: layers must be 0 .*, got 9 for .*"),
         (
             "colours.csv",

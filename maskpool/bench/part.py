@@ -19,9 +19,11 @@ from maskpool import __version__
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL, Subsample, make_subsamples
-from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS, Positions
-from maskpool.bench.encode.forward import RIGHT, Request, Source, pair_keys
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
+from maskpool.bench.encode.forward import Request, pair_keys
+from maskpool.bench.encode.positions import RIGHT, Positions, Source
 from maskpool.bench.score import heads
+from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.fits import Comparison, Fit
 from maskpool.bench.score.mixed import MIXED
 from maskpool.bench.store.cells import content_hash
@@ -34,7 +36,6 @@ PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
 # A treatment that reads pads alone scores only texts that have some; fewer than this a cluster say nothing.
 _FEWEST_TEXTS_A_CLUSTER = 2
 _MOST_UNKNOWN = 0.5  # of a text's tokens
-_FEWEST_TEXTS = {"hdbscan": 10}  # of clusterers that need some, whatever the number of labels
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Grid:
                     kind = TREATMENTS[treatment]
                     if kind.poolings and pooling not in kind.poolings:
                         continue
-                    if kind.padded_texts_alone and plan.name not in self.with_pads:
+                    if kind.padded_texts_only and plan.name not in self.with_pads:
                         continue
                     yield Comparison(layer, pooling, plan, treatment, by, named.get(treatment))
 
@@ -170,10 +171,10 @@ class Part:
                 f"{corpus.texts[blank]!r}"
             )
         for by in study.clusterers:
-            if len(ids) // 2 < _FEWEST_TEXTS.get(by, 0):
+            if len(ids) // 2 < CLUSTERERS[by].min_texts:
                 raise DataError(
-                    f"{corpus.name} must have at least {2 * _FEWEST_TEXTS[by]} texts, so that {by} can cluster a half "
-                    f"of them, got {len(ids)}"
+                    f"{corpus.name} must have at least {2 * CLUSTERERS[by].min_texts} texts, because {by} clusters "
+                    f"halves of them, got {len(ids)}"
                 )
         plans = study.plans_for(max(map(len, ids)), encoder.max_length, encoder.name)
         try:
@@ -247,7 +248,7 @@ class Part:
 
     def with_pads(self) -> list[str]:
         """Return names of the plans that leave enough texts with pads, in every subsample, to score pads only."""
-        needed = [_FEWEST_TEXTS.get(by, 0) for by in self.study.clusterers]
+        needed = [CLUSTERERS[by].min_texts for by in self.study.clusterers]
         fewest = max(_FEWEST_TEXTS_A_CLUSTER * len(np.unique(self.codes)), *needed)
         return [
             plan.name

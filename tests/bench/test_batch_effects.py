@@ -11,13 +11,14 @@ import pytest
 from sklearn.cluster import KMeans
 
 from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES, Subsample
-from maskpool.bench.encode.forward import RIGHT, Pooled
+from maskpool.bench.encode.forward import Pooled
+from maskpool.bench.encode.positions import RIGHT
 from maskpool.bench.score.batch_effects import batch_effect, changed
 from maskpool.plans import Plan
 from tests.bench import tiny
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
     from maskpool.plans import Ints
 
 PLAN = Plan("random", 5)

@@ -11,9 +11,10 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
 from maskpool.bench.design.subsamples import FULL, Subsample
-from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS, Positions
-from maskpool.bench.encode.forward import RIGHT, Pooled, Source
-from maskpool.bench.score.clusterers import CLUSTERERS, cluster, score
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
+from maskpool.bench.encode.forward import Pooled
+from maskpool.bench.encode.positions import RIGHT, Positions, Source
+from maskpool.bench.score.clusterers import CLUSTERERS, cluster
 from maskpool.bench.score.fits import (
     Comparison,
     Fit,
@@ -24,6 +25,7 @@ from maskpool.bench.score.fits import (
     treatment_vectors,
     unpack,
 )
+from maskpool.bench.score.metrics import score
 from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
 from maskpool.bench.score.shift import deciles
 from maskpool.nn import MaxPooling, MinPooling
@@ -31,7 +33,7 @@ from maskpool.plans import Plan
 from tests.bench import tiny
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
     from maskpool.plans import Ints
 
 RIGHT_PLAN, LEFT_PLAN = Plan("random", 4), Plan("random", 4, side="left")

@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import AlbertConfig, AlbertModel
 
 from maskpool.bench.design.subsamples import FULL, Subsample
-from maskpool.bench.design.treatments import Positions
-from maskpool.bench.encode.forward import RIGHT, Pooled, Source, States, pool_corpus, prove_prefix
+from maskpool.bench.encode.forward import Pooled, States, pool_corpus, prove_prefix
+from maskpool.bench.encode.positions import RIGHT, Positions, Source
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
@@ -31,7 +31,7 @@ from tests.poolings import HOST_MODES
 from tests.test_plans import SEED, batches
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
     from maskpool.plans import Ints
 
 TOP = 40

@@ -27,7 +27,7 @@ from tests.bench import tiny
 from tests.matrix import cut, sampled
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
     from maskpool.plans import Ints
 
 CLASSES, TEXTS, WIDTH, DIM = 6, 90, 10, 12

@@ -24,7 +24,7 @@ from maskpool.plans import Plan
 from tests.bench import tiny
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
 
 TEXTS, LABELS = (list(column) for column in zip(*tiny.make_texts(70), strict=True))
 # A batch's token ids and mask, and the model: what the public code had in hand.

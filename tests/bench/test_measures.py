@@ -20,7 +20,8 @@ from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL, Subsample
 from maskpool.bench.design.treatments import INCLUDED
-from maskpool.bench.encode.forward import RIGHT, Pooled
+from maskpool.bench.encode.forward import Pooled
+from maskpool.bench.encode.positions import RIGHT
 from maskpool.bench.part import Part
 from maskpool.bench.score.fits import Comparison
 from maskpool.bench.score.measures import baselines, compute_shift, seconds, tfidf_of
@@ -29,7 +30,7 @@ from maskpool.plans import Plan
 from tests.bench import tiny
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
 
 PLAN = Plan("random", 4)
 TEXTS, DIM = 50, 6

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
     from maskpool.plans import Ints
 
 

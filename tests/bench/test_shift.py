@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cosine
 
-from maskpool.bench.design.treatments import unit
 from maskpool.bench.score.shift import cosine_shift, neighbours_kept
+from maskpool.bench.vectors import unit
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
 
 
 def vectors(number: int, seed: int, dim: int = 7) -> Vectors:

@@ -15,7 +15,8 @@ import pytest
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL, make_subsamples
 from maskpool.bench.design.treatments import INCLUDED
-from maskpool.bench.encode.forward import RIGHT, Pooled, _file, _pairs_file, pair_keys
+from maskpool.bench.encode.forward import Pooled, _file, _pairs_file, pair_keys
+from maskpool.bench.encode.positions import RIGHT
 from maskpool.bench.report.results import Results, _rows, effect
 from maskpool.bench.run import FLOOR_FITS
 from maskpool.bench.score.fits import Comparison, compute_fit, floor_values

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskpool import build_pooling
-from maskpool.bench.design.treatments import matched_noise, spans, unit
+from maskpool.bench.design.treatments import matched_noise
+from maskpool.bench.encode.positions import spans
+from maskpool.bench.vectors import unit
 from tests.poolings import HOST_MODES
 
 TEXTS, WIDTH, DIM = 4, 9, 5

@@ -17,13 +17,13 @@ from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedToken
 
 from maskpool import build_pooling
 from maskpool.bench.design.subsamples import Subsample
-from maskpool.bench.design.treatments import Positions
-from maskpool.bench.encode.forward import RIGHT, Pooled, Request, Source, pair_keys
+from maskpool.bench.encode.forward import Pooled, Request, pair_keys
+from maskpool.bench.encode.positions import RIGHT, Positions, Source
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 
 if TYPE_CHECKING:
-    from maskpool.bench.design.treatments import Vectors
+    from maskpool.bench.vectors import Vectors
     from maskpool.plans import Ints
 
 LABELS = ["red", "green", "blue", "black", "white"]

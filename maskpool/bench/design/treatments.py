@@ -1,163 +1,141 @@
-"""Treatments: which states a text's vector is made of."""
+"""Treatments: what a text's vector is made of instead of its real tokens.
+
+To add one, write it here: a `Treatment`, or a subclass of it that changes the vectors after they are pooled.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from maskpool.batch.token_batch import SparseBatch
-from maskpool.nn import MaxPooling, MinPooling
+from maskpool.bench.encode.positions import Positions
+from maskpool.bench.vectors import Vectors, unit
+from maskpool.nn import MaxPooling, MeanPooling, MinPooling
 from maskpool.plans import Ints
 
-Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
-Positions = Literal["real", "whole", "pads", "common", "another"]
+@dataclass(frozen=True)
+class PooledTexts:
+    """What a treatment may use.
+
+    Attributes:
+        vectors: (texts, dim), pooled from the treatment's positions.
+        lengths: Real tokens of each text.
+        widths: Padded length of each text.
+        pooling: Mode.
+        alone: Gives the vectors of the same texts alone and unpadded, (texts, dim).
+        rng: Gives random numbers of the subsample and the plan, for a purpose.
+    """
+
+    vectors: Vectors
+    lengths: Ints
+    widths: Ints
+    pooling: str
+    alone: Callable[[], Vectors]
+    rng: Callable[[str], np.random.Generator]
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """What one treatment pools, and what it is for.
+    """One treatment of padded texts.
 
     Attributes:
+        name: What studies and results call it.
         meaning: What is pooled, in words.
-        positions: Which positions of a padded text its vectors are made of.
-        masked: Whether the encoder was given the mask.
-        padded_texts_alone: Whether only texts that have a pad are scored.
-        poolings: The only modes that it means anything for; none named, all.
+        positions: The positions of a padded text that are pooled.
+        masked: Whether the encoder is given the mask.
+        padded_texts_only: Whether only texts with a pad are scored.
+        poolings: The only modes that it makes sense for; empty for all.
     """
 
+    name: str
     meaning: str
     positions: Positions
     masked: bool = True
-    padded_texts_alone: bool = False
+    padded_texts_only: bool = False
     poolings: tuple[str, ...] = ()
+
+    def apply(self, texts: PooledTexts) -> Vectors:
+        """Return the vectors of the treatment, (texts, dim)."""
+        return texts.vectors
+
+
+class Noise(Treatment):
+    """Real tokens, moved at random as far as the pads move them."""
+
+    def apply(self, texts: PooledTexts) -> Vectors:
+        """Return the vectors of real tokens, each turned at random until its cosine to them is that of the pads."""
+        return matched_noise(texts.alone(), texts.vectors, texts.rng("noise"))
+
+
+class OtherTexts(Treatment):
+    """The vectors of other texts."""
+
+    def apply(self, texts: PooledTexts) -> Vectors:
+        """Return the vectors in another order that leaves none in its place."""
+        order = texts.rng("strangers").permutation(len(texts.vectors))
+        others = np.empty_like(texts.vectors)
+        others[order] = texts.vectors[np.roll(order, 1)]
+        return others
+
+
+class DividedByWidth(Treatment):
+    """A mean that divides by the padded length."""
+
+    def apply(self, texts: PooledTexts) -> Vectors:
+        """Return means of real tokens, scaled by length / width."""
+        scaled: Vectors = (texts.vectors * (texts.lengths / texts.widths)[:, None]).astype(np.float32)
+        return scaled
+
+
+class ZeroedPads(Treatment):
+    """A maximum or minimum over real tokens and zeros."""
+
+    def apply(self, texts: PooledTexts) -> Vectors:
+        """Return the extremes of real tokens, and of a zero where a text has a pad."""
+        extreme = np.maximum if texts.pooling == MaxPooling.mode else np.minimum
+        return np.where((texts.widths > texts.lengths)[:, None], extreme(texts.vectors, 0), texts.vectors)
 
 
 EXCLUDED, INCLUDED = "excluded", "included"
 TREATMENTS: dict[str, Treatment] = {
-    EXCLUDED: Treatment("real tokens alone: what the mask is for", "real"),
-    INCLUDED: Treatment("every position of the padded text, as if there were no mask", "whole"),
-    "pads only": Treatment(
-        "the pads alone, over the texts that have any: what they know of the sentence", "pads", padded_texts_alone=True
-    ),
-    "common pad": Treatment("included, each pad replaced by one vector, the mean of many texts' pads", "common"),
-    "another's pads": Treatment("included, each pad replaced by one of another text", "another"),
-    "another's pads only": Treatment(
-        "the pads of another text, over the texts that have any: what chance gives", "pads", padded_texts_alone=True
-    ),
-    "noise": Treatment(
-        "excluded, turned at random until its cosine to excluded is that of included, text by text", "whole"
-    ),
-    "divided by width": Treatment("real tokens summed, divided by the padded length", "real", poolings=("mean",)),
-    "zeroed pads": Treatment(
-        "real tokens, and a zero for the pads", "real", poolings=(MaxPooling.mode, MinPooling.mode)
-    ),
-    "mask not passed": Treatment("real tokens of an encoder that was given no mask", "real", masked=False),
+    treatment.name: treatment
+    for treatment in (
+        Treatment(EXCLUDED, "real tokens alone: what the mask is for", "real"),
+        Treatment(INCLUDED, "every position of the padded text, as if there were no mask", "whole"),
+        Treatment(
+            "pads only",
+            "the pads alone, over the texts that have any: what they know of the sentence",
+            "pads",
+            padded_texts_only=True,
+        ),
+        Treatment("common pad", "included, each pad replaced by one vector, the mean of many texts' pads", "common"),
+        Treatment("another's pads", "included, each pad replaced by one of another text", "another"),
+        OtherTexts(
+            "another's pads only",
+            "the pads of another text, over the texts that have any: what chance gives",
+            "pads",
+            padded_texts_only=True,
+        ),
+        Noise(
+            "noise",
+            "excluded, turned at random until its cosine to excluded is that of included, for each text",
+            "whole",
+        ),
+        DividedByWidth(
+            "divided by width",
+            "real tokens summed, divided by the padded length",
+            "real",
+            poolings=(MeanPooling.mode,),
+        ),
+        ZeroedPads(
+            "zeroed pads", "real tokens, and a zero for the pads", "real", poolings=(MaxPooling.mode, MinPooling.mode)
+        ),
+        Treatment("mask not passed", "real tokens of an encoder that was given no mask", "real", masked=False),
+    )
 }
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Positions of padded texts in a block of states, one entry a padded text.
-
-    Attributes:
-        real_tokens: How many each row of the block has.
-        rows: Row of the block.
-        widths: Padded length.
-        left: Whether the pads stand on the left.
-    """
-
-    real_tokens: Ints
-    rows: Ints
-    widths: Ints
-    left: bool = False
-
-    @property
-    def lengths(self) -> Ints:
-        """Real tokens of each entry."""
-        return self.real_tokens[self.rows]
-
-    def real(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
-        """The real tokens."""
-        starts = self.widths - self.lengths if self.left else np.zeros_like(self.widths)
-        return spans(states, self.rows, starts, starts + self.lengths)
-
-    def whole(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
-        """Every position."""
-        return spans(states, self.rows, np.zeros_like(self.widths), self.widths)
-
-    def pads(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
-        """The pads."""
-        starts = np.zeros_like(self.widths) if self.left else self.lengths
-        return spans(states, self.rows, starts, starts + self.widths - self.lengths)
-
-    def with_pads(self, states: Annotated[Tensor, "batch seq dim"], source: Ints | None, common: Tensor) -> SparseBatch:
-        """Every position, the pads replaced.
-
-        Args:
-            states: The block.
-            source: For each row of the block, the row whose pads stand in for its own, first for first, from the
-                beginning again where it has fewer; None replaces each pad by ``common``.
-            common: (dim,).
-        """
-        batch, seq, _ = states.shape
-        offsets = np.concatenate([[0], np.cumsum(self.widths)])
-        of = np.repeat(np.arange(len(self.rows)), self.widths)
-        column = np.arange(offsets[-1]) - offsets[of]
-        lengths = self.lengths[of]
-        is_pad = column < self.widths[of] - lengths if self.left else column >= lengths
-        index = self.rows[of] * seq + column
-        if source is None:
-            index[is_pad] = batch * seq
-        else:
-            ordinal = (column if self.left else column - lengths)[is_pad]
-            other = source[self.rows[of[is_pad]]]
-            first = np.zeros_like(other) if self.left else self.real_tokens[other]
-            index[is_pad] = other * seq + first + ordinal % (seq - self.real_tokens[other])
-        values = torch.cat([states.flatten(0, 1), common.unsqueeze(0)])
-        return SparseBatch(values, torch.from_numpy(index), torch.from_numpy(offsets))
-
-
-def partners(lengths: Ints, seq: int) -> Ints:
-    """For each text of a block the next one that has pads at width ``seq``; itself, if it is the only one.
-
-    Example:
-        >>> partners(np.array([3, 8, 4, 5]), seq=8).tolist()
-        [2, 2, 3, 0]
-    """
-    padded = np.flatnonzero(lengths < seq)
-    if not padded.size:
-        return np.arange(len(lengths))
-    after = np.searchsorted(padded, np.arange(len(lengths)), side="right")
-    chosen: Ints = padded[after % len(padded)]
-    return chosen
-
-
-def spans(states: Annotated[Tensor, "batch seq dim"], rows: Ints, starts: Ints, ends: Ints) -> SparseBatch:
-    """One sentence a span of positions ``starts[i]`` to ``ends[i]`` of row ``rows[i]``, without copying states.
-
-    Example:
-        >>> import numpy as np
-        >>> batch = spans(torch.zeros(2, 4, 3), np.array([0, 1]), np.array([0, 2]), np.array([2, 4]))
-        >>> batch.index.tolist(), batch.offsets.tolist()
-        ([0, 1, 6, 7], [0, 2, 4])
-    """
-    lengths = torch.from_numpy(ends - starts)
-    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    first = torch.from_numpy(rows * states.shape[1] + starts) - offsets[:-1]
-    index = torch.arange(int(offsets[-1])) + torch.repeat_interleave(first, lengths)
-    return SparseBatch(states.flatten(0, 1), index, offsets)
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Scale each vector to length 1 (a zero vector stays)."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-    return scaled
 
 
 def matched_noise(reference: Vectors, other: Vectors, rng: np.random.Generator) -> Vectors:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from maskpool.audit.census import find_row
 from maskpool.audit.states import relative
-from maskpool.bench.design.treatments import Positions, Vectors, Windows, partners
+from maskpool.bench.encode.positions import RIGHT, Positions, Source, Windows, partners
+from maskpool.bench.vectors import Vectors
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import atomic_write
@@ -34,17 +35,6 @@ Mapped: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 _BLOCK = 32
 # More than any padded length, so that text and length make one number.
 _STRIDE = 1 << 20
-
-
-@dataclass(frozen=True, order=True)
-class Source:
-    """States of padded texts: where the pads stand, and whether the encoder was given the mask."""
-
-    side: Literal["right", "left"] = "right"
-    masked: bool = True
-
-
-RIGHT = Source()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from maskpool.bench.report.results import (
     of_layer,
     of_table,
 )
-from maskpool.bench.score.clusterers import CLUSTERER_MEANING
+from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.heads import LEARNED
 from maskpool.bench.score.mixed import MIXED
 from maskpool.bench.store.folder import StudyFolder
@@ -518,7 +518,7 @@ def _rendered(
         terms=TERMS,
         sections=sections,
         table_title=table_title,
-        clusterers=CLUSTERER_MEANING,
+        clusterers={name: clusterer.meaning for name, clusterer in CLUSTERERS.items()},
         main_table=main_table,
         mixed_table=mixed_table,
         leak_table=leak_table,

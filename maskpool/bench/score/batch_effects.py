@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from maskpool.bench.design.subsamples import Subsample
-from maskpool.bench.design.treatments import INCLUDED, unit
+from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
-from maskpool.bench.score.clusterers import cluster, fit_kmeans, matched
+from maskpool.bench.score.clusterers import cluster, fit_kmeans
 from maskpool.bench.score.fits import treatment_vectors
+from maskpool.bench.score.metrics import matched
 from maskpool.bench.score.shift import neighbours, shared_neighbours
+from maskpool.bench.vectors import unit
 from maskpool.plans import Ints, Plan
 
 _NEIGHBOURS = 10

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from maskpool.bench.design.subsamples import FULL, Subsample
-from maskpool.bench.design.treatments import EXCLUDED, TREATMENTS, Vectors, matched_noise
-from maskpool.bench.encode.forward import Pooled, Source
-from maskpool.bench.score.clusterers import ami, cluster, score
+from maskpool.bench.design.treatments import EXCLUDED, TREATMENTS, PooledTexts
+from maskpool.bench.encode.forward import Pooled
+from maskpool.bench.encode.positions import Source
+from maskpool.bench.score.clusterers import cluster
+from maskpool.bench.score.metrics import ami, score
 from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
 from maskpool.bench.score.shift import deciles
+from maskpool.bench.vectors import Vectors
 from maskpool.plans import Ints, Plan
 
 # The one score that intervals are given for, by what makes it.
@@ -49,7 +52,7 @@ class Comparison:
     @property
     def scored_under(self) -> str | None:
         """The plan under which a text must have a pad to be scored; None scores all texts."""
-        return self.plan.name if TREATMENTS[self.treatment].padded_texts_alone else None
+        return self.plan.name if TREATMENTS[self.treatment].padded_texts_only else None
 
     def fit(self, subsample: int) -> Fit:
         """The fit of this treatment in a subsample."""
@@ -96,25 +99,18 @@ def treatment_vectors(
 ) -> Vectors:
     """The vectors of a subsample's texts in a treatment; of those with a pad alone, where the treatment needs one."""
     kind, source = TREATMENTS[treatment], Source(plan.side, TREATMENTS[treatment].masked)
-    chosen = scored_texts(pooled, subsample, plan.name if kind.padded_texts_alone else None)
+    chosen = scored_texts(pooled, subsample, plan.name if kind.padded_texts_only else None)
     texts, widths = subsample.texts[chosen], subsample.widths[plan.name][chosen]
-    found = pooled.read(source, kind.positions, layer, pooling, texts, widths)
-    lengths = pooled.lengths[texts]
-    if treatment == "noise":
-        alone = pooled.alone(layer, pooling, texts)
-        return matched_noise(alone, found, subsample.rng(f"noise {plan.name}"))
-    if treatment == "another's pads only":
-        order = subsample.rng(f"strangers {plan.name}").permutation(len(found))
-        strangers = np.empty_like(found)
-        strangers[order] = found[np.roll(order, 1)]
-        return strangers
-    if treatment == "divided by width":
-        scaled: Vectors = (found * (lengths / widths)[:, None]).astype(np.float32)
-        return scaled
-    if treatment == "zeroed pads":
-        zeroed = np.maximum(found, 0) if pooling == "max" else np.minimum(found, 0)
-        return np.where((widths > lengths)[:, None], zeroed, found)
-    return found
+    return kind.apply(
+        PooledTexts(
+            pooled.read(source, kind.positions, layer, pooling, texts, widths),
+            pooled.lengths[texts],
+            widths,
+            pooling,
+            alone=lambda: pooled.alone(layer, pooling, texts),
+            rng=lambda purpose: subsample.rng(f"{purpose} {plan.name}"),
+        )
+    )
 
 
 def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, plan: Plan | None) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from maskpool.bench.design.treatments import unit
 from maskpool.bench.encode.forward import States
 from maskpool.bench.score.clusterers import cluster_ami
 from maskpool.bench.score.intervals import CONFIDENCE, floor
+from maskpool.bench.vectors import unit
 from maskpool.errors import FolderError, InvalidValueError
 from maskpool.nn import POOLINGS, LearnedPooling, MeanPooling, PoolingLayer
 from maskpool.plans import Ints

@@ -15,8 +15,9 @@ from maskpool.bench.design.subsamples import FULL, Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.part import Part
-from maskpool.bench.score.clusterers import fit_kmeans, score
+from maskpool.bench.score.clusterers import fit_kmeans
 from maskpool.bench.score.fits import Comparison, alone_vectors, treatment_vectors
+from maskpool.bench.score.metrics import score
 from maskpool.bench.score.shift import Floats, cosine_shift, deciles, length_leakage, neighbours_kept
 from maskpool.plans import Plan
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from maskpool.bench.design.treatments import Vectors, unit
-from maskpool.bench.score.clusterers import ami, fit_kmeans
+from maskpool.bench.score.clusterers import fit_kmeans
+from maskpool.bench.score.metrics import ami
+from maskpool.bench.vectors import Vectors, unit
 from maskpool.plans import Ints
 
 INDEX, FIT = "index padded, query alone", "fit padded, predict alone"

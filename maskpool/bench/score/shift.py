@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
-from maskpool.bench.design.treatments import Vectors, unit
+from maskpool.bench.vectors import Vectors, unit
 from maskpool.plans import Ints
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]

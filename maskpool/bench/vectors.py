@@ -1,0 +1,16 @@
+"""Vectors of texts, and their direction."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+
+Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Scale each vector to length 1 (a zero vector stays)."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vectors = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    return scaled
