@@ -727,8 +727,8 @@ REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], type[Exception], st
         lambda: nn.Linear(2, 2),
         {},
         ValueError,
-        "model must have get_input_embeddings(), which returns a torch.nn.Embedding, or exactly one torch.nn."
-        "Embedding, got none: name the one that reads token ids, embedding=model.…",
+        "model must have get_input_embeddings(), which returns a torch.nn.Embedding, or exactly one "
+        "torch.nn.Embedding, got none: name the one that reads token ids, embedding=model.…",
     ),
     "two embeddings": (
         lambda: nn.Sequential(nn.Embedding(3, 2), nn.Sequential(nn.Embedding(4, 2))),
