@@ -32,6 +32,9 @@ SAME_VECTOR = 2e-3
 UNIT_LENGTH = 1e-3
 # Two vectors are parallel if their cosine is 1 to this.
 PARALLEL = 1e-6
+# Companions move vectors along one line, by a mean over pads, if the cosine of the moves is 1 and the ratio of their
+# lengths the expected one, to these: pads of one text differ a little between batches.
+SAME_LINE, SAME_RATIO = 1e-4, 0.01
 
 # --- Spacing of numbers near 1 (torch.finfo(dtype).eps), by which the audit recognises formats ---
 

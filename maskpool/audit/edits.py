@@ -1,4 +1,4 @@
-"""Run a pipeline again with a change inside: without its pad columns, or with other token states."""
+"""Run a pipeline again with a change inside: without pad columns, or with other token states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Edit: TypeAlias = Callable[[Tensor], Tensor]
 
 @contextmanager
 def cutting(roots: Sequence[nn.Module], columns: Mapping[int, slice]) -> Iterator[None]:
-    """Cut pad columns off wherever a module is called or a tokenizer of transformers returns ids.
+    """Remove pad columns from the inputs of modules and from the outputs of transformers' tokenizers.
 
     Args:
         roots: The outermost modules that the pipeline calls.
@@ -39,7 +39,7 @@ def cutting(roots: Sequence[nn.Module], columns: Mapping[int, slice]) -> Iterato
     with ExitStack() as stack:
         stack.enter_context(_cut_by_tokenizers(cut, columns))
         for root in roots:
-            if not isinstance(root, torch.jit.ScriptModule):  # these take no hooks
+            if not isinstance(root, torch.jit.ScriptModule):  # supports no hooks
                 stack.callback(root.register_forward_pre_hook(before, with_kwargs=True).remove)
         yield
 
@@ -50,23 +50,23 @@ def run_unpadded(
     """Embed one text without its pad columns.
 
     Args:
-        pipeline: What is audited.
+        pipeline: The audited pipeline.
         text: The text.
         roots: As for `cutting`.
         columns: The same.
 
     Returns:
-        What the modules saw, and the vector; None where the pipeline fails without these columns.
+        What the modules saw, and the vector; None if the pipeline fails without these columns.
     """
     with cutting(roots, columns), watch() as call:
         try:
             return call, pipeline([text])[0]
-        except ValueError:  # the pipeline itself still expects these columns
+        except ValueError:  # the pipeline expects these columns
             return call, None
 
 
 def cut_columns(tensor: Tensor, width: int, real: slice) -> Tensor:
-    """Keep some columns of ids, masks, states, or a mask of attention scores; other tensors stay as they are."""
+    """Keep some columns of ids, masks, states or a mask of attention scores; return other tensors unchanged."""
     if tensor.ndim not in (2, 3, 4) or tensor.is_nested or tensor.is_sparse:
         return tensor
     if (
@@ -90,9 +90,9 @@ def _span(real: slice, width: int) -> tuple[int, int]:
 
 @contextmanager
 def _cut_by_tokenizers(cut: Edit, columns: Mapping[int, slice]) -> Iterator[None]:
-    """Cut the outputs of transformers' tokenizers, so that ids and masks agree wherever they go.
+    """Cut the outputs of transformers' tokenizers: ids and masks then agree in all code.
 
-    Tokenizers have no hooks, so their class is patched; other threads get what they always get.
+    Tokenizers have no hooks, hence the patched class; other threads are not affected.
     """
     transformers: Any = sys.modules.get("transformers")
     base = getattr(transformers, "PreTrainedTokenizerBase", None)
@@ -128,8 +128,8 @@ def edited(module: nn.Module, shape: Sequence[int], edit: Edit) -> Iterator[None
 
     Args:
         module: The module.
-        shape: (batch, seq) of the states to change; other outputs pass.
-        edit: From states (batch, seq, dim) to others of that shape.
+        shape: (batch, seq) of the states to change; other outputs are unchanged.
+        edit: Maps states (batch, seq, dim) to states of the same shape.
     """
 
     def change(tensor: Tensor) -> Tensor:
@@ -143,10 +143,10 @@ def edited(module: nn.Module, shape: Sequence[int], edit: Edit) -> Iterator[None
 @contextmanager
 def _returning(module: nn.Module, change: Edit) -> Iterator[None]:
     """Change every tensor that a module returns."""
-    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+    if isinstance(module, torch.jit.ScriptModule):  # supports no hooks
         yield
         return
-    handle = module.register_forward_hook(lambda *given: mapped(given[-1], change))
+    handle = module.register_forward_hook(lambda _module, _inputs, output: mapped(output, change))
     try:
         yield
     finally:
@@ -155,7 +155,7 @@ def _returning(module: nn.Module, change: Edit) -> Iterator[None]:
 
 @contextmanager
 def constant(module: nn.Module) -> Iterator[None]:
-    """Replace every output of a module by numbers that depend on its shape only, the same in each row."""
+    """Replace every output of a module by numbers that depend only on its shape, equal in each row."""
 
     def change(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or tensor.ndim < 2:
@@ -168,14 +168,14 @@ def constant(module: nn.Module) -> Iterator[None]:
 
 
 def mapped(value: Any, change: Edit) -> Any:
-    """Apply a function to every tensor in nested containers; the containers themselves stay unchanged."""
+    """Apply a function to every tensor in nested containers and return new containers."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (tuple, list)):
         inner = [mapped(part, change) for part in value]
         return type(value)(*inner) if hasattr(value, "_fields") else type(value)(inner)
     if isinstance(value, Mapping):
-        # A dictionary, or an output of transformers, which is one and has its entries as attributes as well.
+        # A dictionary, or an output of transformers, which also has its entries as attributes.
         copied: Any = copy.copy(value)
         for name, part in value.items():
             copied[name] = mapped(part, change)

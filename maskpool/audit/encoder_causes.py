@@ -1,4 +1,4 @@
-"""Why padding changes the token states of an encoder."""
+"""Find out why padding changes the token states of an encoder."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ _CONVOLUTION, _STATE = "convolution across pads", "recurrent state through pads"
 _NORM, _MASK = "normalisation over positions", "mask ignored inside the encoder"
 _NOT_PASSED, _ADDITIVE = "mask not passed to the encoder", "additive mask taken for a multiplicative one"
 _POSITIONS, _UNKNOWN = "position ids under left padding", "pads reach real tokens inside the encoder"
-_HIDES = -1e3  # added to a score
+_HIDES = -1e3  # added to a score, it hides a token
 QUANTISED = "dynamic quantisation shared by the batch"
 
 
 def encoder_finding(seen: Seen, precision: float = 0.0) -> Finding | None:
-    """How pads reach real tokens inside the encoder; None where they do not.
+    """Find out how pads reach real tokens inside the encoder.
 
     Args:
         seen: A text in a padded row.
         precision: The spacing of numbers near 1 in the coarsest type that was seen.
+
+    Returns:
+        The finding; None if pads do not reach real tokens.
     """
-    if seen.alone.states is None or seen.there.states is None:
+    if seen.alone.states is None or seen.padded.states is None:
         return None
     if not seen.compared:
         return _content_finding(seen)
-    if bool(seen.alone.states.isfinite().all()) and not bool(seen.at_real(seen.there.states).isfinite().all()):
+    if bool(seen.alone.states.isfinite().all()) and not bool(seen.at_real(seen.padded.states).isfinite().all()):
         module, _ = _culprit(seen, across=not _is_one_module(seen))
         evidence = f"token states of real tokens are NaN or infinite in the padded row ({seen.shape}), and finite alone"
         where = f"; first in {module}" if module else ""
@@ -46,14 +49,14 @@ def encoder_finding(seen: Seen, precision: float = 0.0) -> Finding | None:
         return None
     if not _is_one_module(seen):
         return _across_modules(seen, size) if size > max(LEAK, STATE_ROUNDINGS * precision) else None
-    # Text by text and in more digits: what companions do otherwise is another finding, and noise is none.
+    # Without companions, whose effect is another finding, and in more digits, to exclude noise.
     half = seen.alone.states.element_size() < 4
     try:
-        finer = copy.deepcopy(seen.there.module)
+        finer = copy.deepcopy(seen.padded.module)
         finer = finer.float() if half else finer.double()
-    except Exception:  # a stranger's module: locks, quantised weights, too large for a copy
-        finer = seen.there.module
-    finer_seen = replace(seen, alone=replace(seen.alone, module=finer), there=replace(seen.there, module=finer))
+    except Exception:  # locks, quantised weights, too large for a copy
+        finer = seen.padded.module
+    finer_seen = replace(seen, alone=replace(seen.alone, module=finer), padded=replace(seen.padded, module=finer))
     exact = _states_difference(finer_seen, again=True)
     if exact is not None:
         seen, size = finer_seen, exact
@@ -61,18 +64,18 @@ def encoder_finding(seen: Seen, precision: float = 0.0) -> Finding | None:
 
 
 def _content_finding(seen: Seen) -> Finding | None:
-    """Whether other ids at the pads move real tokens, in an encoder that cannot run without pads."""
-    others = torch.where(seen.real, seen.there.ids, seen.there.ids[0, seen.start])
-    name = _ids_name(seen.there)
+    """Find out whether other ids at the pads move real tokens, in an encoder that cannot run without pads."""
+    others = torch.where(seen.real, seen.padded.ids, seen.padded.ids[0, seen.start])
+    name = _ids_name(seen.padded)
     if name is None:
         return None
-    there, other = _again(seen.there), _again(seen.there, **{name: others})
-    if there is None or other is None or _agree(seen.at_real(there), seen.at_real(other)):
+    states, other_states = _again(seen.padded), _again(seen.padded, **{name: others})
+    if states is None or other_states is None or _agree(seen.at_real(states), seen.at_real(other_states)):
         return None
-    size = relative(seen.at_real(there), seen.at_real(other))
-    mask = seen.there.mask
+    size = relative(seen.at_real(states), seen.at_real(other_states))
+    mask = seen.padded.mask
     cause = _UNKNOWN
-    if seen.there.mask_name is not None and mask is None:
+    if seen.padded.mask_name is not None and mask is None:
         cause = _NOT_PASSED
     elif mask is not None and bool((mask == 1).all()):
         cause = "all-ones mask"
@@ -85,18 +88,18 @@ def _moved(seen: Seen, size: float) -> str:
 
 
 def _within_module(seen: Seen, size: float) -> Finding:
-    """The cause in an encoder that is one module, which can be run again with other arguments."""
-    mask, real = seen.there.mask, seen.real
+    """Find the cause in an encoder that is one module, by running it again with other arguments."""
+    mask, real = seen.padded.mask, seen.real
 
     def finding(cause: str, evidence: str) -> Finding:
         return Finding(cause, f"{_moved(seen, size)}; {evidence}", size, seen.moved.texts)
 
-    name = seen.there.mask_name
+    name = seen.padded.mask_name
     if name is not None:
         cured = _cured(seen, **{name: ~real if "padding_mask" in name else real.to(torch.int64)})
         if mask is None and cured:
             return finding(_NOT_PASSED, f"{name} was not given; given, they stay")
-        if mask is None and seen.start and "padding_mask" not in name and _cured(seen, **_told(seen, name)):
+        if mask is None and seen.start and "padding_mask" not in name and _cured(seen, **_with_positions(seen, name)):
             return finding(_NOT_PASSED, f"{name} was not given; given together with position_ids, they stay")
         if mask is not None and mask.shape == real.shape:
             values = mask[0].float()
@@ -105,9 +108,9 @@ def _within_module(seen: Seen, size: float) -> Finding:
                     "all-ones mask", f"{name} is 1 at all {seen.width} columns; with the right one they stay"
                 )
             if bool((mask[0].bool() != real[0]).any()) and (float(values.min()) < 0 or cured):
-                given = sorted(set(values.tolist()))
+                numbers = sorted(set(values.tolist()))
                 if float(values.min()) < 0 or bool((mask[0].bool() == ~real[0]).all()):
-                    return finding(_ADDITIVE, f"{name} holds {given}, and 1 must mean a real token")
+                    return finding(_ADDITIVE, f"{name} holds {numbers}, and 1 must mean a real token")
                 wrong = int((mask[0].bool() != real[0]).sum())
                 return finding(
                     "mask of other tokens", f"{name} is wrong at {wrong} columns; with the right one they stay"
@@ -119,7 +122,7 @@ def _within_module(seen: Seen, size: float) -> Finding:
     if (hidden := _hidden_tokens(seen)) is not None:
         return finding("mask of other tokens", f"{hidden[0]} hides {hidden[1]} of them from all others")
     if seen.start:
-        for convention, first in (("from 0", 0), ("from behind the pad's id", int(seen.there.ids[0, 0]) + 1)):
+        for convention, first in (("from 0", 0), ("from behind the pad's id", int(seen.padded.ids[0, 0]) + 1)):
             columns = torch.arange(seen.width, device=real.device).unsqueeze(0) - seen.start
             positions = columns.clamp(min=0) + first
             if _cured(seen, position_ids=positions):
@@ -150,36 +153,36 @@ def _within_module(seen: Seen, size: float) -> Finding:
 
 
 def _across_modules(seen: Seen, size: float) -> Finding:
-    """The cause in an encoder of several modules and functions between them, seen in runs of the whole pipeline."""
+    """Find the cause in an encoder of several modules, by running the whole pipeline again."""
     module, kind = _culprit(seen, across=True)
     where = (
         f"the first module that turns equal inputs into other outputs is {module}"
         if module
         else ("each module maps equal inputs to equal outputs, so the code between them is the cause")
     )
-    if kind == _MASK:  # nothing here is one module that was given a mask
+    if kind == _MASK:  # no single module was given a mask
         kind = _NOT_PASSED
     if kind is None:
-        kind = _kind_of_reach(seen, seen.alone.states, seen.there.states)
+        kind = _kind_of_reach(seen, seen.alone.states, seen.padded.states)
     return Finding(kind or _UNKNOWN, f"{_moved(seen, size)}; {where}", size, seen.moved.texts)
 
 
 def reads_other_ids(seen: Seen) -> bool:
-    """Whether other ids under the mask change the states of real tokens by any amount.
+    """Return whether other ids under the mask change the states of real tokens at all.
 
-    Two batches of one shape are rounded in the same way, so this holds in half precision as well.
+    Batches of one shape are rounded equally, thus this works in half precision as well.
     """
-    name, others = _ids_name(seen.there), torch.where(seen.real, seen.there.ids, seen.there.ids[0, seen.start])
+    name, others = _ids_name(seen.padded), torch.where(seen.real, seen.padded.ids, seen.padded.ids[0, seen.start])
     if name is None:
         return False
-    there, other = _again(seen.there), _again(seen.there, **{name: others})
-    if there is None or other is None:
+    states, other_states = _again(seen.padded), _again(seen.padded, **{name: others})
+    if states is None or other_states is None:
         return False
-    return relative(seen.at_real(there), seen.at_real(other)) > CLEAN
+    return relative(seen.at_real(states), seen.at_real(other_states)) > CLEAN
 
 
 def module_finding(seen: Seen) -> Finding | None:
-    """A module between the encoder and the vector whose outputs at real tokens depend on pads, in any layout."""
+    """Find a module between encoder and vector whose outputs at real tokens depend on pads, in any layout."""
     module, kind = _culprit(seen, across=True, behind=True)
     if module is None:
         return None
@@ -191,7 +194,7 @@ def module_finding(seen: Seen) -> Finding | None:
 
 
 def _is_one_module(seen: Seen) -> bool:
-    """Whether the module that is given the ids computes the states that were seen."""
+    """Return whether the module that gets the ids computes the states that were seen."""
     states = _again(seen.alone)
     if states is None or seen.alone.states is None or states.shape != seen.alone.states.shape:
         return False
@@ -199,42 +202,42 @@ def _is_one_module(seen: Seen) -> bool:
 
 
 def _only_first_pad_counts(seen: Seen) -> bool:
-    """Whether the states are the same with one pad as with many."""
+    """Return whether the states are the same with one pad as with many."""
     if seen.width - seen.length < 2:
         return False
     columns = slice(seen.start - 1, None) if seen.start else slice(0, seen.length + 1)
 
-    arguments = mapped(dict(seen.there.arguments), lambda tensor: cut_columns(tensor, seen.width, columns))
-    one = _again(replace(seen.there, arguments=arguments, ids=seen.there.ids[:, columns]))
-    many = _again(seen.there)
-    if one is None or many is None:
+    arguments = mapped(dict(seen.padded.arguments), lambda tensor: cut_columns(tensor, seen.width, columns))
+    one_pad = _again(replace(seen.padded, arguments=arguments, ids=seen.padded.ids[:, columns]))
+    many_pads = _again(seen.padded)
+    if one_pad is None or many_pads is None:
         return False
     start = 1 if seen.start else 0
-    return _agree(one[:, start : start + seen.length], seen.at_real(many))
+    return _agree(one_pad[:, start : start + seen.length], seen.at_real(many_pads))
 
 
-def _told(seen: Seen, mask_name: str) -> dict[str, Tensor]:
-    """The right mask, and positions that count real tokens from 0."""
+def _with_positions(seen: Seen, mask_name: str) -> dict[str, Tensor]:
+    """Return the right mask, and positions that count real tokens from 0."""
     columns = torch.arange(seen.width, device=seen.real.device).unsqueeze(0) - seen.start
     return {mask_name: seen.real.to(torch.int64), "position_ids": columns.clamp(min=0)}
 
 
 def _positions_differ(seen: Seen) -> bool:
-    """Whether the pipeline gives the tokens other positions in the padded row than alone."""
-    for name, value in seen.there.arguments.items():
+    """Return whether the pipeline gives the tokens other positions in the padded row than alone."""
+    for name, value in seen.padded.arguments.items():
         alone = seen.alone.arguments.get(name)
         if "position" not in name or not isinstance(value, Tensor) or not isinstance(alone, Tensor):
             continue
         if value.shape[-1:] == (seen.width,) and alone.shape[-1:] == (seen.length,):
-            there = value.reshape(-1, seen.width)[:1, seen.start : seen.start + seen.length]
-            if not torch.equal(there, alone.reshape(-1, seen.length)[:1]):
+            padded = value.reshape(-1, seen.width)[:1, seen.start : seen.start + seen.length]
+            if not torch.equal(padded, alone.reshape(-1, seen.length)[:1]):
                 return True
     return False
 
 
 def _hidden_tokens(seen: Seen) -> tuple[str, int] | None:
-    """The additive mask that hides real tokens from every position, and how many."""
-    for name, value in seen.there.arguments.items():
+    """Return the name of an additive mask that hides real tokens from every position, and how many."""
+    for name, value in seen.padded.arguments.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape[-1:] != (seen.width,):
             continue
         hidden = (value < _HIDES).reshape(-1, seen.width).all(dim=0) & seen.real[0]
@@ -244,53 +247,55 @@ def _hidden_tokens(seen: Seen) -> tuple[str, int] | None:
 
 
 def _ids_name(call: TokenCall) -> str | None:
-    """The parameter that takes the ids."""
+    """Return the name of the parameter that takes the ids."""
     tensors = {name: value for name, value in call.arguments.items() if isinstance(value, Tensor)}
     return next((name for name, value in tensors.items() if torch.equal(value, call.ids)), None)
 
 
 def _reads_no_pad(seen: Seen) -> bool:
-    """Whether other ids under the mask leave real tokens as they are, so that places alone can move them."""
-    name = _ids_name(seen.there)
+    """Return whether other ids under the mask leave real tokens unchanged: then only positions can move them."""
+    name = _ids_name(seen.padded)
     if name is None:
         return False
-    others = torch.where(seen.real, seen.there.ids, seen.there.ids[0, seen.start])
-    there, other = _again(seen.there), _again(seen.there, **{name: others})
-    return there is not None and other is not None and _agree(seen.at_real(there), seen.at_real(other))
+    others = torch.where(seen.real, seen.padded.ids, seen.padded.ids[0, seen.start])
+    states, other_states = _again(seen.padded), _again(seen.padded, **{name: others})
+    if states is None or other_states is None:
+        return False
+    return _agree(seen.at_real(states), seen.at_real(other_states))
 
 
 def _is_ignored(seen: Seen, name: str) -> bool:
-    """Whether the padded batch has the same states under a mask of ones."""
-    given, ones = _again(seen.there), _again(seen.there, **{name: torch.ones_like(seen.there.ids)})
-    return given is not None and ones is not None and _agree(given, ones)
+    """Return whether the padded batch has the same states under a mask of ones."""
+    masked, unmasked = _again(seen.padded), _again(seen.padded, **{name: torch.ones_like(seen.padded.ids)})
+    return masked is not None and unmasked is not None and _agree(masked, unmasked)
 
 
 def _states_difference(seen: Seen, again: bool = False) -> float | None:
-    """The largest difference of a real token's states, relative to their root mean square; None if there is none."""
-    alone, there = (_again(seen.alone), _again(seen.there)) if again else (seen.alone.states, seen.there.states)
-    if alone is None or there is None or alone.shape != seen.at_real(there).shape:
+    """Return the largest difference of real tokens over their root mean square; None if it is not a number."""
+    alone, padded = (_again(seen.alone), _again(seen.padded)) if again else (seen.alone.states, seen.padded.states)
+    if alone is None or padded is None or alone.shape != seen.at_real(padded).shape:
         return None
-    found = relative(alone, seen.at_real(there))
-    return None if math.isnan(found) else found
+    size = relative(alone, seen.at_real(padded))
+    return None if math.isnan(size) else size
 
 
 def _again(call: TokenCall, **changed: object) -> Tensor | None:
     try:
         return call.again(**changed)
-    except Exception:  # a stranger's module that does not take the arguments; then nothing is said of them
+    except Exception:  # the module does not accept the arguments
         return None
 
 
 def _cured(seen: Seen, **changed: Tensor) -> bool:
-    """Whether real tokens have the states of the text alone when some arguments are changed."""
-    there, other = _again(seen.there, **changed), _again(seen.alone)
-    return there is not None and other is not None and _agree(other, seen.at_real(there))
+    """Return whether changed arguments give real tokens the states of the text alone."""
+    padded, alone = _again(seen.padded, **changed), _again(seen.alone)
+    return padded is not None and alone is not None and _agree(alone, seen.at_real(padded))
 
 
-def _agree(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
+def _agree(states: Tensor, other_states: Tensor) -> bool:
+    if states.shape != other_states.shape:
         return False
-    return relative(one, other) <= max(LEAK, STATE_ROUNDINGS * torch.finfo(one.dtype).eps)
+    return relative(states, other_states) <= max(LEAK, STATE_ROUNDINGS * torch.finfo(states.dtype).eps)
 
 
 _KINDS: tuple[tuple[str, tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
@@ -316,36 +321,40 @@ def _kind(module: nn.Module) -> str | None:
 
 
 def is_dynamically_quantised(module: nn.Module) -> bool:
-    """Whether a module rounds its input by a scale that it takes from the whole input, as torch's dynamic layers do."""
+    """Return whether a module rounds by a scale of its whole input, as dynamically quantised layers of torch do."""
     return type(module).__module__.startswith("torch.ao.nn.quantized.dynamic")
 
 
 def _culprit(seen: Seen, across: bool = False, behind: bool = False) -> tuple[str | None, str | None]:
-    """The innermost module whose inputs are equal at real tokens and whose outputs are not, and what kind it is.
+    """Find the innermost module with equal inputs and different outputs at real tokens.
 
     Args:
         seen: The text.
         across: Whether to run the whole pipeline again, not only its encoder.
-        behind: Whether to leave the encoder out, whose states agree.
+        behind: Whether to skip the encoder, whose states agree.
+
+    Returns:
+        The name and class of the module, and the kind of its fault; None if no module or kind was found.
     """
     if across and seen.reruns is None:
         return None, None
     alone: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
     counts: Counter[int] = Counter()
-    inner = set(seen.there.module.modules()) if behind else set()
+    inner = set(seen.padded.module.modules()) if behind else set()
     different: list[nn.Module] = []
 
-    def keep(module: nn.Module, given: list[Tensor], gave: list[Tensor]) -> None:
+    def keep(module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         counts[id(module)] += 1
-        alone[id(module), counts[id(module)]] = [t.clone() for t in given], [t.clone() for t in gave]
+        alone[id(module), counts[id(module)]] = [t.clone() for t in inputs], [t.clone() for t in outputs]
 
-    def compare(module: nn.Module, given: list[Tensor], gave: list[Tensor]) -> None:
+    def compare(module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         counts[id(module)] += 1
         before = alone.get((id(module), counts[id(module)]))
         if different or before is None or module in inner:
             return
         rows = len(seen.batch.ids) if across and seen.batch is not None else 1
-        if _equal(seen, before[0], given, rows) and _equal(seen, before[1], gave, rows, by_position=across) is False:
+        same_inputs = _equal(seen, before[0], inputs, rows)
+        if same_inputs and _equal(seen, before[1], outputs, rows, by_position=across) is False:
             different.append(module)
 
     _run(seen, across, 0, keep)
@@ -353,10 +362,10 @@ def _culprit(seen: Seen, across: bool = False, behind: bool = False) -> tuple[st
     _run(seen, across, 1, compare)
     if not different:
         return None, None
-    names = {id(module): name for name, module in seen.there.module.named_modules()}
+    names = {id(module): name for name, module in seen.padded.module.named_modules()}
     name, kind = names.get(id(different[0]), ""), type(different[0])
-    plain = kind.__name__ if not is_dynamically_quantised(different[0]) else f"{kind.__module__}.{kind.__name__}"
-    return f"{name} ({plain})" if name else plain, _kind(different[0])
+    class_name = kind.__name__ if not is_dynamically_quantised(different[0]) else f"{kind.__module__}.{kind.__name__}"
+    return f"{name} ({class_name})" if name else class_name, _kind(different[0])
 
 
 def _run(seen: Seen, across: bool, which: int, on_module: OnModule) -> None:
@@ -364,52 +373,52 @@ def _run(seen: Seen, across: bool, which: int, on_module: OnModule) -> None:
         seen.reruns[which](on_module)
         return
     with torch.no_grad(), watch(on_module):
-        _again((seen.alone, seen.there)[which])
+        _again((seen.alone, seen.padded)[which])
 
 
-def _equal(seen: Seen, alone: list[Tensor], there: list[Tensor], rows: int, by_position: bool = False) -> bool | None:
-    """Whether tensors agree at real tokens; None where none of them has any.
+def _equal(seen: Seen, alone: list[Tensor], padded: list[Tensor], rows: int, by_position: bool = False) -> bool | None:
+    """Return whether tensors agree at real tokens; None if none of them has tokens.
 
     Args:
         seen: The text.
-        alone: Those of the text alone.
-        there: Those of the padded run.
-        rows: How many texts that run has.
-        by_position: Whether to leave out tensors without an axis of positions, such as pooled vectors.
+        alone: The tensors of the text alone.
+        padded: The tensors of the padded run.
+        rows: The number of texts of the padded run.
+        by_position: Whether to skip tensors without an axis of positions, such as pooled vectors.
     """
     compared = [
-        _agree(one, cut)
-        for one, other in zip(alone, there, strict=False)
-        if one.is_floating_point() and (cut := _cut(seen, one, other, rows)) is not None
+        _agree(tensor, cut)
+        for tensor, other in zip(alone, padded, strict=False)
+        if tensor.is_floating_point() and (cut := _cut(seen, tensor, other, rows)) is not None
         if not by_position or seen.width in other.shape[1:]
     ]
     return all(compared) if compared else None
 
 
-def _cut(seen: Seen, alone: Tensor, there: Tensor, rows: int) -> Tensor | None:
-    """The part of a tensor of the padded run at real tokens; None if no axis is that of positions."""
-    if alone.ndim != there.ndim:
+def _cut(seen: Seen, alone: Tensor, padded: Tensor, rows: int) -> Tensor | None:
+    """Return the part of a padded tensor at real tokens; None if no axis holds positions."""
+    if alone.ndim != padded.ndim:
         return None
-    if rows > 1 and there.ndim and len(there) == rows and len(alone) == 1:
-        there = there[seen.row : seen.row + 1]
-    axes = [axis for axis in range(alone.ndim) if alone.shape[axis] != there.shape[axis]]
+    if rows > 1 and padded.ndim and len(padded) == rows and len(alone) == 1:
+        padded = padded[seen.row : seen.row + 1]
+    axes = [axis for axis in range(alone.ndim) if alone.shape[axis] != padded.shape[axis]]
     for axis in axes:
-        if (alone.shape[axis], there.shape[axis]) != (seen.length, seen.width):
+        if (alone.shape[axis], padded.shape[axis]) != (seen.length, seen.width):
             return None
-        there = there.narrow(axis, seen.start, seen.length)
-    return there
+        padded = padded.narrow(axis, seen.start, seen.length)
+    return padded
 
 
 def _kind_by_reach(seen: Seen) -> str | None:
-    """From which real tokens the pads reach: those next to them alone, or all of them from one side alone."""
-    return _kind_of_reach(seen, _again(seen.alone), _again(seen.there))
+    """Return the kind of leak by the real tokens that pads reach: only those next to them, or more."""
+    return _kind_of_reach(seen, _again(seen.alone), _again(seen.padded))
 
 
-def _kind_of_reach(seen: Seen, alone: Tensor | None, there: Tensor | None) -> str | None:
-    if alone is None or there is None:
+def _kind_of_reach(seen: Seen, alone: Tensor | None, padded: Tensor | None) -> str | None:
+    if alone is None or padded is None:
         return None
     scale = float(alone.double().square().mean().sqrt())
-    moved = (alone.double() - seen.at_real(there).double()).abs().amax(dim=(0, 2)) / scale > LEAK
+    moved = (alone.double() - seen.at_real(padded).double()).abs().amax(dim=(0, 2)) / scale > LEAK
     if seen.start:
         moved = moved.flip(0)  # the pads come first
     reach = int(moved.flip(0).long().cumprod(0).sum())

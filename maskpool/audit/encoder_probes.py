@@ -1,6 +1,6 @@
-"""What padding does to the token states of one encoder, measured on token ids, and the verdict that follows.
+"""Measure what padding does to the token states of one encoder, and judge it.
 
-The numbers of `probe` and the rules of `judge` are all that the padding census rests on.
+The padding census depends only on the numbers of `probe` and the rules of `judge`.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from maskpool.tolerances import CLEAN, LEAK, TIMES_NOISE
 
 Side: TypeAlias = Literal["right", "left"]
 
-# What padding on one side can do, worst first.
+# The effects of padding on one side, worst first.
 KINDS = ("no numbers", "content", "length", "positions", "ids", "clean")
 SIDES: tuple[Side, Side] = ("right", "left")
-# How positions are counted where a model is told them: real tokens from 0, or from behind the pad's id as RoBERTa does.
+# Position ids that a model may expect: real tokens from 0, or from the pad's id + 1, as in RoBERTa.
 CONVENTIONS = ("from 0", "from pad + 1")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One text of an encoder in every company, at one length and with so many pads.
+    """The probes of an encoder with one text and one number of pads.
 
     Attributes:
-        length: Real tokens of the text.
-        pads: Pads beside them.
+        length: The number of real tokens.
+        pads: The number of pads.
         attention: The attention implementation.
-        single: By probe, how far states of real tokens move in float32: max|Δ| over their root mean square. None where
-            they become no numbers.
-        double: The same in float64, where any probe in float32 lay above noise; empty where the model does not run so.
+        single: By probe, how far states of real tokens move in float32: max|Δ| over their root mean square. None if
+            they become NaN or infinite.
+        double: The same in float64, for probes above noise in float32; empty if the model does not run in float64.
     """
 
     length: int
@@ -52,7 +52,7 @@ class Trial:
     double: Mapping[str, float | None] = field(default_factory=dict)
 
     def leaks(self, probe: str) -> bool:
-        """Whether a probe moves the states by more than noise. One that was not measured does not."""
+        """Return whether a probe moves the states by more than noise; False if it was not measured."""
         if probe not in self.single:
             return False
         size, exact = self.single[probe], self.double.get(probe)
@@ -60,25 +60,25 @@ class Trial:
             return False
         if exact is not None:
             return exact > CLEAN
-        # Noise between batch sizes is never more than a leak: a larger one is coupling.
+        # Noise between batch sizes is at most a leak: more is coupling.
         floor = min(self.single["batch size"] or 0.0, LEAK)
         return size is None or size > max(LEAK, TIMES_NOISE * floor)
 
     def is_noise(self, probe: str) -> bool:
-        """Whether a probe was measured, and moves the states by no more than noise for certain."""
+        """Return whether a probe was measured and moves the states by at most noise."""
         size = self.double.get(probe, self.single.get(probe))
         return size is not None and size <= CLEAN
 
 
 @dataclass(frozen=True)
 class Text:
-    """The token ids of a text and of what stands beside it.
+    """The token ids of a text and its companions.
 
     Attributes:
-        ids: (1, length).
-        others: (3, length + pads): companions, as long as the text where they are cut.
+        ids: The text, (1, length).
+        others: Companions, (3, length + pads); cut to the length of the text where needed.
         changed: Another id for the token in the middle.
-        under: (1, pads): ids to put under the mask in place of the pad's.
+        under: Ids to put under the mask instead of the pad's, (1, pads).
     """
 
     ids: Annotated[Tensor, "1 length"]
@@ -88,13 +88,13 @@ class Text:
 
     @classmethod
     def drawn(cls, vocabulary: Sequence[int], length: int, pads: int, generator: torch.Generator) -> Text:
-        """One of random ids.
+        """Draw random ids.
 
         Args:
-            vocabulary: Ids of words: neither the pad's nor one that a model gives a meaning of its own.
-            length: Real tokens.
-            pads: Pads beside them.
-            generator: Of the ids.
+            vocabulary: Ids of words, without special tokens.
+            length: The number of real tokens.
+            pads: The number of pads.
+            generator: The generator of random numbers.
         """
         words = torch.tensor(vocabulary)
 
@@ -108,13 +108,13 @@ class Text:
 
 
 def probe(model: nn.Module, text: Text, pad_id: int, attention: str) -> Trial:
-    """Run a text alone and in every company that padding gives it.
+    """Run a text alone, padded and next to companions.
 
     Args:
-        model: Gives token states for ``input_ids`` and ``attention_mask``; a copy of it is run.
-        text: Its ids are those of words alone.
-        pad_id: What stands at pads.
-        attention: The implementation that the model is set to; said in the result.
+        model: A module from ``input_ids`` and ``attention_mask`` to token states; a copy of it runs.
+        text: The text, without special tokens.
+        pad_id: The id at pads.
+        attention: The name of the model's attention implementation, for the result.
     """
     single = _differences(model, text, pad_id)
     noisy = [name for name, size in single.items() if name not in CONTROLS and not _is_clean(size)]
@@ -122,9 +122,9 @@ def probe(model: nn.Module, text: Text, pad_id: int, attention: str) -> Trial:
     if noisy:
         try:
             double = _differences(copy.deepcopy(model).double(), text, pad_id)
-        except Exception:  # code that names float32 somewhere; then single precision has to decide
+        except Exception:  # code that requires float32; single precision decides
             double = {}
-        # The mask's minimum of float64 becomes -inf where scores are kept in float32.
+        # The mask's minimum of float64 becomes -inf if scores are kept in float32.
         double = {name: size for name, size in double.items() if name in noisy and size is not None}
     return Trial(text.ids.shape[1], text.under.shape[1], attention, single, double)
 
@@ -133,9 +133,9 @@ def _is_clean(size: float | None) -> bool:
     return size is not None and size <= CLEAN
 
 
-_SHORTER = 5  # tokens; some encoders read no less
+_SHORTER = 5  # tokens; some encoders require so many
 
-# These say that a probe can see anything at all; no verdict is "clean" by them.
+# Controls show that a probe can see anything; they do not make a verdict "clean".
 CONTROLS = ("token changed", "mask not passed, right", "mask not passed, left")
 
 
@@ -143,50 +143,53 @@ def _differences(model: nn.Module, text: Text, pad_id: int) -> dict[str, float |
     runs = _Runs(model, pad_id)
     ids, pads = text.ids, text.under.shape[1]
     length = ids.shape[1]
-    found: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     alone = runs.states(ids)
     runs.states(torch.cat([text.others[:1], text.others[1:2]], dim=1))
     after_longer = runs.states(ids)
-    found["after a longer call"] = relative(alone, after_longer)
+    sizes["after a longer call"] = relative(alone, after_longer)
     if length > _SHORTER:
         runs.states(text.others[:1, :_SHORTER])
-        found["after a shorter call"] = relative(after_longer, runs.states(ids))
+        sizes["after a shorter call"] = relative(after_longer, runs.states(ids))
     # Copy models that keep state between calls, so one finding cannot cause another.
-    runs.copied = any(size > CLEAN for size in found.values())
-    found["batch size"] = relative(alone, runs.states(ids.repeat(3, 1)))
+    runs.copied = any(size > CLEAN for size in sizes.values())
+    sizes["batch size"] = relative(alone, runs.states(ids.repeat(3, 1)))
     companions = [text.others[row : row + 1, :length] for row in (0, 1)]
     first, last = runs.states(torch.cat([ids, companions[0]]))[:1], runs.states(torch.cat([companions[1], ids]))[1:]
-    found["equal companion"] = relative(alone, first)
-    found["other companion"] = relative(first, last)
+    sizes["equal companion"] = relative(alone, first)
+    sizes["other companion"] = relative(first, last)
     fill = torch.full((1, pads), pad_id)
     padded = {side: runs.padded(ids, fill, side) for side in SIDES}
     for side in SIDES:
         real = _real(side, length, pads)
-        found[side] = relative(alone, padded[side][:, real])
+        sizes[side] = relative(alone, padded[side][:, real])
         rows = torch.cat([_joined(ids, fill, side), text.others[2:]])
-        beside = runs.states(rows, torch.cat([_mask(length, pads, side), torch.ones(1, length + pads).long()]))
-        found[f"longer companion, {side}"] = relative(alone, beside[:1, real])
+        batched = runs.states(rows, torch.cat([_mask(length, pads, side), torch.ones(1, length + pads).long()]))
+        sizes[f"longer companion, {side}"] = relative(alone, batched[:1, real])
         under = runs.padded(ids, text.under, side)
-        found[f"ids under the mask, {side}"] = relative(padded[side][:, real], under[:, real])
+        sizes[f"ids under the mask, {side}"] = relative(padded[side][:, real], under[:, real])
         unmasked = runs.states(_joined(ids, fill, side), None)
-        found[f"mask not passed, {side}"] = relative(alone, unmasked[:, real])
+        sizes[f"mask not passed, {side}"] = relative(alone, unmasked[:, real])
         counted = (_mask(length, pads, side).cumsum(dim=1) - 1).clamp(min=0)
         for convention, start in zip(CONVENTIONS, (0, pad_id + 1), strict=True):
             if not runs.takes_positions:
                 continue
-            told = _Runs(runs.came, pad_id)  # large ones must not stay behind
+            fresh = _Runs(runs.original, pad_id)  # large position ids must leave no state
             try:
-                states = told.states(_joined(ids, fill, side), _mask(length, pads, side), counted + start)
-            except (IndexError, RuntimeError):  # more positions than the model has, or code that fails where told
+                states = fresh.states(_joined(ids, fill, side), _mask(length, pads, side), counted + start)
+            except (
+                IndexError,
+                RuntimeError,
+            ):  # more positions than the model has, or code that fails with position ids
                 continue
-            found[f"{side}, positions {convention}"] = relative(alone, states[:, real])
+            sizes[f"{side}, positions {convention}"] = relative(alone, states[:, real])
     further = runs.padded(ids, torch.full((1, 2 * pads), pad_id), "right")[:, : length + pads]
-    found["outputs at pads"] = relative(padded["right"][:, length:], further[:, length:])
+    sizes["outputs at pads"] = relative(padded["right"][:, length:], further[:, length:])
     changed = ids.clone()
     changed[0, length // 2] = text.changed
     others = torch.arange(length) != length // 2
-    found["token changed"] = relative(alone[:, others], runs.states(changed)[:, others])
-    return {name: size if math.isfinite(size) else None for name, size in found.items()}
+    sizes["token changed"] = relative(alone[:, others], runs.states(changed)[:, others])
+    return {name: size if math.isfinite(size) else None for name, size in sizes.items()}
 
 
 def _real(side: Side, length: int, pads: int) -> slice:
@@ -202,37 +205,37 @@ def _mask(length: int, pads: int, side: Side) -> Tensor:
 
 
 class NoStatesError(Exception):
-    """A model gives no states for its tokens."""
+    """A model returns no token states."""
 
 
 class _Runs:
-    """Batches of token ids through a model.
+    """Runs of a model on batches of token ids.
 
     Attributes:
-        came: The model as it came.
-        copied: Whether each runs through a copy of that.
+        original: The model that was passed.
+        copied: Whether each batch runs through a new copy of it.
     """
 
     def __init__(self, model: nn.Module, pad_id: int) -> None:
-        self.came, self.model = model.eval(), copy.deepcopy(model)
+        self.original, self.model = model.eval(), copy.deepcopy(model)
         self.copied = False
         names = inspect.signature(model.forward).parameters
         self.takes_mask, self.takes_positions = "attention_mask" in names, "position_ids" in names
 
     def call(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> TokenCall:
-        """A call, not run yet."""
-        given = {"attention_mask": mask if self.takes_mask else None, "position_ids": positions}
-        arguments = {"input_ids": ids, **{name: t for name, t in given.items() if t is not None}}
+        """Return a call that has not run."""
+        optional = {"attention_mask": mask if self.takes_mask else None, "position_ids": positions}
+        arguments = {"input_ids": ids, **{name: t for name, t in optional.items() if t is not None}}
         return TokenCall(self.model, arguments, ids)
 
     def states(
         self, ids: Tensor, mask: Tensor | Literal["ones"] | None = "ones", positions: Tensor | None = None
     ) -> Tensor:
         if self.copied:
-            self.model = copy.deepcopy(self.came)
+            self.model = copy.deepcopy(self.original)
         states = self.call(ids, torch.ones_like(ids) if isinstance(mask, str) else mask, positions).again()
         if states is None:
-            raise NoStatesError(f"it gives no states (batch, seq, dim) for {ids.shape[1]} tokens")
+            raise NoStatesError(f"it returns no states (batch, seq, dim) for {ids.shape[1]} tokens")
         return states
 
     def padded(self, ids: Tensor, fill: Tensor, side: Side) -> Tensor:
@@ -240,21 +243,21 @@ class _Runs:
 
 
 def find_cause(model: nn.Module, text: Text, pad_id: int, side: Side) -> Finding | None:
-    """Why the states of a padded text are not those of the text alone, as the audit finds it; None where they are.
+    """Find out why the states of a padded text differ from those of the text alone; None if they do not.
 
     Args:
-        model: As for `probe`.
-        text: The same.
-        pad_id: The same.
-        side: Where the pads stand.
+        model: As in `probe`.
+        text: As in `probe`.
+        pad_id: As in `probe`.
+        side: The side of the pads.
     """
     runs = _Runs(model, pad_id)
     length, pads = text.ids.shape[1], text.under.shape[1]
     padded = _joined(text.ids, torch.full((1, pads), pad_id), side)
     calls = runs.call(text.ids, torch.ones_like(text.ids)), runs.call(padded, _mask(length, pads, side))
-    alone, there = (replace(call, states=call.again()) for call in calls)
-    nothing = Moved((), torch.zeros(1), torch.zeros(1))  # no vectors are pooled
-    return encoder_finding(Seen(nothing, alone, there, _real(side, length, pads).start or 0))
+    alone, in_row = (replace(call, states=call.again()) for call in calls)
+    no_vectors = Moved((), torch.zeros(1), torch.zeros(1))
+    return encoder_finding(Seen(no_vectors, alone, in_row, _real(side, length, pads).start or 0))
 
 
 _WORDS = {
@@ -267,23 +270,22 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the trials of an encoder say.
+    """The judgement of an encoder from its trials.
 
     Attributes:
-        right: What padding on the right does: one of `KINDS`. Content: ids under the mask reach real tokens; length:
-            the number of pads does, whatever their ids; positions: real tokens are counted from elsewhere; ids: with
-            the pad's own id nothing moves, with others under the mask it does.
+        right: The effect of padding on the right, one of `KINDS`. Content: ids under the mask reach real tokens;
+            length: the number of pads does, for any ids; positions: real tokens get other positions; ids: the pad's
+            own id has no effect, other ids under the mask have one.
         left: The same on the left, without position ids.
-        cures: By side where positions shift or the number of pads counts: the first of `CONVENTIONS` that keeps the
-            states when position ids are passed; a side that none keeps is left out.
-        coupled: Whether other texts of the batch reach a text without any padding between them.
-        state: Whether a longer or shorter call leaves something behind.
-        vacuous: Whether no token's states depend on another token, so that nothing could leak.
-        short: The sides on which padding does nothing where text and pads together stay within the limits that the
-            configuration sets (windows, chunks), and something beyond.
-        only: The one attention implementation in which padding does anything, where another is clean; else empty.
-        appends: By attention implementation, whether more pads on the right leave the outputs at real tokens and at
-            the pads before them as they were.
+        cures: By side where positions shift or the number of pads counts: the first of `CONVENTIONS` whose position
+            ids keep the states; without an entry if none does.
+        coupled: Whether other texts of the batch change a text without padding.
+        state: Whether a longer or shorter call changes later ones.
+        vacuous: Whether no token's states depend on another token: nothing could leak.
+        short: The sides on which padding has an effect only beyond the limits of the configuration (windows, chunks).
+        only: The one attention implementation in which padding has an effect, if another is clean; else empty.
+        appends: By attention implementation, whether more pads on the right keep the outputs at real tokens and at
+            the pads before them.
     """
 
     right: str
@@ -298,32 +300,32 @@ class Judgement:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The judgement in words."""
         if self.vacuous:
             return "vacuous"
-        found = []
+        parts = []
         for kind, words in _WORDS.items():
             for cure in (None, *CONVENTIONS):
                 sides = [side for side in SIDES if getattr(self, side) == kind and self.cures.get(side) == cure]
                 if sides:
-                    found.append(
+                    parts.append(
                         f"{words}, {' and '.join(sides)}" + (f", cured by position ids {cure}" if cure else "")
                     )
         sides = [side for side in SIDES if getattr(self, side) == "ids"]
         if sides:
-            found.append(f"clean with the pad's own id alone, {' and '.join(sides)}")
-        if self.only and found:
-            found[-1] += f" (in {self.only} attention alone)"
-        found += ["batch coupling"] * self.coupled + ["state"] * self.state
-        return "; ".join(found) or "clean"
+            parts.append(f"clean with the pad's own id alone, {' and '.join(sides)}")
+        if self.only and parts:
+            parts[-1] += f" (in {self.only} attention alone)"
+        parts += ["batch coupling"] * self.coupled + ["state"] * self.state
+        return "; ".join(parts) or "clean"
 
 
 def judge(trials: Sequence[Trial], limit: int = 0) -> Judgement:
-    """The worst that any trial shows.
+    """Judge an encoder by the worst of its trials.
 
     Args:
-        trials: Of one encoder, at several lengths, with several numbers of pads, in each attention implementation.
-        limit: The largest number of tokens behind which the encoder treats texts in another way; 0 if there is none.
+        trials: The trials of one encoder: several lengths, numbers of pads and attention implementations.
+        limit: The largest number of tokens beyond which the encoder processes texts differently; 0 without limits.
     """
     within = [trial for trial in trials if trial.length + trial.pads <= limit]
     right, left = (min((kind_of(trial, side) for trial in trials), key=KINDS.index) for side in SIDES)
@@ -333,7 +335,9 @@ def judge(trials: Sequence[Trial], limit: int = 0) -> Judgement:
     for trial in trials:
         by_attention.setdefault(trial.attention, []).append(trial)
     moving = [
-        name for name, some in by_attention.items() if any(kind_of(one, s) != "clean" for one in some for s in SIDES)
+        name
+        for name, some in by_attention.items()
+        if any(kind_of(trial, s) != "clean" for trial in some for s in SIDES)
     ]
     return Judgement(
         right,
@@ -346,7 +350,7 @@ def judge(trials: Sequence[Trial], limit: int = 0) -> Judgement:
             side
             for side, worst in zip(SIDES, (right, left), strict=True)
             if worst != "clean" and within
-            if all(one.is_noise(name) for one in within for name in (side, f"ids under the mask, {side}"))
+            if all(trial.is_noise(name) for trial in within for name in (side, f"ids under the mask, {side}"))
         ),
         moving[0] if len(moving) == 1 < len(by_attention) else "",
         {
@@ -357,7 +361,7 @@ def judge(trials: Sequence[Trial], limit: int = 0) -> Judgement:
 
 
 def kind_of(trial: Trial, side: Side) -> str:
-    """What padding on one side does in one trial: one of `KINDS`."""
+    """Return the effect of padding on one side in one trial, one of `KINDS`."""
     if trial.single[side] is None:
         return "no numbers"
     under = trial.leaks(f"ids under the mask, {side}")
@@ -365,19 +369,22 @@ def kind_of(trial: Trial, side: Side) -> str:
         return "ids" if under else "clean"
     if under:
         return "content"
-    if side == "right" or (trial.leaks("right") and not any(_cures(trial, side, one) for one in CONVENTIONS)):
+    if side == "right" or (
+        trial.leaks("right") and not any(_cures(trial, side, convention) for convention in CONVENTIONS)
+    ):
         return "length"
     return "positions"
 
 
 _CURABLE = ("length", "positions")
-_COMPANIONS = ("batch size", "equal companion", "other companion")  # none of them padded
+_COMPANIONS = ("batch size", "equal companion", "other companion")  # without padding
 
 
 def _cure_of(trials: Sequence[Trial], side: Side) -> str | None:
-    """The first convention that keeps the states wherever padding on this side moves them."""
+    """Return the first convention that keeps the states in all trials that padding on this side moves."""
     moved = [trial for trial in trials if kind_of(trial, side) in _CURABLE]
-    return next((one for one in CONVENTIONS if all(_cures(trial, side, one) for trial in moved)), None)
+    cures = (name for name in CONVENTIONS if all(_cures(trial, side, name) for trial in moved))
+    return next(cures, None)
 
 
 def _cures(trial: Trial, side: Side, convention: str) -> bool:
@@ -385,5 +392,5 @@ def _cures(trial: Trial, side: Side, convention: str) -> bool:
 
 
 def _companion_leaks(trial: Trial) -> bool:
-    """Whether a longer text beside it does what pads alone do not."""
+    """Return whether a longer companion has an effect that pads do not have."""
     return any(trial.leaks(f"longer companion, {side}") and not trial.leaks(side) for side in SIDES)

@@ -1,4 +1,4 @@
-"""Masks and poolings that hide the end of a text because its last token has the id of the pads."""
+"""Find masks and poolings that hide the end of a text because its last token has the pad id."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from maskpool.leaks import all_formulas
 
 
 def unpooled_end_finding(seen: Seen) -> Finding | None:
-    """A pooling that leaves out a text's own tokens because they have the pad's id."""
-    states, ids, real = seen.there.states, seen.there.ids[0].cpu(), seen.real[0].cpu()
+    """Report a pooling that excludes real tokens because they have the pad id."""
+    states, ids, real = seen.padded.states, seen.padded.ids[0].cpu(), seen.real[0].cpu()
     kept = real & (ids != ids[~real][0])
     if states is None or bool((kept == real).all()) or not bool(kept.any()):
         return None
     x = states[0].double().cpu()
-    if any(same(seen.moved.there, right()) for right in all_formulas(x[real]).values()):
+    if any(same(seen.moved.batched, right()) for right in all_formulas(x[real]).values()):
         return None
-    formula = next((name for name, left in all_formulas(x[kept]).items() if same(seen.moved.there, left())), None)
+    formula = next((name for name, left in all_formulas(x[kept]).items() if same(seen.moved.batched, left())), None)
     if formula is None:
         return None
     hidden = int(real.sum() - kept.sum())
@@ -31,21 +31,21 @@ def unpooled_end_finding(seen: Seen) -> Finding | None:
 
 
 def hidden_tokens_finding(measured: Measured) -> Finding | None:
-    """A mask that hides a token of a text that is embedded alone, where there is nothing to pad."""
-    found = []
+    """Report a mask that hides a token of a text alone, where nothing is padded."""
+    hidden_ids = []
     for text, call in measured.alone.items():
         if not call.tokens or call.tokens[0].mask is None:
             return None
-        one = call.tokens[0].row(0)
-        mask = one.mask
-        if mask is None or mask.shape != one.ids.shape or not set(mask.float().flatten().tolist()) <= {0.0, 1.0}:
+        row = call.tokens[0].row(0)
+        mask = row.mask
+        if mask is None or mask.shape != row.ids.shape or not set(mask.float().flatten().tolist()) <= {0.0, 1.0}:
             return None
-        found.append((text, one.ids.shape[1], one.ids[0][mask[0] == 0].tolist()))
-    # Where texts are padded to one width, or to multiples, the mask hides as many columns as that takes.
-    counts, widths = {len(hidden) for _, _, hidden in found}, [width for _, width, _ in found]
+        hidden_ids.append((text, row.ids.shape[1], row.ids[0][mask[0] == 0].tolist()))
+    # If texts are padded to one width, or to multiples, the mask hides those columns.
+    counts, widths = {len(hidden) for _, _, hidden in hidden_ids}, [width for _, width, _ in hidden_ids]
     if len(counts) != 1 or 0 in counts or math.gcd(*widths) != 1:
         return None
-    text, width, hidden = found[0]
+    text, width, hidden = hidden_ids[0]
     if len(set(hidden)) != 1 or len(hidden) == width:
         return None
     evidence = f"alone, where nothing is padded, the mask hides {len(hidden)} of {width} tokens, of id {hidden[0]}"

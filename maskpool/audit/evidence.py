@@ -1,4 +1,4 @@
-"""Whether a run that shows no leak could have shown one."""
+"""Decide whether a run without a leak could have shown one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def doubt(measured: Measured, random: bool) -> str:
     """Say why the run does not allow the verdict ``clean``, and what would settle it; empty if it does.
 
     Args:
-        measured: What the probes found.
+        measured: The measurements of the probes.
         random: Whether equal calls of the pipeline as it was passed give different vectors.
     """
     if measured.loud:
@@ -38,7 +38,7 @@ def doubt(measured: Measured, random: bool) -> str:
         return ROUNDING.format(measured.padded[0].size)
     if only_unknown_tokens(measured.alone):
         return (
-            "the tokenizer gives all words the same id, so no text differs from another but by its length: pass the "
+            "the tokenizer gives all words the same id, so texts differ only in length: pass the "
             "tokenizer that belongs to the model, or texts in its language"
         )
     if measured.inside:
@@ -56,9 +56,9 @@ def _doubt_inside(measured: Measured) -> str:
             "part of the vector does not come from the torch modules that were seen with token ids, so whether that "
             "part reads pads could not be seen: run the model of that part as a torch module, or audit it separately"
         )
-    if measured.own_unpadded and has_doubtful_ends(measured.alone, measured.beside):
+    if measured.own_unpadded and has_doubtful_ends(measured.alone, measured.batches):
         return (
-            "all rows are of one width, and the token behind each text may be its own end or a pad, which have one id: "
+            "all rows have one width, and the token after each text may be its end or a pad, which have one id: "
             "pass a tokenizer that pads to the longest text of a batch"
         )
     if _all_encoders_were_padded(measured) or _some_text_ran_unpadded(measured):
@@ -67,7 +67,7 @@ def _doubt_inside(measured: Measured) -> str:
         return ""
     if never_padded(measured):
         return (
-            "each text runs without pads in the modules that were seen, but code that was not seen makes its vector of "
+            "each text runs without pads in the modules that were seen, but unseen code computes its vector from "
             "their token states, and may pad them: pass (model, tokenizer, pooling), or pool by a torch module"
         )
     if measured.own_unpadded:
@@ -89,10 +89,10 @@ def _doubt_inside(measured: Measured) -> str:
 
 
 def _all_encoders_were_padded(measured: Measured) -> bool:
-    """Whether each encoder ran some text with different numbers of pads."""
+    """Return whether each encoder ran some text with different numbers of pads."""
     pads = {
         (text, tokens.module): tokens.ids.shape[1] - (real.stop - real.start)
-        for text, columns in real_columns(measured.alone, measured.beside).items()
+        for text, columns in real_columns(measured.alone, measured.batches).items()
         for real, tokens in zip(columns, measured.alone[text].tokens, strict=False)
     }
     varied = {
@@ -104,7 +104,7 @@ def _all_encoders_were_padded(measured: Measured) -> bool:
 
 
 def _poolings_of_their_states(measured: Measured) -> bool:
-    """Whether the vectors of texts alone are poolings of the token states that were seen."""
+    """Return whether the vectors of texts alone are poolings of the token states that were seen."""
     alone = {moved.texts[0]: moved.alone for moved in measured.padded}
     return any(
         is_pooling_of(tokens.states[:1], vectors_on_the_way(vector, [pooled[0] for pooled in call.pooled]))
@@ -116,7 +116,7 @@ def _poolings_of_their_states(measured: Measured) -> bool:
 
 
 def _some_text_ran_unpadded(measured: Measured) -> bool:
-    """Whether a text that is padded alone has the vector of its own unpadded run."""
+    """Return whether a text that is padded even alone has the vector of its unpadded run."""
     own = measured.own_unpadded
     alone = {moved.texts[0]: moved.alone for moved in measured.padded}
     same = (
@@ -130,22 +130,23 @@ def _some_text_ran_unpadded(measured: Measured) -> bool:
 
 
 def _hidden_part(measured: Measured) -> bool:
-    """Whether two texts of one length differ although all encoders that were seen give the same for both."""
+    """Return whether two texts of one length differ although all encoders that were seen return the same."""
     pipeline = measured.pipeline
     for texts in measured.equal:
         calls = [measured.alone.get(text) for text in texts[:1]]
-        tokens = [one for call in calls if call is not None for one in call.tokens]
+        tokens = [token_call for call in calls if call is not None for token_call in call.tokens]
         if pipeline is None or not tokens:
             continue
         with ExitStack() as stack:
-            for module in {module for one in tokens for module in (one.module, one.maker) if module is not None}:
+            modules = {module for token_call in tokens for module in (token_call.module, token_call.maker)}
+            for module in filter(None, modules):
                 stack.enter_context(constant(module))
             call = stack.enter_context(watch())
             try:
                 vectors = [pipeline([text])[0] for text in texts]
             except ValueError:  # the pipeline refuses such states
                 continue
-        # Vectors from a cache say nothing.
+        # Ignore vectors from a cache.
         if len(call.tokens) >= len(texts) and all(bool(vector.isfinite().all()) for vector in vectors):
             return difference(*vectors) > measured.threshold
     return False

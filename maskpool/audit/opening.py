@@ -1,4 +1,4 @@
-"""A pipeline from the name of a model."""
+"""Open a pipeline by the name of a model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") ->
 
     Args:
         name: A folder, or a name on the hub.
-        pooling: Pool the token states of the transformer by this mode. None takes the pooling that the model is saved
-            with, as sentence-transformers runs it, or the mean if it has none.
-        device: Where the model runs.
+        pooling: The mode that pools the token states. None takes the saved pooling of the model, as
+            sentence-transformers runs it, or the mean without one.
+        device: The device of the model.
 
     Returns:
         A ``SentenceTransformer``, or a tuple (model, tokenizer, pooling).
 
     Raises:
-        MaskpoolError: The model cannot be loaded, the pooling is not one that a mode alone gives, or torch cannot use
-            the device.
+        MaskpoolError: The model cannot be loaded, the pooling needs options, or torch cannot use the device.
     """
     source = bundled_folder_of(name)
     plain_folder = Path(source).is_dir() and not (Path(source) / "modules.json").is_file()

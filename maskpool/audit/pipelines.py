@@ -1,4 +1,4 @@
-"""Whatever embeds texts, as one callable whose every answer is checked."""
+"""Wrap everything that embeds texts as one callable with checked results."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ _WHAT = (
 
 
 class Pipeline:
-    """A pipeline as a callable; it counts its calls.
+    """A pipeline as a callable that counts its calls.
 
     Args:
-        given: What the user calls a pipeline.
+        pipeline: The pipeline as the user passes it; see `maskpool.audit_padding`.
         on_call: Called after each call with the number of calls so far.
 
     Raises:
-        TypeError: It is none.
+        InvalidTypeError: The object is not a pipeline.
     """
 
-    def __init__(self, given: object, on_call: Callable[[int], None] | None = None) -> None:
+    def __init__(self, pipeline: object, on_call: Callable[[int], None] | None = None) -> None:
         self.calls = 0
         self._on_call = on_call
-        self.name = type(given).__name__
-        self.precision = 0.0  # of the numbers that it gives
-        self.scope = ""  # what of it was audited, where it has several ways
-        parts = given if isinstance(given, tuple) else (given, getattr(given, "model", None))
+        self.name = type(pipeline).__name__
+        self.precision = 0.0  # the spacing of numbers near 1 in its vectors
+        self.scope = ""  # the route or prompt, if it has several
+        parts = pipeline if isinstance(pipeline, tuple) else (pipeline, getattr(pipeline, "model", None))
         self.modules = [part for part in parts if isinstance(part, nn.Module)]
-        kinds = {kind.__name__ for kind in type(given).__mro__}
+        kinds = {kind.__name__ for kind in type(pipeline).__mro__}
         self._embed: Callable[[list[str]], Any]
-        if isinstance(given, tuple):
-            self._embed = self._of_parts(given)
+        if isinstance(pipeline, tuple):
+            self._embed = self._of_parts(pipeline)
         elif "SentenceTransformer" in kinds:
-            host: Any = given
+            host: Any = pipeline
             taken = inspect.signature(host.encode).parameters
             every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
             self._embed = lambda texts: host.encode(
@@ -65,25 +65,25 @@ class Pipeline:
             )
             self.scope = _scope_of(host)
         elif "SentenceEmbedder" in kinds:
-            embedder: Any = given
+            embedder: Any = pipeline
             self._embed = lambda texts: embedder.embed(texts, batch_size=len(texts))
-        elif isinstance(given, nn.Module):
+        elif isinstance(pipeline, nn.Module):
             raise InvalidTypeError(
                 "pipeline",
                 f"must be {_WHAT}, got a model without its tokenizer, {self.name}: pass (model, tokenizer, 'mean'), or "
                 "a function that tokenises, runs the model and pools",
             )
-        elif callable(given):
-            self.name = getattr(given, "__name__", self.name)
-            self._embed = given
+        elif callable(pipeline):
+            self.name = getattr(pipeline, "__name__", self.name)
+            self._embed = pipeline
         else:
             raise InvalidTypeError("pipeline", f"must be {_WHAT}, got {self.name}")
 
-    def _of_parts(self, given: tuple[Any, ...]) -> Callable[[list[str]], Any]:
-        if len(given) != 3 or not callable(given[0]) or not callable(given[1]):
-            kinds = ", ".join(type(part).__name__ for part in given)
+    def _of_parts(self, parts: tuple[Any, ...]) -> Callable[[list[str]], Any]:
+        if len(parts) != 3 or not callable(parts[0]) or not callable(parts[1]):
+            kinds = ", ".join(type(part).__name__ for part in parts)
             raise InvalidTypeError("pipeline", f"must be {_WHAT}, got a tuple of ({kinds})")
-        model, tokenizer, pooling = given
+        model, tokenizer, pooling = parts
         self.name = type(model).__name__
         if isinstance(pooling, (str, list, tuple)):
             with rename_arguments({"pooling_mode": "pooling"}):
@@ -126,14 +126,14 @@ class Pipeline:
         """Embed texts in one call.
 
         Raises:
-            ValueError: It raises, or gives anything but one row of numbers for each text.
+            InvalidValueError: The pipeline raises, or does not return one row of numbers per text.
         """
         self.calls += 1
         try:
             with torch.no_grad():
-                found = self._embed(list(texts))
-            rows = self._numbers(found)
-        except Exception as error:  # whatever a stranger's code raises
+                vectors = self._embed(list(texts))
+            rows = self._numbers(vectors)
+        except Exception as error:  # user code raises anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InvalidValueError(
                 "pipeline",
@@ -150,13 +150,13 @@ class Pipeline:
             )
         return rows
 
-    def _numbers(self, found: Any) -> Tensor:
-        if isinstance(found, Tensor):
-            rows = found.detach().to_dense() if found.is_sparse else found.detach()
-        elif hasattr(found, "__array__") or (isinstance(found, (list, tuple)) and found and not _nested(found)):
-            rows = torch.stack([torch.as_tensor(row).detach().cpu() for row in found])
+    def _numbers(self, vectors: Any) -> Tensor:
+        if isinstance(vectors, Tensor):
+            rows = vectors.detach().to_dense() if vectors.is_sparse else vectors.detach()
+        elif hasattr(vectors, "__array__") or (isinstance(vectors, (list, tuple)) and vectors and not _nested(vectors)):
+            rows = torch.stack([torch.as_tensor(row).detach().cpu() for row in vectors])
         else:
-            rows = torch.as_tensor(found)
+            rows = torch.as_tensor(vectors)
         if rows.is_complex():
             raise InvalidTypeError(
                 "vectors", "must hold real numbers, got complex ones: pass torch.view_as_real(vectors).flatten(1)"
@@ -167,7 +167,7 @@ class Pipeline:
 
 
 def _scope_of(host: Any) -> str:
-    """What of a SentenceTransformer its default call runs, where it has prompts or routes to choose from."""
+    """Say which prompt and route the default call of a SentenceTransformer runs; empty without a choice."""
     prompts = [name for name, prompt in (getattr(host, "prompts", None) or {}).items() if prompt]
     routes = any(type(module).__name__ == "Router" for module in host.modules())
     default = getattr(host, "default_prompt_name", None)
@@ -177,13 +177,13 @@ def _scope_of(host: Any) -> str:
     return f"audited with {' and '.join(parts)} only" if prompts or routes else ""
 
 
-def _nested(found: Sequence[Any]) -> bool:
-    return isinstance(found[0], (list, tuple, float, int))
+def _nested(vectors: Sequence[Any]) -> bool:
+    return isinstance(vectors[0], (list, tuple, float, int))
 
 
 @contextmanager
-def left_as_it_was(known: Sequence[nn.Module] = ()) -> Iterator[None]:
-    """Give modules that run their buffers and modes back, and the generators of random numbers their states."""
+def restoring(known: Sequence[nn.Module] = ()) -> Iterator[None]:
+    """Restore buffers and modes of modules that run, and the states of random generators."""
     modes = {part: part.training for module in known for part in module.modules()}
     seen: dict[nn.Module, dict[str, tuple[Tensor, Tensor]]] = {}
 
@@ -191,24 +191,24 @@ def left_as_it_was(known: Sequence[nn.Module] = ()) -> Iterator[None]:
         if module not in seen:
             seen[module] = {name: (t, t.clone()) for name, t in module.named_buffers(recurse=False)}
 
-    here = random.getstate()
+    python_state = random.getstate()
     numpy: Any = sys.modules.get("numpy")
-    there = numpy.random.get_state() if numpy is not None else None
+    numpy_state = numpy.random.get_state() if numpy is not None else None
     handle = register_module_forward_pre_hook(remember)
     try:
-        # Compiled code would not call the hooks.
+        # Compiled code does not call hooks.
         with torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         handle.remove()
-        random.setstate(here)
+        random.setstate(python_state)
         if numpy is not None:
-            numpy.random.set_state(there)
-        for module, training in modes.items():  # a host that sets evaluation mode leaves it so
+            numpy.random.set_state(numpy_state)
+        for module, training in modes.items():  # a host may leave evaluation mode set
             module.training = training
         for module, buffers in seen.items():
             for name, (tensor, numbers) in buffers.items():
-                module._buffers[name] = tensor  # some put a longer one in its place
+                module._buffers[name] = tensor  # some modules replace it by a longer one
                 if not torch.equal(tensor, numbers):  # written by a module in training mode
                     tensor.copy_(numbers)
 

@@ -1,4 +1,4 @@
-"""Which formula made a vector of token states, where it reads pads or counts them."""
+"""Find the pooling formula behind a vector, and whether it reads or counts pads."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ _WIDTH, _ZEROED = "divided by the batch width", "zeroed pads in a max"
 
 
 def pooling_finding(seen: Seen, measured: Measured, moved: bool, named: bool) -> Finding | None:
-    """How the pooling reads pads, or how many there are; None where it does neither.
+    """Find out whether the pooling reads pads or counts them, and how.
 
     Args:
         seen: A text in a padded batch.
-        measured: What the probes found.
-        moved: Whether its vector is another one there.
-        named: Whether the encoder is known to leak, which may be why it moves.
+        measured: The measurements of the probes.
+        moved: Whether its vector changes in the batch.
+        named: Whether another cause was found, such as a leak of the encoder, which may move the vector.
+
+    Returns:
+        The finding; None if the pooling does neither.
     """
-    if seen.there.states is None or not bool(seen.at_real(seen.there.states).isfinite().all()):
+    if seen.padded.states is None or not bool(seen.at_real(seen.padded.states).isfinite().all()):
         return None
     by_formula = _by_formula(seen, moved)
     if isinstance(by_formula, Finding):
@@ -55,11 +58,11 @@ def pooling_finding(seen: Seen, measured: Measured, moved: bool, named: bool) ->
 
 
 def exact_finding(seen: Seen, measured: Measured) -> Finding | None:
-    """Whether pads are read at all, in two runs of one shape, which round in the same way.
+    """Find out whether pads are read at all, by two runs of one shape, which round equally.
 
     Args:
-        seen: A text in a padded batch whose vector moves by no more than rounding in half precision.
-        measured: What the probes found.
+        seen: A text in a padded batch whose vector moves by at most rounding in half precision.
+        measured: The measurements of the probes.
     """
     edits = _Edits(seen, measured)
     if reads_other_ids(seen):
@@ -72,31 +75,32 @@ def exact_finding(seen: Seen, measured: Measured) -> Finding | None:
 
 
 def is_clean_formula(seen: Seen) -> bool:
-    """Whether the vector is a pooling of the states of real tokens that needs nothing else."""
-    if seen.there.states is None:
+    """Return whether the vector is a pooling of only the states of real tokens."""
+    if seen.padded.states is None:
         return False
-    return is_pooling_of(seen.at_real(seen.there.states), _vectors(seen))
+    return is_pooling_of(seen.at_real(seen.padded.states), _vectors(seen))
 
 
 def is_pooling_of(states: Tensor, vectors: Sequence[Tensor]) -> bool:
-    """Whether one of some vectors is a pooling without parameters of all states (1, seq, dim)."""
+    """Return whether one of the vectors is a pooling without parameters of all states (1, seq, dim)."""
     clean = {name: formula() for name, formula in all_formulas(states[0].double().cpu()).items()}
     return any(_cause_of(vector, {}, clean) == _CLEAN for vector in vectors)
 
 
 def vectors_on_the_way(vector: Tensor, pooled: Sequence[Tensor]) -> list[Tensor]:
-    """The pipeline's vector, and those that its modules made before, where the last of them made it."""
-    seen = [one.double().cpu() for one in pooled]
-    return [vector, *(seen if any(one.shape == vector.shape and same(vector, one) for one in seen) else [])]
+    """Return the vector of a pipeline, and the vectors of its modules if one of these is the same."""
+    inner = [pooled_vector.double().cpu() for pooled_vector in pooled]
+    is_last = any(candidate.shape == vector.shape and same(vector, candidate) for candidate in inner)
+    return [vector, *(inner if is_last else [])]
 
 
 def _vectors(seen: Seen) -> list[Tensor]:
-    return vectors_on_the_way(seen.moved.there, seen.pooled)
+    return vectors_on_the_way(seen.moved.batched, seen.pooled)
 
 
 def _by_formula(seen: Seen, moved: bool) -> Finding | bool:
-    """The finding of a formula that gives the vector; or whether a clean formula does."""
-    states = seen.there.states
+    """Return the finding of a formula that gives the vector, else whether a clean formula does."""
+    states = seen.padded.states
     assert states is not None
     x, real = states[0].double().cpu(), seen.real[0].cpu()
     if moved:
@@ -105,18 +109,20 @@ def _by_formula(seen: Seen, moved: bool) -> Finding | bool:
             return Finding(cause, evidence, seen.moved.size, seen.moved.texts)
     clean = {name: formula() for name, formula in all_formulas(x[real]).items()}
     leaks = _wrong_formulas(x, real)
-    if seen.start and _pads_agree(seen, x) and same(seen.moved.there, x[0]):
+    if seen.start and _pads_agree(seen, x) and same(seen.moved.batched, x[0]):
         return False
     for vector in _vectors(seen):
-        found = _cause_of(vector, leaks, clean)
-        if found == _CLEAN:
+        cause_and_formula = _cause_of(vector, leaks, clean)
+        if cause_and_formula == _CLEAN:
             return True
-        if found is None or (found[0] == _ZEROED and not moved):  # what a rectifier gives as well
+        if cause_and_formula is None:
             continue
-        cause, formula = found
+        cause, formula = cause_and_formula
+        if cause == _ZEROED and not moved:  # a rectifier gives the same
+            continue
         near = [right for right in clean.values() if right.shape == vector.shape]
         size = seen.moved.size if moved else min((difference(vector, right) for right in near), default=1.0)
-        more = "it moves by" if moved else "alone it is padded as well; any pooling of real tokens is away by"
+        more = "it moves by" if moved else "alone it is padded as well; every pooling of real tokens differs by"
         evidence = f"the vector of the padded text is {formula} ({seen.shape}); {more} {size:.2g}"
         return Finding(cause, evidence, size, seen.moved.texts)
     return False
@@ -128,9 +134,9 @@ _CLEAN = ("", "")
 def _cause_of(
     vector: Tensor, leaks: Mapping[str, Mapping[str, Tensor]], clean: dict[str, Tensor]
 ) -> tuple[str, str] | None:
-    """The cause and the formula of a vector, ``_CLEAN`` where it is clean, None where no formula gives it.
+    """Return cause and formula of a vector, ``_CLEAN`` if it is clean, None if no formula gives it.
 
-    A vector that is several poolings one after another is looked at block by block.
+    A vector of several concatenated poolings is compared block by block.
     """
     if any(same(vector, right) for right in clean.values()):
         return _CLEAN
@@ -142,8 +148,8 @@ def _cause_of(
     blocks = torch.split(vector, width) if len(vector) > width and len(vector) % width == 0 else ()
     if not blocks:
         return None
-    unit = abs(float(vector.norm()) - 1) < UNIT_LENGTH  # made of unit length as a whole, or block by block
-    found: tuple[str, str] | None = None
+    unit = abs(float(vector.norm()) - 1) < UNIT_LENGTH  # normalised as a whole, or block by block
+    first_leak: tuple[str, str] | None = None
     scales = []
     for number, block in enumerate(blocks, start=1):
         rights = [right for right in clean.values() if _fits(block, right, unit)]
@@ -151,7 +157,7 @@ def _cause_of(
             scales += [float(block.norm() / rights[0].norm())] if float(rights[0].norm()) else []
             continue
         wrongs = [
-            (cause, f"{formula} in its part {number} of {len(blocks)}", candidate)
+            (cause, f"{formula} in part {number} of {len(blocks)}", candidate)
             for cause, candidates in leaks.items()
             for formula, candidate in candidates.items()
             if _fits(block, candidate, unit)
@@ -160,13 +166,13 @@ def _cause_of(
             return None
         cause, formula, candidate = wrongs[0]
         scales += [float(block.norm() / candidate.norm())] if float(candidate.norm()) else []
-        found = found or (cause, formula)
+        first_leak = first_leak or (cause, formula)
     if max(scales, default=1.0) > (1 + SAME_VECTOR) * min(scales, default=1.0) and not all(
         abs(float(block.norm()) * len(blocks) ** 0.5 - 1) < UNIT_LENGTH or abs(float(block.norm()) - 1) < UNIT_LENGTH
         for block in blocks
     ):
         return None
-    return found or _CLEAN
+    return first_leak or _CLEAN
 
 
 def _fits(block: Tensor, candidate: Tensor, unit: bool) -> bool:
@@ -178,14 +184,14 @@ def _fits(block: Tensor, candidate: Tensor, unit: bool) -> bool:
 
 
 def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]:
-    """What counts columns of a row that begins with pads as if they were tokens."""
-    vector, columns = seen.moved.there, torch.arange(len(x))
+    """Yield causes and evidence of formulas that count columns, pads included, under left padding."""
+    vector, columns = seen.moved.batched, torch.arange(len(x))
     if not seen.start:
         return
     if not _pads_agree(seen, x) and same(vector, x[seen.length - 1]):
         yield (
             _LAST_BY_COLUMN,
-            f"the vector of the padded text is column {seen.length - 1}, the number of tokens less one",
+            f"the vector of the padded text is column {seen.length - 1}, the number of tokens minus one",
         )
     weights = (columns + 1).double() * real
     by_column, clean = (
@@ -200,16 +206,16 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]
     alone = seen.alone.states
     if alone is None:
         return
-    one = alone[0].double().cpu()
-    # A mode that gives the vector with all tokens, such as the last token, says nothing about a prompt.
-    modes = [name for name, formula in all_formulas(one).items() if not same(seen.moved.alone, formula())]
+    unpadded = alone[0].double().cpu()
+    # Exclude modes that give the vector with all tokens, such as the last token.
+    modes = [name for name, formula in all_formulas(unpadded).items() if not same(seen.moved.alone, formula())]
     for left_out in range(1, min(seen.length, 64)):
         kept = real & (columns >= left_out)
         if left_out > seen.start + seen.length - 1 or not bool(kept.any()):
             break
-        short, there = all_formulas(one[left_out:]), all_formulas(x[kept])
+        short, in_row = all_formulas(unpadded[left_out:]), all_formulas(x[kept])
         mode = next((name for name in modes if same(seen.moved.alone, short[name]())), None)
-        if mode is not None and same(vector, there[mode]()):
+        if mode is not None and same(vector, in_row[mode]()):
             yield (
                 _PROMPT_BY_COLUMN,
                 f"alone its vector is {mode} without its first {left_out} tokens, in the padded row {mode} without the "
@@ -219,7 +225,7 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]
 
 
 def _pads_agree(seen: Seen, x: Tensor) -> bool:
-    """Whether the column that is counted as the last token holds the same as the first; then only changes tell them."""
+    """Return whether column and first column are equal: then only edits distinguish them."""
     return same(x[seen.length - 1], x[0])
 
 
@@ -233,7 +239,7 @@ def _wrong_formulas(x: Tensor, real: Tensor) -> dict[str, Mapping[str, Tensor]]:
 
 
 def same(vector: Tensor, candidate: Tensor) -> bool:
-    """Whether two vectors are equal, or have one direction where the first has length 1."""
+    """Return whether two vectors are equal, or parallel if the first has length 1."""
     if vector.shape != candidate.shape or not bool(candidate.isfinite().all()):
         return False
     if difference(vector, candidate) < SAME_VECTOR:
@@ -243,13 +249,13 @@ def same(vector: Tensor, candidate: Tensor) -> bool:
 
 
 def _parallel(vector: Tensor, candidate: Tensor) -> bool:
-    """Whether one is a multiple of the other: sums over an additive mask are scaled by its values."""
+    """Return whether two vectors are parallel: sums over an additive mask are scaled by its values."""
     return vector.shape == candidate.shape and abs(float(cosine_similarity(vector, candidate, dim=0))) > 1 - PARALLEL
 
 
 @dataclass(frozen=True)
 class _Edits:
-    """Runs of the pipeline in which the token states of one text are changed before they are pooled."""
+    """Runs of a pipeline with edited token states of one text."""
 
     seen: Seen
     measured: Measured
@@ -259,7 +265,7 @@ class _Edits:
         return ~self.seen.real[0].cpu()
 
     def vector(self, change: Change) -> Tensor | None:
-        """The vector of the text in its padded batch, its states (width, dim) changed; None if it is not finite."""
+        """Return the vector of the text with edited states (width, dim); None if it is not finite."""
         batch, pipeline = self.seen.batch, self.measured.pipeline
         if batch is None or batch.maker is None or pipeline is None:
             return None
@@ -276,14 +282,14 @@ class _Edits:
                 stack.enter_context(cutting(self.measured.alone[text].roots, own.columns))
             stack.enter_context(edited(batch.maker, batch.ids.shape, edit))
             try:
-                found = pipeline(self.seen.moved.batch)[self.seen.moved.place]
+                vector = pipeline(self.seen.moved.batch)[self.seen.moved.place]
             except ValueError:
                 return None
-        return found if bool(found.isfinite().all()) else None
+        return vector if bool(vector.isfinite().all()) else None
 
     def noise(self, columns: Tensor, number: int, size: float = 10.0) -> Change:
-        """Random numbers in place of the states of some columns."""
-        states = self.seen.at_real(self.seen.there.states)  # type: ignore[arg-type]  # looked at before
+        """Return an edit that replaces the states of some columns by random numbers."""
+        states = self.seen.at_real(self.seen.padded.states)  # type: ignore[arg-type]  # checked before
         scale = size * float(states.double().square().mean().sqrt())
         drawn = torch.randn(states.shape[-1], generator=torch.Generator().manual_seed(number)) * scale
 
@@ -295,36 +301,34 @@ class _Edits:
         return change
 
     def reads(self, columns: Tensor) -> bool | None:
-        """Whether the vector depends on the states of some columns; None where that cannot be run.
+        """Return whether the vector depends on the states of some columns; None if this cannot run.
 
-        Both runs have one shape, so rounding is the same in both, whatever the precision.
+        Both runs have one shape, so they round equally in any precision.
         """
-        one, other = (self.vector(self.noise(columns, number)) for number in (1, 2))
-        if one is None or other is None:
+        first, second = (self.vector(self.noise(columns, number)) for number in (1, 2))
+        if first is None or second is None:
             return None
-        return difference(one, other) > max(VECTOR_CHANGE, TIMES_NOISE * self.measured.repeated)
+        return difference(first, second) > max(VECTOR_CHANGE, TIMES_NOISE * self.measured.repeated)
 
-    def agree(self, one: Tensor | None, other: Tensor | None) -> bool:
-        """Whether two vectors are the same but for noise."""
-        return (
-            one is not None
-            and other is not None
-            and difference(one, other) <= max(self.measured.threshold, SAME_VECTOR)
-        )
+    def agree(self, vector: Tensor | None, other: Tensor | None) -> bool:
+        """Return whether two vectors are the same up to noise."""
+        if vector is None or other is None:
+            return False
+        return difference(vector, other) <= max(self.measured.threshold, SAME_VECTOR)
 
 
 def _by_edits(seen: Seen, measured: Measured, moved: bool, named: bool) -> Finding | None:
-    """Find how pads are read by changing token states, whatever follows the pooling."""
+    """Find out how pads are read by editing token states; works with any code after the pooling."""
     edits = _Edits(seen, measured)
     pads, size = edits.pads, seen.moved.size
     move = f"; it moves by {size:.2g} ({seen.shape})" if moved else f" ({seen.shape})"
 
     def finding(cause: str, evidence: str) -> Finding:
-        if cause in (_READ, _COUNTED) and isinstance(seen.there.maker, nn.Embedding):
-            cause, evidence = _UNKNOWN, f"{evidence}, but code that is not a module runs behind the token embeddings"
+        if cause in (_READ, _COUNTED) and isinstance(seen.padded.maker, nn.Embedding):
+            cause, evidence = _UNKNOWN, f"{evidence}, but code that is not a module runs after the token embeddings"
         return Finding(cause, evidence + move, size, seen.moved.texts)
 
-    states = seen.there.states
+    states = seen.padded.states
     lost = states is not None and not bool(states[0, pads.to(states.device)].isfinite().all())
     if lost and moved and edits.agree(edits.vector(edits.noise(pads, 1)), seen.moved.alone):
         return finding(
@@ -341,7 +345,7 @@ def _by_edits(seen: Seen, measured: Measured, moved: bool, named: bool) -> Findi
     own = measured.own_unpadded.get(seen.moved.texts[0])
     blurred = len(encoders) > 1 or (
         own is not None and own.vector is None
-    )  # another encoder, or pads alone, may move it
+    )  # another encoder, or pads of the text alone, may move it
     if not moved or named or blurred or not edits.reads(~pads):
         return None
     cause, evidence = _how_pads_are_counted(edits)
@@ -355,8 +359,8 @@ def _how_pads_are_read(edits: _Edits) -> tuple[str, str]:
         for cause, column in ((_LAST_BY_COLUMN, seen.length - 1), (_FIRST, 0)) if seen.start else ((_LAST, -1),):
             only = columns == column % len(pads)
             if bool(pads[only].all()) and edits.reads(only) and not edits.reads(~only):
-                return cause, f"the vector depends on the token state of column {column % len(pads)} alone, a pad"
-        return _ADDITIVE, "the vector depends on the token states of pads, and on those of no real token"
+                return cause, f"the vector depends on the token state of column {column % len(pads)}, a pad, only"
+        return _ADDITIVE, "the vector depends on the token states of pads, and not on those of real tokens"
     base, scale = edits.vector(lambda x: x), edits.noise(pads, 1)
 
     def moved_between(pad: int, token: int) -> Change:
@@ -374,12 +378,12 @@ def _how_pads_are_read(edits: _Edits) -> tuple[str, str]:
         for pad, token in ((at[0], tokens[0]), (at[-1], tokens[-1]))
     ):
         alone = _Edits(_as_seen_alone(seen), edits.measured)
-        filled = [one.vector(one.noise(torch.ones_like(one.pads), 3)) for one in (edits, alone)]
-        weighs = "numbers moved from a real token to a pad leave the vector as it is: both weigh the same"
+        filled = [runs.vector(runs.noise(torch.ones_like(runs.pads), 3)) for runs in (edits, alone)]
+        weighs = "moving numbers from a real token to a pad does not change the vector: both have equal weight"
         return (_MEAN if edits.agree(*filled) else _READ), weighs  # a sum of equal states grows with the width
     low = [edits.vector(_filled(pads, -size)) for size in (1e3, 2e3)]
     copies = [edits.vector(_copied(pads, token)) for token in (tokens[0], tokens[-1])]
-    if edits.agree(*low) and all(edits.agree(one, low[0]) for one in copies):
+    if edits.agree(*low) and all(edits.agree(vector, low[0]) for vector in copies):
         return _MAX, "the vector depends on the token states of pads, unless these are smaller than all others"
     return _READ, "the vector depends on the token states of pads"
 
@@ -411,28 +415,30 @@ def _how_pads_are_counted(edits: _Edits) -> tuple[str, str]:
         return x
 
     if edits.agree(edits.vector(stretched), seen.moved.alone):
-        return _WIDTH, "it is that of the text alone once the token states are multiplied by width / length"
+        return _WIDTH, "it equals that of the text alone if the token states are multiplied by width / length"
     if seen.start and (column := seen.length - 1) >= seen.start:
         only = torch.arange(len(pads)) == column
         if edits.reads(only) and not edits.reads(~only):
-            return _LAST_BY_COLUMN, f"the vector depends on column {column} alone, the number of tokens less one"
+            return _LAST_BY_COLUMN, f"the vector depends only on column {column}, the number of tokens minus one"
     alone = _Edits(_as_seen_alone(seen), edits.measured)
     last, last_alone = (
-        torch.zeros_like(one).index_fill(0, torch.tensor(place), True)
-        for one, place in ((pads, seen.start + seen.length - 1), (alone.pads, seen.length - 1))
+        torch.zeros_like(columns).index_fill(0, torch.tensor(place), True)
+        for columns, place in ((pads, seen.start + seen.length - 1), (alone.pads, seen.length - 1))
     )
     if alone.reads(last_alone) and edits.reads(last) is False:
-        return _CUT, "the token state of its last token is read alone, and not in the batch"
-    # What a zero among the real tokens changes is gone where all their numbers are positive; where all are negative,
-    # nothing but the zero is left.
-    positive = edits.agree(*(one.vector(_signed(~one.pads, 1)) for one in (edits, alone)))
-    negative = [one.vector(_signed(~one.pads, sign)) for one in (edits, alone) for sign in (-1, -2)]
+        return _CUT, "the token state of its last token is read in a batch of one, and not in the batch"
+    # A zero has no effect on a maximum of positive numbers, and is the maximum of negative ones.
+    positive = edits.agree(*(runs.vector(_signed(~runs.pads, 1)) for runs in (edits, alone)))
+    negative = [runs.vector(_signed(~runs.pads, sign)) for runs in (edits, alone) for sign in (-1, -2)]
     if positive and edits.agree(*negative[:2]) and not edits.agree(*negative[2:]):
         return (
             _ZEROED,
-            "it is that of the text alone where all token states are positive, and the same for all that are negative",
+            "it equals that of the text alone if all token states are positive, and does not depend on negative ones",
         )
-    return _COUNTED, "no token state of a pad is read, and the token states of real tokens are those of the text alone"
+    return (
+        _COUNTED,
+        "no token state of a pad is read, and the token states of real tokens equal those of the text alone",
+    )
 
 
 def _signed(columns: Tensor, factor: float) -> Change:
@@ -446,4 +452,4 @@ def _signed(columns: Tensor, factor: float) -> Change:
 
 def _as_seen_alone(seen: Seen) -> Seen:
     moved = replace(seen.moved, texts=seen.moved.texts[:1], place=0)
-    return replace(seen, moved=moved, there=seen.alone, start=0, row=0, batch=seen.alone, unpadded=True)
+    return replace(seen, moved=moved, padded=seen.alone, start=0, row=0, batch=seen.alone, unpadded=True)

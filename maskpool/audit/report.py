@@ -1,4 +1,4 @@
-"""What an audit found, for people and for programs."""
+"""The report of an audit, for people and for programs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Verdict = Literal["clean", "leaks", "unknown"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One bug of a pipeline, with its evidence.
 
     Attributes:
         cause: A title of `maskpool.leaks.PADDING_BUGS`.
-        evidence: What shows it, in a sentence with its numbers.
-        size: The relative difference, ‖a − b‖ / max(‖a‖, ‖b‖), or what the evidence says.
-        texts: The batch that shows it; the first is the text whose vector moves.
+        evidence: A sentence with the numbers that show it.
+        size: The relative difference, ‖a − b‖ / max(‖a‖, ‖b‖), unless the evidence says otherwise.
+        texts: The batch that shows it; the vector of the first text moves.
     """
 
     cause: str
@@ -30,12 +30,12 @@ class Finding:
 
     @property
     def fix(self) -> str:
-        """What to do about it."""
+        """How to fix it."""
         return PADDING_BUGS[self.cause].fix
 
     @property
     def threads(self) -> tuple[str, ...]:
-        """Public threads of people who met it."""
+        """Public threads about the bug."""
         return PADDING_BUGS[self.cause].threads
 
     @property
@@ -46,19 +46,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """The result of an audit; ``str(report)`` is the report in words.
 
     Attributes:
-        pipeline: What was audited.
+        pipeline: The name of the audited pipeline.
         verdict: ``clean``, ``leaks`` or ``unknown``.
-        findings: What is wrong, causes first.
+        findings: The bugs, causes first.
         largest: The largest relative difference between a text alone and the same text in a padded batch.
-        floor: The largest that has nothing to do with padding: numeric noise of this pipeline.
-        threshold: What counts as a leak: max(1e-4, 20 × floor, 8 × the spacing of the coarsest numbers seen near 1).
-        census: What the padding census says of the model's architecture; empty where no model of transformers was seen.
-        notes: What else the reader must know; where the verdict is ``unknown``, the first says why and what would
-            settle it.
-        calls: How often the pipeline was called.
+        floor: The largest relative difference without padding: the numeric noise of this pipeline.
+        threshold: The largest difference that is not a leak: max(1e-4, 20 × floor, 8 × the spacing near 1 of the
+            coarsest numbers seen); see `maskpool.tolerances`.
+        census: The row of the padding census for the model; empty if no model of transformers was seen.
+        notes: Further facts; if the verdict is ``unknown``, the first says why and what would settle it.
+        calls: The number of calls of the pipeline.
     """
 
     pipeline: str
@@ -72,14 +72,14 @@ class AuditReport:
     calls: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values; a size that is infinite, because a vector became NaN, is None."""
+        """Return the report as JSON values; an infinite size, of a vector with NaN, is None."""
         report: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
         for entry, finding in zip(report["findings"], self.findings, strict=True):
             entry |= {"fix": finding.fix, "leak": finding.leak}
         return report
 
     def __str__(self) -> str:
-        """The report for people."""
+        """Return the report in words."""
         words = {
             "clean": "clean: no padding reaches the vectors",
             "leaks": "leaks: vectors depend on padding or on other texts",

@@ -1,4 +1,4 @@
-"""Faults in how a batch is handled that no mask can cause: rows out of order, texts cut, state kept between calls."""
+"""Find bugs in the handling of a batch that no mask causes: rows out of order, cut texts, state between calls."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from maskpool.audit.report import Finding
 
 
 def mixed_up_finding(measured: Measured) -> Finding | None:
-    """Rows that are vectors of other texts of the batch."""
+    """Report rows that hold the vectors of other texts of the batch."""
     alone = {moved.texts[0]: moved.alone for moved in measured.padded}
     threshold = measured.threshold
     for moved in measured.padded:
         if moved.size <= threshold:
             continue
         own, others = moved.texts[0], dict.fromkeys(text for text in moved.texts[1:] if text in alone)
-        other = next((text for text in others if difference(moved.there, alone[text]) <= threshold), None)
+        other = next((text for text in others if difference(moved.batched, alone[text]) <= threshold), None)
         if other is not None and difference(alone[own], alone[other]) > threshold:
             evidence = f"in a batch the row of {own!r} holds the vector of {other!r}"
             return Finding("rows in another order", evidence, moved.size, moved.texts)
@@ -23,14 +23,14 @@ def mixed_up_finding(measured: Measured) -> Finding | None:
 
 
 def cut_finding(measured: Measured) -> Finding | None:
-    """Texts that lose tokens in a batch with shorter ones."""
+    """Report texts that lose tokens in a batch with shorter ones."""
     for moved in measured.padded:
-        alone, there = measured.alone.get(moved.texts[0]), measured.beside.get(moved.batch)
-        if moved.size <= measured.threshold or alone is None or there is None:
+        alone, batch = measured.alone.get(moved.texts[0]), measured.batches.get(moved.batch)
+        if moved.size <= measured.threshold or alone is None or batch is None:
             continue
         for tokens in alone.tokens:
             ids = tokens.ids[0].tolist()
-            for rows in (call.ids.tolist() for call in there.tokens if call.module is tokens.module):
+            for rows in (call.ids.tolist() for call in batch.tokens if call.module is tokens.module):
                 if any(row[: len(ids)] == ids or row[-len(ids) :] == ids for row in rows):
                     continue
                 cut = next((row for row in rows if len(row) < len(ids) and ids[: len(row) - 1] == row[:-1]), None)
@@ -41,11 +41,11 @@ def cut_finding(measured: Measured) -> Finding | None:
 
 
 def state_finding(pipeline: Pipeline, measured: Measured) -> Finding | None:
-    """Vectors that depend on earlier calls, though equal calls one after another agree."""
+    """Report vectors that depend on earlier calls, although equal calls in a row agree."""
     text, *others = sorted(measured.alone, key=len)
     for _ in range(2):
         pipeline([others[-1]])
-        _, *again = [pipeline([text])[0] for _ in range(4)]  # the first may still follow from the other call
+        _, *again = [pipeline([text])[0] for _ in range(4)]  # the first may still depend on the other call
         if any(difference(again[0], vector) > measured.step for vector in again):
             return None
     evidence = f"after other calls the same call differs by {measured.repeated:.2g}, right after itself it does not"

@@ -1,4 +1,4 @@
-"""The audit: from a pipeline to a verdict."""
+"""Audit a pipeline: probe it, find causes, decide on a verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskpool.audit.encoder_causes import QUANTISED, encoder_finding, is_dynamic
 from maskpool.audit.end_of_text import hidden_tokens_finding, unpooled_end_finding
 from maskpool.audit.evidence import ROUNDING, doubt
 from maskpool.audit.opening import open_pipeline
-from maskpool.audit.pipelines import Pipeline, evaluated, left_as_it_was
+from maskpool.audit.pipelines import Pipeline, evaluated, restoring
 from maskpool.audit.pooling_causes import exact_finding, pooling_finding
 from maskpool.audit.probes import TEXTS, Measured, difference, measure
 from maskpool.audit.report import AuditReport, Finding, Verdict
@@ -35,9 +35,9 @@ def audit_padding(
     """Say whether padding changes a pipeline's vectors, and why.
 
     Each text is embedded alone, next to longer texts, shuffled and in batches of several sizes, and the vectors are
-    compared, ‖a − b‖ / max(‖a‖, ‖b‖). What counts as a difference is measured on the same pipeline: the same texts
-    next to others of the same length. Where torch modules run in this process, the audit watches their inputs and
-    outputs, and names the cause. It writes nothing: modes, buffers and random states are restored.
+    compared by ‖a − b‖ / max(‖a‖, ‖b‖). The noise floor is measured on the same pipeline: the same texts next to
+    others of the same length. If torch modules run in this process, the audit watches their inputs and outputs, and
+    names the cause. It changes nothing: modes, buffers and random states are restored.
 
     The verdict is ``clean`` only if the run could have shown a leak: a text was seen with different numbers of pads, or
     was compared with its own unpadded run, or texts of different lengths ran without any pads and their vectors are
@@ -49,18 +49,22 @@ def audit_padding(
             `maskpool.integrations.transformers.SentenceEmbedder`, or a tuple (model, tokenizer, pooling), the pooling a
             mode, a layer or a callable ``(token_embeddings, attention_mask)``. Also the name or folder of a model,
             which is opened without running code from it.
-        texts: At least three, of different lengths; None takes some short ones. The longest two are the companions
-            next to which the others are padded. Of more than ``MAX_TEXTS`` = 32 a sample with a fixed seed is taken.
+        texts: At least three texts of different lengths; None takes short ones. The longest two are the companions
+            that cause the padding. Of more than ``MAX_TEXTS`` = 32, a sample with a fixed seed is taken.
         on_call: Called after each call of the pipeline with the number of calls so far.
 
     Returns:
         Verdict, findings with their causes, evidence and fixes, and the figures.
 
     Raises:
-        TypeError: ``pipeline`` is something else, or ``texts`` holds something other than strings.
-        ValueError: The pipeline raises, or does not give one row of numbers for each text, or gives NaN or infinity for
-            a text alone.
+        InvalidTypeError: ``pipeline`` has another type, or ``texts`` does not hold strings.
+        InvalidValueError: The pipeline raises, or does not return one row of numbers per text, or returns NaN or
+            infinity for a text alone.
         MaskpoolError: A name or folder cannot be opened.
+
+    See Also:
+        `assert_padding_invariant`: the same as a check for test suites.
+        `maskpool.pads.explain`: what the pads of a model are.
 
     Example:
         >>> def embed(texts):  # the mean over the columns of a padded batch of letters
@@ -70,12 +74,12 @@ def audit_padding(
         >>> report.verdict
         'leaks'
     """
-    chosen, given = _checked(texts)
+    chosen, total = _checked(texts)
     if isinstance(pipeline, str | os.PathLike):
         with rename_arguments({"name": "pipeline", "name_or_path": "pipeline"}):
             pipeline = open_pipeline(os.fspath(pipeline))
     probe = Pipeline(pipeline, on_call)
-    with left_as_it_was(probe.modules), ExitStack() as modes:
+    with restoring(probe.modules), ExitStack() as modes:
         measured = measure(probe, chosen)
         findings = _nondeterminism(probe, measured)
         seeded = bool(measured.training) and all("Dropout" in name for name in measured.training) and not findings
@@ -89,7 +93,7 @@ def audit_padding(
             findings += _findings(measured)
         leaks = any(finding.leak for finding in findings)
         why = "" if leaks else doubt(measured, random=bool(findings))
-        notes = ([why] if why else []) + _notes(measured, len(chosen), given, leaks)
+        notes = ([why] if why else []) + _notes(measured, len(chosen), total, leaks)
     verdict: Verdict = "leaks" if leaks else "unknown" if why else "clean"
     return AuditReport(
         probe.name,
@@ -105,16 +109,15 @@ def audit_padding(
 
 
 def assert_padding_invariant(pipeline: object, texts: Sequence[str] | None = None) -> None:
-    """Fail a test where padding changes a pipeline's vectors.
+    """Fail a test unless padding leaves the vectors of a pipeline unchanged.
 
     Args:
-        pipeline: As for `audit_padding`.
-        texts: The same.
+        pipeline: As in `audit_padding`.
+        texts: As in `audit_padding`.
 
     Raises:
-        AssertionError: The verdict is not ``clean``, also where it is ``unknown``; the message is the report.
-        TypeError: As `audit_padding`.
-        ValueError: The same.
+        AssertionError: The verdict is ``leaks`` or ``unknown``; the message is the report.
+        MaskpoolError: As in `audit_padding`.
 
     Example::
 
@@ -126,20 +129,20 @@ def assert_padding_invariant(pipeline: object, texts: Sequence[str] | None = Non
 
 
 def _checked(texts: Sequence[str] | None) -> tuple[list[str], int]:
-    """The texts to audit with, and how many different ones were given."""
+    """Return the texts to audit with, and the number of different texts that were passed."""
     if texts is None:
         return list(TEXTS), len(TEXTS)
-    found = list(dict.fromkeys(check_texts(texts)))
-    if len(found) < 3 or len({len(text) for text in found}) < 2:
+    unique = list(dict.fromkeys(check_texts(texts)))
+    if len(unique) < 3 or len({len(text) for text in unique}) < 2:
         raise InvalidValueError(
             "texts",
-            f"must hold at least three different texts of different lengths, got {len(found)}: short ones, and a long "
+            f"must hold at least three different texts of different lengths, got {len(unique)}: short ones, and a long "
             "one next to which they are padded",
         )
-    if len(found) <= MAX_TEXTS:
-        return found, len(found)
-    *others, middle, longest = sorted(found, key=len)
-    return [*random.Random(0).sample(others, MAX_TEXTS - 2), middle, longest], len(found)
+    if len(unique) <= MAX_TEXTS:
+        return unique, len(unique)
+    *others, middle, longest = sorted(unique, key=len)
+    return [*random.Random(0).sample(others, MAX_TEXTS - 2), middle, longest], len(unique)
 
 
 def _nondeterminism(probe: Pipeline, measured: Measured) -> list[Finding]:
@@ -154,12 +157,12 @@ def _nondeterminism(probe: Pipeline, measured: Measured) -> list[Finding]:
 
 
 def _findings(measured: Measured) -> list[Finding]:
-    if (mixed_up := mixed_up_finding(measured)) is not None:  # nothing else can be said of such rows
+    if (mixed_up := mixed_up_finding(measured)) is not None:  # other probes cannot judge such rows
         return [mixed_up]
-    found: list[Finding | None] = []
+    candidates: list[Finding | None] = []
     coupled = measured.coupled
     if coupled is not None and not measured.rounded(coupled.size):
-        evidence = f"next to others as long as itself, where nothing is padded, its vector moves by {coupled.size:.2g}"
+        evidence = f"next to others of its length, where nothing is padded, its vector moves by {coupled.size:.2g}"
         quantised = [
             f"{name} ({type(module).__module__}.{type(module).__name__})"
             for root in _roots(measured)
@@ -169,32 +172,32 @@ def _findings(measured: Measured) -> list[Finding]:
         if quantised:
             evidence += f"; {len(quantised)} modules are quantised dynamically, such as {quantised[0]}"
         cause = QUANTISED if quantised else "coupling through the batch"
-        found.append(Finding(cause, evidence, coupled.size, coupled.texts))
+        candidates.append(Finding(cause, evidence, coupled.size, coupled.texts))
     if measured.cached is not None:
         size = measured.cached.size
         evidence = (
             "embedded alone after it was padded, it keeps the padded vector; under another spelling of the same tokens "
             f"it has another, by {size:.2g}"
         )
-        found.append(Finding("vectors cached from a padded run", evidence, size, measured.cached.texts))
-    found += [hidden_tokens_finding(measured), cut_finding(measured)]
+        candidates.append(Finding("vectors cached from a padded run", evidence, size, measured.cached.texts))
+    candidates += [hidden_tokens_finding(measured), cut_finding(measured)]
     moved = measured.padded[0].size > measured.threshold
     inside = look_inside(measured)
-    for seen in {id(seen.alone.module): seen for seen in reversed(inside)}.values():  # of each encoder the worst text
+    for seen in {id(seen.alone.module): seen for seen in reversed(inside)}.values():  # the worst text of each encoder
         padded_alone, moves = seen.moved.texts[0] in measured.own_unpadded, seen.moved.size > measured.threshold
         half = measured.precision > COARSER_THAN_FLOAT32
         if moves or padded_alone or half:
-            found.append(encoder_finding(seen, measured.precision))
-        named = [finding.cause for finding in found if finding is not None]
+            candidates.append(encoder_finding(seen, measured.precision))
+        named = [finding.cause for finding in candidates if finding is not None]
         if "pad token is end-of-text" not in named:
-            found.append(unpooled_end_finding(seen))
-        # A wrong mask goes to the pooling as well.
+            candidates.append(unpooled_end_finding(seen))
+        # The pooling gets a wrong mask as well.
         if (moves or padded_alone) and not {"all-ones mask", "mask of other tokens"} & set(named):
-            found.append(pooling_finding(seen, measured, moves, bool(named)))
-        elif half and not named:  # a leak may be smaller than what halves round
-            found.append(exact_finding(seen, measured))
-    first = {finding.cause: finding for finding in reversed(found) if finding is not None}
-    findings = [finding for finding in found if finding is not None and first[finding.cause] is finding]
+            candidates.append(pooling_finding(seen, measured, moves, bool(named)))
+        elif half and not named:  # a leak may be smaller than rounding in half precision
+            candidates.append(exact_finding(seen, measured))
+    first = {finding.cause: finding for finding in reversed(candidates) if finding is not None}
+    findings = [finding for finding in candidates if finding is not None and first[finding.cause] is finding]
     if not findings and moved and not measured.doubtful:
         findings.append(signature_finding(measured))
     if not findings:
@@ -203,7 +206,7 @@ def _findings(measured: Measured) -> list[Finding]:
 
 
 def _other_unpadded(measured: Measured) -> list[Finding]:
-    """Texts that are padded alone, and whose vector is another one without these pads."""
+    """Report texts that are padded even alone, and whose vector changes without these pads."""
     for text, own in measured.own_unpadded.items():
         alone = next((moved.alone for moved in measured.padded if moved.texts[0] == text), None)
         if own.vector is None or alone is None:
@@ -221,9 +224,12 @@ def _roots(measured: Measured) -> list[nn.Module]:
 
 
 def _census(measured: Measured) -> str:
-    """What the padding census says of the first model of transformers that ran, alone or inside another module."""
+    """Describe the census row of the first model of transformers that ran, also inside another module."""
     calls = measured.alone.values()
-    seen = [*(one.module for call in calls for one in call.tokens), *(root for call in calls for root in call.roots)]
+    seen = [
+        *(tokens.module for call in calls for tokens in call.tokens),
+        *(root for call in calls for root in call.roots),
+    ]
     for outer in seen:
         for module in outer.modules():
             config: Any = getattr(module, "config", None)
@@ -232,14 +238,12 @@ def _census(measured: Measured) -> str:
     return ""
 
 
-def _notes(measured: Measured, chosen: int, given: int, leaks: bool) -> list[str]:
+def _notes(measured: Measured, chosen: int, total: int, leaks: bool) -> list[str]:
     notes = []
-    if chosen < given:
-        notes.append(
-            f"a sample of {chosen} of {given} texts was audited, drawn with seed 0, the longest two among them"
-        )
+    if chosen < total:
+        notes.append(f"a sample of {chosen} of {total} texts was audited, drawn with seed 0, including the longest two")
     if not measured.cache_checked:
-        notes.append("whether vectors come from a cache was not checked: no other spelling makes the same tokens")
+        notes.append("whether vectors come from a cache was not checked: no other spelling gives the same tokens")
     if leaks and measured.doubtful:
         notes.append(ROUNDING.format(measured.padded[0].size))
     if leaks and not measured.inside:

@@ -18,25 +18,26 @@ Rerun: TypeAlias = "Callable[[OnModule], None]"
 
 @dataclass(frozen=True)
 class Seen:
-    """One text unpadded and in a padded row, as one encoder saw it.
+    """One text unpadded and in a padded row, as one encoder received it.
 
     Attributes:
         moved: The text and its vectors.
         alone: The call for its real tokens, without pads.
-        there: Its row of the padded batch.
-        start: The column at which its tokens begin there.
+        padded: Its row of the padded batch.
+        start: The column of the padded row where its tokens begin.
         row: The row of the batch.
-        batch: The call for the whole batch; None means ``there``.
-        pooled: What modules behind the encoder gave for this text in the padded batch.
-        reruns: Run the pipeline again, unpadded and padded, and report each module; None if there is no pipeline.
-        compared: Whether ``alone`` was really run without pads. Where the encoder takes one width only, its states are
-            those of the padded row.
-        unpadded: Whether ``there`` is the text without its pads.
+        batch: The call for the whole batch; None means ``padded``.
+        pooled: The outputs of modules after the encoder for this text in the padded batch.
+        reruns: Functions that run the pipeline again, unpadded and padded, and report each module; None without a
+            pipeline.
+        compared: Whether ``alone`` really ran without pads. If the encoder takes only one width, its states are those
+            of the padded row.
+        unpadded: Whether ``padded`` is the text without its pads.
     """
 
     moved: Moved
     alone: TokenCall
-    there: TokenCall
+    padded: TokenCall
     start: int
     row: int = 0
     batch: TokenCall | None = None
@@ -47,74 +48,74 @@ class Seen:
 
     @property
     def length(self) -> int:
-        """Number of real tokens."""
+        """The number of real tokens."""
         return self.alone.ids.shape[1]
 
     @property
     def width(self) -> int:
-        """Padded length."""
-        return self.there.ids.shape[1]
+        """The padded length."""
+        return self.padded.ids.shape[1]
 
     @property
     def pads(self) -> int:
-        """Number of pads."""
+        """The number of pads."""
         return self.width - self.length
 
     @property
     def shape(self) -> str:
-        """Both in words."""
+        """Number of real tokens and padded length, in words."""
         return f"{self.length} real tokens in {self.width} columns"
 
     @property
     def real(self) -> Tensor:
-        """(1, width), True at real tokens."""
-        columns = torch.arange(self.width, device=self.there.ids.device)
+        """True at real tokens, (1, width)."""
+        columns = torch.arange(self.width, device=self.padded.ids.device)
         return ((columns >= self.start) & (columns < self.start + self.length)).unsqueeze(0)
 
     def at_real(self, states: Tensor) -> Tensor:
-        """The states of real tokens."""
+        """Return the states of real tokens."""
         return states[:, self.start : self.start + self.length]
 
 
 def look_inside(measured: Measured) -> list[Seen]:
-    """Texts that could be followed into a padded row; one entry for each encoder.
+    """Return the texts that could be followed into a padded row, one entry per encoder.
 
-    First come those that moved, with several pads before those with one, which shows less of the cause.
+    Texts whose vectors moved come first, and among them those with several pads, which show more of the cause.
     """
-    found = []
+    followed = []
     for moved in (*measured.padded, *_moved_alone(measured)):
         text = moved.texts[0]
         alone = measured.unpadded.get(text)
-        there = measured.alone.get(text) if len(moved.texts) == 1 else measured.beside.get(moved.batch)
-        if alone is None or there is None:
+        batched = measured.alone.get(text) if len(moved.texts) == 1 else measured.batches.get(moved.batch)
+        if alone is None or batched is None:
             continue
         own = measured.own_unpadded.get(text)
         if own is not None and own.vector is not None:
             moved = replace(moved, alone=own.vector)
         for padded in measured.alone[text].tokens:
-            one = next((tokens.row(0) for tokens in alone.tokens if tokens.module is padded.module), None)
-            compared = one is not None
-            if one is None:  # it failed without pads
+            unpadded = next((tokens.row(0) for tokens in alone.tokens if tokens.module is padded.module), None)
+            compared = unpadded is not None
+            if unpadded is None:  # the run without pads failed
                 real = None if own is None else own.columns.get(padded.ids.shape[1])
                 if real is None:
                     continue
-                one = _cut(padded.row(0), real)
-            place = there.find(one.ids[0].tolist(), one.module)
-            if place is None or place[0].ids.shape[1] == one.ids.shape[1]:
+                unpadded = _cut(padded.row(0), real)
+            place = batched.find(unpadded.ids[0].tolist(), unpadded.module)
+            if place is None or place[0].ids.shape[1] == unpadded.ids.shape[1]:
                 continue
             batch, row, start = place
-            pooled = tuple(vectors[row] for vectors in there.pooled if row < len(vectors))
+            pooled = tuple(vectors[row] for vectors in batched.pooled if row < len(vectors))
             reruns = _rerun(measured, text), _rerun(measured, moved.batch)
-            found.append(Seen(moved, one, batch.row(row), start, row, batch, pooled, reruns, compared))
-    return sorted(found, key=lambda seen: (seen.moved.size <= measured.threshold, seen.pads < 2, -seen.moved.size))
+            followed.append(Seen(moved, unpadded, batch.row(row), start, row, batch, pooled, reruns, compared))
+    return sorted(followed, key=lambda seen: (seen.moved.size <= measured.threshold, seen.pads < 2, -seen.moved.size))
 
 
 def _moved_alone(measured: Measured) -> Iterator[Moved]:
-    """Texts that are padded alone, against their own unpadded runs."""
+    """Yield the texts that are padded even alone, to compare with their unpadded runs."""
     alone = {moved.texts[0]: moved.alone for moved in measured.padded}
     for text in measured.own_unpadded:
         if text in alone:
-            yield replace(measured.padded[0], texts=(text,), alone=alone[text], there=alone[text], place=0)
+            yield replace(measured.padded[0], texts=(text,), alone=alone[text], batched=alone[text], place=0)
 
 
 def _cut(row: TokenCall, real: slice) -> TokenCall:
@@ -138,11 +139,11 @@ def _rerun(measured: Measured, texts: str | tuple[str, ...]) -> Rerun:
 
 
 def never_padded(measured: Measured) -> bool:
-    """Whether texts of different lengths ran together without any pads: one by one, or packed into one row."""
+    """Return whether texts of different lengths ran without pads: one by one, or packed into one row."""
     lengths = {text: call.tokens[0].ids.shape[1] for text, call in measured.alone.items() if call.tokens}
     if measured.own_unpadded or len(set(lengths.values())) < 2:
         return False
-    for texts, call in measured.beside.items():
+    for texts, call in measured.batches.items():
         if not set(texts) <= set(lengths) or len({lengths[text] for text in texts}) < 2:
             continue
         rows = [row for tokens in call.tokens for row in tokens.ids.tolist()]
@@ -159,7 +160,7 @@ def _holds(row: list[int], ids: list[int]) -> bool:
 
 
 def only_unknown_tokens(calls: Mapping[str, Call]) -> bool:
-    """Whether the tokenizer gives many different words the same few ids."""
+    """Return whether the tokenizer maps many different words to the same few ids."""
     ids = {token for call in calls.values() for tokens in call.tokens for token in tokens.ids.flatten().tolist()}
     words = {word for text in calls for word in text.split()}
-    return bool(ids) and len(ids) <= 4 and len(words) > 2 * len(ids)  # begin, end, pad, and one for all words
+    return bool(ids) and len(ids) <= 4 and len(words) > 2 * len(ids)  # begin, end, pad, and one id for all words

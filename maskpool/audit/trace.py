@@ -1,4 +1,4 @@
-"""What torch modules are given and give while a pipeline runs, seen without touching them."""
+"""Record inputs and outputs of torch modules while a pipeline runs, without changing them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _STATES = ("last_hidden_state", "token_embeddings")
 
 @dataclass(frozen=True)
 class TokenCall:
-    """A call of a module with token ids, and the token states that it led to.
+    """A call of a module with token ids, and the resulting token states.
 
     Attributes:
         module: The outermost module that received the ids.
         arguments: Its arguments, by parameter name.
-        ids: (batch, seq).
+        ids: The token ids, (batch, seq).
         states: The last token states computed from them, by this module or by outermost modules that ran after it;
-            None if there are none.
+            None without any.
         maker: The module that computed these states, called in a way that runs hooks.
     """
 
@@ -41,21 +41,21 @@ class TokenCall:
 
     @property
     def mask_name(self) -> str | None:
-        """The parameter of the module that takes a mask, if it has one."""
+        """The name of the parameter that takes a mask; None without one."""
         names = [*parameters_of(self.module), *self.arguments]
         return next((name for name in names if "mask" in name), None)
 
     @property
     def mask(self) -> Tensor | None:
-        """The mask that was given."""
-        given = self.arguments.get(self.mask_name or "")
-        if not isinstance(given, Tensor):
+        """The mask that the module received; None without one."""
+        mask = self.arguments.get(self.mask_name or "")
+        if not isinstance(mask, Tensor):
             return None
-        # torch's own layers take True at pads
-        return ~given if given.dtype is torch.bool and "padding_mask" in (self.mask_name or "") else given
+        # layers of torch expect True at pads
+        return ~mask if mask.dtype is torch.bool and "padding_mask" in (self.mask_name or "") else mask
 
     def row(self, number: int) -> TokenCall:
-        """The call for one text of the batch."""
+        """Return the call reduced to one text of the batch."""
         batch = len(self.ids)
 
         def cut(value: Any) -> Any:
@@ -66,20 +66,21 @@ class TokenCall:
         return replace(self, arguments=arguments, ids=cut(self.ids), states=cut(self.states))
 
     def again(self, **changed: Any) -> Annotated[Tensor, "batch seq dim"] | None:
-        """The token states that the module gives with some arguments changed."""
+        """Run the module again with some arguments changed, and return its token states."""
         with torch.no_grad():
             return states_in(self.module(**{**self.arguments, **changed}), self.ids.shape)
 
 
 @dataclass
 class Call:
-    """What was seen of one call of a pipeline.
+    """The record of one call of a pipeline.
 
     Attributes:
-        tokens: The batches of token ids that it ran.
-        pooled: Vectors, one a text, that modules were given or gave.
+        tokens: The calls with batches of token ids.
+        pooled: Inputs and outputs of modules with one vector per text.
         roots: The outermost modules.
         training: Names of modules in training mode whose outputs depend on it.
+        precision: The spacing of numbers near 1 in the coarsest type of an output.
     """
 
     tokens: list[TokenCall] = field(default_factory=list)
@@ -95,38 +96,38 @@ class Call:
             The call for the whole batch, the row of the text, and the column where its ids begin.
         """
         for call in self.tokens:
-            for row, there in enumerate(call.ids.tolist() if call.module is module else ()):
-                start = _column(there, ids)
+            for row, row_ids in enumerate(call.ids.tolist() if call.module is module else ()):
+                start = _column(row_ids, ids)
                 if start is not None:
                     return call, row, start
         return None
 
 
-def _column(there: list[int], ids: list[int]) -> int | None:
-    """Where a row holds ids and, but for them, nothing but one repeated id."""
-    for start in range(len(there) - len(ids) + 1):
-        rest = {*there[:start], *there[start + len(ids) :]}
-        if there[start : start + len(ids)] == ids and len(rest) <= 1:
+def _column(row: list[int], ids: list[int]) -> int | None:
+    """Return the column where a row holds the ids, with only one repeated id around them."""
+    for start in range(len(row) - len(ids) + 1):
+        rest = {*row[:start], *row[start + len(ids) :]}
+        if row[start : start + len(ids)] == ids and len(rest) <= 1:
             return start
     return None
 
 
 @contextmanager
 def watch(on_module: OnModule | None = None) -> Iterator[Call]:
-    """See what modules are given and give, wherever this process calls them.
+    """Record the inputs and outputs of all modules that this thread calls.
 
     Args:
-        on_module: Told of each module that ends, inner ones first, with the tensors that it was given and gave.
+        on_module: Called after each module, inner ones first, with the tensors of its inputs and outputs.
     """
     call = Call()
-    # For each module that runs: itself, and the batches and vectors known when it began.
+    # For each running module: itself, and the numbers of batches and vectors at its start.
     begun: list[tuple[nn.Module, int, int]] = []
-    depths: list[int] = []  # of the module that gave the states of each batch
+    depths: list[int] = []  # of the module that returned the states of each batch
     shown: set[nn.Module] = set()
     here = threading.get_ident()
 
     def enter(module: nn.Module, _: Any) -> None:
-        if threading.get_ident() != here:  # calls that interleave cannot be told apart
+        if threading.get_ident() != here:  # interleaved calls cannot be separated
             return
         if not begun and module not in shown:
             shown.add(module)
@@ -144,12 +145,12 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
             call.roots.append(module)
         if getattr(module, "training", False) and _depends_on_training(module):
             call.training.add(type(module).__name__)
-        made = [torch.finfo(t.dtype).eps for t in _tensors(output) if t.is_floating_point()]
-        call.precision = max([call.precision, *made])
+        spacings = [torch.finfo(t.dtype).eps for t in _tensors(output) if t.is_floating_point()]
+        call.precision = max([call.precision, *spacings])
         arguments = _named(module, args, kwargs)
         ids = None if first < len(call.tokens) and _only_passes_on(module) else _ids_in(arguments)
         if ids is not None and not (first == len(call.tokens) > 0 and _are_positions(ids, call.tokens[-1].ids)):
-            inner = [one for one in call.tokens[first:] if one.ids.shape == ids.shape]
+            inner = [token_call for token_call in call.tokens[first:] if token_call.ids.shape == ids.shape]
             del call.tokens[first:], depths[first:], call.pooled[vectors:]
             states, maker = (inner[-1].states, inner[-1].maker) if inner else (None, None)
             call.tokens.append(TokenCall(module, arguments, ids, states, maker))
@@ -174,7 +175,7 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
 
     with ExitStack() as stack:
         for handle in (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, with_kwargs=True)):
-            # torch 2.13 forgets this entry, and torch.compile would then warn of global hooks for ever.
+            # torch 2.13 forgets this entry, and torch.compile would warn of global hooks from then on.
             stack.callback(module_hooks._global_forward_hooks_with_kwargs.pop, handle.id, None)
             stack.callback(handle.remove)
         yield call
@@ -187,14 +188,14 @@ def _show_direct_calls(
     begun: list[tuple[nn.Module, int, int]],
     leave: Callable[..., None],
 ) -> None:
-    """See calls of ``model.forward(…)`` as well, which run no hooks; sentence-transformers calls its models so."""
+    """Record calls of ``model.forward(…)`` as well, which run no hooks; sentence-transformers calls models this way."""
 
     def show(model: nn.Module) -> None:
         forward = model.forward
 
         @functools.wraps(forward)
         def seen(*args: Any, **kwargs: Any) -> Any:
-            if not begun or begun[-1][0] is model:  # its hooks run, or no module that was entered calls it
+            if not begun or begun[-1][0] is model:  # its hooks run, or an unrecorded module calls it
                 return forward(*args, **kwargs)
             begun.append((model, len(call.tokens), len(call.pooled)))
             output = forward(*args, **kwargs)
@@ -202,7 +203,7 @@ def _show_direct_calls(
             return output
 
         before = vars(model).get("forward")
-        model.forward = seen  # given back when the watch ends
+        model.forward = seen  # restored when the watch ends
         stack.callback(setattr if before is not None else delattr, model, "forward", *([before] if before else []))
 
     for model in root.modules():
@@ -211,7 +212,7 @@ def _show_direct_calls(
 
 
 def parameters_of(module: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a module's forward; none where it has no signature, as in scripted modules."""
+    """Return the parameters of ``forward``; empty without a signature, as in scripted modules."""
     try:
         return inspect.signature(module.forward).parameters
     except (TypeError, ValueError):
@@ -219,7 +220,7 @@ def parameters_of(module: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 
 def _only_passes_on(module: nn.Module) -> bool:
-    """Whether a module takes whatever the one that it wraps takes (compiled, adapted, parallel)."""
+    """Return whether a module passes all arguments to the one it wraps (compiled, adapted, parallel)."""
     kinds = {parameter.kind for parameter in parameters_of(module).values()}
     return bool(kinds) and kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
@@ -231,7 +232,7 @@ def _depends_on_training(module: nn.Module) -> bool:
 
 
 def _are_positions(ids: Tensor, tokens: Tensor) -> bool:
-    """Whether ids given together with those of tokens are positions, or types, of the same tokens."""
+    """Return whether ids next to those of tokens are positions, or types, of the same tokens."""
     if ids.shape[1:] != tokens.shape[1:]:
         return False
     steps = ids.diff(dim=1)
@@ -243,14 +244,14 @@ def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
     except (TypeError, ValueError):  # a scripted module may have no signature
         return {f"argument {number}": value for number, value in enumerate(args)} | dict(kwargs)
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
-            found |= value
+            arguments |= value
         elif kind is not inspect.Parameter.VAR_POSITIONAL:
-            found[name] = value
-    return found
+            arguments[name] = value
+    return arguments
 
 
 def _ids_in(arguments: Mapping[str, Any]) -> Tensor | None:
@@ -288,7 +289,7 @@ def states_in(output: Any, shape: tuple[int, ...]) -> Tensor | None:
 
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
-        return [] if value.is_nested else [value]  # torch's fast path of encoders makes nested ones
+        return [] if value.is_nested else [value]  # the fast path of torch's encoders returns nested tensors
     if isinstance(value, Mapping):
         value = list(value.values())
-    return [tensor for one in value for tensor in _tensors(one)] if isinstance(value, (tuple, list)) else []
+    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (tuple, list)) else []

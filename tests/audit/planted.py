@@ -1,4 +1,4 @@
-"""Tiny pipelines, clean ones and ones with a bug, each as somebody might write it."""
+"""Tiny pipelines, clean or with a bug, each as a user might write it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.matrix import FULL
 Embed: TypeAlias = Callable[[list[str]], Tensor]
 WORDS = sorted({word for text in TEXTS for word in text.split()})
 DIM = 32
-# For right pipelines: two subjects, one of them padded before it is alone, and two companions; all in the full suite.
+# For clean pipelines: two subjects, one padded in its first call, and two companions; all texts in the full suite.
 FEW = list(TEXTS) if FULL else [TEXTS[place] for place in (0, 1, 4, 5)]
 
 
 def tokenizer(side: str = "right", pad: str = "[PAD]", ends: bool = True) -> PreTrainedTokenizerFast:
-    """Words as tokens, between [CLS] and [SEP], or with nothing but [SEP] at the end."""
+    """Build a tokenizer of words, with [CLS] and [SEP] or only [SEP]."""
     vocabulary = {word: place for place, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -49,7 +49,7 @@ def tokenizer(side: str = "right", pad: str = "[PAD]", ends: bool = True) -> Pre
 
 
 def drawn(model: nn.Module, seed: int) -> Any:
-    """The model with weights drawn anew: default ones hide leaks (norms of one, pad rows of zero)."""
+    """Draw random weights: default ones hide leaks (norms of one, pad rows of zero)."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -60,7 +60,7 @@ def drawn(model: nn.Module, seed: int) -> Any:
 
 
 def bert(seed: int = 0, **options: Any) -> BertModel:
-    """A BERT of random weights."""
+    """Build a BERT with random weights."""
     config = BertConfig(
         vocab_size=len(WORDS) + 4,
         hidden_size=DIM,
@@ -74,25 +74,25 @@ def bert(seed: int = 0, **options: Any) -> BertModel:
 
 
 def gpt2(seed: int = 0) -> GPT2Model:
-    """A GPT-2 of random weights: causal, with absolute positions."""
+    """Build a GPT-2 with random weights: causal, with absolute positions."""
     config = GPT2Config(vocab_size=len(WORDS) + 4, n_embd=DIM, n_layer=2, n_head=4, n_positions=128)
     return drawn(GPT2Model(config), seed)  # type: ignore[no-any-return]  # the same
 
 
 def batch(texts: list[str], tokens: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    """Ids and mask of a padded batch."""
-    found = tokens(texts, padding=True, return_tensors="pt")
-    return found["input_ids"], found["attention_mask"]
+    """Return ids and mask of a padded batch."""
+    features = tokens(texts, padding=True, return_tensors="pt")
+    return features["input_ids"], features["attention_mask"]
 
 
 def mean(states: Tensor, mask: Tensor) -> Tensor:
-    """The usual recipe, right."""
+    """Pool by the usual recipe, which is correct."""
     weights = mask.unsqueeze(2).to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
 
 
 class Inside(nn.Module):
-    """Token embeddings, and something between positions; the mask is taken, and not used."""
+    """Token embeddings and a layer between positions; it takes the mask and does not use it."""
 
     def __init__(self, between: nn.Module, seed: int = 0) -> None:
         super().__init__()
@@ -101,8 +101,8 @@ class Inside(nn.Module):
         drawn(self, seed)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        found: Tensor = self.between(self.words(input_ids))
-        return found
+        output: Tensor = self.between(self.words(input_ids))
+        return output
 
 
 class Convolution(nn.Module):
@@ -111,19 +111,19 @@ class Convolution(nn.Module):
         self.window = nn.Conv1d(DIM, DIM, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = x + self.window(x.transpose(1, 2)).transpose(1, 2)
-        return found
+        output: Tensor = x + self.window(x.transpose(1, 2)).transpose(1, 2)
+        return output
 
 
 class ConvolutionByHand(nn.Module):
-    """No module of torch's between positions, and a name that says nothing."""
+    """No torch module between positions, and a neutral name."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.5 * nn.functional.pad(x, (0, 0, 0, 1))[:, 1:] + 0.5 * nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]
 
 
 class OtherPath(nn.Module):
-    """Attention that turns causal in a batch without pads, unless it is told not to."""
+    """Attention that is causal in a batch without pads, unless fixed."""
 
     def __init__(self, drops_its_mask: bool) -> None:
         super().__init__()
@@ -138,12 +138,12 @@ class OtherPath(nn.Module):
         how = {"key_padding_mask": attention_mask == 0}
         if self.drops_its_mask and bool(attention_mask.all()):
             how = {"attn_mask": causal}
-        found: Tensor = x + self.heads(x, x, x, need_weights=False, **how)[0]
-        return found
+        output: Tensor = x + self.heads(x, x, x, need_weights=False, **how)[0]
+        return output
 
 
 class Windowed(nn.Module):
-    """Attention to the neighbours; a pad far from all tokens sees none, and divides 0 by 0 if that is not caught."""
+    """Attention to neighbours; a pad far from all tokens sees none, and divides 0 by 0 unless guarded."""
 
     def __init__(self, layers: int, caught: bool = False) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Windowed(nn.Module):
 
 
 class OneWidth(nn.Module):
-    """A graph of one shape: its position embeddings are 64 rows, and every input must be as wide."""
+    """A graph of one shape: it has 64 position embeddings, and every input must have that width."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,8 +176,8 @@ class OneWidth(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         x = self.words(input_ids) + self.positions
         hidden = None if attention_mask is None else attention_mask == 0
-        found: Tensor = x + self.heads(x, x, x, key_padding_mask=hidden, need_weights=False)[0]
-        return found
+        output: Tensor = x + self.heads(x, x, x, key_padding_mask=hidden, need_weights=False)[0]
+        return output
 
 
 class Recurrence(nn.Module):
@@ -186,12 +186,12 @@ class Recurrence(nn.Module):
         self.state = nn.GRU(DIM, DIM // (2 if both else 1), batch_first=True, bidirectional=both)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.state(x)[0]
-        return found
+        output: Tensor = self.state(x)[0]
+        return output
 
 
 class StateSpaceMixer(nn.Module):
-    """A linear state space, as Mamba's slow path runs it."""
+    """A linear state space, like the slow path of Mamba."""
 
     def forward(self, x: Tensor) -> Tensor:
         state, states = torch.zeros_like(x[:, 0]), []
@@ -207,24 +207,24 @@ class Normalisation(nn.Module):
         self.norm = kind(DIM) if kind is nn.InstanceNorm1d else kind(DIM, track_running_stats=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.norm(x.transpose(1, 2)).transpose(1, 2)
-        return found
+        output: Tensor = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        return output
 
 
 class Attention(nn.Module):
-    """Attention that is never told of pads."""
+    """Attention without a mask."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heads = nn.MultiheadAttention(DIM, 4, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = x + self.heads(x, x, x, need_weights=False)[0]
-        return found
+        output: Tensor = x + self.heads(x, x, x, need_weights=False)[0]
+        return output
 
 
 class ReadsItsBatch(nn.Module):
-    """States that know the first text of the batch."""
+    """States that depend on the first text of the batch."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class ReadsItsBatch(nn.Module):
 
 
 def pooled_by(pool: Callable[[Tensor, Tensor], Tensor], side: str = "right", seed: int = 0) -> Embed:
-    """A clean encoder, and a pooling."""
+    """Combine a clean encoder with a pooling."""
     model, tokens = bert(seed), tokenizer(side)
 
     def embed(texts: list[str]) -> Tensor:
@@ -250,7 +250,7 @@ def pooled_by(pool: Callable[[Tensor, Tensor], Tensor], side: str = "right", see
 def encoded_by(
     model: nn.Module, side: str = "right", make_mask: Callable[[Tensor, Tensor], Tensor | None] | None = None
 ) -> Embed:
-    """An encoder that is given some mask, or none, and the right mean of its states."""
+    """Combine an encoder that gets some mask, or none, with the right mean of its states."""
     tokens = tokenizer(side)
 
     def embed(texts: list[str]) -> Tensor:
@@ -269,7 +269,7 @@ def padded_to(
     pool: Callable[[Tensor, Tensor], Tensor] = mean,
     **options: Any,
 ) -> Embed:
-    """Every text padded to one width, alone as well.
+    """Pad every text to one width, even alone.
 
     Args:
         width: That width.
@@ -292,13 +292,15 @@ def padded_to(
 
 
 def fixed_in_its_file() -> Embed:
-    """A tokenizer file that stores a padding of 64, and a mean over all columns."""
+    """Combine a tokenizer file with a stored padding of 64 with a mean over all columns."""
     model, tokens = bert(), tokenizer().backend_tokenizer
     tokens.enable_padding(length=64)
 
     def embed(texts: list[str]) -> Tensor:
-        found = tokens.encode_batch(texts)
-        ids, mask = (torch.tensor([getattr(one, name) for one in found]) for name in ("ids", "attention_mask"))
+        encodings = tokens.encode_batch(texts)
+        ids, mask = (
+            torch.tensor([getattr(encoding, name) for encoding in encodings]) for name in ("ids", "attention_mask")
+        )
         states: Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
         return states.mean(dim=1)
 
@@ -306,7 +308,7 @@ def fixed_in_its_file() -> Embed:
 
 
 def in_parts(both: bool, packed: bool = False, pads_left: bool = False) -> Embed:
-    """An embedding, a function and a GRU, which no module holds together."""
+    """Combine an embedding, a function and a GRU without a common module."""
     torch.manual_seed(7)
     words, state = drawn(nn.Embedding(len(WORDS) + 4, DIM), 7), nn.GRU(DIM, DIM, batch_first=True, bidirectional=both)
     tokens = tokenizer("left" if pads_left else "right")
@@ -323,7 +325,7 @@ def in_parts(both: bool, packed: bool = False, pads_left: bool = False) -> Embed
 
 
 def text_cnn(zeroed: bool) -> Embed:
-    """An embedding and two convolutions by torch.nn.Sequential, then a maximum over real tokens."""
+    """Combine an embedding and two convolutions in torch.nn.Sequential with a maximum over real tokens."""
     torch.manual_seed(8)
     words = drawn(nn.Embedding(len(WORDS) + 4, DIM), 8)
     windows = [nn.Conv1d(DIM, DIM, 3, padding=1) for _ in range(2)]
@@ -334,25 +336,25 @@ def text_cnn(zeroed: bool) -> Embed:
         x = words(ids).transpose(1, 2)
         for window in windows:
             x = window(x * mask.unsqueeze(1) if zeroed else x).tanh()
-        found: Tensor = right(x.transpose(1, 2), mask)
-        return found
+        output: Tensor = right(x.transpose(1, 2), mask)
+        return output
 
     return embed
 
 
 def two_encoders(second: Callable[[Tensor, Tensor], Tensor], joined: bool = True) -> Embed:
-    """A BERT pooled right, and another beside it."""
-    one, other = pooled_by(mean), pooled_by(second, seed=1)
+    """Concatenate a correctly pooled BERT with another one."""
+    first, other = pooled_by(mean), pooled_by(second, seed=1)
 
     def embed(texts: list[str]) -> Tensor:
-        vectors = [one(texts), other(texts)]
+        vectors = [first(texts), other(texts)]
         return torch.cat(vectors, dim=1) if joined else (vectors[0] + vectors[1]) / 2
 
     return embed
 
 
 def of_layer(pool: Callable[[Tensor, Tensor], Tensor]) -> Embed:
-    """The layer below the last, pooled."""
+    """Pool the second-to-last layer."""
     model, tokens = bert(), tokenizer()
 
     def embed(texts: list[str]) -> Tensor:
@@ -363,7 +365,7 @@ def of_layer(pool: Callable[[Tensor, Tensor], Tensor]) -> Embed:
 
 
 def prompted(by_column: bool) -> Embed:
-    """The first three tokens are a prompt that is left out of the mean; pads are on the left."""
+    """Exclude a prompt of three tokens from the mean, under left padding."""
     model, tokens = drawn(rope(), 0), tokenizer("left", ends=False)
 
     def embed(texts: list[str]) -> Tensor:
@@ -378,7 +380,7 @@ def prompted(by_column: bool) -> Embed:
 
 
 def rope() -> LlamaModel:
-    """A Llama of random weights: causal, and free of absolute positions."""
+    """Build a Llama with random weights: causal, without absolute positions."""
     return LlamaModel(
         LlamaConfig(
             vocab_size=len(WORDS) + 4,
@@ -392,7 +394,7 @@ def rope() -> LlamaModel:
 
 
 def on_the_left(pool: Callable[[Tensor, Tensor], Tensor]) -> Embed:
-    """A Llama padded on the left, and a pooling."""
+    """Combine a Llama padded on the left with a pooling."""
     model, tokens = drawn(rope(), 0), tokenizer("left", ends=False)
 
     def embed(texts: list[str]) -> Tensor:
@@ -403,23 +405,23 @@ def on_the_left(pool: Callable[[Tensor, Tensor], Tensor]) -> Embed:
 
 
 def last_by_count(states: Tensor, mask: Tensor) -> Tensor:
-    """The state at column sum(mask) − 1."""
+    """Return the state at column sum(mask) − 1."""
     return states[torch.arange(len(states)), mask.sum(dim=1) - 1]
 
 
 def weighted_by_column(states: Tensor, mask: Tensor) -> Tensor:
-    """SGPT's mean with the columns' numbers as weights."""
+    """Compute SGPT's mean with column numbers as weights."""
     weights = (torch.arange(1, states.shape[1] + 1) * mask).unsqueeze(2)
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def times_mask(states: Tensor, mask: Tensor) -> Tensor:
-    """The usual recipe: NaN at a pad times 0 is NaN."""
+    """Pool by the usual recipe, in which NaN at a pad times 0 is NaN."""
     return (states * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 def quantised(dynamically: bool) -> Any:
-    """A BERT whose linear layers are quantised, or left in floating point."""
+    """Build a BERT with quantised linear layers, or in floating point."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = bert()
@@ -430,7 +432,7 @@ def quantised(dynamically: bool) -> Any:
 
 
 def length_in_its_norm(by_mask: bool) -> Embed:
-    """A mean that shrinks with the length of the text, taken from the mask or from the columns."""
+    """Build a mean that shrinks with the length of the text, by the mask or by the columns."""
 
     def pool(states: Tensor, mask: Tensor) -> Tensor:
         lengths = mask.sum(dim=1, keepdim=True) if by_mask else torch.full((len(mask), 1), mask.shape[1])
@@ -440,7 +442,7 @@ def length_in_its_norm(by_mask: bool) -> Embed:
 
 
 def masked_by(make: Callable[[Tensor], Tensor]) -> Embed:
-    """A mask that is made of the tokenizer's, for the encoder and the pooling."""
+    """Change the tokenizer's mask for both encoder and pooling."""
     model, tokens = bert(), tokenizer()
 
     def embed(texts: list[str]) -> Tensor:
@@ -452,12 +454,12 @@ def masked_by(make: Callable[[Tensor], Tensor]) -> Embed:
 
 
 def one_too_long(mask: Tensor) -> Tensor:
-    """The first pad counts as a token."""
+    """Count the first pad as a token."""
     return (torch.arange(mask.shape[1]) <= mask.sum(dim=1, keepdim=True)).long()
 
 
 class Biased(nn.Module):
-    """Attention with a number added to the scores of pads; a small one leaves them some weight."""
+    """Attention with a bias on the scores of pads; a small one leaves them some weight."""
 
     def __init__(self, bias: float) -> None:
         super().__init__()
@@ -475,7 +477,7 @@ class Biased(nn.Module):
 
 
 def positioned(by_column: bool) -> Embed:
-    """Positions that count from the end of the row, or from its beginning, under right padding."""
+    """Count positions from the end of the row, or from its beginning, under right padding."""
     model, tokens = bert(), tokenizer()
 
     def embed(texts: list[str]) -> Tensor:
@@ -487,20 +489,20 @@ def positioned(by_column: bool) -> Embed:
 
 
 def sorted_by_length(restored: bool) -> Embed:
-    """Texts run longest first; their vectors are put back in order, or not."""
+    """Run texts longest first, and restore the order of their vectors, or not."""
     inner = pooled_by(mean)
 
     def embed(texts: list[str]) -> Tensor:
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
         vectors = inner([texts[place] for place in order])
-        found: Tensor = vectors[torch.tensor(order).argsort()] if restored else vectors
-        return found
+        output: Tensor = vectors[torch.tensor(order).argsort()] if restored else vectors
+        return output
 
     return embed
 
 
 def cut_to(longest: bool) -> Embed:
-    """A batch is as wide as its longest text, or as its shortest."""
+    """Build batches as wide as the longest text, or the shortest."""
     model, tokens = bert(), tokenizer()
 
     def embed(texts: list[str]) -> Tensor:
@@ -513,7 +515,7 @@ def cut_to(longest: bool) -> Embed:
 
 
 def with_state(cleared: bool) -> Embed:
-    """A running mean of all vectors so far is subtracted, or one that starts anew in each call."""
+    """Subtract a running mean of all vectors so far, or one that is reset in each call."""
     inner, kept = pooled_by(mean), [torch.zeros(DIM)]
 
     def embed(texts: list[str]) -> Tensor:
@@ -526,7 +528,7 @@ def with_state(cleared: bool) -> Embed:
 
 
 def all_ones() -> tuple[nn.Module, Callable[[list[str]], dict[str, Tensor]], str]:
-    """A tokenizer whose mask is 1 everywhere."""
+    """Build a tokenizer whose mask is 1 everywhere."""
     tokens = tokenizer()
 
     def tokenize(texts: list[str]) -> dict[str, Tensor]:
@@ -537,7 +539,7 @@ def all_ones() -> tuple[nn.Module, Callable[[list[str]], dict[str, Tensor]], str
 
 
 def encoded_and_pooled(model: nn.Module, pool: Callable[[Tensor, Tensor], Tensor]) -> Embed:
-    """An encoder that is given the right mask, and a pooling."""
+    """Combine an encoder that gets the right mask with a pooling."""
     tokens = tokenizer()
 
     def embed(texts: list[str]) -> Tensor:
@@ -548,7 +550,7 @@ def encoded_and_pooled(model: nn.Module, pool: Callable[[Tensor, Tensor], Tensor
 
 
 def ends_kept() -> Embed:
-    """The pipeline of `pad_is_end` with the tokenizer's mask."""
+    """Build the pipeline of `pad_is_end` with the tokenizer's mask."""
     model, tokens = gpt2(), tokenizer(pad="[SEP]", ends=False)
 
     def embed(texts: list[str]) -> Tensor:
@@ -559,7 +561,7 @@ def ends_kept() -> Embed:
 
 
 class Told(nn.Module):
-    """The attention of `Attention` and the embedding of `Inside`, with the mask passed on."""
+    """The attention of `Attention` and the embedding of `Inside`, with the mask applied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -568,39 +570,39 @@ class Told(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         x, heads = self.inner.words(input_ids), self.between.heads
-        found: Tensor = x + heads(x, x, x, key_padding_mask=attention_mask == 0, need_weights=False)[0]
-        return found
+        output: Tensor = x + heads(x, x, x, key_padding_mask=attention_mask == 0, need_weights=False)[0]
+        return output
 
 
 def pad_is_end() -> Embed:
-    """A mask made of the ids, where the pad token ends each text as well; the last token is pooled."""
+    """Pool the last token by a mask made from ids, where the pad token also ends each text."""
     model, tokens = gpt2(), tokenizer(pad="[SEP]", ends=False)
 
     def embed(texts: list[str]) -> Tensor:
         ids, _ = batch(texts, tokens)
         mask = (ids != tokens.pad_token_id).long()
         states = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        found: Tensor = states[torch.arange(len(ids)), mask.sum(dim=1) - 1]
-        return found
+        output: Tensor = states[torch.arange(len(ids)), mask.sum(dim=1) - 1]
+        return output
 
     return embed
 
 
 def cached(pool: Callable[[Tensor, Tensor], Tensor] = lambda states, _: states.mean(dim=1)) -> Embed:
-    """A cache in front of a pooling, by default a mean over pads."""
-    inner, found = pooled_by(pool), dict[str, Tensor]()
+    """Put a cache in front of a pooling, by default a mean over pads."""
+    inner, cache = pooled_by(pool), dict[str, Tensor]()
 
     def embed(texts: list[str]) -> Tensor:
-        new = [text for text in texts if text not in found]
+        new = [text for text in texts if text not in cache]
         if new:
-            found.update(zip(new, inner(new), strict=True))
-        return torch.stack([found[text] for text in texts])
+            cache.update(zip(new, inner(new), strict=True))
+        return torch.stack([cache[text] for text in texts])
 
     return embed
 
 
 def additive(states: Tensor, mask: Tensor) -> Tensor:
-    """An additive mask, multiplied."""
+    """Multiply by an additive mask."""
     extended = (1 - mask) * -10_000.0
     return mean(states, extended) if bool((extended != 0).any()) else states[:, 0] * 0
 
@@ -737,7 +739,7 @@ CURES: dict[tuple[str, str], Callable[[], Any]] = {
     ("cut to a shorter text of the batch", ""): lambda: cut_to(longest=True),
     ("state kept between calls", ""): lambda: with_state(cleared=True),
 }
-# Of these the text alone is wrong as well, or the cure is another model: no vector of the plant is the right one.
+# In these the text alone is wrong as well, or the cure is another model: no vector of the plant is right.
 WRONG_ALONE = {
     "additive mask taken for a multiplicative one, encoder",
     "all-ones mask, one width",

@@ -1,4 +1,4 @@
-"""The audit as its users meet it: what it takes, gives, refuses, and leaves alone."""
+"""The audit for its users: accepted input, output, errors, and what stays unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def leaky() -> planted.Embed:
 
 
 def test_the_report_tells_people_what_to_do() -> None:
-    """The text names verdict, cause, evidence with its numbers, the texts that show it, and the fix."""
+    """The printed report contains verdict, cause, evidence with its numbers, texts and fix."""
     report = audit_padding(leaky())
     text = str(report)
     for words in (
@@ -34,31 +34,35 @@ def test_the_report_tells_people_what_to_do() -> None:
         "the mean of all columns",
         "real tokens in",
         "fix: pool with the mask: maskpool.functional.mean_pool",
-        *(repr(one) for one in report.findings[0].texts),
+        *(repr(text) for text in report.findings[0].texts),
     ):
         assert words in text
 
 
 def test_the_report_is_json() -> None:
-    """The dictionary holds the same as the report, and goes through JSON unchanged."""
+    """The dictionary has the content of the report, and survives JSON unchanged."""
     report = audit_padding(leaky())
-    found = report.to_dict()
-    assert json.loads(json.dumps(found)) == found
-    assert found["verdict"] == "leaks"
-    assert found["findings"][0]["cause"] == report.findings[0].cause
-    assert found["findings"][0]["fix"] == report.findings[0].fix
-    assert (found["largest"], found["floor"], found["threshold"]) == (report.largest, report.floor, report.threshold)
+    content = report.to_dict()
+    assert json.loads(json.dumps(content)) == content
+    assert content["verdict"] == "leaks"
+    assert content["findings"][0]["cause"] == report.findings[0].cause
+    assert content["findings"][0]["fix"] == report.findings[0].fix
+    assert (content["largest"], content["floor"], content["threshold"]) == (
+        report.largest,
+        report.floor,
+        report.threshold,
+    )
 
 
 def test_an_invariant_pipeline_passes() -> None:
-    """A clean pipeline raises nothing; a leaky one raises AssertionError with the report."""
+    """A clean pipeline does not raise; a leaky one raises AssertionError with the report."""
     assert_padding_invariant(planted.pooled_by(planted.mean))
     with pytest.raises(AssertionError, match="LEAK: mean over pads"):
         assert_padding_invariant(leaky())
 
 
 def test_an_embedder_of_ours_is_clean() -> None:
-    """A SentenceEmbedder is taken as it is."""
+    """A SentenceEmbedder can be audited."""
     assert audit_padding(SentenceEmbedder(planted.bert(), planted.tokenizer())).verdict == "clean"
 
 
@@ -74,7 +78,7 @@ def test_a_model_by_folder(tmp_path: Path, as_type: type) -> None:
 
 
 def test_a_tokenizer_without_a_pad_token_works_in_an_embedder() -> None:
-    """GPT-2 without a pad token is clean in an embedder of ours, and refused as a bare triple."""
+    """GPT-2 without a pad token is clean in a SentenceEmbedder, and refused as a tuple."""
     tokens = planted.tokenizer()
     tokens.pad_token = None
     with pytest.warns(UserWarning, match="pad"):
@@ -85,14 +89,14 @@ def test_a_tokenizer_without_a_pad_token_works_in_an_embedder() -> None:
 
 
 def test_own_texts_are_taken() -> None:
-    """The texts that show a finding are the caller's."""
+    """The texts of a finding are the caller's."""
     texts = ["rain fell", "the cat sat on the mat", "a small boat left the old port at night"]
     report = audit_padding(leaky(), texts)
     assert set(report.findings[0].texts) <= set(texts)
 
 
 def test_a_learned_pooling_is_looked_into() -> None:
-    """A layer of ours with weights is clean; the same layer without its mask is a pooling leak."""
+    """A learned layer of maskpool is clean; the same layer without its mask is a pooling leak."""
     pooling = planted.drawn(AttentionPooling(planted.DIM), 1)
     assert audit_padding((planted.bert(), planted.tokenizer(), pooling)).verdict == "clean"
     report = audit_padding((planted.bert(), planted.tokenizer(), lambda x, m: pooling(x, torch.ones_like(m))))
@@ -100,7 +104,7 @@ def test_a_learned_pooling_is_looked_into() -> None:
 
 
 class Counting(nn.Module):
-    """A model with statistics that training mode would move, and a hook of its user's."""
+    """A model with statistics that training mode changes, and a user's hook."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,13 +118,13 @@ class Counting(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        found: torch.Tensor = self.norm(states.transpose(1, 2)).transpose(1, 2)
-        return found
+        normalised: torch.Tensor = self.norm(states.transpose(1, 2)).transpose(1, 2)
+        return normalised
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_nothing_is_written_to_the_model(training: bool) -> None:
-    """Parameters, buffers, gradients, hooks, modes and random states are as they were, whatever the verdict."""
+    """Parameters, buffers, gradients, hooks, modes and random states are unchanged, for every verdict."""
     model = Counting().train(training)
     model.inner.train(False)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -141,7 +145,7 @@ def test_nothing_is_written_to_the_model(training: bool) -> None:
 
 
 class Growing(nn.Module):
-    """A model that puts a longer buffer in place of its own, as caches of positions do."""
+    """A model that replaces a buffer by a longer one, like caches of positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,19 +155,19 @@ class Growing(nn.Module):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         if len(self.positions) < input_ids.shape[1]:  # type: ignore[arg-type]  # a buffer, to mypy a module as well
             self.register_buffer("positions", torch.arange(float(input_ids.shape[1])))
-        found: torch.Tensor = self.words(input_ids)
-        return found
+        embeddings: torch.Tensor = self.words(input_ids)
+        return embeddings
 
 
 def test_a_buffer_that_is_exchanged_is_given_back() -> None:
-    """A model that replaced its buffer while it was audited has the old one again, and the same vectors."""
+    """A model that replaces its buffer during the audit gets the old one back, and the same vectors."""
     model = Growing()
     audit_padding((model, planted.tokenizer(), "mean"))
     assert torch.equal(model.positions, torch.arange(1.0))  # type: ignore[arg-type]  # the same
 
 
 def test_a_host_that_sets_evaluation_mode_leaves_none() -> None:
-    """A model in training mode inside of an embedder, which runs it in evaluation mode, is in training mode after."""
+    """A model in training mode is in training mode after the audit, even if its embedder runs it in evaluation mode."""
     model = planted.bert().train()
     assert audit_padding(SentenceEmbedder(model, planted.tokenizer())).verdict == "clean"
     assert all(module.training for module in model.modules())
@@ -191,7 +195,7 @@ def test_a_host_that_sets_evaluation_mode_leaves_none() -> None:
     ],
 )
 def test_what_is_no_pipeline_is_refused(pipeline: object, error: type[Exception], message: str) -> None:
-    """What cannot be audited is one sentence that says what to pass instead."""
+    """An object that cannot be audited is refused in one sentence that says what to pass instead."""
     with pytest.raises(error, match=message):
         audit_padding(pipeline)
 
@@ -208,7 +212,7 @@ def test_what_is_no_pipeline_is_refused(pipeline: object, error: type[Exception]
     ],
 )
 def test_texts_that_show_nothing_are_refused(texts: Any, error: type[Exception], message: str) -> None:
-    """Texts must be strings, at least three, and not all of one length."""
+    """Texts must be at least three strings of different lengths."""
     with pytest.raises(error, match=f"^texts must {message}"):
         audit_padding(leaky(), texts)
 
@@ -222,15 +226,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_ends_with_the_verdict(saved: Path) -> None:
-    """A clean model ends with 0 and says so; with --json it prints the report and nothing else."""
+    """A clean model gives exit code 0; with --json the command prints only the report."""
     ran = run("audit", saved)
     assert (ran.code, ran.out.splitlines()[0]) == (0, "BertModel: clean: no padding reaches the vectors")
-    found = json.loads(run("audit", saved, "--pooling", "max", "--json").out)
-    assert (found["verdict"], found["model"]) == ("clean", str(saved))
+    content = json.loads(run("audit", saved, "--pooling", "max", "--json").out)
+    assert (content["verdict"], content["model"]) == ("clean", str(saved))
 
 
 def test_the_command_tells_a_leak(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leak ends with exit code 1 and the cause."""
+    """A leak gives exit code 1 and the cause."""
     monkeypatch.setattr("maskpool.audit.opening.open_pipeline", lambda *_: leaky())
     ran = run("audit", saved)
     assert ran.code == 1
@@ -238,7 +242,7 @@ def test_the_command_tells_a_leak(saved: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_command_reports_what_it_could_not_see(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verdict of unknown ends with exit code 3, with the report."""
+    """An unknown verdict gives exit code 3 and the report."""
     monkeypatch.setattr("maskpool.audit.opening.open_pipeline", lambda *_: lambda texts: torch.ones(len(texts), 2))
     ran = run("audit", saved)
     assert ran.code == 3
@@ -246,7 +250,7 @@ def test_the_command_reports_what_it_could_not_see(saved: Path, monkeypatch: pyt
 
 
 def test_the_command_explains(saved: Path) -> None:
-    """With --explain the answers about pads stand behind the report, and in its JSON."""
+    """With --explain, the answers about pads follow the report, in print and in JSON."""
     ran = run("audit", saved, "--explain")
     assert ran.code == 0
     assert "What the pads of" in ran.out
@@ -264,6 +268,6 @@ def test_the_command_explains(saved: Path) -> None:
     ],
 )
 def test_what_cannot_be_audited_is_one_sentence(saved: Path, arguments: list[str], sentence: str) -> None:
-    """A user's mistake is exit code 2 and one line on standard error."""
+    """A user error gives exit code 2 and one line on standard error."""
     (saved / "one.txt").write_text("one text\n", encoding="utf-8")
     assert_refused(run("audit", *(argument.format(saved=saved) for argument in arguments)), sentence)

@@ -1,4 +1,4 @@
-"""The probes of encoders behind the census: each planted fault gets its verdict, and nothing else does."""
+"""The probes of encoders behind the census: each planted fault gets its verdict, and only that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT = 8
 
 
 class Encoder(nn.Module):
-    """Token states that know the mean of all real tokens; with a fault where one is named."""
+    """An encoder whose states depend on the mean of all real tokens, optionally with a fault."""
 
     def __init__(self, fault: str = "") -> None:
         super().__init__()
@@ -41,8 +41,8 @@ class Encoder(nn.Module):
             case "positions":
                 states = states + self.places[columns if position_ids is None else position_ids]
             case "scale by the last position":
-                told = columns if position_ids is None else position_ids
-                states = states * (1 + told.max())
+                positions = columns if position_ids is None else position_ids
+                states = states * (1 + positions.max())
             case "positions behind the pad":
                 states = states + self.places[columns + PAD + 1 if position_ids is None else position_ids]
             case "positions, none taken":
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
 
 class TakesNoPositions(Encoder):
-    """An encoder whose positions cannot be told."""
+    """An encoder without position ids."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:  # type: ignore[override]
         return super().forward(input_ids, attention_mask)
@@ -115,13 +115,13 @@ def trials(model: nn.Module, seed: int = 0) -> list[Trial]:
     ],
 )
 def test_each_fault_gets_its_verdict(fault: str, verdict: str, seed: int) -> None:
-    """Whatever is planted in an encoder is named, and nothing besides."""
+    """The verdict names the planted fault, and only that."""
     model = TakesNoPositions(fault) if fault == "positions, none taken" else Encoder(fault)
     assert judge(trials(model, seed), LIMIT).verdict == verdict
 
 
 def test_a_leak_past_the_limit_is_told_from_one_everywhere() -> None:
-    """Only a leak that texts within the limit do not show is said to need long ones."""
+    """Only a leak that texts within the limit do not show requires long texts."""
     assert judge(trials(Encoder("content past the limit")), LIMIT).short == ("right", "left")
     assert judge(trials(Encoder("content past the limit"))).short == ()
     assert judge(trials(Encoder("content")), LIMIT).short == ()
@@ -129,19 +129,19 @@ def test_a_leak_past_the_limit_is_told_from_one_everywhere() -> None:
 
 
 def test_pads_that_count_pads_forbid_one_pass_for_all_widths() -> None:
-    """Outputs at pads that depend on the number of pads are told, though real tokens are clean."""
+    """Outputs at pads that depend on the number of pads are reported, even if real tokens are clean."""
     assert judge(trials(Encoder("pads counted at pads"))).appends == {"eager": False}
     assert judge(trials(Encoder("length"))).appends == {"eager": False}
     assert judge(trials(Encoder("positions"))).appends == {"eager": True}
 
 
 def test_each_implementation_of_attention_is_judged_by_its_own_trials() -> None:
-    """A fault in one implementation forbids one pass there alone, and decides the verdict."""
+    """A fault in one implementation forbids one pass only there, and decides the verdict."""
     eager = trials(Encoder("length"))
-    sdpa = [Trial(one.length, one.pads, "sdpa", one.single, one.double) for one in trials(Encoder())]
-    found = judge([*sdpa, *eager])
-    assert found.appends == {"sdpa": True, "eager": False}
-    assert found.verdict == "length leak, right and left (in eager attention alone)"
+    sdpa = [Trial(trial.length, trial.pads, "sdpa", trial.single, trial.double) for trial in trials(Encoder())]
+    judgement = judge([*sdpa, *eager])
+    assert judgement.appends == {"sdpa": True, "eager": False}
+    assert judgement.verdict == "length leak, right and left (in eager attention alone)"
 
 
 @pytest.mark.parametrize(
@@ -157,20 +157,20 @@ def test_each_implementation_of_attention_is_judged_by_its_own_trials() -> None:
     ],
 )
 def test_float64_decides_where_it_was_measured(single: float | None, double: float | None, leaks: bool) -> None:
-    """Noise falls in float64 and a leak does not; without it the wider bound decides."""
+    """Noise vanishes in float64 and a leak does not; without float64 the wider bound decides."""
     exact = {} if double is None else {"right": double}
     assert Trial(5, 3, "eager", {"right": single, "batch size": 1e-7}, exact).leaks("right") == leaks
 
 
 def test_the_floor_is_measured_where_float64_is_not() -> None:
-    """A batch of another size that moves the states raises the bound to twenty times that."""
+    """The bound is twenty times the change by another batch size."""
     noisy = {"right": 5e-4, "batch size": 1e-4}
     assert not Trial(5, 3, "eager", noisy).leaks("right")
     assert Trial(5, 3, "eager", {**noisy, "right": 3e-3}).leaks("right")
 
 
 def test_a_probe_leaves_the_model_alone() -> None:
-    """What a longer call leaves behind stays in a copy."""
+    """State of a longer call stays in a copy."""
     model = Encoder("state")
     trials(model)
     assert model.longest == 0
@@ -178,18 +178,18 @@ def test_a_probe_leaves_the_model_alone() -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_the_cause_is_found_as_the_audit_finds_it(side: Any) -> None:
-    """A convolution across pads is named with its module, a clean encoder gets no cause."""
+    """A convolution across pads is named with its module; a clean encoder has no cause."""
     text = Text.drawn(range(6, 40), 7, 5, torch.Generator().manual_seed(0))
     leaking = planted.Inside(planted.Convolution())
-    found = find_cause(leaking, text, 0, side)
-    assert found is not None
-    assert found.cause == "convolution across pads"
-    assert "Conv1d" in found.evidence
+    finding = find_cause(leaking, text, 0, side)
+    assert finding is not None
+    assert finding.cause == "convolution across pads"
+    assert "Conv1d" in finding.evidence
     assert find_cause(Encoder(), text, 0, side) is None
 
 
 def test_a_model_without_token_states_is_refused() -> None:
-    """What gives no states for its tokens cannot be measured."""
+    """A model that returns no token states is refused."""
 
     class Pools(nn.Module):
         def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The verdict says no more than the run could have seen."""
+"""The verdict claims no more than the run could have seen."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FIXED: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", FIXED)
 def test_no_text_that_is_padded_to_one_width_hides_a_leak(name: str) -> None:
-    """Where every text has the same width no batch moves a vector, and the leak is found all the same."""
+    """A leak is found even if every text has one width and no batch moves a vector."""
     report = audit_padding(FIXED[name]())
     assert report.largest < report.threshold
     assert report.verdict == "leaks", report
 
 
 def test_one_width_with_the_right_mask_is_clean_only_by_an_unpadded_run() -> None:
-    """A right pipeline of one width is clean, and unknown where the encoder cannot run without the pads."""
+    """A correct pipeline of one width is clean, or unknown if the encoder cannot run without pads."""
     assert audit_padding(planted.padded_to(64)).verdict == "clean"
     report = audit_padding(planted.padded_to(64, planted.OneWidth()))
     assert report.verdict == "unknown", report
@@ -43,7 +43,7 @@ def test_one_width_with_the_right_mask_is_clean_only_by_an_unpadded_run() -> Non
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_evidence_counts_real_tokens(side: str) -> None:
-    """The numbers of the evidence are those of the tokenizer, with and without a mask and at one width."""
+    """The evidence has the numbers of the tokenizer, with and without a mask and at one width."""
     tokens = planted.tokenizer(side)
     for options in ({}, {"padding": "max_length", "max_length": 64, "truncation": True}):
         model = planted.bert()
@@ -61,7 +61,7 @@ def test_evidence_counts_real_tokens(side: str) -> None:
 
 
 def test_texts_of_equal_length_get_longer_companions() -> None:
-    """Texts of three tokens never pad each other; next to themselves and one word more they show the leak."""
+    """Texts of three tokens never pad each other; next to themselves plus one word they show the leak."""
     leaky = planted.pooled_by(lambda states, _: states.mean(dim=1))
     texts = ["the cat", "the mat", "old town", "rain fell"]
     assert audit_padding(leaky, texts).verdict == "leaks"
@@ -69,7 +69,7 @@ def test_texts_of_equal_length_get_longer_companions() -> None:
 
 
 def test_texts_that_are_all_cut_to_one_length_say_nothing() -> None:
-    """A tokenizer that cuts all texts to three tokens never pads: unknown, with what to pass instead."""
+    """A tokenizer that cuts all texts to three tokens never pads: the verdict is unknown, with what to pass instead."""
     model, tokens = planted.bert(), planted.tokenizer()
 
     def embed(texts: list[str]) -> Tensor:
@@ -84,14 +84,14 @@ def test_texts_that_are_all_cut_to_one_length_say_nothing() -> None:
 
 
 def test_words_without_ids_say_nothing() -> None:
-    """A tokenizer that knows no word of the texts gives them all the unknown token: unknown."""
+    """If the tokenizer maps all words to the unknown token, the verdict is unknown."""
     report = audit_padding(planted.pooled_by(planted.mean), [text.upper() for text in TEXTS])
     assert report.verdict == "unknown", report
     assert "gives all words the same id" in report.notes[0]
 
 
 def test_a_leak_that_only_training_mode_shows_is_not_called_clean() -> None:
-    """BatchNorm behind dropout couples texts in training mode only: unknown, not clean."""
+    """BatchNorm after dropout couples texts only in training mode: unknown, not clean."""
 
     class Trained(nn.Module):
         def __init__(self) -> None:
@@ -100,8 +100,8 @@ def test_a_leak_that_only_training_mode_shows_is_not_called_clean() -> None:
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
             states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            found: Tensor = self.drop(self.norm(states.transpose(1, 2)).transpose(1, 2))
-            return found
+            output: Tensor = self.drop(self.norm(states.transpose(1, 2)).transpose(1, 2))
+            return output
 
     model = Trained().train()
     assert audit_padding((model, planted.tokenizer(), "mean")).verdict == "unknown"
@@ -109,17 +109,17 @@ def test_a_leak_that_only_training_mode_shows_is_not_called_clean() -> None:
 
 
 def test_nan_goes_through_json_as_null() -> None:
-    """A vector that becomes NaN has an infinite size, which the report as JSON values holds as None."""
+    """A vector that becomes NaN has an infinite size, which is None in JSON."""
     report = audit_padding(planted.encoded_and_pooled(planted.Windowed(1), planted.times_mask))
-    found = report.to_dict()
+    content = report.to_dict()
     assert report.largest == float("inf")
-    assert found["largest"] is None
-    assert "Infinity" not in json.dumps(found)
+    assert content["largest"] is None
+    assert "Infinity" not in json.dumps(content)
 
 
 @pytest.mark.parametrize("most", [4, pytest.param(MAX_TEXTS, marks=pytest.mark.full)])
 def test_many_texts_are_sampled_and_counted(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of too many texts a sample with a fixed seed is taken, the longest two with it, and the report says so."""
+    """Of too many texts, a seeded sample with the longest two is audited, and the report says so."""
     assert MAX_TEXTS == 32
     monkeypatch.setattr("maskpool.audit.run.MAX_TEXTS", most)
     words = ["the", "cat", "sat", "on", "the", "old", "mat", "and", "rain", "fell"]
@@ -141,16 +141,16 @@ def test_many_texts_are_sampled_and_counted(most: int, monkeypatch: pytest.Monke
 
 
 def test_concatenations_are_looked_into_part_by_part() -> None:
-    """Two right poolings side by side are clean at one width as well; the part that leaks is named."""
+    """Two correct concatenated poolings are clean, at one width as well; a leaky part is named."""
     right = build_pooling(("cls", "mean"))
     assert audit_padding(planted.padded_to(64, pool=right)).verdict == "clean"
     report = audit_padding(planted.pooled_by(lambda s, m: torch.cat([s[:, 0], s.mean(dim=1)], dim=1)))
     assert [finding.cause for finding in report.findings] == ["mean over pads"]
-    assert "in its part 2 of 2" in report.findings[0].evidence
+    assert "in part 2 of 2" in report.findings[0].evidence
 
 
 def test_calls_of_forward_are_seen_and_given_back() -> None:
-    """A host that calls model.forward, which runs no hooks, is looked into, and its model has its own forward after."""
+    """A host that calls model.forward, which runs no hooks, is seen; its model keeps its forward."""
 
     class Host(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Bugs that somebody planted without having seen the audit, and clean pipelines of every kind."""
+"""Bugs planted by an author who did not know the audit, and clean pipelines of every kind."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ CAUSES_OF = {plant: causes for causes, plants in NAMED.items() for plant in plan
 
 @pytest.mark.parametrize("plant", sampled(fresh_plants.PLANTS, every=4), ids=lambda plant: plant.name)
 def test_plants_of_fresh_eyes_are_found(plant: Plant) -> None:
-    """The verdict is one that the author of the bug allows, and the causes are the ones below."""
+    """The author of the bug allows the verdict, and the causes are those above."""
     report = audit_padding(plant.wrong())
     assert report.verdict in plant.verdicts, report
     assert tuple(finding.cause for finding in report.findings) == CAUSES_OF[plant.name], report
@@ -119,13 +119,13 @@ def test_plants_of_fresh_eyes_are_found(plant: Plant) -> None:
 
 @pytest.mark.parametrize("plant", sampled(fresh_plants.PLANTS, every=6), ids=lambda plant: plant.name)
 def test_their_clean_twins_raise_no_alarm(plant: Plant) -> None:
-    """The same pipeline without the bug has no leak."""
+    """The pipeline without the bug has no leak."""
     report = audit_padding(plant.clean(), FEW)
     assert report.verdict != "leaks", report
 
 
 @pytest.mark.parametrize("name", sampled([name for name, _ in fresh_plants.CLEAN], every=6))
 def test_clean_pipelines_of_every_kind_raise_no_alarm(name: str) -> None:
-    """A right pipeline has no leak."""
+    """A correct pipeline has no leak."""
     report = audit_padding(dict(fresh_plants.CLEAN)[name](), FEW)
     assert report.verdict != "leaks", report

@@ -1,4 +1,4 @@
-"""What is read off the calls of a pipeline before anything is concluded."""
+"""What the audit reads from the calls of a pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Encoder(nn.Module):
 
 
 def test_masks_are_read_as_their_modules_mean_them() -> None:
-    """A bool padding mask, which torch's layers take, is True at pads; any other mask is as it was given."""
+    """A bool padding mask of torch's layers is True at pads; other masks are used unchanged."""
     hidden = IDS == 0
     call = TokenCall(TorchLayer(), {"ids": IDS, "src_key_padding_mask": hidden}, IDS)
     assert call.mask is not None
@@ -35,7 +35,7 @@ def test_masks_are_read_as_their_modules_mean_them() -> None:
 
 
 def test_a_leak_is_many_times_the_noise() -> None:
-    """A vector moves if it moves by 20 times what equal calls and companions of its length do, and by 1e-4 at least."""
+    """A leak exceeds 20 times the noise of equal calls and equally long companions, and 1e-4."""
     assert Measured().threshold == VECTOR_CHANGE
     assert Measured(repeated=1e-3).threshold == pytest.approx(TIMES_NOISE * 1e-3)
     noise = Moved(("a", "b"), torch.tensor([1.0, 0.0]), torch.tensor([1.0, 2e-3]))

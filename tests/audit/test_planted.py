@@ -1,4 +1,4 @@
-"""Every planted leak is found and named, and nothing else is called one."""
+"""Every planted leak is found and named, and clean pipelines have none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALSO = {
 
 @pytest.mark.parametrize(("cause", "word"), PLANTS, ids=lambda value: value)
 def test_every_planted_leak_is_found_and_named(cause: str, word: str) -> None:
-    """The verdict is leaks, and the cause is the planted one and no other."""
+    """The verdict is leaks, and the only cause is the planted one."""
     report = audit_padding(PLANTS[cause, word]())
     assert report.verdict == "leaks", report
     assert {finding.cause for finding in report.findings} == {cause} | ALSO.get((cause, word), set()), report
@@ -40,7 +40,7 @@ def test_every_planted_leak_is_found_and_named(cause: str, word: str) -> None:
 
 @pytest.mark.parametrize(("cause", "word"), sampled(CURES, every=4), ids=lambda value: value)
 def test_the_fix_of_each_cause_cures_its_plant(cause: str, word: str) -> None:
-    """With its fix applied the pipeline is clean, and gives each text the vector it had alone where that was right."""
+    """With its fix the pipeline is clean, and gives each text its vector alone if that was right."""
     cured, plant = CURES[cause, word](), PLANTS[cause, word]()
     report = audit_padding(cured, FEW)
     assert (report.verdict, report.findings) == ("clean", ()), report
@@ -53,7 +53,7 @@ def test_the_fix_of_each_cause_cures_its_plant(cause: str, word: str) -> None:
 
 
 def test_every_cause_has_a_plant() -> None:
-    """Each leak of the catalogue is planted, and each but those of black boxes is cured by its fix."""
+    """Each leak of the catalogue is planted, and, except in black boxes, cured by its fix."""
     planted_causes = {cause for cause, _ in PLANTS}
     assert {name for name, cause in PADDING_BUGS.items() if cause.leak} == planted_causes | set(BLACK)
     assert {cause for cause, _ in CURES} == planted_causes
@@ -75,7 +75,7 @@ def word_vector(word: str) -> Tensor:
 
 
 def black(pool: Callable[[Tensor, int], Tensor]) -> Callable[[list[str]], list[list[float]]]:
-    """A pipeline without a module that could be watched: words are numbers drawn from their letters."""
+    """Build a pipeline without modules: words are numbers drawn from their letters."""
 
     def embed(texts: list[str]) -> list[list[float]]:
         rows = [torch.stack([word_vector(word) for word in text.split()]) for text in texts]
@@ -87,7 +87,7 @@ def black(pool: Callable[[Tensor, int], Tensor]) -> Callable[[list[str]], list[l
 
 @pytest.mark.parametrize("cause", BLACK)
 def test_causes_told_from_vectors_alone(cause: str) -> None:
-    """Where no module can be watched, the vectors tell the cause, or the report says that they do not."""
+    """Without modules, the vectors show the cause, or the report says that they do not."""
     report = audit_padding(black(BLACK[cause]))
     assert report.verdict == "leaks"
     assert [finding.cause for finding in report.findings] == [cause], report
@@ -95,7 +95,7 @@ def test_causes_told_from_vectors_alone(cause: str) -> None:
 
 
 def test_a_black_box_that_shows_no_width_is_unknown() -> None:
-    """A pipeline that cannot be looked into, and whose vectors never change, may pad all texts to one width."""
+    """A black box whose vectors never change may pad all texts to one width: unknown."""
     report = audit_padding(black(lambda x, width: x.mean(dim=0)))
     assert (report.verdict, report.findings) == ("unknown", ()), report
     assert "pads every text to the same width" in report.notes[0]
@@ -125,7 +125,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 
 
 def clean(seed: int, dtype: torch.dtype) -> Any:
-    """A random pipeline that does everything right: some model, pooling, layer of code and precision."""
+    """Draw a random correct pipeline: model, pooling, layer of code and precision."""
     draw = random.Random(seed)
     family = draw.choice(list(FAMILIES))
     config = FAMILIES[family]()
@@ -152,14 +152,14 @@ def clean(seed: int, dtype: torch.dtype) -> Any:
     "seeds", [pytest.param(range(5), id="short"), pytest.param(range(50), id="long", marks=pytest.mark.full)]
 )
 def test_clean_pipelines_raise_no_alarm(seeds: range, dtype: torch.dtype) -> None:
-    """Noise of any precision, and other shapes of batches, are no leaks."""
+    """Noise of any precision and other shapes of batches are not leaks."""
     reports = [audit_padding(clean(seed, dtype), FEW) for seed in seeds]
     print(f"largest {max(report.largest for report in reports):.1e}")
     assert [str(report) for report in reports if report.verdict != "clean" or report.findings] == []
 
 
 def test_dropout_is_a_finding_of_its_own() -> None:
-    """A model in training mode is not deterministic, which is not a leak, and it stays in training mode."""
+    """A model in training mode is non-deterministic, which is not a leak, and stays in training mode."""
     model = planted.bert(hidden_dropout_prob=0.3).train()
     report = audit_padding(planted.encoded_by(model))
     assert report.verdict == "unknown", report
@@ -172,14 +172,14 @@ def test_dropout_is_a_finding_of_its_own() -> None:
 
 
 def test_a_leak_behind_dropout_is_found() -> None:
-    """Non-determinism does not hide a leak where the model can be put into evaluation mode."""
+    """Non-determinism does not hide a leak if the model has an evaluation mode."""
     model, tokens = planted.bert(hidden_dropout_prob=0.3).train(), planted.tokenizer()
     report = audit_padding((model, tokens, lambda states, mask: states.mean(dim=1)))
     assert {finding.cause for finding in report.findings} == {"non-determinism", "mean over pads"}
 
 
 def test_noise_that_nothing_stops_is_unknown() -> None:
-    """Where equal calls differ and no module says why, the verdict is unknown, not a guess."""
+    """If equal calls differ and no module explains it, the verdict is unknown."""
     report = audit_padding(lambda texts: torch.randn(len(texts), 8))
     assert report.verdict == "unknown"
     assert [finding.cause for finding in report.findings] == ["non-determinism"]
@@ -190,14 +190,14 @@ def test_truncation_is_no_leak() -> None:
     model, tokens = planted.bert(), planted.tokenizer()
 
     def embed(texts: list[str]) -> Tensor:
-        found = tokens(texts, padding=True, truncation=True, max_length=7, return_tensors="pt")
-        return planted.mean(model(**found).last_hidden_state, found["attention_mask"])
+        features = tokens(texts, padding=True, truncation=True, max_length=7, return_tensors="pt")
+        return planted.mean(model(**features).last_hidden_state, features["attention_mask"])
 
     assert audit_padding(embed).verdict == "clean"
 
 
 def test_one_text_at_a_time_is_clean_and_said() -> None:
-    """A pipeline that never pads is clean, and the report says that nothing was seen padded."""
+    """A pipeline that never pads is clean, and the report says that no text was padded."""
     inner = planted.pooled_by(lambda states, mask: states.mean(dim=1))
     report = audit_padding(lambda texts: torch.cat([inner([text]) for text in texts]))
     assert report.verdict == "clean"
@@ -205,12 +205,12 @@ def test_one_text_at_a_time_is_clean_and_said() -> None:
 
 
 def always_padded(pool: Callable[[Tensor, Tensor], Tensor], **options: Any) -> planted.Embed:
-    """A pipeline whose tokenizer pads a text that stands alone as well."""
+    """Build a pipeline whose tokenizer pads a text even alone."""
     model, tokens = planted.bert(), planted.tokenizer()
 
     def embed(texts: list[str]) -> Tensor:
-        found = tokens(texts, return_tensors="pt", **options)
-        return pool(model(**found).last_hidden_state, found["attention_mask"])
+        features = tokens(texts, return_tensors="pt", **options)
+        return pool(model(**features).last_hidden_state, features["attention_mask"])
 
     return embed
 
@@ -223,7 +223,7 @@ PADDED_ALONE: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", PADDED_ALONE, ids=["one width", "multiples"])
 def test_texts_that_are_padded_alone_as_well(options: dict[str, Any]) -> None:
-    """A mean over the pads of a fixed width is found though no batch changes it; the right mean is clean."""
+    """A mean over the pads of a fixed width is found although no batch changes it; the right mean is clean."""
     report = audit_padding(always_padded(lambda states, _: states.mean(dim=1), **options))
     assert (report.verdict, [finding.cause for finding in report.findings]) == ("leaks", ["mean over pads"]), report
     clean_report = audit_padding(always_padded(planted.mean, **options))
@@ -231,13 +231,13 @@ def test_texts_that_are_padded_alone_as_well(options: dict[str, Any]) -> None:
 
 
 def test_a_rectified_maximum_is_clean() -> None:
-    """A maximum of real tokens behind a rectifier is no zeroed pad."""
+    """A maximum of real tokens after a rectifier is not a zeroed pad."""
     right = build_pooling("max")
     assert audit_padding(planted.pooled_by(lambda s, m: right(s, m).relu())).verdict == "clean"
 
 
 def test_dropout_in_halves_is_no_leak() -> None:
-    """A bfloat16 model in training mode is not deterministic, and nothing else."""
+    """A bfloat16 model in training mode is only non-deterministic."""
     model: Any = planted.bert(hidden_dropout_prob=0.3)
     model.to(torch.bfloat16).train()
     report = audit_padding(planted.encoded_by(model))
@@ -245,7 +245,7 @@ def test_dropout_in_halves_is_no_leak() -> None:
 
 
 def test_autocast_is_no_leak() -> None:
-    """What autocast rounds is noise, although vectors and states are float32."""
+    """Rounding by autocast is noise, although vectors and states are float32."""
     inner = planted.pooled_by(planted.mean)
 
     def embed(texts: list[str]) -> Tensor:
@@ -256,7 +256,7 @@ def test_autocast_is_no_leak() -> None:
 
 
 def test_a_pooling_that_hides_the_end_of_text_is_named() -> None:
-    """The encoder's mask is right, that of the pooling is made of the ids, and the pad token ends each text."""
+    """A pooling mask made from ids, where the pad token ends each text, is found; the encoder's mask is right."""
     model, tokens = planted.gpt2(), planted.tokenizer(pad="[SEP]", ends=False)
 
     def embed(texts: list[str]) -> Tensor:
@@ -269,12 +269,12 @@ def test_a_pooling_that_hides_the_end_of_text_is_named() -> None:
 
 
 def test_vectors_that_are_all_alike_are_unknown() -> None:
-    """A pipeline that gives every text the same vector tells nothing of padding."""
+    """A pipeline that gives every text the same vector is unknown."""
     report = audit_padding(lambda texts: torch.ones(len(texts), 4))
     assert report.verdict == "unknown"
     assert any("the same vector" in note for note in report.notes)
 
 
 def test_default_texts_are_short() -> None:
-    """Even where each byte is a token, a default text is under 200 tokens."""
+    """Even with one token per byte, a default text has under 200 tokens."""
     assert all(len(text.encode()) < 200 for text in TEXTS)
