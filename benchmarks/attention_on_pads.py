@@ -45,12 +45,14 @@ from rich.progress import track
 from scipy import stats
 from torch import Tensor, nn
 
+from maskpool import training
 from maskpool.bench.design.corpora import Corpus, read_file
 from maskpool.bench.score.clusterers import cluster_ami
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write
 from maskpool.nn import AttentionPooling
+from maskpool.training import ShuffledBatches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -218,7 +220,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = Head(AttentionPooling(dimension, hidden_dimension=hidden), nn.Linear(dimension, classes), [])
-        optimizer = torch.optim.Adam([*head.pooling.parameters(), *head.classifier.parameters()], lr=rate)
+        module = nn.ModuleList([head.pooling, head.classifier])
+        optimizer = torch.optim.Adam(module.parameters(), lr=rate)
         steps = -(-len(rows) // sizes.batch)
         # Most happens in the first epoch, so it is watched in quarters.
         looks = {0, *(steps * quarter // 4 for quarter in (1, 2, 3)), *(steps * (e + 1) for e in range(sizes.epochs))}
@@ -228,20 +231,22 @@ def train(
             if watched is not None and done in looks:
                 head.curve.append((done / steps, serve(head, watched, spread(watched, sizes.curve), arm.width)[2]))
 
+        def look_after_step(*_: object) -> None:
+            nonlocal done
+            done += 1
+            look()
+
+        def loss(places: Tensor) -> Tensor:
+            batch = rows[places.numpy()]
+            logits = head.classifier(head.pooling(*split.batch(batch, arm.width)))
+            if several:
+                return nn.functional.binary_cross_entropy_with_logits(logits, targets[batch])
+            return nn.functional.cross_entropy(logits, targets[batch])
+
         look()
-        for _ in range(sizes.epochs):
-            for places in torch.split(torch.randperm(len(rows)), sizes.batch):
-                batch = rows[places.numpy()]
-                logits = head.classifier(head.pooling(*split.batch(batch, arm.width)))
-                if several:
-                    loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[batch])
-                else:
-                    loss = nn.functional.cross_entropy(logits, targets[batch])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                optimizer.step()
-                done += 1
-                look()
+        optimizer.register_step_post_hook(look_after_step)
+        batches = ShuffledBatches(torch.arange(len(rows)), sizes.batch)
+        training.train(module, loss, batches, optimizer, epochs=sizes.epochs)
     return head
 
 
@@ -463,20 +468,23 @@ def _task(name: str, encoder: Encoder, corpora: Sequence[Corpus], folder: Path, 
 def law_in_training(task: Task, sizes: Sizes) -> float:
     """The largest difference of weights between heads trained with the mask at the least width and at the greatest.
 
-    One epoch of the same batches by hand, the tokens of the second padded to ``TOP``.
+    One epoch of the same batches, the tokens of the second padded to ``TOP``.
     """
     heads = []
     for width in (min(WIDTHS), TOP):
         torch.manual_seed(0)
         pooling, classifier = AttentionPooling(task.train.states().shape[2]), nn.Linear(task.train.states().shape[2], 2)
-        optimizer = torch.optim.Adam([*pooling.parameters(), *classifier.parameters()], lr=sizes.rates[0])
-        for start in range(0, len(task.train.lengths), sizes.batch):
-            rows = np.arange(start, min(start + sizes.batch, len(task.train.lengths)))
-            values = torch.from_numpy(task.train.states()[rows, :width]).float()
-            loss = classifier(pooling(values, ~task.train.is_pad(rows, width))).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        module = nn.ModuleList([pooling, classifier])
+
+        def loss(
+            rows: Tensor, pooling: AttentionPooling = pooling, classifier: nn.Linear = classifier, width: int = width
+        ) -> Tensor:
+            values = torch.from_numpy(task.train.states()[rows.numpy(), :width]).float()
+            logits: Tensor = classifier(pooling(values, ~task.train.is_pad(rows.numpy(), width)))
+            return logits.square().mean()
+
+        batches = torch.split(torch.arange(len(task.train.lengths)), sizes.batch)
+        training.train(module, loss, batches, torch.optim.Adam(module.parameters(), lr=sizes.rates[0]))
         heads.append(pooling.query.detach())
     return float((heads[0] - heads[1]).abs().max())
 

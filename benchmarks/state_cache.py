@@ -24,8 +24,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -43,6 +42,7 @@ from maskpool.encoder import BUNDLED, Encoder, TokenStates, cache_states
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write
 from maskpool.nn import AttentionPooling
+from maskpool.training import train
 
 DATA = Path(__file__).parent / "studies" / "data" / "banking77" / "train.csv"
 RESULTS = Path(__file__).parent / "results" / "state_cache.json"
@@ -118,46 +118,40 @@ def measure_reading(states: TokenStates, path: Path, rounds: int, block_s: float
     return found
 
 
-def train(batches: Iterator[tuple[Tensor, TokenBatch]], head: nn.Module, classifier: nn.Module, labels: Tensor) -> None:
-    """One epoch of Adam."""
-    optimizer = torch.optim.Adam([*head.parameters(), *classifier.parameters()], lr=1e-2)
-    for texts, batch in batches:
-        loss = nn.functional.cross_entropy(classifier(head(batch)), labels[texts])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
-
-
 def measure_training(states: TokenStates, encoder: Encoder, corpus: Corpus, rounds: int) -> dict[str, Any]:
     """Time an epoch of an attention head, from the cache and with the encoder in it."""
     ids, _ = encoder.tokenize(corpus.texts)
     labels = torch.from_numpy(np.unique(corpus.labels, return_inverse=True)[1])
     by_length = list(torch.split(torch.tensor(sorted(range(len(ids)), key=lambda text: len(ids[text]))), BATCH))
 
-    def cached(batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, TokenBatch]]:
-        return ((texts, states.batch(texts)) for texts in batches)
+    def encoded(texts: Tensor) -> TokenBatch:
+        with torch.no_grad():  # states of inference mode could not be saved for the head's backward
+            inputs, mask = encoder.pad([ids[text] for text in texts.tolist()])
+            token_states = encoder.model(input_ids=inputs, attention_mask=mask).last_hidden_state
+        return TokenBatch.from_padded(token_states, mask)
 
-    def encoded(batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, TokenBatch]]:
-        for texts in batches:
-            with torch.no_grad():  # states of inference mode could not be saved for the head's backward
-                inputs, mask = encoder.pad([ids[text] for text in texts.tolist()])
-                found = encoder.model(input_ids=inputs, attention_mask=mask).last_hidden_state
-            yield texts, TokenBatch.from_padded(found, mask)
+    def train_head(read: Callable[[Tensor], TokenBatch], batches: Sequence[Tensor]) -> None:
+        head, classifier = AttentionPooling(states.dimension), nn.Linear(states.dimension, int(labels.max()) + 1)
+        module = nn.ModuleList([head, classifier])
+
+        def loss(texts: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(classifier(head(read(texts))), labels[texts])
+
+        train(module, loss, batches, torch.optim.Adam(module.parameters(), lr=1e-2))
 
     seconds: dict[str, list[float]] = {CACHED: [], SHUFFLED: [], BY_LENGTH: []}
     names = list(seconds)
     for turn in range(rounds):
         shuffled = epoch(len(ids), turn)
-        sources = {
-            CACHED: partial(cached, shuffled),
-            SHUFFLED: partial(encoded, shuffled),
-            BY_LENGTH: partial(encoded, by_length),
+        sources: dict[str, tuple[Callable[[Tensor], TokenBatch], Sequence[Tensor]]] = {
+            CACHED: (states.batch, shuffled),
+            SHUFFLED: (encoded, shuffled),
+            BY_LENGTH: (encoded, by_length),
         }
         for name in names[turn % 3 :] + names[: turn % 3]:
             torch.manual_seed(turn)
-            head, classifier = AttentionPooling(states.dimension), nn.Linear(states.dimension, int(labels.max()) + 1)
             began = time.perf_counter()
-            train(sources[name](), head, classifier, labels)
+            train_head(*sources[name])
             seconds[name].append(time.perf_counter() - began)
     medians = {name: median(times) for name, times in seconds.items()}
     gain = min(medians[SHUFFLED], medians[BY_LENGTH]) / medians[CACHED]

@@ -15,6 +15,7 @@ Each derives from `MaskpoolError` and from the built-in error that a caller woul
 | `ReadOnlyError` | `AttributeError` | an attribute that is fixed was set |
 | `StorageError` | `OSError` | a folder or file cannot be read, written, locked or downloaded |
 | `RequirementError` | `ImportError` | a package is missing or has the wrong version |
+| `DivergedError` | `ArithmeticError` | the loss of a training run is not finite |
 | `UnfinishedError` | `RuntimeError` | a study has no results yet |
 """
 
@@ -133,6 +134,10 @@ class StorageError(MaskpoolError, OSError):
 
 class RequirementError(MaskpoolError, ImportError):
     """A package is missing, or has a version that the model does not accept."""
+
+
+class DivergedError(MaskpoolError, ArithmeticError):
+    """The loss of a training run is NaN or infinite."""
 
 
 class UnfinishedError(MaskpoolError, RuntimeError):

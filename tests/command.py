@@ -70,7 +70,8 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("maskpool.bench.score.intervals._DRAWS", 1_000)
     patch.setattr("maskpool.bench.run.FLOOR_FITS", 3)
     patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
-    patch.setattr("maskpool.bench.score.heads._EPOCHS", 2)
+    patch.setattr("maskpool.integrations.sklearn.heads._FEWEST_EPOCHS", 2)
+    patch.setattr("maskpool.integrations.sklearn.heads._FEWEST_STEPS", 1)
     patch.setattr("maskpool.bench.score.heads.HEAD_SEEDS", 2)
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 

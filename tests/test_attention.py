@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from maskpool import TokenBatch
 from maskpool.functional import attention_pool, attention_scores, mean_pool
 from maskpool.nn import AttentionPooling
+from maskpool.training import train
 from tests.batches import all_layouts, dense_route, poison
 from tests.poolings import DIM, every_attention_pooling, make
 
@@ -137,14 +139,14 @@ def test_state_dict_keys() -> None:
 def test_training_finds_the_token_that_matters() -> None:
     """Trained to return the token that a feature marks, the layer attends to it."""
     layer = AttentionPooling(4)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=0.3)
-    for _ in range(40):
+
+    def loss(_: Tensor) -> Tensor:
         x, mask = torch.randn(16, 6, 4), torch.ones(16, 6, dtype=torch.int64)
         x[:, :, 0] = 0
         marked = torch.randint(6, (16,))
         x[torch.arange(16), marked, 0] = 3
-        loss = (layer(x, mask)[:, 1:] - x[torch.arange(16), marked, 1:]).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.02
+        result: Tensor = (layer(x, mask)[:, 1:] - x[torch.arange(16), marked, 1:]).square().mean()
+        return result
+
+    history = train(layer, loss, [torch.arange(16)], torch.optim.Adam(layer.parameters(), lr=0.3), epochs=40)
+    assert history.losses[-1] < 0.02

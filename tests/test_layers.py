@@ -17,6 +17,7 @@ from maskpool import TokenBatch
 from maskpool.errors import InvalidValueError
 from maskpool.functional import first_last_average_pool, mean_pool, mix_layers
 from maskpool.nn import FirstLastAveragePooling, LayerMix, MeanPooling
+from maskpool.training import train
 from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, masks, poison, tokens
 from tests.matrix import cut, pairwise
 from tests.oracles import sentence
@@ -153,11 +154,9 @@ def test_a_mix_learns() -> None:
     """Training on a target that one layer holds moves the weight to that layer."""
     states, mask = _states()
     target, mix = mean_pool(states[1], mask), LayerMix(LAYERS)
-    optimiser = torch.optim.Adam(mix.parameters(), lr=0.2)
-    for _ in range(60):
-        optimiser.zero_grad()
-        (mix(states, mask) - target).square().mean().backward()
-        optimiser.step()
+    optimizer = torch.optim.Adam(mix.parameters(), lr=0.2)
+    rows = torch.arange(len(mask))
+    train(mix, lambda _: (mix(states, mask) - target).square().mean(), [rows], optimizer, epochs=60)
     assert mix.layer_weights[1] > 0.9
 
 

@@ -1,11 +1,12 @@
 """Learned poolings: their start, their weights, and the penalty of their hops."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskpool import TokenBatch, build_pooling
 from maskpool.errors import InvalidValueError
@@ -22,6 +23,7 @@ from maskpool.nn import (
     StructuredAttentionPooling,
 )
 from maskpool.poolings.learned import starts
+from maskpool.training import train
 from tests.batches import all_layouts, dense_route, poison, tokens
 from tests.matrix import cut, pairwise
 from tests.oracles import ORACLES
@@ -54,19 +56,18 @@ def test_starts_as_the_mean(mode: str) -> None:
     )
 
 
+def _losses(layer: nn.Module, loss: Callable[[], Tensor], rate: float, steps: int) -> list[float]:
+    """Train a layer, one batch an epoch, and return the loss before each step."""
+    optimizer = torch.optim.Adam(layer.parameters(), lr=rate)
+    return train(layer, lambda _: loss(), [torch.arange(1)], optimizer, epochs=steps).losses
+
+
 @every_learned_pooling
 def test_learns_away_from_its_start(name: str) -> None:
     """A new layer can learn: some parameter has a gradient, and a few steps lower a loss."""
     layer, (x, mask) = fresh(name), all_layouts()
     target = tokens(len(mask), DIM * WIDTHS.get(name, 1), seed=8)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
-    losses = []
-    for _ in range(cut(4, 10)):
-        loss = (layer(x, mask) - target).square().mean()
-        losses.append(loss.item())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    losses = _losses(layer, lambda: (layer(x, mask) - target).square().mean(), rate=0.05, steps=cut(4, 10))
     assert losses[-1] < losses[0]
 
 
@@ -173,14 +174,7 @@ def test_penalty_drives_hops_apart() -> None:
     layer = make(StructuredAttentionPooling.mode)
     assert isinstance(layer, StructuredAttentionPooling)
     x, mask = tokens(4, 5, DIM), torch.ones(4, 5, dtype=torch.bool)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
-    values = []
-    for _ in range(60):
-        penalty = layer.penalty(layer(x, mask, return_weights=True)[1])
-        values.append(penalty.item())
-        optimiser.zero_grad()
-        penalty.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimiser.step()
+    values = _losses(layer, lambda: layer.penalty(layer(x, mask, return_weights=True)[1]), rate=0.1, steps=60)
     assert values[-1] < 0.1 * values[0]
 
 
@@ -319,30 +313,26 @@ def _marked(batch: int, seq: int = 6, width: int = 8) -> tuple[Tensor, Tensor, T
 def test_training_finds_the_token_that_matters(kind: type[LearnedPooling], options: dict[str, Any]) -> None:
     """Trained to return the token that a feature marks, each attention finds it."""
     layer = kind(8, **options)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
-    losses = []
-    for _ in range(cut(60, 150)):
+
+    def loss() -> Tensor:
         x, mask, target = _marked(32)
-        loss = (layer(x, mask)[:, 1:] - target).square().mean()
-        losses.append(loss.item())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        result: Tensor = (layer(x, mask)[:, 1:] - target).square().mean()
+        return result
+
+    losses = _losses(layer, loss, rate=0.05, steps=cut(60, 150))
     assert losses[-1] < 0.2 * losses[0]
 
 
 def test_latent_attention_learns_what_no_mean_can() -> None:
     """Latents change single tokens: the mean of absolute values is learned, which no token weights can give."""
     layer = LatentAttentionPooling(4, num_latents=8, num_heads=4, hidden_dimension=16)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=0.02)
-    losses = []
-    for _ in range(200):
+
+    def loss() -> Tensor:
         x = torch.randn(64, 5, 4)
-        loss = (layer(x, torch.ones(64, 5, dtype=torch.bool)) - x.abs().mean(dim=1)).square().mean()
-        losses.append(loss.item())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        result: Tensor = (layer(x, torch.ones(64, 5, dtype=torch.bool)) - x.abs().mean(dim=1)).square().mean()
+        return result
+
+    losses = _losses(layer, loss, rate=0.02, steps=200)
     assert losses[-1] < 0.2 * losses[0]
 
 

@@ -12,6 +12,7 @@ import maskpool
 from maskpool import TokenBatch, nn
 from maskpool.kernels import autograd
 from maskpool.nn import GeneralizedMeanPooling, PoolingLayer
+from maskpool.training import train
 from tests.batches import as_jagged, dense_route, lengths_to_offsets, tokens
 from tests.poolings import DIM, every_dtype
 
@@ -157,11 +158,8 @@ def test_the_exponent_learns() -> None:
     """Gradient steps move p towards the exponent behind the data; it stays positive."""
     x, mask = tokens(8, 9, DIM).abs() + 0.1, torch.ones(8, 9, dtype=torch.bool)
     target, layer = maskpool.functional.generalized_mean_pool(x, mask, p=3.0), GeneralizedMeanPooling()
-    optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
-    for _ in range(60):
-        optimiser.zero_grad()
-        (layer(x, mask) - target).square().mean().backward()
-        optimiser.step()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    train(layer, lambda _: (layer(x, mask) - target).square().mean(), [torch.arange(8)], optimizer, epochs=60)
     torch.testing.assert_close(layer.p.detach(), torch.tensor(3.0), rtol=0.05, atol=0)
     with torch.no_grad():
         layer.log_p.fill_(-20)

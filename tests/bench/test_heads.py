@@ -20,9 +20,10 @@ from maskpool.bench.design.study import parse_study, read_study
 from maskpool.bench.encode.forward import States
 from maskpool.bench.score import heads
 from maskpool.bench.score.clusterers import cluster_ami
+from maskpool.encoder import TokenStates
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
-from maskpool.nn import LearnedPooling
+from maskpool.integrations.sklearn import PoolingClassifier
 from tests.bench import tiny
 from tests.matrix import cut, sampled
 
@@ -35,9 +36,10 @@ ENOUGH_SEEDS = heads.HEAD_SEEDS
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_seeds() -> Iterator[None]:
+def _little_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heads, "HEAD_SEEDS", cut(3, ENOUGH_SEEDS))
+        patch.setattr("maskpool.integrations.sklearn.heads._FEWEST_STEPS", cut(20, 400))
         yield
 
 
@@ -115,6 +117,19 @@ def test_the_same_seed_gives_the_same_table(found: dict[str, Any], states: State
     assert measure(states, codes, seed=5) != found
 
 
+@pytest.mark.parametrize("mode", sampled(heads.LEARNED, every=3))
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_head_is_the_one_that_users_train(mode: str, masked: bool, states: States, codes: Ints) -> None:
+    """On the same tokens and with the same seed, the harness and `PoolingClassifier` give the same weights."""
+    mask = states.mask if masked else torch.ones_like(states.mask)
+    texts = [text[real] for text, real in zip(states.values, mask, strict=True)]
+    offsets = torch.tensor([0, *map(len, texts)]).cumsum(0)
+    expected = PoolingClassifier(mode, random_state=3).fit(TokenStates(torch.cat(texts), offsets), codes).pooling_
+    trained = heads._train(mode, states.values, mask, codes, 3).pooling_.state_dict()
+    assert trained.keys() == expected.state_dict().keys() != set()
+    assert all(torch.equal(weight, trained[name]) for name, weight in expected.state_dict().items())
+
+
 def test_pads_do_not_reach_the_masked_row(found: dict[str, Any], states: States, codes: Ints) -> None:
     """Other garbage in the pads changes no digit of the head that is trained and served with the mask."""
     other = States(states.texts, states.values.masked_fill(~states.mask.unsqueeze(2), 1e3), states.mask)
@@ -127,7 +142,7 @@ def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeyp
     scored: list[tuple[set[int], int]] = []
     train = heads._train
 
-    def spy_train(mode: str, values: Tensor, mask: Tensor, labels: Tensor, seed: int) -> LearnedPooling:
+    def spy_train(mode: str, values: Tensor, mask: Tensor, labels: Ints, seed: int) -> PoolingClassifier:
         trained.append(set(labels.tolist()))
         return train(mode, values, mask, labels, seed)
 

@@ -386,7 +386,8 @@ def test_a_study_that_lacks_any_cell_has_no_results(
 ) -> None:
     """A study of which any one cell is missing is not finished; one that lacks its attention heads alone goes on."""
     monkeypatch.chdir(base)
-    monkeypatch.setattr("maskpool.bench.score.heads._EPOCHS", 1)
+    for least in ("_FEWEST_EPOCHS", "_FEWEST_STEPS"):
+        monkeypatch.setattr(f"maskpool.integrations.sklearn.heads.{least}", 1)
     study = replace(SMALL, poolings=("mean", "attention"))
     start(study, base, tmp_path)
     results_of(StudyFolder(tmp_path))

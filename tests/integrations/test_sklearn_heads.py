@@ -297,6 +297,69 @@ def test_the_same_seed_gives_the_same_weights(kind: Any, early_stopping: bool, l
     np.testing.assert_array_equal(first.transform(learn[0]), second.transform(learn[0]))
 
 
+def _interrupted(head: Any, after: int, learn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit for a number of steps, as a process does that is then killed."""
+    steps = []
+    step = torch.optim.Adam.step
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        if len(steps) > after:
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            head.fit(*learn)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@BOTH
+def test_an_interrupted_fit_resumes(
+    kind: Any, early_stopping: bool, learn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fit that is killed within an epoch and started again gives what an uninterrupted fit gives, bit for bit."""
+    options: dict[str, Any] = {"max_iter": 6, "batch_size": 64, "early_stopping": early_stopping, "random_state": 0}
+    expected = kind(**options).fit(*learn)
+    options["checkpoint"] = tmp_path / "fit.pt"
+    _interrupted(kind(**options), 25, learn, monkeypatch)  # ten steps an epoch, nine of them with texts held out
+    head = kind(**options).fit(*learn)
+    assert (head.loss_curve_, head.validation_scores_, head.n_iter_) == (
+        expected.loss_curve_,
+        expected.validation_scores_,
+        expected.n_iter_,
+    )
+    np.testing.assert_array_equal(head.transform(learn[0]), expected.transform(learn[0]))
+    if kind is PoolingClassifier:
+        np.testing.assert_array_equal(head.predict_proba(learn[0]), expected.predict_proba(learn[0]))
+
+
+@BOTH
+def test_a_checkpoint_is_of_one_fit(kind: Any, learn: Any, tmp_path: Path) -> None:
+    """A checkpoint of other texts, labels, parameters or of another seed is refused, and one needs a seed."""
+    (states, labels), path = learn, tmp_path / "fit.pt"
+    options: dict[str, Any] = {"max_iter": 1, "random_state": 0, "checkpoint": path}
+    kind(**options).fit(states, labels)
+    other_states = make_states(states.lengths.tolist(), states.values + 1)
+    own = "dropout" if kind is PoolingClassifier else "temperature"
+    changes: list[tuple[dict[str, Any], TokenStates, Any]] = [
+        ({"random_state": 1}, states, labels),
+        ({own: 0.25}, states, labels),
+        ({"batch_size": 32}, states, labels),
+        ({}, other_states, labels),
+        ({}, states, np.roll(labels, 1)),
+    ]
+    for change, X, y in changes:  # noqa: N806  # scikit-learn's name
+        with pytest.raises(ValueError, match=r"checkpoint must be a new file or .*fit\.pt' of another run"):
+            kind(**options | change).fit(X, y)
+    kind(**options | {"verbose": True}).fit(states, labels)  # nothing that a fit depends on
+    with pytest.raises(ValueError, match=r"random_state must be an integer or a RandomState, to resume .*, got None"):
+        kind(**options | {"random_state": None}).fit(states, labels)
+    with pytest.raises(TypeError, match="checkpoint must be a path or None, got int"):
+        kind(**options | {"checkpoint": 3}).fit(states, labels)
+
+
 @pytest.mark.parametrize(("batch_size", "expected"), [(4, 1), (2**20, 2)])
 def test_small_batches_take_one_thread(
     batch_size: int, expected: int, learn: Any, monkeypatch: pytest.MonkeyPatch

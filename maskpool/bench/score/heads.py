@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,20 +18,21 @@ from maskpool.bench.encode.forward import States
 from maskpool.bench.score.clusterers import cluster_ami
 from maskpool.bench.score.intervals import CONFIDENCE, floor
 from maskpool.bench.vectors import unit
+from maskpool.encoder import TokenStates
 from maskpool.errors import FolderError, InvalidValueError
-from maskpool.nn import POOLINGS, LearnedPooling, MeanPooling, PoolingLayer
+from maskpool.nn import POOLINGS, MeanPooling, PoolingLayer
 from maskpool.plans import Ints
 from maskpool.poolings.build import build_pooling
 from maskpool.trust import Folder
+
+if TYPE_CHECKING:
+    from maskpool.integrations.sklearn import PoolingClassifier
 
 # The modes that are trained here, and have a table of their own.
 LEARNED = tuple(mode for mode, layer in POOLINGS.items() if layer.learns)
 HEAD_SEEDS = 5
 MOST_TEXTS = 2_000  # of which token states are kept, 128 x 384 floats each
 FEWEST_LABELS = 4  # two to train on, two to cluster
-_EPOCHS = 15
-_BATCH = 64
-_LEARNING_RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def two_by_two(
     ami: dict[tuple[bool, bool], list[float]] = {(t, s): [] for t in (True, False) for s in (True, False)}
     on_pads: dict[tuple[bool, bool], list[float]] = {cell: [] for cell in ami}
     plain: list[float] = []
+    epochs: list[int] = []
     everywhere = torch.ones_like(states.mask)
     for head_seed in range(seed, seed + HEAD_SEEDS):
         classes = np.random.default_rng(head_seed).permutation(np.unique(codes))
@@ -98,11 +100,12 @@ def two_by_two(
 
         for trained in (True, False):
             mask = states.mask if trained else everywhere
-            head = _train(mode, states.values[learn], mask[learn], torch.from_numpy(codes[seen]), head_seed)
+            classifier = _train(mode, states.values[learn], mask[learn], codes[seen], head_seed)
+            epochs.append(classifier.n_iter_)
             for served in (True, False):
                 mask = states.mask if served else everywhere
                 with torch.inference_mode():
-                    pooled, weights = head(states.values[unseen], mask[unseen], return_weights=True)
+                    pooled, weights = classifier.pooling_(states.values[unseen], mask[unseen], return_weights=True)
                 ami[trained, served].append(clusters(pooled))
                 pads = ~states.mask[unseen].unsqueeze(1)
                 on_pads[trained, served].append(float((weights * pads).sum() / weights.sum()))
@@ -132,7 +135,7 @@ def two_by_two(
         "texts": len(codes),
         "width": states.mask.shape[1],
         "head_seeds": HEAD_SEEDS,
-        "epochs": _EPOCHS,
+        "epochs": max(epochs),
     }
 
 
@@ -213,19 +216,9 @@ def _opened(folder: str, dimension: int) -> PoolingLayer:
     return layer
 
 
-def _train(mode: str, states: Tensor, mask: Tensor, codes: Tensor, seed: int) -> LearnedPooling:
-    """Fit a head under a linear classifier that is thrown away afterwards."""
-    targets = torch.unique(codes, return_inverse=True)[1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = build_pooling(mode, states.shape[2])
-        assert isinstance(head, LearnedPooling)
-        classifier = nn.Linear(head.output_dimension(states.shape[2]), int(targets.max()) + 1)
-        optimizer = torch.optim.Adam([*head.parameters(), *classifier.parameters()], lr=_LEARNING_RATE)
-        for _ in range(_EPOCHS):
-            for batch in torch.split(torch.randperm(len(states)), _BATCH):
-                loss = nn.functional.cross_entropy(classifier(head(states[batch], mask[batch])), targets[batch])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                optimizer.step()
-    return head
+def _train(mode: str, states: Tensor, mask: Tensor, codes: Ints, seed: int) -> PoolingClassifier:
+    """Train the head that users train: `PoolingClassifier` as it comes, on the tokens of which the mask is true."""
+    from maskpool.integrations.sklearn import PoolingClassifier
+
+    offsets = nn.functional.pad(mask.sum(dim=1).cumsum(0), (1, 0))
+    return PoolingClassifier(mode, random_state=seed).fit(TokenStates(states[mask], offsets), codes)

@@ -47,6 +47,9 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
             more than the best moment to stop, because the rate has fallen to zero by then.
         validation_fraction: The share of texts held out, stratified by class (of several labels a text, at random).
         n_iter_no_change: Epochs without a gain before it stops.
+        checkpoint: A file that is written after each epoch. An interrupted fit that is started again with the same
+            data, parameters and ``random_state`` resumes from it, and ends with the weights of an uninterrupted fit. A
+            checkpoint of another fit is refused. None writes no file.
         device: Where to learn and pool, as torch names it; None is the CPU.
         random_state: Seed of split, weights, order and dropout: the same seed gives the same weights, and torch's own
             random state is left as it is.
@@ -88,6 +91,7 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
+        checkpoint: str | os.PathLike[str] | None = None,
         device: str | None = None,
         random_state: Any = None,  # Any: an int, a RandomState or None, as scikit-learn has it
         verbose: bool = False,
@@ -102,6 +106,7 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.checkpoint = checkpoint
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

@@ -43,6 +43,7 @@ class PoolingTransformer(PoolingHead):
         early_stopping: As for `PoolingClassifier`.
         validation_fraction: The share of texts held out, stratified by class.
         n_iter_no_change: Epochs without a gain before it stops.
+        checkpoint: As for `PoolingClassifier`.
         device: Where to learn and pool, as torch names it; None is the CPU.
         random_state: As for `PoolingClassifier`.
         verbose: Show a progress bar.
@@ -73,6 +74,7 @@ class PoolingTransformer(PoolingHead):
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 5,
+        checkpoint: str | os.PathLike[str] | None = None,
         device: str | None = None,
         random_state: Any = None,  # Any: an int, a RandomState or None, as scikit-learn has it
         verbose: bool = False,
@@ -87,6 +89,7 @@ class PoolingTransformer(PoolingHead):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.checkpoint = checkpoint
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import tempfile
@@ -24,13 +25,14 @@ from transformers import PreTrainedModel
 from maskpool.batch.token_batch import TokenBatch
 from maskpool.encoder import Encoder, TokenStates, compute_states, text_encoder, weights_hash
 from maskpool.encoder.identity import differing, of_the_encoder, short, told
-from maskpool.errors import ExistsError, InvalidTypeError, InvalidValueError
+from maskpool.errors import DivergedError, ExistsError, InvalidTypeError, InvalidValueError
 from maskpool.integrations.sentence_transformers import Pooling, open_model, with_pooling
 from maskpool.integrations.sklearn.encoder import check_readable_texts
 from maskpool.integrations.sklearn.labels import shown
 from maskpool.integrations.st_host import SentenceTransformer
 from maskpool.integrations.st_host import modules as host
 from maskpool.poolings.build import build_pooling
+from maskpool.training import History, ShuffledBatches, train
 from maskpool.trust import find_device
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -63,6 +65,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     early_stopping: bool
     validation_fraction: float
     n_iter_no_change: int
+    checkpoint: str | os.PathLike[str] | None
     device: str | None
     random_state: Any
     verbose: bool
@@ -189,8 +192,8 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         where, options = _device(self.device), dict(self.pooling_options or {})
         rng = check_random_state(self.random_state)
-        learn, held = self._split(len(states), classes, rng)
-        self.loss_curve_, scores = [], []
+        learn, held_out = self._split(len(states), classes, rng)
+        history = History()
         with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
             torch.manual_seed(rng.randint(_SEEDS))
             pooling = build_pooling(self.pooling, states.dimension, **options).to(where)
@@ -198,45 +201,41 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             vectors = _pool(pooling, states, sample, where)
             objective = objective_of(vectors, targets[learn]).to(where)
             parts = nn.ModuleList([pooling, objective])
-            steps = math.ceil(len(learn) / self.batch_size)
-            epochs = max(_FEWEST_EPOCHS, math.ceil(_FEWEST_STEPS / steps)) if self.max_iter is None else self.max_iter
+
+            def loss(texts: Tensor) -> Tensor:
+                computed: Tensor = objective(pooling(_read(states, texts, where)), targets[texts].to(where))
+                return computed
+
             if any(True for _ in parts.parameters()):
+                batches = ShuffledBatches(learn, self.batch_size)
+                epochs = self.max_iter
+                if epochs is None:
+                    epochs = max(_FEWEST_EPOCHS, math.ceil(_FEWEST_STEPS / len(batches)))
                 optimizer = torch.optim.Adam(self._rates(pooling, objective))
-                schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-            else:
-                epochs = 0
-            best, best_score, without_gain = None, -math.inf, 0
-            with _progress(self.verbose, epochs) as report, _threads_for(states, self.batch_size):
-                for _ in range(epochs):
-                    parts.train()
-                    total = 0.0
-                    for texts in torch.split(learn[torch.randperm(len(learn))], int(self.batch_size)):
-                        loss = objective(pooling(_read(states, texts, where)), targets[texts].to(where))
-                        optimizer.zero_grad()
-                        loss.backward()
-                        optimizer.step()
-                        schedule.step()
-                        total += float(loss.detach()) * len(texts)
-                    self.loss_curve_.append(total / len(learn))
-                    if not math.isfinite(total):
+                schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
+                with _progress(self.verbose, epochs) as report, _threads_for(states, self.batch_size):
+                    try:
+                        history = train(
+                            parts,
+                            loss,
+                            batches,
+                            optimizer,
+                            epochs=epochs,
+                            schedule=schedule,
+                            validate=None if held_out is None else lambda: -_mean_loss(loss, held_out),
+                            patience=self.n_iter_no_change if self.early_stopping else None,
+                            on_epoch=report,
+                            checkpoint=self.checkpoint,
+                            run="" if self.checkpoint is None else self._run_identity(states, targets),
+                        )
+                    except DivergedError as error:
                         raise InvalidValueError(
                             "X",
-                            f"must hold finite token states, and learning_rate_init be small enough for them; the "
-                            f"loss became {total} with learning_rate_init={self.learning_rate_init}",
-                        )
-                    if held is not None:
-                        parts.eval()
-                        scores.append(-_loss(pooling, objective, states, targets, held, where))
-                        without_gain = 0 if scores[-1] > best_score else without_gain + 1
-                        if without_gain == 0:
-                            best, best_score = copy.deepcopy(parts.state_dict()), scores[-1]
-                    report(self.loss_curve_[-1], scores[-1] if scores else None)
-                    if without_gain >= self.n_iter_no_change:
-                        break
-            if best is not None:
-                parts.load_state_dict(best)
-        self.n_iter_ = len(self.loss_curve_)
-        self.validation_scores_ = None if held is None else scores
+                            f"must hold finite token states, and learning_rate_init be small enough for them; {error} "
+                            f"with learning_rate_init={self.learning_rate_init}",
+                        ) from error
+        self.loss_curve_, self.n_iter_ = history.losses, len(history.losses)
+        self.validation_scores_ = None if held_out is None else history.scores
         self.pooling_ = pooling.cpu().eval()
         modes = (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
         self._mode, self._options = modes[0] if len(modes) == 1 else modes, options
@@ -244,6 +243,18 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.n_features_in_ = states.dimension
         self.n_features_out_ = vectors.shape[1]
         return objective.cpu().eval()
+
+    def _run_identity(self, states: TokenStates, targets: Tensor) -> str:
+        """Hash the data and the parameters, as a checkpoint is for one fit."""
+        parameters = self.get_params(deep=False)
+        for name in ("checkpoint", "model", "verbose", "random_state"):  # the loop compares the random state itself
+            del parameters[name]
+        digest = hashlib.sha256(repr((type(self).__name__, sorted(parameters.items()))).encode())
+        for texts in torch.split(torch.arange(len(states)), _POOLED_TOGETHER):
+            batch = states.batch(texts)
+            for part in (batch.cu_seqlens, batch.values, targets[texts]):
+                digest.update(part.numpy().tobytes())
+        return digest.hexdigest()
 
     def _rates(self, pooling: nn.Module, objective: nn.Module) -> list[dict[str, Any]]:
         """Parameters with the rate at which each learns."""
@@ -349,6 +360,13 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_scalar(
             self.validation_fraction, "validation_fraction", Real, min_val=0, max_val=1, include_boundaries="neither"
         )
+        if self.checkpoint is not None:
+            if not isinstance(self.checkpoint, str | os.PathLike):
+                raise InvalidTypeError("checkpoint", f"must be a path or None, got {type(self.checkpoint).__name__}")
+            if self.random_state is None:
+                raise InvalidValueError(
+                    "random_state", "must be an integer or a RandomState, to resume from a checkpoint, got None"
+                )
         options = self.pooling_options
         if options is not None and not isinstance(options, Mapping):
             raise InvalidTypeError("pooling_options", f"must be a dictionary or None, got {type(options).__name__}")
@@ -381,19 +399,9 @@ def _pool(pooling: nn.Module, states: TokenStates, texts: Tensor, where: torch.d
 
 
 @torch.no_grad()
-def _loss(
-    pooling: nn.Module,
-    objective: nn.Module,
-    states: TokenStates,
-    targets: Tensor,
-    texts: Tensor,
-    where: torch.device,
-) -> float:
-    """Mean loss of texts, in batches that are the same at each call."""
-    total = 0.0
-    for some in torch.split(texts, _POOLED_TOGETHER):
-        total += float(objective(pooling(_read(states, some, where)), targets[some].to(where))) * len(some)
-    return total / len(texts)
+def _mean_loss(loss: Callable[[Tensor], Tensor], texts: Tensor) -> float:
+    """Return the mean loss of texts, in batches that are the same at each call."""
+    return sum(float(loss(some)) * len(some) for some in torch.split(texts, _POOLED_TOGETHER)) / len(texts)
 
 
 def _device(device: str | None) -> torch.device:
@@ -413,10 +421,10 @@ def _threads_for(states: TokenStates, batch_size: int) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(shown: bool, epochs: int) -> Iterator[Callable[[float, float | None], None]]:
-    """A bar on standard error that counts epochs, or nothing."""
-    if not shown:
-        yield lambda loss, score: None
+def _progress(visible: bool, epochs: int) -> Iterator[Callable[[History], None] | None]:
+    """Show a bar on standard error that counts epochs, or nothing."""
+    if not visible:
+        yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -425,8 +433,10 @@ def _progress(shown: bool, epochs: int) -> Iterator[Callable[[float, float | Non
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("epochs", total=epochs)
 
-        def report(loss: float, score: float | None) -> None:
-            held = "" if score is None else f", held out {-score:.4f}"
-            progress.update(task, advance=1, description=f"epochs: loss {loss:.4f}{held}")
+        def report(history: History) -> None:
+            held_out = f", held out {-history.scores[-1]:.4f}" if history.scores else ""
+            progress.update(
+                task, completed=len(history.losses), description=f"epochs: loss {history.losses[-1]:.4f}{held_out}"
+            )
 
         yield report
