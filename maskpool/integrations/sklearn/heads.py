@@ -324,8 +324,10 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             if not isinstance(theirs, PreTrainedModel):  # another backend's, whose weights are no tensors
                 continue
             found = weights_hash(text_encoder(theirs))
-            # Of an encoder-decoder, the host keeps the encoder in a shell of its own, under other names.
-            if ours["weights_sha256"] not in (found, weights_hash(theirs.get_encoder())):
+            # Of an encoder-decoder, the host keeps the encoder in a shell of its own, under other names. Older
+            # transformers give other models no get_encoder.
+            inner = theirs.get_encoder() if hasattr(theirs, "get_encoder") else theirs
+            if ours["weights_sha256"] not in (found, weights_hash(inner)):
                 raise InvalidValueError(
                     "model",
                     f"must have the weights that this head was fitted on, in the same dtype, those of "
