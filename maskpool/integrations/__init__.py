@@ -53,13 +53,30 @@ def require(package: str, extra: str) -> None:
     """
     minimum = MINIMUM[package]
     try:
-        found = version(package)
+        too_old = is_older(package, minimum)
     except PackageNotFoundError:
         raise requirement(package, minimum, extra) from None
+    if too_old:
+        raise requirement(package, minimum, extra)
+
+
+def is_older(package: str, minimum: str) -> bool:
+    """Whether a host library is older than a version.
+
+    Args:
+        package: The host's name on the package index.
+        minimum: The version.
+
+    Raises:
+        PackageNotFoundError: It is not installed.
+
+    Example:
+        >>> is_older("transformers", "1.0")
+        False
+    """
     from packaging.version import Version  # every host installs it, torch does not
 
-    if Version(found) < Version(minimum):
-        raise requirement(package, minimum, extra)
+    return Version(version(package)) < Version(minimum)
 
 
 def requirement(package: str, minimum: str, extra: str, purpose: str = "here") -> RequirementError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskpool.integrations import require, requirement
+from maskpool.integrations import is_older, require, requirement
 
 require("sentence-transformers", "st")
 
@@ -20,6 +20,7 @@ __all__ = [
     "SentenceTransformer",
     "batch_to_device",
     "check_version_requirements",
+    "check_word_embeddings",
     "deprecated_kwargs",
     "modules",
     "truncate_embeddings",
@@ -43,3 +44,17 @@ def check_version_requirements(requirements: dict[str, Any] | None, source: str)
         purpose = f"to check the package versions that {source} requires ({requirements})"
         raise requirement("sentence-transformers", "6.0", "st", purpose)
     check(requirements, source=source)
+
+
+def check_word_embeddings(place: object) -> None:
+    """Check that the host can run word embeddings with a tokenizer of transformers.
+
+    Args:
+        place: Where they are saved, for the message.
+
+    Raises:
+        RequirementError: The host is too old: it takes a text's first token id for all of them, and fails.
+    """
+    if is_older("sentence-transformers", "6.2"):
+        purpose = f"to tokenize texts for the word embeddings in {place}, whose tokenizer is one of transformers"
+        raise requirement("sentence-transformers", "6.2", "st", purpose)

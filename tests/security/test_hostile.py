@@ -230,7 +230,17 @@ OPENED_BY = {
 }
 
 
-@pytest.mark.parametrize(("base", "entrance"), [(base, one) for base, several in OPENED_BY.items() for one in several])
+_WRAPPED = needs("sentence-transformers", "6.2", "older hosts cannot tokenize for it, which is refused")
+
+
+@pytest.mark.parametrize(
+    ("base", "entrance"),
+    [
+        pytest.param(base, entrance, marks=_WRAPPED if base == "wrapped" else ())
+        for base, several in OPENED_BY.items()
+        for entrance in several
+    ],
+)
 def test_whole_models_open(base: str, entrance: str, bases: Path) -> None:
     """A model that asks for nothing opens by every entrance for its kind."""
     ENTRANCES[entrance](str(bases / base))

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from maskpool.encoder import Encoder
 from maskpool.errors import DeviceError, FolderError, MaskpoolError, NotFoundError, RequirementError
+from maskpool.integrations import is_older
 from maskpool.integrations.sentence_transformers import Pooling, load, load_plain
 from maskpool.integrations.sklearn import SentenceEncoder
 from tests.hosts import except_on_older
@@ -52,7 +53,7 @@ def _cached(source: Path, cache: Path) -> Path:
 
 
 _TRANSFORMERS = ("transformers", "5.23", "older versions refuse it in other words, or do not open it")
-_HOST = ("sentence-transformers", "6.2", "older hosts fail on it")
+_HOST = ("sentence-transformers", "6.2", "older hosts cannot tokenize for it, which is refused")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,16 @@ def test_both_layouts_give_the_hosts_vectors(base: str, bases: Path, tmp_path: P
     by_name = load("me/model", device="cpu", cache_folder=str(tmp_path), local_files_only=True).encode(TEXTS)
     for vectors in (by_path, by_snapshot, by_name):
         np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_word_embeddings_that_the_host_is_too_old_for(bases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts that fail on word embeddings with a tokenizer of transformers are named, with the version that does not."""
+    if not is_older("sentence-transformers", "6.2"):
+        monkeypatch.setattr("maskpool.integrations.st_host.is_older", lambda *_: True)
+    expected = r"sentence-transformers>=6\.2 is needed to tokenize texts for the word embeddings in \S*wrapped"
+    with pytest.raises(RequirementError, match=expected):
+        load(bases / "wrapped", device="cpu")
+    load(bases / "words", device="cpu").encode(TEXTS)
 
 
 def test_an_encoder_by_its_name_in_the_cache(bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from maskpool.encoder import text_encoder
 from maskpool.errors import WeightsError
+from maskpool.integrations.st_host import check_word_embeddings
 from maskpool.integrations.st_host import modules as host
 from maskpool.trust import (
     EXPLICIT,
@@ -43,6 +44,7 @@ def build_module(
 
     Raises:
         FolderError: The module cannot be loaded, or its weights belong to another.
+        RequirementError: The host is too old to run the module.
     """
     cls = classes[entry.kind]
     place = folder.at(entry.path)
@@ -70,6 +72,7 @@ def build_module(
             check_token_ids(place, module.tokenizer, module.embedding)
         elif isinstance(module, host.WordEmbeddings) and hasattr(module.tokenizer, "tokenizer"):
             check_token_ids(place, module.tokenizer.tokenizer, module.emb_layer)
+            check_word_embeddings(place)
         return module
 
 
