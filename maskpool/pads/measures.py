@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from maskpool.encoder.annotations import PreTrainedModel
+from maskpool.integrations import is_older
 from maskpool.tolerances import SAME_OUTPUTS
 
 _REFUSALS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)  # raised for a mask with four dimensions
@@ -115,7 +117,11 @@ def is_causal(model: PreTrainedModel, batch: Batch) -> bool:
             break
         if distance(own, again, batch.real) <= SAME_OUTPUTS * finite(own[batch.real].abs().max()):
             return causal
-    raise DoesNotApplyError(f"a {type(model).__name__} takes no additive mask (batch, 1, seq, seq) in place of its own")
+    way_out = "; encoders like BERT take one in transformers>=5.0" if is_older("transformers", "5.0") else ""
+    raise DoesNotApplyError(
+        f"a {type(model).__name__} takes no additive mask (batch, 1, seq, seq) in place of its own in transformers "
+        f"{version('transformers')}{way_out}"
+    )
 
 
 def mean_of_pairs(rows: Annotated[Tensor, "rows dim"]) -> Tensor | None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
@@ -35,12 +37,16 @@ from maskpool.pads.explanation import TEXTS, Explanation, explain
 from maskpool.pads.row import input_embedding
 from maskpool.pads.training import Trained
 from tests.bench import tiny
+from tests.hosts import needs
 
 WORDS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8"]
 SIZES = {"vocab_size": len(tiny.VOCABULARY), "num_attention_heads": 4, "num_hidden_layers": 2}
 BERT = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 64} | SIZES
 KEYS = ["zero_row", "tied", "padding_idx", "attention", "zeroing", "cosines", "token_types", "finite_mask"]
 KEYS += ["mask_from_ids", "end_of_text", "input_gradient", "head_gradient", "weight_decay", "ignore_index"]
+ADDITIVE_MASKS = ("transformers", "5.0", "older encoders take no additive masks")
+OLD = Version(transformers.__version__) < Version(ADDITIVE_MASKS[1])
+ANSWERED = {*KEYS} - ({"finite_mask"} if OLD else set())  # of encoders
 
 
 def _drawn(model: PreTrainedModel) -> PreTrainedModel:
@@ -107,7 +113,7 @@ def test_the_bundled_models_pads(minilm: tuple[Explanation, float]) -> None:
     assert explanation["zeroing"].number == 0
     # A largest difference depends on the texts: 4.8 to 5.5 over six draws of eight texts of BANKING77.
     assert explanation["zeroing"].numbers["at pads"] == pytest.approx(5.4, abs=0.6)
-    for key in ("token_types", "finite_mask", "mask_from_ids", "end_of_text", "input_gradient"):
+    for key in {"token_types", "finite_mask", "mask_from_ids", "end_of_text", "input_gradient"} & ANSWERED:
         assert explanation[key].number == 0, key
 
 
@@ -132,7 +138,8 @@ def test_the_bundled_models_training(minilm: tuple[Explanation, float]) -> None:
     ignored, without = explanation["ignore_index"].number, explanation["ignore_index"].numbers["without"]
     assert ignored is not None
     assert ignored > 0.01
-    assert ignored == pytest.approx(without, rel=0.05)
+    # The layers between encoder and matrix are drawn at random: 11% less to 3% more over eight seeds.
+    assert ignored == pytest.approx(without, rel=0.15)
 
 
 @pytest.mark.full  # the real model; tiny models are explained by default
@@ -156,11 +163,12 @@ def test_every_question_is_answered(bert: Explanation) -> None:
         assert answer.question in printed
         assert answer.sentence in printed
         assert f"from: {answer.source}" in printed
-        assert answer.source
-        assert answer.number is not None
+        if answer.key in ANSWERED:
+            assert answer.source
+            assert answer.number is not None
+            assert answer.sentence.endswith(".")
         assert (entry["number"], entry["numbers"]) == (answer.number, dict(answer.numbers))
         assert answer.question.endswith("?")
-        assert answer.sentence.endswith(".")
 
 
 def test_a_zero_row() -> None:
@@ -277,6 +285,7 @@ def test_the_tied_gradient_comes_through_the_head() -> None:
     assert explanation["head_gradient"].number == pytest.approx(gradient[0].norm().item(), rel=1e-4)
 
 
+@needs(*ADDITIVE_MASKS)
 def test_minus_10000_is_not_enough_for_large_scores() -> None:
     """If scores exceed 10000, a mask of -10000 lets pads in; the smallest number does not."""
     encoder = _bert()
@@ -331,7 +340,7 @@ def test_a_t5_encoder() -> None:
         assert explanation[key].sentence.startswith(reason), key
         assert (explanation[key].number, explanation[key].numbers, explanation[key].source) == (None, {}, "")
     assert explanation["token_types"].number is None
-    for key in ("attention", "zeroing", "finite_mask"):
+    for key in {"attention", "zeroing", "finite_mask"} & ANSWERED:
         assert explanation[key].number == 0, key
     assert explanation["zeroing"].numbers["at pads"] > 0
 
@@ -381,13 +390,29 @@ def test_a_model_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     assert explanation["zeroing"].number == 0
 
 
+def test_a_model_without_additive_masks() -> None:
+    """The answer for a model that refuses additive masks names the version of transformers."""
+
+    class Plain(BertModel):  # type: ignore[no-untyped-call]  # transformers leaves __init_subclass__ untyped
+        def forward(self, *, attention_mask: Any, **rest: Any) -> Any:
+            if attention_mask.ndim > 2:
+                raise ValueError("wrong shape")
+            return super().forward(attention_mask=attention_mask, **rest)
+
+    answer = explain(_bert(Plain), WORDS)["finite_mask"]
+    expected = "does not apply, because a Plain takes no additive mask (batch, 1, seq, seq) in place of its own in "
+    expected += f"transformers {transformers.__version__}"
+    expected += "; encoders like BERT take one in transformers>=5.0" if OLD else ""
+    assert (answer.sentence, answer.number) == (expected, None)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype) -> None:
     """A model in half precision answers every question; it is trained in float32."""
     encoder = _bert()
     encoder.model.to(dtype)  # type: ignore[arg-type]  # transformers wraps nn.Module.to without its types
     explanation = explain(encoder, WORDS)
-    assert all(answer.number is not None for answer in explanation)
+    assert all(answer.number is not None for answer in explanation if answer.key in ANSWERED)
     assert (explanation["zeroing"].number, explanation["attention"].number) == (0, 0)
     assert Trained.of(encoder.model, None).model.dtype == torch.float32
 
