@@ -19,7 +19,7 @@ _HOSTS = ("mteb", "onnx", "sentence_transformers", "sklearn", "transformers")
 
 # The lowest versions that the tests run on, as in pyproject.toml.
 MINIMUM = {
-    "mteb": "2.9",
+    "mteb": "2.10",
     "scikit-learn": "1.8",
     "sentence-transformers": "5.4",
     "transformers": "4.57",

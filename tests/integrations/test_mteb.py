@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:mteb",
     "ignore::sklearn.exceptions.ConvergenceWarning",
     "ignore::sklearn.exceptions.UndefinedMetricWarning",
+    "ignore:'n_jobs' has no effect since 1.8:FutureWarning",  # MTEB 2.10 passes it to scikit-learn
 )
 BANKING77 = Path(__file__).parents[3] / "shared" / "data" / "banking77"
 TEXTS = [text for text, _ in tiny.make_texts(60)]
