@@ -9,6 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tests.fresh_plants import CLEAN, CLEAN_ORACLES, HALF_PRECISION, PLANTS, Array, Build, Oracle, Pipeline, Plant
+from tests.hosts import needs
 
 SHORT = "the cat sat near the old mill"
 MIDDLE = "a good teacher explains the same idea in more than one way every day"
@@ -73,7 +74,15 @@ def test_plant(plant: Plant) -> None:
     assert max(clean.values()) < 1e-5, clean
 
 
-@pytest.mark.parametrize(("name", "build"), CLEAN, ids=[name for name, _ in CLEAN])
+_NEED_NEWER_HOSTS = {
+    "st_weighted_left": needs("sentence-transformers", "6.2", "older hosts count weightedmean from pads on the left")
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [pytest.param(name, build, id=name, marks=_NEED_NEWER_HOSTS.get(name, ())) for name, build in CLEAN],
+)
 def test_clean(name: str, build: Build) -> None:
     """A clean pipeline agrees with its oracle, or with itself on single texts, up to the noise of its dtype."""
     pipeline = build()

@@ -271,7 +271,9 @@ def test_an_overflow_in_the_row_skips_no_step() -> None:
 def test_gradient_checkpointing(reentrant: bool) -> None:
     """The row stays under gradient checkpointing."""
     model: Any = _bert()
-    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    # transformers renamed it
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
     model.train()
     with freeze_pad_row(model):
         assert not _moves(model, _bert_loss, AdamW(model.parameters(), 0.01, weight_decay=0.1))
@@ -657,7 +659,10 @@ def test_what_is_tied() -> None:
     assert tied_heads(_lstm()) == ["decoder"]
     assert tied_heads(_bert()) == ["cls.predictions.decoder"]
     assert tied_heads(LSTMLanguageModel(tied=False)) == []
-    assert tied_heads(seq2seq) == ["encoder.embed_tokens", "decoder.embed_tokens", "lm_head"]
+    further = ["encoder.embed_tokens", "decoder.embed_tokens"]
+    if seq2seq.encoder.embed_tokens is seq2seq.shared:  # before transformers 5.0: not a module that shares the matrix
+        further = []
+    assert tied_heads(seq2seq) == [*further, "lm_head"]
     towers = nn.ModuleList([LSTMLanguageModel(), LSTMLanguageModel()])
     second: Any = towers[1]
     assert tied_heads(towers, embedding=second.words) == ["1.decoder"]
