@@ -83,7 +83,7 @@ class AuditReport:
         words = {
             "clean": "clean: no padding reaches the vectors",
             "leaks": "leaks: vectors depend on padding or on other texts",
-            "unknown": "unknown: this run could not tell",
+            "unknown": "unknown: this run could not decide",
         }
         lines = [
             f"{self.pipeline}: {words[self.verdict]}",

@@ -1,4 +1,4 @@
-"""The pads of a model: what they are, measured, and how training leaves their row alone."""
+"""The pads of a model: what they are, measured, and how to keep their row unchanged in training."""
 
 from maskpool.pads.explanation import TEXTS, Answer, Explanation, explain
 from maskpool.pads.row import FrozenRow, freeze_pad_row, input_embedding, tied_heads

@@ -649,7 +649,7 @@ PLANTS: dict[tuple[str, str], Callable[[], Any]] = {
     ("mean over pads", "a tokenizer's file"): fixed_in_its_file,
     ("mean over pads", "tanh"): lambda: pooled_by(lambda s, _: s.mean(dim=1).tanh()),
     ("mean over pads", "another layer"): lambda: of_layer(lambda s, _: s.mean(dim=1)),
-    ("mean over pads", "beside a right maximum"): lambda: pooled_by(
+    ("mean over pads", "next to a right maximum"): lambda: pooled_by(
         lambda s, m: torch.cat([build_pooling("max")(s, m), s.mean(dim=1)], dim=1)
     ),
     ("mean over pads", "in the second encoder"): lambda: two_encoders(lambda s, _: s.mean(dim=1)),
@@ -690,7 +690,7 @@ CURES: dict[tuple[str, str], Callable[[], Any]] = {
     ("mean over pads", "one width, tanh"): lambda: padded_to(64, pool=lambda s, m: mean_pool(s, m).tanh()),
     ("mean over pads", "tanh"): lambda: pooled_by(lambda s, m: mean_pool(s, m).tanh()),
     ("mean over pads", "another layer"): lambda: of_layer(mean_pool),
-    ("mean over pads", "beside a right maximum"): lambda: pooled_by(
+    ("mean over pads", "next to a right maximum"): lambda: pooled_by(
         lambda s, m: torch.cat([max_pool(s, m), mean_pool(s, m)], dim=1)
     ),
     ("mean over pads", "in the second encoder"): lambda: two_encoders(mean_pool),
@@ -739,7 +739,7 @@ CURES: dict[tuple[str, str], Callable[[], Any]] = {
     ("cut to a shorter text of the batch", ""): lambda: cut_to(longest=True),
     ("state kept between calls", ""): lambda: with_state(cleared=True),
 }
-# In these the text alone is wrong as well, or the cure is another model: no vector of the plant is right.
+# In these the unpadded text is wrong as well, or the cure is another model: no vector of the plant is right.
 WRONG_ALONE = {
     "additive mask taken for a multiplicative one, encoder",
     "all-ones mask, one width",

@@ -10,7 +10,7 @@ from tests.audit.planted import FEW
 from tests.fresh_plants import Plant
 from tests.matrix import sampled
 
-# What the audit must answer, judged by hand against what each author says is wrong: named right, or not named at all
+# The expected answers, judged by hand against the statement of each author: named right, or not named at all
 # ("padding of unknown cause", "pads reach real tokens inside the encoder", "… read by the pooling").
 NAMED: dict[tuple[str, ...], tuple[str, ...]] = {
     (): (

@@ -550,7 +550,7 @@ def test_dropped_handle_and_dropped_model() -> None:
     gc.collect()
     assert alive() is None
     assert _moves(other, _lstm_loss, SGD(other.parameters(), 0.1))
-    for key in set(_global_hooks()) - set(left):  # what remains is two empty calls; the fixture wants them gone
+    for key in set(_global_hooks()) - set(left):  # two empty hooks remain; the fixture requires none
         torch_optimizers._global_optimizer_pre_hooks.pop(key, None)
         torch_optimizers._global_optimizer_post_hooks.pop(key, None)
 

@@ -1,7 +1,7 @@
 """BigBird-Pegasus' block-sparse attention lays blocks over the padded width; the ablation cuts off blocks of pads.
 
 `BigBirdPegasusBlockSparseAttention.bigbird_block_sparse_attention` (modeling_bigbird_pegasus.py), a copy of BigBird's:
-the first and last two blocks of the width attend by patterns of their own, and every token sees block ``[-1]``
+the first and last two blocks of the width attend by special patterns, and every token sees block ``[-1]``
 (``blocked_key_matrix[:, :, -1]``). With pads behind the text, its last block is not global. Pads are masked: only the
 number of blocks that they fill matters. The pattern of columns is by design, but a text has other states in a longer
 batch.
