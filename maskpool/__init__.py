@@ -1,4 +1,4 @@
-"""Sentence pooling that reads real tokens only, and what padding does to embeddings, measured.
+"""Pool token embeddings over real tokens only, and measure what padding does to embeddings.
 
 The names below are loaded when they are first used, so ``import maskpool`` loads no other package. The rest is in the
 modules: layers in `maskpool.nn`, functions in `maskpool.functional`, mask algebra in `maskpool.masks`, token weights in
@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 __version__ = "0.1.0"
 
-# Where each name comes from; maskpool/__init__.pyi says the same to type checkers.
+# The module of each name; maskpool/__init__.pyi declares the same for type checkers.
 _HOME = {
     "AuditReport": "maskpool.audit",
     "TokenBatch": "maskpool.batch.token_batch",
@@ -57,7 +57,7 @@ def __dir__() -> list[str]:
 
 def _way_out(name: str) -> str:
     """Say where a layer or function is that is not at the top."""
-    if name.startswith("_") or find_spec(f"maskpool.{name}"):  # hasattr and imports ask for these before they import
+    if name.startswith("_") or find_spec(f"maskpool.{name}"):  # hasattr and imports look these up first
         return ""
     for home in ("nn", "functional"):
         if name in import_module(f"maskpool.{home}").__all__:

@@ -319,7 +319,7 @@ def mask_from_input_ids(
     *,
     cu_seqlens: Offsets | None = None,
 ) -> Mask:
-    """Compute the mask from token ids, where the tokenizer's mask is lost.
+    """Compute the mask from token ids, for use when the tokenizer's mask is not available.
 
     The leading and the trailing run of the pad id are padding; a pad id between other tokens is real. If the pad id
     also ends each text (pass it as ``eos_token_id`` too), the first of the trailing run is real. A row of pad ids only
@@ -382,7 +382,7 @@ def mask_from_input_ids(
 def _check_ends_of_texts(
     input_ids: Tensor, word: Tensor, pad_token_id: int, eos_token_id: int | None, cu_seqlens: Tensor | None
 ) -> None:
-    """Warn or raise if every text of a batch ends with the pad id: padding alone leaves the longest text without."""
+    """Warn or raise if every text of a batch ends with the pad id, which padding does not add to the longest text."""
     width = input_ids.shape[-1]
     bounds = torch.arange(len(input_ids) + 1) * width if cu_seqlens is None else cu_seqlens.to(torch.int64)
     words = word.reshape(-1).nonzero().view(-1)
@@ -395,17 +395,17 @@ def _check_ends_of_texts(
     ended = eos_token_id is not None and bool((input_ids.reshape(-1)[last] == eos_token_id).any())
     if ended or not bool((trailing > 0).all()):
         return
-    found = (
+    problem = (
         f"is ambiguous: every text ends with pad_token_id={pad_token_id}, so it may be the last token of each text, "
         "which the mask leaves out"
     )
     way_out = f"use the tokenizer's attention_mask, or pass eos_token_id={pad_token_id} if that id ends each text"
     if bool((trailing == 1).all()) and bool((leading > 0).any()):
         raise InvalidValueError(
-            "input_ids", f"{found} (some texts start with it too, as in a left-padded batch): {way_out}"
+            "input_ids", f"{problem} (some texts start with it too, as in a left-padded batch): {way_out}"
         )
     warnings.warn(
-        f"input_ids {found}: {way_out}; if every row is padded to a fixed width, pass the id that ends each text",
+        f"input_ids {problem}: {way_out}; if every row is padded to a fixed width, pass the id that ends each text",
         UserWarning,
         stacklevel=3,
     )

@@ -1,6 +1,6 @@
 """Pooling layers: hyperparameters and learned weights. The functions are in `maskpool.functional`.
 
-`POOLINGS` maps mode strings to layers, and `PoolingLayer` and `LearnedPooling` are the bases of own ones.
+`POOLINGS` maps mode strings to layers, and `PoolingLayer` and `LearnedPooling` are the base classes of custom layers.
 """
 
 from maskpool.poolings import FAMILIES

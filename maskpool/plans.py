@@ -21,7 +21,7 @@ class Plan:
         batch_size: Texts in a batch.
         pad_to: The padded length: the longest text of each batch, or a fixed number of tokens.
         multiple_of: Padded lengths are rounded up to a multiple of this.
-        side: Where the pads stand.
+        side: The side of the pads.
 
     Raises:
         InvalidValueError: An unknown order or side, or a number that is not a positive integer.
@@ -55,14 +55,14 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What the plan is called in results."""
+        """The name of the plan in results."""
         name = f"{self.order} batches of {self.batch_size}" if self.pad_to == "longest" else f"padded to {self.pad_to}"
         name += f" to multiples of {self.multiple_of}" if self.multiple_of > 1 else ""
         return name + (", left" if self.side == "left" else "")
 
     @property
     def happens(self) -> str:
-        """How the plan happens to people."""
+        """The usage that leads to this plan in practice."""
         if self.pad_to != "longest":
             return 'padding="max_length", or a graph of fixed shape'
         if self.order == "sorted":
@@ -70,11 +70,11 @@ class Plan:
         return "padding=True over batches in any order"
 
     def batches(self, lengths: Ints, rng: np.random.Generator) -> list[tuple[Ints, int]]:
-        """The texts of each batch, and how far they are padded.
+        """Return the texts of each batch, and the length to which they are padded.
 
         Args:
             lengths: Tokens of each text.
-            rng: Shuffles the texts of a random order; others leave it alone.
+            rng: Shuffles the texts if the order is random; not used otherwise.
 
         Raises:
             InvalidValueError: A text is longer than the fixed length.
@@ -87,15 +87,15 @@ class Plan:
             order = np.argsort(lengths, kind="stable")
         else:
             order = rng.permutation(len(lengths)) if self.order == "random" else np.arange(len(lengths))
-        found = []
+        planned = []
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             width = int(lengths[batch].max()) if self.pad_to == "longest" else self.pad_to
-            found.append((batch, -(-width // self.multiple_of) * self.multiple_of))
-        return found
+            planned.append((batch, -(-width // self.multiple_of) * self.multiple_of))
+        return planned
 
     def widths(self, lengths: Ints, rng: np.random.Generator) -> Ints:
-        """The padded length of each text; ``rng`` shuffles the texts of a random order."""
+        """Return the padded length of each text; ``rng`` shuffles the texts if the order is random."""
         widths = np.empty_like(lengths)
         for batch, width in self.batches(lengths, rng):
             widths[batch] = width
@@ -103,7 +103,10 @@ class Plan:
 
 
 def default_plans(batch_size: int, pad_to: int) -> list[Plan]:
-    """The three plans of the default study: what careless code does, the bug hidden, the bug shown in full."""
+    """Return the three plans of the default study.
+
+    Random batches are what careless code does, sorted batches hide padding bugs, and a fixed length shows them in full.
+    """
     return [
         Plan("random", batch_size),
         Plan("sorted", batch_size),

@@ -1,4 +1,4 @@
-"""Token weights learned by counting: how rare a token is in a corpus, for the ``token_weights=`` of a pooling."""
+"""Token weights from counts in a corpus: the rarer a token, the larger its weight in ``token_weights=``."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class _TableOfWeights:
     def __init__(self, table: dict[int, float], unseen: float) -> None:
         self.table = dict(sorted(table.items()))
         self.unseen = unseen
-        # The unseen weight stands last, where every other id is sent.
+        # The last entry is the unseen weight; every id outside the table is looked up there.
         # Dtype and device are named because torch's defaults are the caller's to change.
         self._lookup = torch.full((max(self.table, default=-1) + 2,), unseen, dtype=torch.float32, device="cpu")
         places = torch.tensor(list(self.table), dtype=torch.int64, device="cpu")
         self._lookup[places] = torch.tensor(list(self.table.values()), dtype=torch.float32, device="cpu")
 
     def __call__(self, input_ids: Annotated[Tensor, "*shape"]) -> Annotated[Tensor, "*shape"]:
-        """The weight of each token, in float32, on the device of the ids.
+        """Return the weight of each token, in float32, on the device of the ids.
 
         Args:
             input_ids: Integers of any shape, padded or flat. Ids that were not seen have the unseen weight.
 
         Raises:
-            TypeError: ``input_ids`` is no integer tensor.
+            TypeError: ``input_ids`` is not an integer tensor.
         """
         if not isinstance(input_ids, Tensor) or input_ids.dtype not in _INTEGERS:
             got = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
@@ -57,15 +57,15 @@ class _TableOfWeights:
         """Write the weights as JSON; an existing file is replaced in one step."""
         weights = {str(token): weight for token, weight in self.table.items()}
         contents = {"kind": self.kind, "version": self.version, "unseen": self.unseen, "weights": weights}
-        with atomic_write(path) as beside:
-            beside.write_text(json.dumps(contents), encoding="utf-8")
+        with atomic_write(path) as new_file:
+            new_file.write_text(json.dumps(contents), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote.
 
         Raises:
-            NotFoundError: There is no such file.
+            NotFoundError: The file does not exist.
             FolderError: The file holds something else, or weights of another kind or version.
         """
         expected = f"{path} must hold the JSON that {cls.__name__}.save writes"
@@ -91,9 +91,9 @@ class _TableOfWeights:
 class IDFWeights(_TableOfWeights):
     """Inverse document frequency of tokens, log((1 + N) / (1 + df)) + 1, over N texts.
 
-    A token that no text holds has df = 0, the largest weight. Weights belong to token ids, so each wordpiece
-    has its own. Weigh with ``mean_pool(…, token_weights=idf(input_ids))``; special tokens are excluded by the mask,
-    if they shall not count.
+    A token that no text contains has df = 0, the largest weight. Weights belong to token ids, so each wordpiece
+    has its own. Weigh with ``mean_pool(…, token_weights=idf(input_ids))``; special tokens count unless the
+    mask excludes them.
 
     Source: Spärck Jones 1972; smoothed as in scikit-learn's ``TfidfTransformer``.
 
@@ -107,14 +107,14 @@ class IDFWeights(_TableOfWeights):
 
     @classmethod
     def fit(cls, token_ids: Iterable[Sequence[int]]) -> Self:
-        """Count in how many texts each token stands.
+        """Count how many texts contain each token.
 
         Args:
-            token_ids: One sequence of ids a text, not padded, such as ``tokenizer(texts)["input_ids"]``.
+            token_ids: One sequence of ids per text, not padded, such as ``tokenizer(texts)["input_ids"]``.
 
         Raises:
-            TypeError: A text is no sequence of ints, or a padded tensor came.
-            ValueError: There is no text, or an id is negative.
+            TypeError: A text is not a sequence of ints, or a padded tensor is passed.
+            ValueError: The texts hold no token, or an id is negative.
         """
         frequency: Counter[int] = Counter()
         texts = 0
@@ -128,8 +128,8 @@ class IDFWeights(_TableOfWeights):
 class SIFWeights(_TableOfWeights):
     """Smooth inverse frequency of tokens, a / (a + p), with p the share of all tokens that a token is.
 
-    A token that no text holds has p = 0 and the weight 1. The method of the paper goes on to remove the first principal
-    component from the pooled vectors; this is its weighting alone.
+    A token that no text contains has p = 0 and the weight 1. The method of the paper goes on to remove the first
+    principal component from the pooled vectors; this class only computes the weights.
 
     Source: Arora, Liang and Ma 2017, A Simple but Tough-to-Beat Baseline for Sentence Embeddings.
 
@@ -143,15 +143,15 @@ class SIFWeights(_TableOfWeights):
 
     @classmethod
     def fit(cls, token_ids: Iterable[Sequence[int]], a: float = 1e-3) -> Self:
-        """Count how often each token stands.
+        """Count how often each token occurs.
 
         Args:
-            token_ids: One sequence of ids a text, not padded, such as ``tokenizer(texts)["input_ids"]``.
+            token_ids: One sequence of ids per text, not padded, such as ``tokenizer(texts)["input_ids"]``.
             a: The smoothing, above 0; the paper takes 1e-3 to 1e-4.
 
         Raises:
-            TypeError: A text is no sequence of ints, or a padded tensor came.
-            ValueError: There is no token, an id is negative, or ``a`` is not above 0.
+            TypeError: A text is not a sequence of ints, or a padded tensor is passed.
+            ValueError: The texts hold no token, an id is negative, or ``a`` is not above 0.
         """
         if isinstance(a, bool) or not isinstance(a, (int, float)) or not 0 < a < math.inf:
             raise InvalidValueError("a", f"must be a finite number above 0, got {a!r}")
@@ -174,18 +174,18 @@ def _checked(token_ids: Iterable[Sequence[int]]) -> Iterable[list[int]]:
     if isinstance(token_ids, Tensor):
         raise InvalidTypeError(
             "token_ids",
-            "must be one sequence of ids a text, got a tensor, whose pads would be counted: "
+            "must be one sequence of ids per text, got a tensor, whose pads would be counted: "
             'pass tokenizer(texts)["input_ids"], tokenised without padding',
         )
     if isinstance(token_ids, str | bytes | dict) or not isinstance(token_ids, Iterable):
-        raise InvalidTypeError("token_ids", f"must be one sequence of ids a text, got {type(token_ids).__name__}")
+        raise InvalidTypeError("token_ids", f"must be one sequence of ids per text, got {type(token_ids).__name__}")
     number = 0
     for text, ids in enumerate(token_ids):
         plain = ids.tolist() if isinstance(ids, Tensor) else ids
         if isinstance(plain, str | bytes) or not isinstance(plain, Sequence):
             raise InvalidTypeError(
                 "token_ids",
-                f"must be one sequence of ids a text; text {text} is of type {type(ids).__name__}: tokenise it first",
+                f"must be one sequence of ids per text; text {text} is of type {type(ids).__name__}: tokenise it first",
             )
         for token in plain:
             if isinstance(token, bool) or not isinstance(token, int):

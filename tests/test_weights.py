@@ -133,9 +133,9 @@ def test_foreign_files(contents: str, text: str, tmp_path: Path) -> None:
     ("texts", "error", "text"),
     [
         (torch.tensor(TEXTS[:1]), TypeError, "got a tensor, whose pads would be counted: pass tokenizer(texts)"),
-        ("a text", TypeError, "token_ids must be one sequence of ids a text, got str"),
-        ([5, 7], TypeError, "token_ids must be one sequence of ids a text; text 0 is of type int: tokenise it first"),
-        (None, TypeError, "token_ids must be one sequence of ids a text, got NoneType"),
+        ("a text", TypeError, "token_ids must be one sequence of ids per text, got str"),
+        ([5, 7], TypeError, "token_ids must be one sequence of ids per text; text 0 is of type int: tokenise it first"),
+        (None, TypeError, "token_ids must be one sequence of ids per text, got NoneType"),
         ([b"a text"], TypeError, "text 0 is of type bytes: tokenise it first"),
         ([[5], [True]], TypeError, "token_ids must hold ints; text 1 holds one of type bool"),
         ([torch.tensor(TEXTS[:1])], TypeError, "token_ids must hold ints; text 0 holds one of type list"),

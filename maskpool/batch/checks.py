@@ -42,7 +42,7 @@ def on_eager_cpu(tensor: Tensor) -> bool:
         tensor.device.type != "cpu"
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch.jit is untyped
-        or torch._C._are_functorch_transforms_active()  # as is_transformed; one call fewer for each batch
+        or torch._C._are_functorch_transforms_active()  # the same as is_transformed, one call fewer per batch
         or forward_ad._current_level >= 0
     )
 
@@ -63,7 +63,7 @@ def refuse_tracing(argument: str) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------ conversion of what people pass
+# ------------------------------------------------------------------------------------ conversion of inputs
 
 
 def to_token_embeddings(value: object) -> object:
@@ -371,10 +371,10 @@ def check_heads(num_heads: int, dimension: int, of: str = "token_embeddings") ->
 
 
 def check_parameters(batch: Kernels, **parameters: tuple[object, str]) -> None:
-    """Raise unless each parameter is a floating tensor of the shape that is written behind it.
+    """Raise unless each parameter is a floating tensor of the given shape.
 
-    A word of a shape means one size in all parameters: ``dim`` is the width of a token, every other word has the size
-    that the first parameter with it has.
+    A word in a shape denotes one size in all parameters: ``dim`` is the width of a token, and the first parameter with
+    another word sets that word's size.
     """
     known = {"dim": (batch.dim, "token_embeddings")}
     for name, (parameter, words) in parameters.items():

@@ -214,7 +214,7 @@ class TokenBatch(Kernels):
         refuse_tracing("nested token_embeddings")
         values = nested.values()
         offsets = nested.offsets().to(torch.int64)  # type: ignore[attr-defined]  # untyped
-        lengths = nested.lengths()  # type: ignore[attr-defined]  # untyped; None if there are no gaps
+        lengths = nested.lengths()  # type: ignore[attr-defined]  # untyped; None without gaps
         if lengths is None:
             if on_eager_cpu(values) and int(offsets[-1]) != len(values):
                 raise InvalidValueError(
@@ -397,7 +397,7 @@ class SparseBatch(CSRKernels, TokenBatch):
         offsets: int64, (sentences + 1,), where each sentence begins in ``index``.
         mask: bool, (batch, seq), of padded inputs; None for others.
         places: int64, (tokens,), where each token is among all positions, from which positions are counted; None if
-            there are no positions between the tokens.
+            the tokens follow each other without gaps.
 
     Example:
         >>> x = torch.arange(8.0).reshape(2, 2, 2)

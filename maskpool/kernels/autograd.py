@@ -107,7 +107,7 @@ class _WeightedSum(torch.autograd.Function):
 def sddmm(values: Rows, table: Tensor, index: Index, owner: Index | None) -> Tensor:
     """Return ⟨values[index], table[owner]⟩ of each token, (tokens,), in the table's dtype.
 
-    Without an owner every token meets every row of the table, (tokens, table rows).
+    Without an owner every token is multiplied with every row of the table, (tokens, table rows).
     """
     products: Tensor = _DotProducts.apply(values, table, index, owner)  # type: ignore[no-untyped-call]  # torch has no types for it
     return products if owner is not None else products.view(len(table), index.numel()).t()
@@ -116,8 +116,8 @@ def sddmm(values: Rows, table: Tensor, index: Index, owner: Index | None) -> Ten
 class _DotProducts(torch.autograd.Function):
     """Sampled dot products ⟨values[index], table[owner]⟩; each backward is a sparse product.
 
-    Together with `_WeightedSum`, whose weights' gradient it is, it is closed under differentiation: the backward of
-    each consists of the other and reads real rows only.
+    This is the gradient of `_WeightedSum` by its weights. The two are closed under differentiation: the backward of
+    each calls the other and reads real rows only.
     """
 
     @staticmethod
@@ -140,8 +140,8 @@ class _DotProducts(torch.autograd.Function):
         changes = (owner.diff() != 0).nonzero().view(-1) + 1
         bounds = torch.unique(torch.cat([changes, torch.arange(0, tokens + _BLOCK, _BLOCK).clamp(max=tokens)]))
         owners = owner[bounds[:-1]].tolist()
-        for own, (start, end, rows) in zip(owners, pieces(index, bounds), strict=True):
-            torch.mv(values[rows].to(table.dtype), table[own], out=products[start:end])
+        for table_row, (start, end, rows) in zip(owners, pieces(index, bounds), strict=True):
+            torch.mv(values[rows].to(table.dtype), table[table_row], out=products[start:end])
         return products
 
     @staticmethod
@@ -160,8 +160,8 @@ class _DotProducts(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             order, offsets = _sorted_by(index, values.shape[0])
             coarse = table.to(values.dtype)
-            row_weights, own = grad.index_select(0, order).to(_wide(values.dtype)), owner.index_select(0, order)
-            grad_values = spmm(coarse, row_weights, own, offsets, _one_each(offsets))
+            row_weights, row_owners = grad.index_select(0, order).to(_wide(values.dtype)), owner.index_select(0, order)
+            grad_values = spmm(coarse, row_weights, row_owners, offsets, _one_each(offsets))
         if ctx.needs_input_grad[1]:
             order, offsets = _sorted_by(owner, table.shape[0])
             rows, where, wide = values, index.index_select(0, order), _wide(values.dtype)
@@ -186,7 +186,7 @@ def pieces(index: Index, bounds: Offsets) -> Iterator[tuple[int, int, slice | Te
 
 
 def _one_each(row_offsets: Offsets) -> bool:
-    """Return whether no row is two tokens (as in overlapping spans), so the weights of each row are uniform."""
+    """Return whether each row is at most one token (overlapping spans share rows), so its weights are uniform."""
     return bool((row_offsets.diff() <= 1).all())
 
 
@@ -205,9 +205,9 @@ def choose(
     choice: Choice,
     k: int = 1,
 ) -> PerSentence:
-    """Return each feature's largest number, smallest, lower median, or mean of the ``k`` largest, sentence by sentence.
+    """Return the largest, smallest or lower median number of each feature, or the mean of its ``k`` largest.
 
-    0 for an empty sentence, NaN if a token is NaN. Tied tokens share the gradient equally, as in `torch.amax`.
+    Empty sentences give 0, and NaN in a token gives NaN. Tied tokens share the gradient equally, as in `torch.amax`.
     """
     with torch.no_grad():
         if choice in ("amax", "amin"):
@@ -231,7 +231,7 @@ def _extreme(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice) -> 
 
 
 def _ordered(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: int) -> tuple[Tensor, Tensor]:
-    """Return the chosen numbers and the thresholds from which on they were chosen; each sentence stays in cache."""
+    """Return the pooled numbers and the smallest numbers that were chosen; each sentence stays in cache."""
     pooled = values.new_zeros(offsets.numel() - 1, values.shape[1])
     threshold = torch.zeros_like(pooled)
     for sentence, (start, end, rows) in enumerate(pieces(index, offsets)):
@@ -363,8 +363,8 @@ def _sum_short_half_rows(
 
     It requires weights of the rows' dtype, which is too coarse for a float32 weight. Each weight is passed as a sum of
     parts, with its row repeated (the repeated row is in cache). Three parts of bfloat16 make a float32; two of float16
-    leave a rest, which `_RESCUE` handles. If tokens cancel, a lost digit of a weight is a large part of the result. If
-    the weights are equal, it is as small a part of the result as of the weight, and two parts are enough.
+    leave a remainder, which `_RESCUE` handles. If tokens cancel, a lost digit of a weight is a large part of the
+    result. If the weights are equal, it is as small a part of the result as of the weight, and two parts are enough.
     """
     if weights is None:
         return _bag(values, None, index, offsets)
@@ -398,7 +398,7 @@ def _sum_all(rows: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _split(weights: Tensor, dtype: torch.dtype, number: int) -> tuple[Tensor, Tensor]:
-    """Write each weight as a sum of ``number`` numbers of ``dtype`` and a rest."""
+    """Split each weight into a sum of ``number`` numbers of ``dtype`` and a remainder."""
     parts, rest = [], weights.float()
     for _ in range(number):
         parts.append(rest.to(dtype))

@@ -1,4 +1,4 @@
-"""What a kernel computes, for both forms of a batch.
+"""The interface of the kernels, for both forms of a batch.
 
 A *per-token* tensor has one entry per real token, (tokens, …), in a sparse batch and one per position, (batch, seq, …),
 in a padded batch. A *per-sentence* tensor is (sentences, …) in both. Empty sentences give 0. Sums are computed in the
@@ -42,8 +42,8 @@ class Kernels(ABC):
         dtype: Dtype of the token embeddings.
         device: Device of the token embeddings.
         accumulation_dtype: Dtype of weights and sums: float64 for float64, else float32.
-        score_dtype: Dtype of attention scores: float64 where the device has it. A score of 100 in float32 is off by up
-            to 1e-5, and so is the weight that is its exponential.
+        score_dtype: Dtype of attention scores: float64 where the device supports it. A score of 100 in float32 is off
+            by up to 1e-5, and so is the weight that is its exponential.
         lengths: Number of real tokens of each sentence, int64.
     """
 
@@ -121,7 +121,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def spread(self, per_sentence: PerSentence) -> PerToken:
-        """Give each token its sentence's number or vector."""
+        """Return for each token its sentence's number or vector."""
 
     @abstractmethod
     def rows(self) -> PerToken:

@@ -1,4 +1,4 @@
-"""The kernels of a sparse batch: no pad is read, and no work is done for it."""
+"""The kernels of a sparse batch: pads are neither read nor computed with."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CSRKernels(Kernels):
         heads, tokens = weights.shape[1], self.index.numel()
         if heads == 1:
             return spmm(self.values, weights.reshape(-1), self.index, self.offsets)
-        # Each head's slice of a row is a row of its own: heads one after the other, sentences within them.
+        # Each head's slice of a row becomes a separate row: heads one after the other, sentences within them.
         slices = self.values.reshape(-1, self.dim // heads)
         index = (self.index * heads + torch.arange(heads).unsqueeze(1)).view(-1)
         pooled = spmm(slices, weights.t().reshape(-1), index, self._repeated_offsets(heads, tokens))
@@ -69,7 +69,7 @@ class CSRKernels(Kernels):
     def by_sentence(
         self, formula: Formula, weights: PerToken | None = None, parameter: Parameter = None
     ) -> PerSentence:
-        """Walk over the sentences, each of which stays in cache; derivatives take the formula of the whole batch."""
+        """Walk over the sentences, each of which stays in cache; derivatives use the formula of the whole batch."""
         tensors = (self.values, weights, parameter)
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tensors):
             result: Tensor = _BySentence.apply(self, formula, *tensors)  # type: ignore[no-untyped-call]  # untyped
@@ -102,7 +102,7 @@ class CSRKernels(Kernels):
     def _take(self, token: Index) -> PerSentence:
         if not self.lengths.numel() or int(self.lengths.min()):
             return self.values.index_select(0, self.index.index_select(0, token))
-        # A sum over one token, or over none: empty sentences need no case of their own.
+        # A sum over one token or none, so empty sentences need no special case.
         present = self.lengths > 0
         offsets = torch.nn.functional.pad(present.cumsum(0), (1, 0))
         return spmm(self.values, None, self.index[token[present]], offsets)
@@ -116,7 +116,7 @@ class CSRKernels(Kernels):
         """Compute in float64: thousands of equal numbers, added one after the other, lose digits in float32."""
         owner = self.sentence_of_token
         exact = scores.double()
-        # Tokens without weight set no scale: their scores may be above the largest one with weight, and exp overflow.
+        # Tokens without weight do not set the scale: their scores may exceed the others', and exp may overflow.
         weighed = exact.detach()
         if weights is not None:
             weighed = torch.where(weights.unsqueeze(1) == 0, float("-inf"), weighed)
@@ -165,7 +165,7 @@ def _by_sentence(
     batch: CSRKernels, formula: Formula, values: Tensor, weights: Tensor | None, parameter: Parameter
 ) -> Tensor:
     exact = batch.accumulation_dtype
-    if not batch.index.numel():  # the formula knows how wide its result is
+    if not batch.index.numel():  # the formula determines the width of its result
         width = len(formula.of_rows(torch.zeros(1, batch.dim, dtype=exact), None, parameter))
         return values.new_zeros(batch.lengths.numel(), width)
     pooled: list[Tensor | None] = []

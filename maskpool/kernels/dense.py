@@ -37,7 +37,7 @@ class DenseKernels(Kernels):
 
     def weighted_sums(self, weights: PerToken, dtype: torch.dtype | None = None) -> PerSentence:  # noqa: D102  # see Kernels
         x = self.rows().to(self.accumulation_dtype)
-        by_head = self._where_real(weights).unbind(2)  # one at a time: all at once would be heads times the batch
+        by_head = self._where_real(weights).unbind(2)  # one at a time: all at once would take heads times the memory
         sums = torch.stack([(x * w.unsqueeze(2)).sum(dim=1) for w in by_head], dim=1)
         return sums.to(self.dtype if dtype is None else dtype)
 
@@ -115,7 +115,7 @@ class DenseKernels(Kernels):
 
     def softmax(self, scores: PerToken, weights: PerToken | None = None) -> PerToken:  # noqa: D102  # see Kernels
         real = self.mask.unsqueeze(2)
-        # Tokens without weight set no scale: their scores may be above the largest one with weight, and exp overflow.
+        # Tokens without weight do not set the scale: their scores may exceed the others', and exp may overflow.
         weighed = scores if weights is None else torch.where(weights.unsqueeze(-1) == 0, float("-inf"), scores)
         kept = torch.where(real, weighed, float("-inf")).detach()
         top = kept.amax(dim=1, keepdim=True) if kept.shape[1] else kept.sum(dim=1, keepdim=True)
@@ -147,7 +147,7 @@ class DenseKernels(Kernels):
         return per_position.transpose(1, 2)
 
     def _where_real(self, per_token: PerToken) -> PerToken:
-        """Put zeros at pads, so no arithmetic meets the numbers there."""
+        """Put zeros at pads, so no arithmetic uses the numbers there."""
         mask = self.mask if per_token.dim() == 2 else self.mask.unsqueeze(2)
         return torch.where(mask, per_token, torch.zeros((), dtype=per_token.dtype, device=per_token.device))
 

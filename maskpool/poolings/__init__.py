@@ -1,4 +1,4 @@
-"""The poolings, one family per file: function, layer and registration side by side.
+"""The poolings, one family per file: its function, layer and registration together.
 
 Importing this package registers every pooling, in the order of `FAMILIES`. A new family needs its file, its name here,
 and its star import in `maskpool.nn` and `maskpool.functional`.

@@ -152,8 +152,8 @@ def attention_scores(
 ) -> Tensor:
     """Score real tokens against learned queries: q·x, or additively q·tanh(W x + b).
 
-    Scores are float64 where the device has it: in float32 a score of 100, and so the weight that is its exponential,
-    would be off by 1e-5. The other arguments are described in `maskpool.functional`.
+    Scores are float64 where the device supports it: in float32 a score of 100, and so the weight that is its
+    exponential, would be off by 1e-5. The other arguments are described in `maskpool.functional`.
 
     References:
         Yang et al. 2016, Hierarchical Attention Networks, equation 5; Bahdanau et al. 2015 for the additive form.
@@ -223,7 +223,7 @@ def gated_attention_scores(
 ) -> Tensor:
     """Score real tokens through a gate, q·(tanh(V x + b) ⊙ σ(U x + c)).
 
-    The gate adds a nonlinearity where tanh is nearly linear. Scores are float64 where the device has it. The other
+    The gate adds a nonlinearity where tanh is nearly linear. Scores are float64 where the device supports it. The other
     arguments are described in `maskpool.functional`.
 
     References:
@@ -247,15 +247,15 @@ def gated_attention_scores(
         InvalidValueError: A parameter has another shape or device.
 
     Example:
-        >>> x, one, none = torch.tensor([[[1.0], [torch.nan]]]), torch.ones(1, 1), torch.zeros(1)
+        >>> x, unit, zero = torch.tensor([[[1.0], [torch.nan]]]), torch.ones(1, 1), torch.zeros(1)
         >>> gated_attention_scores(
         ...     x,
         ...     torch.tensor([[1, 0]]),
-        ...     query=one,
-        ...     hidden_weight=one,
-        ...     hidden_bias=none,
-        ...     gate_weight=one,
-        ...     gate_bias=none,
+        ...     query=unit,
+        ...     hidden_weight=unit,
+        ...     hidden_bias=zero,
+        ...     gate_weight=unit,
+        ...     gate_bias=zero,
         ... )
         tensor([[[0.5568, 0.0000]]], dtype=torch.float64)
     """
@@ -274,7 +274,7 @@ def gated_attention_scores(
 
 def _gated_scores(batch: TokenBatch, *parameters: Tensor) -> PerToken:
     exact = _precision(batch, parameters[0])
-    query, hidden_weight, hidden_bias, gate_weight, gate_bias = (one.to(exact) for one in parameters)
+    query, hidden_weight, hidden_bias, gate_weight, gate_bias = (parameter.to(exact) for parameter in parameters)
     with without_autocast(query.device.type):
         rows = batch.rows().to(exact)
         hidden = linear(rows, hidden_weight, hidden_bias).tanh()
@@ -285,9 +285,9 @@ def _gated_scores(batch: TokenBatch, *parameters: Tensor) -> PerToken:
 def attention_penalty(attention_weights: AttentionWeights, cu_seqlens: Offsets | None = None) -> Tensor:
     """Compute how similar the hops of an attention are, the mean over sentences of ‖A Aᵀ − I‖².
 
-    A is (hops, tokens) of one sentence; 0 means that each hop has a token of its own. Added to a loss, the penalty
-    drives hops apart. Pads have weight 0 and add nothing. A sentence whose weights are all 0 is not counted, because it
-    has no tokens to drive apart. Computed in float32 (float64 for float64).
+    A is (hops, tokens) of one sentence; 0 means that each hop puts all its weight on a different token. Added to a
+    loss, the penalty drives hops apart. Pads have weight 0 and add nothing. A sentence whose weights are all 0 is not
+    counted, because it has no tokens to drive apart. Computed in float32 (float64 for float64).
 
     References:
         Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, equation 8 (their coefficient is up to 1).
@@ -571,7 +571,7 @@ def without_autocast(device: str) -> AbstractContextManager[None]:
 
 
 def _check_scores(batch: TokenBatch, scores: object) -> int:
-    """Raise unless the scores fit the batch; return how many a token has."""
+    """Raise unless the scores fit the batch; return the number of scores per token."""
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         raise InvalidTypeError("scores", f"must be a floating torch.Tensor, got {kind(scores)}")
     if scores.device != batch.device:

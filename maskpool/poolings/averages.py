@@ -89,7 +89,7 @@ def mean_sqrt_len_pool(
     token_weights: TokenWeights | None = None,
     on_empty: OnEmpty = "zero",
 ) -> SentenceEmbeddings:
-    """Compute the sum of the real tokens over the root of their number, (1/√n) Σₜ xₜ.
+    """Compute the sum of the real tokens divided by the root of their number, (1/√n) Σₜ xₜ.
 
     With token weights Σₜ wₜ xₜ / √Σₜ wₜ. The arguments are described in `maskpool.functional`.
 
@@ -127,7 +127,7 @@ def _mean_sqrt_len(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpt
     also_called=("meansqrtlen", "sqrtmean", "sqrt"),
 )
 class MeanSqrtLenPooling(PoolingLayer):
-    """The sum over the root of the length, (1/√n) Σₜ xₜ: `maskpool.functional.mean_sqrt_len_pool` as a layer.
+    """The sum divided by the root of the length, (1/√n) Σₜ xₜ: `maskpool.functional.mean_sqrt_len_pool` as a layer.
 
     Example:
         >>> MeanSqrtLenPooling()(torch.ones(1, 5, 1), torch.tensor([[1, 1, 1, 1, 0]]))

@@ -1,4 +1,4 @@
-"""The base of all layers, and what all poolings share."""
+"""The base class of all layers, and helpers that all poolings share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
 def explain_arguments(init: _Init) -> _Init:
-    """Make a constructor say what to do with arguments that it does not take, as in ``MeanPooling(384)``."""
+    """Make a constructor explain arguments that it does not take, as in ``MeanPooling(384)``."""
     parameters = list(inspect.signature(init).parameters.values())[1:]
     positional = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
@@ -64,7 +64,7 @@ class PoolingLayer(nn.Module, ABC):
         learns: Whether it has parameters.
         power_of_weights: For a plain weighted sum Σₜ wₜ xₜ · (Σₜ wₜ)ᵖ the power p, else None. sentence-transformers'
             ``WordWeights`` passes only Σₜ wₜ xₜ and Σₜ wₜ.
-        takes_first_token: Whether the result is the first token, for which some encoders have a vector of their own.
+        takes_first_token: Whether the result is the first token, for which some encoders have a separate vector.
 
     Raises:
         InvalidValueError: ``on_empty`` is unknown.
@@ -134,7 +134,7 @@ class PoolingLayer(nn.Module, ABC):
         """
 
     def _unweighted_name(self) -> str:
-        """Return the name of what takes no token weights, for the error."""
+        """Return the name of the layer that takes no token weights, for the error message."""
         return type(self).__name__
 
     @classmethod
@@ -154,7 +154,7 @@ class PoolingLayer(nn.Module, ABC):
         return "embedding_dimension" in inspect.signature(cls).parameters
 
     def output_dimension(self, embedding_dimension: int) -> int:
-        """Return the width of a sentence embedding for tokens of a width."""
+        """Return the width of a sentence embedding, given the width of a token embedding."""
         return embedding_dimension
 
     def extra_repr(self) -> str:

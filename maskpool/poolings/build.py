@@ -1,4 +1,4 @@
-"""From mode strings to layers, and the one-call function `pool`."""
+"""Build layers from mode strings, and pool in one call with `pool`."""
 
 from __future__ import annotations
 

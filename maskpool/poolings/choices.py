@@ -209,7 +209,7 @@ def median_pool(
     cu_seqlens: Offsets | None = None,
     on_empty: OnEmpty = "zero",
 ) -> SentenceEmbeddings:
-    """Compute the median of each feature over the real tokens; of an even number the lower one, as in `torch.median`.
+    """Compute the lower median of each feature over the real tokens, as in `torch.median`.
 
     Tokens that hold the median share its gradient equally. A NaN in a real token makes it NaN. The arguments are
     described in `maskpool.functional`.

@@ -26,7 +26,7 @@ class ConcatPooling(PoolingLayer):
 
     Raises:
         InvalidTypeError: One of ``poolings`` is not a maskpool layer.
-        InvalidValueError: There is none, or ``on_empty`` is unknown.
+        InvalidValueError: ``poolings`` is empty, or ``on_empty`` is unknown.
 
     Example:
         >>> from maskpool.nn import MaxPooling, MeanPooling

@@ -78,15 +78,15 @@ def latent_attention_pool(
         `maskpool.nn.LatentAttentionPooling`: The layer.
 
     Example:
-        >>> x, one, none = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.ones(1, 1), torch.zeros(1)
+        >>> x, unit, zero = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.ones(1, 1), torch.zeros(1)
         >>> pooled, _ = latent_attention_pool(
         ...     x,
         ...     torch.tensor([[1, 1, 0]]),
-        ...     latents=one,
-        ...     hidden_weight=one,
-        ...     hidden_bias=none,
-        ...     output_weight=0 * one,
-        ...     output_bias=none,
+        ...     latents=unit,
+        ...     hidden_weight=unit,
+        ...     hidden_bias=zero,
+        ...     output_weight=0 * unit,
+        ...     output_bias=zero,
         ... )
         >>> pooled
         tensor([[2.]])
@@ -111,7 +111,7 @@ def _latent(
     batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpty, num_heads: int, *parameters: Tensor
 ) -> tuple[SentenceEmbeddings, PerToken]:
     exact = batch.accumulation_dtype
-    latents, hidden_weight, hidden_bias, output_weight, output_bias = (one.to(exact) for one in parameters)
+    latents, hidden_weight, hidden_bias, output_weight, output_bias = (parameter.to(exact) for parameter in parameters)
     with without_autocast(latents.device.type):
         rows = batch.rows().to(exact)
         dictionary = latents.view(len(latents), num_heads, batch.dim // num_heads)
@@ -149,7 +149,7 @@ class LatentAttentionPooling(LearnedPooling):
     tokens start as they are, and the layer starts equal to the mean. Cost: tokens · dim · 2 · (latents + hidden).
 
     The result is (batch, dim), in the tokens' dtype. The weights, (batch, latents, seq) or (tokens, latents), in
-    float32 (float64 for float64), are how much each token reads of each latent, the mean over heads.
+    float32 (float64 for float64), are how much each token attends to each latent, the mean over heads.
 
     References:
         Lee et al. 2024, NV-Embed.
@@ -198,7 +198,7 @@ class LatentAttentionPooling(LearnedPooling):
         nn.init.zeros_(self.output.bias)
 
     def learned(self, batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, PerToken]:
-        """Return the mean of the moved tokens and how much each of them reads of each latent."""
+        """Return the mean of the moved tokens and how much each token attends to each latent."""
         return _latent(
             batch,
             weights,

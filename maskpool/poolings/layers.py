@@ -43,7 +43,7 @@ def mix_layers(
 
     Raises:
         InvalidTypeError: ``hidden_states`` is one tensor of token embeddings, or does not hold batches.
-        InvalidValueError: There are no layers, their shapes differ, or their number is not that of the weights.
+        InvalidValueError: ``hidden_states`` is empty, the layers' shapes differ, or there is not one weight per layer.
 
     See Also:
         `maskpool.nn.LayerMix`: The layer.
@@ -206,7 +206,7 @@ class LayerMix(nn.Module):
         return (pooled, weights) if return_weights else pooled
 
     def output_dimension(self, embedding_dimension: int) -> int:
-        """Return the width of a sentence embedding for tokens of a width."""
+        """Return the width of a sentence embedding, given the width of a token embedding."""
         return self.pooling.output_dimension(embedding_dimension)
 
 
@@ -262,7 +262,7 @@ class FirstLastAveragePooling(nn.Module):
         )
 
     def output_dimension(self, embedding_dimension: int) -> int:
-        """Return the width of a sentence embedding for tokens of a width."""
+        """Return the width of a sentence embedding, given the width of a token embedding."""
         return embedding_dimension
 
 

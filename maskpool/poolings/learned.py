@@ -1,4 +1,4 @@
-"""The base of layers with parameters."""
+"""The base class of layers with parameters."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _PROBE = 7  # any width: a start must keep it
 class LearnedPooling(PoolingLayer):
     """A layer with parameters that starts equal to a pooling without parameters.
 
-    What a subclass learns starts equal to the mean. With another ``start`` the layer returns learned(x) + (start(x) −
-    mean(x)): the start, plus how far the learned pooling has moved from the mean. Results that are several tokens wide
-    have the start in each part.
+    The learned part of a subclass starts equal to the mean. With another ``start`` the layer returns learned(x) +
+    (start(x) − mean(x)): the start, plus how far the learned pooling has moved from the mean. Results that are several
+    tokens wide have the start in each part.
 
     Args:
         embedding_dimension: Width of a token embedding; None takes any.
@@ -123,7 +123,7 @@ class LearnedPooling(PoolingLayer):
     def learned(
         self, batch: TokenBatch, weights: PerToken | None
     ) -> tuple[SentenceEmbeddings, PerToken | Callable[[], PerToken]]:
-        """Return what starts as the mean, and the per-token weights, or how to compute them if pooling does not."""
+        """Return the learned part, which starts as the mean, and its token weights or a function for them."""
 
     def _pool_with_weights(
         self, batch: TokenBatch, weights: PerToken | None
@@ -152,8 +152,8 @@ class LearnedPooling(PoolingLayer):
 
 def starts() -> list[str]:
     """Return the modes that a learned layer can start from."""
-    found = []
+    modes = []
     for mode, layer in POOLINGS.items():
         if not layer.learns and not layer.required_options() and layer().output_dimension(_PROBE) == _PROBE:
-            found.append(mode)
-    return found
+            modes.append(mode)
+    return modes

@@ -75,9 +75,9 @@ def multihead_attention_pool(
         `maskpool.nn.MultiheadAttentionPooling`: The layer.
 
     Example:
-        >>> x, one = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.ones(1, 1)
+        >>> x, mask, unit = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]), torch.ones(1, 1)
         >>> pooled, _ = multihead_attention_pool(
-        ...     x, torch.tensor([[1, 1, 0]]), queries=0 * one, key_weight=one, value_weight=2 * one, output_weight=one
+        ...     x, mask, queries=0 * unit, key_weight=unit, value_weight=2 * unit, output_weight=unit
         ... )
         >>> pooled
         tensor([[4.]])

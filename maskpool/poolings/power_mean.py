@@ -45,9 +45,9 @@ def generalized_mean_pool(
 ) -> SentenceEmbeddings:
     """Compute the signed power mean of each feature, sign(s) |s|^(1/p) with s = (1/n) Σₜ sign(xₜ) |xₜ|ᵖ.
 
-    ``p=1`` is the mean; as p grows, the values of the largest size dominate. Because the sign is kept apart, every real
-    p > 0 works for negative features. Where s or xₜ is 0 their roots and powers get no gradient. With token weights
-    s = Σₜ wₜ sign(xₜ) |xₜ|ᵖ / Σₜ wₜ. The other arguments are described in `maskpool.functional`.
+    ``p=1`` is the mean; as p grows, the values of the largest size dominate. Because the sign is handled separately,
+    every p > 0 works for negative features. Where s or xₜ is 0 their roots and powers get no gradient. With token
+    weights s = Σₜ wₜ sign(xₜ) |xₜ|ᵖ / Σₜ wₜ. The other arguments are described in `maskpool.functional`.
 
     References:
         Rücklé et al. 2018, Concatenated Power Mean Word Embeddings; Radenović et al. 2018, GeM, who learn p.
@@ -172,7 +172,7 @@ class GeneralizedMeanPooling(LearnedPooling):
         return self.log_p.float().exp() if self.log_p.dtype != torch.float64 else self.log_p.exp()
 
     def learned(self, batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, Callable[[], PerToken]]:
-        """Return the power mean, and how to compute the weights, which costs as much again."""
+        """Return the power mean and a function that computes the weights, which costs as much again."""
         p = self.p.to(batch.accumulation_dtype)
         _check_exponent(batch, p)
         return _generalized_mean(batch, weights, p, self.on_empty), partial(_weights, batch, weights, p)
@@ -190,7 +190,7 @@ def _check_exponent(batch: TokenBatch, p: float | Tensor) -> None:
 def _generalized_mean_of_rows(rows: Tensor, weights: Tensor | None, p: Parameter) -> Tensor:
     assert p is not None
     if isinstance(p, Tensor) and p.numel() == 1:
-        p = float(p)  # torch has faster powers for a number
+        p = float(p)  # torch is faster with a number as the exponent
     weighed = rows if weights is None else rows.masked_fill(weights.unsqueeze(1) == 0, 0.0)
     size = _size(weighed.abs().amax(dim=0))
     power = weighted_mean_of_rows(_signed_power(_capped(rows / size, p, weights), p), weights)

@@ -1,4 +1,4 @@
-"""The one place where a pooling is found by its mode string.
+"""The registry of poolings by their mode strings.
 
 Everything that lists poolings (`build_pooling`, documentation tables, test matrices, the modes of the
 sentence-transformers module, error messages) reads `POOLINGS`.
@@ -16,7 +16,7 @@ from maskpool.poolings.base import PoolingLayer
 POOLINGS: dict[str, type[PoolingLayer]] = {}
 """The layers by mode string, in order of registration."""
 
-# What people call a mode elsewhere, for error messages only.
+# Names of the modes in other libraries, for error messages only.
 _ALIASES: dict[str, str] = {}
 
 _Layer = TypeVar("_Layer", bound=type[PoolingLayer])
@@ -51,7 +51,7 @@ def find(mode: object, argument: str = "pooling_mode") -> type[PoolingLayer]:
 
     Args:
         mode: The mode string.
-        argument: The argument that it was passed as, for the error.
+        argument: The argument that it was passed as, for the error message.
 
     Raises:
         InvalidTypeError: The mode is not a string.

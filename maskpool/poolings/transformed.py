@@ -1,4 +1,4 @@
-"""What poolings share that transform the tokens before they sum them.
+"""Helpers of the poolings that transform tokens before summing them.
 
 Each formula is written twice: for the rows of one sentence, and for a whole batch in differentiable operations.
 """
@@ -32,12 +32,12 @@ def weighted_mean_of_batch(batch: Kernels, rows: PerToken, weights: PerToken | N
 
 
 def without_weightless(batch: Kernels, weights: PerToken | None, neutral: float) -> Kernels:
-    """Replace tokens of weight 0 by a number that no maximum takes, because they must not set the scale."""
+    """Replace tokens of weight 0 by a number that is never the maximum, because they must not set the scale."""
     if weights is None:
         return batch
     return batch.with_rows(torch.where(weights.unsqueeze(-1) == 0, neutral, batch.rows()))
 
 
 def finite(top: Tensor) -> Tensor:
-    """Replace infinities by 0: infinity minus infinity is NaN. As in `torch.logsumexp`, nothing is subtracted then."""
+    """Replace infinities by 0: infinity minus infinity is NaN. `torch.logsumexp` does the same."""
     return torch.where(top.isinf(), 0.0, top)
