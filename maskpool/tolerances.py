@@ -7,7 +7,7 @@ from __future__ import annotations
 # Noise of clean float32 encoders stays below CLEAN. Leaks of positions begin near 2e-3, leaks of content near 6e-2.
 # Between CLEAN and LEAK the audit measures again in float64, where noise almost vanishes and a leak remains.
 CLEAN, LEAK = 2e-5, 1e-4
-# A leak across modules, which cannot run again in float64, exceeds so many times the spacing of numbers near 1.
+# States agree up to so many spacings of numbers near 1; a leak across modules, which cannot run in float64, is larger.
 STATE_ROUNDINGS = 40
 # Rounding in half precision, which autocast may do, is a tenth of it. States of another module are twice it.
 OTHER_STATES = 0.5
@@ -24,9 +24,9 @@ TIMES_NOISE = 20
 TOO_NOISY = 0.02
 # Rounding in bfloat16 changes a vector by less.
 HALF_ROUNDING = 0.02
-# Vectors that differ by less do not depend on the text: not one token was read.
+# A pipeline whose vectors of all texts differ by less ignores the text.
 SAME_FOR_ALL_TEXTS = 1e-9
-# Two ways to compute one pooling agree to this, in half precision as well; different poolings differ by more.
+# A vector that is rounded to bfloat16 differs by about 1e-3 from the formula that gives it.
 SAME_VECTOR = 2e-3
 # A vector was normalised if its length is 1 to this.
 UNIT_LENGTH = 1e-3
