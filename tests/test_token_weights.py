@@ -432,20 +432,25 @@ def test_traced_once_for_all_shapes(name: str) -> None:
 
 
 @either_route
-@pytest.mark.parametrize(("largest", "temperature"), [(300.0, 1.0), (12.0, 0.1)])
-def test_softmax_of_a_largest_token_without_weight(dense: bool, largest: float, temperature: float) -> None:
-    """The largest token leaves the others their shares when its own weight is 0, of any size."""
-    x, mask = torch.tensor([[[1.0], [largest]]]), torch.ones(1, 2, dtype=torch.bool)
+@pytest.mark.parametrize(
+    ("other", "largest", "temperature"), [(1.0, 300.0, 1.0), (1.0, 12.0, 0.1), (-300.0, -1.0, 1.0)]
+)
+def test_softmax_of_a_largest_token_without_weight(
+    dense: bool, other: float, largest: float, temperature: float
+) -> None:
+    """The largest token leaves the others their shares when its own weight is 0, of any size and sign."""
+    x, mask = torch.tensor([[[other], [largest]]]), torch.ones(1, 2, dtype=torch.bool)
     with dense_route() if dense else torch.enable_grad():
         pooled = SoftmaxPooling(temperature=temperature)(x, mask, token_weights=torch.tensor([[1.0, 0.0]]))
-    torch.testing.assert_close(pooled, torch.tensor([[1.0]]))
+    torch.testing.assert_close(pooled, torch.tensor([[other]]))
 
 
 @either_route
 @pytest.mark.parametrize("score", [100.0, 2000.0])  # beyond what float32 and float64 raise e to
-def test_attention_to_a_token_without_weight(dense: bool, score: float) -> None:
-    """The token of the highest score leaves the others their shares when its own weight is 0."""
-    x, scores = torch.tensor([[[5.0], [7.0], [6.0]]]), torch.tensor([[[0.0, score, 0.5]]])
+@pytest.mark.parametrize("lowest", [0.0, -3000.0])
+def test_attention_to_a_token_without_weight(dense: bool, score: float, lowest: float) -> None:
+    """The token of the highest score leaves the others their shares when its own weight is 0, of any sign."""
+    x, scores = torch.tensor([[[5.0], [7.0], [6.0]]]), lowest + torch.tensor([[[0.0, score, 0.5]]])
     with dense_route() if dense else torch.enable_grad():
         pooled, _ = attention_pool(
             x, torch.ones(1, 3).long(), scores=scores, token_weights=torch.tensor([[1.0, 0.0, 1.0]])
