@@ -38,12 +38,12 @@ _OTHER_MODALITIES = ("image", "audio", "video")  # keys of MTEB's batches
 class PoolingEncoder(AbsEncoder):
     """A model for ``mteb.evaluate`` whose pooling excludes the pads, or includes them, under a padding plan.
 
-    Pooling, pads and plan stand in the ``experiment_kwargs`` of its metadata, and its revision is a hash of the
-    weights and of what else makes a vector (the modules' settings, prompts, truncation), so that MTEB's cache of
-    results keeps all of them apart. It does not see another tokenizer beside the same weights: use another cache.
+    Pooling, pads and plan are in the ``experiment_kwargs`` of its metadata, and its revision is a hash of the
+    weights and of what else makes a vector (the modules' settings, prompts, truncation), and MTEB's cache of
+    results keeps all of them apart. It does not see another tokenizer with the same weights: use another cache.
 
     The model runs as MTEB runs it (prompts, dense layers, normalisation, truncation). With ``pads="included"`` the
-    transformer still gets the right mask, and the pooling alone is told that every position is real: the bug that the
+    transformer still gets the right mask, and only the pooling reads every position as real: the bug that the
     mask is there to prevent. Batches are the plan's: ``encode_kwargs={"batch_size": ...}`` of MTEB has no effect.
 
     Args:
@@ -103,7 +103,7 @@ class PoolingEncoder(AbsEncoder):
         similarity = given.similarity_fn_name
         self.mteb_model_meta = ModelMeta.create_empty(
             {
-                # Not the model's own: these are no results of it, and must not be filed as such.
+                # Not the model's own name: these results must not be filed as the model's.
                 "name": "maskpool/" + str(name).rstrip("/").rpartition("/")[2],
                 "revision": _hash_of(self.model),
                 "max_tokens": self.model.max_seq_length,
@@ -165,7 +165,7 @@ class PoolingEncoder(AbsEncoder):
         return vectors
 
     def _prompt(self, task_metadata: TaskMetadata, prompt_type: PromptType | None) -> str | None:
-        """What stands before each text: MTEB's choice, else what the host's encode, encode_query, ... choose."""
+        """Return the prompt of each text: MTEB's choice, else what the host's encode, encode_query, ... choose."""
         name = self.get_prompt_name(task_metadata, prompt_type)
         if name is None:
             kinds = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -202,7 +202,7 @@ def clustering_task(name: str) -> tuple[list[str], list[str]]:
         name: As MTEB calls it, such as ``"TwentyNewsgroupsClustering.v2"``. Its first evaluation split is read.
 
     Raises:
-        ValueError: There is no such task, it is of another kind, has several languages, or cannot be downloaded.
+        ValueError: The task does not exist, is of another kind, has several languages, or cannot be downloaded.
     """
     try:
         task: Any = mteb.get_task(name)  # Any: kinds of tasks name their columns each in its own way
@@ -221,7 +221,7 @@ def clustering_task(name: str) -> tuple[list[str], list[str]]:
     if not task.data_loaded:
         try:
             task.load_data()
-        except Exception as error:  # whatever the network and the datasets' builders raise
+        except Exception as error:  # all that the network and the datasets' builders raise
             raise InvalidValueError(
                 "name", f"must be a task that can be downloaded, got {name!r}: {str(error).splitlines()[0]}"
             ) from error
@@ -248,13 +248,13 @@ def _repad(features: dict[str, Any], width: int, side: str, pad_token_id: int) -
     real = features["attention_mask"].bool()
     columns = torch.arange(width) if side == "right" else torch.arange(width - 1, -1, -1)
     where = columns < real.sum(dim=1, keepdim=True)
-    found = dict(features)
+    moved = dict(features)
     for name, value in features.items():
         if isinstance(value, Tensor) and value.shape[:2] == real.shape:
             fill = pad_token_id if name == "input_ids" else 0
-            found[name] = value.new_full((*where.shape, *value.shape[2:]), fill)
-            found[name][where] = value[real]
-    return found
+            moved[name] = value.new_full((*where.shape, *value.shape[2:]), fill)
+            moved[name][where] = value[real]
+    return moved
 
 
 def _hash_of(model: SentenceTransformer) -> str:

@@ -25,7 +25,7 @@ def export(
     The graph takes ``input_ids`` and ``attention_mask``, int64 (batch, seq), both axes of any size, and gives
     ``sentence_embeddings``, (batch, out_dim). Pads are excluded inside the graph, so no caller can pool them by
     mistake. Token type ids, where a model has them, are its default, zeros. The graph's own model is in
-    evaluation mode; yours is left as it was. What stood at ``path`` is replaced in one step.
+    evaluation mode; yours is left as it was. A file at ``path`` is replaced in one step.
 
     The graph is eager's equal for finite token states. A NaN at a real token, which every pooling here
     passes on, may be dropped by onnxruntime's maximum and minimum.

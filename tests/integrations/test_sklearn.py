@@ -173,7 +173,7 @@ def test_no_texts(folder: str) -> None:
 
 
 def test_truncated_vectors(host: SentenceTransformer) -> None:
-    """Of a model that truncates its vectors, their width is the one that is told everywhere."""
+    """If a model truncates its vectors, every reported width is the truncated one."""
     host = copy.deepcopy(host)
     host.truncate_dim = 5
     encoder = SentenceEncoder(host).fit(TEXTS)
@@ -223,7 +223,7 @@ def test_looking_at_it_opens_no_model() -> None:
 
 
 def test_tags() -> None:
-    """Its tags tell scikit-learn that it takes one dimension of strings, keeps no dtype and learns nothing."""
+    """Its tags say that it takes one dimension of strings, keeps no dtype and learns nothing."""
     tags = get_tags(SentenceEncoder())
     inputs = tags.input_tags
     assert (inputs.string, inputs.one_d_array, inputs.two_d_array) == (True, True, False)
@@ -301,7 +301,7 @@ def test_pickles(folder: str, host: SentenceTransformer, as_object: bool, fitted
 def test_cached_in_a_pipeline(
     folder: str, host: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pipeline with memory embeds once what it has by name; other texts or poolings, and given models, anew."""
+    """A pipeline with memory embeds once with a named model; other texts, other poolings and given models run again."""
     calls = []
     encode = SentenceTransformer.encode
     monkeypatch.setattr(SentenceTransformer, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))  # type: ignore[func-returns-value]  # a list's append gives None
@@ -351,7 +351,7 @@ EXPECTED_TO_FAIL = {
     "check_estimator_sparse_matrix": "texts are not sparse, and the stand-in refuses what is, in other words",
     "check_estimator_sparse_tag": "texts are not sparse, and the stand-in refuses what is, in other words",
     "check_estimators_empty_data_messages": "wants an error where no texts give no vectors",
-    "check_estimators_nan_inf": "a text is neither; what is no text is refused in a test of its own",
+    "check_estimators_nan_inf": "a text is neither; another type is refused in another test",
     "check_fit1d": "wants a ValueError for one dimension, which texts have",
     "check_fit2d_predict1d": "wants a ValueError for one dimension, which texts have",
     "check_n_features_in": "counts columns, of which texts have none",

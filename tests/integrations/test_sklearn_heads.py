@@ -57,7 +57,7 @@ def make_states(lengths: Any, values: Any, name: str = "made up") -> TokenStates
 
 
 def marked(texts: int, seed: int) -> tuple[TokenStates, Any]:
-    """Every token names a class, and the one whose first feature is 2 tells which is the text's."""
+    """Every token names a class, and the token whose first feature is 2 names that of the text."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(3, 12, texts)
     labels = rng.integers(0, 3, texts)
@@ -106,8 +106,8 @@ def host(folder: str) -> SentenceTransformer:
 # ------------------------------------------------------------------------------------------------- learning
 
 
-def test_attention_finds_the_token_that_tells(learn: Any, unseen: Any) -> None:
-    """Where one token of several tells the class, the attention learns to read it, and a mean cannot."""
+def test_attention_finds_the_marked_token(learn: Any, unseen: Any) -> None:
+    """If one marked token names the class, attention learns to read it, and a mean cannot."""
     scores = {
         mode: PoolingClassifier(mode, max_iter=40, learning_rate_init=0.05, random_state=0).fit(*learn).score(*unseen)
         for mode in ("attention", "mean")
@@ -116,8 +116,8 @@ def test_attention_finds_the_token_that_tells(learn: Any, unseen: Any) -> None:
     assert scores["mean"] < 0.75
 
 
-def test_contrast_finds_the_token_that_tells(learn: Any, unseen: Any) -> None:
-    """What the contrastive loss teaches an attention makes neighbours of one class, which those of the mean are not."""
+def test_contrast_finds_the_marked_token(learn: Any, unseen: Any) -> None:
+    """The contrastive loss makes texts of one class neighbours with attention, which they are not with the mean."""
     scores = {}
     for mode in ("attention", "mean"):
         head = PoolingTransformer(mode, max_iter=30, learning_rate_init=0.1, random_state=0).fit(*learn)
@@ -128,7 +128,7 @@ def test_contrast_finds_the_token_that_tells(learn: Any, unseen: Any) -> None:
     assert scores["mean"] < 0.75
 
 
-def test_beside_logistic_regression(learn: Any, unseen: Any) -> None:
+def test_as_good_as_logistic_regression(learn: Any, unseen: Any) -> None:
     """On vectors that do not learn, the classifier is as good as logistic regression, by log loss on unseen texts."""
     classifier = PoolingClassifier("mean", dropout=0.0, max_iter=60, random_state=0).fit(*learn)
     vectors, others = classifier.transform(learn[0]), classifier.transform(unseen[0])
@@ -141,16 +141,16 @@ def test_several_labels_a_text() -> None:
     """Of several labels a text, each is learned by itself, from dense and sparse columns alike; so are its shares."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (400, 3))
-    # A text holds a token for each of its labels, and one that tells nothing.
+    # A text holds a token for each of its labels, and one without information.
     tokens = [[0, *(1 + np.flatnonzero(row))] for row in labels]
     values = np.eye(DIM)[np.concatenate(tokens)] + rng.normal(size=(sum(map(len, tokens)), DIM)) * 0.05
     made = make_states([len(text) for text in tokens], values)
     classifier = PoolingClassifier("sum", learning_rate_init=0.02, random_state=0).fit(made[:300], labels[:300])
-    found = classifier.predict(made[300:])
-    assert found.shape == (100, 3)
-    assert (found == labels[300:]).mean() > 0.98
+    predicted = classifier.predict(made[300:])
+    assert predicted.shape == (100, 3)
+    assert (predicted == labels[300:]).mean() > 0.98
     assert classifier.classes_.tolist() == [0, 1, 2]
-    assert classifier.score(made[300:], labels[300:]) == (found == labels[300:]).all(axis=1).mean()
+    assert classifier.score(made[300:], labels[300:]) == (predicted == labels[300:]).all(axis=1).mean()
     logits = classifier.transform(made) @ classifier.coef_.T + classifier.intercept_
     np.testing.assert_allclose(classifier.predict_proba(made), expit(logits), atol=1e-6)
     again = clone(classifier).fit(made[:300], sparse.csr_array(labels[:300]))
@@ -180,15 +180,15 @@ def test_a_label_that_no_text_has() -> None:
     made, labels = _like_sentences(24, 0)
     labels[:, 0], labels[:, 1] = 0, 1
     for max_iter in (None, 1):
-        found = PoolingClassifier("mean", max_iter=max_iter, random_state=0).fit(made, labels).predict(made)
-        assert not found[:, 0].any()
-        assert found[:, 1].all()
+        predicted = PoolingClassifier("mean", max_iter=max_iter, random_state=0).fit(made, labels).predict(made)
+        assert not predicted[:, 0].any()
+        assert predicted[:, 1].all()
 
 
 @pytest.mark.parametrize(("texts", "epochs"), [(24, 400), (65, 200), (1300, 20)])
 def test_few_texts_have_more_epochs(texts: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default there are 400 steps and 20 epochs at least; a number is taken as it is; held out texts make none."""
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)  # counted alone
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)  # only counted
     made, labels = make_states([1] * texts, torch.rand(texts, 2)), np.arange(texts) % 2
     assert PoolingClassifier("mean").fit(made, labels).n_iter_ == epochs
     assert PoolingClassifier("mean", max_iter=3).fit(made, labels).n_iter_ == 3
@@ -231,9 +231,9 @@ def test_the_contrastive_loss_is_the_papers() -> None:
             terms.append(
                 -sum(torch.log(torch.exp(z[i] @ z[p] / temperature) / total) for p in positives) / len(positives)
             )
-    found = _SupervisedContrastive(temperature)(x, torch.tensor(classes))
+    loss = _SupervisedContrastive(temperature)(x, torch.tensor(classes))
     assert len(terms) == 7
-    torch.testing.assert_close(found, torch.stack([torch.as_tensor(term) for term in terms]).mean())
+    torch.testing.assert_close(loss, torch.stack([torch.as_tensor(term) for term in terms]).mean())
 
 
 @pytest.mark.parametrize("texts", [1, 3])
@@ -249,7 +249,7 @@ def test_a_batch_of_strangers_teaches_nothing(texts: int) -> None:
 
 @BOTH
 def test_early_stopping_keeps_the_best(kind: Any, learn: Any) -> None:
-    """It stops when the texts held out have not gained for long enough, and keeps what was best on them."""
+    """It stops after epochs without a better score on the texts held out, and keeps the best weights."""
     options = {"max_iter": 40, "learning_rate_init": 0.5 if kind is PoolingClassifier else 5.0, "random_state": 0}
     learn = learn[0][:200], learn[1][:200]
     head = kind("attention", early_stopping=True, n_iter_no_change=3, **options).fit(*learn)
@@ -266,9 +266,7 @@ def test_early_stopping_keeps_the_best(kind: Any, learn: Any) -> None:
 def test_texts_held_out_are_not_learned_from() -> None:
     """The validation split has each class in its share, and of what is held out nothing is learned."""
     labels = np.repeat(["a", "b"], [80, 20])
-    made = make_states(
-        [1] * 100, np.eye(100)
-    )  # each text a feature of its own: a weight moves where it is learned from
+    made = make_states([1] * 100, np.eye(100))  # a feature for each text: a weight moves where it is learned from
     fitted = PoolingClassifier("mean", dropout=0.0, early_stopping=True, random_state=0).fit(made, labels)
     still = (fitted.coef_ == 0).all(axis=0)
     assert [still[labels == name].sum() for name in ("a", "b")] == [8, 2]
@@ -277,7 +275,7 @@ def test_texts_held_out_are_not_learned_from() -> None:
 @pytest.mark.parametrize("early_stopping", [False, True])
 @BOTH
 def test_the_same_seed_gives_the_same_weights(kind: Any, early_stopping: bool, learn: Any) -> None:
-    """A seed gives the same weights bit for bit, another one others, and torch's own random state is left alone."""
+    """A seed gives the same weights bit for bit, another one others, and torch's own random state is unchanged."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
 
@@ -389,7 +387,7 @@ def test_each_learned_pooling_fits(learn: Any, unseen: Any) -> None:
 
 
 def test_nothing_to_learn(learn: Any) -> None:
-    """A pooling that learns nothing is served as it is; the classifier alone is fitted."""
+    """A pooling without parameters is used as it is; only the classifier is fitted."""
     head = PoolingTransformer("max", early_stopping=True).fit(*learn)
     assert (head.n_iter_, head.loss_curve_) == (0, [])
     expected = np.stack([learn[0][[i]].batch([0]).values.numpy().max(axis=0) for i in range(5)])
@@ -397,7 +395,7 @@ def test_nothing_to_learn(learn: Any) -> None:
 
 
 def test_a_progress_bar(learn: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """With ``verbose``, a bar on standard error counts epochs and tells the loss; without, nothing is printed."""
+    """With ``verbose``, a bar on standard error counts epochs and shows the loss; without, nothing is printed."""
     PoolingClassifier(max_iter=2, random_state=0).fit(*learn)
     assert capsys.readouterr() == ("", "")
     head = PoolingClassifier(max_iter=2, random_state=0, verbose=True).fit(*learn)
@@ -471,7 +469,7 @@ def test_texts_are_read_at_the_layer_of_fit(folder: str, encoder: Encoder) -> No
 
 @BOTH
 def test_no_texts(kind: Any, states: TokenStates, encoder: Encoder) -> None:
-    """Of no texts there are no vectors and no predictions, of the right width; and nothing to learn from."""
+    """Without texts there are no vectors and no predictions, of the right width, and `fit` is refused."""
     head = kind(("attention", "max"), model=encoder, max_iter=1).fit(states, LABELS)
     assert head.transform(states[:0]).shape == (0, 64)
     assert head.transform([]).shape == (0, 64)
@@ -519,7 +517,7 @@ def test_in_a_sentence_transformer(
 
 
 def test_in_a_model_that_has_a_head(states: TokenStates, host: SentenceTransformer) -> None:
-    """Options of a head that the model had are not those of the new one; what stands behind the pooling stays."""
+    """Options of a head that the model had are not those of the new one; modules behind the pooling stay."""
     head = PoolingTransformer(max_iter=2, random_state=0).fit(states, LABELS)
     modules: Any = [host[0], Pooling(32, "attention", num_heads=4, on_empty="nan"), Normalize()]
     model = head.to_sentence_transformer(SentenceTransformer(modules=modules, device="cpu"))
@@ -529,7 +527,7 @@ def test_in_a_model_that_has_a_head(states: TokenStates, host: SentenceTransform
 
 @pytest.mark.parametrize(("mode", "options"), SERVED)
 def test_a_saved_head(mode: Any, options: dict[str, Any], states: TokenStates, tmp_path: Path) -> None:
-    """A head is saved alone and opened again, and what exists is not written over."""
+    """A head is saved without its model and opened again, and an existing folder is not overwritten."""
     head = PoolingClassifier(mode, options, max_iter=2, random_state=0).fit(states, LABELS)
     path = tmp_path / "new" / "head"
     head.set_params(pooling="max", pooling_options=None)  # what was fitted is saved
@@ -573,7 +571,7 @@ def test_pickles(kind: Any, folder: str, tmp_path: Path) -> None:
 
 @BOTH
 def test_parameters(kind: Any) -> None:
-    """A clone has the parameters of the constructor, which holds them as they were given, and nothing else."""
+    """A clone has the parameters of the constructor, which stores them unchanged, and nothing else."""
     head = kind(("mean", "attention"), {"num_heads": 2}, batch_size=5, random_state=3)
     parameters = head.get_params(deep=False)
     assert vars(head) == parameters
@@ -609,7 +607,7 @@ def test_a_search_over_texts(folder: str) -> None:
 
 @BOTH
 def test_pandas_output(kind: Any, states: TokenStates) -> None:
-    """As pandas, vectors have named columns, and predictions still stand."""
+    """As pandas, vectors have named columns, and predictions stay arrays."""
     head = kind(max_iter=1, random_state=0).fit(states, LABELS).set_output(transform="pandas")
     name = kind.__name__.lower()
     frame = head.transform(states)
@@ -698,8 +696,8 @@ BAD_LABELS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("labels", "message"), BAD_LABELS, ids=[message for _, message in BAD_LABELS])
 @BOTH
-def test_what_are_no_labels(kind: Any, labels: Any, message: str, states: TokenStates) -> None:
-    """What are no labels of the texts is refused with the place and what was expected."""
+def test_bad_labels(kind: Any, labels: Any, message: str, states: TokenStates) -> None:
+    """Values that are not labels are refused with their place and what was expected."""
     with pytest.raises((ValueError, TypeError)) as error:
         kind().fit(states, labels)
     assert message in str(error.value)
@@ -759,10 +757,10 @@ def test_states_of_another_encoder(kind: Any, learn: Any, states: TokenStates, h
         head.transform(make_states(lengths, values, "other"))
     silent = make_states(lengths, values)
     silent.identity.clear()
-    told = r"made up \(weights_sha256 made up\)"
-    with pytest.raises(ValueError, match=rf"fitted on {told}, got states that do not say whose they are$"):
+    encoder_name = r"made up \(weights_sha256 made up\)"
+    with pytest.raises(ValueError, match=rf"fitted on {encoder_name}, got states that do not say whose they are$"):
         head.transform(silent)
-    with pytest.raises(ValueError, match=rf"fitted on states that do not say whose they are, got {told}$"):
+    with pytest.raises(ValueError, match=rf"fitted on states that do not say whose they are, got {encoder_name}$"):
         kind(max_iter=1).fit(silent, learn[1]).transform(learn[0])
     renamed = make_states(lengths, values)
     renamed.identity["name"] = "the same in another folder"
@@ -816,7 +814,7 @@ def test_a_model_of_an_encoder_and_a_decoder(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_what_is_no_head(kind: Any, states: TokenStates) -> None:
+def test_bad_parameters(kind: Any, states: TokenStates) -> None:
     """A wrong parameter is refused by name when the head is fitted, and texts that are none."""
     cases: list[tuple[dict[str, Any], str]] = [
         ({"pooling": "middle"}, "pooling_mode must be one of 'mean'"),
@@ -857,7 +855,7 @@ def test_states_that_are_not_finite(kind: Any, learn: Any) -> None:
 
 @BOTH
 def test_not_fitted(kind: Any, states: TokenStates, host: SentenceTransformer, tmp_path: Path) -> None:
-    """Whatever needs a trained head says that there is none."""
+    """Every method that needs a trained head says that it is not fitted."""
     head = kind()
     uses: list[Callable[[], object]] = [
         lambda: head.transform(states),
@@ -876,8 +874,8 @@ def test_not_fitted(kind: Any, states: TokenStates, host: SentenceTransformer, t
 
 
 @pytest.mark.full
-def test_beside_logistic_regression_on_banking77(tmp_path: Path) -> None:
-    """On BANKING77, an attention head fitted within a minute is no worse than a tuned logistic regression on means."""
+def test_as_good_as_logistic_regression_on_banking77(tmp_path: Path) -> None:
+    """On BANKING77, an attention head fitted within a minute is as good as a tuned logistic regression on means."""
     if not DATA.is_dir():
         pytest.skip(f"no BANKING77 in {DATA}")
     learn, test = (read_file(DATA / f"{name}.csv", "text", "category") for name in ("train", "test"))

@@ -93,7 +93,7 @@ def _dictionary(folder: Path, name: str) -> Any:
 
 
 def test_composed_as_the_host_composes(build: Callable[..., SentenceTransformer]) -> None:
-    """Our modules stand behind the host's Transformer and before its other modules, and the model knows its width."""
+    """Our modules follow the host's Transformer and precede its other modules, and the model knows its width."""
     model = build(Pooling(DIM, WIDER), Dense(2 * DIM, 10), Normalize())
     vectors = model.encode(TEXTS)
     assert vectors.shape == (len(TEXTS), 10)
@@ -116,7 +116,7 @@ def test_special_tokens_are_the_tokenizers(build: Callable[..., SentenceTransfor
     assert isinstance(states, list)
     expected = torch.stack([state[1:-1].mean(dim=0) for state in states])
     np.testing.assert_allclose(model.encode(TEXTS), expected, atol=5e-6)
-    assert not model.encode([""]).any(), "a text of special tokens alone"
+    assert not model.encode([""]).any(), "a text of only special tokens"
 
 
 def test_prompts(build: Callable[..., SentenceTransformer]) -> None:
@@ -204,7 +204,7 @@ def test_a_transformers_model_by_folder(folder: str) -> None:
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_learned_weights_are_kept(build: Callable[..., SentenceTransformer], name: str) -> None:
-    """Exchanging ours for ours with another setting keeps what it has learned; another mode starts anew."""
+    """Another setting of our module keeps its learned weights; another mode starts from initial weights."""
     model = build(_module(name))
     expected = build(_module(name, include_special_tokens=False)).encode(TEXTS)
     np.testing.assert_array_equal(replace_pooling(model, include_special_tokens=False).encode(TEXTS), expected)
@@ -212,8 +212,8 @@ def test_learned_weights_are_kept(build: Callable[..., SentenceTransformer], nam
     assert isinstance(mode, str)
     for spelling in (mode, (mode,), [mode]):
         np.testing.assert_array_equal(replace_pooling(model, spelling, **options).encode(TEXTS), expected)
-    anew: Any = replace_pooling(model, "attention", num_heads=8)[1]
-    assert not anew.pooling.query.any()
+    replaced: Any = replace_pooling(model, "attention", num_heads=8)[1]
+    assert not replaced.pooling.query.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
@@ -252,7 +252,7 @@ def _routed(folder: str, *poolings: Any) -> SentenceTransformer:
 
 
 def test_a_pooling_inside_of_a_router(folder: str, tmp_path: Path) -> None:
-    """A single pooling is exchanged wherever it stands, and such a model is saved and opened again."""
+    """A single pooling is exchanged at any place, and such a model is saved and opened again."""
     model = _routed(folder, HostPooling(DIM))
     before = model.encode(TEXTS)
     other = with_pooling(model)
@@ -268,7 +268,7 @@ def test_a_pooling_inside_of_a_router(folder: str, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exchanged(build: Callable[..., SentenceTransformer], folder: str) -> None:
-    """No pooling, several, another object, and a mode whose width does not fit what stands behind are refused."""
+    """No pooling, several, another object, and a mode whose width does not fit the next module are refused."""
     static: Any = [StaticEmbedding(tiny.tokenizer(), embedding_dim=DIM)]
     cases: list[tuple[Any, Any, type[Exception], str]] = [
         (SentenceTransformer(modules=static), None, ValueError, r"one pooling module, got none: 0 \(StaticEmbedding\)"),
@@ -430,7 +430,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         r"names the class 'maskpool\.integrations\.sentence_transformers\.Pooling\.Other', which is neither maskpool's",
     ),
     "function of an allowed module": (_change(1, type=f"{OURS}.load"), ValueError, "which is neither maskpool's"),
-    "host's class that is no module": (
+    "host's class that is not a module": (
         _change(1, type="sentence_transformers.SentenceTransformer"),
         ValueError,
         "names the class 'sentence_transformers.SentenceTransformer'",

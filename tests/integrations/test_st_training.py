@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def pairs() -> Dataset:
-    """Texts that have three words in common, among as many that tell nothing: what attention is good for."""
+    """Texts with three words in common, among as many random words: a task for attention."""
     rng = np.random.default_rng(0)
     noise = tiny.VOCABULARY[len(tiny.SPECIAL) + len(tiny.COMMON) :]
 
@@ -145,7 +145,7 @@ def test_training_in_other_ways(folder: str, pairs: Dataset, name: str, tmp_path
 def _gradients(model: SentenceTransformer, loss: Any) -> list[Tensor]:
     texts = [text for text, _ in tiny.make_texts(24)]
     model.zero_grad()
-    model.eval()  # dropout off, so that two passes over the same text agree
+    model.eval()  # without dropout two passes over the same text agree
     features: Any = [model.preprocess(texts[::2]), model.preprocess(texts[1::2])]
     loss(features, None).backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
@@ -205,8 +205,8 @@ def test_all_outputs_of_encode(model: SentenceTransformer) -> None:
     outputs: Any = model.encode(TEXTS, output_value=None)
     assert [set(output) for output in outputs] == [set(outputs[0])] * len(TEXTS)
     assert {"input_ids", "attention_mask", "token_embeddings", "sentence_embedding"} <= set(outputs[0])
-    found = torch.stack([output["sentence_embedding"] for output in outputs]).numpy()
-    np.testing.assert_array_equal(found, model.encode(TEXTS))
+    embeddings = torch.stack([output["sentence_embedding"] for output in outputs]).numpy()
+    np.testing.assert_array_equal(embeddings, model.encode(TEXTS))
 
 
 def test_token_states_of_encode(model: SentenceTransformer) -> None:
@@ -224,5 +224,5 @@ def test_one_text_and_none(model: SentenceTransformer) -> None:
 @pytest.mark.full  # test_opened_in_a_fresh_process of test_st_models.py is its short form
 def test_several_processes(model: SentenceTransformer) -> None:
     """Encoding in two processes gives the vectors of one."""
-    found = model.encode(TEXTS, device=["cpu", "cpu"], chunk_size=10)
-    np.testing.assert_allclose(found, model.encode(TEXTS), atol=1e-6)
+    embeddings = model.encode(TEXTS, device=["cpu", "cpu"], chunk_size=10)
+    np.testing.assert_allclose(embeddings, model.encode(TEXTS), atol=1e-6)

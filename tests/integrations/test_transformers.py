@@ -78,7 +78,7 @@ def _load(name: str, tmp_path: Path) -> PreTrainedModel:
     return model
 
 
-pipeline: Any = hosts_pipeline  # Any: the host's types know its own tasks alone
+pipeline: Any = hosts_pipeline  # Any: the host's types know only its own tasks
 every_model = pytest.mark.parametrize("name", ["bert", "bert with its head", *MODELS])
 
 
@@ -111,7 +111,7 @@ def test_vectors_are_those_of_texts_alone(name: str, batch_size: int, tmp_path: 
 
 @pytest.mark.parametrize("mode", [*POOLINGS, ("cls", WIDER)], ids=str)
 def test_every_pooling(bert: Any, mode: str | tuple[str, ...]) -> None:
-    """A mode string is the pooling of that name over each text's real tokens, and tells its width."""
+    """A mode string is the pooling of that name over each text's real tokens, and reports its width."""
     options = required(mode) if isinstance(mode, str) else {}
     layer = build_pooling(mode, 32, **options)
     tokenizer = tiny.tokenizer()
@@ -223,7 +223,7 @@ def test_the_model_is_left_as_it_was(bert: Any, training: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-def test_vectors_are_float32_whatever_the_model(bert: Any, dtype: torch.dtype) -> None:
+def test_vectors_are_float32_for_any_model(bert: Any, dtype: torch.dtype) -> None:
     """A model of another dtype gives float32 vectors, near those of float32."""
     tokenizer = tiny.tokenizer()
     vectors = SentenceEmbedder(copy.deepcopy(bert).to(dtype), tokenizer).embed(TEXTS)
@@ -335,16 +335,16 @@ def test_embedders_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
 def test_the_pipeline_gives_the_same_vectors(name: str, batch_size: int | None, side: str, tmp_path: Path) -> None:
-    """The pipeline gives one array a text, that of the embedder, in any batch and whatever the tokenizer's side."""
+    """The pipeline gives one array a text, that of the embedder, in any batch and for either side of the tokenizer."""
     register_pipeline()
     register_pipeline()
     model, tokenizer = _load(name, tmp_path), tiny.tokenizer()
     tokenizer.padding_side = side
     pipe = pipeline("sentence-embedding", model=model, tokenizer=tokenizer)
-    found = pipe(TEXTS, batch_size=batch_size)
-    assert [(vector.shape, vector.dtype) for vector in found] == [((32,), np.float32)] * len(TEXTS)
-    np.testing.assert_allclose(np.stack(found), SentenceEmbedder(model, tokenizer).embed(TEXTS), atol=5e-6)
-    np.testing.assert_allclose(pipe(TEXTS[0]), found[0], atol=5e-6)
+    arrays = pipe(TEXTS, batch_size=batch_size)
+    assert [(vector.shape, vector.dtype) for vector in arrays] == [((32,), np.float32)] * len(TEXTS)
+    np.testing.assert_allclose(np.stack(arrays), SentenceEmbedder(model, tokenizer).embed(TEXTS), atol=5e-6)
+    np.testing.assert_allclose(pipe(TEXTS[0]), arrays[0], atol=5e-6)
     assert tokenizer.padding_side == side
 
 
@@ -369,7 +369,7 @@ def test_the_pipeline_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_what_the_pipeline_refuses(bert: Any) -> None:
-    """The pipeline refuses what is no text and parameters that it does not have."""
+    """The pipeline refuses what is not a text, and parameters that it does not have."""
     register_pipeline()
     pipe = pipeline("sentence-embedding", model=bert, tokenizer=tiny.tokenizer())
     with pytest.raises(TypeError, match="inputs must be texts, strings, got NoneType"):

@@ -50,7 +50,7 @@ def build_module(
     place = folder.at(entry.path)
     if issubclass(cls, host.Router):
         # Not by the class' own loader, which would import the classes of inner modules by name.
-        inner = {one.name: build_module(folder, one, classes, given) for one in entry.inner}
+        inner = {inner.name: build_module(folder, inner, classes, given) for inner in entry.inner}
         routes: Any = {route: [inner[name] for name in names] for route, names in entry.structure.items()}
         with as_folder_error(f"{place} must hold a {cls.__name__} that can be loaded"):
             return cls(routes, **entry.parameters)

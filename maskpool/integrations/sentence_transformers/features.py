@@ -42,7 +42,7 @@ def read_tokens(
         names = ", ".join(map(str, features)) or "nothing"
         raise InvalidValueError(
             "features",
-            f"must hold token_embeddings, got {names}: a pooling stands behind a module that gives them, such as the "
+            f"must hold token_embeddings, got {names}: a pooling follows a module that gives them, such as the "
             "host's Transformer",
         )
     if x.shape[-1] != embedding_dimension:
@@ -101,7 +101,7 @@ def pool_weighted(batch: TokenBatch, layer: PoolingLayer, sums: Tensor, excluded
         batch: The weighted tokens wₜxₜ.
         layer: The layer of the pooling mode.
         sums: ``token_weights_sum``, Σₜ wₜ over all tokens of each sentence, (batch,).
-        excluded: Whether tokens were excluded from ``batch``, so that ``sums`` is not their sum.
+        excluded: Whether tokens were excluded from ``batch``; ``sums`` is then not their sum.
         on_empty: What sentences without tokens or with zero total weight get.
 
     Raises:

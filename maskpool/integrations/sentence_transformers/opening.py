@@ -42,7 +42,7 @@ def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> SentenceTransfo
         The model, with its modules, prompts, similarity function and truncation.
 
     Raises:
-        NotFoundError: There is no such model, or it has no ``modules.json``.
+        NotFoundError: The model does not exist, or has no ``modules.json``.
         FolderError: A file is malformed, or asks for code or for something outside the model.
         DeviceError: Torch cannot use ``device``.
         RequirementError: The model needs other versions of packages.

@@ -163,15 +163,15 @@ class Pooling(host.Pooling):
         """Read what `save` wrote; the arguments are those of every module of sentence-transformers.
 
         Raises:
-            NotFoundError: There is no such folder.
+            NotFoundError: The folder does not exist.
             FolderError: The settings or weights are malformed, or belong to another module.
         """
         source = model_name_or_path
         if not is_inner_path(subfolder):
             raise FolderError(f"must be a path inside {source}, got {subfolder!r}", argument="subfolder")
         if not os.path.isdir(source):
-            found = find_folder(source, token, cache_folder, revision, local_files_only, only=subfolder)
-            source = str(found)
+            vetted = find_folder(source, token, cache_folder, revision, local_files_only, only=subfolder)
+            source = str(vetted)
         folder = Folder(source)
         check_head(folder, subfolder)
         with as_folder_error(f"{folder.at(subfolder, 'config.json')} must hold the settings of a {cls.__name__}"):

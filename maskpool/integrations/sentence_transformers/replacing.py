@@ -73,7 +73,7 @@ def with_pooling(model: Model, pooling_mode: Modes | None = None, **options: Any
     name, _ = _find_pooling(model)
     if "." in name:  # inside of another module, which cannot be shared and changed
         return replace_pooling(copy.deepcopy(model), pooling_mode, **options)
-    modules: Any = OrderedDict(model.named_children())  # Any: the host's type names lists alone
+    modules: Any = OrderedDict(model.named_children())  # Any: the host's type allows only lists
     prompts: Any = dict(model.prompts)  # Any: the host takes no None, which it gives
     other = SentenceTransformer(
         modules=modules,
@@ -145,12 +145,12 @@ def as_host_pooling(model: Model) -> SentenceTransformer:
 
 def _find_pooling(model: SentenceTransformer) -> tuple[str, host.Pooling]:
     """Return the one pooling module of a model, and its name in the model."""
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, host.Pooling)]
-    if len(found) != 1:
-        names = ", ".join(f"{name} ({type(module).__name__})" for name, module in found or model.named_children())
-        what = "none" if not found else str(len(found))
+    poolings = [(name, module) for name, module in model.named_modules() if isinstance(module, host.Pooling)]
+    if len(poolings) != 1:
+        names = ", ".join(f"{name} ({type(module).__name__})" for name, module in poolings or model.named_children())
+        what = "none" if not poolings else str(len(poolings))
         raise InvalidValueError("model", f"must have one pooling module, got {what}: {names}")
-    return found[0]
+    return poolings[0]
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

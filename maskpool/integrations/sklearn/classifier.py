@@ -34,19 +34,19 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
     states once, by `maskpool.encoder.cache_states` or `maskpool.encoder.compute_states`, and pass these.
 
     Args:
-        pooling: The pooling, as `build_pooling` takes it; of one that learns nothing, the classifier alone is fitted.
+        pooling: The pooling, as `build_pooling` takes it; if it has no parameters, only the classifier is fitted.
         pooling_options: Options of the pooling, such as ``{"num_heads": 4}``.
         model: What reads texts: the name or folder of a transformers model, or an `Encoder`; token states need none.
         dropout: The share of a vector's features that is zeroed at each step of training.
-        max_iter: Most epochs. None takes 20, and of few texts as many more as make 400 steps, below which a classifier
-            that starts at zero is not where it will be.
+        max_iter: Most epochs. None takes 20, and more for few texts, at least 400 steps, which a classifier that
+            starts at zero needs.
         batch_size: Texts at a step.
         learning_rate_init: Adam's rate at the start.
-        early_stopping: Hold texts out, stop when they have not gained for ``n_iter_no_change`` epochs, and keep the
-            weights that were best on them. Otherwise ``max_iter`` epochs learn from all texts, which is often worth
-            more than the best moment to stop, because the rate has fallen to zero by then.
+        early_stopping: Hold texts out, stop when their loss has not fallen for ``n_iter_no_change`` epochs, and keep
+            the weights with the lowest loss. Otherwise ``max_iter`` epochs learn from all texts, which is often better,
+            because the rate has fallen to zero by then.
         validation_fraction: The share of texts held out, stratified by class (of several labels a text, at random).
-        n_iter_no_change: Epochs without a gain before it stops.
+        n_iter_no_change: Epochs without a better score before training stops.
         checkpoint: A file that is written after each epoch. An interrupted fit that is started again with the same
             data, parameters and ``random_state`` resumes from it, and ends with the weights of an uninterrupted fit. A
             checkpoint of another fit is refused. None writes no file.
@@ -62,10 +62,10 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         intercept_: float32, (classes,), b.
         loss_curve_: The mean loss of each epoch.
         validation_scores_: After each epoch, minus the loss of the texts held out; None without ``early_stopping``.
-        n_iter_: Epochs that were run.
+        n_iter_: Number of epochs.
         n_features_in_: Width of a token state.
         n_features_out_: Width of a pooled vector.
-        encoder_identity_: Which encoder the token states came from.
+        encoder_identity_: Identity of the encoder of the token states.
 
     Example::
 
@@ -120,8 +120,8 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
 
         Raises:
             TypeError: ``X`` is neither, or a parameter is of another type.
-            ValueError: ``y`` has another length, no label for some text, one class alone, or too few texts of a class
-                for the validation split; there are no texts; or a parameter is out of range.
+            ValueError: ``y`` has another length, no label for some text, only one class, or too few texts of a class
+                for the validation split; ``X`` is empty; or a parameter is out of range.
         """
         self._check_parameters()
         check_scalar(self.dropout, "dropout", Real, min_val=0, max_val=1, include_boundaries="left")
@@ -147,7 +147,7 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         return self
 
     def predict(self, X: TokenStates | Iterable[str]) -> Labels:  # noqa: N803  # scikit-learn's name
-        """The likeliest class of each text; of several labels a text, (texts, labels), 1 where its share is over half.
+        """Predict the likeliest class of each text; for several labels a text, (texts, labels), 1 above one half.
 
         Args:
             X: Token states, or texts, as `fit` takes them.
@@ -158,11 +158,11 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         logits = self._logits(X)
         if self._multilabel:
             return (logits > 0).astype(np.int64)
-        found: Labels = self.classes_[logits.argmax(axis=1)]
-        return found
+        predicted: Labels = self.classes_[logits.argmax(axis=1)]
+        return predicted
 
     def predict_proba(self, X: TokenStates | Iterable[str]) -> Vectors:  # noqa: N803  # scikit-learn's name
-        """Probability of each class, (texts, classes); of several labels a text, of each label by itself.
+        """Predict the probability of each class, (texts, classes); for several labels a text, of each label by itself.
 
         Args:
             X: Token states, or texts, as `fit` takes them.
@@ -174,9 +174,9 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
         return (logits.sigmoid() if self._multilabel else logits.softmax(dim=1)).numpy()
 
     def score(self, X: TokenStates | Iterable[str], y: Any, sample_weight: Any = None) -> float:  # noqa: N803  # scikit-learn's name
-        """Accuracy; of several labels a text, the share of texts of which each is right.
+        """Compute the accuracy; for several labels a text, the share of texts with all labels right.
 
-        A label that `fit` has not seen counts as an error, as everywhere in scikit-learn, and is warned of.
+        A label that `fit` has not seen counts as an error, as in scikit-learn, with a warning.
 
         Args:
             X: Token states, or texts, as `fit` takes them.
@@ -213,7 +213,7 @@ class PoolingClassifier(ClassifierMixin, PoolingHead):  # type: ignore[misc]  # 
 
 
 class _LinearObjective(nn.Module):
-    """A linear classifier on vectors that are centred and scaled as the ones that it is shown first.
+    """Cross-entropy of a linear classifier on vectors, centred and scaled by statistics of a sample.
 
     Args:
         vectors: (texts, dim).
@@ -228,7 +228,7 @@ class _LinearObjective(nn.Module):
     def __init__(self, vectors: Tensor, classes: int, dropout: float, labels: Tensor | None) -> None:
         super().__init__()
         centre = vectors.mean(dim=0)
-        # One scale for all features: dividing each by its own would lift those that say next to nothing.
+        # One scale for all features: a scale for each would amplify features with little information.
         scale = (vectors - centre).square().mean().sqrt()
         self.register_buffer("centre", centre)
         self.register_buffer("scale", torch.where(scale > 0, scale, 1.0))
@@ -238,8 +238,8 @@ class _LinearObjective(nn.Module):
         nn.init.zeros_(self.linear.bias)
         self.loss = nn.CrossEntropyLoss() if labels is None else nn.BCEWithLogitsLoss()
         if labels is not None:
-            # Each label is held against its absence, and most labels are rare: from zero, the steps of a small corpus
-            # go into learning that. A label that no text has, or every text, may still be missing from others.
+            # Most labels are rare: from zero, a small corpus spends its steps on learning that. A label of no text, or
+            # of every text, still gets a finite bias.
             least = 0.5 / len(labels)
             with torch.no_grad():
                 self.linear.bias.copy_(labels.mean(dim=0).clamp(least, 1 - least).logit())
@@ -250,7 +250,7 @@ class _LinearObjective(nn.Module):
         return loss
 
     def folded(self) -> tuple[Vectors, Labels]:
-        """W and b for the vectors themselves."""
+        """Return W and b for vectors that are neither centred nor scaled."""
         with torch.no_grad():
             weight = self.linear.weight / self.scale
             return weight.numpy(), (self.linear.bias - weight @ self.centre).numpy()

@@ -23,26 +23,26 @@ class PoolingTransformer(PoolingHead):
     """A pooling that learns on the token states of a frozen encoder to bring texts of one class together.
 
     Minimises the supervised contrastive loss of unit vectors z, over the texts i of a batch that have others, P(i), of
-    their class in it: the mean over i of −1/|P(i)| Σₚ log(exp(zᵢ·zₚ/τ) / Σ_{a≠i} exp(zᵢ·zₐ/τ)). Nothing but the pooling
-    learns, so that what is compared is what `transform` gives, before it is divided by its length. Adam, with a rate
-    that falls from ``learning_rate_init`` to zero along half a cosine over ``max_iter`` epochs.
+    their class in it: the mean over i of −1/|P(i)| Σₚ log(exp(zᵢ·zₚ/τ) / Σ_{a≠i} exp(zᵢ·zₐ/τ)). Only the pooling
+    learns: the loss compares the vectors of `transform`, divided by their lengths. Adam, with a rate that falls from
+    ``learning_rate_init`` to zero along half a cosine over ``max_iter`` epochs.
 
     Source: Khosla et al. 2020, Supervised Contrastive Learning, equation 2.
 
     Texts go through ``model`` at each call; see `PoolingClassifier` for how to compute their token states once.
 
     Args:
-        pooling: The pooling, as `build_pooling` takes it; one that learns nothing is served as it is.
+        pooling: The pooling, as `build_pooling` takes it; one without parameters is used as it is.
         pooling_options: Options of the pooling, such as ``{"num_heads": 4}``.
         model: What reads texts: the name or folder of a transformers model, or an `Encoder`; token states need none.
         temperature: τ, above 0.
-        max_iter: Most epochs; with many more of them, it learns of few texts more than is true. None as for
-            `PoolingClassifier`.
-        batch_size: Texts at a step; each needs others of its class among them, so large ones learn more.
+        max_iter: Most epochs; many more of them overfit few texts. None as for `PoolingClassifier`.
+        batch_size: Texts at a step. A text learns only from others of its class in the batch, so large batches
+            learn more.
         learning_rate_init: Adam's rate at the start.
         early_stopping: As for `PoolingClassifier`.
         validation_fraction: The share of texts held out, stratified by class.
-        n_iter_no_change: Epochs without a gain before it stops.
+        n_iter_no_change: Epochs without a better score before training stops.
         checkpoint: As for `PoolingClassifier`.
         device: Where to learn and pool, as torch names it; None is the CPU.
         random_state: As for `PoolingClassifier`.
@@ -52,10 +52,10 @@ class PoolingTransformer(PoolingHead):
         pooling_: The trained layer.
         loss_curve_: The mean loss of each epoch.
         validation_scores_: After each epoch, minus the loss of the texts held out; None without ``early_stopping``.
-        n_iter_: Epochs that were run.
+        n_iter_: Number of epochs.
         n_features_in_: Width of a token state.
         n_features_out_: Width of a pooled vector.
-        encoder_identity_: Which encoder the token states came from.
+        encoder_identity_: Identity of the encoder of the token states.
 
     Example::
 
@@ -122,7 +122,7 @@ class PoolingTransformer(PoolingHead):
 
 
 class _SupervisedContrastive(nn.Module):
-    """The loss that `PoolingTransformer` says."""
+    """Supervised contrastive loss, by the formula of `PoolingTransformer`."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()

@@ -74,9 +74,9 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Raises:
             TypeError: ``X`` is one bare string, a generator or a table, or holds something else than strings; or
                 ``model`` or ``normalize`` is of another type.
-            ValueError: ``batch_size`` is no positive integer, torch cannot use ``device`` here, or as `load` and
+            ValueError: ``batch_size`` is not a positive integer, torch cannot use ``device`` here, or as `load` and
                 `replace_pooling` say.
-            OSError: There is no such model.
+            OSError: The model does not exist.
 
         Warns:
             UserWarning: ``pooling_mode`` is not the mode that a model given by name is saved with.
@@ -120,12 +120,12 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             raise InvalidValueError("batch_size", f"must be a positive integer, got {self.batch_size!r}")
         if not isinstance(self.normalize, bool | np.bool_):
             raise InvalidTypeError("normalize", f"must be True or False, got {self.normalize!r}")
-        asked = (self.model, self.pooling_mode, self.device)
+        key = (self.model, self.pooling_mode, self.device)
         opened: tuple[object, SentenceTransformer] | None = getattr(self, "_opened", None)
         # A given model may have been trained since, and our pooling is a copy of what its own had learned.
-        if opened is None or opened[0] != asked or isinstance(self.model, SentenceTransformer):
+        if opened is None or opened[0] != key or isinstance(self.model, SentenceTransformer):
             model, is_saved = self._find()
-            opened = (asked, with_pooling(model, self.pooling_mode))
+            opened = (key, with_pooling(model, self.pooling_mode))
             if is_saved:
                 warn_if_pooled_otherwise(self.model, model, self.pooling_mode, stacklevel=3)
             self._opened = opened

@@ -47,13 +47,13 @@ _FEWEST_EPOCHS, _FEWEST_STEPS = 20, 400
 # Numbers in a batch from which threads are worth it. Those of small batches wait for each other most of the time: on
 # two cores with other work on them, a fit on BANKING77 took 136 s with two threads, and 11 with one.
 _WORTH_THREADS = 2**22
-# At the classifier's own rate, a pooling follows a classifier that is still wrong, and of few texts it then learns more
-# than is true: with 2 texts a class of BANKING77, the accuracy fell from 63.5 % to 60.
+# At the rate of the classifier, the pooling follows a classifier that is still wrong, and overfits: with 2 texts a
+# class of BANKING77, the accuracy fell from 63.5 % to 60.
 _POOLING_RATE = 0.1
 
 
 class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # untyped
-    """What the estimators share: token states of texts, one training loop, and where a trained head goes."""
+    """Base of the estimators: reads token states, trains a pooling under an objective, and exports the trained head."""
 
     # Parameters, each set by the constructor of an estimator.
     pooling: str | tuple[str, ...]
@@ -72,7 +72,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     pooling_: nn.Module
     encoder_identity_: dict[str, Any]
-    _mode: str | tuple[str, ...]  # what was fitted, whatever parameters are set to since
+    _mode: str | tuple[str, ...]  # as fitted; the parameters may have changed since
     _options: dict[str, Any]
     n_features_in_: int
     n_features_out_: int
@@ -161,8 +161,8 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         module = Pooling(self.n_features_in_, self._mode, **self._options)
         module.pooling.load_state_dict(self.pooling_.state_dict())
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as beside:
-            whole = Path(beside) / "head"
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as parent:
+            whole = Path(parent) / "head"
             whole.mkdir()
             module.save(str(whole))
             whole.rename(target)
@@ -178,7 +178,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         classes: Labels | None,
         objective_of: Callable[[Annotated[Tensor, "texts dim"], Tensor], nn.Module],
     ) -> nn.Module:
-        """Fit the pooling, and what stands on it, to an objective.
+        """Train the pooling and an objective on its vectors.
 
         Args:
             states: What to learn from.
@@ -245,7 +245,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return objective.cpu().eval()
 
     def _run_identity(self, states: TokenStates, targets: Tensor) -> str:
-        """Hash the data and the parameters, as a checkpoint is for one fit."""
+        """Hash the data and the parameters: a checkpoint belongs to one fit."""
         parameters = self.get_params(deep=False)
         for name in ("checkpoint", "model", "verbose", "random_state"):  # the loop compares the random state itself
             del parameters[name]
@@ -257,13 +257,13 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return digest.hexdigest()
 
     def _rates(self, pooling: nn.Module, objective: nn.Module) -> list[dict[str, Any]]:
-        """Parameters with the rate at which each learns."""
+        """Return the parameters with their learning rates."""
         below, above = list(pooling.parameters()), list(objective.parameters())
         rate = self.learning_rate_init * (_POOLING_RATE if above else 1)
         return [{"params": below, "lr": rate}, {"params": above, "lr": self.learning_rate_init}]
 
     def _split(self, texts: int, classes: Labels | None, rng: np.random.RandomState) -> tuple[Tensor, Tensor | None]:
-        """Numbers of the texts to learn from, and of those held out, if any."""
+        """Return the numbers of the texts to learn from, and of those held out, if any."""
         everything = np.arange(texts)
         if not self.early_stopping:
             return torch.from_numpy(everything), None
@@ -287,7 +287,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return torch.from_numpy(learn), torch.from_numpy(held)
 
     def _states(self, X: TokenStates | Iterable[str], fitted: bool = True) -> TokenStates:  # noqa: N803  # scikit-learn's name
-        """Token states as they are; those of texts, computed by the model, once fitted of the layer that was fitted."""
+        """Return token states unchanged; compute those of texts, after `fit` at the layer of `fit`."""
         if isinstance(X, TokenStates):
             return X
         texts = check_readable_texts(X)
@@ -321,35 +321,35 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             return
         for transformer in (module for module in model.modules() if isinstance(module, host.Transformer)):
             theirs = transformer.auto_model
-            if not isinstance(theirs, PreTrainedModel):  # another backend's, whose weights are no tensors
+            if not isinstance(theirs, PreTrainedModel):  # another backend's weights are not tensors
                 continue
-            found = weights_hash(text_encoder(theirs))
-            # Of an encoder-decoder, the host keeps the encoder in a shell of its own, under other names. Older
+            own_hash = weights_hash(text_encoder(theirs))
+            # Of an encoder-decoder, the host wraps the encoder, which changes the names of its weights. Older
             # transformers give other models no get_encoder.
             inner = theirs.get_encoder() if hasattr(theirs, "get_encoder") else theirs
-            if ours["weights_sha256"] not in (found, weights_hash(inner)):
+            if ours["weights_sha256"] not in (own_hash, weights_hash(inner)):
                 raise InvalidValueError(
                     "model",
                     f"must have the weights that this head was fitted on, in the same dtype, those of "
                     f"{ours.get('name')!r} ({short(ours['weights_sha256'])}), got those of {theirs.name_or_path!r} "
-                    f"({short(found)})",
+                    f"({short(own_hash)})",
                 )
 
     def _open(self) -> tuple[Encoder, str | None]:
-        """The encoder of texts; by name it is opened, and its weights are read, once for the same parameters.
+        """Return the encoder of texts, and the hash of its weights if it was opened by name.
 
-        Nobody else has what was opened by name, so that the hash of its weights holds. A given encoder may have been
-        trained since.
+        An encoder that was opened by name is kept, and its weights are hashed once. A given encoder may be trained
+        between calls.
         """
         if isinstance(self.model, Encoder):
             return self.model, None
         if not isinstance(self.model, str | os.PathLike):
             raise InvalidTypeError("model", f"must be a name, a folder or an Encoder, got {type(self.model).__name__}")
-        asked = (os.fspath(self.model), str(_device(self.device)))
+        key = (os.fspath(self.model), str(_device(self.device)))
         opened: tuple[object, Encoder, str] | None = getattr(self, "_opened", None)
-        if opened is None or opened[0] != asked:
-            encoder = Encoder.load(*asked)
-            opened = (asked, encoder, weights_hash(encoder.model))
+        if opened is None or opened[0] != key:
+            encoder = Encoder.load(*key)
+            opened = (key, encoder, weights_hash(encoder.model))
             self._opened = opened
         return opened[1:]
 
@@ -388,7 +388,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
 
 def _read(states: TokenStates, texts: Tensor, where: torch.device) -> TokenBatch:
-    """Some texts, on the device where they are pooled."""
+    """Read some texts onto the device where they are pooled."""
     batch = states.batch(texts)
     if where.type == "cpu":
         return batch
@@ -412,7 +412,7 @@ def _device(device: str | None) -> torch.device:
 
 @contextmanager
 def _threads_for(states: TokenStates, batch_size: int) -> Iterator[None]:
-    """One thread where batches are small; torch's number is given back."""
+    """Use one thread for small batches, and restore the number of threads."""
     before = torch.get_num_threads()
     if batch_size * int(states.lengths.sum()) * states.dimension < _WORTH_THREADS * len(states):
         torch.set_num_threads(1)

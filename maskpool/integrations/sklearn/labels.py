@@ -24,7 +24,7 @@ _LISTS = (
 
 
 def check_labels(y: Any, texts: int) -> Labels:
-    """Labels as an array, (texts,), or (texts, labels) of several a text."""
+    """Return labels as an array, (texts,), or (texts, labels) for several labels a text."""
     if y is None:
         raise InvalidValueError(
             "y", "must hold the labels: this estimator requires y to be passed, but the target y is None"
@@ -69,7 +69,7 @@ def check_labels(y: Any, texts: int) -> Labels:
 
 
 def _missing(labels: Labels) -> tuple[int, object] | None:
-    """The first text without a label, and what stands there."""
+    """Return the place of the first text without a label, and its value."""
     if labels.dtype.kind not in "fcO":
         return None
     for place, row in enumerate(labels):
@@ -85,7 +85,7 @@ def _missing(labels: Labels) -> tuple[int, object] | None:
 
 
 def encode_labels(labels: Labels) -> tuple[Labels, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """The classes, and of each text the number of its class."""
+    """Return the classes, and the number of each text's class."""
     names, codes = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         raise InvalidValueError("y", f"must have at least two classes, got one class: {shown(names[0])}")
@@ -93,5 +93,5 @@ def encode_labels(labels: Labels) -> tuple[Labels, np.ndarray[tuple[int], np.dty
 
 
 def shown(label: Any) -> str:
-    """A label in a message, as Python spells it."""
+    """Format a label for a message, as Python spells it."""
     return repr(label.item() if isinstance(label, np.generic) else label)
