@@ -1,18 +1,18 @@
-"""The errors that maskpool raises on purpose.
+"""Define the errors that maskpool raises on purpose.
 
-Each derives from `MaskpoolError` and from the built-in error that a caller would catch:
+Each error derives from `MaskpoolError` and from the built-in error that a caller would catch:
 
 | error | also a | raised when |
 |---|---|---|
 | `InvalidValueError` | `ValueError` | an argument has a value that is not accepted |
 | `InvalidTypeError` | `TypeError` | an argument has a type or dtype that is not accepted |
 | `DeviceError` | `ValueError` | torch cannot use the device |
-| `DataError` | `ValueError` | texts, labels, vectors or results do not allow what is asked |
+| `DataError` | `ValueError` | texts, labels, vectors or results do not allow the requested computation |
 | `FolderError` | `ValueError` | a folder or file is malformed, or asks for something that is never done |
 | `WeightsError` | `FolderError`, `RuntimeError` | weights belong to another model |
 | `NotFoundError` | `FileNotFoundError` | a model, folder or file does not exist |
-| `ExistsError` | `FileExistsError` | something is at a path that must be new |
-| `ReadOnlyError` | `AttributeError` | an attribute that is fixed was set |
+| `ExistsError` | `FileExistsError` | a path that must be new exists already |
+| `ReadOnlyError` | `AttributeError` | a read-only attribute was set |
 | `StorageError` | `OSError` | a folder or file cannot be read, written, locked or downloaded |
 | `RequirementError` | `ImportError` | a package is missing or has the wrong version |
 | `DivergedError` | `ArithmeticError` | the loss of a training run is not finite |
@@ -29,23 +29,23 @@ _LONGEST_WORD = 400
 
 
 def printable(message: str) -> str:
-    """A message on one line, with control characters escaped and very long words cut."""
+    """Put a message on one line, escape control characters and cut very long words."""
     letters = (letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in message)
     return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:200]}…{word[0][-100:]}", "".join(letters))
 
 
 class MaskpoolError(Exception):
-    """Base of all errors that maskpool raises on purpose.
+    """The base class of all errors that maskpool raises on purpose.
 
-    The message is the problem, after the name of the argument if there is one: ``"k must be at least 1, got 0"``.
+    The message is the name of the argument, if there is one, and the problem: ``"k must be at least 1, got 0"``.
 
     Args:
         problem: What was expected, what was given, and the way out.
         argument: The name of the refused argument.
 
     Attributes:
-        problem: The same.
-        argument: The same; None if no single argument was refused.
+        problem: The problem, as passed.
+        argument: The name of the refused argument; None if no single argument was refused.
     """
 
     def __init__(self, problem: str = "", *, argument: str | None = None) -> None:
@@ -68,7 +68,7 @@ class _ArgumentError(MaskpoolError):
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(problem, argument=argument)
-        self.args = (argument, problem)  # pickle calls the class with them again
+        self.args = (argument, problem)  # pickle calls the class with these arguments
 
 
 class InvalidValueError(_ArgumentError, ValueError):
@@ -92,11 +92,11 @@ class InvalidTypeError(_ArgumentError, TypeError):
 
 
 class ReadOnlyError(_ArgumentError, AttributeError):
-    """An attribute that is fixed when its object is made was set."""
+    """A read-only attribute was set."""
 
 
 class ExistsError(_ArgumentError, FileExistsError):
-    """There is something at a path that must be new."""
+    """A path that must be new exists already."""
 
 
 class DeviceError(MaskpoolError, ValueError):
@@ -104,15 +104,15 @@ class DeviceError(MaskpoolError, ValueError):
 
 
 class DataError(MaskpoolError, ValueError):
-    """Texts, labels, vectors or results do not allow what is asked, whatever the arguments are."""
+    """Texts, labels, vectors or results do not allow the requested computation with any arguments."""
 
 
 class FolderError(MaskpoolError, ValueError):
     """A folder or file is malformed, or asks for something that opening it must never do.
 
     Args:
-        problem: The problem, in which control characters are escaped and very long words are cut: the folder's author
-            chose what is quoted.
+        problem: The problem. Control characters are escaped and very long words are cut, because the message quotes
+            text that the folder's author chose.
         argument: The argument that named the folder.
     """
 
@@ -125,7 +125,7 @@ class WeightsError(FolderError, RuntimeError):
 
 
 class NotFoundError(MaskpoolError, FileNotFoundError):
-    """There is no such model, folder or file."""
+    """A model, folder or file does not exist."""
 
 
 class StorageError(MaskpoolError, OSError):
@@ -146,7 +146,7 @@ class UnfinishedError(MaskpoolError, RuntimeError):
 
 @contextmanager
 def rename_arguments(names: Mapping[str, str]) -> Iterator[None]:
-    """Rename the argument of an error: a function's caller knows its own arguments, not those of inner calls.
+    """Rename the argument of an error: a caller knows the arguments of the outer function, not of inner calls.
 
     Args:
         names: The new name of each argument.

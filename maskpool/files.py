@@ -1,4 +1,4 @@
-"""Write files in one step, and keep other processes out of them."""
+"""Write files atomically and lock them against other processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file so that readers, and whoever runs after a crash, find the old content or the new, never a part.
+    """Write a file atomically: readers see the old content or the new, never a part, even after a crash.
 
     Args:
         path: The file to write or replace.
@@ -23,24 +23,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "report.json"
-        >>> with atomic_write(path) as beside:
-        ...     _ = beside.write_text("{}")
+        >>> with atomic_write(path) as temporary:
+        ...     _ = temporary.write_text("{}")
         >>> path.read_text()
         '{}'
     """
     target = Path(path)
     # Not tempfile, whose files only their owner can read: the file gets the usual permissions.
-    beside = target.with_name(f".{uuid.uuid4().hex}.{target.name}")
+    temporary = target.with_name(f".{uuid.uuid4().hex}.{target.name}")
     try:
-        yield beside
-        replace_file(beside, target)
+        yield temporary
+        replace_file(temporary, target)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def replace_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Rename a file to a name that may be taken, once its content is on the disk.
+    """Write a file's content to the disk, then rename the file, replacing an existing target.
 
     Args:
         source: The file, in the same file system as ``target``.
@@ -62,12 +62,12 @@ def replace_file(source: str | os.PathLike[str], target: str | os.PathLike[str])
 
 @contextmanager
 def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a lock that one process can hold at a time; it ends with the process, even if the process is killed.
+    """Hold a lock that only one process can hold; it ends with the process, even if the process is killed.
 
-    In a file system without locks, nothing is locked.
+    On a file system without locks, nothing is locked.
 
     Args:
-        path: The file that is locked. It is made, and removed at the end.
+        path: The file that is locked. It is created, and removed at the end.
 
     Raises:
         BlockingIOError: Another process holds the lock.
@@ -86,5 +86,5 @@ def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # Windows does not remove open files
-            Path(path).unlink()  # before the release: nobody else can hold the lock of this file yet
+            Path(path).unlink()  # before the release, while no other process can hold this lock
         lock.release()

@@ -108,7 +108,7 @@ def no_weights(folder: Path) -> None:
 
 
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
-    "damaged weights": (cut_weights, r"\S*/model\.safetensors must be a whole safetensors file.*"),
+    "damaged weights": (cut_weights, r"\S*/model\.safetensors must be a complete safetensors file.*"),
     "missing weights": (no_weights, r"\S* must hold weights in model\.safetensors, got none.*"),
     "missing tokenizer": (no_tokenizer, r"\S* must hold a tokenizer, such as tokenizer\.json.*"),
 }

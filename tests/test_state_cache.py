@@ -285,7 +285,7 @@ def test_another_encoder(encoder: Encoder, path: Path, tmp_path: Path) -> None:
     other = Encoder.load(str(tiny.save_model(tmp_path / "other", seed=1)))
     with pytest.raises(
         MaskpoolError,
-        match=f"made by {encoder.name} .weights_sha256 \\w{{12}}….*asked for is {other.name} .weights_sha256",
+        match=f"made by {encoder.name} .weights_sha256 \\w{{12}}….*but {other.name} .weights_sha256.*was requested",
     ):
         TokenStates.open(path, other)
     with pytest.raises(MaskpoolError, match="weights_sha256"):
@@ -347,7 +347,9 @@ def test_somebody_elses_part(encoder: Encoder, path: Path) -> None:
     """A file of that name that is no begun cache stays as it is."""
     part = path.with_name(path.name + ".part")
     part.write_text("my notes", "utf-8")
-    with pytest.raises(MaskpoolError, match="is no begun cache of these texts: delete it, or choose another path"):
+    with pytest.raises(
+        MaskpoolError, match="is not an unfinished cache of these texts: delete it, or choose another path"
+    ):
         cache_states(encoder, TEXTS, path)
     assert part.read_text("utf-8") == "my notes"
 
@@ -471,7 +473,7 @@ def test_views(encoder: Encoder, path: Path, kept: str) -> None:
             assert torch.equal(view.batch([place]).values, states.batch([int(text)]).values)
     assert torch.equal(states[10:20][[3]].batch([0]).values, states.batch([13]).values)
     for columns in (0, [0, 1], np.arange(2), slice(1)):
-        with pytest.raises(IndexError, match="token states are indexed by texts alone"):
+        with pytest.raises(IndexError, match="token states are indexed by texts only"):
             states[:, columns]
     assert len(states[[]]) == 0
     with pytest.raises(IndexError):
@@ -545,7 +547,7 @@ def test_pickling(encoder: Encoder, path: Path) -> None:
     assert len(pickled) < 2_000
     path.unlink()
     cache_states(encoder, TEXTS[::-1], path)
-    with pytest.raises(MaskpoolError, match="holds other states than those that were pickled"):
+    with pytest.raises(MaskpoolError, match="does not hold the states that were pickled"):
         pickle.loads(pickled)
 
 

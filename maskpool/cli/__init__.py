@@ -1,4 +1,4 @@
-"""The command ``maskpool``: one file per command. Nothing below this package knows about commands or options."""
+"""Define the command ``maskpool``, one file per subcommand. The other packages do not use commands or options."""
 
 import sys
 
@@ -9,6 +9,6 @@ except ModuleNotFoundError as missing:
         f'maskpool: {missing.name} is not installed; the command needs: pip install "maskpool[bench]"',
         file=sys.stderr,
     )
-    sys.exit(2)  # FAILURE, in a module that cannot be imported either
+    sys.exit(2)  # FAILURE, whose module cannot be imported either
 
 __all__ = ["app", "main"]

@@ -1,4 +1,4 @@
-"""The typer application and its entry point."""
+"""Define the typer application and its entry point."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ app.command()(audit)
 
 
 class _Debug:
-    """Whether errors show their traceback."""
+    """Hold whether errors show their traceback."""
 
     wanted = False
 
@@ -45,7 +45,7 @@ def maskpool(
 
 
 def main() -> None:
-    """Run the command and exit: every error becomes one sentence on standard error and exit code 2."""
+    """Run the command and exit; turn every error into one sentence on standard error and exit code 2."""
     _Debug.wanted = False
     sys.exit(_run())
 
@@ -58,7 +58,7 @@ def _run() -> int:
         return code if isinstance(code, int) else SUCCESS
     except KeyboardInterrupt:
         return INTERRUPTED
-    # Not only Exception: a library may call sys.exit, and panics of tokenizers are not Exceptions.
+    # BaseException: a library may call sys.exit, and panics of tokenizers do not derive from Exception.
     except BaseException as error:
         if is_broken_pipe(error):
             discard_output()

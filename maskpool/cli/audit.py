@@ -1,4 +1,4 @@
-"""``maskpool audit``: whether padding changes a model's vectors, and why."""
+"""Define ``maskpool audit``, which reports whether padding changes a model's vectors, and why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maskpool.cli.endings import (
 from maskpool.cli.screen import Screen, notes_on_pooling
 from maskpool.errors import InvalidValueError, rename_arguments
 
-# The command's name of each argument of the functions that it calls.
+# The command's name for each argument of the functions that it calls.
 OPTIONS = {
     "name": "NAME_OR_PATH",
     "model": "NAME_OR_PATH",
@@ -28,7 +28,7 @@ OPTIONS = {
     "texts": "--texts",
     "device": "--device",
 }
-# How many texts --explain measures on.
+# Number of texts that --explain measures on.
 _EXPLAINED_TEXTS = 32
 
 

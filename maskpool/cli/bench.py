@@ -1,4 +1,4 @@
-"""``maskpool bench``: what pooling over pads does to embeddings and their clusters."""
+"""Define ``maskpool bench``, which measures what pooling over pads does to embeddings and their clusters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from maskpool.bench.design.study import Study
     from maskpool.bench.store.folder import StudyFolder
 
-# The command's name of each argument of the functions that it calls.
+# The command's name for each argument of the functions that it calls.
 OPTIONS = {
     "file": "--study",
     "device": "--device",
@@ -38,8 +38,8 @@ OPTIONS = {
     "pad_to": "--pad-to",
     "seeds": "--seeds",
 }
-# Arguments that remain options if there is a study file, and those that the file has under [[corpora]].
-_BESIDE_A_STUDY = ("file", "device", "out")
+# Arguments that remain options next to a study file, and those that the file has under [[corpora]].
+_NEXT_TO_A_STUDY = ("file", "device", "out")
 _OF_A_CORPUS = ("data", "task", "hub", "split", "newsgroups", "text_column", "label_column", "limit", "sha256")
 _MEASURED, _HOW, _OUTPUT = "What is measured", "How", "Output"
 
@@ -197,10 +197,10 @@ def bench(
 
 
 def _names_in(study: Path) -> Mapping[str, str]:
-    """The names of arguments where a study file gives them: its keys."""
+    """Return the name of each argument in a study file: its key there."""
     keys = {name: f"{study.name}: {name}" for name in (*OPTIONS, "corpora", "layers", "plans")}
     of_a_corpus = {name: f"{study.name}: {name} of [[corpora]]" for name in _OF_A_CORPUS}
-    return keys | of_a_corpus | {name: OPTIONS[name] for name in _BESIDE_A_STUDY}
+    return keys | of_a_corpus | {name: OPTIONS[name] for name in _NEXT_TO_A_STUDY}
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
@@ -223,17 +223,18 @@ def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, 
         print(json.dumps(estimates))
     if screen.silent:
         return
-    for one in estimates:
-        seconds = one["about_seconds"]
+    for part_estimate in estimates:
+        seconds = part_estimate["about_seconds"]
         passes = (
             "one pass for all right-padded plans"
-            if one["one_pass_for_all_right_padded_plans"]
+            if part_estimate["one_pass_for_all_right_padded_plans"]
             else "one pass per padding plan"
         )
         print(
-            f"{one['model']} on {one['corpus']}: {one['cells']} cells, {one['finished']} finished; "
-            f"{one['texts_for_the_encoder']} texts for the encoder ({passes}), about {seconds['encoder']:.0f} s; "
+            f"{part_estimate['model']} on {part_estimate['corpus']}: {part_estimate['cells']} cells, "
+            f"{part_estimate['finished']} finished; {part_estimate['texts_for_the_encoder']} texts for the encoder "
+            f"({passes}), about {seconds['encoder']:.0f} s; "
             f"clustering about {seconds['fits']:.0f} s, the rest {seconds['other']:.0f} s"
         )
-    total = sum(sum(one["about_seconds"].values()) for one in estimates)
+    total = sum(sum(part_estimate["about_seconds"].values()) for part_estimate in estimates)
     print(f"In all about {max(1, round(total / 60))} min. Nothing was computed; leave out --dry-run to run it.")

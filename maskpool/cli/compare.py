@@ -1,4 +1,4 @@
-"""``maskpool bench compare``: two finished studies, row by row."""
+"""Define ``maskpool bench compare``, which compares two finished studies row by row."""
 
 from __future__ import annotations
 

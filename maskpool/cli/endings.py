@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, errors in the words of its options, Ctrl-C, and closed pipes."""
+"""Handle the end of a command: exit codes, error messages, Ctrl-C and closed pipes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUCCESS, LEAK, FAILURE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class CommandError(MaskpoolError, ValueError):
-    """Options that exclude each other, or a file of the command that cannot be read."""
+    """Options exclude each other, or an argument of the command is not accepted."""
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def stoppable(out: Path | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def needs_bench() -> Iterator[None]:
-    """Name the extra that a missing package belongs to."""
+    """Turn the error for a missing package into one that says which extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -53,7 +53,7 @@ def needs_bench() -> Iterator[None]:
 
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
-    """Report an error of an argument as a user's error, also where another library raises it."""
+    """Turn argument errors of other libraries into a CommandError."""
     try:
         yield
     except (TypeError, ValueError, ImportError) as error:
@@ -63,7 +63,7 @@ def expected_errors() -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str:
-    """An error in one sentence."""
+    """Describe an error in one sentence."""
     if isinstance(error, typer.Abort) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, MaskpoolError):
@@ -73,12 +73,12 @@ def sentence(error: BaseException) -> str:
 
 
 def is_broken_pipe(error: BaseException) -> bool:
-    """Whether the reader of the output is gone, which typer turns into SystemExit."""
+    """Return whether the reader closed the output; typer turns that error into SystemExit."""
     cause = error.__context__ if isinstance(error, SystemExit) else error
     return isinstance(cause, OSError) and cause.errno == errno.EPIPE
 
 
 def discard_output() -> None:
-    """Keep Python from writing to a broken pipe again when it exits, which would change the exit code."""
+    """Redirect the output to the null device: flushing a broken pipe at exit would change the exit code."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]  # suppressed

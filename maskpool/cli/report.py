@@ -1,4 +1,4 @@
-"""``maskpool bench report``: the report of a finished study, rebuilt from its cells."""
+"""Define ``maskpool bench report``, which rebuilds the report of a finished study from its cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from maskpool.cli.endings import needs_bench, stoppable
 from maskpool.errors import rename_arguments
 
-# The command's name of each argument of the functions that it calls.
+# The command's name for each argument of the functions that it calls.
 OPTIONS = {"out": "DIR"}
 
 

@@ -1,4 +1,4 @@
-"""What a command shows: progress on standard error, tables and notes on standard output."""
+"""Show a command's progress on standard error, and its tables and notes on standard output."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.text import Text
 
 
 class Screen:
-    """Progress on standard error.
+    """Show progress on standard error.
 
     Args:
-        silent: Whether nothing is shown.
+        silent: Whether to show nothing.
     """
 
     def __init__(self, silent: bool) -> None:
@@ -45,19 +45,19 @@ class Screen:
 
 
 def print_wide(content: Group) -> None:
-    """Print tables; a pipe or a log has no width, and rich would fold them to 80 columns there."""
+    """Print tables, 110 columns wide where the output has no width: rich would wrap them at 80 in a pipe or a log."""
     console = Console()
     Console(width=console.width if console.is_terminal else 110).print(content, highlight=False)
 
 
 def notes_on_pooling(model: str, poolings: Sequence[str]) -> list[str]:
-    """A note on the poolings that are not the one that a model is saved with, if there are any."""
+    """Return a note on the poolings that differ from the one that a model is saved with, if there are any."""
     from maskpool.encoder import bundled_folder_of
     from maskpool.encoder.saved_pooling import find_saved_pooling
 
     try:
         saved = find_saved_pooling(bundled_folder_of(model))
-    except FileNotFoundError:  # a repository of the hub that cannot be reached
+    except FileNotFoundError:  # the hub repository cannot be reached
         return []
     if saved is None or saved.unusable:
         return []

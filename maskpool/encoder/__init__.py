@@ -1,4 +1,4 @@
-"""Text to token states: loads a transformer, tokenises, runs it, keeps what it gave. The one place that does."""
+"""Turn texts into token states: load a transformer, tokenise, run it, store the states. Only this package does so."""
 
 from maskpool.encoder.cache import TokenStates, cache_states, compute_states
 from maskpool.encoder.transformer import (

@@ -1,6 +1,6 @@
-"""The types of transformers, for annotations.
+"""Name the types of transformers for annotations.
 
-At run time they are stand-ins that type hints resolve to: transformers itself is loaded with the first model.
+At run time type hints resolve to placeholders, because transformers is only imported when the first model is loaded.
 """
 
 from __future__ import annotations

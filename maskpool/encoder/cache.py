@@ -1,4 +1,4 @@
-"""Token states of a whole corpus, computed once: real tokens only, packed, in memory or in a file."""
+"""Compute the token states of a corpus once and keep the real tokens, packed, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from maskpool.encoder.transformer import Encoder, check_texts, evaluating, weigh
 from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
-# Files whose numbers this process has checked, with their times: what unpickles states need not read all of them again.
+# Files whose values this process has checked, with their inode, size and time: unpickling need not read them again.
 _checked: set[tuple[str, int, int, int]] = set()
 
 
 class TokenStates:
-    """The token states of texts, packed: ``values`` holds the real tokens of one text after the other, and no pad.
+    """Hold the token states of texts, packed: the real tokens of one text after the other, without pads.
 
-    Indexed by a slice, by numbers or by a mask it gives a view of the chosen texts, which is what scikit-learn's
-    splits need; iterated, views of one text each. `batch` makes of some texts what every pooling takes.
+    Indexing with a slice, integers or a mask returns a view of the chosen texts, which scikit-learn's splits need.
+    Iteration yields a view of each text. `batch` turns some of the texts into a batch that every pooling accepts.
 
     Attributes:
-        values: (tokens, dim), float16 or float32, of all texts; a file mapped into memory where it was opened from one.
+        values: (tokens, dim), float16 or float32, of all texts; mapped into memory if the states come from a file.
         offsets: (texts + 1,), int64, where each text's tokens begin in ``values``.
         texts: (chosen,), int64, which of the texts are chosen.
-        identity: What the states were computed by and of; compared before they are used.
+        identity: The encoder and the texts that the states were computed from; it is compared before they are used.
 
     Args:
         values: (tokens, dim).
         offsets: (texts + 1,).
-        identity: Of the states; empty by default.
+        identity: The identity of the states; empty by default.
         texts: Which texts are chosen; all by default.
 
     Raises:
-        ValueError: The shapes do not fit, or ``offsets`` does not cut the tokens into texts.
+        ValueError: The shapes do not fit, or ``offsets`` does not split the tokens into texts.
 
     Example:
         >>> states = TokenStates(torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([0, 1, 3]))
@@ -75,20 +75,20 @@ class TokenStates:
         self.offsets = offsets
         self.identity = {} if identity is None else identity
         self.texts = torch.arange(len(offsets) - 1) if texts is None else texts
-        self._file: tuple[str, str] | None = None  # its path, and the hash of its content
+        self._file: tuple[str, str] | None = None  # the path of the file, and the hash of its content
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], encoder: Encoder | None = None) -> TokenStates:
-        """Map a file that `cache_states` made into memory, after checking every byte of it.
+        """Map a file that `cache_states` wrote into memory, and check every byte of it.
 
         Args:
             path: The file.
-            encoder: What the states must come from; None takes any.
+            encoder: The encoder that the states must come from; None accepts any encoder.
 
         Raises:
-            NotFoundError: There is no such file.
+            NotFoundError: The file does not exist.
             FolderError: The file is not a cache, is cut off or was altered.
-            InvalidValueError: Another encoder or tokenizer made it.
+            InvalidValueError: The states come from another encoder or tokenizer.
         """
         states = _open(Path(path))
         if encoder is not None:
@@ -97,37 +97,37 @@ class TokenStates:
 
     @property
     def dimension(self) -> int:
-        """Width of a token state."""
+        """Return the width of a token state."""
         return int(self.values.shape[1])
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of chosen texts, and width of a token state."""
+        """Return the number of chosen texts and the width of a token state."""
         return len(self), self.dimension
 
     @property
     def lengths(self) -> Annotated[Tensor, "chosen"]:
-        """Tokens of each chosen text."""
+        """Return the number of tokens of each chosen text."""
         return self.offsets[self.texts + 1] - self.offsets[self.texts]
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, key: Any) -> TokenStates:  # Any: whatever indexes an array
-        """A view of some of the texts; an index of rows and columns must take all columns."""
+    def __getitem__(self, key: Any) -> TokenStates:  # Any: every index that numpy accepts
+        """Return a view of some of the texts; an index of rows and columns must take all columns."""
         if isinstance(key, tuple):
             if len(key) != 2 or not (key[1] is Ellipsis or (isinstance(key[1], slice) and key[1] == slice(None))):
-                raise IndexError(f"token states are indexed by texts alone, got {key!r}")
+                raise IndexError(f"token states are indexed by texts only, got {key!r}")
             key = key[0]
         if not isinstance(key, slice):
             key = np.asarray(key)
-            key = key if key.size else key.astype(np.int64)  # an empty list is one of floats to numpy
-        view = TokenStates.__new__(TokenStates)  # all but the texts were checked already
+            key = key if key.size else key.astype(np.int64)  # numpy makes an empty list an array of floats
+        view = TokenStates.__new__(TokenStates)  # everything except the texts is already checked
         view.__dict__ |= self.__dict__ | {"texts": torch.from_numpy(np.atleast_1d(self.texts.numpy()[key]).copy())}
         return view
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Texts have different numbers of tokens: there is no table of them until they are pooled.
+        """Refuse the conversion to an array: texts have different numbers of tokens until they are pooled.
 
         Raises:
             TypeError: Always.
@@ -137,14 +137,14 @@ class TokenStates:
         )
 
     def batch(self, texts: Sequence[int] | Annotated[Tensor, "some"]) -> SparseBatch:
-        """Some of the chosen texts as a batch in float32; only their own tokens are read.
+        """Return some of the chosen texts as a float32 batch; only the tokens of these texts are read.
 
         Args:
-            texts: Places among the chosen texts, counted from 0; negative ones from the end.
+            texts: Places among the chosen texts, counted from 0; negative places count from the end.
 
         Raises:
-            TypeError: ``texts`` are no integers.
-            IndexError: A place that is none.
+            TypeError: ``texts`` does not hold integers.
+            IndexError: A place is out of range.
         """
         places = torch.as_tensor(texts)
         if places.dim() != 1 or (len(places) and (places.is_floating_point() or places.dtype == torch.bool)):
@@ -155,8 +155,8 @@ class TokenStates:
             )
         which = self.texts[places.long()]
         starts, ends = self.offsets[which], self.offsets[which + 1]
-        # By numpy, in one thread: a batch's rows are few, and torch's threads, which it would start three times, cost
-        # more than they gain, on a busy machine a hundred times more.
+        # numpy, in one thread: a batch has few rows, and torch would start its threads three times, which costs more
+        # than it gains (a hundred times more on a busy machine).
         rows = self.values.numpy()
         parts = [rows[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         values = torch.from_numpy(np.concatenate(parts) if parts else rows[:0].copy()).float()
@@ -164,7 +164,7 @@ class TokenStates:
         return SparseBatch(values, torch.arange(len(values)), offsets)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A cache is pickled as its path: what unpickles it maps the same file."""
+        """Pickle a cache as its path; unpickling maps the same file."""
         if self._file is None:
             return TokenStates, (self.values, self.offsets, self.identity, self.texts)
         return _reopen, (*self._file, self.texts)
@@ -183,15 +183,15 @@ def compute_states(
     Args:
         encoder: Any encoder; it runs in evaluation mode.
         texts: Texts.
-        layer: As for `token_states`.
-        batch_size: Texts that run together.
+        layer: As in `token_states`.
+        batch_size: Number of texts that run together.
         on_batch: Called after each batch with its number of texts.
-        weights_sha256: `weights_hash` of the model, from a caller that knows that nobody has changed the weights since;
-            None reads all of them, which takes longer than to run them over a text.
+        weights_sha256: `weights_hash` of the model, if the caller knows that the weights have not changed since. None
+            hashes all weights, which takes longer than encoding a text.
 
     Raises:
-        TypeError: ``texts`` holds something else than strings.
-        ValueError: ``batch_size`` is no positive integer, or the model has no such layer.
+        TypeError: ``texts`` does not hold only strings.
+        ValueError: ``batch_size`` is not a positive integer, or the model does not have the layer.
     """
     ids, cut_off = _tokenize(encoder, texts, batch_size)
     block = states_file.BLOCK
@@ -213,31 +213,32 @@ def cache_states(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
 ) -> TokenStates:
-    """Run an encoder over texts once and keep their token states in a file, of which training reads what it needs.
+    """Run an encoder over texts once and keep their token states in a file, from which training reads what it needs.
 
-    The file is a safetensors file: ``values``, ``offsets`` and checksums, and in its header what made it. It grows as
-    ``PATH.part``, whose room is taken before anything is computed; a run that was killed goes on from there, computes
-    no finished block twice, and ends with the same bytes (under the same number of threads, which may move a last
-    bit; what the file says of the name and of versions is what the first run said). Where the finished file is there
-    already, it is checked and opened, and ``on_batch`` is not called.
+    The file is a safetensors file with ``values``, ``offsets`` and checksums; its header records the encoder and the
+    texts. The file grows as ``PATH.part``, which is preallocated before anything is computed. An interrupted run
+    resumes from it, does not compute a finished block twice, and ends with the same bytes. (Another number of threads
+    may change a last bit; the model name and the versions in the header are those of the first run.) If the finished
+    file exists already, it is checked and opened, and ``on_batch`` is not called.
 
     Args:
         encoder: Any encoder; it runs in evaluation mode.
         texts: Texts.
         path: The file.
         dtype: ``"float16"`` or ``"float32"``.
-        layer: As for `token_states`.
-        batch_size: Texts that run together; it moves float32 rounding alone, and is no part of the identity.
+        layer: As in `token_states`.
+        batch_size: Number of texts that run together; it changes only float32 rounding and is not part of the identity.
         on_batch: Called after each batch with its number of texts.
 
     Returns:
         The states, mapped into memory.
 
     Raises:
-        TypeError: ``texts`` holds something else than strings.
-        ValueError: Another ``dtype``, ``batch_size`` is no positive integer, or the model has no such layer.
-        InvalidValueError: The file or its begun part is of other texts or another encoder; or a state is too large for
-            float16.
+        TypeError: ``texts`` does not hold only strings.
+        ValueError: ``dtype`` is unknown, ``batch_size`` is not a positive integer, or the model does not have the
+            layer.
+        InvalidValueError: The file or its unfinished part belongs to other texts or another encoder, or a state is too
+            large for float16.
         FolderError: The file was altered.
         StorageError: The file cannot be written, or another process is filling it.
 
@@ -256,17 +257,17 @@ def cache_states(
         layout = Layout(len(ids), int(offsets[-1]), encoder.dimension, _DTYPES[dtype], identity, states_file.BLOCK)
         part = StatesPart(target, layout, offsets)
         with part.claim():
-            if target.exists():  # another process has just finished it
+            if target.exists():  # another process has just finished the file
                 part.discard()
             else:
                 finished = part.begin()
-                block = part.layout.texts_a_block  # of the run that began it
+                block = part.layout.texts_a_block  # the block size of the first run
                 for number in range(finished, part.layout.blocks):
-                    some = ids[number * block : (number + 1) * block]
+                    block_ids = ids[number * block : (number + 1) * block]
                     try:
-                        values = _states(encoder, some, layer, batch_size, layout.dtype, on_batch)
+                        values = _states(encoder, block_ids, layer, batch_size, layout.dtype, on_batch)
                     except _TooLargeError:
-                        part.discard()  # nobody can resume from there
+                        part.discard()  # no run with this dtype can finish it
                         raise InvalidValueError(
                             "dtype", "must hold every state, and a token state is too large for float16: pass 'float32'"
                         ) from None
@@ -278,7 +279,7 @@ def cache_states(
 
 
 def _open(path: Path, known: bool = False) -> TokenStates:
-    """Open a file; with ``known``, its numbers are taken as checked where this process has checked them."""
+    """Open a file; with ``known``, do not check values again that this process has already checked."""
     place = str(path.absolute())
     stamp = _stamp(path)
     layout, values, offsets, content = read_file(path, check_values=not (known and (place, *stamp) in _checked))
@@ -293,27 +294,27 @@ def _open(path: Path, known: bool = False) -> TokenStates:
 
 def _stamp(path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
-    except OSError:  # which reading it will say
+        status = path.stat()
+    except OSError:  # reading the file reports the error
         return -1, -1, -1
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _reopen(path: str, content: str, texts: Tensor) -> TokenStates:
     states = _open(Path(path), known=True)
     if states._file != (path, content):
         raise FolderError(
-            f"{path} holds other states than those that were pickled: make them again, or open the file again"
+            f"{path} does not hold the states that were pickled: compute them again, or open the file again"
         )
     states.texts = texts
     return states
 
 
-# ---------------------------------------------------------------------------------- what is computed
+# ---------------------------------------------------------------------------------- computation
 
 
 class _TooLargeError(Exception):
-    """A finite state that float16 has no number for."""
+    """A finite state is too large for float16."""
 
 
 def _tokenize(encoder: Encoder, texts: Sequence[str], batch_size: int) -> tuple[list[list[int]], int]:
@@ -334,16 +335,16 @@ def _states(
     dtype: torch.dtype,
     on_batch: Callable[[int], None] | None,
 ) -> Annotated[Tensor, "tokens dim"]:
-    """The token states of some texts, one text after the other; texts of like length run together."""
+    """Compute token states, one text after the other in the result; texts of similar length run together."""
     offsets = _offsets_of(ids)
     values = torch.empty(int(offsets[-1]), encoder.dimension, dtype=dtype)
     order = sorted(range(len(ids)), key=lambda text: len(ids[text]))
     for start in range(0, len(order), batch_size):
-        some = [text for text in order[start : start + batch_size] if ids[text]]
-        if some:
+        batch_texts = [text for text in order[start : start + batch_size] if ids[text]]
+        if batch_texts:
             with evaluating(encoder.model):
-                (states,) = encoder.layers([ids[text] for text in some], (layer,))
-            for row, text in zip(states, some, strict=True):
+                (states,) = encoder.layers([ids[text] for text in batch_texts], (layer,))
+            for row, text in zip(states, batch_texts, strict=True):
                 real = row[: len(ids[text])]
                 kept = real.to("cpu", dtype)
                 if dtype == torch.float16 and bool((kept.isinf() & real.cpu().isfinite()).any()):
@@ -354,19 +355,19 @@ def _states(
     return values
 
 
-# --------------------------------------------------------------------------------------- whose it is
+# ---------------------------------------------------------------------------------- identity
 
 
 def _identity_of(encoder: Encoder, weights_sha256: str | None = None) -> dict[str, Any]:
-    """What an encoder's states depend on."""
-    tokenizer: Any = encoder.tokenizer  # Any: fast ones have a backend, others have none
+    """Describe everything that an encoder's states depend on."""
+    tokenizer: Any = encoder.tokenizer  # Any: only fast tokenizers have a backend
     if hasattr(tokenizer, "backend_tokenizer"):
-        whole = json.loads(tokenizer.backend_tokenizer.to_str())
-        # What it was last asked for, not what it is.
-        described = {name: part for name, part in whole.items() if name not in ("truncation", "padding")}
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        # These two record the tokenizer's last call, not its definition.
+        described = {name: part for name, part in parts.items() if name not in ("truncation", "padding")}
     else:
         described = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    # Of the weights as they are now, in the dtype that they run in, whatever the file held that they came from.
+    # Hash the weights as they are now, in the dtype they run in; the file they were loaded from may differ.
     as_it_runs = replace(encoder, weights_sha256=weights_sha256 or weights_hash(encoder.model))
     return {
         **as_it_runs.identity(),

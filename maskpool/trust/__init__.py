@@ -1,4 +1,4 @@
-"""Vet model folders before anything opens them: no code from data, no read outside, no question on the terminal."""
+"""Vet model folders before they are opened: never run their code, read files outside them, or ask on the terminal."""
 
 from maskpool.trust.files import Folder, check_regular, read_json
 from maskpool.trust.hub import find_folder

@@ -1,4 +1,4 @@
-"""Check the fields of a configuration file one by one, and name the field that does not hold what it must."""
+"""Check the fields of a configuration file one by one, and name each field with an invalid value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST_INTEGER = 1 << 31
 _MOST_LAYERS = 1024
 _MOST_LABELS = 1 << 20
 _LONGEST_LIST = 1 << 16
-# Parts of the names of fields that count layers, or list one value for each layer.
+# Parts of the names of fields that count layers, or that list a value for each layer.
 _COUNTED = (
     *("layers", "layer_types", "depth", "num_blocks", "block_sizes", "num_heads", "n_layer", "attention_heads"),
     *("n_head", "experts", "groups", "group_num", "num_feedforward_networks", "repeats", "num_stages"),
@@ -28,21 +28,22 @@ LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 
 @dataclass(frozen=True)
 class Field:
-    """What a field must hold, in words, and the test for it."""
+    """Describe the values that a field accepts, in words and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 def one_of(known: Collection[object]) -> Field:
-    """One of some values."""
+    """Accept one of the known values."""
     return Field(
-        f"one of {', '.join(map(repr, known))}", lambda value: any(value is one or value == one for one in known)
+        f"one of {', '.join(map(repr, known))}",
+        lambda value: any(value is option or value == option for option in known),
     )
 
 
 def integer(lowest: int = 0, highest: int = _LARGEST_INTEGER) -> Field:
-    """An integer of a range."""
+    """Accept an integer in a range."""
     return Field(
         f"an integer from {lowest} to {highest}",
         lambda value: isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest,
@@ -50,7 +51,7 @@ def integer(lowest: int = 0, highest: int = _LARGEST_INTEGER) -> Field:
 
 
 def integers(lowest: int = 0, highest: int = _LARGEST_INTEGER, most: int = 1024) -> Field:
-    """A list of integers of a range."""
+    """Accept a list of integers in a range."""
     inner = integer(lowest, highest)
     return Field(
         f"a list of up to {most} integers from {lowest} to {highest}",
@@ -59,12 +60,12 @@ def integers(lowest: int = 0, highest: int = _LARGEST_INTEGER, most: int = 1024)
 
 
 def table(most: int = 100_000) -> Field:
-    """A table of any content."""
+    """Accept a table with any content."""
     return Field("a table", lambda value: isinstance(value, dict) and len(value) <= most)
 
 
 def optional(field: Field) -> Field:
-    """What another field holds, or null."""
+    """Accept the values of another field, or null."""
     return Field(f"{field.words} or null", lambda value: value is None or field.holds(value))
 
 
@@ -83,38 +84,38 @@ TOKEN = Field("a string, a table or null", lambda value: value is None or isinst
 
 
 def check_fields(path: Path, content: Mapping[str, Any], known: Mapping[str, Field], at: str = "") -> None:
-    """Refuse every field that is unknown, or does not hold what it must.
+    """Refuse every field that is unknown or has an invalid value.
 
     Args:
         path: The file.
-        content: Its content, or a table inside of it.
+        content: The content of the file, or a table inside it.
         known: The fields by name.
-        at: Where the table is inside of the file.
+        at: The place of the table inside the file.
 
     Raises:
-        FolderError: Names the file, the field and what it must hold.
+        FolderError: A field is refused; the message names the file, the field and the values that it accepts.
     """
     for name, value in content.items():
         field = known.get(name)
         if field is None:
             raise FolderError(
                 f"{path} must not set {at}{shortened(name)[1:-1]}: maskpool passes on only "
-                f"{', '.join(known)} from this file; remove the field, or pass it as an argument of your own"
+                f"{', '.join(known)} from this file; remove the field, or pass it as an argument yourself"
             )
         if not field.holds(value):
             raise refused(path, at + name, field.words, value)
 
 
 def refused(path: Path, name: str, words: str, value: object) -> FolderError:
-    """The error for a field that does not hold what it must."""
+    """Return the error for a field with an invalid value."""
     return FolderError(f"{path} must have in {name} {words}, got {shortened(value)}: correct or remove the field")
 
 
 def check_sizes(path: Path, content: object, at: str = "") -> None:
-    """Refuse numbers no model has, which would take memory or time without end.
+    """Refuse sizes larger than those of any model, which would take too much memory or time.
 
     Raises:
-        FolderError: Names the field.
+        FolderError: A size is too large; the message names the field.
     """
     if isinstance(content, dict):
         for name, value in content.items():
@@ -125,10 +126,10 @@ def check_sizes(path: Path, content: object, at: str = "") -> None:
                 positions = "position" in lower or lower in ("n_ctx", "seq_length", "max_sequence_length")
                 most = _MOST_LAYERS if counts else 1 << 24 if positions else _LARGEST_INTEGER
                 most = _MOST_LABELS if lower in ("num_labels", "num_classes") else most
-                # Parts of the length of a text, which must divide every length.
+                # A chunk size must divide every text length.
                 most = 1 if lower == "chunk_size_feed_forward" else most
                 least = 0 if name in LAYER_COUNTS else -most
-                # Bases of rotations are numbers, not sizes.
+                # The theta of rotary embeddings is a base, not a size.
                 if not least <= value <= most and "theta" not in lower:
                     raise refused(path, inner, f"an integer from {least} to {most}", value)
             elif isinstance(value, float) and math.isnan(value):
@@ -149,5 +150,5 @@ def check_sizes(path: Path, content: object, at: str = "") -> None:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer that is too large for a float
         return False

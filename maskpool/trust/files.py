@@ -12,15 +12,15 @@ from maskpool.errors import FolderError, NotFoundError
 
 _DEEPEST = 60  # nesting of a JSON file; those of real models have less than ten levels
 _LARGEST_JSON = 1 << 28  # bytes
-# What is opened by its name as a file, so that a folder of that name is an error and not a missing file.
+# Suffixes of names that are opened as files. A folder with such a name is an error, not a missing file.
 _FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
 
 
 class Folder:
-    """A folder that somebody else may have written.
+    """Read files of an untrusted folder, and only regular files inside it.
 
-    Its files must be regular files inside of it. The snapshot of a repository in the hub's cache consists of links to
-    files in the ``blobs`` folder of that repository, which count as inside.
+    The snapshot of a repository in the hub's cache consists of links to files in the ``blobs`` folder of that
+    repository. These files count as inside.
 
     Args:
         path: The folder, which must exist.
@@ -35,22 +35,22 @@ class Folder:
             self.inside.append(repository / "blobs")
 
     def __str__(self) -> str:
-        """The path as the caller gave it."""
+        """Return the path as the caller gave it."""
         return str(self.path)
 
     def at(self, *parts: str) -> Path:
-        """A path below the folder, for messages and for opening."""
+        """Return a path below the folder, for messages and for opening."""
         return self.path.joinpath(*parts)
 
     def check_tree(self) -> None:
-        """Refuse links that leave the folder, links to folders, and everything that is neither a file nor a folder.
+        """Refuse links that leave the folder, links to folders, and every entry that is neither a file nor a folder.
 
-        Hidden folders are checked like all others, because a path in a configuration file may lead into them. Links to
-        folders are refused wherever they lead, because the files behind them would not be checked. The hub's cache
-        links files only.
+        Hidden folders are checked as well, because a path in a configuration file may lead into them. All links to
+        folders are refused, because the files in the linked folder would not be checked. The hub's cache links only
+        files.
 
         Raises:
-            FolderError: The folder holds such an entry, or cannot be listed.
+            FolderError: An entry is refused, or the folder cannot be listed.
         """
         waiting = [self.path]
         while waiting:
@@ -69,13 +69,13 @@ class Folder:
         if not any(place.is_relative_to(root) for root in self.inside):
             target = os.readlink(path) if path.is_symlink() else place  # else a folder above it is the link
             raise FolderError(
-                f"{path} must stay inside of the model's folder, but is a link to {target}: replace it by the file it "
+                f"{path} must stay inside the model's folder, but is a link to {target}: replace it by the file it "
                 "points to"
             )
         try:
             mode = place.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
-            return  # a broken link inside of the folder, which reads as a missing file
+            return  # a broken link inside the folder counts as a missing file
         except OSError as error:
             raise FolderError(f"{path} must be a file that can be read: {error.strerror}") from error
         if stat.S_ISDIR(mode):
@@ -90,10 +90,10 @@ class Folder:
             raise FolderError(f"{path} must be a regular file, got {_kind(mode)}: remove it")
 
     def find(self, *parts: str) -> Path | None:
-        """The path of a file, or None if there is none.
+        """Return the path of a file, or None if the file does not exist.
 
         Raises:
-            FolderError: It is not a regular file inside of the folder.
+            FolderError: The path is not a regular file inside the folder.
         """
         path = self.at(*parts)
         if not os.path.lexists(path):
@@ -106,34 +106,34 @@ class Folder:
         return path
 
     def json(self, *parts: str) -> Any:  # Any: what JSON holds
-        """The content of a JSON file, or None if there is no such file.
+        """Read a JSON file; return None if the file does not exist.
 
         Raises:
-            FolderError: It cannot be read.
+            FolderError: The file cannot be read.
         """
         path = self.find(*parts)
         return None if path is None else read_json(path)
 
     def table(self, *parts: str) -> dict[str, Any] | None:
-        """The content of a JSON file that holds a table, or None if there is no such file.
+        """Read a JSON file that holds a table; return None if the file does not exist.
 
         Raises:
-            FolderError: It cannot be read, or holds something else.
+            FolderError: The file cannot be read, or does not hold a table.
         """
         path = self.find(*parts)
         return None if path is None else read_table(path)
 
 
 def check_regular(path: str | os.PathLike[str], what: str) -> Path:
-    """Refuse a path that is not a regular file, such as a pipe that would block whoever opens it.
+    """Refuse a path that is not a regular file, such as a pipe, which would block the reader.
 
     Args:
         path: The path, which may be a link.
-        what: What the file must be, for the message.
+        what: A description of the expected file, for the message.
 
     Raises:
-        NotFoundError: There is no such file.
-        FolderError: It is something else than a file.
+        NotFoundError: The file does not exist.
+        FolderError: The path is not a regular file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -147,10 +147,10 @@ def check_regular(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def read_json(path: Path) -> Any:  # Any: what JSON holds
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        FolderError: It is not valid JSON in UTF-8, is nested too deeply or too large.
+        FolderError: The file is not valid JSON in UTF-8, is nested too deeply or too large.
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
@@ -171,10 +171,10 @@ def read_json(path: Path) -> Any:  # Any: what JSON holds
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that holds a table.
+    """Read a JSON file that holds a table.
 
     Raises:
-        FolderError: It holds something else.
+        FolderError: The file cannot be read, or does not hold a table.
     """
     try:
         content = read_json(path)
@@ -186,7 +186,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether something is the name of a file in the same folder."""
+    """Return whether a value is the name of a file in the same folder."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -198,7 +198,7 @@ def is_plain_name(name: object) -> bool:
 
 
 def is_inner_path(path: object) -> bool:
-    """Whether something is a relative path that stays below its folder, in the spelling of any system."""
+    """Return whether a value is a relative path that stays below its folder on every operating system."""
     if not isinstance(path, str) or "\0" in path:
         return False
     windows = PureWindowsPath(path)  # it splits at both slashes
@@ -206,14 +206,14 @@ def is_inner_path(path: object) -> bool:
 
 
 def names_a_place(value: str) -> bool:
-    """Whether a string is an absolute path, a path with ``..`` in it, or an address."""
+    """Return whether a string is an absolute path, a path that contains ``..``, or a URL."""
     windows = PureWindowsPath(value)
     absolute = len(value) > 1 and bool(windows.anchor) and not value.isspace()
     return absolute or value.startswith("~") or "://" in value or ".." in windows.parts
 
 
 def shortened(value: object) -> str:
-    """A value of a file, short enough for a message."""
+    """Format a value of a file, cut to a length that fits a message."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # integers of thousands of digits

@@ -1,4 +1,4 @@
-"""Find the folder of a model: a folder of the user, or the snapshot of a repository in the hub's cache."""
+"""Find the folder of a model: a local folder, or the snapshot of a repository in the hub's cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from maskpool.errors import NotFoundError, RequirementError
 
-# Nothing here opens these: weights for other libraries, code, pictures, data.
+# Files that maskpool never opens: weights for other libraries, code, images, data.
 _NOT_NEEDED = [
     *("*.msgpack", "*.h5", "*.ot", "*.tflite", "*.gguf", "*.mlmodel", "*.mlpackage*", "coreml/*", "flax_*", "tf_*"),
     *("*.onnx", "*.onnx_data", "onnx/*", "openvino/*", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib"),
@@ -27,19 +27,19 @@ def find_folder(
     backend: str = "torch",
     only: str = "",
 ) -> Path:
-    """The folder of a model on this machine; a repository of the hub is downloaded first, or found in the cache.
+    """Return the local folder of a model; download a hub repository that is not in the cache.
 
     Args:
         name: A folder, or a name on the hub.
-        token: For private repositories.
-        cache_folder: Where the hub's cache is, if not in its usual place.
-        revision: Which revision of the repository.
+        token: An access token for private repositories.
+        cache_folder: The folder of the hub's cache, if it is not the default one.
+        revision: The revision of the repository.
         local_files_only: Whether only the cache is searched.
-        backend: What runs the model; torch needs fewer files.
-        only: A folder of the repository; the others are not downloaded.
+        backend: The backend that runs the model; torch needs fewer files.
+        only: The only folder of the repository to download; empty for all folders.
 
     Raises:
-        NotFoundError: There is no such folder, and no such repository that can be reached.
+        NotFoundError: ``name`` is not a folder, and a repository of this name cannot be reached.
         RequirementError: A package is missing.
     """
     if os.path.isdir(name):
@@ -60,21 +60,24 @@ def find_folder(
     try:
         if only:
             return Path(snapshot_download(name, allow_patterns=[f"{only}/*"], **where))
-        found = Path(snapshot_download(name, ignore_patterns=[*ignored, "*.bin"], **where))
-        if not any(found.glob("*.safetensors")):
-            found = Path(snapshot_download(name, ignore_patterns=ignored, **where))
+        snapshot = Path(snapshot_download(name, ignore_patterns=[*ignored, "*.bin"], **where))
+        if not any(snapshot.glob("*.safetensors")):
+            snapshot = Path(snapshot_download(name, ignore_patterns=ignored, **where))
         elif not local_files_only:
             # Small modules of old models, such as dense layers, have their weights in pickles.
-            found = Path(snapshot_download(name, allow_patterns=["[0-9]*/*.bin"], **where))
-        return found
-    except Exception as error:  # a name the hub does not allow, no network, no such repository: many kinds
+            snapshot = Path(snapshot_download(name, allow_patterns=["[0-9]*/*.bin"], **where))
+        return snapshot
+    except Exception as error:  # an invalid name, no network, an unknown repository: the hub raises many types
         # Only the IncompleteSnapshotError of newer versions has a path.
         incomplete = getattr(error, "snapshot_path", None)
         if incomplete is not None and os.path.isdir(incomplete):
             return Path(incomplete)  # opening it names the missing files
-        raise NotFoundError(_nothing(name, error)) from error
+        raise NotFoundError(_not_found(name, error)) from error
 
 
-def _nothing(name: str, error: Exception) -> str:
+def _not_found(name: str, error: Exception) -> str:
     reason = next(iter(str(error).strip().split("\n")), "") or type(error).__name__
-    return f"there is no folder {name!r}, and no model of that name could be taken from the Hugging Face hub: {reason}"
+    return (
+        f"the folder {name!r} does not exist, and a model of that name could not be downloaded from the Hugging Face "
+        f"hub: {reason}"
+    )

@@ -1,4 +1,4 @@
-"""What every load passes on explicitly, and what is refused of what came out."""
+"""Load models safely: the arguments of every load, errors that name the file, and checks of the loaded model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from maskpool.errors import DeviceError, FolderError, InvalidTypeError, InvalidValueError, MaskpoolError, WeightsError
 
-# Explicit: transformers neither asks on the terminal nor goes to the hub.
+# With these arguments transformers does not ask on the terminal and does not contact the hub.
 EXPLICIT: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -24,15 +24,15 @@ _OPENING: list[Any] = []  # for each opening in progress, the seconds that trans
 
 @contextmanager
 def no_questions() -> Iterator[None]:
-    """Refuse code of a folder where transformers would ask on the terminal whether to run it.
+    """Refuse a folder's code instead of letting transformers ask on the terminal whether to run it.
 
-    Some loaders of transformers do not pass on ``trust_remote_code=False`` to those inside of them. An undecided value
-    is an error while this context is open, in all threads.
+    Some loaders of transformers do not pass on ``trust_remote_code=False`` to the loaders they call. While this context
+    is open, an undecided value is an error in all threads.
     """
     module: Any = importlib.import_module("transformers.dynamic_module_utils")
     with _QUESTIONS:
         _OPENING.append(_OPENING[0] if _OPENING else module.TIME_OUT_REMOTE_CODE)
-        module.TIME_OUT_REMOTE_CODE = 0  # transformers then raises an error in place of the question
+        module.TIME_OUT_REMOTE_CODE = 0  # transformers then raises an error instead of asking
     try:
         yield
     finally:
@@ -44,18 +44,18 @@ def no_questions() -> Iterator[None]:
 
 @contextmanager
 def as_folder_error(what: str) -> Iterator[None]:
-    """Raise whatever goes wrong inside as a FolderError that says what was opened.
+    """Turn every error inside the block into a FolderError that says what was opened.
 
     Args:
         what: The beginning of the message.
     """
     try:
         yield
-    except (InvalidTypeError, InvalidValueError) as error:  # of settings in the folder, not of the caller
+    except (InvalidTypeError, InvalidValueError) as error:  # about settings in the folder, not about the caller's
         raise FolderError(f"{what}: {reason_of(error)}") from error
     except MaskpoolError:
         raise
-    # Malformed files raise errors of many kinds, and panics of the tokenizers, which are not subclasses of Exception.
+    # Malformed files raise many types of errors, and panics of tokenizers, which are not subclasses of Exception.
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
@@ -64,7 +64,7 @@ def as_folder_error(what: str) -> Iterator[None]:
 
 @contextmanager
 def no_panics(what: str) -> Iterator[None]:
-    """Raise panics of a tokenizer, which no handler of exceptions catches, as a FolderError; other errors stay.
+    """Turn panics of a tokenizer, which ``except Exception`` does not catch, into a FolderError; pass other errors on.
 
     Args:
         what: The beginning of the message.
@@ -78,37 +78,38 @@ def no_panics(what: str) -> Iterator[None]:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether an error is a panic of the tokenizers, which is no Exception."""
+    """Return whether an error is a panic of the tokenizers package, which does not derive from Exception."""
     return type(error).__name__ == "PanicException"
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line."""
-    if "ignore_mismatched_sizes" in str(error):  # the host's words name an option that would hide it
+    """Return the reason for an error in one line."""
+    if "ignore_mismatched_sizes" in str(error):  # the host's message recommends an option that would hide the problem
         return "its weights have other shapes than its config.json describes: the two belong to different models"
     if "Padding_idx must be within" in str(error):
         return "its config.json must have in pad_token_id the id of a token, less than vocab_size: correct the field"
-    wrong_type = re.search(r"Validation error for field '([^']+)'", str(error))  # of a configuration of transformers
+    # transformers raises it for a field of a configuration.
+    wrong_type = re.search(r"Validation error for field '([^']+)'", str(error))
     if wrong_type:
         about = re.search(r"expected (\S+), got (\S+)", str(error))
         types = f"a value of type {about[1]}, got {about[2]}" if about else "a value of another type"
         return f"its config.json must have in {wrong_type[1]} {types}: correct or remove the field"
     lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    # The lines behind name the weights that do not fit.
+    # The next line names the weights that do not fit.
     return " ".join(lines[:2]) if text.endswith(":") and len(lines) > 1 else text
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """A device that torch can compute on, with its number, as a model on it names it.
+    """Return a device that torch can compute on, with its index, as torch reports it for tensors on the device.
 
     Raises:
-        DeviceError: Torch cannot use it.
+        DeviceError: Torch cannot use the device.
     """
     try:
         probe = torch.zeros(1, device=torch.device(device))
         probe.item()
-    # Torch without support for a device raises AssertionError, and TypeError for what names no device.
+    # Torch raises AssertionError for a device it was built without, and TypeError for a value that is not a device.
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise DeviceError(
             f"must be one that torch can use here, such as cpu, got {str(device)!r}: {reason_of(error)}",
@@ -118,14 +119,14 @@ def find_device(device: str | torch.device) -> torch.device:
 
 
 def refuse_partial(name: str, model: nn.Module, info: Mapping[str, Collection[Any]]) -> None:
-    """Refuse weights that do not fill the model, or hold layers it does not have.
+    """Refuse weights that do not fill the model, or that belong to layers the model does not have.
 
-    Weights of heads are not part of the model and may be left over; a pooler that nothing reads may be missing.
+    Weights of heads are not part of the model and may be left over. The weights of an unused pooler may be missing.
 
     Args:
-        name: What was opened, for the message.
+        name: The name of the opened folder, for the message.
         model: The model.
-        info: What transformers says of the loading.
+        info: The loading report of transformers.
 
     Raises:
         WeightsError: The weights belong to another model.

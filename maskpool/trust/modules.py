@@ -1,4 +1,4 @@
-"""Vet the modules of a saved SentenceTransformer: the list of them, and the configuration of each."""
+"""Vet the modules of a saved SentenceTransformer: the module list and the configuration of each module."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from maskpool.trust.files import Folder, is_inner_path, is_plain_name, shortened
 from maskpool.trust.sizes import check_tokenizer_file
 from maskpool.trust.transformer import check_tokenizer, check_transformer, find_weights, tensor_shapes
 
-_MOST_ROUTERS = 8  # inside of each other
+_MOST_ROUTERS = 8  # nesting depth
 _WIDTH = integer(1, 1 << 24)
 _SMALL = integer(0, 4096)
 _TRUE = one_of([True])
 _DTYPE = optional(one_of((*DTYPES, *(f"torch.{name}" for name in DTYPES))))
 _FLAGS = ("output_attentions", "output_hidden_states", "use_cache", "return_dict")
-# What sentence_bert_config.json may pass on to transformers. Everything else is refused by name.
+# The arguments that sentence_bert_config.json may pass on to transformers. All others are refused by name.
 _ARGUMENTS = {
     "model": {
         "dtype": _DTYPE,
@@ -86,7 +86,7 @@ _ARGUMENTS = {
     },
 }
 _OLD_NAMES = {"model": "model_args", "processor": "tokenizer_args", "config": "config_args"}
-# Methods of a transformers model that give states or vectors. Another name would call that method on every batch.
+# Methods of a transformers model that return states or vectors. The host calls the named method on every batch.
 _METHODS = (
     "forward",
     "get_text_features",
@@ -102,7 +102,7 @@ _MODALITY = {
         lambda value: (
             value is None
             or isinstance(value, str)
-            or (isinstance(value, list) and all(isinstance(one, str | int) for one in value))
+            or (isinstance(value, list) and all(isinstance(element, str | int) for element in value))
         ),
     ),
     "format": one_of(("auto", "structured", "flat")),
@@ -152,7 +152,7 @@ _TRANSFORMER_FILES = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
-# Modules of torch that are functions of one tensor.
+# Torch modules that are functions of a single tensor.
 _ACTIVATIONS = (
     *("CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid"),
     *("LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Softshrink"),
@@ -171,10 +171,10 @@ _POOLING_MODES = Field(
     "a mode or a list of modes",
     lambda value: (
         isinstance(value, str)
-        or (isinstance(value, list) and 0 < len(value) <= 64 and all(isinstance(one, str) for one in value))
+        or (isinstance(value, list) and 0 < len(value) <= 64 and all(isinstance(mode, str) for mode in value))
     ),
 )
-# Up to 5.3 sentence-transformers saved one boolean for each mode.
+# Up to version 5.3, sentence-transformers saved a boolean for each mode.
 LEGACY_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -208,7 +208,7 @@ _WORD_TOKENIZER_MODULES = tuple(
 
 @dataclass(frozen=True)
 class _Config:
-    """The configuration file of a module, and whether the module has weights."""
+    """Describe the configuration file of a module, and whether the module has weights."""
 
     file: str
     fields: Mapping[str, Field]
@@ -217,7 +217,7 @@ class _Config:
     needed: tuple[str, ...] = ()
 
 
-# By the class of the host. Transformer, CLIPModel, Router and our own poolings are vetted by functions.
+# By class name of the host. Functions vet Transformer, CLIPModel, Router and maskpool's own poolings.
 _CONFIGS = {
     "BoW": _Config(
         "config.json",
@@ -292,16 +292,16 @@ _CONFIGS = {
 
 @dataclass(frozen=True)
 class ModuleEntry:
-    """One module of a saved model, vetted.
+    """Describe a vetted module of a saved model.
 
     Attributes:
-        name: Its name in the model.
-        path: Its folder, relative to the model's.
-        kind: The stored path of its class, which is a key of the known classes.
-        keywords: Keywords of ``encode`` that the module takes.
-        inner: Of a router, its modules by their ids.
-        structure: Of a router, the ids of each route's modules.
-        parameters: Of a router, its further arguments.
+        name: The module's name in the model.
+        path: The module's folder, relative to the model's folder.
+        kind: The stored path of the module's class, which is a key of the known classes.
+        keywords: Keywords of ``encode`` that the module accepts.
+        inner: The modules of a router, named by their ids.
+        structure: The ids of the modules of each route of a router.
+        parameters: Further arguments of a router.
     """
 
     name: str
@@ -315,25 +315,26 @@ class ModuleEntry:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The settings of a pooling of ours, vetted."""
+    """Hold the vetted settings of a maskpool pooling."""
 
     path: Path
     settings: Mapping[str, Any]
 
 
 def check_modules(folder: Folder, classes: Mapping[str, type], weights: bool = True) -> list[ModuleEntry] | None:
-    """Vet the modules of a saved model, before any of them is loaded.
+    """Vet the modules of a saved model before they are loaded.
 
     Args:
         folder: The model's folder.
-        classes: The classes a module may have, by every path they are stored under.
-        weights: Whether a transformer's weights must be those that torch reads.
+        classes: The allowed classes, by every path that they are stored under.
+        weights: Whether a transformer must have weights that torch reads.
 
     Returns:
         The modules in order, or None if the folder has no modules.json.
 
     Raises:
-        FolderError: The list or a module is malformed, names another class, or asks for code or another place.
+        FolderError: The list or a module is malformed, names an unknown class, or refers to code or to a place outside
+            the folder.
     """
     stored = read_module_list(folder)
     if stored is None:
@@ -344,13 +345,13 @@ def check_modules(folder: Folder, classes: Mapping[str, type], weights: bool = T
         if not entry["name"] or "." in entry["name"]:
             raise FolderError(f"{path} must give each module a name without dots, got {entry['name']!r}")
         keywords = entry.get("kwargs", [])
-        if not isinstance(keywords, list) or not all(isinstance(one, str) for one in keywords):
+        if not isinstance(keywords, list) or not all(isinstance(keyword, str) for keyword in keywords):
             raise refused(path, "kwargs", "a list of names", keywords)
         entries.append((entry, tuple(keywords)))
     names = [entry["name"] for entry, _ in entries]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise FolderError(f"{path} must give each module a unique name, and two are named {twice!r}")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise FolderError(f"{path} must give each module a unique name, and two are named {duplicate!r}")
     for entry, _ in entries:
         _check_known(path, entry["type"], classes)
     return [
@@ -362,7 +363,7 @@ def check_modules(folder: Folder, classes: Mapping[str, type], weights: bool = T
 
 
 def read_module_list(folder: Folder) -> list[dict[str, Any]] | None:
-    """Read the entries of modules.json: each with a name, a type, and a path inside of the folder.
+    """Read the entries of modules.json, each with a name, a type, and a path inside the folder.
 
     Returns:
         The entries, or None if the folder has no modules.json.
@@ -384,10 +385,10 @@ def read_module_list(folder: Folder) -> list[dict[str, Any]] | None:
 
 
 def check_head(folder: Folder, subfolder: str = "") -> HeadConfig:
-    """Vet the settings of a pooling of ours before it is built.
+    """Vet the settings of a maskpool pooling before it is built.
 
     Raises:
-        FolderError: They are malformed, or there are none.
+        FolderError: The settings are malformed or missing.
     """
     path = folder.at(subfolder, "config.json")
     settings = folder.table(subfolder, "config.json")
@@ -401,34 +402,34 @@ def check_head(folder: Folder, subfolder: str = "") -> HeadConfig:
             raise refused(path, name, known.words, value)
         _check_option(path, name, value)
     for name in ("model.safetensors", "pytorch_model.bin"):
-        found = folder.find(subfolder, name)
-        if found is not None and name.endswith(".safetensors"):
-            tensor_shapes(found)
+        weights = folder.find(subfolder, name)
+        if weights is not None and name.endswith(".safetensors"):
+            tensor_shapes(weights)
     return HeadConfig(path, settings)
 
 
 def _check_option(path: Path, name: str, value: Any) -> None:  # Any: what JSON holds
-    """Options of a pooling are numbers, strings and lists of them, none of a size no pooling has."""
-    values = value if isinstance(value, list) else [value]
-    if len(values) > 4096 or not all(isinstance(one, int | float | str | None) for one in values):
+    """Refuse an option that is not a number, a string or a list of them, or that is larger than in any pooling."""
+    elements = value if isinstance(value, list) else [value]
+    if len(elements) > 4096 or not all(isinstance(element, int | float | str | None) for element in elements):
         raise refused(path, name, "a number, a string or a list of them", value)
-    for one in values:
-        is_number = isinstance(one, int | float) and not isinstance(one, bool)
-        if is_number and not (NUMBER.holds(one) and abs(one) <= 1 << 24):
-            raise refused(path, name, f"a number of at most {1 << 24}", one)
+    for element in elements:
+        is_number = isinstance(element, int | float) and not isinstance(element, bool)
+        if is_number and not (NUMBER.holds(element) and abs(element) <= 1 << 24):
+            raise refused(path, name, f"a number of at most {1 << 24}", element)
 
 
 def _check_known(path: Path, kind: str, classes: Mapping[str, type]) -> None:
     if kind not in classes:
         raise FolderError(
-            f"{path} names the class {kind!r}, which is neither maskpool's nor sentence-transformers' own; if you "
+            f"{path} names the class {kind!r}, which is part of neither maskpool nor sentence-transformers; if you "
             "trust its code, open the model with SentenceTransformer(..., trust_remote_code=True)"
         )
 
 
 def _check_place(path: Path, what: str, place: object) -> None:
     if not is_inner_path(place):
-        raise FolderError(f"{path} must have {what} inside of the model, got {place!r}")
+        raise FolderError(f"{path} must have {what} inside the model, got {place!r}")
 
 
 def _normal(place: str) -> str:
@@ -474,13 +475,13 @@ def _check_module(
 
 
 def _check_module_weights(folder: Folder, place: str) -> None:
-    found = find_weights(folder, place)
-    if found.suffix == ".safetensors":
-        tensor_shapes(found)
+    path = find_weights(folder, place)
+    if path.suffix == ".safetensors":
+        tensor_shapes(path)
 
 
 def _check_transformer_module(folder: Folder, place: str, weights: bool) -> None:
-    # The host takes the first file that holds anything.
+    # The host reads the first file that is not empty.
     for name in _TRANSFORMER_FILES:
         content = folder.table(place, name)
         if content:
@@ -522,7 +523,7 @@ def _check_word_embeddings(folder: Folder, place: str) -> None:
     known = [f"{prefix}{middle}" for prefix in _WORD_TOKENIZER_MODULES for middle in ("", f".{name}", _file_of(name))]
     if name not in _WORD_TOKENIZERS or module not in known:
         raise FolderError(
-            f"{path} names the tokenizer_class {shortened(stored)}, which is none of sentence-transformers' own: "
+            f"{path} names the tokenizer_class {shortened(stored)}, which is not one of sentence-transformers: "
             f"{', '.join(_WORD_TOKENIZERS)}"
         )
     file, fields = _WORD_TOKENIZERS[name]
@@ -537,7 +538,7 @@ def _check_word_embeddings(folder: Folder, place: str) -> None:
 
 
 def _check_wrapped_tokenizer(folder: Folder, place: str) -> None:
-    """Vet a tokenizer that the host opens without saying that code is not to be trusted."""
+    """Vet a tokenizer that the host opens without ``trust_remote_code=False``."""
     check_tokenizer(folder, place)
     for name in ("tokenizer_config.json", "config.json"):
         if (folder.table(place, name) or {}).get("auto_map"):
@@ -555,13 +556,11 @@ def _check_router(
 ) -> ModuleEntry:
     place = os.path.realpath(folder.at(entry.path))
     if place in routers or len(routers) >= _MOST_ROUTERS:
-        raise FolderError(
-            f"{folder.at(entry.path)} must not hold routers inside of each other without end: a router contains itself"
-        )
+        raise FolderError(f"{folder.at(entry.path)} must not hold routers nested without end: a router contains itself")
     file = "router_config.json"
     content = folder.table(entry.path, file)
     if not content:
-        file = "config.json"  # of older versions, whose routers were called Asym
+        file = "config.json"  # the name in older versions, where routers were called Asym
         content = folder.table(entry.path, file)
     path = folder.at(entry.path, file)
     if not content:
@@ -579,7 +578,7 @@ def _check_router(
     if not isinstance(structure, dict) or not structure:
         raise refused(path, "structure", "a table of routes", structure)
     for route, ids in structure.items():
-        if not isinstance(ids, list) or not ids or not all(isinstance(one, str) and one in types for one in ids):
+        if not isinstance(ids, list) or not ids or not all(isinstance(name, str) and name in types for name in ids):
             raise refused(path, f"structure.{route}", "a list of names that are in types", ids)
     inner = tuple(
         _check_module(
@@ -610,20 +609,21 @@ def _router_parameters(path: Path, parameters: object) -> dict[str, Any]:
     mappings = parameters.get("route_mappings")
     if not mappings:
         return dict(parameters)
-    found: dict[Any, str] = {}
+    routes: dict[Any, str] = {}
     for key, route in mappings.items():
         try:
-            pair = ast.literal_eval(key) if len(key) < 1000 else None  # a literal: nothing of it is run
+            pair = ast.literal_eval(key) if len(key) < 1000 else None  # a literal: it is not executed
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             pair = None
         if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(route, str) or not _is_pair(pair):
             raise refused(path, "parameters.route_mappings", "routes by pairs of a task and a modality", key)
-        found[pair] = route
-    return {**parameters, "route_mappings": found}
+        routes[pair] = route
+    return {**parameters, "route_mappings": routes}
 
 
 def _is_pair(pair: tuple[Any, ...]) -> bool:
     return all(
-        isinstance(one, str | None) or (isinstance(one, tuple) and all(isinstance(part, str) for part in one))
-        for one in pair
+        isinstance(element, str | None)
+        or (isinstance(element, tuple) and all(isinstance(part, str) for part in element))
+        for element in pair
     )

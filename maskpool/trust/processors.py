@@ -1,4 +1,4 @@
-"""Vet the files of a processor: the classes they name, and the fields from which those classes open files."""
+"""Vet the files of a processor: the classes they name, and the fields whose values those classes open as files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskpool.trust.fields import refused
 from maskpool.trust.files import shortened
 
 PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
-# The base classes of what each field may name. Old files name an image processor as their feature extractor.
+# The base classes of the class that each field may name. Old files name an image processor as feature extractor.
 _BASES = {
     "processor_class": ("ProcessorMixin",),
     "feature_extractor_type": ("FeatureExtractionMixin", "ImageProcessingMixin"),
@@ -28,14 +28,14 @@ _WORDS = {
     "ImageProcessingMixin": "an image processor",
     "BaseVideoProcessor": "a video processor",
 }
-# These open further files by names that are not in a vetted folder.
+# These processors open further files, whose names do not refer to a vetted folder.
 _REFUSED = {
     "BarkProcessor": "it opens arrays at paths that a file names",
     "MgpstrProcessor": "it loads the tokenizers of other models by name",
     "OneFormer": "it opens a file of classes by name",
     "Wav2Vec2ProcessorWithLM": "it opens a language model in another format",
 }
-# The model types whose processors these are. The types choose the processor if no file names it.
+# The model types of these processors. The type determines the processor if no file names one.
 REFUSED_TYPES = {
     "bark": "its processor opens arrays at paths that a file names",
     "mgp-str": "its processor loads the tokenizers of other models by name",
@@ -49,8 +49,8 @@ def check_processor_classes(path: Path, content: Mapping[str, Any]) -> None:
     """Refuse names of classes that are not processors, at any depth.
 
     Args:
-        path: The file, which is a processor's or a config.json.
-        content: Its content.
+        path: The file of a processor, or a config.json.
+        content: The content of the file.
 
     Raises:
         FolderError: A field names another class, or a processor that reads files from elsewhere.
@@ -61,10 +61,10 @@ def check_processor_classes(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def check_processor_fields(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse fields from which a processor opens a file, at any depth.
+    """Refuse fields that name a file for a processor to open, at any depth.
 
     Raises:
-        FolderError: There is such a field.
+        FolderError: A field names a file.
     """
     for name, value, at in _named(content):
         if _OPENS.match(name) and name not in _NEVER_READ and value not in (None, False, "", [], {}):
@@ -83,11 +83,11 @@ def _check_class(path: Path, at: str, value: object, bases: tuple[str, ...]) -> 
             raise FolderError(f"{path} must not name {value} in {at}: {reason}")
     import transformers
 
-    found = getattr(transformers, value, None)
-    # A stand-in, whose packages are missing, raises an error when it is called.
-    if found is None or type(found).__name__ == "DummyObject":
+    cls = getattr(transformers, value, None)
+    # A dummy replaces a class whose packages are missing, and raises an error when it is called.
+    if cls is None or type(cls).__name__ == "DummyObject":
         return
-    if not isinstance(found, type) or not issubclass(found, tuple(_base(transformers, base) for base in bases)):
+    if not isinstance(cls, type) or not issubclass(cls, tuple(_base(transformers, base) for base in bases)):
         raise refused(path, at, f"the name of {words} of transformers", value)
 
 
@@ -96,12 +96,12 @@ def _base(transformers: Any, name: str) -> type:  # Any: a module
         from transformers.video_processing_utils import BaseVideoProcessor
 
         return BaseVideoProcessor
-    found: type = getattr(transformers, name)
-    return found
+    base: type = getattr(transformers, name)
+    return base
 
 
 def _named(content: object, at: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Name, value and place of every field, at any depth."""
+    """Yield the name, value and place of every field, at any depth."""
     if isinstance(content, Mapping):
         for name, value in content.items():
             inner = f"{at}.{name}" if at else str(name)

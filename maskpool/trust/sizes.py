@@ -1,4 +1,4 @@
-"""Compare what a model asks for with what its files hold, before it takes memory or fails on the first text."""
+"""Compare a model's configuration and tokenizer with its weights, before it takes memory or fails on a text."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from maskpool.errors import FolderError, MaskpoolError
 from maskpool.trust.fields import refused
 from maskpool.trust.loading import as_folder_error, is_panic
 
-_FREE = 1 << 24  # numbers that any model may have, whatever its weights
-# Files may hold an encoder only, in eight bits a number, of a model that is built as a whole.
+_FREE = 1 << 24  # parameters that a model may have in addition, for any size of its weights
+# Files may hold only the encoder of a model, at eight bits per parameter, and the model is built as a whole.
 _NUMBERS_A_BYTE = 2
-_GROWTH = 64  # how many times longer a text may become before it is tokenized
-_TEXTS = ("a text", "ẞ☃ 𝕏")  # the second is of characters that few vocabularies have
-_MOST_IDS = 512  # tokens added to each text
+_GROWTH = 64  # the factor by which a text may grow before it is tokenized
+_TEXTS = ("a text", "ẞ☃ 𝕏")  # few vocabularies have the characters of the second text
+_MOST_IDS = 512  # tokens that may be added to each text
 
 
 def check_size(place: str | os.PathLike[str], config: Any) -> None:
-    """Refuse a configuration of a model that is much larger than its weights, before the model takes memory.
+    """Refuse a configuration of a model much larger than its weights, before the model takes memory.
 
     Args:
         place: The folder of the model.
-        config: Its configuration, opened by transformers.
+        config: The model's configuration, opened by transformers.
 
     Raises:
-        FolderError: The two belong to different models.
+        FolderError: The configuration and the weights belong to different models.
     """
     from transformers import AutoModel
 
@@ -40,25 +40,25 @@ def check_size(place: str | os.PathLike[str], config: Any) -> None:
     try:
         with torch.device("meta"):
             model: nn.Module = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]  # untyped
-    except Exception:  # opening the model says what is wrong with the configuration
+    except Exception:  # opening the model reports the error in the configuration
         return
     numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if numbers > _NUMBERS_A_BYTE * size + _FREE:
         raise FolderError(
-            f"{Path(place) / 'config.json'} must describe the model whose weights are next to it; it describes one of "
-            f"{numbers:,} numbers, and the weights have {size:,} bytes: the two belong to different models"
+            f"{Path(place) / 'config.json'} must describe the model whose weights are next to it; it describes a model "
+            f"of {numbers:,} numbers, and the weights have {size:,} bytes: the two belong to different models"
         )
 
 
 @contextmanager
 def naming_tokenizer(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Say that the tokenizer.json of a folder is malformed, where an error inside does not.
+    """Raise an error that names tokenizer.json if an error inside the block comes from a malformed one.
 
     Args:
         place: The folder of the tokenizer.
 
     Raises:
-        FolderError: Its tokenizer.json cannot be read.
+        FolderError: The tokenizer.json cannot be read.
     """
     try:
         yield
@@ -77,31 +77,34 @@ def naming_tokenizer(place: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_token_ids(place: str | os.PathLike[str], tokenizer: Any, model: nn.Module) -> None:
-    """Refuse a tokenizer that cannot read a text, or has tokens for which a model has no embedding.
+    """Refuse a tokenizer that cannot read a text, or that has tokens without a row in the model's embedding.
 
-    Added tokens that no text has are ignored: some tokenizers add tokens that their models do not know.
+    Added tokens that the tokenizer does not put into texts are ignored: some models do not know them.
 
     Args:
         place: The folder of the tokenizer.
-        tokenizer: The tokenizer, of transformers or of tokenizers.
-        model: The layer that reads the token ids, or the model of transformers that has it.
+        tokenizer: A tokenizer of the transformers or tokenizers package.
+        model: The embedding layer, or the transformers model that contains it.
 
     Raises:
-        FolderError: Names the file, and the token.
+        FolderError: The tokenizer does not fit; the message names the file and the token.
     """
     path = Path(place) / "tokenizer.json"
     path = path if path.is_file() else Path(place)
-    whole = hasattr(tokenizer, "vocab_files_names")  # of transformers
+    of_transformers = hasattr(tokenizer, "vocab_files_names")
     with as_folder_error(f"{path} must hold a tokenizer that can read a text"):
-        if whole:
-            ids = [one for text in tokenizer(list(_TEXTS))["input_ids"] for one in text]
+        if of_transformers:
+            ids = [token_id for text in tokenizer(list(_TEXTS))["input_ids"] for token_id in text]
         else:
-            ids = [one for text in tokenizer.encode_batch(list(_TEXTS)) for one in text.ids]
+            ids = [token_id for text in tokenizer.encode_batch(list(_TEXTS)) for token_id in text.ids]
     try:
-        weight: Any = getattr(model.get_input_embeddings() if whole else model, "weight", None)  # type: ignore[operator]
+        layer: Any = model.get_input_embeddings() if of_transformers else model  # type: ignore[operator]
+        weight: Any = getattr(layer, "weight", None)
         vocabulary: dict[str, int] = tokenizer.get_vocab()
-        added = tokenizer.get_added_vocab() if whole else ()
-    except Exception:  # some models have no table of embeddings, and some tokenizers, such as those of bytes, no words
+        added = tokenizer.get_added_vocab() if of_transformers else ()
+    except (
+        Exception
+    ):  # some models have no embedding matrix, and some tokenizers, such as those of bytes, no vocabulary
         return
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
         return
@@ -115,19 +118,19 @@ def check_token_ids(place: str | os.PathLike[str], tokenizer: Any, model: nn.Mod
 
 
 def check_tokenizer_file(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse steps of a tokenizer.json that make texts or batches longer without end.
+    """Refuse steps of a tokenizer.json that make texts or batches many times longer.
 
     Args:
         path: The file.
-        content: Its content.
+        content: The content of the file.
 
     Raises:
-        FolderError: Names the field.
+        FolderError: A step adds too much; the message names the field.
     """
     for part in ("normalizer", "pre_tokenizer"):
         growth = 1
         for step in _steps(content.get(part)):
-            # Each character may match a pattern.
+            # A step may replace or prepend at every character.
             for name in ("content", "prepend"):
                 text = step.get(name)
                 if isinstance(text, str):
@@ -151,10 +154,10 @@ def check_tokenizer_file(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _steps(part: object) -> Iterable[Mapping[str, Any]]:
-    """The steps of a part of a tokenizer, including those inside of sequences."""
+    """Yield the steps of a part of a tokenizer, including those inside sequences."""
     if isinstance(part, Mapping):
         yield part
         for value in part.values():
             if isinstance(value, list):
-                for one in value:
-                    yield from _steps(one)
+                for inner in value:
+                    yield from _steps(inner)

@@ -1,7 +1,7 @@
 """Vet the files of a transformers model: configuration, tokenizer, processor, weights.
 
-What transformers 5.23 reads of each field was looked up in its source. A field it ignores is accepted with any value,
-because published models carry stale paths and names in such fields.
+The rules follow the source of transformers 5.23. A field that transformers ignores is accepted with any value, because
+published models have stale paths and names in such fields.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_FEWEST_TENSORS = 32  # a model whose layers share their weights has fewer weights than layers
-# Any of these is a vocabulary some tokenizer reads.
+_FEWEST_TENSORS = 32  # models whose layers share weights have fewer weights than layers
+# Names of files that some tokenizer reads as its vocabulary.
 _VOCABULARIES = re.compile(
     r"(tokenizer\.json|vocab\..*|.*\.model|merges\.txt|.*\.spm|bpe\.codes|.*vocab.*\.(json|txt)|tekken\.json|"
     r".*\.tiktoken|spiece.*)\Z"
 )
-# These architectures create their weights through other packages, from names or pickles.
+# Architectures that create their weights through other packages, from names or pickles.
 _REFUSED_TYPES = {
     "timm_wrapper": "it takes its network from another package by name",
     "timm_backbone": "it takes its network from another package by name",
     "rag": "it reads an index of documents from elsewhere",
     **REFUSED_TYPES,
 }
-# Fields that take weights or code from elsewhere, wherever they are in a configuration.
+# Fields that take weights or code from elsewhere. They are refused at any depth of a configuration.
 _REFUSED_FIELDS = {
-    "backbone": "names a network outside of the folder",
+    "backbone": "names a network outside the folder",
     "backbone_kwargs": "passes arguments on to another package",
-    "base_model_name_or_path": "names a model outside of the folder",
+    "base_model_name_or_path": "names a model outside the folder",
     "custom_generate": "names code",
     "distributed_config": "sets up processes",
     "fusion_config": "rewrites the model's layers",
@@ -69,15 +69,15 @@ _REFUSED_FIELDS = {
     "kernel_config": "names kernels, which are code",
     "quantization_config": "names a quantisation, whose kernels are code: save the model without quantisation",
     "use_kernels": "loads kernels, which are code",
-    "use_pretrained_backbone": "takes weights from outside of the folder",
+    "use_pretrained_backbone": "takes weights from outside the folder",
     "use_timm_backbone": "takes its network from another package by name",
-    "audio_tokenizer": "names a model outside of the folder",
+    "audio_tokenizer": "names a model outside the folder",
 }
 _ATTENTION_FIELDS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _EXPERTS_FIELDS = ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
-# Keys of auto_map that transformers ignores where it has classes of its own. A processor's would be run.
+# Keys of auto_map that transformers ignores if it has a native class. A processor's code would be run.
 _IGNORED_CODE = re.compile(r"(AutoConfig|AutoTokenizer|AutoModel\w*)\Z")
-# Strings that are no paths, or paths transformers overwrites or never reads.
+# Strings that are not paths, and paths that transformers overwrites or never reads.
 _IGNORED = (
     "name_or_path",
     "_name_or_path",
@@ -120,18 +120,18 @@ def check_transformer(folder: Folder, subfolder: str = "", weights: bool = True,
 
     Args:
         folder: The folder.
-        subfolder: Where in the folder the model is.
-        weights: Whether weights that torch reads must be there.
-        tokenizer: Whether a tokenizer must be there.
+        subfolder: The subfolder that holds the model.
+        weights: Whether weights that torch reads are required.
+        tokenizer: Whether a tokenizer is required.
 
     Raises:
-        FolderError: A file is malformed, or asks for code, or for something outside of the folder.
+        FolderError: A file is malformed, or refers to code or to something outside the folder.
     """
-    # Transformers looks for an adapter in the whole folder, too.
+    # Transformers looks for an adapter in the top folder as well.
     adapter = folder.find(_ADAPTER) or folder.find(subfolder, _ADAPTER)
     if adapter is not None:
         raise FolderError(
-            f"{adapter} makes the model an adapter of another model, which is outside of the "
+            f"{adapter} makes the model an adapter of another model, which is outside the "
             "folder: merge the adapter into its base model, and save the whole"
         )
     config = folder.table(subfolder, CONFIG)
@@ -145,13 +145,13 @@ def check_transformer(folder: Folder, subfolder: str = "", weights: bool = True,
     check_tokenizer(folder, subfolder, tokenizer)
     audio = folder.find(subfolder, "audio_tokenizer_config.json")
     if audio is not None:
-        raise FolderError(f"{audio} names a model outside of the folder: remove the file")
+        raise FolderError(f"{audio} names a model outside the folder: remove the file")
     if weights:
         _check_weights(folder, subfolder, config)
 
 
 def _check_layers(path: Path, config: Mapping[str, Any], tensors: int) -> None:
-    """Refuse more layers than there are weights: they would be built and filled with random numbers first."""
+    """Refuse more layers than there are weights: transformers would build them and fill them with random numbers."""
     for name, value, at in _fields(config):
         if name in LAYER_COUNTS and isinstance(value, int) and value > max(tensors, _FEWEST_TENSORS):
             raise FolderError(
@@ -164,28 +164,28 @@ def check_tokenizer(folder: Folder, subfolder: str = "", needed: bool = True) ->
     """Vet the files of a tokenizer or processor.
 
     Raises:
-        FolderError: A file is malformed, or asks for code, or for something outside of the folder.
+        FolderError: A file is malformed, or refers to code or to something outside the folder.
     """
     at = folder.at(subfolder)
     names = {entry.name for entry in at.iterdir() if entry.is_file()} if at.is_dir() else set()
-    nothing = FolderError(
+    no_tokenizer = FolderError(
         f"{at} must hold a tokenizer, such as tokenizer.json: save the tokenizer next to the model with "
         "tokenizer.save_pretrained"
     )
     vocabulary = any(map(_VOCABULARIES.match, names))
-    needed = needed and not names & set(PROCESSORS)  # a model of images has a processor only
+    needed = needed and not names & set(PROCESSORS)  # an image model has only a processor
     if needed and not vocabulary and _TOKENIZER_CONFIG not in names:
-        raise nothing
+        raise no_tokenizer
     settings = folder.table(subfolder, _TOKENIZER_CONFIG)
     if settings is not None:
         kind = _check_tokenizer_config(folder.at(subfolder, _TOKENIZER_CONFIG), settings, "tokenizer.json" in names)
-        if needed and not vocabulary and getattr(kind, "vocab_files_names", None):  # some read bytes, without one
-            raise nothing
+        if needed and not vocabulary and getattr(kind, "vocab_files_names", None):  # tokenizers of bytes have none
+            raise no_tokenizer
         for name in _files(settings, "fast_tokenizer_files", folder.at(subfolder, _TOKENIZER_CONFIG)):
             folder.find(subfolder, name)
-    whole = folder.table(subfolder, _TOKENIZER)
-    if whole is not None:
-        check_tokenizer_file(folder.at(subfolder, _TOKENIZER), whole)
+    definition = folder.table(subfolder, _TOKENIZER)
+    if definition is not None:
+        check_tokenizer_file(folder.at(subfolder, _TOKENIZER), definition)
     special = folder.table(subfolder, "special_tokens_map.json")
     if special is not None:
         _check_special_tokens(folder.at(subfolder, "special_tokens_map.json"), special, only=True)
@@ -201,7 +201,7 @@ def check_tokenizer(folder: Folder, subfolder: str = "", needed: bool = True) ->
         if content is not None:
             _check_config(folder.at(subfolder, name), content, processor=True)
             check_processor_fields(folder.at(subfolder, name), content)
-    # A processor has further tokenizers in folders of their own. Without a processor's file, model_type chooses one.
+    # A processor has further tokenizers in separate folders. Without a processor file, model_type determines it.
     for entry in sorted(at.iterdir()) if at.is_dir() else ():
         has_processor = names & set(PROCESSORS) and (entry / _TOKENIZER_CONFIG).is_file()
         if entry.is_dir() and ("tokenizer" in entry.name or has_processor):
@@ -227,7 +227,7 @@ def _check_config(path: Path, config: dict[str, Any], processor: bool = False, t
     check_processor_classes(path, config)
     architectures = config.get("architectures")
     if architectures is not None and not (
-        isinstance(architectures, list) and all(isinstance(one, str) for one in architectures)
+        isinstance(architectures, list) and all(isinstance(architecture, str) for architecture in architectures)
     ):
         raise refused(path, "architectures", "a list of strings", architectures)
     for name, value, at in _fields(config):
@@ -245,9 +245,9 @@ def _check_values(path: Path, content: Mapping[str, Any], places: bool = True) -
 
     Args:
         path: The file.
-        content: Its content.
-        places: Whether strings that name a place are refused as well. No model of transformers opens a path that its
-            config.json names, apart from the fields refused by name; tokenizers and processors do.
+        content: The content of the file.
+        places: Whether strings that name a place are refused as well. Tokenizers and processors open such paths;
+            models of transformers open only those in fields that are refused by name.
     """
     for name, value, at in _fields(content):
         if name in _REFUSED_FIELDS and value not in (None, False, {}, [], ""):
@@ -265,22 +265,22 @@ def _check_values(path: Path, content: Mapping[str, Any], places: bool = True) -
                     raise refused(path, at, f"one of {', '.join(DTYPES)}", value)
         elif places and isinstance(value, str) and names_a_place(value) and not _is_ignored(at):
             raise FolderError(
-                f"{path} must not name a place outside of the folder in {at or 'a field without a name'}, got "
+                f"{path} must not name a place outside the folder in {at or 'a field without a name'}, got "
                 f"{shortened(value)}: remove the field"
             )
 
 
 def _check_implementation(path: Path, at: str, value: object, known: tuple[str, ...]) -> None:
-    for one in value.values() if isinstance(value, dict) else [value]:
-        if one is not None and one not in known:
+    for implementation in value.values() if isinstance(value, dict) else [value]:
+        if implementation is not None and implementation not in known:
             raise FolderError(
                 f"{path} must have in {at} one of {', '.join(known)}, because others may load code, got "
-                f"{shortened(one)}: remove the field, and pass attn_implementation in model_kwargs yourself"
+                f"{shortened(implementation)}: remove the field, and pass attn_implementation in model_kwargs yourself"
             )
 
 
 def _check_auto_map(path: Path, content: Mapping[str, Any], native: bool) -> None:
-    """Accept a map to code only where transformers has a class of its own, which it takes without the caller's flag."""
+    """Accept a map to code only if transformers has a native class, which it uses unless the caller trusts the code."""
     names = content["auto_map"]
     if names in (None, {}, []):
         return
@@ -290,7 +290,7 @@ def _check_auto_map(path: Path, content: Mapping[str, Any], native: bool) -> Non
             "transformers cannot be opened here; if you trust its code, open it with transformers or "
             "sentence-transformers yourself, with trust_remote_code=True, and pass on the opened model"
         )
-    if isinstance(names, list) or any(not isinstance(one, str | list | None) for one in names.values()):
+    if isinstance(names, list) or any(not isinstance(path, str | list | None) for path in names.values()):
         raise refused(path, "auto_map", "a table of strings", names)
     for name in names:
         if not _IGNORED_CODE.match(name):
@@ -301,12 +301,12 @@ def _check_auto_map(path: Path, content: Mapping[str, Any], native: bool) -> Non
 
 
 def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -> Any:  # Any: a class
-    """Vet tokenizer_config.json, and return the tokenizer's class where it is known.
+    """Vet tokenizer_config.json, and return the tokenizer's class if it is known.
 
     Args:
         path: The file.
-        settings: Its content.
-        whole: Whether there is a tokenizer.json, which then holds the vocabulary.
+        settings: The content of the file.
+        whole: Whether the folder has a tokenizer.json, which then holds the vocabulary.
     """
     _check_special_tokens(path, settings)
     for name, field in _TOKENIZER_FIELDS.items():
@@ -359,7 +359,7 @@ def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -
 
 
 def _check_special_tokens(path: Path, content: Mapping[str, Any], only: bool = False) -> None:
-    """Vet the special tokens; with ``only``, the file may hold nothing else."""
+    """Vet the special tokens; with ``only``, refuse all other fields."""
     for name, value in content.items():
         if only and not name.endswith("_token") and name not in ("additional_special_tokens", "extra_special_tokens"):
             raise FolderError(f"{path} must hold special tokens only, got {shortened(name)}: remove the field")
@@ -379,17 +379,17 @@ def _check_special_tokens(path: Path, content: Mapping[str, Any], only: bool = F
 
 
 def _check_class(path: Path, at: str, value: object) -> Any:  # Any: a class of transformers, or None
-    """Refuse the name of anything in transformers that is not a tokenizer."""
+    """Refuse a name that transformers has for something other than a tokenizer, and return the tokenizer's class."""
     if value is None:
         return None
     if not isinstance(value, str) or not value.isidentifier():
         raise refused(path, at, "the name of a class", value)
     import transformers
 
-    found = _find_tokenizer(value)
-    if found is None and hasattr(transformers, value):
+    cls = _find_tokenizer(value)
+    if cls is None and hasattr(transformers, value):
         raise refused(path, at, "the name of a tokenizer of transformers", value)
-    return found
+    return cls
 
 
 def _find_tokenizer(name: str) -> Any:  # Any: a class of transformers, or None
@@ -397,10 +397,10 @@ def _find_tokenizer(name: str) -> Any:  # Any: a class of transformers, or None
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     try:
-        found: Any = tokenizer_class_from_name(name)
-    except Exception:  # a package its module needs is missing, which opening the tokenizer will say
+        cls: Any = tokenizer_class_from_name(name)
+    except Exception:  # its module needs a missing package, which opening the tokenizer reports
         return None
-    return found if isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase) else None
+    return cls if isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerBase) else None
 
 
 def _is_native(kind: str) -> bool:
@@ -410,7 +410,7 @@ def _is_native(kind: str) -> bool:
 
 
 def _files(content: Mapping[str, Any], name: str, path: Path) -> list[str]:
-    """The names of files of several versions, each in the same folder."""
+    """Return the names of files for several versions of transformers, each in the same folder."""
     names = content.get(name)
     if names is None:
         return []
@@ -443,17 +443,17 @@ def _check_weights(folder: Folder, subfolder: str, config: Mapping[str, Any]) ->
         if not shard.endswith((".safetensors", ".bin")):
             raise refused(path, "weight_map", "files that end in .safetensors or .bin", shard)
         if folder.find(subfolder, shard) is None:
-            raise FolderError(f"{path} names {shard} in weight_map, and there is no such file: save the model again")
+            raise FolderError(f"{path} names {shard} in weight_map, but the file does not exist: save the model again")
         if shard.endswith(".safetensors"):
             tensor_shapes(folder.at(subfolder, shard))
     _check_layers(config_path, config, len(shards))
 
 
 def find_weights(folder: Folder, subfolder: str) -> Path:
-    """The file with the weights of a module.
+    """Find the file with the weights of a module.
 
     Raises:
-        FolderError: There is none.
+        FolderError: The file does not exist.
     """
     path = folder.find(subfolder, "model.safetensors") or folder.find(subfolder, "pytorch_model.bin")
     if path is None:
@@ -466,7 +466,7 @@ def _missing_weights(place: Path) -> FolderError:
 
 
 def _pickle(path: Path) -> Mapping[str, Any]:
-    """The weights of a pickle by name, without their values."""
+    """Read the names and shapes of the weights in a pickle, without their values."""
     with as_folder_error(f"{path} must hold the weights of a model"):
         stored = torch.load(path, map_location="meta", weights_only=True)
         if not isinstance(stored, Mapping):
@@ -475,18 +475,18 @@ def _pickle(path: Path) -> Mapping[str, Any]:
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes a safetensors file says its tensors have, after checking that the file is whole.
+    """Read the shapes of the tensors from a safetensors file's header, and check that the file is complete.
 
     Raises:
-        FolderError: It is not a safetensors file, or is cut off.
+        FolderError: The file is not a safetensors file, or is cut off.
     """
-    expected = f"{path} must be a whole safetensors file"
+    expected = f"{path} must be a complete safetensors file"
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, 100_000_000):
-                raise FolderError("it has no whole header")
+                raise FolderError("its header is incomplete")
             header = json.loads(file.read(length))
         end = 0
         shapes: dict[str, tuple[int, ...]] = {}
@@ -512,7 +512,7 @@ def _is_ignored(at: str) -> bool:
 
 
 def _fields(content: object, at: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Name, value and place of every field, at any depth; the elements of a list have the name of the list."""
+    """Yield the name, value and place of every field, at any depth; fields in a list have the place of the list."""
     if isinstance(content, Mapping):
         for name, value in content.items():
             inner = f"{at}.{name}" if at else str(name)

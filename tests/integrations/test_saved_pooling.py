@@ -273,7 +273,7 @@ MALFORMED: dict[str, tuple[str, str, str]] = {
         "modules.json",
         '[{"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}, '
         '{"name": "1", "path": "../1_Pooling", "type": "sentence_transformers.models.Pooling"}]',
-        "modules.json must have paths inside of the model, got '../1_Pooling'",
+        "modules.json must have paths inside the model, got '../1_Pooling'",
     ),
     "no table": ("1_Pooling/config.json", "[]", "config.json must be a JSON table"),
     "no width": ("1_Pooling/config.json", '{"pooling_mode": "cls"}', "config.json must set embedding_dimension"),

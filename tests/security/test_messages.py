@@ -82,7 +82,7 @@ def test_a_panic_of_a_tokenizer_is_an_error_of_ours(bases: Path, tmp_path: Path)
     _set(folder / "tokenizer.json", normalizer=step)
     encoder = Encoder.load(str(folder))
     texts = ["a text of many words that never ends in a match " * 20]
-    with pytest.raises(FolderError, match="must be one that can read all texts"):
+    with pytest.raises(FolderError, match="must be able to read all texts"):
         encoder.tokenize(texts)
     with pytest.raises(FolderError, match="can read all texts"):
         SentenceEncoder(str(folder), device="cpu").fit_transform(texts)

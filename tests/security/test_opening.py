@@ -110,7 +110,7 @@ def test_a_snapshot_that_leaves_its_repository(where: str, bases: Path, tmp_path
         shutil.copy(file, outside / "config.json")
         path.unlink()
         path.symlink_to(outside / "config.json")
-    with pytest.raises(FolderError, match="must stay inside of the model's folder"):
+    with pytest.raises(FolderError, match="must stay inside the model's folder"):
         load(snapshot, device="cpu")
 
 
@@ -293,7 +293,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "weights that are text": (
         _text("model.safetensors", "weights"),
-        "model.safetensors must be a whole safetensors file",
+        "model.safetensors must be a complete safetensors file",
     ),
     "a folder for a file": (
         _a_folder("config.json"),
