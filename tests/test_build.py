@@ -1,6 +1,7 @@
 """From mode strings to layers, single and concatenated, and the one-call function `pool`."""
 
 import copy
+import inspect
 import pickle
 import re
 import sys
@@ -12,6 +13,7 @@ from unittest import mock
 import pytest
 import torch
 
+import maskpool.functional
 import maskpool.nn
 from maskpool import TokenBatch, build_pooling, pool
 from maskpool.errors import InvalidTypeError, InvalidValueError
@@ -340,6 +342,18 @@ def test_layers_without_their_method_are_refused(base: type[PoolingLayer], metho
     """A user's layer that lacks the method that pools cannot be created."""
     with pytest.raises(TypeError, match=rf"abstract.*\b{method}\b"):
         type("Lacking", (base,), {})()
+
+
+def test_layers_take_token_weights_as_their_functions_do() -> None:
+    """A layer and its function agree on token weights; what the tests of weights run over is read off the layers."""
+    layers = {layer.__name__.lower(): layer.takes_token_weights for layer in POOLINGS.values()}
+    functions = {
+        f"{name.replace('_', '')}ing": getattr(maskpool.functional, name) for name in maskpool.functional.__all__
+    }
+    taken = {name: "token_weights" in inspect.signature(function).parameters for name, function in functions.items()}
+    both = layers.keys() & taken.keys()
+    assert {"meanpooling", "stdpooling", "medianpooling", "attentionpooling"} <= both
+    assert {name: layers[name] for name in both} == {name: taken[name] for name in both}
 
 
 @pytest.mark.parametrize("name", SPECS)
