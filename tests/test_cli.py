@@ -531,10 +531,10 @@ def needs_images(folder: Path) -> None:
 
 NO_TEXT_MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tokenizer": (no_tokenizer, r"--model must be .* could not be loaded: .* must hold a tokenizer, such as .*"),
-    "other words": (other_words, r"--model must come with a tokenizer that knows the texts; .* 100% .*\[UNK\].*"),
+    "other words": (other_words, r"--model must have a tokenizer that knows the texts; .* 100% .*\[UNK\].*"),
     "small matrix": (small_matrix, ".*tokenizer.json must have ids of tokens below 73, .* got 73 for 'white7': .*"),
-    "new pad token": (new_pad_token, "--model must have a row .* has 74, and its tokenizer gives the id 74: .*"),
-    "images": (needs_images, "--model must read texts and nothing else; .* could not be run on token ids .*: .+"),
+    "new pad token": (new_pad_token, "--model must have an embedding .* has 74, but its tokenizer gives the id 74: .*"),
+    "images": (needs_images, "--model must need only texts; .* could not be run on token ids .*: .+"),
 }
 
 
@@ -591,7 +591,8 @@ def test_a_disk_without_room_for_vectors_is_said(
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", "mean")
     assert ran.code == 2, ran.err
     assert re.fullmatch(
-        r"maskpool: --out must be a folder .*; vectors could not be, in .*: No space left on device; make room .*",
+        r"maskpool: --out must be a writable folder; the vectors could not be written to .*: "
+        r"No space left on device; make room .*",
         ran.err.splitlines()[-1],
     )
     assert "Traceback" not in ran.err
@@ -603,7 +604,7 @@ def test_a_folder_that_cannot_be_is_refused(model: Path, data: Path, tmp_path: P
     file.write_text("mine")
     for out in (file, file / "below"):
         ran = run("bench", "--model", model, "--data", data, "--out", out)
-        assert_refused(ran, rf"--out must be a folder that can be written, got {re.escape(str(out))}: .*\w")
+        assert_refused(ran, rf"--out must be a writable folder, got {re.escape(str(out))}: .*\w")
     assert file.read_text() == "mine"
 
 
@@ -617,7 +618,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
 
     monkeypatch.setattr("maskpool.bench.store.folder.tempfile.TemporaryFile", refuse)
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path)
-    assert_refused(ran, "--out must be a folder that can be written, got .*: Permission denied")
+    assert_refused(ran, "--out must be a writable folder, got .*: Permission denied")
 
 
 def full_disk(*arguments: object, **options: object) -> None:
@@ -647,7 +648,7 @@ def test_a_disk_that_fills_up_is_said(study: Measured, tmp_path: Path, monkeypat
         ran = run(*command)
     assert ran.code == 2
     last = ran.err.splitlines()[-1]
-    assert last == f"maskpool: --out must be a folder that can be written, got {out}: No space left on device"
+    assert last == f"maskpool: --out must be a writable folder, got {out}: No space left on device"
     assert "Traceback" not in ran.err
     assert content(out) == before
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
@@ -686,7 +687,7 @@ def test_a_folder_in_a_files_place_leaves_older_results(study: Measured, tmp_pat
     (out / name).mkdir()
     (out / name / "mine").write_text("mine")
     before = content(out)
-    with pytest.raises(MaskpoolError, match="out must be a folder that can be written"):
+    with pytest.raises(MaskpoolError, match="out must be a writable folder"):
         report.write(study.results, StudyFolder(out))
     assert content(out) == before
 

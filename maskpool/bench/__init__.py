@@ -1,1 +1,1 @@
-"""The harness: what pooling over pads does to embeddings and to clusters."""
+"""The benchmark harness: it measures what pooling over pads does to embeddings and clusters."""

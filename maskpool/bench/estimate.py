@@ -1,4 +1,4 @@
-"""What a study would compute, and about how long it would take."""
+"""Estimates of what a study would compute and how long it would take."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from maskpool.bench.store.cells import Cells
 from maskpool.bench.vectors import Vectors
 from maskpool.plans import Ints
 
-_SAMPLE = 128  # texts, of what grows with their number
+_SAMPLE = 128  # texts that are timed where the time grows with their number
 
 
 def estimate(part: Part, cells: Cells | None) -> dict[str, Any]:
-    """The cells of a part, and an estimate of the seconds that the missing ones take.
+    """Count the cells of a part and estimate the seconds that the missing ones take.
 
-    One block of texts goes through the encoder, and one clustering of random vectors is timed for each way of
-    scoring, and one measurement of the other kinds on a sample; nothing is written.
+    Runs one block of texts through the encoder, times one clustering of random vectors for each way of scoring, and
+    times one measurement of each other kind on a sample. Writes nothing.
 
     Args:
         part: One model on one corpus.
-        cells: What is finished already; None if nothing is.
+        cells: The finished cells; None if there are none.
 
     Returns:
-        The model and corpus, the number of cells and of finished ones, of texts for the encoder, and seconds.
+        The model, the corpus, the numbers of cells, finished cells and texts for the encoder, and the seconds.
     """
     proof = prove_prefix(part.encoder, part.ids, part.top, part.study.layers, np.random.default_rng(part.study.seed))
     grid = Grid(part.study, part.plans, proof.holds, part.with_pads())
@@ -86,20 +86,20 @@ def _fits_seconds(part: Part, grid: Grid, fits: list[Fit]) -> float:
     floors = Counter(fit.by for fit in grid.references()) if fits else Counter[str]()
     for by, number in Counter(fit.by for fit in fits).items():
         with threadpool_limits(1):  # as each process has
-            one = min(timeit.repeat(lambda by=by: _one(by, vectors, codes), number=1, repeat=2))  # type: ignore[misc]
-        # A half-sample's seeds; all texts are twice as many, and have their own seeds.
+            a_fit = min(timeit.repeat(lambda by=by: _fit(by, vectors, codes), number=1, repeat=2))  # type: ignore[misc]
+        # The timed fit has as many texts as a half-sample; a fit of all texts takes twice as long.
         halves = sum(
             len(part.subsamples[fit.subsample].seeds) for fit in fits if fit.by == by and fit.subsample != FULL
         )
         wholes = 2 * part.study.seeds * sum(fit.subsample == FULL for fit in fits if fit.by == by)
         if by == INDEX:
             halves, wholes = number, 0
-        total += one * ((halves + wholes) / joblib.cpu_count() + 2 * FLOOR_FITS * floors[by])
+        total += a_fit * ((halves + wholes) / joblib.cpu_count() + 2 * FLOOR_FITS * floors[by])
     return total
 
 
 def _vectors(part: Part) -> tuple[Vectors, Ints]:
-    """Random vectors that cluster somewhat, and the labels, as many as a half-sample has."""
+    """Make random vectors that cluster somewhat, as many as a half-sample has, and their labels."""
     rng = np.random.default_rng(0)
     codes = part.codes[part.subsamples[1].texts]
     centres = rng.standard_normal((len(np.unique(part.codes)), part.encoder.dimension))
@@ -108,16 +108,16 @@ def _vectors(part: Part) -> tuple[Vectors, Ints]:
 
 
 def _other_seconds(part: Part, missing: Counter[str]) -> float:
-    """Of neighbours, batch-mates, TF-IDF and heads, roughly."""
+    """Estimate roughly the seconds of neighbours, batch effects, TF-IDF and heads."""
     vectors, codes = _vectors(part)
     total, seeds = 0.0, part.study.seeds
     if missing["shift"] + missing["batch_effect"]:
-        # Each text is compared with each: of twice as many texts, four times as long.
-        one = 4 * _timed(lambda: neighbours_kept(vectors, vectors))
-        total += one * (missing["shift"] + missing["batch_effect"]) / joblib.cpu_count()
+        # Every pair of texts is compared, so twice as many texts take four times as long.
+        a_comparison = 4 * _timed(lambda: neighbours_kept(vectors, vectors))
+        total += a_comparison * (missing["shift"] + missing["batch_effect"]) / joblib.cpu_count()
     if missing["batch_effect"]:
-        one = 2 * _timed(lambda: _one("kmeans", vectors, codes))
-        total += one * (2 * seeds + 1) * missing["batch_effect"] / joblib.cpu_count()
+        a_fit = 2 * _timed(lambda: _fit("kmeans", vectors, codes))
+        total += a_fit * (2 * seeds + 1) * missing["batch_effect"] / joblib.cpu_count()
     if missing["baselines"]:
         tfidf = tfidf_of(part.corpus.texts)
         some = min(tfidf.shape[0], 8 * _SAMPLE)
@@ -129,8 +129,8 @@ def _other_seconds(part: Part, missing: Counter[str]) -> float:
         mask = torch.arange(part.top) < torch.from_numpy(part.lengths[part.kept[:some]]).unsqueeze(1)
         states = States(part.kept[:some], torch.randn(some, part.top, part.encoder.dimension), mask)
         for mode in part.study.learned:
-            one = _timed(partial(heads.two_by_two, mode, states, labels, seeds, part.study.seed, lambda: None))
-            total += one * len(part.kept) / some
+            a_sample = _timed(partial(heads.two_by_two, mode, states, labels, seeds, part.study.seed, lambda: None))
+            total += a_sample * len(part.kept) / some
     return total
 
 
@@ -138,7 +138,7 @@ def _timed(act: Callable[[], object]) -> float:
     return min(timeit.repeat(act, number=1, repeat=1))
 
 
-def _one(by: str, vectors: Vectors, codes: Ints) -> None:
+def _fit(by: str, vectors: Vectors, codes: Ints) -> None:
     if by == INDEX:
         nearest_accuracy(vectors, vectors, codes)
     elif by == FIT:

@@ -1,4 +1,4 @@
-"""A part of a study: one model on one corpus, and every cell that it asks for."""
+"""Parts of a study: one model on one corpus, and the cells that they need."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from maskpool.leaks import REMADE
 from maskpool.plans import Ints, Plan
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
-# A treatment that reads pads alone scores only texts that have some; fewer than this a cluster say nothing.
+# A treatment that reads only pads scores only texts with pads; with fewer of them per cluster the score means nothing.
 _FEWEST_TEXTS_A_CLUSTER = 2
 _MOST_UNKNOWN = 0.5  # of a text's tokens
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which comparisons a part has; known from its study and a few facts of it.
+    """The comparisons of a part, derived from its study and a few facts about it.
 
     Attributes:
         study: The study.
-        plans: Of the part; under those for leaks alone, nothing else is measured.
+        plans: The plans of the part, without the plans that are only for leaks.
         prefix: Whether the prefix property is proven.
-        with_pads: Names of the plans under which enough texts have pads for treatments that read pads alone.
+        with_pads: Names of the plans under which enough texts have pads for treatments that read only pads.
     """
 
     study: Study
@@ -55,19 +55,19 @@ class Grid:
     with_pads: Sequence[str]
 
     def moves(self, plan: Plan) -> bool:
-        """Whether padding may move even the excluded treatment, so that the plan is run for real."""
+        """Return whether padding may move even the excluded treatment; such a plan is run for real."""
         return plan.side == "left" or not self.prefix
 
     @cached_property
     def poolings(self) -> tuple[str, ...]:
-        """Modes that are not trained here, those of the leaks included, and heads that were trained elsewhere."""
+        """Modes that are not trained here, including those of the leaks, and heads that were trained elsewhere."""
         leaks = [REMADE[name].pooling for name in self.study.leaks]
         return tuple(mode for mode in dict.fromkeys([*self.study.poolings, *leaks]) if mode not in heads.LEARNED)
 
     def tables(self) -> dict[tuple[int, str], list[Comparison]]:
-        """The comparisons of each table, by layer and clusterer; those of mixed plans together under ``mixed``."""
+        """Return the comparisons of each table by layer and clusterer; mixed plans share the table ``mixed``."""
         mixed = [treatment for treatment in self.study.treatments if treatment in MIXED]
-        found = {
+        comparisons_of = {
             (layer, by): list(self._comparisons(layer, by))
             for layer in self.study.layers
             for by in self.study.clusterers
@@ -75,10 +75,10 @@ class Grid:
         for layer in self.study.layers:
             for pooling in self.study.poolings if mixed else ():
                 if pooling not in heads.LEARNED:
-                    found.setdefault((layer, "mixed"), []).extend(
+                    comparisons_of.setdefault((layer, "mixed"), []).extend(
                         Comparison(layer, pooling, plan, INCLUDED, by) for plan in self.plans for by in mixed
                     )
-        return {table: comparisons for table, comparisons in found.items() if comparisons}
+        return {table: comparisons for table, comparisons in comparisons_of.items() if comparisons}
 
     def _comparisons(self, layer: int, by: str) -> Iterator[Comparison]:
         treatments = [treatment for treatment in self.study.treatments if treatment in TREATMENTS]
@@ -102,28 +102,32 @@ class Grid:
                     yield Comparison(layer, pooling, plan, treatment, by, named.get(treatment))
 
     def comparisons(self) -> list[Comparison]:
-        """Those of every table."""
+        """Return the comparisons of every table."""
         return [comparison for table in self.tables().values() for comparison in table]
 
     def fits(self) -> list[Fit]:
-        """Every fit, the full data first, each reference before what is compared with it."""
-        found: dict[Fit, None] = {}
+        """Return every fit: the full data first, and each reference before the fits compared with it."""
+        fits: dict[Fit, None] = {}
         for subsample in range(self.study.replicates + 1):
             for comparison in self.comparisons():
-                found[comparison.reference(subsample)] = None
-                found[comparison.fit(subsample)] = None
-        return list(found)
+                fits[comparison.reference(subsample)] = None
+                fits[comparison.fit(subsample)] = None
+        return list(fits)
 
     def references(self) -> list[Fit]:
-        """The fits of texts alone that floors are measured of."""
+        """Return the fits of texts alone for which floors are measured."""
         return list(dict.fromkeys(comparison.reference(FULL) for comparison in self.comparisons()))
 
     def moved(self) -> list[Comparison]:
-        """One comparison for each set of vectors: how far they move does not depend on the clusterer."""
-        return list({(one.layer, one.pooling, one.plan, one.treatment): one for one in self.comparisons()}.values())
+        """Return one comparison for each set of vectors, because their shift does not depend on the clusterer."""
+        by_vectors = {
+            (comparison.layer, comparison.pooling, comparison.plan, comparison.treatment): comparison
+            for comparison in self.comparisons()
+        }
+        return list(by_vectors.values())
 
     def batch_effects(self) -> list[tuple[int, str, Plan]]:
-        """Layers, modes and random plans whose batches are drawn anew to see what companions do."""
+        """Return the layers, modes and random plans whose texts are batched a second time to measure batch effects."""
         return [
             (layer, pooling, plan)
             for layer in self.study.layers
@@ -156,15 +160,15 @@ class Part:
 
     @classmethod
     def of(cls, study: Study, corpus: Corpus, encoder: Encoder) -> Part:
-        """Tokenise the corpus and see that the plans can be run.
+        """Tokenise the corpus and check that the plans can be run.
 
         Raises:
-            DataError: A text has no token, or a half of the texts is too small for a clusterer.
-            InvalidValueError: A plan's length does not fit, the model has no such layer or reads no texts, or its
-                tokenizer is another's.
+            DataError: A text has no token, or half of the texts are too few for a clusterer.
+            InvalidValueError: A plan's length does not fit, the model lacks a layer or does not read texts, or its
+                tokenizer belongs to another model.
         """
         ids, truncated = encoder.tokenize(corpus.texts)
-        blank = next((place for place, tokens in enumerate(ids) if len(tokens) <= encoder.special_tokens), None)
+        blank = next((row for row, tokens in enumerate(ids) if len(tokens) <= encoder.special_tokens), None)
         if blank is not None:
             raise DataError(
                 f"{corpus.name} must hold texts of at least one token; text {blank + 1} has none: "
@@ -187,14 +191,14 @@ class Part:
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise InvalidValueError(
                 "models",
-                f"must read texts and nothing else; {encoder.name} could not be run on token ids and their mask: "
+                f"must need only texts; {encoder.name} could not be run on token ids and their mask: "
                 f"{str(error).strip().splitlines()[0]}",
             ) from error
         return cls(study, corpus, encoder, ids, truncated, plans)
 
     @property
     def all_plans(self) -> tuple[Plan, ...]:
-        """The plans, and those for leaks alone."""
+        """The plans, including those that are only for leaks."""
         return (*self.plans, *self.study.plans_for_leaks(self.plans))
 
     @cached_property
@@ -214,9 +218,9 @@ class Part:
 
     @cached_property
     def key(self) -> str:
-        """Hash of whatever a cell depends on besides its own key."""
+        """Hash of everything that a cell depends on except its own key."""
         tokens = hashlib.sha256(repr(self.ids).encode()).hexdigest()
-        saved = {one: heads.saved_hash(one) for one in self.study.poolings if heads.is_saved(one)}
+        saved = {folder: heads.saved_hash(folder) for folder in self.study.poolings if heads.is_saved(folder)}
         return content_hash(
             ({"heads": saved} if saved else {})
             | {
@@ -247,7 +251,7 @@ class Part:
         return max(int(self.lengths.max()), *widths)
 
     def with_pads(self) -> list[str]:
-        """Return names of the plans that leave enough texts with pads, in every subsample, to score pads only."""
+        """Return the names of the plans under which, in every subsample, enough texts have pads to score only pads."""
         needed = [CLUSTERERS[by].min_texts for by in self.study.clusterers]
         fewest = max(_FEWEST_TEXTS_A_CLUSTER * len(np.unique(self.codes)), *needed)
         return [
@@ -260,13 +264,13 @@ class Part:
         ]
 
     def request(self, grid: Grid) -> Request:
-        """What the encoder must be run for."""
+        """Return what the encoder must be run for."""
         position_sets: dict[Source, list[Positions]] = {RIGHT: ["real"]}
         padded: dict[Source, dict[str, None]] = {RIGHT: {}}
         for comparison in grid.comparisons():
             position_sets.setdefault(comparison.source, []).append(TREATMENTS[comparison.treatment].positions)
             padded.setdefault(comparison.source, {})[comparison.plan.name] = None
-        # Once a plan: half-samples are many, and comparisons more.
+        # Computed once per plan, because there are many half-samples and even more comparisons.
         pairs: dict[Source, list[Ints]] = {
             source: [
                 np.unique(
@@ -279,7 +283,7 @@ class Part:
             for source, plans in padded.items()
         }
         if not grid.prefix:
-            # Texts alone, and what heads read, are run for real as well.
+            # The texts alone and the input of the heads are run for real as well.
             pairs[RIGHT] += [
                 pair_keys(np.arange(len(self.ids)), self.lengths),
                 pair_keys(self.kept, np.full_like(self.kept, self.top)),
@@ -288,7 +292,7 @@ class Part:
             self.study.layers,
             heads.layers_of(grid.poolings, self.encoder.dimension),
             {source: np.unique(np.concatenate([np.zeros(0, np.int64), *keys])) for source, keys in pairs.items()},
-            {source: tuple(dict.fromkeys(found)) for source, found in position_sets.items()},
+            {source: tuple(dict.fromkeys(positions)) for source, positions in position_sets.items()},
             grid.prefix,
             self.top,
             self.kept,
@@ -296,7 +300,7 @@ class Part:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What results say of the part besides its measurements."""
+        """Return what results say about the part apart from its measurements."""
         full = self.subsamples[FULL]
         return {
             "model": self.encoder.identity(),
@@ -331,35 +335,36 @@ class Part:
 
 
 def _check_ids(encoder: Encoder, ids: Sequence[Sequence[int]]) -> None:
-    """Refuse a tokenizer that is not the model's."""
+    """Refuse a tokenizer that does not belong to the model."""
     tokenizer = encoder.tokenizer
-    found = np.concatenate([np.array(tokens, dtype=np.int64) for tokens in ids])
-    words = found[~np.isin(found, [one for one in tokenizer.all_special_ids if one != tokenizer.unk_token_id])]
+    all_ids = np.concatenate([np.array(tokens, dtype=np.int64) for tokens in ids])
+    special_ids = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
+    words = all_ids[~np.isin(all_ids, special_ids)]
     unknown = float(np.mean(words == tokenizer.unk_token_id)) if words.size else 0.0
     if unknown > _MOST_UNKNOWN:
         raise InvalidValueError(
             "models",
-            f"must come with a tokenizer that knows the texts; to that of {encoder.name} {unknown:.0%} of their tokens "
-            f"are unknown ({tokenizer.unk_token}): check that the tokenizer's files are next to the model",
+            f"must have a tokenizer that knows the texts; for the tokenizer of {encoder.name}, {unknown:.0%} of their "
+            f"tokens are unknown ({tokenizer.unk_token}): check that the tokenizer's files are next to the model",
         )
     table = encoder.model.get_input_embeddings()
-    largest = max(int(found.max()), encoder.pad_token_id)
+    largest = max(int(all_ids.max()), encoder.pad_token_id)
     if isinstance(table, nn.Embedding) and largest >= table.num_embeddings:
         raise InvalidValueError(
             "models",
-            f"must have a row of its embedding matrix for each token; {encoder.name} has {table.num_embeddings}, and "
-            f"its tokenizer gives the id {largest}: resize the matrix, or bring the tokenizer that the model was "
-            "trained with",
+            f"must have an embedding for each token; {encoder.name} has {table.num_embeddings}, but its tokenizer "
+            f"gives the id {largest}: resize the embedding matrix, or use the tokenizer that the model was trained "
+            "with",
         )
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on."""
+    """Return the versions of the packages that the numbers depend on."""
     return {"maskpool": __version__} | {name: version(name) for name in PACKAGES}
 
 
 def environment(encoder: Encoder) -> dict[str, Any]:
-    """What a result depends on besides its study."""
+    """Return what a result depends on apart from its study."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -372,6 +377,6 @@ def environment(encoder: Encoder) -> dict[str, Any]:
 
 
 def grid_of(study: Study, facts: Mapping[str, Any], prefix: bool) -> Grid:
-    """The grid of a part whose facts stand among the cells."""
+    """Return the grid of a part from its facts, which one of its cells holds."""
     plans = [Plan(**plan["plan"]) for plan in facts["plans"] if not plan["for_leaks_alone"]]
     return Grid(study, plans, prefix, facts["with_pads"])

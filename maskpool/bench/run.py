@@ -1,4 +1,4 @@
-"""A study, from its settings to its cells."""
+"""Run a study: from its settings to its finished cells."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ FLOOR_FITS = 10
 
 
 class Progress(Protocol):
-    """Shows how far long work has come."""
+    """Shows the progress of long work."""
 
     def task(self, description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Begin a piece of work of ``total`` steps; the function that it gives counts them."""
+        """Begin a task of ``total`` steps; the context gives a function that counts finished steps."""
 
 
 def load_corpora(study: Study, base: Path) -> list[Corpus]:
-    """The texts of a study.
+    """Load the texts of a study.
 
     Args:
         study: What is measured.
-        base: What the study's files are relative to.
+        base: The folder that the study's paths are relative to.
 
     Raises:
         MaskpoolError: A corpus cannot be loaded, or two corpora share a name.
@@ -58,12 +58,12 @@ def load_corpora(study: Study, base: Path) -> list[Corpus]:
 
 
 def load_parts(study: Study, corpora: Sequence[Corpus], device: str) -> Iterator[Part]:
-    """Each model on each corpus, loaded one after the other.
+    """Load each model on each corpus, one after the other.
 
     Args:
         study: What is measured.
         corpora: Its texts.
-        device: Where models run.
+        device: The device that models run on.
 
     Raises:
         MaskpoolError: A model cannot be loaded, or does not fit the study.
@@ -80,10 +80,10 @@ def run_study(study: Study, base: Path, out: StudyFolder, device: str, progress:
 
     Args:
         study: What is measured.
-        base: What the study's files are relative to.
-        out: Where cells lie.
-        device: Where models run.
-        progress: Shows how far it has come.
+        base: The folder that the study's paths are relative to.
+        out: The folder of the cells.
+        device: The device that models run on.
+        progress: Shows the progress.
 
     Raises:
         MaskpoolError: The corpora, models or settings do not allow it; the message says which.
@@ -91,7 +91,7 @@ def run_study(study: Study, base: Path, out: StudyFolder, device: str, progress:
     corpora = load_corpora(study, base)
     out.refuse_others(study, corpora, versions())
     parts = load_parts(study, corpora, device)
-    first = next(parts)  # the folder is left alone until something can be measured
+    first = next(parts)  # the folder is not touched until something can be measured
     with out.claim(study, corpora, versions()):
         for part in chain([first], parts):
             _run_part(part, out, progress)
@@ -99,7 +99,7 @@ def run_study(study: Study, base: Path, out: StudyFolder, device: str, progress:
 
 @dataclass(frozen=True)
 class Job:
-    """A cell that a process of its own can compute from pooled vectors."""
+    """A cell that a separate process can compute from pooled vectors."""
 
     key: Key
     compute: Callable[..., Any]
@@ -107,45 +107,51 @@ class Job:
 
 
 def jobs_of(part: Part, grid: Grid, pooled: Pooled) -> list[Job]:
-    """The cells of a part that are made from its vectors: fits, the full data first; floors, shifts, batch-mates.
+    """List the cells of a part that are computed from its vectors: fits, floors, shifts and batch effects.
 
     Args:
         part: One model on one corpus.
         grid: Its comparisons.
-        pooled: Where the vectors lie, or will lie.
+        pooled: The vectors, whose files may not exist yet.
     """
     plans = {plan.name: plan for plan in part.all_plans}
     full, other = part.subsamples[FULL], part.subsamples[OTHER_BATCHES]
-    found = []
+    jobs = []
     for fit in grid.fits():
         subsample = part.subsamples[fit.subsample].only(fit.plan, fit.scored_under)
-        found.append(
+        jobs.append(
             Job(fit.key(part.key), compute_fit, (pooled, part.codes, subsample, fit, plans.get(fit.plan or "")))
         )
     for fit in grid.references():
         key = {name: value for name, value in asdict(fit).items() if name not in ("subsample", "treatment", "plan")}
         arguments = (pooled, part.codes, full.only(fit.scored_under), fit, FLOOR_FITS)
-        found.append(Job({"kind": "floor", "part": part.key, **key}, floor_values, arguments))
-    for one in grid.moved():
-        key = {"layer": one.layer, "pooling": one.pooling, "plan": one.plan.name, "treatment": one.treatment}
-        found.append(
-            Job({"kind": "shift", "part": part.key, **key}, compute_shift, (pooled, full.only(one.plan.name), one))
+        jobs.append(Job({"kind": "floor", "part": part.key, **key}, floor_values, arguments))
+    for comparison in grid.moved():
+        plan_name = comparison.plan.name
+        key = {
+            "layer": comparison.layer,
+            "pooling": comparison.pooling,
+            "plan": plan_name,
+            "treatment": comparison.treatment,
+        }
+        jobs.append(
+            Job({"kind": "shift", "part": part.key, **key}, compute_shift, (pooled, full.only(plan_name), comparison))
         )
     for layer, pooling, plan in grid.batch_effects():
         key = {"layer": layer, "pooling": pooling, "plan": plan.name}
         subsamples = full.only(plan.name), other.only(plan.name)
-        found.append(
+        jobs.append(
             Job(
                 {"kind": "batch_effect", "part": part.key, **key},
                 batch_effect,
                 (pooled, part.codes, *subsamples, layer, pooling, plan),
             )
         )
-    return found
+    return jobs
 
 
 def own_cells(part: Part) -> list[Key]:
-    """The keys of a part's cells that are no jobs, but for its facts and the proof."""
+    """Return the keys of a part's cells that are not jobs, except its facts and the prefix proof."""
     kinds: list[dict[str, Any]] = [{"kind": "baselines"}, {"kind": "forward"}]
     kinds += [{"kind": "seconds", "plan": plan.name} for plan in part.plans]
     kinds += [heads.key_of(mode) for mode in part.study.learned] if part.kept.size else []
@@ -153,21 +159,20 @@ def own_cells(part: Part) -> list[Key]:
 
 
 def prefix_proof(part: Part, cells: Cells) -> Proof:
-    """Whether one pass stands for every right-padded plan, found out once."""
+    """Return whether one pass replaces those of all right-padded plans; measured once and kept in a cell."""
 
     def prove() -> dict[str, Any]:
         rng = np.random.default_rng(part.study.seed)
-        found = prove_prefix(part.encoder, part.ids, part.top, part.study.layers, rng)
-        return asdict(found)
+        return asdict(prove_prefix(part.encoder, part.ids, part.top, part.study.layers, rng))
 
     return Proof(**cells.once({"kind": "proof", "part": part.key}, prove))
 
 
 def refuse_other_weights(part: Part, out: StudyFolder) -> None:
-    """See that the folder holds no cells of another model of this name.
+    """Check that the folder does not hold cells of another model with the same name.
 
     Raises:
-        InvalidValueError: It does.
+        InvalidValueError: The folder holds such cells.
     """
     for key, there in out.cells.of_kind("facts"):
         same = there["model"]["name"] == part.encoder.name and there["corpus"]["name"] == part.corpus.name
@@ -193,7 +198,7 @@ def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
             advance(1)
     grid = Grid(part.study, part.plans, proof.holds, facts["with_pads"])
     request = part.request(grid)
-    # Vectors that another study left there, of the same texts under other plans, are not this one's.
+    # The hash keeps this study from reading vectors that another study pooled from the same texts under other plans.
     scratch = out.vectors / content_hash({"part": part.key, "request": request.sha256})
     jobs = [job for job in jobs_of(part, grid, Pooled(part.lengths, grid.prefix, scratch)) if job.key not in cells]
     if jobs or any(key not in cells for key in own_cells(part)):
@@ -213,7 +218,7 @@ def _forward(part: Part, request: Request, scratch: Path, cells: Cells, progress
         raise
     except OSError as error:
         raise StorageError(
-            f"must be a folder that can be written; vectors could not be, in {scratch}: {error.strerror or error}; "
+            f"must be a writable folder; the vectors could not be written to {scratch}: {error.strerror or error}; "
             "make room and run the study again, which resumes from there",
             argument="out",
         ) from error
@@ -243,8 +248,10 @@ def _timed(compute: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any
     return compute(*arguments), time.perf_counter() - began
 
 
-def _quotes(found: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
-    rows = {row for one in found["examples"] for row in (one["text"], *chain.from_iterable(one["neighbours"]))}
+def _quotes(effect: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+    rows = {
+        row for example in effect["examples"] for row in (example["text"], *chain.from_iterable(example["neighbours"]))
+    }
     return {"quotes": {str(row): [corpus.texts[row], corpus.labels[row]] for row in sorted(rows)}}
 
 

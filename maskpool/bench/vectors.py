@@ -1,4 +1,4 @@
-"""Vectors of texts, and their direction."""
+"""The type of pooled vectors, and their normalisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 def unit(vectors: Vectors) -> Vectors:
-    """Scale each vector to length 1 (a zero vector stays)."""
+    """Scale each vector to length 1; a zero vector stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: Vectors = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
     return scaled

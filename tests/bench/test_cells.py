@@ -182,7 +182,7 @@ def test_a_line_that_is_no_cell_is_refused(path: Path, no_cell: bytes, place: in
     with pytest.raises(MaskpoolError) as refused:
         Cells(path)
     assert re.fullmatch(
-        re.escape(f"{path} must hold a finished cell in each line, and one is not: ") + ".+", str(refused.value)
+        re.escape(f"{path} must hold a finished cell in each line, but a line is not one: ") + ".+", str(refused.value)
     )
     assert path.read_bytes() == before
 
@@ -225,7 +225,7 @@ def test_a_disk_that_fills_up_leaves_the_file(
     fill()
     with pytest.raises(MaskpoolError) as refused:
         cells.add(key, "x" * 100, 0)
-    sentence = rf"{re.escape(str(path))} could not be written \(no space left.*\); the 3 cells in it are whole: .+"
+    sentence = rf"{re.escape(str(path))} could not be written \(no space left.*\); its 3 cells are complete: .+"
     assert re.fullmatch(sentence, str(refused.value), re.IGNORECASE)
     assert key not in cells
     monkeypatch.undo()
@@ -240,7 +240,7 @@ def test_a_disk_that_is_full_from_the_start(
     """A first cell for which there is no room leaves no cell, and nothing that is none."""
     cells = Cells(tmp_path / "cells.jsonl")
     fill()
-    with pytest.raises(MaskpoolError, match="the 0 cells in it are whole"):
+    with pytest.raises(MaskpoolError, match="its 0 cells are complete"):
         cells.add(KEYS[0], 1, 0)
     monkeypatch.undo()
     assert len(Cells(cells.path)) == 0

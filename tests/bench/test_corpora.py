@@ -169,8 +169,8 @@ def test_a_missing_label_is_refused(tmp_path: Path, suffix: str) -> None:
     [
         (1.0, float("nan"), "must hold labels; row 2 has none"),
         ("a", "  ", "must hold labels; row 2 has none"),
-        (["a"], ["a", "b"], "must hold one label a text; row 1 has ['a']"),
-        ({"a": 1}, {"a": 2}, "must hold one label a text; row 1 has {'a': 1}"),
+        (["a"], ["a", "b"], "must hold one label per text; row 1 has ['a']"),
+        ({"a": 1}, {"a": 2}, "must hold one label per text; row 1 has {'a': 1}"),
     ],
 )
 def test_what_is_no_label_is_refused(tmp_path: Path, suffix: str, label: object, last: object, says: str) -> None:
@@ -376,9 +376,7 @@ def test_newsgroups_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", refuse)
-    with pytest.raises(
-        MaskpoolError, match="newsgroups could not be downloaded: no network; bring the texts as a file"
-    ):
+    with pytest.raises(MaskpoolError, match="newsgroups could not be downloaded: no network; pass the texts as a file"):
         newsgroups()
 
 

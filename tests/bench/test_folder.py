@@ -155,7 +155,7 @@ def test_a_folder_in_a_files_place_is_refused(tmp_path: Path, name: str) -> None
     """A folder where the study or its cells shall stand is refused before anything is written."""
     (tmp_path / name).mkdir()
     sentence = refusal(lambda: claim(StudyFolder(tmp_path), ASKED, [MINE], VERSIONS))
-    assert sentence == f"out must be a folder that can be written, got {tmp_path}: {name} in it is a folder"
+    assert sentence == f"out must be a writable folder, got {tmp_path}: {name} in it is a folder"
     assert content(tmp_path) == {name: None}
 
 
@@ -164,9 +164,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path, below: str) -> N
     """A folder that is a file, or lies below one, is refused with its path, and the file stays."""
     (tmp_path / "file").write_text("mine")
     sentence = refusal(lambda: claim(StudyFolder(tmp_path / below), ASKED, [MINE], VERSIONS))
-    assert re.fullmatch(
-        re.escape(f"out must be a folder that can be written, got {tmp_path / below}: ") + ".+", sentence
-    )
+    assert re.fullmatch(re.escape(f"out must be a writable folder, got {tmp_path / below}: ") + ".+", sentence)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -178,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("maskpool.bench.store.folder.tempfile.TemporaryFile", refuse)
     sentence = refusal(lambda: StudyFolder(tmp_path).check())
-    assert sentence == f"out must be a folder that can be written, got {tmp_path}: Permission denied"
+    assert sentence == f"out must be a writable folder, got {tmp_path}: Permission denied"
 
 
 def writes(text: str) -> Callable[[Path], object]:
@@ -265,7 +263,7 @@ def test_files_are_written_all_or_none(
         folder.write({name: makers[name] for name in names})
     assert content(folder.path) == before
     if isinstance(error, OSError):
-        start = f"out must be a folder that can be written, got {folder.path}: "
+        start = f"out must be a writable folder, got {folder.path}: "
         assert str(stopped.value) == start + (error.strerror or str(error))
 
 

@@ -615,11 +615,9 @@ def test_vectors_of_other_things_have_another_hash() -> None:
 
 
 def test_states_that_depend_on_other_texts_are_refused(encoder: Encoder) -> None:
-    """A model whose states depend on the other texts of a batch, padded alike, is refused: no plan gives a vector."""
+    """A model whose states depend on the other texts of a batch, even at one padded length, is refused."""
     planted = tiny.plant(encoder, tiny.ReadsItsBatch)
-    with pytest.raises(
-        MaskpoolError, match=r"models .*depend on the other texts of its batch, even where all are padded"
-    ):
+    with pytest.raises(MaskpoolError, match=r"models .*depend on the other texts of the batch, even if all are padded"):
         prove_prefix(planted, some_ids(encoder, 60), 64, (-1,), np.random.default_rng(0))
 
 

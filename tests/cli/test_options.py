@@ -133,7 +133,7 @@ def no_network(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--newsgroups"], "--newsgroups could not be downloaded: no network; bring the texts as a file"),
+        (["--newsgroups"], "--newsgroups could not be downloaded: no network; pass the texts as a file"),
         (["--hub", "me/it"], "--hub must name a dataset with a split 'test', got 'me/it': no network"),
         (["--task", "Mine"], "--task must be one of MTEB's clustering tasks, got 'Mine': no network"),
         (

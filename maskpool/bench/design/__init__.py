@@ -1,1 +1,1 @@
-"""What a study measures: texts, plans, treatments, subsamples and comparisons."""
+"""The design of a study: texts, plans, treatments, subsamples and comparisons."""

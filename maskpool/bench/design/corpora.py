@@ -36,7 +36,7 @@ _SUBPACKAGES = {
 }
 _FEWEST_WORDS = 4
 _FEWEST_TEXTS_A_LABEL_IN_DOCSTRINGS = 25
-# A replicate takes half of the texts; a label of fewer than four could vanish from it.
+# A half-sample takes half of the texts; a label with fewer than four texts could be missing from it.
 _FEWEST_TEXTS_A_LABEL = 4
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -46,10 +46,10 @@ class Corpus:
     """Texts with one label each.
 
     Attributes:
-        name: What it is called in results.
+        name: Its name in results.
         texts: The texts.
         labels: Their labels, as strings.
-        demonstration: Whether it only shows that the instrument runs.
+        demonstration: Whether it only demonstrates that the benchmark runs.
         versions: Versions of the packages that its texts come from.
     """
 
@@ -73,10 +73,10 @@ class Corpus:
         return digest.hexdigest()
 
     def check(self) -> Corpus:
-        """Return the corpus if it can be clustered and its clusters scored.
+        """Return the corpus if its texts can be clustered and the clusters scored.
 
         Raises:
-            DataError: Fewer than two labels, or fewer than four texts in one.
+            DataError: It has fewer than two labels, or a label has fewer than four texts.
         """
         counts = Counter(self.labels)
         if len(counts) < 2:
@@ -90,7 +90,7 @@ class Corpus:
         return self
 
     def sample(self, limit: int, seed: int) -> Corpus:
-        """A random sample of about ``limit`` texts that keeps each label's share, in the corpus' order.
+        """Draw a random sample of about ``limit`` texts that keeps each label's share, in the order of the corpus.
 
         Raises:
             InvalidValueError: ``limit`` leaves fewer than four texts for a label.
@@ -107,7 +107,7 @@ class Corpus:
         rng = np.random.default_rng(seed)
         codes = self.codes
         counts = np.bincount(codes)
-        # Four of each label first, the rest by share of what is left (largest remainders).
+        # Each label gets four texts; the rest are shared out in proportion (largest remainders).
         spare = counts - _FEWEST_TEXTS_A_LABEL
         share = spare / max(spare.sum(), 1) * (limit - _FEWEST_TEXTS_A_LABEL * labels)
         quota = _FEWEST_TEXTS_A_LABEL + np.floor(share).astype(int)
@@ -119,17 +119,17 @@ class Corpus:
         return self.take(np.sort(kept).tolist())
 
     def take(self, rows: list[int]) -> Corpus:
-        """The corpus of the given rows."""
+        """Return the corpus of the given rows."""
         return Corpus(
             self.name, [self.texts[i] for i in rows], [self.labels[i] for i in rows], self.demonstration, self.versions
         )
 
 
 def docstrings() -> Corpus:
-    """First paragraphs of the public docstrings of scipy and scikit-learn, labelled by subpackage.
+    """Collect the first paragraphs of the public docstrings of scipy and scikit-learn, labelled by subpackage.
 
-    A demonstration: the corpus is on every machine, but its texts come near to naming their labels
-    (the name itself is masked out), and another version of the two packages has other texts.
+    The corpus is only a demonstration. Every machine has it, but its texts almost name their labels (the name itself
+    is masked out), and other versions of the two packages have other texts.
     """
     label_of: dict[str, str] = {}
     repeated: set[str] = set()
@@ -180,38 +180,40 @@ def read_file(data: Path, text_column: str, label_column: str) -> Corpus:
         raise InvalidValueError("data", f"must be a file that ends in {', '.join(_SUFFIXES)}, got {data.name}")
     if not data.is_file():
         raise InvalidValueError("data", f"must name a file, but there is none at {data}")
-    found = _labelled(data.name, _columns(data), text_column, label_column)
-    return replace(found, name=data.stem).check()
+    corpus = _labelled(data.name, _columns(data), text_column, label_column)
+    return replace(corpus, name=data.stem).check()
 
 
 def newsgroups() -> Corpus:
-    """scikit-learn's 20 newsgroups, the test part without headers, footers and quotes; it downloads them once.
+    """Load the test part of scikit-learn's 20 newsgroups without headers, footers and quotes.
+
+    scikit-learn downloads the texts once.
 
     Raises:
-        StorageError: They are not there and cannot be downloaded.
+        StorageError: The texts are not on this machine and cannot be downloaded.
     """
     from sklearn.datasets import fetch_20newsgroups
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one for each retry; the last failure is raised
-            found = fetch_20newsgroups(subset="test", remove=("headers", "footers", "quotes"))
+            posts = fetch_20newsgroups(subset="test", remove=("headers", "footers", "quotes"))
     except OSError as error:
         raise StorageError(
-            f"could not be downloaded: {error}; bring the texts as a file", argument="newsgroups"
+            f"could not be downloaded: {error}; pass the texts as a file", argument="newsgroups"
         ) from error
     rows = [
-        (text, found.target_names[label]) for text, label in zip(found.data, found.target, strict=True) if text.strip()
+        (text, posts.target_names[label]) for text, label in zip(posts.data, posts.target, strict=True) if text.strip()
     ]
     return Corpus("20 newsgroups", [text for text, _ in rows], [label for _, label in rows]).check()
 
 
 def mteb_task(task: str) -> Corpus:
-    """The texts and labels of one of MTEB's clustering tasks, by its name; MTEB downloads them once.
+    """Load the texts and labels of one of MTEB's clustering tasks; MTEB downloads them once.
 
     Raises:
         RequirementError: MTEB is not installed.
-        InvalidValueError: MTEB has no such clustering task, or cannot download it.
+        InvalidValueError: MTEB does not have this clustering task, or cannot download it.
     """
     try:
         from maskpool.integrations.mteb import clustering_task
@@ -226,7 +228,7 @@ def mteb_task(task: str) -> Corpus:
 
 
 def hub_dataset(hub: str, split: str, text_column: str, label_column: str) -> Corpus:
-    """A dataset by its name on the Hugging Face hub; classes get their names.
+    """Load a dataset from the Hugging Face hub; labels are the names of its classes.
 
     Args:
         hub: Name of the dataset.
@@ -235,7 +237,7 @@ def hub_dataset(hub: str, split: str, text_column: str, label_column: str) -> Co
         label_column: Name of the column of labels.
 
     Raises:
-        InvalidValueError: There is no such dataset, split or column.
+        InvalidValueError: The dataset, split or column does not exist.
         DataError: A text or a label is missing, or the texts cannot be clustered.
     """
     import datasets
@@ -243,14 +245,14 @@ def hub_dataset(hub: str, split: str, text_column: str, label_column: str) -> Co
     datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(hub, split=split)
-    # datasets raises what its builders and the network raise, of many kinds; each means that it cannot be loaded.
+    # datasets passes on many kinds of errors from its builders and the network; each means that loading failed.
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InvalidValueError("hub", f"must name a dataset with a split {split!r}, got {hub!r}: {reason}") from error
     columns = {column: list(table[column]) for column in table.column_names}
     feature = table.features.get(label_column)
     if isinstance(feature, datasets.ClassLabel):
-        # -1 is what texts without a class get.
+        # The hub gives texts without a class the code -1.
         columns[label_column] = [feature.names[code] if code != -1 else None for code in table[label_column]]
     return _labelled(f"{hub} ({split})", columns, text_column, label_column).check()
 
@@ -268,7 +270,7 @@ def _labelled(name: str, columns: dict[str, list[object]], text_column: str, lab
         if label is None or not str(label).strip() or (isinstance(label, float) and math.isnan(label)):
             raise DataError(f"column {label_column!r} of {name} must hold labels; row {row} has none")
         if isinstance(label, list | dict):
-            raise DataError(f"column {label_column!r} of {name} must hold one label a text; row {row} has {label!r}")
+            raise DataError(f"column {label_column!r} of {name} must hold one label per text; row {row} has {label!r}")
     return Corpus(name, [str(text) for text in texts], [str(label) for label in labels])
 
 
@@ -280,7 +282,7 @@ def _columns(path: Path) -> dict[str, list[object]]:
         if not any(columns.values()):
             raise DataError("it has no rows")
         return columns
-    # pandas and datasets raise what their parsers raise, of many kinds; each means an unreadable file.
+    # pandas and datasets pass on many kinds of errors from their parsers; each means that the file is unreadable.
     except Exception as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0] or type(error).__name__
         raise InvalidValueError(
@@ -289,13 +291,13 @@ def _columns(path: Path) -> dict[str, list[object]]:
 
 
 def _read_separated(path: Path) -> dict[str, list[object]]:
-    """Columns of a csv or tsv file, every field a string: 1 and 01 are two labels, and "null" is a text."""
+    """Read the columns of a csv or tsv file, every field as a string: 1 and 01 are two labels, and "null" is a text."""
     import pandas as pd
 
     tabs = path.suffix.lower() == ".tsv"
     literal = tabs and _quotes_nothing(path)
     with warnings.catch_warnings():
-        # Rows of more fields than the header has; pandas would cut them, or shift them by a column.
+        # pandas would cut off a row with more fields than the header, or shift it by a column.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         table = pd.read_csv(
             path,
@@ -309,9 +311,10 @@ def _read_separated(path: Path) -> dict[str, list[object]]:
 
 
 def _quotes_nothing(path: Path) -> bool:
-    """Whether the quotes of a tsv file are letters: each line is a row, and some field opens one that it leaves open.
+    """Return whether quotes in a tsv file are ordinary characters.
 
-    Read as quotes, these would hide whatever stands up to the next one: rows, and without a word.
+    They are if each line is a row and some field opens a quote that it does not close. If such a quote were read as
+    one, the parser would silently swallow all rows up to the next quote.
     """
     with path.open(encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file if line.strip()]

@@ -1,4 +1,4 @@
-"""Draws: texts that are clustered together, how far each plan pads them, and the clusterer's seeds."""
+"""Subsamples: texts that are clustered together, how far each plan pads them, and the clusterer's seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskpool.bench.design.study import Study
 from maskpool.plans import Ints, Plan
 
 REPLICATE_SEEDS = 3
-# Numbers of the subsamples that hold all texts: the one that results are of, and one that shuffles them anew.
+# Numbers of the two subsamples that hold all texts: the main one, and one with the texts in other batches.
 FULL, OTHER_BATCHES = 0, -1
 
 
@@ -21,11 +21,11 @@ class Subsample:
     """Texts that are clustered together.
 
     Attributes:
-        number: ``FULL``, ``OTHER_BATCHES``, or that of a half-sample, from 1.
+        number: ``FULL``, ``OTHER_BATCHES``, or the number of a half-sample, from 1.
         texts: Rows of the corpus.
-        widths: For each plan by name, the padded length of each of these texts.
-        seeds: Of the clusterer.
-        seed: Of whatever else is random in it.
+        widths: The padded length of each of these texts, by the name of the plan.
+        seeds: Seeds of the clusterer.
+        seed: Seed of everything else that is random.
     """
 
     number: int
@@ -35,18 +35,18 @@ class Subsample:
     seed: int
 
     def only(self, *plans: str | None) -> Subsample:
-        """The subsample without the widths of other plans: what a process needs that clusters one treatment."""
+        """Return the subsample without the widths of other plans, which a process for one treatment does not need."""
         return replace(self, widths={plan: self.widths[plan] for plan in plans if plan is not None})
 
     def rng(self, name: str) -> np.random.Generator:
-        """Random numbers of this subsample, for one purpose."""
+        """Return a generator of random numbers for one purpose in this subsample."""
         return np.random.default_rng([self.seed, self.number + 1, zlib.crc32(name.encode())])
 
 
 def make_subsamples(plans: Sequence[Plan], lengths: Ints, study: Study) -> dict[int, Subsample]:
-    """Every subsample of a study, by number: all texts, all texts in other batches, and the half-samples."""
+    """Make the subsamples of a study by number: all texts, all texts in other batches, and the half-samples."""
     everything = np.arange(len(lengths))
-    found = {}
+    subsamples = {}
     for number in (FULL, OTHER_BATCHES, *range(1, study.replicates + 1)):
         texts, seeds = everything, range(study.seeds)
         if number > 0:
@@ -56,5 +56,5 @@ def make_subsamples(plans: Sequence[Plan], lengths: Ints, study: Study) -> dict[
             seeds = range(first, first + REPLICATE_SEEDS)
         empty = Subsample(number, texts, {}, tuple(seeds), study.seed)
         widths = {plan.name: plan.widths(lengths[texts], empty.rng(plan.name)) for plan in plans}
-        found[number] = Subsample(number, texts, widths, tuple(seeds), study.seed)
-    return found
+        subsamples[number] = Subsample(number, texts, widths, tuple(seeds), study.seed)
+    return subsamples

@@ -1,6 +1,6 @@
-"""Treatments: what a text's vector is made of instead of its real tokens.
+"""Treatments: the positions that a text's vector is pooled from instead of its real tokens.
 
-To add one, write it here: a `Treatment`, or a subclass of it that changes the vectors after they are pooled.
+To add a treatment, write it here: a `Treatment`, or a subclass that changes the vectors after they are pooled.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from maskpool.plans import Ints
 
 @dataclass(frozen=True)
 class PooledTexts:
-    """What a treatment may use.
+    """The input of a treatment.
 
     Attributes:
         vectors: (texts, dim), pooled from the treatment's positions.
-        lengths: Real tokens of each text.
+        lengths: Number of real tokens of each text.
         widths: Padded length of each text.
-        pooling: Mode.
-        alone: Gives the vectors of the same texts alone and unpadded, (texts, dim).
-        rng: Gives random numbers of the subsample and the plan, for a purpose.
+        pooling: Mode of the pooling.
+        alone: Returns the vectors of the same texts alone, unpadded, (texts, dim).
+        rng: Returns a generator of random numbers for one purpose in this subsample and plan.
     """
 
     vectors: Vectors
@@ -42,12 +42,12 @@ class Treatment:
     """One treatment of padded texts.
 
     Attributes:
-        name: What studies and results call it.
+        name: Its name in studies and results.
         meaning: What is pooled, in words.
         positions: The positions of a padded text that are pooled.
-        masked: Whether the encoder is given the mask.
+        masked: Whether the encoder gets the mask.
         padded_texts_only: Whether only texts with a pad are scored.
-        poolings: The only modes that it makes sense for; empty for all.
+        poolings: The modes that it applies to; empty for all.
     """
 
     name: str
@@ -74,7 +74,7 @@ class OtherTexts(Treatment):
     """The vectors of other texts."""
 
     def apply(self, texts: PooledTexts) -> Vectors:
-        """Return the vectors in another order that leaves none in its place."""
+        """Return the vectors in another order, in which none keeps its place."""
         order = texts.rng("strangers").permutation(len(texts.vectors))
         others = np.empty_like(texts.vectors)
         others[order] = texts.vectors[np.roll(order, 1)]
@@ -103,11 +103,11 @@ EXCLUDED, INCLUDED = "excluded", "included"
 TREATMENTS: dict[str, Treatment] = {
     treatment.name: treatment
     for treatment in (
-        Treatment(EXCLUDED, "real tokens alone: what the mask is for", "real"),
+        Treatment(EXCLUDED, "only real tokens: what the mask is for", "real"),
         Treatment(INCLUDED, "every position of the padded text, as if there were no mask", "whole"),
         Treatment(
             "pads only",
-            "the pads alone, over the texts that have any: what they know of the sentence",
+            "only the pads, over the texts that have any: how much of the sentence they encode",
             "pads",
             padded_texts_only=True,
         ),
@@ -115,7 +115,7 @@ TREATMENTS: dict[str, Treatment] = {
         Treatment("another's pads", "included, each pad replaced by one of another text", "another"),
         OtherTexts(
             "another's pads only",
-            "the pads of another text, over the texts that have any: what chance gives",
+            "only the pads of another text, over the texts that have any: the score by chance",
             "pads",
             padded_texts_only=True,
         ),
@@ -133,7 +133,7 @@ TREATMENTS: dict[str, Treatment] = {
         ZeroedPads(
             "zeroed pads", "real tokens, and a zero for the pads", "real", poolings=(MaxPooling.mode, MinPooling.mode)
         ),
-        Treatment("mask not passed", "real tokens of an encoder that was given no mask", "real", masked=False),
+        Treatment("mask not passed", "real tokens of an encoder that got no mask", "real", masked=False),
     )
 }
 
@@ -141,9 +141,9 @@ TREATMENTS: dict[str, Treatment] = {
 def matched_noise(reference: Vectors, other: Vectors, rng: np.random.Generator) -> Vectors:
     """Turn each vector of ``reference`` in a random direction, as far as ``other`` is from it, with its length.
 
-    ‖o‖ (c·u + √(1 − c²)·n), with u the unit vector of the reference, c the cosine of the text's two vectors
-    and n a random unit vector orthogonal to u. A shift of the same size that knows nothing of pads: what it
-    does to clusters is what any such shift does.
+    The result is ‖o‖ (c·u + √(1 − c²)·n), with u the unit vector of the reference, c the cosine of the text's two
+    vectors and n a random unit vector orthogonal to u. The shift has the same size as that of the pads but does not
+    depend on them, so it shows what a shift of this size does to clusters.
     """
     sizes = np.linalg.norm(other, axis=1, keepdims=True)
     reference, other = unit(reference), unit(other)

@@ -1,1 +1,1 @@
-"""From texts to pooled vectors on disk."""
+"""The encoder's part of a study: from texts to pooled vectors on disk."""

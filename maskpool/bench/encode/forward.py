@@ -1,4 +1,4 @@
-"""The passes through the encoder, and the vectors pooled from what they give."""
+"""Run the encoder and pool vectors from its token states."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from maskpool.trust import Folder
 Mapped: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _BLOCK = 32
-# More than any padded length, so that text and length make one number.
+# Larger than any padded length, so text and length fit into one number.
 _STRIDE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be pooled.
+    """The vectors to pool.
 
     Attributes:
         layers: Layers of the encoder.
-        poolings: By mode.
+        poolings: Pooling layers by mode.
         pairs: For each source, sorted keys of (text, padded length).
-        position_sets: For each source, which positions are pooled.
-        prefix: Whether the states of a text padded less are the beginning of those of one padded more.
+        position_sets: For each source, the sets of positions that are pooled.
+        prefix: Whether padding a text further only appends states.
         top: The longest padded length.
         kept: Texts whose token states of the last layer are kept, padded to ``top``.
-        seed: Of the order in which texts are run, so that another's pads are a stranger's.
+        seed: Seed of the order in which texts are run, because the pads of a text may replace those of another.
     """
 
     layers: tuple[int, ...]
@@ -63,7 +63,7 @@ class Request:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of it all: vectors that were pooled for one are no other's."""
+        """Hash of the request, which keeps the vectors of different requests apart."""
         settings = (
             self.layers,
             list(self.poolings),
@@ -73,13 +73,13 @@ class Request:
             self.seed,
             sorted(self.pairs),
         )
-        found = hashlib.sha256(repr(settings).encode())
+        digest = hashlib.sha256(repr(settings).encode())
         for numbers in (self.kept, *(self.pairs[source] for source in sorted(self.pairs))):
-            found.update(hashlib.sha256(numbers.tobytes()).digest())
-        return found.hexdigest()
+            digest.update(hashlib.sha256(numbers.tobytes()).digest())
+        return digest.hexdigest()
 
     def blocks(self, lengths: Ints) -> list[tuple[int, int]]:
-        """What is run: how many texts together, and how far they are padded."""
+        """Return the number of texts and the padded length of each block that is run."""
         return [(len(block.texts), block.width) for block in _blocks(self, lengths)]
 
 
@@ -94,14 +94,14 @@ class States:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Pooled vectors of every text at every padded length that was asked for.
+    """Pooled vectors of every text at every padded length of a request.
 
-    The vectors stay in their files; another process reads them from there.
+    The vectors stay in their files, where another process can read them.
 
     Attributes:
-        lengths: Real tokens of each text.
-        prefix: Whether the states of a text padded less are the beginning of those of one padded more.
-        folder: Where the files lie.
+        lengths: Number of real tokens of each text.
+        prefix: Whether padding a text further only appends states.
+        folder: The folder of the files.
     """
 
     lengths: Ints
@@ -109,7 +109,7 @@ class Pooled:
     folder: Path
 
     def read(self, source: Source, positions: Positions, layer: int, mode: str, texts: Ints, widths: Ints) -> Vectors:
-        """The vectors of texts padded to lengths, as they were pooled."""
+        """Read the vectors of texts padded to the given lengths."""
         array = np.load(self.folder / _file(source, positions, layer, mode), mmap_mode="r", allow_pickle=False)
         if positions != "real" or source != RIGHT or not self.prefix:
             pairs = np.load(self.folder / _pairs_file(source), mmap_mode="r", allow_pickle=False)
@@ -117,12 +117,12 @@ class Pooled:
         return np.array(array[texts])
 
     def alone(self, layer: int, mode: str, texts: Ints) -> Vectors:
-        """The vectors of texts that stand alone, unpadded."""
+        """Read the vectors of texts alone, unpadded."""
         return self.read(RIGHT, "real", layer, mode, texts, self.lengths[texts])
 
 
 def _file(source: Source, positions: Positions, layer: int, mode: str) -> str:
-    # A head that was trained elsewhere is called by its path, which is no name of a file.
+    # A head that was trained elsewhere is named by its path, which cannot be a file name.
     pooling = mode if mode.isidentifier() else hashlib.sha256(mode.encode()).hexdigest()
     return f"{source.side} {'masked' if source.masked else 'unmasked'} {positions} {layer} {pooling}.npy"
 
@@ -133,7 +133,7 @@ def _pairs_file(source: Source) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds spent in the encoder, and in pooling all treatments from what it gave."""
+    """Seconds spent in the encoder, and in pooling all treatments from its states."""
 
     encoder: float
     treatments: float
@@ -141,12 +141,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Proof:
-    """What `prove_prefix` found.
+    """The result of `prove_prefix`.
 
     Attributes:
         holds: Whether padding further only appends states.
         difference: The largest difference, relative to the root mean square of the states.
-        denied_by: The row of the padding census that says it does not, where the sample shows nothing; else empty.
+        denied_by: The row of the padding census that contradicts the sample; empty if there is none.
     """
 
     holds: bool
@@ -155,22 +155,22 @@ class Proof:
 
 
 def pair_keys(texts: Ints, widths: Ints) -> Ints:
-    """One number for each text at a padded length, ordered by text, then by length."""
+    """Encode each text at a padded length as one number, ordered by text, then by length."""
     return texts * _STRIDE + widths
 
 
 def prove_prefix(
     encoder: Encoder, ids: Sequence[Sequence[int]], top: int, layers: Sequence[int], rng: np.random.Generator
 ) -> Proof:
-    """Find out on a sample of really batched texts whether padding further only appends.
+    """Check on a sample of batched texts whether padding further only appends states.
 
-    Passes padded to ``top`` tokens are compared with batches padded to their own longest text (real
-    tokens and pads), and with texts alone, in each layer. A difference too large for noise of the model's
-    precision is measured again in float64, where noise all but vanishes and a leak stays. Where the padding census
-    has seen the model's architecture do otherwise, a sample that does not show it is not believed.
+    Compares passes padded to ``top`` tokens with batches padded to their own longest text (real tokens and pads), and
+    with texts alone, in each layer. If a difference is too large for rounding noise of the model's precision, it is
+    measured again in float64, where noise almost vanishes and a leak stays. If the padding census has seen the
+    model's architecture do otherwise, the census overrides a sample that does not show it.
 
     Raises:
-        InvalidValueError: States are NaN, or those of a text depend on the other texts of its batch.
+        InvalidValueError: States are NaN, or the states of a text depend on the other texts of its batch.
     """
     order = rng.permutation(len(ids))
     longest = max(range(len(ids)), key=lambda text: len(ids[text]))
@@ -178,28 +178,28 @@ def prove_prefix(
     sample = list(dict.fromkeys([*order[: _BLOCK - 2].tolist(), longest, shortest]))
     groups = [[ids[i] for i in group] for group in (sample, sample[: _BLOCK // 4], [shortest], [longest])]
     companions = _companions_difference(encoder, groups[0], top, layers)
-    found = _largest([_prefix_difference(encoder, texts, top, layers) for texts in groups])
-    if math.isnan(found) or math.isnan(companions):
+    difference = _largest([_prefix_difference(encoder, texts, top, layers) for texts in groups])
+    if math.isnan(difference) or math.isnan(companions):
         raise InvalidValueError(
             "models", f"must give token states that are numbers; some of {encoder.name} are NaN: choose another model"
         )
     row = find_row(encoder.model.config)
     attention = str(getattr(encoder.model.config, "_attn_implementation", ""))
     denied_by = row.name if row is not None and not row.appends.get(attention, True) else ""
-    if max(found, companions) <= CLEAN:
-        return Proof(not denied_by, found, denied_by)
+    if max(difference, companions) <= CLEAN:
+        return Proof(not denied_by, difference, denied_by)
     exact = replace(encoder, model=copy.deepcopy(encoder.model).cpu().double())
     if companions > CLEAN and _companions_difference(exact, groups[0], top, layers) > CLEAN:
         raise InvalidValueError(
             "models",
             f"must give a text the same token states in any batch; those of {encoder.name} depend on the other texts "
-            f"of its batch, even where all are padded alike (by {companions:.1e} of their root mean square), so no "
-            "plan gives a text one vector: choose another model",
+            f"of the batch, even if all are padded to the same length (by {companions:.1e} of their root mean square), "
+            "so a text has no single vector under any plan: choose another model",
         )
-    if found <= CLEAN:
-        return Proof(not denied_by, found, denied_by)
+    if difference <= CLEAN:
+        return Proof(not denied_by, difference, denied_by)
     leak = _largest([_prefix_difference(exact, texts, top, layers) for texts in groups])
-    return Proof(False, leak) if leak > CLEAN else Proof(not denied_by, found, denied_by)
+    return Proof(False, leak) if leak > CLEAN else Proof(not denied_by, difference, denied_by)
 
 
 def _prefix_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top: int, layers: Sequence[int]) -> float:
@@ -215,7 +215,7 @@ def _companions_difference(encoder: Encoder, texts: Sequence[Sequence[int]], top
 
 
 def _largest(differences: list[float]) -> float:
-    """NaN if any is: max() would pass it over."""
+    """Return the largest difference, or NaN if any is NaN; ``max`` would ignore a NaN."""
     return float(np.max(differences))
 
 
@@ -233,29 +233,29 @@ def pool_corpus(
 ) -> tuple[Pooled, States, Cost]:
     """Run the encoder and pool every treatment.
 
-    Where the prefix property is proven, each text is run once, padded to ``request.top`` on the right, and every
-    padded length is read from that. Everything else is run for real: each text at each padded length that was
-    asked for, in blocks of texts padded alike.
+    If the prefix property is proven, each text is run once, padded to ``request.top`` on the right, and the states of
+    every shorter padded length are the beginning of that pass. Everything else is run for real: each text at each
+    padded length of the request, in blocks of texts with one padded length.
 
-    What has been pooled lies in files in ``folder``, with a count of the finished blocks beside them: a call
-    that was killed goes on from there.
+    The pooled vectors are in files in ``folder``, next to a count of the finished blocks, so an interrupted call
+    resumes where it stopped.
 
     Args:
         encoder: The encoder.
         ids: Token ids of each text.
-        request: What is to be pooled.
-        folder: Where vectors lie, mapped into memory; it must outlive what is returned.
-        on_texts: Called with the number of texts run, those of an earlier call included.
+        request: The vectors to pool.
+        folder: The folder of the vectors, which are mapped into memory; it must outlive the returned objects.
+        on_texts: Called with the number of texts run, including those of an earlier call.
 
     Raises:
-        StorageError: The folder has no room for them.
+        StorageError: The folder does not have room for the vectors.
         InvalidValueError: A vector is not finite.
     """
     lengths = np.array([len(tokens) for tokens in ids], dtype=np.int64)
     blocks = list(_blocks(request, lengths))
     marker = folder / "done.json"
     done, in_encoder, in_treatments = _finished(marker)
-    # Asked of the model itself: the embedding matrix may be narrower than the layers, and so may the last of them.
+    # Measured on the model, because the embedding matrix and the last layer may be narrower than other layers.
     dimensions = [states.shape[2] for states in encoder.layers(ids[:1], request.layers)]
     arrays = _arrays(request, dimensions, len(ids), folder, fresh=not done)
     kept_layer = request.layers.index(_deepest(encoder, ids, request.layers)) if len(request.kept) else 0
@@ -278,15 +278,15 @@ def pool_corpus(
         in_encoder += forwarded - began
         in_treatments += time.perf_counter() - forwarded
         # Mapped pages outlive the process that wrote them, so the next process only needs a count.
-        with atomic_write(marker) as beside:
-            beside.write_text(json.dumps([number, in_encoder, in_treatments]))
+        with atomic_write(marker) as temporary:
+            temporary.write_text(json.dumps([number, in_encoder, in_treatments]))
         on_texts(len(block.texts))
     mask = torch.arange(request.top) < torch.from_numpy(lengths[request.kept]).unsqueeze(1)
     return Pooled(lengths, request.prefix, folder), States(request.kept, states, mask), Cost(in_encoder, in_treatments)
 
 
 def _deepest(encoder: Encoder, ids: Sequence[Sequence[int]], layers: Sequence[int]) -> int:
-    """The layer nearest to the output, from which negative ones count."""
+    """Return the layer nearest to the output; negative layers count from there."""
     if -1 in layers or min(layers) >= 0:
         return -1 if -1 in layers else max(layers)
     with torch.inference_mode():
@@ -295,24 +295,22 @@ def _deepest(encoder: Encoder, ids: Sequence[Sequence[int]], layers: Sequence[in
 
 
 def _blocks(request: Request, lengths: Ints) -> list[_Block]:
-    found = []
+    blocks = []
     order = np.random.default_rng(request.seed).permutation(len(lengths))
     if request.prefix:
-        found += [_Block(RIGHT, np.sort(texts), request.top) for texts in _split(order)]
+        blocks += [_Block(RIGHT, np.sort(texts), request.top) for texts in _split(order)]
     for source in sorted(request.pairs):
         if source == RIGHT and request.prefix:
             continue
         text, width = np.divmod(request.pairs[source], _STRIDE)
-        for one in np.unique(width).tolist():
-            chosen = text[width == one]
-            found += [
-                _Block(source, np.sort(texts), one) for texts in _split(order[np.isin(order, chosen, kind="table")])
-            ]
-    return found
+        for block_width in np.unique(width).tolist():
+            chosen = order[np.isin(order, text[width == block_width], kind="table")]
+            blocks += [_Block(source, np.sort(texts), block_width) for texts in _split(chosen)]
+    return blocks
 
 
 def _split(texts: Ints) -> list[Ints]:
-    """Blocks of nearly one size, so that none is left with a single text, which would have nobody else's pads."""
+    """Split texts into blocks of almost equal size; a single text in a block would have no other text's pads."""
     return np.array_split(texts, max(1, -(-len(texts) // _BLOCK)))
 
 
@@ -355,16 +353,16 @@ def _pool_block(
             if not np.isfinite(vectors).all():
                 raise InvalidValueError(
                     "models",
-                    f"must give finite vectors; some vectors of layer {layer} pooled by {mode} are not finite, though "
+                    f"must give finite vectors; some vectors of layer {layer} pooled by {mode} are not finite, but "
                     "the states of a sample of the texts are: choose a dtype with a wider range, or another model",
                 )
             arrays[source, positions, layer, mode][target] = vectors
 
 
 def _common_pads(encoder: Encoder, ids: Sequence[Sequence[int]], request: Request) -> dict[tuple[str, int], Tensor]:
-    """The mean output at the pads of some texts, for each side and layer."""
+    """Average the states at the pads of a sample of texts, for each side and layer."""
     sample = np.random.default_rng(request.seed).permutation(len(ids))[:_BLOCK].tolist()
-    found: dict[tuple[str, int], Tensor] = {}
+    common_pads: dict[tuple[str, int], Tensor] = {}
     for side in {
         source.side
         for source, position_sets in request.position_sets.items()
@@ -375,14 +373,15 @@ def _common_pads(encoder: Encoder, ids: Sequence[Sequence[int]], request: Reques
         ):
             mask = encoder.pad([ids[i] for i in sample], request.top, side)[1]
             pads = values.float().cpu()[mask.cpu() == 0]
-            found[side, layer] = pads.mean(dim=0) if len(pads) else values.new_zeros(values.shape[2]).float().cpu()
-    return found
+            zeros = values.new_zeros(values.shape[2]).float().cpu()
+            common_pads[side, layer] = pads.mean(dim=0) if len(pads) else zeros
+    return common_pads
 
 
 def _arrays(
     request: Request, dimensions: Sequence[int], texts: int, folder: Path, fresh: bool
 ) -> dict[tuple[Source, Positions, int, str], Mapped]:
-    found = {}
+    arrays = {}
     for source, position_sets in request.position_sets.items():
         for positions in position_sets:
             each_text = positions == "real" and source == RIGHT and request.prefix
@@ -390,15 +389,15 @@ def _arrays(
                 for mode, pooling in request.poolings.items():
                     rows = texts if each_text else len(request.pairs[source])
                     shape = (rows, pooling.output_dimension(dimension))
-                    found[source, positions, layer, mode] = _mapped(
+                    arrays[source, positions, layer, mode] = _mapped(
                         folder / _file(source, positions, layer, mode), shape, fresh
                     )
         np.save(folder / _pairs_file(source), request.pairs[source])
-    return found
+    return arrays
 
 
 def _finished(marker: Path) -> tuple[int, float, float]:
-    """How many blocks an earlier call finished, and the seconds it took."""
+    """Read how many blocks an earlier call finished, and its seconds in the encoder and in pooling."""
     content = Folder(marker.parent).json(marker.name)
     if content is None:
         return 0, 0.0, 0.0
@@ -408,19 +407,19 @@ def _finished(marker: Path) -> tuple[int, float, float]:
 
 
 def _mapped(path: Path, shape: tuple[int, ...], fresh: bool) -> Mapped:
-    """An array in a file, mapped into memory: what is not looked at takes none. A fresh one holds zeros."""
+    """Map an array in a file into memory; a fresh array holds zeros."""
     Folder(path.parent).find(path.name)  # refuses a link to somewhere else, which would be written to
-    if not math.prod(shape):  # nothing cannot be mapped
+    if not math.prod(shape):  # an empty array cannot be mapped
         np.save(path, np.zeros(shape, np.float32))
         return np.zeros(shape, np.float32)
     if not fresh:
         try:
-            found: Mapped = np.lib.format.open_memmap(path, mode="r+")  # it refuses pickled objects
+            stored: Mapped = np.lib.format.open_memmap(path, mode="r+")  # it refuses pickled objects
         except (ValueError, OSError, EOFError) as error:
             raise FolderError(f"{path} must hold vectors: {error}; delete its folder and run again") from error
-        if found.shape != shape or found.dtype != np.float32:
+        if stored.shape != shape or stored.dtype != np.float32:
             raise FolderError(f"{path} must hold vectors of the shape {shape}: delete its folder and run again")
-        return found
+        return stored
     try:
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):  # a full disk would otherwise end the process at the first write

@@ -1,4 +1,4 @@
-"""Positions of padded texts: which of them a vector is pooled from."""
+"""Positions of padded texts that a vector is pooled from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Positions = Literal["real", "whole", "pads", "common", "another"]
 
 @dataclass(frozen=True, order=True)
 class Source:
-    """The states of padded texts: the side of the pads, and whether the encoder was given the mask."""
+    """The kind of a pass: the side of the pads, and whether the encoder got the mask."""
 
     side: Literal["right", "left"] = "right"
     masked: bool = True
@@ -28,13 +28,13 @@ RIGHT = Source()
 
 @dataclass(frozen=True)
 class Windows:
-    """Positions of padded texts in a block of states, one entry a padded text.
+    """Positions of padded texts in a block of states, one entry per padded text.
 
     Attributes:
-        real_tokens: How many each row of the block has.
-        rows: Row of the block.
-        widths: Padded length.
-        left: Whether the pads stand on the left.
+        real_tokens: Number of real tokens of each row of the block.
+        rows: Row of the block of each entry.
+        widths: Padded length of each entry.
+        left: Whether the pads are on the left.
     """
 
     real_tokens: Ints
@@ -48,27 +48,27 @@ class Windows:
         return self.real_tokens[self.rows]
 
     def real(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
-        """The real tokens."""
+        """Return the real tokens."""
         starts = self.widths - self.lengths if self.left else np.zeros_like(self.widths)
         return spans(states, self.rows, starts, starts + self.lengths)
 
     def whole(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
-        """Every position."""
+        """Return every position."""
         return spans(states, self.rows, np.zeros_like(self.widths), self.widths)
 
     def pads(self, states: Annotated[Tensor, "batch seq dim"]) -> SparseBatch:
-        """The pads."""
+        """Return the pads."""
         starts = np.zeros_like(self.widths) if self.left else self.lengths
         return spans(states, self.rows, starts, starts + self.widths - self.lengths)
 
     def with_pads(self, states: Annotated[Tensor, "batch seq dim"], source: Ints | None, common: Tensor) -> SparseBatch:
-        """Every position, the pads replaced.
+        """Return every position, with the pads replaced.
 
         Args:
-            states: The block.
-            source: For each row of the block, the row whose pads stand in for its own, first for first, from the
-                beginning again where it has fewer; None replaces each pad by ``common``.
-            common: (dim,).
+            states: The block of states.
+            source: For each row of the block, the row whose pads replace its pads in order, repeated from the first if
+                there are fewer; None replaces each pad by ``common``.
+            common: The vector of the common pad, (dim,).
         """
         batch, seq, _ = states.shape
         offsets = np.concatenate([[0], np.cumsum(self.widths)])
@@ -89,7 +89,7 @@ class Windows:
 
 
 def partners(lengths: Ints, seq: int) -> Ints:
-    """For each text of a block the next one that has pads at width ``seq``; itself, if it is the only one.
+    """Find for each text of a block the next text with pads at width ``seq``; the text itself if it is the only one.
 
     Example:
         >>> partners(np.array([3, 8, 4, 5]), seq=8).tolist()
@@ -104,7 +104,7 @@ def partners(lengths: Ints, seq: int) -> Ints:
 
 
 def spans(states: Annotated[Tensor, "batch seq dim"], rows: Ints, starts: Ints, ends: Ints) -> SparseBatch:
-    """One sentence a span of positions ``starts[i]`` to ``ends[i]`` of row ``rows[i]``, without copying states.
+    """Make a batch of spans, positions ``starts[i]`` to ``ends[i]`` of row ``rows[i]``, without copying states.
 
     Example:
         >>> import numpy as np

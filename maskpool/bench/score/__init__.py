@@ -1,1 +1,1 @@
-"""From pooled vectors to scores, shifts and intervals."""
+"""Scores: from pooled vectors to scores, shifts and intervals."""

@@ -1,4 +1,4 @@
-"""Batch-mates: what changes when nothing but the batches do."""
+"""Batch effects: how the clusters change if only the batches change."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _EXAMPLES = 3
 _SHOWN_NEIGHBOURS = 3
 
 
-def changed(one: Ints, other: Ints) -> float:
-    """Share of texts in another cluster, the clusters of the one renamed after those of the other as well as may be.
+def changed(labels: Ints, other: Ints) -> float:
+    """Return the share of texts that change cluster, under the best one-to-one matching of the clusters.
 
     Example:
         >>> changed(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 1]))
         0.25
     """
-    return float((matched(one, other) != one).mean())
+    return float((matched(labels, other) != labels).mean())
 
 
 def batch_effect(
     pooled: Pooled, codes: Ints, full: Subsample, other: Subsample, layer: int, pooling: str, plan: Plan
 ) -> dict[str, Any]:
-    """How many texts change cluster when only their batch changes, and when only the seed does.
+    """Measure how many texts change cluster if only their batch changes, and if only the seed changes.
 
-    Both kinds of change are counted between fits of k-means, the clusters matched one to one. With the clusters
-    held fixed (fitted on texts alone), what is left is what a text's own batch does to it.
+    Both changes are counted between fits of k-means, with the clusters matched one to one. With fixed clusters (fitted
+    on texts alone), a text can only change cluster because of its own batch.
 
     Args:
         pooled: The vectors.
         codes: Labels as integers.
         full: All texts in their batches.
-        other: All texts in other ones.
-        layer: Of the encoder.
-        pooling: Mode.
-        plan: Random batches.
+        other: All texts in other batches.
+        layer: Layer of the encoder.
+        pooling: Mode of the pooling.
+        plan: A plan with random batches.
 
     Returns:
-        Shares of texts, and the texts that change among fixed clusters and keep the fewest of their neighbours.
+        Shares of texts, and examples: texts that change between fixed clusters and keep the fewest neighbours.
     """
     clusters = len(np.unique(codes))
     alone = pooled.alone(layer, pooling, full.texts)
@@ -72,7 +72,7 @@ def batch_effect(
             {
                 "text": int(text),
                 "widths": [int(subsample.widths[plan.name][text]) for subsample in (full, other)],
-                # Those that only one of the two batches brings stand first.
+                # Neighbours in only one of the two batches come first.
                 "neighbours": [
                     sorted(near[text].tolist(), key=lambda row: row in other[text])[:_SHOWN_NEIGHBOURS]
                     for near, other in ((near_here, near_there), (near_there, near_here))

@@ -1,6 +1,6 @@
-"""Clusterers: how vectors become clusters.
+"""Clusterers: algorithms that assign vectors to clusters.
 
-To add one, write it here: a subclass of `Clusterer`, and its instance in ``CLUSTERERS``.
+To add a clusterer, write a subclass of `Clusterer` here and add an instance to ``CLUSTERERS``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maskpool.plans import Ints
 
 
 def fit_kmeans(vectors: Vectors | csr_matrix, clusters: int, seed: int) -> KMeans:
-    """k-means, k-means++ once; vectors that are all alike make fewer clusters, without a warning."""
+    """Fit k-means with one k-means++ start; do not warn if identical vectors give fewer clusters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(clusters, init="k-means++", n_init=1, random_state=seed).fit(vectors)
@@ -29,9 +29,9 @@ class Clusterer:
     """Assigns vectors to clusters.
 
     Attributes:
-        name: What studies and results call it.
-        meaning: How it clusters, in words.
-        min_texts: The fewest texts that it can cluster.
+        name: Its name in studies and results.
+        meaning: The algorithm, in words.
+        min_texts: The smallest number of texts that it can cluster.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Clusterer:
         """Assign each vector to a cluster.
 
         Args:
-            vectors: (texts, dim), as they were pooled.
-            clusters: How many clusters; a clusterer that finds their number ignores it.
-            seed: Of the start.
+            vectors: Pooled vectors, (texts, dim).
+            clusters: Number of clusters; ignored by a clusterer that finds the number itself.
+            seed: Seed of the start.
         """
         raise NotImplementedError
 
@@ -53,7 +53,7 @@ class UnitKMeans(Clusterer):
     """k-means on unit vectors."""
 
     name = "kmeans"
-    meaning = "k-means on unit vectors, as many clusters as labels, k-means++ once a seed"
+    meaning = "k-means on unit vectors, as many clusters as labels, one k-means++ start per seed"
 
     def fit_predict(self, vectors: Vectors, clusters: int, seed: int) -> Ints:  # noqa: D102  # see Clusterer
         labels: Ints = fit_kmeans(unit(vectors), clusters, seed).labels_
@@ -61,10 +61,10 @@ class UnitKMeans(Clusterer):
 
 
 class MTEBKMeans(Clusterer):
-    """Mini-batch k-means as MTEB sets it."""
+    """Mini-batch k-means with MTEB's settings."""
 
     name = "minibatch_kmeans"
-    meaning = "mini-batch k-means as MTEB sets it (batches of 512, one start), on vectors as they are"
+    meaning = "mini-batch k-means with MTEB's settings (batches of 512, one start), on vectors that are not normalised"
 
     def fit_predict(self, vectors: Vectors, clusters: int, seed: int) -> Ints:  # noqa: D102  # see Clusterer
         model = MiniBatchKMeans(clusters, batch_size=512, init="k-means++", n_init=1, random_state=seed)
@@ -75,17 +75,17 @@ class MTEBKMeans(Clusterer):
 
 
 class BERTopicHDBSCAN(Clusterer):
-    """HDBSCAN as BERTopic sets it."""
+    """HDBSCAN with BERTopic's settings."""
 
     name = "hdbscan"
     meaning = (
-        "HDBSCAN as BERTopic sets it (at least 10 texts a cluster) on five principal components, which is what "
-        "BERTopic takes where UMAP is not installed; texts that it leaves out are one cluster more"
+        "HDBSCAN with BERTopic's settings (at least 10 texts per cluster) on five principal components, which BERTopic "
+        "uses if UMAP is not installed; texts without a cluster form one more cluster"
     )
     min_texts = 10
 
     def fit_predict(self, vectors: Vectors, clusters: int, seed: int) -> Ints:  # noqa: D102  # see Clusterer
-        with np.errstate(invalid="ignore"):  # vectors that are all alike have no variance to share out
+        with np.errstate(invalid="ignore"):  # identical vectors have no variance to explain
             components = PCA(min(5, *vectors.shape), random_state=seed).fit_transform(vectors)
         model = HDBSCAN(min_cluster_size=self.min_texts, metric="euclidean", cluster_selection_method="eom", copy=True)
         labels: Ints = model.fit_predict(components).astype(np.int64)
@@ -98,11 +98,11 @@ CLUSTERERS: dict[str, Clusterer] = {
 
 
 def cluster(vectors: Vectors, clusters: int, seed: int, clusterer: str = UnitKMeans.name) -> Ints:
-    """Assign each vector to a cluster by the clusterer of a name; see `Clusterer.fit_predict`."""
+    """Assign each vector to a cluster with a clusterer chosen by name; see `Clusterer.fit_predict`."""
     return CLUSTERERS[clusterer].fit_predict(vectors, clusters, seed)
 
 
 def cluster_ami(vectors: Vectors, labels_true: Ints, seed: int) -> float:
-    """AMI of k-means with as many clusters as there are labels."""
+    """Return the AMI of k-means with as many clusters as labels."""
     clusters = len(np.unique(labels_true))
     return ami(labels_true, cluster(vectors, clusters, seed))

@@ -20,7 +20,7 @@ from maskpool.bench.score.shift import deciles
 from maskpool.bench.vectors import Vectors
 from maskpool.plans import Ints, Plan
 
-# The one score that intervals are given for, by what makes it.
+# The score that gets intervals, by the mixed plan; clusterers use AMI.
 PRIMARY = {INDEX: "accuracy", FIT: "ami"}
 
 
@@ -29,12 +29,12 @@ class Comparison:
     """A treatment of a pooling under a plan, against the same texts alone, unpadded.
 
     Attributes:
-        layer: Of the encoder.
-        pooling: Mode.
-        plan: How texts are padded.
+        layer: Layer of the encoder.
+        pooling: Mode of the pooling.
+        plan: How texts are batched and padded.
         treatment: What is pooled.
-        by: How it is scored: a clusterer, or a mixed plan.
-        leak: The public bug that it re-creates.
+        by: How it is scored: by a clusterer or a mixed plan.
+        leak: The public bug that the treatment re-creates.
     """
 
     layer: int
@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def source(self) -> Source:
-        """The states that it reads."""
+        """The kind of pass whose states it reads."""
         return Source(self.plan.side, TREATMENTS[self.treatment].masked)
 
     @property
@@ -55,17 +55,17 @@ class Comparison:
         return self.plan.name if TREATMENTS[self.treatment].padded_texts_only else None
 
     def fit(self, subsample: int) -> Fit:
-        """The fit of this treatment in a subsample."""
+        """Return the fit of this treatment in a subsample."""
         return Fit(self.layer, self.pooling, self.treatment, self.plan.name, self.by, self.scored_under, subsample)
 
     def reference(self, subsample: int) -> Fit:
-        """The fit of the same texts alone."""
+        """Return the fit of the same texts alone in a subsample."""
         return Fit(self.layer, self.pooling, EXCLUDED, None, self.by, self.scored_under, subsample)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What identifies one fit; ``plan`` is None for texts that stand alone."""
+    """The identity of a fit; ``plan`` is None for texts alone, unpadded."""
 
     layer: int
     pooling: str
@@ -76,12 +76,12 @@ class Fit:
     subsample: int
 
     def key(self, part: str) -> dict[str, Any]:
-        """The key of its cell."""
+        """Return the key of the fit's cell."""
         return {"kind": "fit", "part": part, **asdict(self)}
 
 
 def scored_texts(pooled: Pooled, subsample: Subsample, scored_under: str | None) -> Ints:
-    """Places in ``subsample.texts`` of the texts that are scored."""
+    """Return the indices in ``subsample.texts`` of the texts that are scored."""
     if scored_under is None:
         return np.arange(len(subsample.texts))
     return np.flatnonzero(subsample.widths[scored_under] > pooled.lengths[subsample.texts])
@@ -90,14 +90,14 @@ def scored_texts(pooled: Pooled, subsample: Subsample, scored_under: str | None)
 def alone_vectors(
     pooled: Pooled, subsample: Subsample, layer: int, pooling: str, scored_under: str | None = None
 ) -> Vectors:
-    """The vectors of a subsample's texts alone, unpadded."""
+    """Return the vectors of a subsample's texts alone, unpadded."""
     return pooled.alone(layer, pooling, subsample.texts[scored_texts(pooled, subsample, scored_under)])
 
 
 def treatment_vectors(
     pooled: Pooled, subsample: Subsample, layer: int, pooling: str, treatment: str, plan: Plan
 ) -> Vectors:
-    """The vectors of a subsample's texts in a treatment; of those with a pad alone, where the treatment needs one."""
+    """Return the vectors of a subsample's texts in a treatment, only of texts with pads if the treatment needs pads."""
     kind, source = TREATMENTS[treatment], Source(plan.side, TREATMENTS[treatment].masked)
     chosen = scored_texts(pooled, subsample, plan.name if kind.padded_texts_only else None)
     texts, widths = subsample.texts[chosen], subsample.widths[plan.name][chosen]
@@ -114,18 +114,18 @@ def treatment_vectors(
 
 
 def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, plan: Plan | None) -> dict[str, Any]:
-    """Cluster and score.
+    """Cluster the vectors of a fit and score the clusters.
 
     Args:
         pooled: The vectors.
         codes: Labels of the corpus as integers.
         subsample: The texts.
-        fit: What is asked for.
-        plan: Of the fit; None for texts alone.
+        fit: The fit to compute.
+        plan: The plan of the fit; None for texts alone.
 
     Returns:
-        ``texts``, ``scores`` (a list over seeds for each; only the primary score for half-samples); for all texts also
-        ``assignments`` and ``length_ami``, the AMI of the clusters with the deciles of the texts' lengths.
+        ``texts`` and ``scores``, a list over seeds for each score (half-samples have only the primary score). The fit
+        of all texts also has ``assignments`` and ``length_ami``, the AMI of the clusters with the deciles of lengths.
     """
     chosen = scored_texts(pooled, subsample, fit.scored_under)
     labels = codes[subsample.texts[chosen]]
@@ -133,29 +133,29 @@ def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, pla
     vectors = (
         alone if plan is None else treatment_vectors(pooled, subsample, fit.layer, fit.pooling, fit.treatment, plan)
     )
-    found: dict[str, Any] = {"texts": len(labels)}
+    result: dict[str, Any] = {"texts": len(labels)}
     if fit.by == INDEX:
-        # Nothing in it is drawn from a seed.
-        found["scores"] = {"accuracy": [nearest_accuracy(vectors, alone, labels)] * len(subsample.seeds)}
-        return found
+        # The accuracy does not depend on a seed.
+        result["scores"] = {"accuracy": [nearest_accuracy(vectors, alone, labels)] * len(subsample.seeds)}
+        return result
     if fit.by == FIT:
-        found["scores"] = {"ami": [predicted_ami(vectors, alone, labels, seed) for seed in subsample.seeds]}
-        return found
+        result["scores"] = {"ami": [predicted_ami(vectors, alone, labels, seed) for seed in subsample.seeds]}
+        return result
     clusters = len(np.unique(labels))
     assignments = [cluster(vectors, clusters, seed, fit.by) for seed in subsample.seeds]
-    if subsample.number != FULL:  # intervals are those of the primary score
-        found["scores"] = {"ami": [ami(labels, one) for one in assignments]}
+    if subsample.number != FULL:  # only the primary score has intervals
+        result["scores"] = {"ami": [ami(labels, assignment) for assignment in assignments]}
     else:
-        scores = [score(labels, one) for one in assignments]
-        found["scores"] = {name: [one[name] for one in scores] for name in scores[0]}
+        scores = [score(labels, assignment) for assignment in assignments]
+        result["scores"] = {name: [of_seed[name] for of_seed in scores] for name in scores[0]}
         length_deciles = deciles(pooled.lengths[subsample.texts[chosen]])
-        found["length_ami"] = float(np.mean([ami(length_deciles, one) for one in assignments]))
-        found["assignments"] = [pack(one) for one in assignments]
-    return found
+        result["length_ami"] = float(np.mean([ami(length_deciles, assignment) for assignment in assignments]))
+        result["assignments"] = [pack(assignment) for assignment in assignments]
+    return result
 
 
 def floor_values(pooled: Pooled, codes: Ints, subsample: Subsample, reference: Fit, fits: int) -> list[float]:
-    """The primary score of texts alone, over seeds and orders of the texts."""
+    """Compute the primary score of texts alone under several seeds and orders of the texts."""
     chosen = subsample.texts[scored_texts(pooled, subsample, reference.scored_under)]
     vectors = pooled.alone(reference.layer, reference.pooling, chosen)
     values = []
@@ -172,7 +172,7 @@ def floor_values(pooled: Pooled, codes: Ints, subsample: Subsample, reference: F
 
 
 def pack(assignment: Ints) -> str:
-    """Clusters as a short string; `unpack` gives them back.
+    """Encode clusters as a short string; `unpack` decodes it.
 
     Example:
         >>> unpack(pack(np.array([3, -1, 3]))).tolist()
@@ -182,5 +182,5 @@ def pack(assignment: Ints) -> str:
 
 
 def unpack(packed: str) -> Ints:
-    """Clusters from `pack`."""
+    """Decode clusters from a string of `pack`."""
     return np.frombuffer(zlib.decompress(base64.b85decode(packed)), dtype="<i4").astype(np.int64)

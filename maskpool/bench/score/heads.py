@@ -1,4 +1,4 @@
-"""Learned poolings: heads trained here, served with and without the mask, and heads that others have trained."""
+"""Learned poolings: heads trained here, served with and without the mask, and heads that were trained elsewhere."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from maskpool.trust import Folder
 if TYPE_CHECKING:
     from maskpool.integrations.sklearn import PoolingClassifier
 
-# The modes that are trained here, and have a table of their own.
+# The modes that are trained here; they have a separate table.
 LEARNED = tuple(mode for mode, layer in POOLINGS.items() if layer.learns)
 HEAD_SEEDS = 5
-MOST_TEXTS = 2_000  # of which token states are kept, 128 x 384 floats each
+MOST_TEXTS = 2_000  # whose token states are kept, 128 x 384 floats each
 FEWEST_LABELS = 4  # two to train on, two to cluster
 
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One cell of the 2 × 2, over head seeds.
+    """One cell of the 2 × 2 table, over head seeds.
 
     Attributes:
-        trained: "with mask" or "without mask".
-        served: The same, when the other classes were pooled.
+        trained: "with mask" or "without mask" in training.
+        served: "with mask" or "without mask" when the other classes are pooled.
         ami: Mean AMI of the clusters of the unseen classes.
-        ami_sd: Its standard deviation over head seeds, each with a split of the classes of its own.
-        delta: Mean difference to the head trained and served with the mask, split by split.
-        low: Lower end of its 95 % interval, Student's over head seeds, for this difference alone.
-        high: Upper end.
-        floor: How far two means over head seeds of the masked head differ by seeds and splits alone.
-        attention_on_pads: Mean share of attention that lands on pads.
-        pad_fraction: Mean share of positions that are pads: what a head that ignores content would give.
+        ami_sd: Standard deviation of the AMI over head seeds, each with its own split of the classes.
+        delta: Mean difference from the head trained and served with the mask, split by split.
+        low: Lower end of the 95 % interval of this single difference, Student's over head seeds.
+        high: Upper end of the interval.
+        floor: How far two means over head seeds of the masked head differ only by seeds and splits.
+        attention_on_pads: Mean share of attention on pads.
+        pad_fraction: Mean share of positions that are pads; a head that ignores content puts this share on pads.
     """
 
     trained: str
@@ -69,19 +69,19 @@ def two_by_two(
 ) -> dict[str, object]:
     """Train heads on half of the classes, pool and cluster the other half, with and without the mask.
 
-    Scored on classes that it never saw: a head trained on the labels that it then clusters would be a
+    A head is scored on classes that it never saw. A head that clusters the labels it was trained on would be a
     classifier.
 
     Args:
         mode: One of ``LEARNED``.
         states: Token states with their pads.
         codes: The label of each of their texts.
-        seeds: k-means seeds a cell.
-        seed: Of the class splits and the heads.
+        seeds: Number of k-means seeds per cell.
+        seed: Seed of the class splits and the heads.
         on_head: Called after each trained head.
 
     Returns:
-        Rows of the table, the mean pooling of the same texts as a reference, and the sizes.
+        Rows of the table, the AMI of mean pooling on the same texts, and the sizes.
     """
     ami: dict[tuple[bool, bool], list[float]] = {(t, s): [] for t in (True, False) for s in (True, False)}
     on_pads: dict[tuple[bool, bool], list[float]] = {cell: [] for cell in ami}
@@ -139,14 +139,14 @@ def two_by_two(
     }
 
 
-def hold_at_once(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `two_by_two` found for each mode as one table, intervals widened until they hold together (Bonferroni)."""
-    first = next(iter(found.values()))
-    freedom, compared = first["head_seeds"] - 1, sum(len(one["rows"]) - 1 for one in found.values())
+def hold_at_once(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Join the tables of `two_by_two` by mode and widen the intervals to hold simultaneously (Bonferroni)."""
+    first = next(iter(tables.values()))
+    freedom, compared = first["head_seeds"] - 1, sum(len(of_mode["rows"]) - 1 for of_mode in tables.values())
     wider = stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * compared), freedom) / stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
     rows = []
-    for mode, one in found.items():
-        for row in one["rows"]:
+    for mode, of_mode in tables.items():
+        for row in of_mode["rows"]:
             half_width = float(wider * (row["high"] - row["low"]) / 2)
             ends = {"low": row["delta"] - half_width, "high": row["delta"] + half_width}
             rows.append({"pooling": mode, **row, **ends})
@@ -154,30 +154,30 @@ def hold_at_once(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def key_of(mode: str) -> dict[str, str]:
-    """What a mode's cell is called: attention, the first that there was, by its kind alone."""
+    """Return the key of a mode's cell; attention, the first mode that existed, has only a kind."""
     return {"kind": "heads"} if mode == "attention" else {"kind": "heads", "pooling": mode}
 
 
 def is_saved(pooling: str) -> bool:
-    """Whether a pooling of a study is the folder of a trained head, not a mode."""
+    """Return whether a pooling of a study is the folder of a trained head instead of a mode."""
     return pooling not in ("", *POOLINGS) and os.path.lexists(Path(pooling) / "config.json")
 
 
 def saved_hash(folder: str) -> str:
-    """SHA-256 of a saved head's files."""
+    """Return the SHA-256 of a saved head's files."""
     Folder(folder).check_tree()
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
-        found.update(file.name.encode() + file.read_bytes())
-    return found.hexdigest()
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def layers_of(poolings: Sequence[str], dimension: int) -> dict[str, PoolingLayer]:
-    """The layers of modes without parameters, and of heads that were trained elsewhere and are served as they are.
+    """Build the layers of modes without parameters, and open heads that were trained elsewhere.
 
     Raises:
         FolderError: A folder does not hold a head.
-        InvalidValueError: A head is for tokens of another width.
+        InvalidValueError: A head is for token states of another width.
     """
     return {
         pooling: _opened(pooling, dimension) if is_saved(pooling) else build_pooling(pooling) for pooling in poolings
@@ -190,7 +190,7 @@ def _opened(folder: str, dimension: int) -> PoolingLayer:
     try:
         settings = Folder(folder).table("config.json") or {}
         if "pooling_mode" not in settings:
-            names = ("*_Pooling", "*_AttentionPoolingModule")  # the second of early versions
+            names = ("*_Pooling", "*_AttentionPoolingModule")  # early versions wrote the second
             inside = sorted(path.name for name in names for path in Path(folder).glob(name))
             within = f", {Path(folder) / inside[0]}" if inside else ""
             raise FolderError(

@@ -1,4 +1,4 @@
-"""Intervals for a difference between two treatments."""
+"""Confidence intervals for differences between two treatments."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Table: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 Cube: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
 
 CONFIDENCE = 0.95
-# With fewer half-samples the standard error is itself too uncertain to be relied on.
+# With fewer half-samples the standard error itself is too uncertain.
 ENOUGH_REPLICATES = 50
 _DRAWS = 100_000
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """One entry a comparison: the difference on the full data, its standard error and its interval."""
+    """Differences on the full data, their standard errors and intervals, one entry per comparison."""
 
     delta: np.ndarray[tuple[int], np.dtype[np.float64]]
     standard_error: np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -28,28 +28,28 @@ class Intervals:
 
 
 def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Intervals:
-    """Simultaneous 95 % intervals for differences that were refitted on half-samples.
+    """Compute simultaneous 95 % intervals for differences that were refitted on half-samples.
 
-    A replicate takes half of the texts without replacement, one shuffle and a few seeds. The standard
-    deviation over replicates is the standard error of the full-data difference (delete-half jackknife),
-    once the seeds, which do not shrink with the data, are counted as often as the full data has them:
-    SE² = Var(replicates) − (mean seed variance within replicates)/s + (seed variance on full data)/S,
-    with s and S seeds. A few seeds tell their variance badly, so that of the half-samples, which is larger if
-    anything, is counted beside it as one seed more: ((S − 1) · full + half) / S. The intervals are centred on
-    the full-data difference and hold together with 95 % probability: their half-width is the 95 % quantile of
-    max|t| over the comparisons, a multivariate t with the replicates' correlations.
+    A replicate takes half of the texts without replacement, in one shuffle and with a few seeds. The standard
+    deviation over replicates is the standard error of the full-data difference (delete-half jackknife). Seed variance
+    does not shrink with the data, so the variance of the replicates' s seeds is replaced by that of the full data's S
+    seeds: SE² = Var(replicates) − (mean seed variance within replicates)/s + (seed variance on full data)/S. Because
+    a few seeds give a poor estimate of their variance, the variance on half-samples, which is rather larger, counts
+    as one more seed: ((S − 1) · full + half) / S. The intervals are centred on the full-data difference and hold
+    simultaneously with 95 % probability: their half-width is the 95 % quantile of max|t| over the comparisons, a
+    multivariate t with the replicates' correlations.
 
     Source: Shao and Wu 1989 (delete-half); Romano and Wolf 2005 (max-|t|).
 
     Args:
-        full: (comparisons, S seeds), the differences on the full data.
-        replicates: (replicates, comparisons, s seeds).
-        seed: Of the draws that find the quantile.
+        full: The differences on the full data, (comparisons, S seeds).
+        replicates: The differences on half-samples, (replicates, comparisons, s seeds).
+        seed: Seed of the random draws for the quantile.
 
     Example:
         >>> rng = np.random.default_rng(0)
-        >>> found = half_sample_intervals(rng.normal(0.1, 0.01, (1, 5)), rng.normal(0.1, 0.01, (50, 1, 3)))
-        >>> bool(found.low[0] < 0.1 < found.high[0])
+        >>> intervals = half_sample_intervals(rng.normal(0.1, 0.01, (1, 5)), rng.normal(0.1, 0.01, (50, 1, 3)))
+        >>> bool(intervals.low[0] < 0.1 < intervals.high[0])
         True
     """
     number, comparisons, inner = replicates.shape
@@ -66,7 +66,7 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
 
 def _max_t_quantile(means: Table, freedom: int, comparisons: int, rng: np.random.Generator) -> float:
     spread = means.std(axis=0, ddof=1)
-    moving = spread > 0  # a treatment that equals the other has no correlation, and an interval of width 0
+    moving = spread > 0  # equal treatments have no correlation, and an interval of width 0
     if moving.sum() <= 1:
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     correlation = np.corrcoef(means[:, moving], rowvar=False)
@@ -76,10 +76,10 @@ def _max_t_quantile(means: Table, freedom: int, comparisons: int, rng: np.random
 
 
 def floor(values: np.ndarray[tuple[int], np.dtype[np.float64]], seeds: int) -> float:
-    """How large a difference of two equal treatments gets by seeds alone: 1.96 √(2/seeds) sd.
+    """Compute how large a difference between equal treatments gets only from seeds: 1.96 √(2/seeds) sd.
 
     Args:
-        values: The reference treatment's score under many seeds and orders of the texts.
-        seeds: How many of them each treatment's score is a mean of.
+        values: The scores of the reference treatment under many seeds and orders of the texts.
+        seeds: Number of seeds that a treatment's mean score is taken over.
     """
     return float(stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(2 / seeds) * values.std(ddof=1))

@@ -1,4 +1,4 @@
-"""What is measured besides fits: how far vectors move, what an encoder takes, what trivial methods get."""
+"""Measurements other than fits: shifts of vectors, seconds in the encoder, and scores of trivial baselines."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from maskpool.plans import Plan
 
 _FRACTION_BINS = 10
 TIMED_TEXTS = 96
-# scikit-learn's own words of two or more characters; where there are none, those of one; else the characters.
+# Words of two or more characters (scikit-learn's default); without any, words of one; without any, characters.
 _TERMS: tuple[dict[str, str], ...] = ({}, {"token_pattern": r"(?u)\b\w+\b"}, {"analyzer": "char"})
 
 
 def compute_shift(pooled: Pooled, subsample: Subsample, comparison: Comparison) -> dict[str, Any]:
-    """How far a treatment moves the vectors of a subsample's texts.
+    """Measure how far a treatment moves the vectors of a subsample's texts.
 
     Returns:
-        Cosine shift (mean, 95th percentile, largest), the mean ratio of the vectors' lengths, the share of
-        neighbours kept; for treatments that score all texts also Spearman's correlation of shift and pad fraction, and
-        for the included treatment the shift in bins of the pad fraction.
+        Cosine shift (mean, 95th percentile, largest), mean ratio of the vectors' lengths, and share of neighbours kept;
+        for treatments that score all texts also Spearman's correlation of shift and pad fraction, and for the included
+        treatment the shift in bins of the pad fraction.
     """
     plan, layer, pooling = comparison.plan, comparison.layer, comparison.pooling
     alone = alone_vectors(pooled, subsample, layer, pooling, comparison.scored_under)
     vectors = treatment_vectors(pooled, subsample, layer, pooling, comparison.treatment, plan)
     shift = cosine_shift(alone, vectors)
     sizes = np.linalg.norm(vectors, axis=1) / np.maximum(np.linalg.norm(alone, axis=1), np.finfo(np.float32).tiny)
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "cosine_shift": float(shift.mean()),
         "cosine_shift_p95": float(np.quantile(shift, 0.95)),
         "cosine_shift_max": float(shift.max()),
@@ -49,29 +49,29 @@ def compute_shift(pooled: Pooled, subsample: Subsample, comparison: Comparison) 
     }
     if comparison.scored_under is None:
         fraction = 1 - pooled.lengths[subsample.texts] / subsample.widths[plan.name]
-        found["shift_by_padding"] = length_leakage(shift, fraction)
+        measured["shift_by_padding"] = length_leakage(shift, fraction)
         if comparison.treatment == INCLUDED:
-            found["by_pad_fraction"] = _by_fraction(fraction, shift)
-    return found
+            measured["by_pad_fraction"] = _by_fraction(fraction, shift)
+    return measured
 
 
 def _by_fraction(fraction: Floats, shift: Floats) -> list[dict[str, Any]]:
-    """Cosine shift in equal bins of the pad fraction, the bins that hold texts."""
+    """Summarise the cosine shift in equal bins of the pad fraction, leaving out empty bins."""
     bins = np.minimum((fraction * _FRACTION_BINS).astype(int), _FRACTION_BINS - 1)
     return [
         {
-            "pad_fraction": float(fraction[bins == one].mean()),
-            "texts": int(np.sum(bins == one)),
-            "p5": float(np.quantile(shift[bins == one], 0.05)),
-            "mean": float(shift[bins == one].mean()),
-            "p95": float(np.quantile(shift[bins == one], 0.95)),
+            "pad_fraction": float(fraction[bins == number].mean()),
+            "texts": int(np.sum(bins == number)),
+            "p5": float(np.quantile(shift[bins == number], 0.05)),
+            "mean": float(shift[bins == number].mean()),
+            "p95": float(np.quantile(shift[bins == number], 0.95)),
         }
-        for one in np.unique(bins)
+        for number in np.unique(bins)
     ]
 
 
 def seconds(part: Part, plan: Plan) -> dict[str, Any]:
-    """What the encoder takes under a plan, from batches spread evenly over its padded lengths."""
+    """Estimate the encoder's seconds under a plan from batches spread evenly over its padded lengths."""
     batches = plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name))
     batches.sort(key=lambda batch: batch[1])
     number = min(len(batches), max(2, TIMED_TEXTS // plan.batch_size))
@@ -86,21 +86,21 @@ def seconds(part: Part, plan: Plan) -> dict[str, Any]:
 
 
 def tfidf_of(texts: Sequence[str]) -> csr_matrix:
-    """TF-IDF of the words of texts; where none of them has a word, of their characters."""
-    found: csr_matrix
+    """Compute the TF-IDF of the words of texts, or of their characters if no text has a word."""
+    tfidf: csr_matrix
     for terms in _TERMS:
         with suppress(ValueError):  # an empty vocabulary
-            found = TfidfVectorizer(sublinear_tf=True, **terms).fit_transform(texts)
+            tfidf = TfidfVectorizer(sublinear_tf=True, **terms).fit_transform(texts)
             break
-    return found
+    return tfidf
 
 
 def baselines(part: Part) -> dict[str, Any]:
-    """What a trivial method gets: k-means on TF-IDF, and the lengths' deciles as clusters."""
+    """Score two trivial methods: k-means on TF-IDF, and the deciles of the lengths as clusters."""
     codes, seeds = part.codes, part.study.seeds
     tfidf = tfidf_of(part.corpus.texts)
     scores = [score(codes, fit_kmeans(tfidf, len(np.unique(codes)), seed).labels_) for seed in range(seeds)]
     return {
-        "tfidf": {name: float(np.mean([one[name] for one in scores])) for name in scores[0]},
+        "tfidf": {name: float(np.mean([of_seed[name] for of_seed in scores])) for name in scores[0]},
         "length_deciles": score(codes, deciles(part.lengths)),
     }

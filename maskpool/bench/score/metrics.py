@@ -1,4 +1,4 @@
-"""How well clusters agree with labels."""
+"""Metrics of how well clusters agree with labels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from maskpool.plans import Ints
 
 
 def accuracy(labels_true: Ints, labels_pred: Ints) -> float:
-    """Share of texts in the cluster of their label, under the best assignment of clusters to labels, one to one.
+    """Return the share of texts in the cluster of their label, under the best one-to-one assignment of clusters.
 
-    Source: Kuhn 1955 (the assignment); what papers on clustering short texts report.
+    Papers on clustering short texts report this accuracy. Source: Kuhn 1955 (the assignment).
 
     Example:
         >>> accuracy(np.array([0, 0, 1, 1]), np.array([5, 5, 5, 7]))
@@ -23,7 +23,7 @@ def accuracy(labels_true: Ints, labels_pred: Ints) -> float:
 
 
 def matched(labels_true: Ints, labels_pred: Ints) -> Ints:
-    """Clusters renamed after labels, one to one, so that as many texts as possible agree; −1 where none is left.
+    """Rename clusters to labels one to one to agree in as many texts as possible; −1 for clusters without a label.
 
     Example:
         >>> matched(np.array([0, 0, 1, 1]), np.array([5, 5, 5, 7])).tolist()
@@ -33,17 +33,17 @@ def matched(labels_true: Ints, labels_pred: Ints) -> Ints:
     rows, columns = linear_sum_assignment(contingency_matrix(labels_true, labels_pred), maximize=True)
     renamed = np.full(names.max() + 1, -1, dtype=np.int64)
     renamed[columns] = labels[rows]
-    found: Ints = renamed[names]
-    return found
+    labels_matched: Ints = renamed[names]
+    return labels_matched
 
 
 def ami(labels_true: Ints, labels_pred: Ints) -> float:
-    """Adjusted mutual information, the primary score: the labels are unbalanced (Romano et al. 2016)."""
+    """Return the adjusted mutual information, the primary score for unbalanced labels (Romano et al. 2016)."""
     return float(adjusted_mutual_info_score(labels_true, labels_pred))
 
 
 def score(labels_true: Ints, labels_pred: Ints) -> dict[str, float]:
-    """Every score of an assignment, each 1 at best; V-measure is what MTEB reports, and not adjusted for chance."""
+    """Compute every score of an assignment, each at most 1; V-measure, MTEB's score, is not adjusted for chance."""
     homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(labels_true, labels_pred)
     return {
         "ami": ami(labels_true, labels_pred),

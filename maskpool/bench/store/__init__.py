@@ -1,1 +1,1 @@
-"""What has been computed, on disk."""
+"""Results of a study on disk."""

@@ -1,4 +1,4 @@
-"""What has been computed, one line a cell, and never twice."""
+"""Cells: results that are computed once and stored one per line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Key: TypeAlias = Mapping[str, Any]
 
 
 def content_hash(key: Key) -> str:
-    """Hash of what a cell is, whatever the order of its names.
+    """Hash the key of a cell, independent of the order of its names.
 
     Example:
         >>> content_hash({"treatment": "noise", "subsample": 3}) == content_hash({"subsample": 3, "treatment": "noise"})
@@ -35,11 +35,11 @@ class MissingCellError(KeyError):
 class Cells:
     """A file of finished cells, in JSON lines: ``cell`` (its hash), ``key``, ``value`` and ``seconds``.
 
-    A line is written whole or not at all: what a killed process left unfinished at the end is no cell, and is cut
-    off when the next one is added.
+    A line counts only if it is complete. If a killed process left an incomplete line at the end, it is cut off when
+    the next cell is added.
 
     Args:
-        path: The file; made with the first cell.
+        path: The file; it is created with the first cell.
 
     Raises:
         StorageError: The file cannot be read.
@@ -48,47 +48,49 @@ class Cells:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._found: dict[str, tuple[Key, Any]] = {}
-        there = Folder(path.parent).find(path.name) is not None
+        self._finished: dict[str, tuple[Key, Any]] = {}
+        exists = Folder(path.parent).find(path.name) is not None
         try:
-            content = path.read_bytes() if there else b""
+            content = path.read_bytes() if exists else b""
             whole = content[: content.rfind(b"\n") + 1]
             for line in whole.splitlines():
                 cell = json.loads(line)
                 key, value = cell["key"], cell["value"]
                 if not isinstance(key, dict) or "kind" not in key or cell["cell"] != content_hash(key):
-                    raise FolderError(f"its key and hash do not belong together, {line[:80]!r}")
-                self._found[cell["cell"]] = key, value
+                    raise FolderError(f"its key and hash do not match, {line[:80]!r}")
+                self._finished[cell["cell"]] = key, value
             self._unfinished_from = len(whole) if len(whole) < len(content) else None
         except OSError as error:
-            raise StorageError(f"{path} must be a file that can be read and written: {error.strerror}") from error
+            raise StorageError(f"{path} must be a readable and writable file: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FolderError(f"{path} must hold a finished cell in each line, and one is not: {error}") from error
+            raise FolderError(
+                f"{path} must hold a finished cell in each line, but a line is not one: {error}"
+            ) from error
 
     def __contains__(self, key: Key) -> bool:
-        """Whether the cell is finished."""
-        return content_hash(key) in self._found
+        """Return whether the cell is finished."""
+        return content_hash(key) in self._finished
 
-    def __getitem__(self, key: Key) -> Any:  # Any: each kind of cell has a value of its own
-        """The value of a finished cell."""
-        found = self._found.get(content_hash(key))
-        if found is None:
+    def __getitem__(self, key: Key) -> Any:  # Any: the type of the value depends on the kind of cell
+        """Return the value of a finished cell."""
+        cell = self._finished.get(content_hash(key))
+        if cell is None:
             raise MissingCellError(f"no cell of {dict(key)}")
-        return found[1]
+        return cell[1]
 
     def get(self, key: Key) -> Any:
-        """The value of a cell, or None if it is not finished."""
-        return self._found.get(content_hash(key), (key, None))[1]
+        """Return the value of a cell, or None if it is not finished."""
+        return self._finished.get(content_hash(key), (key, None))[1]
 
     def __len__(self) -> int:
-        """How many are finished."""
-        return len(self._found)
+        """Return the number of finished cells."""
+        return len(self._finished)
 
     def add(self, key: Key, value: Any, seconds: float) -> None:
         """Append a finished cell.
 
         Raises:
-            StorageError: The disk is full, or the file cannot be written; the cells before this one stay.
+            StorageError: The disk is full, or the file cannot be written; earlier cells are kept.
         """
         cell = {"cell": content_hash(key), "key": key, "value": value, "seconds": round(seconds, 4)}
         line = json.dumps(cell, ensure_ascii=False).encode() + b"\n"
@@ -104,14 +106,14 @@ class Cells:
             if self.path.exists():
                 os.truncate(self.path, size)
             raise StorageError(
-                f"{self.path} could not be written ({error.strerror or error}); the {len(self)} cells in it are whole: "
+                f"{self.path} could not be written ({error.strerror or error}); its {len(self)} cells are complete: "
                 "make room and run the study again, which resumes from there"
             ) from error
         self._unfinished_from = None
-        self._found[content_hash(key)] = key, value
+        self._finished[content_hash(key)] = key, value
 
     def once(self, key: Key, compute: Callable[[], Any]) -> Any:
-        """The value of a cell; computed and appended if it is not there."""
+        """Return the value of a cell; compute and append it first if it is missing."""
         if key not in self:
             began = time.perf_counter()
             value = compute()
@@ -119,5 +121,5 @@ class Cells:
         return self[key]
 
     def of_kind(self, kind: str) -> list[tuple[Key, Any]]:
-        """Keys and values of the finished cells of a kind, in the order of the file."""
-        return [(key, value) for key, value in self._found.values() if key["kind"] == kind]
+        """Return the keys and values of the finished cells of a kind, in the order of the file."""
+        return [(key, value) for key, value in self._finished.values() if key["kind"] == kind]

@@ -1,4 +1,4 @@
-"""The folder of a study: whose it is, its cells, and its results, each file whole or not there."""
+"""The folder of a study: its settings, cells and results; each file is complete or missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StudyFolder:
     """The folder of a study's cells, vectors and results.
 
     Args:
-        out: The folder; made when a study claims it.
+        out: The folder; it is created when a study claims it.
 
     Attributes:
         path: The folder.
@@ -40,7 +40,7 @@ class StudyFolder:
         """The folder of the vectors while a study runs.
 
         Raises:
-            FolderError: It is a link to somewhere else.
+            FolderError: The folder is a link to somewhere else.
         """
         if os.path.realpath(self.path / ".vectors") != os.path.join(os.path.realpath(self.path), ".vectors"):
             raise FolderError(f"{self.path / '.vectors'} must be a folder, got a link to somewhere else: remove it")
@@ -52,32 +52,32 @@ class StudyFolder:
         return Cells(self.path / CELLS)
 
     def check(self) -> None:
-        """See that the folder can be written, or made.
+        """Check that the folder can be written or created.
 
         Raises:
-            StorageError: It cannot.
+            StorageError: The folder can be neither written nor created.
         """
         try:
-            there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
-            with tempfile.TemporaryFile(dir=there):
+            existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=existing):
                 pass
             self._refuse_folders((STUDY, CELLS))
         except OSError as error:
             raise self._unwritable(error) from error
 
     def refuse_others(self, study: Study, corpora: Sequence[Corpus], versions: dict[str, str]) -> dict[str, Any]:
-        """See that the folder holds no other study's cells.
+        """Check that the folder does not hold cells of another study.
 
         Args:
             study: What is measured.
             corpora: Its texts.
-            versions: Of the packages that numbers depend on.
+            versions: Versions of the packages that the numbers depend on.
 
         Returns:
-            What the folder is to say of the study.
+            The description of the study for the folder.
 
         Raises:
-            InvalidValueError: It holds another study's cells, or those of other texts or versions.
+            InvalidValueError: The folder holds cells of another study, other texts or other versions.
         """
         content = {
             "study": study.as_json(),
@@ -86,12 +86,12 @@ class StudyFolder:
         }
         if not (self.path / CELLS).exists() and not (self.path / STUDY).exists():
             return content
-        there = self.read()  # a file of that name that is no study is somebody's, and stays
-        if not len(Cells(self.path / CELLS)):  # read anew, for another process may have added some
+        stored = self.read()  # raises if the file does not describe a study, because it may be the user's file
+        if not len(Cells(self.path / CELLS)):  # read again, because another process may have added cells
             return content
-        differs = [name for name in content if there.get(name) != content[name]]
+        differs = [name for name in content if stored.get(name) != content[name]]
         if differs:
-            what = ", ".join(_differences(there.get(differs[0]), content[differs[0]]))
+            what = ", ".join(_differences(stored.get(differs[0]), content[differs[0]]))
             raise InvalidValueError(
                 "out",
                 f"must be a folder without another study's cells; those in {self.path} were measured with {what}: "
@@ -101,16 +101,16 @@ class StudyFolder:
 
     @contextmanager
     def claim(self, study: Study, corpora: Sequence[Corpus], versions: dict[str, str]) -> Iterator[None]:
-        """Make the folder that of a study, and keep other processes' studies out of it meanwhile.
+        """Create the folder of a study and lock it against studies of other processes.
 
         Args:
             study: What is measured.
             corpora: Its texts.
-            versions: Of the packages that numbers depend on.
+            versions: Versions of the packages that the numbers depend on.
 
         Raises:
-            StorageError: It cannot be written, or another process computes in it.
-            InvalidValueError: It is another study's.
+            StorageError: The folder cannot be written, or another process computes in it.
+            InvalidValueError: The folder belongs to another study.
         """
         self.check()
         with self._lock():
@@ -120,7 +120,7 @@ class StudyFolder:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Make the folder and lock it; the lock ends with this process, even if the process is killed."""
+        """Create the folder and lock it; the lock ends with this process, even if the process is killed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -137,17 +137,17 @@ class StudyFolder:
             yield
 
     def read(self) -> dict[str, Any]:
-        """What the folder says of its study.
+        """Read the description of the folder's study.
 
         Raises:
-            NotFoundError: It does not describe a study.
+            NotFoundError: The folder does not describe a study.
             FolderError: The description is malformed.
         """
         try:
             check_regular(self.path / STUDY, "the description of a study")
-            found: dict[str, Any] = Folder(self.path).table(STUDY) or {}
-            parse_study(found["study"])
-            if not isinstance(found["corpora"], dict) or not isinstance(found["versions"], dict):
+            description: dict[str, Any] = Folder(self.path).table(STUDY) or {}
+            parse_study(description["study"])
+            if not isinstance(description["corpora"], dict) or not isinstance(description["versions"], dict):
                 raise FolderError("its corpora and versions are not tables")
         except NotFoundError as error:
             reason = getattr(error.__cause__, "strerror", None) or error
@@ -155,30 +155,30 @@ class StudyFolder:
         except OSError as error:
             raise FolderError(f"{self.path} must be the folder of a study, with a {STUDY}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MaskpoolError) as error:
-            raise FolderError(f"{self.path / STUDY} must hold a study, and does not: {error}") from error
-        return found
+            raise FolderError(f"{self.path / STUDY} must hold a study, but does not: {error}") from error
+        return description
 
     def write(self, makers: dict[str, Callable[[Path], object]]) -> None:
-        """Write all files to a folder next to their places, and move them there once all are complete.
+        """Write all files to a temporary folder, and move them into place once all are complete.
 
         Args:
-            makers: By the file's name, what writes it to a path.
+            makers: By the file's name, the function that writes it to a path.
 
         Raises:
-            StorageError: The folder cannot be written; the files that were there stay.
+            StorageError: The folder cannot be written; existing files are kept.
         """
         try:
             self._refuse_folders(makers)
-            beside = self.path / ".unfinished"
-            shutil.rmtree(beside, ignore_errors=True)  # a killed process may have left it
-            beside.mkdir()
+            unfinished = self.path / ".unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)  # a killed process may have left it
+            unfinished.mkdir()
             try:
                 for file, make in makers.items():
-                    make(beside / file)
+                    make(unfinished / file)
                 for file in makers:
-                    replace_file(beside / file, self.path / file)
+                    replace_file(unfinished / file, self.path / file)
             finally:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(unfinished, ignore_errors=True)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -188,14 +188,12 @@ class StudyFolder:
                 raise StorageError(f"{file} in it is a folder")
 
     def _unwritable(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"must be a folder that can be written, got {self.path}: {error.strerror or error}", argument="out"
-        )
+        return StorageError(f"must be a writable folder, got {self.path}: {error.strerror or error}", argument="out")
 
 
-def _differences(there: Any, here: Any) -> list[str]:  # Any: JSON
-    """Names of what differs, with both values."""
-    if not isinstance(there, dict) or not isinstance(here, dict):
-        return [f"{there} (now {here})"]
-    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-    return [f"{name} {json.dumps(there.get(name))} (now {json.dumps(here.get(name))})" for name in names]
+def _differences(stored: Any, current: Any) -> list[str]:  # Any: JSON
+    """Return the names that differ, with both values."""
+    if not isinstance(stored, dict) or not isinstance(current, dict):
+        return [f"{stored} (now {current})"]
+    names = [name for name in sorted({*stored, *current}) if stored.get(name) != current.get(name)]
+    return [f"{name} {json.dumps(stored.get(name))} (now {json.dumps(current.get(name))})" for name in names]
