@@ -19,7 +19,7 @@ MASK_DTYPES = [torch.bool, torch.int64, torch.int32, torch.uint8]
 
 
 def tokens(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Standard normal numbers, the same on every run."""
+    """Return standard normal numbers, the same on every run."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
@@ -30,7 +30,7 @@ def poison(x: Tensor, mask: Tensor, value: float) -> Tensor:
 
 @st.composite
 def masks(draw: st.DrawFn, min_sentences: int = 1, max_sentences: int = 4, max_tokens: int = 9) -> Tensor:
-    """A mask of any layout and mask dtype, sentences of no token among its rows."""
+    """Draw a mask of any layout and dtype; some of its rows may be empty sentences."""
     sentences, seq = draw(st.integers(min_sentences, max_sentences)), draw(st.integers(1, max_tokens))
     layout = draw(st.sampled_from(LAYOUTS))
     rows = []
@@ -48,7 +48,7 @@ def masks(draw: st.DrawFn, min_sentences: int = 1, max_sentences: int = 4, max_t
 
 @st.composite
 def sentences(draw: st.DrawFn, max_tokens: int = 70) -> list[Tensor]:
-    """Sentences as the patterns of their real positions: they begin and end with a token, or are empty."""
+    """Draw sentences as patterns of real positions: each begins and ends with a token, or is empty."""
     patterns = []
     for _ in range(draw(st.integers(1, 4))):
         length = draw(st.integers(0, max_tokens))
@@ -77,7 +77,7 @@ def _filled(view: Tensor, x: Tensor) -> Tensor:
     return view.copy_(x)
 
 
-# Each lays the same numbers out in another memory, in whose gaps NaN lies.
+# Each writes the same numbers to memory in another layout, with NaN in the gaps.
 STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x,
     "prefix of longer rows": lambda x: _filled(_wide(x, (len(x), x.shape[1] + 3, x.shape[2]))[:, : x.shape[1]], x),
@@ -93,7 +93,7 @@ STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "features first": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
     "layers between": lambda x: _filled(_wide(x, (len(x), x.shape[1], 3, x.shape[2]))[:, :, 1], x),
-    # These three repeat a part of the numbers.
+    # These three repeat some of the numbers.
     "one sentence expanded": lambda x: x[:1].expand(x.shape),
     "one token expanded": lambda x: x[:, :1].expand(x.shape),
     "one vector expanded": lambda x: x[:1, :1].expand(x.shape),
@@ -108,7 +108,7 @@ def dense_route() -> Iterator[None]:
 
 
 def all_layouts(dtype: torch.dtype = torch.float32, dim: int = DIM) -> tuple[Tensor, Tensor]:
-    """One batch with pads right, left, on both sides, holes, no pad, one token, and an empty sentence."""
+    """Return a batch with pads right, left, on both sides, holes, no pad, one token, and an empty sentence."""
     mask = torch.tensor(
         [
             [1, 1, 1, 0, 0],
@@ -129,7 +129,7 @@ def lengths_to_offsets(lengths: list[int], dtype: torch.dtype = torch.int32) -> 
 
 
 def as_padded(rows: Tensor, lengths: list[int]) -> dict[str, Tensor]:
-    """Sentences of packed rows on the right of a batch wider than they are; pads are NaN."""
+    """Write packed sentences to the right of a wider batch, whose pads are NaN."""
     width = max(lengths) + 1
     mask = torch.arange(width) >= width - torch.tensor(lengths).unsqueeze(1)
     padded = rows.new_full((len(lengths), width, rows.shape[1]), torch.nan).masked_scatter(mask.unsqueeze(2), rows)
@@ -137,12 +137,12 @@ def as_padded(rows: Tensor, lengths: list[int]) -> dict[str, Tensor]:
 
 
 def as_jagged(rows: Tensor, lengths: list[int]) -> dict[str, Tensor]:
-    """Sentences of packed rows as a nested tensor."""
+    """Write packed sentences as a nested tensor."""
     return {"token_embeddings": torch.nested.nested_tensor_from_jagged(rows, lengths_to_offsets(lengths, torch.int64))}
 
 
 def as_gapped(rows: Tensor, lengths: list[int]) -> dict[str, Tensor]:
-    """Sentences of packed rows as a nested tensor with NaN in the gaps between them."""
+    """Write packed sentences as a nested tensor with NaN in the gaps between them."""
     width = max(lengths) + 2
     starts = torch.arange(len(lengths)) % 2
     mask = torch.arange(width) - starts.unsqueeze(1)
@@ -151,7 +151,7 @@ def as_gapped(rows: Tensor, lengths: list[int]) -> dict[str, Tensor]:
     return {"token_embeddings": torch.nested.narrow(padded, 1, starts, torch.tensor(lengths), layout=torch.jagged)}
 
 
-# The same sentences in every layout that is not the plain padded one: what a layer is called with.
+# A layer's arguments for the same sentences, in every layout except the plain padded one.
 PACKINGS: dict[str, Callable[[Tensor, list[int]], dict[str, Tensor]]] = {
     "packed": lambda rows, lengths: {"token_embeddings": rows, "cu_seqlens": lengths_to_offsets(lengths)},
     "packed, int64": lambda rows, lengths: {

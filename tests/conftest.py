@@ -1,4 +1,4 @@
-"""What every test runs under."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.once import once
 if TYPE_CHECKING:
     from maskpool.encoder import Encoder
 
-# By default the same examples on every run, so that a red run stays red; the full suite draws new ones and prints how
-# to repeat a failure. No deadline: torch's first calls are slow.
+# By default every run draws the same examples, so a failure repeats; the full suite draws new ones and prints how to
+# repeat a failure. No deadline: torch's first calls are slow.
 settings.register_profile("default suite", deadline=None, derandomize=True, max_examples=15, database=None)
 settings.register_profile("full suite", deadline=None, derandomize=False, max_examples=50, print_blob=True)
 settings.load_profile("full suite" if FULL else "default suite")
@@ -32,7 +32,7 @@ def _same_numbers_every_run() -> None:
 # The imports are in the fixtures because most tests need none of this.
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny model, which no test changes."""
+    """Return the folder of the tiny model, which no test changes."""
     from tests.bench import tiny
 
     return once(tmp_path_factory, "model", tiny.save_model)
@@ -40,7 +40,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def encoder(model_folder: Path) -> Encoder:
-    """The tiny model, loaded once a process."""
+    """Return the tiny model, loaded once per process."""
     from maskpool.encoder import Encoder
 
     return Encoder.load(str(model_folder))

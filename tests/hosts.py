@@ -1,4 +1,4 @@
-"""Which tests need a newer host library than the lowest version that maskpool supports."""
+"""Marks for tests that need a newer host library than the lowest version that maskpool supports."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def needs(package: str, minimum: str, why: str) -> pytest.MarkDecorator:
 
 
 def except_on_older(names: Iterable[str], needing: Mapping[str, tuple[str, str, str]]) -> list[Any]:
-    """Names to parametrize a test by, some of which need a package, a version, for a reason."""
+    """Return the names to parametrize a test by; some need a version of a package, for a given reason."""
     return [pytest.param(name, marks=needs(*needing[name]) if name in needing else ()) for name in names]
 
 
 # Older hosts read pads on the left in cls, count weightedmean from them, and sum in half precision.
-compares_with_the_host = needs("sentence-transformers", "6.2", "older hosts pool otherwise on some masks")
+compares_with_the_host = needs("sentence-transformers", "6.2", "older hosts pool some masks differently")

@@ -1,4 +1,4 @@
-"""How much of a test's matrix runs: every pair of values by default, every combination in the full suite."""
+"""Choose how much of a test matrix runs: every pair of values by default, every combination in the full suite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from allpairspy import AllPairs
 
 _T = TypeVar("_T")
 
-# Set by conftest.py where `pytest -m full` was asked for, before any test module is imported.
+# Set by conftest.py for `pytest -m full`, before any test module is imported.
 FULL = os.environ.get("MASKPOOL_TESTS") == "full"
 
 

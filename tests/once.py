@@ -1,4 +1,4 @@
-"""Make what takes long once a session, for all of its processes."""
+"""Run slow set-up once per session, for all of its processes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from filelock import FileLock
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that ``make`` fills once a session, whichever process comes first. It is read only.
+    """Return a read-only folder that the first process to ask for it fills with ``make``, once per session.
 
     Args:
-        factory: Where the session has its folders.
-        name: Of the folder.
+        factory: Creates the folders of the session.
+        name: The name of the folder.
         make: Fills the empty folder that it is given.
     """
     root = factory.getbasetemp()

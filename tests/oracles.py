@@ -1,6 +1,6 @@
-"""What each pooling should compute: a float64 loop over one sentence, by mode string.
+"""The oracle of each pooling: a float64 loop over one sentence, by mode string.
 
-The only place in the tests where a new pooling is entered; all test matrices are derived from it and from the registry.
+This is the only test file to extend for a new pooling; all test matrices derive from it and from the registry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Loop: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Oracle:
-    """What is expected of a mode, and what cannot be derived from its class.
+    """The expected results of a mode, and facts that cannot be derived from its class.
 
     Attributes:
         loop: Computes one sentence.
@@ -31,10 +31,10 @@ class Oracle:
         variants: More options to test with; a variant is tested as ``mode-variant``.
         ulps: Units in the last place that a half result may be off, on top of the relative error.
         of_one: The vector of a sentence of one token; None if it is the token, as often as the result is wide.
-        rounds_one: Whether one token is computed with, so it is returned up to rounding.
-        projects: Whether a learned projection changes the tokens, so one token is returned before it learns only.
+        rounds_one: Whether the formula rounds a sentence of one token, which is then returned up to rounding.
+        projects: Whether a learned projection changes the tokens; one token is then returned only before training.
         softmax: For a learned layer, whether its weights are a softmax over the sentence.
-        gain: How many times larger than a token its projections may make it.
+        gain: The factor by which its projections may enlarge a token.
         scores: The scores of a float64 layer for rows (tokens, dim), and the parameter that they are linear in; None
             if the layer has no scores.
         parameters: The names of the parameters with the options to test with. Saved models depend on them.
@@ -203,7 +203,7 @@ def _latent_attention(layer: nn.LatentAttentionPooling, rows: Tensor, at: Tensor
     queries, latents = (x.view(len(x), layer.num_heads, -1).transpose(0, 1) for x in (rows, exact.latents))
     read = torch.nn.functional.scaled_dot_product_attention(queries, latents, latents).transpose(0, 1).flatten(1)
     moved = rows + exact.output(torch.nn.functional.gelu(exact.hidden(read)))
-    # What is behind the attention is computed in float32, each product with its own error.
+    # The layers after the attention compute in float32, and each product adds an error.
     hidden = read.abs() @ exact.hidden.weight.abs().t() + exact.hidden.bias.abs()
     scale = rows.abs() + hidden @ exact.output.weight.abs().t() + exact.output.bias.abs()
     share = w / w.sum()
@@ -324,7 +324,7 @@ def assert_equals_loop(
     if x.dtype in (torch.float16, torch.bfloat16):
         allowed = allowed + _ulps(layer, x.shape[2]) * _ulp(expected, x.dtype)
     error = (pooled.double() - expected).abs()
-    error = torch.where(expected.abs() + allowed < torch.finfo(x.dtype).max, error, 0.0)  # what the dtype holds
+    error = torch.where(expected.abs() + allowed < torch.finfo(x.dtype).max, error, 0.0)  # the dtype can represent it
     worst = (error - allowed).argmax()
     assert (error <= allowed).all(), (
         f"{type(layer).__name__} {x.dtype}: off by {error.view(-1)[worst]:.3g}, allowed {allowed.view(-1)[worst]:.3g}, "
@@ -333,7 +333,7 @@ def assert_equals_loop(
 
 
 def sharpen(layer: nn.LearnedPooling, x: Tensor, mask: Tensor, largest: float) -> None:
-    """Scale what a layer has learned so that the largest score of a real token has this size."""
+    """Scale the learned query until the largest score of a real token has this size."""
     scores, query = ORACLES[layer.mode].scores or _no_scores(layer)
     with torch.no_grad():
         size = scores(copy.deepcopy(layer).double(), x[mask.bool()].double()).abs().amax()

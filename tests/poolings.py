@@ -34,7 +34,7 @@ def _specs() -> dict[str, tuple[str | tuple[str, ...], dict[str, Any]]]:
     return specs
 
 
-# What `build_pooling` makes each pooling from. Options as tested: variants are named mode-variant.
+# The arguments of `build_pooling` for each pooling, with the options to test; variants are named mode-variant.
 SPECS = _specs()
 
 
@@ -70,23 +70,24 @@ _LAYERS = {name: make(name) for name in SPECS}
 
 PLAIN = [name for name, layer in _LAYERS.items() if not layer.learns]
 LEARNED = [name for name, layer in _LAYERS.items() if layer.learns]
-# For tests of one graph: every pooling but those that are whole layers of "concat".
+# For tests of one graph: every pooling except those that "concat" contains.
 TOGETHER = [name for name in SPECS if name not in SPECS["concat"][0]]
-# Those that return how much each learned query weighs each token.
+# Poolings that return how much each learned query weighs each token.
 ATTENTION = [name for name in LEARNED if SPECS[name][0] == "attention" and "start" not in SPECS[name][1]]
-# Those whose learned projections change tokens: a sentence of one token is that token only before they learn.
+# Poolings whose learned projections change tokens: only before training do they return the token of a one-token
+# sentence unchanged.
 PROJECT = [name for name in LEARNED if ORACLES[_LAYERS[name].mode].projects]
-# Those that count positions, for which a hole is not nothing.
+# Poolings that count positions, so a hole changes the result.
 COUNT_POSITIONS = [name for name, layer in _LAYERS.items() if _counts_positions(layer)]
-# Those that take token weights.
+# Poolings that take token weights.
 WEIGHTED = [name for name, layer in _LAYERS.items() if _takes_weights(layer)]
-# Those in which only how weights compare matters.
+# Poolings that depend only on the ratios of the weights.
 RELATIVE = [name for name in WEIGHTED if _LAYERS[name].power_of_weights in (None, -1.0)]
-# Widths of the results, in widths of a token.
+# Widths of the results, as multiples of the token width.
 WIDTHS = {name: layer.output_dimension(DIM) // DIM for name, layer in _LAYERS.items()}
 # The first pooling of each family file, and a concatenation.
 ONE_PER_FAMILY = list({type(layer).__module__: name for name, layer in reversed(_LAYERS.items())}.values())
-# Those that differ in what they compute, not in their options.
+# One pooling per mode, without variants of its options.
 MODES = [name for name in SPECS if "-" not in name]
 
 
@@ -139,12 +140,12 @@ def parameters_of(layer: PoolingLayer) -> dict[str, Tensor]:
     return {name.replace(".", "_"): value.detach() for name, value in layer.named_parameters()}
 
 
-# What functions need that no layer learns: scores by layout, and weights of one layer.
+# Arguments of functions that no layer learns: scores by layout, and weights of one layer.
 _SCORES = {"padded": torch.zeros(2, 2, 3), "packed": torch.zeros(5, 2)}
 
 
 def arguments_of(function: str, layout: str = "padded") -> dict[str, Any]:
-    """Return arguments that a function of `maskpool.functional` requires besides the batch, for tokens of DIM features.
+    """Return arguments that a function of `maskpool.functional` requires in addition to the batch, for DIM features.
 
     Parameters are those of the layer in the same file that has them all.
 
@@ -153,7 +154,7 @@ def arguments_of(function: str, layout: str = "padded") -> dict[str, Any]:
         layout: ``"padded"`` for a batch of (2, 3), ``"packed"`` for 5 tokens.
     """
     signature = inspect.signature(getattr(maskpool.functional, function))
-    keywords = [one for one in signature.parameters.values() if one.kind is one.KEYWORD_ONLY]
+    keywords = [parameter for parameter in signature.parameters.values() if parameter.kind is parameter.KEYWORD_ONLY]
     missing: set[str] = set()
     for name, layer in _LAYERS.items():
         if type(layer).__module__ != getattr(maskpool.functional, function).__module__:
@@ -164,12 +165,12 @@ def arguments_of(function: str, layout: str = "padded") -> dict[str, Any]:
             "scores": _SCORES[layout],
             "layer_weights": torch.ones(1),
         }
-        found = {one.name: known[one.name] for one in keywords if one.name in known}
-        missing = {one.name for one in keywords if one.default is one.empty} - found.keys()
+        arguments = {parameter.name: known[parameter.name] for parameter in keywords if parameter.name in known}
+        missing = {parameter.name for parameter in keywords if parameter.default is parameter.empty} - arguments.keys()
         # Some take a hidden layer that a variant learns.
-        optional = {one.name for one in keywords if one.name.startswith("hidden")} - found.keys()
+        optional = {parameter.name for parameter in keywords if parameter.name.startswith("hidden")} - arguments.keys()
         if not missing and not optional:
-            return found
+            return arguments
     if not missing:
         return {"layer_weights": torch.ones(1)} if "layer_weights" in signature.parameters else {}
     raise AssertionError(f"no layer of {function}'s file has the parameters {missing}")
@@ -202,7 +203,7 @@ FUNCTIONS = {name: function for name in MODES if (function := function_of(name))
 
 
 def assert_same(name: str, actual: Tensor, expected: Tensor) -> None:
-    """Assert that a pooling's results agree as laws 2 and 3 ask: bit for bit, or nearly where it has learned."""
+    """Assert that results agree as laws 2 and 3 require: bit for bit, or up to rounding for learned poolings."""
     if name in PLAIN:
         assert torch.equal(actual, expected)
         return

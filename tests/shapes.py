@@ -41,7 +41,7 @@ def of_annotation(text: str) -> Any:
     """
     dtypes, _, shapes = text.rpartition(", ")
     kinds = [getattr(jaxtyping, _DTYPES[dtype]) for dtype in dtypes.split(" or ")] if dtypes else [jaxtyping.Shaped]
-    # A sum of sizes cannot be checked before its terms are known: it is a size of its own.
+    # A sum of sizes cannot be checked before its terms are known: it gets a separate name.
     plain = [shape.replace("…", "...").replace("+", "_plus_") for shape in shapes.split(" or ")]
     return Union[tuple(kind[Tensor, shape] for kind in kinds for shape in plain)]  # noqa: UP007  # of a computed tuple
 
@@ -64,15 +64,15 @@ def checked(function: _Function, **hints: Any) -> _Function:
 
     Args:
         function: The function.
-        **hints: Annotations that replace its own.
+        **hints: Annotations that replace those of the function.
     """
     assert isinstance(function, types.FunctionType)
     copy = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
     copy.__kwdefaults__ = function.__kwdefaults__
-    found = {**get_type_hints(function, include_extras=True), **hints}
-    copy.__annotations__ = {name: _translated(hint) for name, hint in found.items()}
+    annotations = {**get_type_hints(function, include_extras=True), **hints}
+    copy.__annotations__ = {name: _translated(hint) for name, hint in annotations.items()}
     return cast("_Function", jaxtyping.jaxtyped(typechecker=beartype)(copy))
 
 

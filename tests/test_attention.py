@@ -1,4 +1,4 @@
-"""Attention pooling: what it computes beyond the laws of every pooling."""
+"""Attention pooling: properties beyond the laws of every pooling."""
 
 import io
 from typing import Any
@@ -80,7 +80,7 @@ def test_weights_of_packed_tokens() -> None:
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_large_scores(dense: bool) -> None:
-    """Scores in the thousands neither overflow nor become NaN: the largest gets all the weight."""
+    """Scores in the thousands neither overflow nor become NaN, and the largest gets all the weight."""
     x, mask = all_layouts()
     scores = torch.tensor([-5e3, 5e3, 9e3, 1e3, -9e3]).expand(len(mask), 1, 5)
     with dense_route() if dense else torch.enable_grad():
@@ -137,7 +137,7 @@ def test_state_dict_keys() -> None:
 
 
 def test_training_finds_the_token_that_matters() -> None:
-    """Trained to return the token that a feature marks, the layer attends to it."""
+    """A layer that is trained to return the token that a feature marks attends to it."""
     layer = AttentionPooling(4)
 
     def loss(_: Tensor) -> Tensor:

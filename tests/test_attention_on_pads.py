@@ -1,4 +1,4 @@
-"""The short form of the measurement of attention on pads, on a model of random weights."""
+"""The benchmark of attention on pads, in its short form on a model of random weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.full  # the benchmark trains heads
 
 @pytest.fixture(scope="module", autouse=True)
 def _quicker() -> Iterator[None]:
-    """Fewer texts than even a quick run has."""
+    """Use fewer texts than a quick run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measured, "QUICK", replace(measured.QUICK, train=60, test=40, curve=20))
         yield
@@ -37,7 +37,7 @@ def model(model_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts in the files and columns of the real sets; some are too long for the smallest width."""
+    """Write texts in the files and columns of the real sets; some are too long for the smallest width."""
     folder = tmp_path_factory.mktemp("data")
     for name in ("banking77", "snips"):
         (folder / name).mkdir()
@@ -88,7 +88,7 @@ def test_every_arm_of_every_task_is_reported(run: tuple[dict[str, Any], Path]) -
 
 @pytest.mark.full  # trains heads
 def test_masked_heads_give_pads_nothing(run: tuple[dict[str, Any], Path]) -> None:
-    """With the mask attention on pads is exactly 0 at every look, and every padded width gives the same vectors."""
+    """With the mask, attention on pads is exactly 0 at every look, and every padded width gives the same vectors."""
     for row in rows_of(run[0], masked=True):
         assert row["pad_share"] == 0
         assert {point["mean"] for point in row["curve"]} == {0.0}
@@ -111,21 +111,21 @@ def test_unmasked_heads_start_uniform(run: tuple[dict[str, Any], Path], tasks: l
 
 
 def test_diagonal_is_as_trained(run: tuple[dict[str, Any], Path]) -> None:
-    """Served at its own width, a head has the accuracy that it had after training; elsewhere some have another."""
+    """At its training width a head has its accuracy after training; at other widths some heads differ."""
     for row in run[0]["rows"]:
         own = "unpadded" if row["width"] is None else str(row["width"])
         for head in row["heads"]:
             assert head["served"][own]["accuracy"] == head["accuracy"]
             assert head["served"][own]["attention_on_pads"] == head["attention_on_pads"]
         assert row["served"][own]["accuracy_change"]["mean"] == 0
-    changes = [one["accuracy_change"]["mean"] for row in run[0]["rows"] for one in row["served"].values()]
+    changes = [served["accuracy_change"]["mean"] for row in run[0]["rows"] for served in row["served"].values()]
     assert any(changes)
 
 
 def test_each_arm_takes_the_rate_that_validates_best(run: tuple[dict[str, Any], Path]) -> None:
-    """The rate of an arm is the one of the best mean accuracy on validation texts, and its heads are of that rate."""
+    """Each arm uses the learning rate with the best mean validation accuracy, and reports the heads of that rate."""
     for row in run[0]["rows"]:
-        valid = {rate: found["validation_accuracy"]["mean"] for rate, found in row["by_learning_rate"].items()}
+        valid = {rate: result["validation_accuracy"]["mean"] for rate, result in row["by_learning_rate"].items()}
         assert valid[str(row["learning_rate"])] == max(valid.values())
         assert row["by_learning_rate"][str(row["learning_rate"])]["accuracy"] == row["accuracy"]
         assert row["accuracy"]["mean"] == pytest.approx(np.mean([head["accuracy"] for head in row["heads"]]))
@@ -151,7 +151,7 @@ def test_serving_equals_a_loop(tasks: list[measured.Task]) -> None:
 
 
 def test_states_of_each_width_are_the_models(tasks: list[measured.Task], model: Path, data: Path) -> None:
-    """What a head reads at a width are the states of the texts padded to that width, to half precision."""
+    """At each width a head reads the states of the texts padded to that width, in half precision."""
     encoder = Encoder.load(str(model))
     ids, _ = encoder.tokenize([text for text, _ in tiny.make_texts(140, seed=1)])
     of_length = [tokens for tokens in ids if len(tokens) == tasks[0].test.lengths[0]]
@@ -171,14 +171,14 @@ def test_labels_of_pairs_are_both_wanted(tasks: list[measured.Task]) -> None:
 
 
 def test_scores_of_several_labels() -> None:
-    """Accuracy asks for the whole set of labels; micro-F1 counts labels over all texts."""
+    """Accuracy requires the whole set of labels; micro-F1 counts labels over all texts."""
     logits = torch.tensor([[1.0, 1.0, -1.0], [1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])
-    found = measured.scores(logits, np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0]], dtype=np.float32))
-    assert found == {"accuracy": pytest.approx(1 / 3), "micro_f1": pytest.approx(2 * 3 / (4 + 5))}
+    scores = measured.scores(logits, np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0]], dtype=np.float32))
+    assert scores == {"accuracy": pytest.approx(1 / 3), "micro_f1": pytest.approx(2 * 3 / (4 + 5))}
 
 
 def test_validation_texts_are_not_learnt_from() -> None:
-    """The two parts of the training texts share nothing, hold all, and change with the seed."""
+    """The two parts of the training texts are disjoint, cover all texts, and change with the seed."""
     learnt, held = measured.part(50, 0)
     assert sorted([*learnt, *held]) == list(range(50))
     assert len(held) == 10
@@ -186,7 +186,7 @@ def test_validation_texts_are_not_learnt_from() -> None:
 
 
 def test_watched_texts_are_spread_over_all(tasks: list[measured.Task]) -> None:
-    """Texts that are watched reach from the first to the last, evenly: a file may lie in the order of its labels."""
+    """Watched texts are spread evenly over all texts, because a file may be sorted by label."""
     rows = measured.spread(tasks[0].test, 7)
     assert (rows[0], rows[-1], len(rows)) == (0, len(tasks[0].test.lengths) - 1, 7)
     assert np.ptp(np.diff(rows)) <= 1
@@ -196,7 +196,7 @@ def test_watched_texts_are_spread_over_all(tasks: list[measured.Task]) -> None:
 def test_an_encoder_whose_pads_count_is_refused(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where pads' states depend on the number of pads, nothing is measured, and no file is written."""
+    """If states depend on the number of pads, nothing is measured and no file is written."""
     planted = tiny.plant(Encoder.load(str(model)), tiny.CountsItsPads)
     monkeypatch.setattr(Encoder, "load", lambda name: planted)
     out = tmp_path / "out" / "pads.json"
@@ -206,6 +206,6 @@ def test_an_encoder_whose_pads_count_is_refused(
 
 
 def test_missing_data_is_one_sentence(model: Path, tmp_path: Path) -> None:
-    """A folder without the data is named, without a traceback."""
+    """A folder without the data is reported by name, without a traceback."""
     with pytest.raises(SystemExit, match=r"there is none at .*train\.csv"):
         measured.main(["--quick", "--model", str(model), "--data", str(tmp_path), "--out", str(tmp_path / "o.json")])

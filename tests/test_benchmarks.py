@@ -1,4 +1,4 @@
-"""The benchmark scripts run, and measure what they say."""
+"""The benchmark scripts run and measure what they claim."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.matrix import cut
 TINY = ["--quick", "--rounds", "2", "--shapes", "3x64x8:0.5", "--cache-mib", "1"]
 
 
-@pytest.mark.full  # calls every contestant; that one that disagrees stops the run is tested by default
+@pytest.mark.full  # calls every contestant; by default only the refusal of a wrong contestant is tested
 @pytest.mark.parametrize(
     ("modes", "dtypes"),
     [
@@ -31,7 +31,7 @@ TINY = ["--quick", "--rounds", "2", "--shapes", "3x64x8:0.5", "--cache-mib", "1"
 def test_pooling_speed_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: list[str], dtypes: list[str]
 ) -> None:
-    """Every mode, layout and dtype gets a row, with the peers that do the same job; a figure stands beside the JSON."""
+    """Every mode, layout and dtype gets a row, with its peers; a figure is written next to the JSON."""
     monkeypatch.setattr(pooling_speed, "WIDTHS", pooling_speed.WIDTHS[: cut(2, 99)])
     out = tmp_path / "new" / "speed.json"
     rows = pooling_speed.main([*TINY, "--modes", ";".join(modes), "--dtypes", ";".join(dtypes), "--out", str(out)])
@@ -49,7 +49,7 @@ def test_pooling_speed_runs(
         assert ("torch.nested" in row.ms) == (row.mode in contestants.NESTED and row.layout == "nested")
         assert all(len(times) == 2 and min(times) > 0 for times in row.rounds_ms.values())
         assert (row.ours_of_read is not None) == (row.direction == "forward" and row.mode not in ("cls", "lasttoken"))
-        # a gradient is a tensor's size
+        # a gradient has the size of a tensor
         assert min(row.peak_memory.values()) >= (0 if row.direction == "forward" else 1)
     widths = [row["shape"].split("x")[1] for row in written["padding"]]
     assert widths == [str(width) for width in pooling_speed.WIDTHS]
@@ -57,7 +57,7 @@ def test_pooling_speed_runs(
 
 
 def test_a_contestant_that_disagrees_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is timed that does not compute the same."""
+    """Contestants that compute different results are not timed."""
     monkeypatch.setitem(contestants.RECIPES, "mean", lambda x, mask: x.mean(dim=1))
     with pytest.raises(ValueError, match="recipe and ours must agree before they are timed: vectors differ"):
         pooling_speed.main([*TINY, "--modes", "mean"])
@@ -76,7 +76,7 @@ def test_buffers_outgrow_the_cache_within_the_memory_allowed(layout: str) -> Non
 
 
 def test_peak_memory_counts_what_is_alive_together() -> None:
-    """Two temporaries of which the first is gone before the second comes are one at the peak."""
+    """Two temporaries that do not exist at the same time count once at the peak."""
     x = torch.ones(1000, 100)
     assert 1 <= timing.peak_bytes(lambda: x + 1) / 400_000 < 1.01
     assert 1 <= timing.peak_bytes(lambda: [(x + i).sum() for i in range(2)]) / 400_000 < 1.01
@@ -85,7 +85,7 @@ def test_peak_memory_counts_what_is_alive_together() -> None:
 
 @pytest.mark.full  # trains heads; their training is tested with the integration
 def test_learned_heads_run(tmp_path: Path) -> None:
-    """Each head gets a row for each task, and its points to the peer are the difference of their accuracies."""
+    """Each head gets a row per task, with the difference of its accuracy to the peer's in points."""
     texts, model, out = tmp_path / "data", tiny.save_model(tmp_path / "model"), tmp_path / "new" / "heads.json"
     for place, name in enumerate(("train", "test")):
         (texts / "banking77").mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def test_learned_heads_run(tmp_path: Path) -> None:
 
 
 def test_intervals_hold_texts_and_seeds() -> None:
-    """The interval is as wide as the standard errors over texts and over seeds make it, both together."""
+    """The width of the interval combines the standard errors over texts and over seeds."""
     rng = np.random.default_rng(0)
     peer = rng.random(2_000) < 0.8
     level = np.array([0.75, 0.8, 0.85, 0.7, 0.9])
@@ -118,14 +118,14 @@ def test_intervals_hold_texts_and_seeds() -> None:
     difference = 100 * (right.astype(float) - peer)
     of_texts = difference.mean(axis=0).std() / 2_000**0.5
     of_seeds = difference.mean(axis=1).std() / 5**0.5
-    found = learned_heads.interval(right, peer)
-    assert found["points"] == pytest.approx(difference.mean())
-    half_width = (found["high"] - found["low"]) / 2
+    interval = learned_heads.interval(right, peer)
+    assert interval["points"] == pytest.approx(difference.mean())
+    half_width = (interval["high"] - interval["low"]) / 2
     assert half_width == pytest.approx(1.96 * (of_texts**2 + of_seeds**2) ** 0.5, rel=0.1)
 
 
 def test_mutants_are_sampled_where_a_test_could_see_them(tmp_path: Path) -> None:
-    """The sample holds at most one mutant a place, and none of annotations, messages or the star of keywords."""
+    """The sample holds at most one mutant per place, and none in annotations, messages or keyword-only stars."""
     source = "def double(x: int | None, *, y: int = 2) -> int | None:\n    if not x:\n        raise ValueError(1 + 1)\n"
     (tmp_path / "a.py").write_text(source + "    return x * y\n", encoding="utf-8")
     places = [(1, 18), (1, 26), (1, 38), (1, 48), (3, 26), (4, 13), (4, 13)]

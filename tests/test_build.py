@@ -1,4 +1,4 @@
-"""From mode strings to layers, single and concatenated, and the one-call function `pool`."""
+"""Layers from mode strings, single and concatenated, and the one-call function `pool`."""
 
 import copy
 import inspect
@@ -44,13 +44,13 @@ from tests.batches import all_layouts, tokens
 from tests.poolings import DIM, NEEDS_OPTION, REQUIRED_OPTION, SPECS, WEIGHTED, WIDER, WIDTHS, make, required
 
 KNOWN = ", ".join(map(repr, POOLINGS))
-# Classes that are not called like their mode, which is sentence-transformers' spelling.
+# Classes that are not named after their mode, which is sentence-transformers' spelling.
 RENAMED = {"weightedmean": PositionWeightedMeanPooling, "mean_sqrt_len_tokens": MeanSqrtLenPooling}
 
 
 @pytest.mark.parametrize("mode", POOLINGS)
 def test_a_mode_is_a_class(mode: str) -> None:
-    """Each mode string builds its layer, with a dimension and, if it has no parameters of that size, without."""
+    """Each mode string builds its layer, with a dimension and, if no parameter needs it, without."""
     layer, needed = POOLINGS[mode], required(mode)
     assert getattr(maskpool.nn, layer.__name__) is layer
     assert layer is RENAMED.get(mode) or layer.__name__.lower() == mode.replace("_", "") + "pooling"
@@ -73,8 +73,8 @@ def test_several_modes_are_concatenated(container: type[Any]) -> None:
     assert torch.equal(layer(x, mask), expected)
 
 
-def test_options_reach_those_that_take_them() -> None:
-    """An option goes to the layers that take it."""
+def test_options_reach_the_layers_that_take_them() -> None:
+    """An option is passed to the layers that take it."""
     layer = build_pooling(("cls", "attention"), DIM, num_heads=2, hidden_dimension=3, on_empty="nan")
     assert isinstance(layer, ConcatPooling)
     first, second = layer.poolings
@@ -157,7 +157,7 @@ def test_refusals(mode: Any, dimension: int | None, options: dict[str, Any], err
     assert refused.value.argument == text.split()[0]
 
 
-def test_layers_show_what_they_are() -> None:
+def test_layers_print_their_hyperparameters() -> None:
     """A layer prints its hyperparameters, except for defaults."""
     assert repr(MeanPooling()) == "MeanPooling()"
     assert repr(MaxPooling(on_empty="nan")) == "MaxPooling(on_empty='nan')"
@@ -228,7 +228,7 @@ def test_pool_refuses(options: dict[str, Any], argument: str) -> None:
     ids=["mean", "max", "topk", "generalized", "attention", "concat"],
 )
 def test_options_by_position(make_layer: Callable[[], object], name: str, given: str, way_out: str) -> None:
-    """Options passed by position are refused, and the error lists the options to pass by name."""
+    """Options that are passed by position are refused, and the error lists the options to pass by name."""
     with pytest.raises(InvalidTypeError, match=re.escape(f"by position, got {given}: pass options by name")) as refused:
         make_layer()
     assert refused.value.argument == name
@@ -296,7 +296,7 @@ def test_did_you_mean(given: str, meant: str) -> None:
 
 @pytest.mark.parametrize("given", ["", "xyz", "banana", "pool", "pooling", "-", "384"])
 def test_no_suggestion_for_nonsense(given: str) -> None:
-    """A word that is close to no mode is refused without a suggestion."""
+    """A word that is not close to any mode is refused without a suggestion."""
     assert suggestion(given) is None
     with pytest.raises(InvalidValueError, match=f"got {given!r}$"):
         build_pooling(given)
@@ -318,7 +318,7 @@ def test_a_mode_is_registered_once() -> None:
 
 
 def test_own_layers_can_be_registered() -> None:
-    """A registered layer of a user is built by its mode string, listed in errors and suggested by its other names."""
+    """A user's registered layer is built by its mode string, listed in errors and suggested for its other names."""
     with mock.patch.dict(POOLINGS), mock.patch.dict(registry._ALIASES):
 
         @register("first_half", formula="mean of the first half", source="this test", also_called=("front",))
@@ -357,8 +357,8 @@ def test_layers_take_token_weights_as_their_functions_do() -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_traits_are_true(name: str) -> None:
-    """A layer's traits agree with what it does: token weights, parameters, width, the first token."""
+def test_traits_match_behaviour(name: str) -> None:
+    """A layer's traits agree with its behaviour: token weights, parameters, width, the first token."""
     layer, (x, mask) = make(name), all_layouts()
     assert layer.learns == (sum(parameter.numel() for parameter in layer.parameters()) > 0)
     assert layer(x, mask).shape[1] == layer.output_dimension(DIM) == WIDTHS.get(name, 1) * DIM
@@ -379,7 +379,7 @@ def test_traits_are_true(name: str) -> None:
 
 
 def test_unknown_options_are_named() -> None:
-    """A layer that is given an option it does not take says which, and what its options are."""
+    """A layer refuses an unknown option by its name and lists its options."""
     with pytest.raises(
         InvalidTypeError, match="is not an argument of MeanPooling; its options are on_empty="
     ) as refused:
@@ -401,7 +401,7 @@ def test_a_layer_takes_few_calls(make_layer: Callable[[], torch.nn.Module], most
 
 
 def test_a_layer_called_like_a_function_says_how() -> None:
-    """A class that is called with token embeddings says in one line that the layer is made first."""
+    """A class that is called with token embeddings is refused, and the error says to create the layer first."""
     layers: tuple[type[torch.nn.Module], ...] = (MeanPooling, TopKMeanPooling, FirstLastAveragePooling)
     for make_layer in layers:
         with pytest.raises(InvalidTypeError) as refused:
@@ -414,7 +414,7 @@ def test_a_layer_called_like_a_function_says_how() -> None:
 
 
 def test_layers_of_several_states_explain_arguments() -> None:
-    """The layers that read all hidden states explain arguments that they do not take, as the others do."""
+    """Layers of several hidden states explain arguments that they do not take, as other layers do."""
     with pytest.raises(InvalidTypeError, match=r"takes no embedding dimension.* got 384: pass options by name"):
         FirstLastAveragePooling(384)  # type: ignore[call-arg, arg-type]  # the point of the test
     with pytest.raises(InvalidTypeError, match=r"takes only num_layers by position, got 'mean': .*\(pooling=…\)"):
@@ -425,20 +425,20 @@ def test_layers_of_several_states_explain_arguments() -> None:
 
 @pytest.mark.parametrize("given", [MaxPooling, MaxPooling(), max_pool], ids=["class", "layer", "function"])
 def test_a_layer_in_the_place_of_a_mode(given: Any) -> None:
-    """A layer or its class where a mode is expected is refused with its mode."""
+    """A layer or class in place of a mode is refused, and the error names its mode."""
     way_out = "" if given is max_pool else ": pass its mode, 'max'"
     with pytest.raises(InvalidTypeError, match=f"must be a string or a tuple of strings, got [A-Za-z]+{way_out}$"):
         build_pooling(given)
 
 
 def test_weights_for_a_concatenation_name_the_layer_that_takes_none() -> None:
-    """Token weights for several poolings are refused with those of them that do not sum."""
+    """Token weights for several poolings are refused, and the error names those that do not sum."""
     x, mask = torch.ones(1, 2, 3), torch.ones(1, 2)
     with pytest.raises(InvalidValueError, match=r"^token_weights cannot be used by MaxPooling, MinPooling in Concat"):
         pool(x, mask, ("mean", "max", "min"), token_weights=mask)
 
 
 def test_a_mode_in_the_place_of_the_mask_is_named() -> None:
-    """A forgotten mask is told from a mode that was passed by position."""
+    """A mode in the position of the mask is refused, and the error says how to pass it."""
     with pytest.raises(InvalidTypeError, match="pass a mode as pooling_mode='max'"):
         pool(torch.ones(1, 2, 3), "max")  # type: ignore[arg-type]  # the point of the test

@@ -21,14 +21,14 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def anchors(markdown: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub spells them."""
+    """Return the anchors of a page's headings, as GitHub spells them."""
     text = re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken_links(page: Path) -> list[str]:
-    """The links of a page to files or headings that do not exist; addresses on the web are not looked up."""
+    """Return the links of a page to missing files or headings; web addresses are not looked up."""
     broken = []
     for link in LINK.findall(page.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", link):
@@ -42,12 +42,12 @@ def broken_links(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_to_files(page: Path) -> None:
-    """Each link to a file or heading of the repository leads somewhere."""
+    """Each link to a file or heading of the repository has a target."""
     assert not broken_links(page)
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
-    """A missing file or heading is reported; the web is not."""
+    """A missing file or heading is reported; web addresses are not checked."""
     page = tmp_path / "page.md"
     page.write_text(
         "# A title\n[1](page.md#a-title) [2](gone.md) [3](#other) [4](https://example.org)\n", encoding="utf-8"
@@ -59,8 +59,8 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
 def test_commands_of_the_readme(tmp_path: Path) -> None:
     """The bash blocks of the README run, in order, on a file of texts of the user's and on the bundled model.
 
-    Set-up commands are left out: .ci/run runs them. What the user has to fill in is filled in, and the study of the
-    README is shortened to one plan, without the bugs and with one layer, because of the time it takes.
+    Set-up commands are left out: .ci/run runs them. Placeholders are filled in, and the study of the README is
+    shortened to one plan and one layer, without the bugs, to save time.
     """
     blocks = fenced_blocks(README.read_text(encoding="utf-8"))
     commands = [
@@ -77,7 +77,7 @@ def test_commands_of_the_readme(tmp_path: Path) -> None:
     for command in commands:
         name, *arguments = command.replace("folder-or-hub-name", "all-MiniLM-L6-v2").split()
         assert name == "maskpool", f"{command} is not a command of maskpool"
-        if arguments[:1] == ["bench"] and "--study" in arguments:  # another study than the one before it
+        if arguments[:1] == ["bench"] and "--study" in arguments:  # a different study than the previous one
             shutil.move(tmp_path / "results", tmp_path / "other-results")
         ran = subprocess.run(
             [sys.executable, "-m", "maskpool", *arguments],

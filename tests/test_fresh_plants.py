@@ -1,4 +1,4 @@
-"""The planted bugs show where they say, and the clean pipelines are clean."""
+"""The planted bugs appear in the probes that they name, and the clean pipelines are clean."""
 
 import functools
 from typing import Any
@@ -39,14 +39,14 @@ def run(pipeline: Pipeline, texts: list[str]) -> Array:
 
 
 def distance(pipeline: Pipeline, texts: list[str], oracle: Oracle) -> float:
-    """Largest difference from the oracle, relative to the root mean square of its vectors; NaN counts as infinite."""
+    """Return the largest difference from the oracle, relative to its root mean square; NaN counts as infinite."""
     expected = np.stack([oracle(text) for text in texts])
     relative = np.abs(run(pipeline, texts) - expected).max() / np.sqrt((expected**2).mean())
     return float(np.nan_to_num(relative, nan=np.inf))
 
 
 def distances(plant: Plant, build: Build, oracle: Oracle) -> dict[str, float]:
-    """Distances in each probe; a plant that keeps state is built again for each of them, and embeds a second list."""
+    """Return the distance in each probe; a plant with state is built again for each and embeds a second list."""
     pipeline, keeps_state = build(), "again" in plant.shows
 
     def measure(*texts: str, after: tuple[list[str], ...] = ()) -> float:
@@ -55,21 +55,21 @@ def distances(plant: Plant, build: Build, oracle: Oracle) -> dict[str, float]:
             run(fresh, earlier)
         return distance(fresh, list(texts), oracle)
 
-    found = {
+    by_probe = {
         "alone": max(measure(SHORT), measure(LONG)),
         "padded": measure(*RAGGED),
         "equal": measure(*EQUAL),
     }
-    return found | {"again": measure(*AGAIN, after=EARLIER)} if keeps_state else found
+    return by_probe | {"again": measure(*AGAIN, after=EARLIER)} if keeps_state else by_probe
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_plant(plant: Plant) -> None:
-    """A plant differs from the oracle in the probes that it names, and its twin in none."""
+    """A plant differs from the oracle exactly in the probes that it names, and its clean twin in none."""
     oracle = functools.cache(plant.oracle)
-    found = distances(plant, plant.wrong, oracle)
-    assert all(value < 1e-5 or value > 1e-3 for value in found.values()), found
-    assert {probe for probe, value in found.items() if value > 1e-3} == plant.shows, found
+    wrong = distances(plant, plant.wrong, oracle)
+    assert all(value < 1e-5 or value > 1e-3 for value in wrong.values()), wrong
+    assert {probe for probe, value in wrong.items() if value > 1e-3} == plant.shows, wrong
     clean = distances(plant, plant.clean, oracle)
     assert max(clean.values()) < 1e-5, clean
 
@@ -93,7 +93,7 @@ def test_clean(name: str, build: Build) -> None:
 
 
 def test_names() -> None:
-    """Names are unique, every plant says what is wrong, and there are as many as promised."""
+    """Names are unique, every plant describes its bug, and the number of plants is as documented."""
     names = [plant.name for plant in PLANTS] + [name for name, _ in CLEAN]
     assert len(set(names)) == len(names)
     assert len(PLANTS) >= 24

@@ -1,4 +1,4 @@
-"""The harness' memory does not grow with its texts' token states."""
+"""The memory of the harness does not grow with the token states of the texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXTS, WIDTH = cut(1_000, 2_000), 128
 
 @pytest.mark.full  # 2,000 texts
 def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study of 66 treatments takes less than half of what its token states would, and its vectors lie in files."""
+    """A study of 66 treatments takes less than half of the memory of its token states and keeps vectors in files."""
     monkeypatch.setattr(joblib, "parallel_config", one_process)
     out = tmp_path / "memory.json"
     arguments = ["--texts", str(TEXTS), "--width", str(WIDTH), "--replicates", "2", "--out", str(out)]
@@ -27,7 +27,7 @@ def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(out.read_text(encoding="utf-8")) == report
     assert report["treatments"] == 6 * (1 + 10)
     assert report["bytes_of_all_states"] == TEXTS * WIDTH * 384 * 4
-    assert report["bytes_of_vectors_on_disk"] > TEXTS * 66 * 384 * 4 / 2  # plans that pad a text alike share a vector
+    assert report["bytes_of_vectors_on_disk"] > TEXTS * 66 * 384 * 4 / 2  # plans that pad a text equally share a vector
     assert set(report["cell_peak_bytes"]) == {
         "fit of texts alone, all texts",
         "fit of included, all texts",
@@ -42,7 +42,7 @@ def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_peaks_see_what_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that is held for a moment counts, under what was done then."""
+    """Memory that is held only briefly counts towards the step that held it."""
     held = 10
     monkeypatch.setattr(harness_memory, "rss_anon", lambda: held)
     peaks = harness_memory.Peaks()
@@ -50,7 +50,7 @@ def test_peaks_see_what_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> N
         pass
     with peaks.of("much"):
         held, seen = 1000, peaks.samples
-        while peaks.samples < seen + 2:  # the first look may have begun before
+        while peaks.samples < seen + 2:  # the first sample may have started earlier
             time.sleep(0.001)
         held = 20
     with peaks.of("nothing more"):
@@ -59,7 +59,7 @@ def test_peaks_see_what_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_memory_that_is_held_is_counted() -> None:
-    """Pages that are written to are anonymous memory until they are given back."""
+    """Written pages are anonymous memory until they are released."""
     before = harness_memory.rss_anon()
     with mmap(-1, 10**8, flags=MAP_PRIVATE | MAP_ANONYMOUS) as held:
         for place in range(0, len(held), 4096):

@@ -1,4 +1,4 @@
-"""The harness' benchmark runs, and compares what it says."""
+"""The benchmark of the harness runs and compares the right times."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.bench import tiny
 
 @pytest.fixture(autouse=True)
 def _tiny_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts of words that the tiny model knows."""
+    """Write texts of words that the tiny model knows."""
     texts, labels = zip(*tiny.make_texts(150, longest=60), strict=True)
     monkeypatch.setattr(harness_speed, "docstrings", lambda: Corpus("colours", list(texts), list(labels)))
 
 
 @pytest.mark.full  # runs the harness several times
 def test_harness_speed_runs(tmp_path: Path) -> None:
-    """Ten plans and both forms of the harness are timed, and the ratios are those of the times."""
+    """Ten plans and both forms of the harness are timed, and the ratios are computed from the times."""
     out = tmp_path / "new" / "speed.json"
     model = tiny.save_model(tmp_path / "model")
     report = harness_speed.main(["--quick", "--model", str(model), "--out", str(out)])
@@ -39,8 +39,8 @@ def test_harness_speed_runs(tmp_path: Path) -> None:
     assert report["compared"]["longest_pass_s"] == plans[-1]["encoder_s"]
     encoder = sum(plan["encoder_s"] for plan in plans)
     assert report["each_plan_s"] == pytest.approx(encoder + sum(plan["pooling_s"] for plan in plans))
-    for name, found in report["harness"].items():
-        spent, ratios = found["seconds"], report["compared"]["harness"][name]
+    for name, form in report["harness"].items():
+        spent, ratios = form["seconds"], report["compared"]["harness"][name]
         assert spent["all"] >= sum(spent[what] for what in ("subsamples", "proof", "encoder", "pooling"))
         assert ratios["passes"] == pytest.approx(spent["all"] / plans[-1]["encoder_s"])
         assert ratios["gain"] == pytest.approx(report["each_plan_s"] / spent["all"])
@@ -52,27 +52,27 @@ def test_harness_speed_runs(tmp_path: Path) -> None:
 
 
 def test_bars_are_both_held() -> None:
-    """A bar is reached only where the harness takes few passes and gains most of what is there to gain."""
+    """The bar is reached only if the harness takes few passes and reaches most of the possible gain."""
 
     def reached(harness: float, each_plan: float) -> bool:
         plans = [{"tokens": 10 * passes, "encoder_s": 1.0 * passes} for passes in (1, 2, 4)]
         harnessed = {"harness": {"seconds": {"all": harness}}}
         compared = harness_speed.compare({"plans": plans, "each_plan_s": each_plan, "harness": harnessed})
-        found: bool = compared["harness"]["harness"]["reached"]
-        return found
+        is_reached: bool = compared["harness"]["harness"]["reached"]
+        return is_reached
 
-    # The longest pass takes 4 s, all passes 7: 6 s are 1.5 passes, and 0.65 of 7 / 4 is a gain of 1.1375.
+    # The longest pass takes 4 s and all passes 7 s: 6 s are 1.5 passes, and 0.65 of 7 / 4 is a gain of 1.1375.
     assert reached(5.9, 7.0)
     assert not reached(6.1, 7.0)
     assert not reached(5.9, 6.7)
 
 
 def test_vectors_that_disagree_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No ratio is given of a harness that computes something else."""
+    """The benchmark stops without ratios if the harness computes other vectors."""
     read = forward.Pooled.read
 
     def off(self: forward.Pooled, source: Any, positions: str, *where: Any) -> Any:
-        vectors = read(self, source, positions, *where)  # type: ignore[arg-type]  # as it came
+        vectors = read(self, source, positions, *where)  # type: ignore[arg-type]  # the caller's arguments
         return vectors * np.float32(1.001) if positions == "whole" else vectors
 
     monkeypatch.setattr(forward.Pooled, "read", off)

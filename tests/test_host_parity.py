@@ -1,4 +1,4 @@
-"""Our poolings and sentence-transformers' own, side by side."""
+"""Our poolings compared with those of sentence-transformers."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def _host(mode: HostMode, x: Tensor, mask: Tensor) -> Tensor:
 @every_host_mode
 @given(mask=masks(max_tokens=40), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
 def test_equals_the_host(mode: HostMode, mask: Tensor, dtype: torch.dtype, seed: int) -> None:
-    """On every mask that leaves each sentence a token, the host's vectors are ours."""
+    """If each sentence has a token, the host's vectors equal ours on every mask."""
     mask = mask.long()
     mask[:, 0] |= 1 - mask.any(dim=1).long()
     x = tokens(*mask.shape, DIM, dtype=dtype, seed=seed)
@@ -38,7 +38,7 @@ def test_equals_the_host(mode: HostMode, mask: Tensor, dtype: torch.dtype, seed:
 
 @every_host_mode
 def test_gradients_equal_the_host(mode: HostMode) -> None:
-    """First and second derivatives are the host's where it gives any."""
+    """First and second derivatives equal the host's, if it has them."""
     mask = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 1]])
     x = tokens(2, 4, DIM, dtype=torch.float64)
     results = []
@@ -53,7 +53,7 @@ def test_gradients_equal_the_host(mode: HostMode) -> None:
 
 @pytest.mark.parametrize("mode", HOST_MODES)
 def test_sentence_without_a_token(mode: str) -> None:
-    """An all-masked row is zeros, where the host gives cls a pad's vector and max −inf."""
+    """An all-masked row gives zeros, where the host gives cls a pad's vector and max −inf."""
     x, mask = tokens(2, 3, DIM), torch.tensor([[1, 1, 0], [0, 0, 0]])
     pooled = build_pooling(mode)(x, mask)
     assert torch.equal(pooled[1], torch.zeros(DIM))
@@ -63,7 +63,7 @@ def test_sentence_without_a_token(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", HOST_MODES)
 def test_sequences_of_length_zero(mode: str) -> None:
-    """A batch whose sequences have no position is zeros, where the host raises IndexError."""
+    """A batch of sequences of length zero gives zeros, where the host raises IndexError."""
     x, mask = torch.empty(2, 0, DIM), torch.empty(2, 0, dtype=torch.int64)
     assert torch.equal(build_pooling(mode)(x, mask), torch.zeros(2, DIM))
     if mode in ("cls", "max", "lasttoken"):
@@ -74,7 +74,7 @@ def test_sequences_of_length_zero(mode: str) -> None:
 @pytest.mark.parametrize("mode", HOST_MODES)
 @pytest.mark.parametrize("width", [2, 4])
 def test_mask_of_another_width(mode: str, width: int) -> None:
-    """A mask that does not fit is refused, where the host silently takes all tokens for real."""
+    """A mask of another width is refused, where the host silently treats all tokens as real."""
     x, mask = tokens(2, 3, DIM), torch.eye(2, width, dtype=torch.int64)
     torch.testing.assert_close(_host(mode, x, mask), _host(mode, x, torch.ones(2, 3, dtype=torch.int64)))
     with pytest.raises(ValueError, match=rf"attention_mask must have the shape \(2, 3\).*got \(2, {width}\)"):
@@ -105,14 +105,14 @@ def _host_flat(mode: HostMode, rows: Tensor, offsets: Tensor, **features: object
     seed=st.integers(0, 99),
 )
 def test_flat_equals_the_host(mode: HostMode, lengths: list[int], dtype: torch.dtype, seed: int) -> None:
-    """Packed sentences of at least a token have the vectors of the host's flat route."""
+    """Packed sentences with at least one token have the vectors of the host's flat route."""
     rows, offsets = tokens(sum(lengths), DIM, dtype=dtype, seed=seed), lengths_to_offsets(lengths)
     torch.testing.assert_close(build_pooling(mode)(rows, cu_seqlens=offsets), _host_flat(mode, rows, offsets))
 
 
 @every_host_mode
 def test_flat_gradients_equal_the_host(mode: HostMode) -> None:
-    """So are their first and second derivatives."""
+    """First and second derivatives of packed sentences equal the host's."""
     rows, offsets, layer = tokens(6, DIM, dtype=torch.float64), lengths_to_offsets([3, 1, 2]), build_pooling(mode)
     results = []
     for flat in (lambda leaf: layer(leaf, cu_seqlens=offsets), lambda leaf: _host_flat(mode, leaf, offsets)):
@@ -134,7 +134,7 @@ def test_flat_gradients_equal_the_host(mode: HostMode) -> None:
 def test_flat_prompts_equal_the_host(
     mode: HostMode, lengths: list[int], prompt: int, kind: str, dtype: torch.dtype
 ) -> None:
-    """Without prompts shorter than their texts, packed vectors are the host's; weights count from the prompt on."""
+    """Without prompts that are shorter than their texts, packed vectors equal the host's; positions count prompts."""
     rows, offsets = tokens(sum(lengths), DIM, dtype=dtype), lengths_to_offsets(lengths)
     prompts = prompt if kind == "int" else torch.full((1 if kind == "one" else len(lengths),), prompt)
     keep = exclude_prompt(torch.ones(len(rows), dtype=torch.bool), prompts, cu_seqlens=offsets)
@@ -144,7 +144,7 @@ def test_flat_prompts_equal_the_host(
 
 @every_host_mode
 def test_flat_equals_padded(mode: HostMode) -> None:
-    """Ours are the same vectors flat and padded to the bit, where the host's differ in rounding alone."""
+    """Our flat and padded vectors are equal bit for bit, where the host's differ by rounding."""
     lengths = [7, 33, 1]
     rows = tokens(sum(lengths), DIM)
     padded, flat = as_padded(rows, lengths), PACKINGS["packed"](rows, lengths)
@@ -157,7 +157,7 @@ def test_flat_equals_padded(mode: HostMode) -> None:
 
 @pytest.mark.parametrize("mode", HOST_MODES)
 def test_flat_neighbour_of_nan(mode: str) -> None:
-    """NaN in one packed sentence stays there, with the host and with us."""
+    """NaN in one packed sentence stays in that sentence, in the host's pooling and in ours."""
     rows, offsets = tokens(5, DIM), lengths_to_offsets([2, 3])
     rows[:2] = torch.nan
     ours = build_pooling(mode)(rows, cu_seqlens=offsets)
@@ -184,7 +184,7 @@ def test_nan_in_an_excluded_prompt(mode: str) -> None:
 
 @pytest.mark.parametrize(("mode", "lengths"), [("cls", [2, 0]), ("cls", [0, 0]), ("lasttoken", [0, 0])])
 def test_flat_length_zero_out_of_range(mode: str, lengths: list[int]) -> None:
-    """Where there is no neighbour to take a token from, the host raises IndexError and ours is zeros."""
+    """For an empty sentence without a neighbour to read from, the host raises IndexError, where ours gives zeros."""
     rows, offsets = tokens(sum(lengths), DIM), lengths_to_offsets(lengths)
     with pytest.raises(IndexError):
         _host_flat(mode, rows, offsets)
@@ -192,7 +192,7 @@ def test_flat_length_zero_out_of_range(mode: str, lengths: list[int]) -> None:
 
 
 def test_flat_last_token_of_length_zero_at_the_start() -> None:
-    """For an empty first sentence the host's last token is the whole batch's last one; ours is zeros."""
+    """For an empty first sentence the host returns the last token of the whole batch, where ours gives zeros."""
     rows, offsets = tokens(5, DIM), lengths_to_offsets([0, 2, 3])
     assert torch.equal(_host_flat("lasttoken", rows, offsets)[0], rows[4])
     assert torch.equal(build_pooling("lasttoken")(rows, cu_seqlens=offsets)[0], torch.zeros(DIM))
@@ -200,7 +200,7 @@ def test_flat_last_token_of_length_zero_at_the_start() -> None:
 
 @pytest.mark.parametrize("mode", ["mean", "mean_sqrt_len_tokens", "weightedmean"])
 def test_flat_means_of_length_zero(mode: str) -> None:
-    """Empty packed sentences are zeros in the means, which the host gets right too."""
+    """The means of empty packed sentences are zeros, in the host too."""
     rows, offsets = tokens(5, DIM), lengths_to_offsets([0, 2, 0, 3, 0])
     torch.testing.assert_close(build_pooling(mode)(rows, cu_seqlens=offsets), _host_flat(mode, rows, offsets))
 
@@ -208,7 +208,7 @@ def test_flat_means_of_length_zero(mode: str) -> None:
 @pytest.mark.parametrize(("mode", "taken"), [("cls", 0), ("lasttoken", 2)])
 @pytest.mark.parametrize("prompt", [3, 4])
 def test_flat_prompt_that_covers_its_text(mode: str, taken: int, prompt: int) -> None:
-    """A text that is all prompt is zeros, where the host's flat route gives a token of the prompt."""
+    """A text that consists of its prompt gives zeros, where the host's flat route gives a token of the prompt."""
     rows, offsets = tokens(9, DIM), lengths_to_offsets([3, 6])
     host = _host_flat(mode, rows, offsets, prompt_length=prompt)
     assert torch.equal(host[0], rows[taken])
@@ -218,7 +218,7 @@ def test_flat_prompt_that_covers_its_text(mode: str, taken: int, prompt: int) ->
 
 
 def test_flat_max_of_a_covered_text() -> None:
-    """The maximum of a text that is all prompt is zeros, where the host gives −inf."""
+    """The maximum of a text that consists of its prompt is zeros, where the host gives −inf."""
     rows, offsets = tokens(5, DIM), lengths_to_offsets([2, 3])
     assert _host_flat("max", rows, offsets, prompt_length=2)[0].isneginf().all()
     keep = exclude_prompt(torch.ones(5, dtype=torch.bool), 2, cu_seqlens=offsets)
@@ -227,7 +227,7 @@ def test_flat_max_of_a_covered_text() -> None:
 
 
 def test_flat_prompts_of_several_lengths() -> None:
-    """Each text loses its own prompt, where the host takes the first one's length for all."""
+    """Each text's own prompt is excluded, where the host uses the length of the first prompt for all."""
     rows, offsets, prompts = tokens(6, DIM), lengths_to_offsets([3, 3]), torch.tensor([2, 1])
     host = _host_flat("mean", rows, offsets, prompt_length=prompts)
     torch.testing.assert_close(host, rows[[2, 5]])
@@ -237,7 +237,7 @@ def test_flat_prompts_of_several_lengths() -> None:
 
 
 def test_flat_token_weights() -> None:
-    """Weighted ones pool to 1 packed as well, where the host, given the weights' sum, divides by the tokens' number."""
+    """Weighted packed tokens of 1 pool to 1, where the host divides by the token count, not the sum of weights."""
     rows, offsets, weights = torch.ones(4, DIM), lengths_to_offsets([4]), torch.full((4,), 0.5)
     host = _host_flat("mean", rows * weights[:, None], offsets, token_weights_sum=weights.sum()[None])
     torch.testing.assert_close(host, torch.full((1, DIM), 0.5))
@@ -248,7 +248,7 @@ def test_flat_token_weights() -> None:
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_no_token_embedding_of_cls(flat: bool) -> None:
-    """Ours takes the first token, where the host takes None for its vector, as its own word embeddings set it."""
+    """Our pooling takes the first token, where the host fails if its word embeddings set the CLS vector to None."""
     rows, offsets = tokens(2, DIM), lengths_to_offsets([2])
     features = {"token_embeddings": rows[None], "cls_token_embeddings": None}
     features |= {"cu_seq_lens_q": offsets} if flat else {"attention_mask": torch.ones(1, 2, dtype=torch.int64)}
@@ -259,7 +259,7 @@ def test_no_token_embedding_of_cls(flat: bool) -> None:
 
 @pytest.mark.parametrize(("mode", "taken"), [("cls", 2), ("lasttoken", 1)])
 def test_flat_sequence_of_length_zero(mode: str, taken: int) -> None:
-    """An empty packed sentence is zeros, where the host takes the next one's first token or the last one's last."""
+    """An empty packed sentence gives zeros, where the host takes the next first token or the previous last one."""
     rows, offsets = tokens(4, DIM), lengths_to_offsets([2, 0, 2])
     assert torch.equal(_host_flat(mode, rows, offsets)[1], rows[taken])
     assert torch.equal(build_pooling(mode)(rows, cu_seqlens=offsets)[1], torch.zeros(DIM))
@@ -273,7 +273,7 @@ def test_flat_max_of_length_zero() -> None:
 
 
 def test_prompt_as_long_as_the_text() -> None:
-    """A prompt that covers its text leaves zeros in every layout, where the host's flat route gives the last token."""
+    """A prompt that covers its text gives zeros in every layout, where the host's flat route gives the last token."""
     rows, offsets, mask = tokens(2, DIM), lengths_to_offsets([2]), torch.ones(1, 2, dtype=torch.int64)
     assert torch.equal(_host_flat("lasttoken", rows, offsets, prompt_length=3)[0], rows[1])
     layer = build_pooling("lasttoken")
@@ -284,7 +284,7 @@ def test_prompt_as_long_as_the_text() -> None:
 
 @pytest.mark.parametrize(("mode", "wrong"), [("mean", 0.5), ("weightedmean", 1.75)])
 def test_token_weights_without_a_prompt(mode: str, wrong: float) -> None:
-    """Weighted ones, two of four a prompt and excluded, pool to 1, where the host gives another number."""
+    """Weighted tokens of 1, of which a prompt is excluded, pool to 1, where the host gives another number."""
     x, mask = torch.ones(1, 4, DIM), torch.ones(1, 4, dtype=torch.int64)
     features = {
         "token_embeddings": x,
@@ -301,7 +301,7 @@ def test_token_weights_without_a_prompt(mode: str, wrong: float) -> None:
 
 
 def test_token_weights_of_a_weighted_mean() -> None:
-    """Weighted ones pool to 1 by position too, where the host, given the sum of their weights, gives 2.5."""
+    """The position-weighted mean of weighted tokens of 1 is 1, where the host, given the sum of weights, gives 2.5."""
     x, mask = torch.ones(1, 4, DIM), torch.ones(1, 4, dtype=torch.int64)
     features = {"token_embeddings": x, "attention_mask": mask, "token_weights_sum": torch.tensor([4.0])}
     torch.testing.assert_close(
@@ -314,7 +314,7 @@ def test_token_weights_of_a_weighted_mean() -> None:
 
 @pytest.mark.parametrize("mode", ["mean", "mean_sqrt_len_tokens"])
 def test_token_weights_equal_the_host(mode: str) -> None:
-    """Where the host, given weighted tokens and the weights' sum, is right, its vectors are ours."""
+    """In the modes where the host handles the sum of weights correctly, its vectors equal ours."""
     mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
     x, weights = tokens(2, 4, DIM), torch.rand(2, 4) + 0.5
     sums = (weights * mask).sum(dim=1)
@@ -326,7 +326,7 @@ def test_token_weights_equal_the_host(mode: str) -> None:
 
 
 def test_prompts_are_excluded_in_traced_graphs() -> None:
-    """Excluding a prompt compiles to one full graph, where the host's way breaks it."""
+    """Excluding a prompt compiles to one full graph, where the host's method breaks the graph."""
     x, mask = tokens(2, 4, DIM), torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
     pool, prompts = build_pooling("mean"), torch.tensor([1, 2])
     compiled = torch.compile(

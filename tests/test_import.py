@@ -1,4 +1,4 @@
-"""What importing the package loads, and the names at its front door."""
+"""The modules that importing the package loads, and its top-level names."""
 
 import ast
 import importlib
@@ -81,7 +81,7 @@ def test_stub_names_what_the_package_has() -> None:
     ],
 )
 def test_other_names(name: str, way_out: str) -> None:
-    """A layer or function that is not at the front door is not found, and the error says where it is."""
+    """The error for a layer or function that is not a top-level name says where it is."""
     with pytest.raises(AttributeError, match=re.escape(f"module 'maskpool' has no attribute '{name}'{way_out}") + "$"):
         getattr(maskpool, name)
 
@@ -100,6 +100,6 @@ print(maskpool.integrations.transformers.SentenceEmbedder.__name__, "sentence_tr
 
 
 def test_unknown_integrations() -> None:
-    """An integration that does not exist is refused with the list of those that do."""
+    """An unknown integration is refused, and the error lists the known ones."""
     with pytest.raises(AttributeError, match="has no attribute 'keras': its integrations are mteb, onnx, sentence_tr"):
         getattr(maskpool.integrations, "keras")  # noqa: B009  # type checkers know that it is not there

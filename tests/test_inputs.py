@@ -1,4 +1,4 @@
-"""What token embeddings and masks can be: outputs of models and tokenizers, NumPy arrays, floating masks."""
+"""Accepted token embeddings and masks: outputs of models and tokenizers, NumPy arrays, floating masks."""
 
 from collections import UserDict
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tests.poolings import DIM
 
 either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 
-# Each entrance of the public interface.
+# Each entry point of the public interface.
 ENTRANCES: dict[str, Callable[[Any, Any], Any]] = {
     "function": mean_pool,
     "layer": MeanPooling(),
@@ -67,7 +67,7 @@ def test_outputs_of_tokenizers(entrance: str, mapping: type[Any]) -> None:
 
 @every_entrance
 def test_lists_are_refused(entrance: str) -> None:
-    """Lists, as of a tokenizer without return_tensors, are refused with the way to make a tensor of them."""
+    """Lists, as a tokenizer without return_tensors gives, are refused, and the error says how to convert them."""
     x, mask = all_layouts()
     call, of_mask = ENTRANCES[entrance], r"^attention_mask must be a torch\.Tensor, got list: .*return_tensors=\"pt\""
     for wrong in (BatchEncoding({"attention_mask": mask.tolist()}), mask.tolist()):
@@ -79,7 +79,7 @@ def test_lists_are_refused(entrance: str) -> None:
 
 @every_entrance
 def test_tuples_of_a_model_are_refused(entrance: str) -> None:
-    """A model's output as a tuple is refused with the element to pass."""
+    """A model's output as a tuple is refused, and the error names the element to pass."""
     x, mask = all_layouts()
     with pytest.raises(InvalidTypeError, match=r"^token_embeddings must be .*, got tuple: .*output\[0\]"):
         ENTRANCES[entrance]((x,), mask)
@@ -105,7 +105,7 @@ def test_sparse_masks_are_refused(entrance: str) -> None:
 
 
 def test_mappings_of_a_sentence_transformer_are_refused() -> None:
-    """A features dict as token_embeddings is refused with the two ways to pool it."""
+    """A features dict as token_embeddings is refused, and the error names the two ways to pool it."""
     x, mask = all_layouts()
     with pytest.raises(InvalidTypeError, match=r"got a mapping with token_embeddings, attention_mask.*Pooling") as no:
         mean_pool({"token_embeddings": x, "attention_mask": mask})  # type: ignore[arg-type]  # the point of the test
@@ -115,7 +115,7 @@ def test_mappings_of_a_sentence_transformer_are_refused() -> None:
 @every_entrance
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_numpy_arrays(entrance: str, dtype: type[Any]) -> None:
-    """NumPy tokens and masks give the vectors of the same tensors, in the dtype of the tokens."""
+    """NumPy tokens and masks give the same vectors as tensors, in the dtype of the tokens."""
     x, mask = all_layouts()
     array = x.numpy().astype(dtype)
     call = ENTRANCES[entrance]

@@ -1,4 +1,4 @@
-"""Keras's way of keeping pads out, on its torch backend, held against mean pooling."""
+"""Keras's masking of pads, on its torch backend, compared with mean pooling."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from maskpool.functional import mean_pool
 
 with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
-    # For the import alone, and whatever the machine's own settings are: torch, on the CPU as the tests' tensors are.
+    # Only for the import, and independent of the machine's settings: the torch backend on the CPU, as in the tests.
     patch.setenv("KERAS_BACKEND", "torch")
     patch.setenv("KERAS_TORCH_DEVICE", "cpu")
-    patch.setenv("KERAS_HOME", home)  # Keras reads its defaults there, and writes them
+    patch.setenv("KERAS_HOME", home)  # Keras reads and writes its defaults in this folder
     # Any: Keras ships no types.
     keras: Any = pytest.importorskip("keras", reason='needs pip install "maskpool[peers]"')
 if keras.backend.backend() != "torch":
@@ -59,7 +59,7 @@ def test_mask_zero_equals_ours(seed: int) -> None:
 
 
 def test_a_text_of_pads() -> None:
-    """A text of nothing but pads is NaN in Keras, where ours is zeros."""
+    """A text of pads only is NaN in Keras, where ours gives zeros."""
     ids, table = torch.zeros(1, 3, dtype=torch.int64), torch.ones(WORDS, DIM)
     assert _model(table)(ids).isnan().all()
     assert not mean_pool(table[ids], ids != 0).any()

@@ -41,7 +41,7 @@ def _mix(name: str = "mean", dim: int = DIM) -> LayerMix:
 
 @pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_mix_pools_the_weighted_sum(name: str, dtype: torch.dtype, dense: bool) -> None:
-    """The mix is the pooling of Σ softmax(w) x, in the dtype of the layers."""
+    """The mix pools Σ softmax(w) x, in the dtype of the layers."""
     mix, (states, mask) = _mix(name), _states(dtype)
     weights = mix.layer_logits.double().softmax(dim=0)
     mixed = sum(weight * state.double() for weight, state in zip(weights, states, strict=True))
@@ -87,7 +87,7 @@ def test_sequences_of_layers(wrap: Callable[[Sequence[Tensor]], Any]) -> None:
 @either_route
 @every_dtype
 def test_first_last_average(dense: bool, dtype: torch.dtype) -> None:
-    """The result is the mean of the first and last layers' means; layers between are not read."""
+    """The result is the mean of the first and last layers' means; layers in between are not read."""
     (first, _, last), mask = _states(dtype)
     nothing = torch.full_like(first, torch.nan)
     with dense_route() if dense else torch.enable_grad():
@@ -97,7 +97,7 @@ def test_first_last_average(dense: bool, dtype: torch.dtype) -> None:
 
 
 def test_first_last_average_takes_weights() -> None:
-    """Token weights divide by their sum, as in the mean."""
+    """Token weights are divided by their sum, as in the mean."""
     (first, _, last), mask = _states()
     weights = torch.rand(mask.shape)
     expected = (mean_pool(first, mask, token_weights=weights) + mean_pool(last, mask, token_weights=weights)) / 2
@@ -113,18 +113,18 @@ def test_large_halves_stay_finite() -> None:
 
 
 @pairwise(name=SPECS, dense=[False, True])
-def test_pads_of_no_layer_are_read(name: str, dense: bool) -> None:
+def test_pads_of_all_layers_are_ignored(name: str, dense: bool) -> None:
     """NaN in the pads of any layer changes no bit of the vectors and gradients, also of the layers' weights."""
     (states, mask), mix = _states(), _mix(name)
-    found = []
+    results = []
     for value in (torch.nan, 0.0):
         leaves = [poison(state, mask, value).requires_grad_() for state in states]
         with dense_route() if dense else torch.enable_grad():
             pooled = mix(leaves, mask)
-        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), [*leaves, mix.layer_logits])))
-        for gradient in found[-1][1 : 1 + LAYERS]:
+        results.append((pooled, *torch.autograd.grad(pooled.square().sum(), [*leaves, mix.layer_logits])))
+        for gradient in results[-1][1 : 1 + LAYERS]:
             assert not gradient[~mask.bool()].any()
-    for actual, expected in zip(*found, strict=True):
+    for actual, expected in zip(*results, strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -151,7 +151,7 @@ def test_empty_sentences(on_empty: Any) -> None:
 
 
 def test_a_mix_learns() -> None:
-    """Training on a target that one layer holds moves the weight to that layer."""
+    """Training on a target that one layer contains moves the weight to that layer."""
     states, mask = _states()
     target, mix = mean_pool(states[1], mask), LayerMix(LAYERS)
     optimizer = torch.optim.Adam(mix.parameters(), lr=0.2)
@@ -206,7 +206,7 @@ def test_hidden_states_of_a_transformer() -> None:
     ],
 )
 def test_bad_layers(states: Any, error: type[Exception], text: str) -> None:
-    """Everything but a sequence of equal batches, one for each weight, is refused."""
+    """Everything except a sequence of equal batches, one per weight, is refused."""
     with pytest.raises(error, match=re.escape(text)):
         LayerMix(LAYERS)(states, torch.ones(2, 5, dtype=torch.bool))
 
@@ -279,14 +279,14 @@ def test_first_last_average_equals_a_loop(dense: bool, mask: Tensor, seed: int, 
 def test_layouts_equal_the_padded_one(packing: str, name: str, dense: bool) -> None:
     """Packed and nested layers give the vectors of padded ones, in mix and first-last average."""
     lengths, rows = [2, 0, 3], [tokens(5, DIM, seed=seed) for seed in range(LAYERS)]
-    found = []
+    results = []
     for pack in (PACKINGS[packing], as_padded):
         given_ = [pack(layer, lengths) for layer in rows]
         options = {key: value for key, value in given_[0].items() if key != "token_embeddings"}
         states = [layer["token_embeddings"] for layer in given_]
         with dense_route() if dense else torch.enable_grad():
-            found.append((_mix(name)(states, **options), FirstLastAveragePooling()(states, **options)))
-    for actual, expected in zip(*found, strict=True):
+            results.append((_mix(name)(states, **options), FirstLastAveragePooling()(states, **options)))
+    for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -353,18 +353,20 @@ def test_derivatives_of_the_first_last_average(dense: bool, check: Callable[...,
 
 @pairwise(dense=[False, True], dtype=DTYPES, value=[torch.nan, torch.inf, 6e4], poisoned=range(LAYERS))
 def test_pads_of_one_layer(dense: bool, dtype: torch.dtype, value: float, poisoned: int) -> None:
-    """The pads of any one layer change no bit and no gradient of first-last average and mix."""
+    """The pads of a single layer change no bit and no gradient of first-last average and mix."""
     states, mask = _states(dtype)
-    mix, found = _mix(), []
+    mix, results = _mix(), []
     for at_pads in (value, 0.0):
         leaves = [poison(x, mask, at_pads if i == poisoned else 1.0).requires_grad_() for i, x in enumerate(states)]
         with dense_route() if dense else torch.enable_grad():
             pooled = (mix(leaves, mask), FirstLastAveragePooling()(leaves, mask))
-        gradients = torch.autograd.grad(sum(one.float().square().sum() for one in pooled), [*leaves, mix.layer_logits])
+        gradients = torch.autograd.grad(
+            sum(vectors.float().square().sum() for vectors in pooled), [*leaves, mix.layer_logits]
+        )
         for gradient in gradients[:LAYERS]:
             assert not gradient[~mask.bool()].any()
-        found.append((*pooled, *gradients))
-    for actual, expected in zip(*found, strict=True):
+        results.append((*pooled, *gradients))
+    for actual, expected in zip(*results, strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -372,7 +374,7 @@ def test_pads_of_one_layer(dense: bool, dtype: torch.dtype, value: float, poison
     "name", ["mean", *(pytest.param(name, marks=pytest.mark.full) for name in ("max", "attention", "first-last"))]
 )
 def test_traced_once_for_all_shapes(name: str) -> None:
-    """Compiled and exported for one shape, a mix and a first-last average take batches of another."""
+    """A mix and a first-last average that are compiled or exported for one shape take batches of another."""
     layer = FirstLastAveragePooling() if name == "first-last" else _mix(name).requires_grad_(False)
     states, mask = _states()
     other = tuple(tokens(3, 11, DIM, seed=seed) for seed in range(LAYERS))
@@ -423,7 +425,7 @@ def test_bad_numbers_of_layers(number: Any) -> None:
     ids=["tensor", "batch", "none", "widths"],
 )
 def test_bad_layers_of_the_first_last_average(states: Any, error: type[Exception], text: str) -> None:
-    """First-last average refuses everything but a sequence of equal batches, with the messages of the mix."""
+    """First-last average refuses everything except a sequence of equal batches, with the messages of the mix."""
     mask = None if isinstance(states, TokenBatch) else torch.ones(2, 5, dtype=torch.bool)
     with pytest.raises(error, match=re.escape(text)):
         FirstLastAveragePooling()(states, mask)

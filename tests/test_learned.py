@@ -1,4 +1,4 @@
-"""Learned poolings: their start, their weights, and the penalty of their hops."""
+"""Learned poolings: their start, their weights, and the penalty on their hops."""
 
 import re
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def _options(mode: str) -> dict[str, Any]:
 
 
 @pairwise(mode=MODES, start=starts(), dtype=[torch.float32, torch.bfloat16])
-def test_starts_as_asked(mode: str, start: str, dtype: torch.dtype) -> None:
+def test_starts_as_the_given_pooling(mode: str, start: str, dtype: torch.dtype) -> None:
     """A new layer equals the pooling that ``start`` names, in each part of its result and for empty sentences."""
     x, mask = all_layouts(dtype)
     layer = build_pooling(mode, DIM, **_options(mode) | {"start": start})
@@ -81,7 +81,9 @@ def test_returned_weights(name: str, dense: bool, dtype: torch.dtype) -> None:
     assert weights.shape[0::2] == mask.shape
     assert weights.dtype == torch.float32
     assert not weights[~mask.bool().unsqueeze(1).expand_as(weights)].any()
-    latent = isinstance(layer, LatentAttentionPooling)  # a token's add up to 1 there, elsewhere a sentence's
+    latent = isinstance(
+        layer, LatentAttentionPooling
+    )  # its weights add up to 1 per token, those of other layers per sentence
     expected = mask.float() if latent else mask.any(dim=1, keepdim=True).float().expand(weights.shape[:2])
     torch.testing.assert_close(weights.sum(dim=1 if latent else 2), expected)
 
@@ -165,8 +167,8 @@ def test_penalty_is_a_loop_over_sentences(packed: bool) -> None:
         a = attention[:, real].double()
         norms.append((a @ a.t() - torch.eye(2)).square().sum())
     by_token = weights.transpose(1, 2)[mask.bool()]
-    found = layer.penalty(by_token, offsets) if packed else layer.penalty(weights)
-    torch.testing.assert_close(found.double(), torch.stack(norms).mean())
+    penalty = layer.penalty(by_token, offsets) if packed else layer.penalty(weights)
+    torch.testing.assert_close(penalty.double(), torch.stack(norms).mean())
 
 
 def test_penalty_drives_hops_apart() -> None:
@@ -200,7 +202,7 @@ def test_autocast_does_not_reach_the_penalty(packed: bool, dtype: torch.dtype) -
     expected = attention_penalty(leaves[1])
     assert penalty.dtype == exact
     torch.testing.assert_close(penalty, expected)
-    gradients = [torch.autograd.grad(one, leaf)[0] for one, leaf in zip((penalty, expected), leaves, strict=True)]
+    gradients = [torch.autograd.grad(value, leaf)[0] for value, leaf in zip((penalty, expected), leaves, strict=True)]
     torch.testing.assert_close(gradients[0], gradients[1].to(dtype))
 
 
@@ -216,7 +218,7 @@ def test_penalty_of_no_token_is_zero(packed: bool) -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_penalty_shows_a_nan(packed: bool) -> None:
-    """A NaN in the weights is not taken for an empty sentence: the penalty is NaN."""
+    """A NaN in the weights does not count as an empty sentence: the penalty is NaN."""
     weights = torch.full((1, 2, 3), torch.nan)
     assert (attention_penalty(weights[0].t(), torch.tensor([0, 3])) if packed else attention_penalty(weights)).isnan()
 
@@ -241,7 +243,7 @@ def test_token_weights_reach_the_start() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_unknown_start(mode: str) -> None:
-    """An unknown start is refused with a suggestion, and a mode that cannot be a start with those that can."""
+    """An unknown start is refused with a suggestion, and an unsuitable mode with the list of suitable ones."""
     with pytest.raises(InvalidValueError, match="got 'average'; did you mean 'mean'") as refused:
         build_pooling(mode, DIM, **_options(mode) | {"start": "average"})
     assert refused.value.argument == "start"
@@ -311,7 +313,7 @@ def _marked(batch: int, seq: int = 6, width: int = 8) -> tuple[Tensor, Tensor, T
     ],
 )
 def test_training_finds_the_token_that_matters(kind: type[LearnedPooling], options: dict[str, Any]) -> None:
-    """Trained to return the token that a feature marks, each attention finds it."""
+    """Each attention that is trained to return the token that a feature marks learns to attend to it."""
     layer = kind(8, **options)
 
     def loss() -> Tensor:
@@ -324,7 +326,7 @@ def test_training_finds_the_token_that_matters(kind: type[LearnedPooling], optio
 
 
 def test_latent_attention_learns_what_no_mean_can() -> None:
-    """Latents change single tokens: the mean of absolute values is learned, which no token weights can give."""
+    """Latents change single tokens: they learn the mean of absolute values, which token weights cannot express."""
     layer = LatentAttentionPooling(4, num_latents=8, num_heads=4, hidden_dimension=16)
 
     def loss() -> Tensor:
@@ -347,7 +349,7 @@ def test_layer_mix_returns_its_weights() -> None:
 
 
 def test_a_start_is_a_part_of_the_layer() -> None:
-    """A start other than the mean is a submodule, which the layer shows."""
+    """A start other than the mean is a submodule that the layer prints."""
     assert "(starting): MaxPooling()" in repr(build_pooling("attention", DIM, start="max"))
     assert "starting" not in repr(build_pooling("attention", DIM))
 

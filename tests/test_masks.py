@@ -99,9 +99,9 @@ def test_exclude_prompt(case: tuple[Tensor, list[int]], data: st.DataObject) -> 
     prompts = [data.draw(st.integers(0, 9)) for _ in widths]
     expected = [_without_prompt(row, prompt) for row, prompt in zip(mask.int().tolist(), prompts, strict=True)]
     before = mask.clone()
-    found = masks.exclude_prompt(mask, torch.tensor(prompts))
-    assert found.int().tolist() == expected
-    assert found.dtype == mask.dtype
+    excluded = masks.exclude_prompt(mask, torch.tensor(prompts))
+    assert excluded.int().tolist() == expected
+    assert excluded.dtype == mask.dtype
     assert torch.equal(mask, before)
     same = masks.exclude_prompt(mask, prompts[0])
     assert torch.equal(same, masks.exclude_prompt(mask, torch.tensor(prompts[:1])))
@@ -114,7 +114,7 @@ def test_exclude_prompt(case: tuple[Tensor, list[int]], data: st.DataObject) -> 
 
 @pytest.mark.parametrize("prompt", [5, sys.maxsize])
 def test_a_prompt_longer_than_its_text_empties_it(prompt: int) -> None:
-    """A prompt of at least the length of its text leaves no tokens, up to the largest int."""
+    """A prompt that is at least as long as its text leaves no tokens, up to the largest int."""
     mask = torch.tensor([[0, 1, 1]])
     for lengths in (prompt, torch.tensor([prompt])):
         assert masks.exclude_prompt(mask, lengths).tolist() == [[0, 0, 0]]
@@ -122,11 +122,11 @@ def test_a_prompt_longer_than_its_text_empties_it(prompt: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", OFFSET_DTYPES, ids=str)
-def test_holes_move_no_prompt(dtype: torch.dtype) -> None:
+def test_holes_count_within_a_prompt(dtype: torch.dtype) -> None:
     """A packed prompt begins at its sentence's first real token, and holes in it count."""
     mask = torch.tensor([0, 1, 0, 0, 1, 1, 0, 1, 1])
-    found = masks.exclude_prompt(mask, 3, cu_seqlens=torch.tensor([0, 5, 5, 9], dtype=dtype))
-    assert found.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 1]
+    excluded = masks.exclude_prompt(mask, 3, cu_seqlens=torch.tensor([0, 5, 5, 9], dtype=dtype))
+    assert excluded.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 1]
 
 
 @given(case=cut_masks(), dtype=st.sampled_from(OFFSET_DTYPES))
@@ -136,12 +136,12 @@ def test_inputs_are_not_written(case: tuple[Tensor, list[int]], dtype: torch.dty
     flat, offsets, counts = _pack(mask, widths), lengths_to_offsets(widths, dtype), torch.tensor(widths)
     given_ones = [mask, flat, offsets, counts]
     before = [tensor.clone() for tensor in given_ones]
-    for one, cu_seqlens in ((mask, None), (flat, offsets)):
-        masks.mask_to_lengths(one, cu_seqlens=cu_seqlens)
-        masks.padding_side(one, cu_seqlens=cu_seqlens)
-        masks.exclude_prompt(one, counts, cu_seqlens=cu_seqlens)
-        masks.exclude_special_tokens(one, one, cu_seqlens=cu_seqlens)
-        masks.mask_from_input_ids(one.long(), 0, 0, cu_seqlens=cu_seqlens)
+    for layout, cu_seqlens in ((mask, None), (flat, offsets)):
+        masks.mask_to_lengths(layout, cu_seqlens=cu_seqlens)
+        masks.padding_side(layout, cu_seqlens=cu_seqlens)
+        masks.exclude_prompt(layout, counts, cu_seqlens=cu_seqlens)
+        masks.exclude_special_tokens(layout, layout, cu_seqlens=cu_seqlens)
+        masks.mask_from_input_ids(layout.long(), 0, 0, cu_seqlens=cu_seqlens)
     masks.lengths_to_mask(counts)
     masks.lengths_to_cu_seqlens(counts)
     masks.span_index(counts * 0, counts, mask.shape[1])
@@ -162,12 +162,12 @@ def test_narrow_integers_do_not_wrap() -> None:
 def test_exclude_special_tokens(mask: Tensor, seed: int) -> None:
     """A token is real if it was real and is not special, padded and packed."""
     special = (tokens(*mask.shape, seed=seed) > 0).long()
-    found = masks.exclude_special_tokens(mask, special)
-    assert torch.equal(found.bool(), mask.bool() & (special == 0))
-    assert found.dtype == mask.dtype
+    excluded = masks.exclude_special_tokens(mask, special)
+    assert torch.equal(excluded.bool(), mask.bool() & (special == 0))
+    assert excluded.dtype == mask.dtype
     offsets = lengths_to_offsets([mask.shape[1]] * len(mask))
     packed = masks.exclude_special_tokens(mask.reshape(-1), special.view(-1), cu_seqlens=offsets)
-    assert torch.equal(packed, found.view(-1))
+    assert torch.equal(packed, excluded.view(-1))
 
 
 @given(data=st.data(), length=st.integers(0, 9))
@@ -212,8 +212,8 @@ def test_mask_from_input_ids(data: st.DataObject, ends_text: bool) -> None:
     row = st.lists(st.sampled_from([2, 2, 5]), min_size=width, max_size=width)
     ids = data.draw(st.lists(row, min_size=1, max_size=4))
     assume(ends_text or not _is_refused(ids))
-    found = masks.mask_from_input_ids(torch.tensor(ids), 2, 2 if ends_text else None)
-    assert found.tolist() == [_mask_of_ids(row, 2, ends_text) for row in ids]
+    computed = masks.mask_from_input_ids(torch.tensor(ids), 2, 2 if ends_text else None)
+    assert computed.tolist() == [_mask_of_ids(row, 2, ends_text) for row in ids]
     widths = [data.draw(st.integers(0, width)) for _ in ids]
     cut = [row[:width] for row, width in zip(ids, widths, strict=True)]
     assume(ends_text or not _is_refused(cut))
@@ -223,8 +223,8 @@ def test_mask_from_input_ids(data: st.DataObject, ends_text: bool) -> None:
     assert packed.tolist() == [real for row in cut for real in _mask_of_ids(row, 2, ends_text)]
 
 
-def test_ids_say_when_the_pad_ends_texts() -> None:
-    """The same ids have another mask if the pad id ends texts."""
+def test_mask_depends_on_eos_token_id() -> None:
+    """The same ids have a different mask if the pad id ends texts."""
     ids = torch.tensor([[5, 7, 2, 2], [2, 2, 5, 2], [2, 2, 2, 2]])
     with pytest.warns(UserWarning, match="input_ids is ambiguous: every text ends with pad_token_id=2"):
         assert masks.mask_from_input_ids(ids, 2).int().tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
@@ -256,7 +256,7 @@ def test_a_pad_id_that_ends_each_text_is_noticed(packed: bool, eos_token_id: int
         assert _call(RIGHT, packed, eos_token_id) == [1, 0, 0, 1, 1, 0]
     assert way_out in str(warned[0].message)
     assert warned[0].filename.endswith("test_masks.py")
-    same = int(str(PAD))  # another object of the same value: a configuration and a tokenizer each hold their own
+    same = int(str(PAD))  # an equal but distinct object, as configuration and tokenizer hold separate ones
     assert _call(LEFT, packed, same) == [0, 1, 1, 1, 1, 1]
     assert _call(RIGHT, packed, PAD) == [1, 1, 0, 1, 1, 1]
 
@@ -272,13 +272,15 @@ def test_a_pad_id_that_ends_each_text_is_noticed(packed: bool, eos_token_id: int
         ([[PAD, PAD]], None, [[0, 0]]),
     ],
 )
-def test_padding_raises_no_false_alarm(rows: list[list[int]], eos_token_id: int | None, expected: list[Any]) -> None:
-    """There is no warning if one text has no pads, or if the end-of-text id precedes the trailing pads."""
+def test_unambiguous_padding_is_not_reported(
+    rows: list[list[int]], eos_token_id: int | None, expected: list[Any]
+) -> None:
+    """Nothing is reported if one text has no pads, or if the end-of-text id precedes the trailing pads."""
     assert masks.mask_from_input_ids(torch.tensor(rows), PAD, eos_token_id).int().tolist() == expected
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=str)
-def test_nothing(shape: tuple[int, int]) -> None:
+def test_batches_without_rows_or_columns(shape: tuple[int, int]) -> None:
     """Batches without rows or columns have masks without rows or columns."""
     mask = torch.ones(shape, dtype=torch.int64)
     assert masks.exclude_prompt(mask, 1).shape == shape
@@ -298,7 +300,7 @@ TRACED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-# One compile and one export by default, of the function with the most operations.
+# By default only the function with the most operations is compiled and exported.
 every_traced_function = pytest.mark.parametrize(
     "name", [name if name == "exclude_prompt" else pytest.param(name, marks=pytest.mark.full) for name in TRACED]
 )
@@ -489,10 +491,10 @@ every_function = pytest.mark.parametrize("name", ALGEBRA)
 )
 def test_other_masks(name: str, convert: Callable[[Tensor], object]) -> None:
     """NumPy masks, and floating masks of exactly 0 and 1, give what the integer mask gives."""
-    expected, found = ALGEBRA[name](REAL), ALGEBRA[name](convert(REAL))
-    if isinstance(expected, Tensor) and isinstance(found, Tensor):
-        expected, found = expected.int().tolist(), found.int().tolist()
-    assert found == expected
+    expected, actual = ALGEBRA[name](REAL), ALGEBRA[name](convert(REAL))
+    if isinstance(expected, Tensor) and isinstance(actual, Tensor):
+        expected, actual = expected.int().tolist(), actual.int().tolist()
+    assert actual == expected
 
 
 @pytest.mark.parametrize("kind", [dict, BatchEncoding])
@@ -510,12 +512,12 @@ def test_outputs_of_tokenizers(kind: type[Any]) -> None:
 @every_function
 @pytest.mark.parametrize("lowest", [-torch.inf, torch.finfo(torch.float32).min, -10000.0])
 def test_additive_masks_are_refused(name: str, lowest: float) -> None:
-    """An additive mask, 0 at real tokens, is refused with the way to convert it."""
+    """An additive mask, 0 at real tokens, is refused, and the error says how to convert it."""
     additive = torch.where(REAL.bool(), 0.0, lowest)
     with pytest.raises(InvalidTypeError, match="negative values, an additive mask: convert it with `mask == 0`") as no:
         ALGEBRA[name](additive)
     assert no.value.argument == ("special_tokens_mask" if name == "special_tokens_mask" else "attention_mask")
-    ALGEBRA[name](additive == 0)  # the way out works
+    ALGEBRA[name](additive == 0)  # the suggested conversion works
 
 
 @every_function

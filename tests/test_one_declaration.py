@@ -10,9 +10,9 @@ from maskpool.nn import POOLINGS
 from tests.poolings import HOST_MODES
 
 ROOT = Path(__file__).parent.parent
-# Modes that are written as examples and defaults: sentence-transformers' own, the usual learned one, and the plain sum.
+# Modes that serve as examples and defaults: sentence-transformers' own, the usual learned one, and the plain sum.
 EXAMPLES = {*HOST_MODES, "attention", "sum"}
-# Files of many poolings, which derive their lists.
+# Files of many poolings, whose lists are derived.
 DERIVED = (
     *("maskpool/", "tests/laws/", "tests/poolings.py", "tests/batches.py"),
     *("tests/test_parity.py", "tests/test_token_weights.py", "tests/test_host"),
@@ -22,7 +22,7 @@ ORACLES, PEERS = "tests/oracles.py", "benchmarks/contestants.py"
 
 @cache
 def _strings() -> dict[str, set[str]]:
-    """The string literals of each file."""
+    """Return the string literals of each file."""
     files = [path for top in ("maskpool", "tests", "benchmarks") for path in (ROOT / top).rglob("*.py")]
     return {
         path.relative_to(ROOT).as_posix(): {

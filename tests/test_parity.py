@@ -1,4 +1,4 @@
-"""Our poolings equal those of others: torch's reductions, and PyTorch Geometric's formulas."""
+"""Our poolings equal torch's reductions and PyTorch Geometric's formulas."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ lengths_above_0 = st.lists(st.integers(1, 50), min_size=1, max_size=5)
 either_route = pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 
 
-# What chooses numbers instead of adding them.
+# Poolings that choose numbers instead of adding them.
 CHOICES = [nn.MedianPooling(), nn.TopKMeanPooling(k=3), nn.MaxPooling(), nn.MinPooling()]
 
 
@@ -130,7 +130,7 @@ def test_equals_geometric(case: str, lengths: list[int], seed: int) -> None:
 
 @either_route
 def test_limits_of_softmax(dense: bool) -> None:
-    """As the temperature grows the softmax-weighted mean becomes the mean, as it falls to 0 the maximum."""
+    """The softmax-weighted mean becomes the mean as the temperature grows, and the maximum as it falls to 0."""
     x, mask = tokens(4, 9, DIM), torch.arange(9) < torch.tensor([[1], [3], [6], [9]])
     with dense_route() if dense else torch.enable_grad():
         hot, cold = (maskpool.functional.softmax_pool(x, mask, temperature=t) for t in (1e6, 1e-6))
@@ -141,17 +141,17 @@ def test_limits_of_softmax(dense: bool) -> None:
 @either_route
 @every_dtype
 def test_limits_of_the_generalized_mean(dense: bool, dtype: torch.dtype) -> None:
-    """P = 1 is the mean; as p grows the number of the largest size wins, its sign kept; nothing is ever NaN."""
+    """P = 1 is the mean; as p grows the result becomes the largest number by size, with its sign; it is never NaN."""
     x, mask = tokens(4, 9, DIM, dtype=dtype), torch.arange(9) < torch.tensor([[1], [3], [6], [9]])
     x[1, 1] = 0
     with dense_route() if dense else torch.enable_grad():
-        one, many = (maskpool.functional.generalized_mean_pool(x, mask, p=p) for p in (1.0, 400.0))
+        linear, steep = (maskpool.functional.generalized_mean_pool(x, mask, p=p) for p in (1.0, 400.0))
         assert maskpool.functional.generalized_mean_pool(-x.abs(), mask, p=0.5).isfinite().all()
     eps = max(1e-5, 4 * torch.finfo(dtype).eps)
-    torch.testing.assert_close(one, maskpool.functional.mean_pool(x, mask), rtol=eps, atol=eps)
+    torch.testing.assert_close(linear, maskpool.functional.mean_pool(x, mask), rtol=eps, atol=eps)
     kept = torch.where(mask.unsqueeze(2), x, 0)
     largest = kept.gather(1, kept.abs().argmax(dim=1, keepdim=True)).squeeze(1)
-    torch.testing.assert_close(many, largest, rtol=2e-2, atol=0)
+    torch.testing.assert_close(steep, largest, rtol=2e-2, atol=0)
 
 
 def test_the_exponent_learns() -> None:
@@ -181,14 +181,14 @@ def test_limits_of_the_topk_mean(dense: bool, dtype: torch.dtype) -> None:
     """K = 1 is the maximum, and a k that no sentence reaches is the mean."""
     x, mask = tokens(3, 7, DIM, dtype=dtype), torch.arange(7) < torch.tensor([[0], [2], [7]])
     with dense_route() if dense else torch.enable_grad():
-        one, all_of_them = (maskpool.functional.topk_mean_pool(x, mask, k=k) for k in (1, 100))
-    assert torch.equal(one, maskpool.functional.max_pool(x, mask))
-    torch.testing.assert_close(all_of_them, maskpool.functional.mean_pool(x, mask))
+        largest, mean_of_all = (maskpool.functional.topk_mean_pool(x, mask, k=k) for k in (1, 100))
+    assert torch.equal(largest, maskpool.functional.max_pool(x, mask))
+    torch.testing.assert_close(mean_of_all, maskpool.functional.mean_pool(x, mask))
 
 
 @pytest.mark.parametrize("layer", [nn.MedianPooling(), nn.TopKMeanPooling(k=3)])
 def test_without_numpy(layer: PoolingLayer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no numpy, torch's own sort gives the same numbers."""
+    """Without numpy, torch's sort gives the same numbers."""
     rows, offsets = tokens(60, DIM), lengths_to_offsets([0, 1, 19, 40])
     expected = layer(rows, cu_seqlens=offsets)
     monkeypatch.setattr(autograd, "numpy", None)
@@ -217,7 +217,7 @@ def test_nan_stays_in_its_feature(layer: PoolingLayer, dense: bool) -> None:
 )
 @either_route
 def test_gradients_of_ties(layer: PoolingLayer, expected: list[float], dense: bool) -> None:
-    """Tokens that tie share the gradient of what was chosen from them, and pads that tie with them get none."""
+    """Tied tokens share the gradient of the chosen number, and pads that tie with them get none."""
     x = torch.tensor([[[1.0], [2.0], [2.0], [0.0], [2.0]]], requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.tensor([[1, 1, 1, 1, 0]]))
@@ -236,7 +236,7 @@ def test_gradients_of_ties_for_the_last_place(dense: bool) -> None:
 
 
 def test_deviation_of_equal_tokens_has_no_gradient() -> None:
-    """Where a feature does not vary, its deviation is 0 and sends back 0, not NaN."""
+    """A constant feature has the deviation 0 and the gradient 0, not NaN."""
     x = torch.zeros(1, 3, 2, requires_grad=True)
     pooled = maskpool.functional.std_pool(TokenBatch.from_padded(x, torch.ones(1, 3, dtype=torch.bool)))
     (gradient,) = torch.autograd.grad(pooled.sum(), x)
@@ -246,14 +246,14 @@ def test_deviation_of_equal_tokens_has_no_gradient() -> None:
 
 @either_route
 def test_ties_count_as_often_as_they_occur(dense: bool) -> None:
-    """Of tokens that tie for the last places of a top-k mean, as many count as there are places."""
+    """If tokens tie for the last places of a top-k mean, only as many count as places are left."""
     x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [1.0]]])
     with dense_route() if dense else torch.enable_grad():
         pooled = maskpool.functional.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=3)
     torch.testing.assert_close(pooled, torch.tensor([[3.0]]))
 
 
-# ---------------------------------------------------------------- the rest of what others wrote, every dtype
+# ---------------------------------------------------------------- other references, every dtype
 
 
 def _geometric_extreme(rows: Tensor, index: Tensor, number: int, reduce: str) -> Tensor:
@@ -284,7 +284,7 @@ EXACT: dict[type[PoolingLayer], Callable[[Tensor, Tensor, int], Tensor]] = {
 def test_equals_geometric_choices(
     layer: type[PoolingLayer], dense: bool, lengths: list[int], seed: int, ties: bool
 ) -> None:
-    """PyTorch Geometric's Max, Min and Median choose the very numbers that we do, ties among them."""
+    """PyTorch Geometric's Max, Min and Median choose the same numbers as ours, also with ties."""
     rows = tokens(sum(lengths), DIM, seed=seed)
     rows = rows.round() if ties else rows
     index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
@@ -312,7 +312,7 @@ def test_equals_geometric_on_any_features(case: str, lengths: list[int], seed: i
 @either_route
 @every_dtype
 def test_equals_torch_in_every_dtype(peer: str, dense: bool, dtype: torch.dtype) -> None:
-    """Torch's reductions of each sentence in float64 are ours in any dtype, rounded once."""
+    """In any dtype our vectors are torch's float64 reductions of each sentence, rounded once."""
     (layer, reduction), lengths = TORCH[peer], [1, 2, 7, 40]
     rows = tokens(sum(lengths), DIM, dtype=dtype)
     with dense_route() if dense else torch.enable_grad():
@@ -326,7 +326,7 @@ def test_equals_torch_in_every_dtype(peer: str, dense: bool, dtype: torch.dtype)
 @pytest.mark.parametrize("name", SEGMENTS)
 @either_route
 def test_equals_segment_reduce_with_empty_sentences(name: str, dense: bool) -> None:
-    """torch.segment_reduce in float64, its empty segments made 0, gives our vectors."""
+    """torch.segment_reduce in float64 gives our vectors once its empty segments are set to 0."""
     lengths = [0, 3, 0, 1, 9, 0]
     rows = tokens(sum(lengths), DIM, dtype=torch.float64)
     expected = torch.segment_reduce(rows, name, lengths=torch.tensor(lengths), axis=0)
@@ -339,8 +339,8 @@ def test_equals_segment_reduce_with_empty_sentences(name: str, dense: bool) -> N
 @pytest.mark.parametrize("peer", TORCH)
 @either_route
 def test_gradients_equal_torchs(peer: str, dense: bool) -> None:
-    """Gradients are those of torch's own reductions, where no tokens tie."""
-    (layer, reduction), lengths, found = TORCH[peer], [1, 2, 7, 40], []
+    """Gradients equal those of torch's reductions if no tokens tie."""
+    (layer, reduction), lengths, gradients = TORCH[peer], [1, 2, 7, 40], []
     for ours in (True, False):
         rows = tokens(sum(lengths), DIM, dtype=torch.float64).requires_grad_()
         if ours:
@@ -348,9 +348,13 @@ def test_gradients_equal_torchs(peer: str, dense: bool) -> None:
                 pooled = layer(rows, cu_seqlens=lengths_to_offsets(lengths))
         else:
             pooled = torch.stack([reduction(part) for part in _split(rows, lengths)])
-        keep = torch.tensor([0.0 if peer == "torch.std" else 1.0, 1.0, 1.0, 1.0]).unsqueeze(1)  # √0 has no slope
-        found.append(torch.autograd.grad((keep * tokens(*pooled.shape, seed=3) * pooled).sum(), rows)[0].nan_to_num())
-    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
+        keep = torch.tensor([0.0 if peer == "torch.std" else 1.0, 1.0, 1.0, 1.0]).unsqueeze(
+            1
+        )  # the root has no derivative at 0
+        gradients.append(
+            torch.autograd.grad((keep * tokens(*pooled.shape, seed=3) * pooled).sum(), rows)[0].nan_to_num()
+        )
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-11)
 
 
 # ------------------------------------------------------------------------------- more limits and laws of each
@@ -374,7 +378,7 @@ def test_generalized_mean_of_negative_features(dense: bool, dtype: torch.dtype, 
 
 
 def test_a_gradient_step_lowers_the_loss() -> None:
-    """One step against the gradient of p lowers the loss, whichever side of the target it starts on."""
+    """One step against the gradient of p lowers the loss, from either side of the target."""
     x, mask = tokens(8, 9, DIM), torch.ones(8, 9, dtype=torch.bool)
     target = maskpool.functional.generalized_mean_pool(x, mask, p=3.0)
     for start in (1.5, 6.0):
@@ -390,16 +394,16 @@ def test_a_gradient_step_lowers_the_loss() -> None:
 
 @every_dtype
 def test_without_numpy_every_median_is_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no numpy medians are the same bit for bit, NaN and ties among them, and so are gradients."""
-    found = []
+    """Without numpy medians and gradients are the same bit for bit, including NaN and ties."""
+    results = []
     for _ in range(2):
         rows = tokens(60, DIM, dtype=dtype).mul(4).round()
         rows[30, 2] = torch.nan
         rows.requires_grad_()
         pooled = nn.MedianPooling()(rows, cu_seqlens=lengths_to_offsets([0, 1, 19, 40]))
-        found.append((pooled, *torch.autograd.grad(pooled.nan_to_num().sum(), rows)))
+        results.append((pooled, *torch.autograd.grad(pooled.nan_to_num().sum(), rows)))
         monkeypatch.setattr(autograd, "numpy", None)
-    for actual, expected in zip(*found, strict=True):
+    for actual, expected in zip(*results, strict=True):
         assert torch.equal(actual.nan_to_num(nan=1e4), expected.nan_to_num(nan=1e4))
 
 
@@ -415,7 +419,7 @@ def test_without_numpy_every_median_is_the_same(dtype: torch.dtype, monkeypatch:
 @either_route
 @every_dtype
 def test_gradients_of_many_ties(layer: PoolingLayer, expected: list[float], dense: bool, dtype: torch.dtype) -> None:
-    """Three that tie for one place get a third of it each, in every dtype; the pad that ties with them gets none."""
+    """Three tokens that tie for one place get a third of its gradient each, in every dtype; a tied pad gets none."""
     x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [5.0], [2.0]]], dtype=dtype, requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.tensor([[1, 1, 1, 1, 1, 0]]))
@@ -425,8 +429,8 @@ def test_gradients_of_many_ties(layer: PoolingLayer, expected: list[float], dens
 
 @pytest.mark.parametrize("layer", CHOICES)
 @either_route
-def test_nan_without_numpy_and_beside_pads(layer: PoolingLayer, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A NaN in a real token makes its feature NaN without numpy too, and in the pads it makes nothing NaN."""
+def test_nan_without_numpy_and_in_pads(layer: PoolingLayer, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without numpy too, a NaN in a real token makes its feature NaN, and a NaN in a pad does not."""
     monkeypatch.setattr(autograd, "numpy", None)
     x, mask = tokens(2, 5, 3), torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 0]])
     x[~mask.bool()] = torch.nan

@@ -1,4 +1,4 @@
-"""How far each text is padded."""
+"""Padding plans: the padded length of each text."""
 
 import re
 from typing import Any, Literal
@@ -15,19 +15,19 @@ SEED = 5
 
 
 def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
-    """The texts of each batch, filled one by one."""
+    """Return the texts of each batch, filled text by text."""
     if plan.order == "sorted":
         order = sorted(range(len(lengths)), key=lambda text: (lengths[text], text))
     elif plan.order == "natural":
         order = list(range(len(lengths)))
     else:
         order = np.random.default_rng(SEED).permutation(len(lengths)).tolist()
-    found: list[list[int]] = []
+    filled: list[list[int]] = []
     for text in order:
-        if not found or len(found[-1]) == plan.batch_size:
-            found.append([])
-        found[-1].append(text)
-    return found
+        if not filled or len(filled[-1]) == plan.batch_size:
+            filled.append([])
+        filled[-1].append(text)
+    return filled
 
 
 @pytest.mark.parametrize("order", ["sorted", "natural", "random"])
@@ -35,7 +35,7 @@ def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
 def test_each_text_is_as_wide_as_the_longest_of_its_batch(
     order: Literal["sorted", "natural", "random"], lengths: Ints, batch_size: int, multiple: int
 ) -> None:
-    """A text's padded length is the next multiple from the longest of its batch, and texts keep their places."""
+    """A text's padded length is the longest of its batch, rounded up to a multiple; texts keep their places."""
     plan = Plan(order, batch_size, multiple_of=multiple)
     widths = plan.widths(lengths, np.random.default_rng(SEED))
     expected = np.zeros_like(lengths)
@@ -43,8 +43,8 @@ def test_each_text_is_as_wide_as_the_longest_of_its_batch(
         longest = max(lengths[other] for other in batch)
         expected[batch] = min(width for width in range(longest, longest + multiple) if width % multiple == 0)
     np.testing.assert_array_equal(widths, expected)
-    found = plan.batches(lengths, np.random.default_rng(SEED))
-    assert [batch.tolist() for batch, _ in found] == batches(plan, lengths)
+    planned = plan.batches(lengths, np.random.default_rng(SEED))
+    assert [batch.tolist() for batch, _ in planned] == batches(plan, lengths)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_each_text_is_as_wide_as_the_longest_of_its_batch(
         ({"pad_to": "max"}, "pad_to must be 'longest' or a positive integer, got 'max'"),
     ],
 )
-def test_what_is_no_plan(arguments: dict[str, Any], message: str) -> None:
-    """An unknown word or a number that cannot be is refused, with the argument's name."""
+def test_bad_plans(arguments: dict[str, Any], message: str) -> None:
+    """An unknown word or an invalid number is refused by the argument's name."""
     with pytest.raises(ValueError, match=re.escape(message)):
         Plan(**arguments)
 
@@ -69,7 +69,7 @@ def test_a_text_longer_than_the_fixed_length() -> None:
         Plan(pad_to=8).widths(np.array([3, 9]), np.random.default_rng(0))
 
 
-def test_names_tell_plans_apart() -> None:
+def test_plan_names_are_unique() -> None:
     """Plans that pad differently have different names."""
     plans = [Plan(), Plan("natural"), Plan(batch_size=8), Plan(pad_to=64), Plan(multiple_of=8), Plan(side="left")]
     assert len({plan.name for plan in plans}) == len(plans)
@@ -83,21 +83,21 @@ def test_no_text_is_cut(lengths: Ints, batch_size: int) -> None:
 
 
 def test_a_fixed_length_is_the_same_for_all() -> None:
-    """A plan of a fixed length pads every text to it, whatever its batch."""
+    """A plan with a fixed length pads every text to it, in any batch."""
     widths = Plan("random", 2, 12).widths(np.array([3, 12, 1]), np.random.default_rng(SEED))
     assert widths.tolist() == [12, 12, 12]
 
 
 def test_lengths_are_read_only() -> None:
-    """Widths are a new array: the lengths stay as they are."""
+    """Widths are a new array; the lengths do not change."""
     lengths = np.array([3, 1, 2])
     for plan in default_plans(2, 5):
         plan.widths(lengths, np.random.default_rng(SEED))[:] = 0
     assert lengths.tolist() == [3, 1, 2]
 
 
-def test_a_shuffle_is_the_generators() -> None:
-    """Equal generators give a random plan equal widths, and others give it others."""
+def test_the_generator_determines_the_shuffle() -> None:
+    """Equal generators give a random plan equal widths, and different ones different widths."""
     lengths = np.arange(1, 101)
     plan = Plan("random", 4, "longest")
     first, again, other = (plan.widths(lengths, np.random.default_rng(seed)) for seed in (1, 1, 2))

@@ -1,4 +1,4 @@
-"""The laws can fail: a bug planted in a learned pooling breaks each law that can see it."""
+"""The laws can fail: a bug that is planted in a learned pooling breaks each law that can detect it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.oracles import ORACLES, assert_equals_loop
 from tests.poolings import DIM, LEARNED, SPECS, assert_same, fresh, make
 
 EVERY = [*LEARNED, "layer_mix"]
-# Those that compute a softmax over each sentence.
+# Poolings that compute a softmax over each sentence.
 SOFTMAX = [name for name in LEARNED if ORACLES[SPECS[name][0]].softmax]  # type: ignore[index]  # one mode
 SPARSE, DENSE = False, True
 
@@ -42,7 +42,7 @@ Bug = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Mixed(nn.Module):
-    """A mix of two layers, made from the tokens of one, with the call of other poolings."""
+    """A mix of two layers, made from the tokens of one layer, that is called like other poolings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def _drop_the_mask(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _shift_the_mask(real: Callable[..., Any]) -> Callable[..., Any]:
-    # Sentences without pads are unchanged: only places in a padded batch are wrong.
+    # Sentences without pads are unchanged; only positions in a padded batch are wrong.
     return lambda x, mask: real(x, mask.roll(1, dims=1))
 
 
@@ -136,7 +136,7 @@ def _take_the_logits(real: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Plant:
-    """A bug: the function it replaces, the poolings and routes it is planted in, and the laws that see it."""
+    """A bug: the function that it replaces, the poolings and routes it is planted in, and the laws that detect it."""
 
     target: str | dict[bool, str]
     bug: Bug
@@ -161,7 +161,7 @@ PLANTS = {
     ),
     "the softmax is over the batch": Plant(SOFTMAX_KERNEL, _softmax_over_the_batch, SOFTMAX),
     "the softmax counts pads": Plant(SOFTMAX_KERNEL, _softmax_over_pads, SOFTMAX, (DENSE,)),
-    # These change single sentences and batches alike, so only the loop can see them.
+    # These change single sentences and batches in the same way, so only the loop can detect them.
     "the start does not replace the mean": Plant(
         "maskpool.poolings.learned.mean", _forget_the_mean, LEARNED, laws=(_oracle,), start="max"
     ),
@@ -195,7 +195,7 @@ def _layer(name: str, start: str | None) -> nn.Module:
     ],
 )
 def test_a_planted_bug_is_seen(what: str, name: str, dense: bool) -> None:
-    """A learned pooling obeys the laws, and a bug planted in it breaks each law that can see it."""
+    """A learned pooling obeys the laws, and a planted bug breaks each law that can detect it."""
     plant = PLANTS[what]
     layer = _layer(name, plant.start)
     with dense_route() if dense else torch.enable_grad():
@@ -203,7 +203,7 @@ def test_a_planted_bug_is_seen(what: str, name: str, dense: bool) -> None:
             law(name, layer, plant.pad)()
         target = plant.target if isinstance(plant.target, str) else plant.target[dense]
         real = pkgutil.resolve_name(target)
-        # Pooled with the bug and judged without it, so that only the law can fail.
+        # Pooled with the bug and judged without it, so only the law can fail.
         with mock.patch(target, autospec=True, side_effect=plant.bug(real)) as planted:
             judgements = []
             for law in plant.laws:

@@ -11,7 +11,7 @@ import maskpool
 
 
 def test_no_two_public_classes_share_a_name() -> None:
-    """A name means one class wherever it is imported from, so no reader takes a layer for a module of a host."""
+    """A public name means the same class in every module, so a layer is not confused with a module of a host."""
     classes: dict[str, set[type]] = defaultdict(set)
     for module in pkgutil.walk_packages(maskpool.__path__, "maskpool."):
         if any(part.startswith("_") for part in module.name.split(".")):
@@ -20,4 +20,4 @@ def test_no_two_public_classes_share_a_name() -> None:
             if inspect.isclass(member) and member.__module__.startswith("maskpool") and not name.startswith("_"):
                 classes[name].add(member)
     assert "Pooling" in classes
-    assert {name: found for name, found in classes.items() if len(found) > 1} == {}
+    assert {name: homonyms for name, homonyms in classes.items() if len(homonyms) > 1} == {}

@@ -1,4 +1,4 @@
-"""The README does what it says."""
+"""The code and numbers of the README are correct."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Block:
 
 def fenced_blocks(markdown: str) -> list[Block]:
     return [
-        Block(found[1], found[2], markdown.count("\n", 0, found.start(2)))
-        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
+        Block(match[1], match[2], markdown.count("\n", 0, match.start(2)))
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
     ]
 
 
 def run_python_blocks(markdown: str) -> int:
-    """Run the python blocks in order, in one namespace; a text block that comes next is what one prints."""
+    """Run the python blocks in order, in one namespace, and compare each output with the text block that follows."""
     blocks = fenced_blocks(markdown)
     namespace: dict[str, Any] = {"__name__": "readme"}
     for block, following in zip_longest(blocks, blocks[1:]):
         if block.language != "python":
             continue
         printed = io.StringIO()
-        code = compile("\n" * block.line + block.text, str(README), "exec")  # so that errors name the README's line
+        code = compile("\n" * block.line + block.text, str(README), "exec")  # errors then name the README's line
         with contextlib.redirect_stdout(printed):
             exec(code, namespace)
         if following is not None and following.language == "text":
@@ -48,15 +48,15 @@ def run_python_blocks(markdown: str) -> int:
     return sum(block.language == "python" for block in blocks)
 
 
-@pytest.mark.full  # runs the README; .ci/docs does so too
+@pytest.mark.full  # runs the README, as .ci/docs does
 def test_python_blocks_run_and_print_what_they_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every python block runs as it stands, after those above it, and prints the text block that follows."""
+    """Every python block runs unchanged, after those above it, and prints the text block that follows."""
     monkeypatch.chdir(tmp_path)
     assert run_python_blocks(README.read_text(encoding="utf-8")) > 0
 
 
 def test_numbers_are_those_of_the_results() -> None:
-    """The README's tables are what the committed results make them."""
+    """The README's tables match the committed results."""
     text = README.read_text(encoding="utf-8")
     assert rewritten(text) == text
 
@@ -71,7 +71,7 @@ def test_set_up_commands() -> None:
 
 
 def test_first_line_is_one_sentence() -> None:
-    """The first line after the title says in one sentence what this is."""
+    """The first line after the title describes the package in one sentence."""
     title, first, after = re.sub(r"\n\n+", "\n\n", README.read_text(encoding="utf-8")).split("\n\n")[:3]
     assert title.startswith("# ")
     assert after
@@ -80,7 +80,7 @@ def test_first_line_is_one_sentence() -> None:
 
 
 def test_a_broken_promise_is_found() -> None:
-    """A block that prints something else than promised, or does not run, turns the check red."""
+    """A block that fails or prints another text than promised fails the check."""
     kept = "# T\n\n```python\nx = 1\n```\n\n```python\nprint(x)\n```\n\nprints\n\n```text\n1\n```\n"
     assert run_python_blocks(kept) == 2
     with pytest.raises(AssertionError):

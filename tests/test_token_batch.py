@@ -86,13 +86,13 @@ def test_selection_of_packed_tokens_excludes_a_prompt_as_the_host_does(mode: str
         torch.testing.assert_close(layer(batch.select(keep).to_packed()), expected)
         x, mask = batch.select(keep).to_padded()
         assert mask.tolist() == [[False] * 2 + [place < length for place in range(2, 5)] for length in lengths]
-        if mode != "weightedmean":  # read again as a padded batch, positions count from the first token that is left
+        if mode != "weightedmean":  # in a new padded batch, positions count from the first remaining token
             torch.testing.assert_close(layer(x, mask), expected)
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_selection_counts_from_where_sentences_began(dense: bool) -> None:
-    """After several selections, positions still count from the first token that the sentence had at the beginning."""
+    """After several selections, positions still count from the original first token of the sentence."""
     x, mask = tokens(2, 5, DIM), torch.tensor([[0, 1, 1, 1, 1], [1, 0, 1, 1, 0]])
     with dense_route() if dense else torch.enable_grad():
         batch = TokenBatch.from_padded(x, mask)
@@ -141,7 +141,7 @@ def test_selection_of_packed_tokens(name: str, mask: Tensor, seed: int) -> None:
     torch.testing.assert_close(layer(padded.select(keep & also)), layer(padded.select(keep).select(also)))
 
 
-# A batch as plain lists: of each sentence the positions and rows of its tokens.
+# A batch as plain lists: the positions and rows of the tokens of each sentence.
 Sentences = list[list[tuple[int, Tensor]]]
 
 
@@ -171,7 +171,7 @@ def _assert_holds(batch: TokenBatch, sentences: Sentences) -> None:
 
 @given(data=st.data())
 def test_batches_are_lists_of_lists(data: st.DataObject) -> None:
-    """After any selections, packings and paddings in any order, a batch holds the tokens that plain lists hold."""
+    """After any selections, packings and paddings in any order, a batch holds the same tokens as plain lists."""
     source = data.draw(st.sampled_from(["padded", "packed", "nested", "gaps"]))
     if source == "padded":
         mask = data.draw(masks())
@@ -205,7 +205,7 @@ def test_batches_are_lists_of_lists(data: st.DataObject) -> None:
                 batch = batch.to_packed()
                 assert batch.mask is None
                 assert batch.index.tolist() == list(range(len(batch.values)))
-            case _:  # a padded batch knows of no positions before its first real token
+            case _:  # a padded batch does not count positions before its first real token
                 batch = TokenBatch.from_padded(*batch.to_padded())
                 sentences = [[(place - part[0][0], row) for place, row in part] for part in sentences]
         _assert_holds(batch, sentences)
@@ -214,7 +214,7 @@ def test_batches_are_lists_of_lists(data: st.DataObject) -> None:
 def test_packing_and_padding_keep_gradients() -> None:
     """Through packing and padding, each real token gets its gradient and pads get none."""
     x, mask = all_layouts()
-    found = []
+    gradients = []
     for way in ("", "pack", "pack and pad"):
         leaf = poison(x, mask, torch.nan).requires_grad_()
         batch = TokenBatch.from_padded(leaf, mask)
@@ -222,10 +222,10 @@ def test_packing_and_padding_keep_gradients() -> None:
         batch = TokenBatch.from_padded(*batch.to_padded()) if way == "pack and pad" else batch
         (gradient,) = torch.autograd.grad(build_pooling("weightedmean")(batch).square().sum(), leaf)
         assert not gradient[~mask.bool()].any()
-        found.append(gradient)
-    assert found[0].any()
-    for gradient in found[1:]:
-        torch.testing.assert_close(gradient, found[0])
+        gradients.append(gradient)
+    assert gradients[0].any()
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0])
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_padding_a_padded_batch_on_other_devices() -> None:
 
 
 def test_packing_is_refused_on_other_devices() -> None:
-    """Packing counts tokens, for which the host would wait for another device, so it is refused there."""
+    """Packing is refused on other devices, because counting the tokens would make the host wait."""
     with dense_route():
         batch = TokenBatch.from_padded(*all_layouts())
     with pytest.raises(ValueError, match="must be on the CPU in eager mode to be packed") as refused:
@@ -351,7 +351,7 @@ def test_packing_is_refused_on_other_devices() -> None:
     assert refused.value.argument == "token_embeddings"  # type: ignore[attr-defined]  # ValueError for callers
 
 
-def test_what_a_batch_says_of_itself() -> None:
+def test_attributes_of_both_forms() -> None:
     """Both forms have shape, width, dtype, device and lengths, in every layout."""
     x, mask = all_layouts(torch.bfloat16)
     with dense_route():
@@ -419,7 +419,7 @@ def test_padding_other_numbers() -> None:
 
 
 @every_dtype
-def test_what_a_packed_batch_says_of_itself(dtype: torch.dtype) -> None:
+def test_attributes_of_packed_batches(dtype: torch.dtype) -> None:
     """Packed and nested batches and spans have width, dtype, device, lengths and int32 offsets."""
     rows, lengths = tokens(5, DIM, dtype=dtype), [2, 0, 3]
     starts, ends = torch.tensor([0, 2, 2]), torch.tensor([2, 2, 5])
@@ -447,7 +447,7 @@ def test_what_a_packed_batch_says_of_itself(dtype: torch.dtype) -> None:
 
 
 def _every_batch() -> list[TokenBatch]:
-    """Batches of each constructor, selected, packed and with other rows."""
+    """Return batches of each constructor, selected, packed and with other rows."""
     x, mask = all_layouts()
     rows, lengths = tokens(5, DIM), [2, 0, 3]
     sources = [
@@ -467,12 +467,12 @@ def _every_batch() -> list[TokenBatch]:
 
 
 def _names(form: type[TokenBatch]) -> set[str]:
-    """The annotated attributes and properties of a class and its bases."""
-    found = set()
+    """Return the annotated attributes and properties of a class and its bases."""
+    names = set()
     for base in form.__mro__:
-        found |= set(inspect.get_annotations(base))
-        found |= {name for name, value in vars(base).items() if isinstance(value, property | cached_property)}
-    return {name for name in found if not name.startswith("__")}
+        names |= set(inspect.get_annotations(base))
+        names |= {name for name, value in vars(base).items() if isinstance(value, property | cached_property)}
+    return {name for name in names if not name.startswith("__")}
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
@@ -492,7 +492,7 @@ def test_no_attribute_raises_or_is_sometimes_absent(dense: bool) -> None:
 
 
 def test_both_forms_have_the_attributes_of_token_batch() -> None:
-    """What `TokenBatch` annotates and lists in its docstring is in both forms."""
+    """Both forms have the attributes that `TokenBatch` annotates and documents."""
     common = _names(TokenBatch)  # type: ignore[type-abstract]  # only its attributes are read
     assert common >= {"dim", "dtype", "device", "lengths", "shape", "positions"}
     for form in (SparseBatch, PaddedBatch):
@@ -539,12 +539,12 @@ def test_packed_scores_on_other_devices(packing: str) -> None:
     expected = attention_pool(**source, scores=expected_scores)
     with dense_route():
         scores = attention_scores(**source, query=query)
-        found = attention_pool(**source, scores=scores)
+        result = attention_pool(**source, scores=scores)
         with pytest.raises(ValueError, match=r"must have the shape \(tokens, heads\) = \(5, heads\)"):
             attention_pool(**source, scores=torch.zeros(3, 1, 3))
     torch.testing.assert_close(scores, expected_scores)
-    torch.testing.assert_close(found, expected)
-    assert found[1].shape == (5, 2)
+    torch.testing.assert_close(result, expected)
+    assert result[1].shape == (5, 2)
 
 
 def test_selection_of_packed_tokens_on_other_devices() -> None:

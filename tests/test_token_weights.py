@@ -47,7 +47,7 @@ def _weights(*shape: int, seed: int = 5, dtype: torch.dtype = torch.float32) -> 
 @every_weighted_pooling
 @every_dtype
 def test_ones_change_nothing(name: str, dtype: torch.dtype) -> None:
-    """Weights of one give what no weights give."""
+    """Weights of 1 give the same vectors as no weights."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     weighted = layer(x, mask, token_weights=torch.ones(mask.shape))
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 2 * torch.finfo(dtype).eps)
@@ -67,7 +67,7 @@ def test_a_weight_counts_copies(name: str) -> None:
 
 @pytest.mark.parametrize("name", RELATIVE)
 def test_scale_of_weights(name: str) -> None:
-    """Only how weights compare matters, wherever they are divided by their sum."""
+    """Only the ratios of the weights matter if they are divided by their sum."""
     layer, (x, mask) = make(name), all_layouts()
     weights = _weights(*mask.shape)
     torch.testing.assert_close(
@@ -80,16 +80,16 @@ def test_weights_of_pads_are_not_read(name: str, dense: bool, value: float) -> N
     """The weight of a pad and the token there change no bit and get no gradient."""
     layer, (x, mask) = make(name), all_layouts()
     weights = _weights(*mask.shape)
-    found = []
+    results = []
     for at_pads in (value, 1.0):
         leaf = poison(weights.unsqueeze(2), mask, at_pads).squeeze(2).requires_grad_()
         token = poison(x, mask, at_pads).requires_grad_()
         with dense_route() if dense else torch.enable_grad():
             pooled = layer(token, mask, token_weights=leaf)
-        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), [leaf, token])))
-        for gradient in found[-1][1:]:
+        results.append((pooled, *torch.autograd.grad(pooled.square().sum(), [leaf, token])))
+        for gradient in results[-1][1:]:
             assert not gradient[~mask.bool()].any()
-    for actual, expected in zip(*found, strict=True):
+    for actual, expected in zip(*results, strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -136,7 +136,7 @@ def test_dense_equals_sparse(name: str, dtype: torch.dtype, mask: Tensor) -> Non
 
 @pairwise(name=WEIGHTED, dense=[False, True], on_empty=["zero", "nan"])
 def test_a_sentence_without_weight_is_empty(name: str, dense: bool, on_empty: OnEmpty) -> None:
-    """A sentence whose weights are all 0 gets what an empty one gets, and so does its gradient."""
+    """A sentence whose weights are all 0 is treated as empty, also by its gradient."""
     layer, x, mask = make(name, on_empty=on_empty), tokens(2, 3, DIM), torch.ones(2, 3, dtype=torch.bool)
     x.requires_grad_()
     with dense_route() if dense else torch.enable_grad():
@@ -295,7 +295,7 @@ def test_long_sentences_of_every_pooling(name: str, dtype: torch.dtype, dense: b
     x = x.to(dtype).expand(len(lengths), LONG, 4)
     layer, weights = make(name, 4), LONG_WEIGHTS[kind].to(torch.float64 if dtype == torch.float64 else torch.float32)
     if name not in RELATIVE:
-        weights = weights / 64  # so that float16 holds the result
+        weights = weights / 64  # keeps the result in float16's range
     weights = weights.expand(len(lengths), LONG)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, mask, token_weights=weights)
@@ -328,7 +328,7 @@ def test_scale_of_weights_on_both_routes(name: str, dense: bool, scale: float) -
 @every_weighted_pooling
 @either_route
 def test_ones_change_nothing_to_six_digits(name: str, dense: bool) -> None:
-    """Integer weights of one change nothing, to 1e-6, on both routes."""
+    """Integer weights of 1 change nothing, to 1e-6, on both routes."""
     layer, (x, mask) = make(name), all_layouts()
     with dense_route() if dense else torch.enable_grad():
         weighted, plain = layer(x, mask, token_weights=torch.ones_like(mask)), layer(x, mask)
@@ -347,7 +347,7 @@ def test_dtypes_of_weights(name: str, dtype: torch.dtype) -> None:
     assert torch.equal(layer(x, mask, token_weights=weights.to(dtype)), layer(x, mask, token_weights=weights.float()))
 
 
-# ------------------------------------------------------------------------------------ what is left out
+# ------------------------------------------------------------------------------------ excluded tokens
 
 
 @every_weighted_pooling
@@ -365,7 +365,7 @@ def test_weights_of_pads_do_not_fill_a_sentence(name: str, dense: bool) -> None:
 @pytest.mark.parametrize("name", COUNT_COPIES)
 @either_route
 def test_a_weight_of_zero_equals_a_pad(name: str, dense: bool) -> None:
-    """A token of weight 0 and a token that is masked out are the same, where positions are not counted."""
+    """A token of weight 0 equals a masked token in poolings that do not count positions."""
     layer, x, keep = make(name), tokens(2, 5, DIM), torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1]])
     with dense_route() if dense else torch.enable_grad():
         weighted = layer(x, torch.ones_like(keep), token_weights=keep)
@@ -378,7 +378,7 @@ def test_a_weight_of_zero_equals_a_pad(name: str, dense: bool) -> None:
 def test_gradients_equal_those_of_a_loop(name: str, dense: bool) -> None:
     """Gradients by tokens and weights, one weight being 0, are those of the float64 formula."""
     layer, mask = make(name).double().requires_grad_(False), torch.tensor([[1, 0, 1, 1], [0, 1, 1, 1]])
-    found = []
+    gradients = []
     for by_loop in (True, False):
         x = tokens(2, 4, DIM, dtype=torch.float64).requires_grad_()
         weights = torch.tensor([[0.7, 9.0, 0.0, 2.0], [9.0, 1.0, 0.3, 0.0]], dtype=torch.float64, requires_grad=True)
@@ -389,15 +389,15 @@ def test_gradients_equal_those_of_a_loop(name: str, dense: bool) -> None:
             with dense_route() if dense else torch.enable_grad():
                 pooled = layer(x, mask, token_weights=weights)
         towards = tokens(*pooled.shape, dtype=torch.float64, seed=4)
-        found.append(torch.autograd.grad((pooled * towards).sum(), [x, weights]))
-    for actual, expected in zip(*reversed(found), strict=True):
+        gradients.append(torch.autograd.grad((pooled * towards).sum(), [x, weights]))
+    for actual, expected in zip(*reversed(gradients), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
 
 
 @every_weighted_pooling
 @either_route
 def test_a_sentence_without_weight_sends_finite_gradients(name: str, dense: bool) -> None:
-    """Where all weights are 0 the gradients by tokens are 0 and those by weights are finite."""
+    """If all weights are 0, gradients by tokens are 0 and gradients by weights are finite."""
     layer, x, weights = make(name), tokens(1, 3, DIM).requires_grad_(), torch.zeros(1, 3, requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.ones(1, 3, dtype=torch.bool), token_weights=weights)
@@ -411,7 +411,7 @@ def test_a_sentence_without_weight_sends_finite_gradients(name: str, dense: bool
 
 @pytest.mark.parametrize("name", WEIGHTED if FULL else [name for name in ONE_PER_FAMILY if name in WEIGHTED][-1:])
 def test_traced_once_for_all_shapes(name: str) -> None:
-    """A layer compiled or exported for one shape gives the eager vectors of other shapes."""
+    """A layer that is compiled or exported for one shape gives the eager vectors of other shapes."""
     layer, (x, mask) = make(name).requires_grad_(False), all_layouts()
     other = tokens(3, 11, DIM, seed=2), torch.arange(11) < torch.tensor([[4], [0], [11]])
     other = other[0], other[1].to(mask.dtype)
@@ -438,7 +438,7 @@ def test_traced_once_for_all_shapes(name: str) -> None:
 def test_softmax_of_a_largest_token_without_weight(
     dense: bool, other: float, largest: float, temperature: float
 ) -> None:
-    """The largest token leaves the others their shares when its own weight is 0, of any size and sign."""
+    """The largest token does not change the shares of the others if its weight is 0, for any size and sign."""
     x, mask = torch.tensor([[[other], [largest]]]), torch.ones(1, 2, dtype=torch.bool)
     with dense_route() if dense else torch.enable_grad():
         pooled = SoftmaxPooling(temperature=temperature)(x, mask, token_weights=torch.tensor([[1.0, 0.0]]))
@@ -449,7 +449,7 @@ def test_softmax_of_a_largest_token_without_weight(
 @pytest.mark.parametrize("score", [100.0, 2000.0])  # beyond what float32 and float64 raise e to
 @pytest.mark.parametrize("lowest", [0.0, -3000.0])
 def test_attention_to_a_token_without_weight(dense: bool, score: float, lowest: float) -> None:
-    """The token of the highest score leaves the others their shares when its own weight is 0, of any sign."""
+    """The token with the highest score does not change the shares of the others if its weight is 0, for any sign."""
     x, scores = torch.tensor([[[5.0], [7.0], [6.0]]]), lowest + torch.tensor([[[0.0, score, 0.5]]])
     with dense_route() if dense else torch.enable_grad():
         pooled, _ = attention_pool(
@@ -483,11 +483,11 @@ def test_packed_weights_on_the_dense_route(name: str, packing: str) -> None:
 
 def test_packed_selections_on_the_dense_route() -> None:
     """Selections of packed tokens, one after another, give the same vectors on other devices."""
-    rows, cu_seqlens, found = tokens(7, DIM), torch.tensor([0, 3, 3, 7]), []
+    rows, cu_seqlens, vectors = tokens(7, DIM), torch.tensor([0, 3, 3, 7]), []
     for route in (nullcontext(), dense_route()):
         with route:
             batch = TokenBatch.from_packed(rows, cu_seqlens).select(torch.tensor([1, 0, 1, 0, 1, 1, 1]))
             batch = batch.select(torch.tensor([1, 1, 0, 1, 1]))
-            found.append(PositionWeightedMeanPooling()(batch, token_weights=_weights(4)))
-    assert found[0].any()
-    torch.testing.assert_close(found[1], found[0])
+            vectors.append(PositionWeightedMeanPooling()(batch, token_weights=_weights(4)))
+    assert vectors[0].any()
+    torch.testing.assert_close(vectors[1], vectors[0])

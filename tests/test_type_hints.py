@@ -21,7 +21,7 @@ def _names() -> list[str]:
 
 
 def _own(owner: type) -> type:
-    """The class, or one of its own hints only if it has bases of a host, whose hints may not be resolved."""
+    """Return the class, or a class with only its hints if a host's base class may have unresolvable hints."""
     if all(base.__module__.partition(".")[0] in ("maskpool", "builtins", "torch") for base in owner.__mro__):
         return owner
     hints = {"__annotations__": inspect.get_annotations(owner), "__module__": owner.__module__}

@@ -14,11 +14,11 @@ from maskpool.integrations import MINIMUM
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("st", "bench", "mteb", "onnx")  # those for users
+EXTRAS = ("st", "bench", "mteb", "onnx")  # the extras for users
 
 
 def _bounds() -> dict[str, str]:
-    """The lower bound of each package that a user may install, by its name."""
+    """Return the lower bound of each package that a user may install, by name."""
     lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS for line in PROJECT["optional-dependencies"][extra])]
     bounds: dict[str, str] = {}
     for requirement in map(Requirement, lines):
@@ -32,13 +32,13 @@ def _bounds() -> dict[str, str]:
 
 @pytest.mark.parametrize("package", MINIMUM)
 def test_code_and_pyproject_agree(package: str) -> None:
-    """The version that an integration asks for is the lower bound of the package's metadata."""
+    """The version that an integration requires is the lower bound of the package's metadata."""
     assert _bounds()[package] == MINIMUM[package]
 
 
 @pytest.mark.parametrize("package", _bounds())
 def test_lowest_constraints_are_the_bounds(package: str) -> None:
-    """constraints-lowest.txt installs the lower bound of each package: the tests run on no newer version."""
+    """constraints-lowest.txt installs exactly the lower bound of each package."""
     lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
     pinned = {str(canonicalize_name(name)): pin for name, _, pin in (line.partition("==") for line in lines) if pin}
     release, bound = Version(pinned[package]).release, Version(_bounds()[package]).release

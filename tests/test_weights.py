@@ -17,7 +17,7 @@ every_kind = pytest.mark.parametrize("kind", [IDFWeights, SIFWeights])
 
 
 def test_idf_equals_scikit_learn() -> None:
-    """Inverse document frequencies are scikit-learn's, smoothed."""
+    """Inverse document frequencies equal scikit-learn's smoothed ones."""
     vectorizer = TfidfVectorizer(analyzer=lambda ids: ids)
     vectorizer.fit(TEXTS)
     idf = IDFWeights.fit(TEXTS)
@@ -27,7 +27,7 @@ def test_idf_equals_scikit_learn() -> None:
 
 
 def test_sif_is_its_formula() -> None:
-    """Smooth inverse frequencies are a / (a + p), 1 for what was not seen."""
+    """Smooth inverse frequencies are a / (a + p), and 1 for unseen tokens."""
     sif = SIFWeights.fit(TEXTS, a=0.1)
     assert sif.table[8] == pytest.approx(0.1 / (0.1 + 2 / 10))
     assert sif.table[7] == pytest.approx(0.1 / (0.1 + 1 / 10))
@@ -36,21 +36,21 @@ def test_sif_is_its_formula() -> None:
 
 @every_kind
 def test_lookup(kind: type[IDFWeights] | type[SIFWeights]) -> None:
-    """Ids of any shape and integer dtype are looked up one by one; all others weigh what is unseen."""
+    """Ids of any shape and integer dtype are looked up; unknown ids get the unseen weight."""
     weights = kind.fit(iter(TEXTS))
-    ids = torch.tensor([[5, 7, -3, -1], [8, 9, 3, 10**9]])  # -3: from the end of the table, that is 8
-    found = weights(ids)
-    assert found.dtype == torch.float32
+    ids = torch.tensor([[5, 7, -3, -1], [8, 9, 3, 10**9]])  # as an index from the end, -3 would be token 8
+    looked_up = weights(ids)
+    assert looked_up.dtype == torch.float32
     expected = [[weights.table.get(token, weights.unseen) for token in row] for row in ids.tolist()]
-    torch.testing.assert_close(found, torch.tensor(expected))
-    assert torch.equal(weights(ids[0].to(torch.int32)), found[0])
+    torch.testing.assert_close(looked_up, torch.tensor(expected))
+    assert torch.equal(weights(ids[0].to(torch.int32)), looked_up[0])
     assert weights(ids[:0]).shape == (0, 4)
     assert weights(ids[0, 0]).shape == ()
 
 
 @every_kind
 def test_saved_and_loaded(kind: type[IDFWeights] | type[SIFWeights], tmp_path: Path) -> None:
-    """Weights come back bit for bit from their JSON, which replaces what stood there."""
+    """Weights are saved and loaded bit for bit, and saving replaces an existing file."""
     weights, path = kind.fit(TEXTS), tmp_path / "weights.json"
     path.write_text("old")
     weights.save(path)
@@ -70,22 +70,22 @@ def test_a_saved_file_can_be_read_by_others(tmp_path: Path) -> None:
 
 
 @every_kind
-def test_weights_are_float32_whatever_the_default(kind: type[IDFWeights] | type[SIFWeights]) -> None:
+def test_weights_are_float32_under_any_default(kind: type[IDFWeights] | type[SIFWeights]) -> None:
     """Torch's default dtype and device change nothing about the weights."""
     expected = kind.fit(TEXTS)(torch.tensor(TEXTS[1]))
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
             weights = kind.fit(TEXTS)
-        found = weights(torch.tensor(TEXTS[1]))
+        looked_up = weights(torch.tensor(TEXTS[1]))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+    assert looked_up.dtype == torch.float32
+    assert torch.equal(looked_up, expected)
 
 
 def test_smoothing_from_numpy() -> None:
-    """A smoothing may be numpy's float, which Python's own subclass is."""
+    """The smoothing may be numpy's float64, which is a subclass of Python's float."""
     assert SIFWeights.fit(TEXTS, a=np.float64(0.1)).table == SIFWeights.fit(TEXTS, a=0.1).table
 
 
@@ -120,7 +120,7 @@ def test_a_failed_save_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_foreign_files(contents: str, text: str, tmp_path: Path) -> None:
-    """A file that holds something else is refused, its path named."""
+    """A file with other contents is refused, and the error names its path."""
     path = tmp_path / "weights.json"
     path.write_text(contents)
     with pytest.raises(ValueError, match=re.escape(f"{path} must hold the JSON that IDFWeights.save writes")) as error:
@@ -147,13 +147,13 @@ def test_foreign_files(contents: str, text: str, tmp_path: Path) -> None:
     ],
 )
 def test_bad_texts(kind: Any, texts: Any, error: type[Exception], text: str) -> None:
-    """What is no list of token ids a text is refused."""
+    """Arguments that are not lists of token ids per text are refused."""
     with pytest.raises(error, match=re.escape(text)):
         kind.fit(texts)
 
 
 def test_bad_smoothing_and_ids() -> None:
-    """A smoothing that is none, and ids that are no integers, are refused."""
+    """A smoothing that is not positive and ids that are not integers are refused."""
     with pytest.raises(ValueError, match="a must be a finite number above 0, got 0"):
         SIFWeights.fit(TEXTS, a=0)
     with pytest.raises(TypeError, match=re.escape("input_ids must be an integer torch.Tensor, got torch.float32")):

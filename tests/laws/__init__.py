@@ -1,1 +1,1 @@
-"""The laws that every pooling obeys, one file a law."""
+"""The laws that every pooling obeys, one file per law."""

@@ -1,4 +1,4 @@
-"""Law 1: what a pad position holds changes nothing, and its gradient is exactly zero."""
+"""Law 1: the content of a pad changes nothing, and its gradient is exactly zero."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_pads_change_nothing(name: str, dtype: torch.dtype, mask: Tensor, value:
 @few_examples
 @given(dtype=any_dtype, mask=masks(), value=st.sampled_from(POISONS))
 def test_pads_get_no_gradient(name: str, dtype: torch.dtype, mask: Tensor, value: float) -> None:
-    """The gradient at a pad is exactly zero, and what the pad holds changes no other gradient."""
+    """The gradient at a pad is exactly zero, and the content of the pad changes no other gradient."""
     layer, x = make(name), tokens(*mask.shape, DIM, dtype=dtype)
     pooled, gradients = _value_and_gradients(layer, poison(x, mask, value), mask)
     expected, expected_gradients = _value_and_gradients(layer, poison(x, mask, 0.0), mask)
@@ -60,7 +60,7 @@ def test_pads_change_nothing_on_the_dense_route(name: str, mask: Tensor, value: 
 
 @every_pooling
 def test_pads_get_no_second_derivative(name: str) -> None:
-    """NaN in the pads reaches no second derivative either."""
+    """NaN in the pads does not reach second derivatives."""
     mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     layer = make(name)
     x = poison(tokens(2, 3, DIM), mask, torch.nan).requires_grad_()
@@ -76,7 +76,7 @@ def test_pads_get_no_second_derivative(name: str) -> None:
 @every_pooling
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_real_nan_stays_in_its_sentence(name: str, dense: bool) -> None:
-    """A NaN in a real token is no pad: it shows in its own sentence and in no other."""
+    """A NaN in a real token makes its own sentence NaN, and no other."""
     mask = torch.tensor([[1, 0], [1, 0], [0, 1]])
     x, layer = tokens(3, 2, DIM), make(name)
     x[1] = torch.nan
@@ -88,7 +88,7 @@ def test_real_nan_stays_in_its_sentence(name: str, dense: bool) -> None:
 
 @every_pooling
 def test_pads_far_above_the_tokens(name: str) -> None:
-    """Tokens so far below 0 that a pad's 0, raised like them, would be infinite have finite gradients all the same."""
+    """Gradients stay finite for tokens so far below 0 that the exponential of a pad's 0 would overflow."""
     layer, mask = make(name), torch.tensor([[1, 1, 0]])
     x = (tokens(1, 3, DIM) - 300).requires_grad_()
     with dense_route():

@@ -1,4 +1,4 @@
-"""Law 2: pads, padding side, companions, row order and memory layout change no vector."""
+"""Law 2: pads, padding side, other sentences, row order and memory layout change no vector."""
 
 from collections.abc import Callable
 
@@ -54,7 +54,7 @@ def _values(patterns: list[Tensor], dtype: torch.dtype, dim: int = DIM) -> list[
 @few_examples
 @given(dtype=any_dtype, patterns=sentences(), data=st.data())
 def test_any_padding_plan(name: str, dtype: torch.dtype, patterns: list[Tensor], data: st.DataObject) -> None:
-    """A sentence has the vector it has alone, however many pads are on either side of it."""
+    """A padded sentence has the vector that it has alone, for any number of pads on either side."""
     dim = data.draw(st.sampled_from([2, 6, 34]))
     layer, values = make(name, dim), _values(patterns, dtype, dim)
     seq = max(map(len, patterns)) + data.draw(st.integers(0, 40))
@@ -67,7 +67,7 @@ def test_any_padding_plan(name: str, dtype: torch.dtype, patterns: list[Tensor],
 @few_examples
 @given(dtype=any_dtype, patterns=sentences())
 def test_other_side(name: str, dtype: torch.dtype, patterns: list[Tensor]) -> None:
-    """Pads on the left give the vectors that pads on the right give."""
+    """Left padding and right padding give the same vectors."""
     layer, values, seq = make(name), _values(patterns, dtype), max(map(len, patterns)) + 1
     right = render(patterns, values, [0] * len(patterns), seq)
     left = render(patterns, values, [seq - len(pattern) for pattern in patterns], seq)
@@ -95,7 +95,7 @@ def test_companions_of_other_lengths(name: str, dtype: torch.dtype, length: int)
 
 @pairwise(name=SPECS, dtype=DTYPES, stride=STRIDES)
 def test_memory_layout(name: str, dtype: torch.dtype, stride: str) -> None:
-    """How the token embeddings lie in memory changes neither vectors nor gradients."""
+    """The memory layout of the token embeddings changes neither vectors nor gradients."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     leaf = x.clone().requires_grad_()
     strided = STRIDES[stride](leaf if "expanded" in stride else x)
@@ -111,7 +111,7 @@ def test_memory_layout(name: str, dtype: torch.dtype, stride: str) -> None:
         assert_same(name, gradient, expected_gradient)
 
 
-# Rows of one packed tensor in other memory, with NaN in the gaps.
+# The rows of a packed tensor in other memory layouts, with NaN in the gaps.
 PACKED_STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
     "every second token": lambda x: x.new_full((2 * len(x), x.shape[1]), torch.nan)[::2].copy_(x),
     "part of wider tokens": lambda x: x.new_full((len(x), x.shape[1] + 2), torch.nan)[:, 1:-1].copy_(x),
@@ -125,7 +125,8 @@ PACKED_STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_memory_layout_of_narrow_tokens(name: str, dim: int) -> None:
     """Narrow tokens in long sentences keep their vectors bit for bit in any memory layout: padded, packed, nested.
 
-    torch chooses the order of a sum by the strides, which shows in sums of more numbers than a vector register holds.
+    torch chooses the order of a sum by the strides, which is visible in sums of more numbers than fit into a vector
+    register.
     """
     lengths = [*(range(33, 73) if FULL else (33, 47, 64, 71)), 130, 7, 0, 1]
     layer, patterns = make(name, dim), [torch.ones(length, dtype=torch.bool) for length in lengths]
@@ -161,7 +162,7 @@ def test_gradient_of_expanded_tokens(name: str, stride: str) -> None:
 @few_examples
 @given(mask=masks(), stride=st.sampled_from(list(STRIDES)), seed=st.integers(0, 99))
 def test_memory_layout_of_any_shape(name: str, mask: Tensor, stride: str, seed: int) -> None:
-    """Batches of one sentence or one token are no exception to the law on memory."""
+    """The memory layout changes nothing in batches of one sentence or one token."""
     layer, x = make(name), STRIDES[stride](tokens(*mask.shape, DIM, seed=seed))
     assert_same(name, layer(x, mask), layer(x.contiguous().clone(), mask))
 
@@ -176,7 +177,7 @@ def test_mask_dtype(name: str, dtype: torch.dtype) -> None:
 
 @every_pooling
 def test_mask_memory_layout(name: str) -> None:
-    """How the mask lies in memory changes nothing."""
+    """The memory layout of the mask changes nothing."""
     layer, (x, mask) = make(name), all_layouts()
     assert torch.equal(layer(x, mask.t().contiguous().t()), layer(x, mask))
     expanded = mask[3:4].expand(mask.shape)
@@ -187,7 +188,7 @@ def test_mask_memory_layout(name: str) -> None:
 @few_examples
 @given(dtype=any_dtype, patterns=sentences())
 def test_holes_are_pads(name: str, dtype: torch.dtype, patterns: list[Tensor]) -> None:
-    """Cutting a token out and masking it out are the same, for every pooling that does not count positions."""
+    """Removing a token and masking it out give the same vector, for every pooling that does not count positions."""
     layer, values = make(name), _values(patterns, dtype)
     whole = [pattern[pattern] for pattern in patterns]
     cut = [rows[pattern] for rows, pattern in zip(values, patterns, strict=True)]
@@ -200,7 +201,7 @@ def test_holes_are_pads(name: str, dtype: torch.dtype, patterns: list[Tensor]) -
 @few_examples
 @given(patterns=sentences(), companion=st.integers(1, 90))
 def test_sharp_attention(name: str, dense: bool, side: str, patterns: list[Tensor], companion: int) -> None:
-    """With scores up to 100, where a weight is off by the error of its score, padding changes nothing above 1e-6."""
+    """With scores up to 100, which amplify errors in the weights, padding changes vectors by at most 1e-6."""
     layer, values = make(name), _values(patterns, torch.float32)
     values.append(tokens(companion, DIM, seed=companion))
     patterns = [*patterns, torch.ones(companion, dtype=torch.bool)]
@@ -216,7 +217,7 @@ def test_sharp_attention(name: str, dense: bool, side: str, patterns: list[Tenso
 @every_pooling
 @every_dtype
 def test_number_of_threads(name: str, dtype: torch.dtype) -> None:
-    """However many threads share the work, the vectors are the same."""
+    """The number of threads does not change the vectors."""
     layer, x = make(name, 64), tokens(33, 50, 64, dtype=dtype)
     mask = torch.arange(50) < torch.arange(0, 66, 2).clamp(max=50).unsqueeze(1)
     expected, threads = layer(x, mask), torch.get_num_threads()

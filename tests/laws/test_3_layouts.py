@@ -1,4 +1,4 @@
-"""Law 3: the same tokens in another layout give the same vector; and the other laws hold in every layout."""
+"""Law 3: the same tokens in another layout give the same vector, and the other laws hold in every layout."""
 
 from collections.abc import Callable
 from typing import Any
@@ -64,13 +64,13 @@ def test_layouts_agree(name: str, dtype: torch.dtype, lengths: list[int], seed: 
 def test_gradients_agree(name: str, lengths: list[int]) -> None:
     """The same tokens get the same gradients through every layout."""
     layer, rows = make(name).double(), tokens(sum(lengths), DIM, dtype=torch.float64)
-    found = []
+    gradients = []
     for write in (as_padded, *PACKINGS.values()):
         leaf = rows.clone().requires_grad_()
         inputs = [leaf, *layer.parameters()]
-        found.append(torch.autograd.grad(layer(**write(leaf, lengths)).square().sum(), inputs))
-    for other in found[1:]:
-        for actual, expected in zip(other, found[0], strict=True):
+        gradients.append(torch.autograd.grad(layer(**write(leaf, lengths)).square().sum(), inputs))
+    for others in gradients[1:]:
+        for actual, expected in zip(others, gradients[0], strict=True):
             torch.testing.assert_close(actual, expected)
 
 
@@ -88,7 +88,7 @@ def test_derivatives(name: str, packing: str, check: Callable[..., bool]) -> Non
     assert check(lambda leaf: layer(**PACKINGS[packing](leaf, lengths)), (rows,), fast_mode=not FULL)
 
 
-# Which batches of the five rows of `test_derivatives` are read through an index of their rows.
+# Batches of the five rows of `test_derivatives` are read through an index of their rows.
 INDEXED: dict[str, Callable[[Tensor], TokenBatch]] = {
     "selected": lambda rows: TokenBatch.from_packed(rows, torch.tensor([0, 3, 3, 5])).select(
         torch.tensor([0, 1, 1, 1, 0])
@@ -121,7 +121,7 @@ def test_companions_of_packed_sentences(name: str, packing: str, dtype: torch.dt
 
 @pairwise(name=SPECS, packing=PACKINGS, on_empty=["zero", "nan", "raise"])
 def test_empty_packed_sentences(name: str, packing: str, on_empty: OnEmpty) -> None:
-    """Empty sentences of any layout follow on_empty and backpropagate, between others and all alone."""
+    """Empty sentences of any layout follow on_empty and backpropagate, between others and by themselves."""
     layer = make(name, on_empty=on_empty)
     for lengths in ([0, 2, 0], [0, 0]):
         rows = tokens(sum(lengths), DIM).requires_grad_()
@@ -140,7 +140,7 @@ def test_empty_packed_sentences(name: str, packing: str, on_empty: OnEmpty) -> N
 
 @pairwise(name=SPECS, dtype=DTYPES, stride=strides_of_rows)
 def test_memory_layout_of_packed_rows(name: str, dtype: torch.dtype, stride: str) -> None:
-    """How packed rows lie in memory changes no bit."""
+    """The memory layout of packed rows changes no bit."""
     layer, rows, offsets = make(name), tokens(1, 9, DIM, dtype=dtype), lengths_to_offsets([4, 0, 5])
     strided = STRIDES[stride](rows)[0]
     assert_same(name, layer(strided, cu_seqlens=offsets), layer(rows[0].clone(), cu_seqlens=offsets))
@@ -156,7 +156,7 @@ def test_memory_layout_of_nested_rows(name: str, stride: str, offsets_dtype: tor
 
 @every_pooling
 def test_expanded_rows(name: str) -> None:
-    """One token repeated without memory of its own pools as its copies do."""
+    """A token that is expanded without a copy is pooled like its copies."""
     layer, offsets = make(name), lengths_to_offsets([4, 5])
     rows = tokens(1, DIM).expand(9, DIM)
     assert_same(name, layer(rows, cu_seqlens=offsets), layer(rows.clone(), cu_seqlens=offsets))
@@ -180,14 +180,14 @@ def test_gaps_are_not_read(name: str) -> None:
 def test_dense_route_of_packed_tokens(name: str, packing: str) -> None:
     """On other devices packed and nested sentences have the vectors and gradients that they have on the CPU."""
     layer, lengths = make(name), [3, 0, 5]
-    found = []
+    results = []
     for dense in (False, True):
         rows = tokens(8, DIM).requires_grad_()
         given = PACKINGS[packing](rows, lengths)
         with dense_route() if dense else torch.enable_grad():
             pooled = layer(**given)
-        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), rows)))
-    for actual, expected in zip(*found, strict=True):
+        results.append((pooled, *torch.autograd.grad(pooled.square().sum(), rows)))
+    for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected)
 
 
@@ -209,15 +209,15 @@ def test_empty_packed_sentences_on_other_devices(name: str, packing: str) -> Non
 @pairwise(name=SPECS, packing=PACKINGS, value=[torch.nan, torch.inf, -torch.inf, 1e30])
 def test_neighbours_do_not_leak(name: str, packing: str, value: float) -> None:
     """The tokens of the sentences before and after change neither a packed sentence's vector nor its gradients."""
-    layer, found = make(name), []
+    layer, results = make(name), []
     for others in (0.5, value):
         rows = tokens(6, DIM)
         rows[:2], rows[5:] = others, others
         rows.requires_grad_()
         pooled = layer(**PACKINGS[packing](rows, [2, 3, 0, 1]))
         (gradient,) = torch.autograd.grad(pooled[1].square().sum(), rows)
-        found.append((pooled[1], pooled[2], gradient[2:5]))
-    for actual, expected in zip(*found, strict=True):
+        results.append((pooled[1], pooled[2], gradient[2:5]))
+    for actual, expected in zip(*results, strict=True):
         assert_same(name, actual, expected)
 
 
@@ -245,7 +245,7 @@ def test_functions_with_options_take_every_layout(packing: str) -> None:
 
 
 def test_attention_takes_every_layout() -> None:
-    """Scores and weights of a packed batch have one row a token; they are those of the padded batch."""
+    """Scores and weights of a packed batch have one row per token and equal those of the padded batch."""
     layer, rows, lengths = make("attention-heads"), tokens(5, DIM), [2, 3]
     given = PACKINGS["packed"](rows, lengths)
     scores = maskpool.functional.attention_scores(**given, query=layer.query)  # type: ignore[arg-type]  # a parameter
@@ -272,7 +272,7 @@ def test_packing_keeps_positions(name: str, dtype: torch.dtype, mask: Tensor) ->
 @pytest.mark.parametrize("name", [name for name in SPECS if name not in COUNT_POSITIONS])
 @every_dtype
 def test_rows_in_any_order(name: str, dtype: torch.dtype) -> None:
-    """The index names the rows: their own order in memory does not matter."""
+    """The index selects the rows; their order in memory does not matter."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     packed = TokenBatch.from_padded(x, mask).to_packed()
     order = torch.randperm(len(packed.values))
@@ -283,7 +283,7 @@ def test_rows_in_any_order(name: str, dtype: torch.dtype) -> None:
 @every_pooling
 @every_dtype
 def test_prepared_batch(name: str, dtype: torch.dtype) -> None:
-    """A batch prepared once gives, pooling after pooling, what the raw arguments give."""
+    """A batch that is prepared once gives every pooling the same result as the raw arguments."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     batch = TokenBatch.from_padded(x, mask)
     for _ in range(2):
@@ -305,7 +305,7 @@ UNTRACED = "cannot be traced.*pass padded token_embeddings with an attention_mas
 @pytest.mark.parametrize("name", SPECS if FULL else ["mean"])
 @pytest.mark.parametrize("packing", ["packed", "packed, batch of one", "nested", "nested, gaps"])
 def test_packed_tokens_are_not_compiled(name: str, packing: str) -> None:
-    """Compiling over cu_seqlens or nested tokens is refused, and the padded way out named."""
+    """Compiling over cu_seqlens or nested tokens is refused, and the error suggests the padded form."""
     torch.compiler.reset()
     given = PACKINGS[packing](tokens(5, DIM), [2, 3])
     with pytest.raises(Exception, match=UNTRACED):
@@ -325,7 +325,7 @@ def test_spans_are_not_compiled() -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_packed_tokens_are_not_exported() -> None:
-    """torch.export and torch.jit.trace over cu_seqlens are refused; nested tensors torch itself cannot export."""
+    """torch.export and torch.jit.trace refuse cu_seqlens; torch itself cannot export nested tensors."""
     rows, offsets = tokens(5, DIM), lengths_to_offsets([2, 3])
     with pytest.raises(Exception, match=UNTRACED):
         torch.export.export(_Packed(make("mean")), (rows, offsets))

@@ -18,7 +18,7 @@ from tests.poolings import DIM, DTYPES, LEARNED, SPECS, any_dtype, every_dtype, 
 
 
 def test_every_mode_has_an_oracle() -> None:
-    """A pooling is registered together with the loop that it is tested against."""
+    """Every registered pooling has a loop to test it against."""
     assert list(ORACLES.keys() - POOLINGS.keys()) == []
     assert [mode for mode in POOLINGS if mode not in ORACLES] == []
 
@@ -44,12 +44,12 @@ def test_short_sentences_on_the_dense_route(name: str, dtype: torch.dtype, mask:
 
 
 LONG = 8192
-CANCELS = 8190  # no power of two, whose inverse would be an exact weight
+CANCELS = 8190  # not a power of two, whose inverse would be an exact weight
 DATA: dict[str, Callable[[], Tensor]] = {
     "constant": lambda: torch.tensor([0.1, -0.7, 1 / 3, 1e-3]).expand(LONG, 4),
     "ramp": lambda: torch.linspace(0, 1, LONG).unsqueeze(1) * torch.tensor([1.0, -3.0, 0.01, 0.3]) + 0.1,
     "alternating": lambda: (1 - 2 * (torch.arange(LONG) % 2)).unsqueeze(1) * torch.tensor([1.0, 0.1, 3.3, 1e-3]),
-    # A third of the tokens, then the rest, half as large below zero: roundings going up and down do not mirror.
+    # A third of the tokens, then the rest, half as large and negative: rounding up and down does not cancel.
     "thirds": lambda: (
         torch.where(torch.arange(LONG) < CANCELS // 3, 1.0, -0.5).unsqueeze(1) * torch.tensor([1.0, 0.1, 3.3, 1e-3])
     ),
@@ -59,7 +59,7 @@ DATA: dict[str, Callable[[], Tensor]] = {
 
 @pairwise(name=SPECS, dtype=DTYPES, data=DATA, dense=[False, True])
 def test_long_sentences(name: str, dtype: torch.dtype, data: str, dense: bool) -> None:
-    """Up to 8,192 tokens no digits are lost, whether the numbers agree, grow, cancel or scatter."""
+    """Up to 8,192 tokens no digits are lost, for numbers that are equal, grow, cancel or vary."""
     lengths = [1, 33, 4097, CANCELS, LONG]
     x = DATA[data]().to(dtype).expand(len(lengths), LONG, 4)
     mask = torch.arange(LONG) < torch.tensor(lengths).unsqueeze(1)
@@ -72,7 +72,7 @@ def test_long_sentences(name: str, dtype: torch.dtype, data: str, dense: bool) -
 @pairwise(name=SPECS, value=[6e4, 65504.0, -65504.0], dense=[False, True])
 def test_large_halves_stay_finite(name: str, value: float, dense: bool) -> None:
     """float16 numbers near the end of its range, 4,096 of them, pool to a finite vector."""
-    value /= gain(name, 4096)  # the true vector is as many times larger than a token
+    value /= gain(name, 4096)  # the exact vector is this many times larger than a token
     x, mask = torch.full((2, 4096, 2), value, dtype=torch.float16), torch.ones(2, 4096, dtype=torch.bool)
     layer = make(name, 2)
     with dense_route() if dense else torch.enable_grad():
@@ -86,7 +86,7 @@ def test_large_halves_stay_finite(name: str, value: float, dense: bool) -> None:
 @few_examples
 @given(mask=masks(max_tokens=40), seed=st.integers(0, 99))
 def test_sharp_attention(name: str, dense: bool, mask: Tensor, seed: int) -> None:
-    """With scores up to 100, where float32 would lose 1e-5 of a weight, the loop is met within 1e-6."""
+    """With scores up to 100, where float32 would lose 1e-5 of a weight, poolings agree with the loop within 1e-6."""
     layer, x = make(name), tokens(*mask.shape, DIM, seed=seed)
     assert isinstance(layer, LearnedPooling)
     if mask.any():
@@ -99,7 +99,7 @@ def test_sharp_attention(name: str, dense: bool, mask: Tensor, seed: int) -> Non
 @every_dtype
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 def test_weights_smaller_than_any_half(dtype: torch.dtype, dense: bool) -> None:
-    """A weight too small for float16 counts in full where the token is large."""
+    """A weight that is too small for float16 counts in full if the token is large."""
     x = torch.tensor([[[0.0], [6e4]]], dtype=dtype)
     with dense_route() if dense else torch.enable_grad():
         pooled, _ = attention_pool(x, torch.tensor([[1, 1]]), scores=torch.tensor([[[0.0, -18.0]]]))
@@ -125,7 +125,7 @@ def test_gradients_of_halves(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_gradients_through_weights_smaller_than_any_half(dtype: torch.dtype) -> None:
-    """A weight too small for float16 passes its whole share of a large gradient back."""
+    """A weight that is too small for float16 passes back its full share of a large gradient."""
     x, scores = torch.zeros(1, 2, 1, dtype=dtype, requires_grad=True), torch.tensor([[[0.0, -12.0]]])
     pooled, _ = attention_pool(x, torch.tensor([[1, 1]]), scores=scores)
     (gradient,) = torch.autograd.grad(pooled, x, torch.full_like(pooled, 1000.0))
@@ -135,8 +135,8 @@ def test_gradients_through_weights_smaller_than_any_half(dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_gradients_that_cancel_where_spans_overlap(dtype: torch.dtype) -> None:
-    """A token of two sentences whose gradients cancel is left with none of the digits that its weights lost."""
+    """A token of two sentences with cancelling gradients keeps no rounding error of its weights."""
     x = torch.zeros(7, 1, dtype=dtype, requires_grad=True)
     batch = TokenBatch.from_spans(x, torch.tensor([0, 2]), torch.tensor([3, 7]))
     (gradient,) = torch.autograd.grad(mean_pool(batch), x, torch.tensor([[3.0], [-5.0]], dtype=dtype))
-    assert gradient[2].abs() <= 2e-6  # of the two that meet here, 1 and -1
+    assert gradient[2].abs() <= 2e-6  # the two gradients here are 1 and -1

@@ -14,7 +14,7 @@ EMPTY = 6  # the row of all_layouts that has no real token
 
 @pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_zero(name: str, dtype: torch.dtype, dense: bool) -> None:
-    """By default an empty sentence gets zeros, and its neighbours what they get without it."""
+    """By default an empty sentence gets zeros and does not change the other sentences."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     with dense_route() if dense else torch.enable_grad():
         pooled, others = layer(x, mask), layer(x[:EMPTY], mask[:EMPTY])
@@ -70,7 +70,7 @@ def test_empty_sentence_gets_no_gradient(name: str, dtype: torch.dtype, dense: b
 
 @pairwise(name=SPECS, dtype=DTYPES, shape=[(3, 0), (0, 3), (0, 0)], dense=[False, True])
 def test_no_tokens_or_no_sentences(name: str, dtype: torch.dtype, shape: tuple[int, int], dense: bool) -> None:
-    """Sequences of length zero and batches of none pool to zeros of the right shape, and backpropagate."""
+    """Sequences of length zero and batches without sentences pool to zeros of the right shape and backpropagate."""
     layer, x = make(name), torch.empty(*shape, DIM, dtype=dtype, requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
         pooled = layer(x, torch.zeros(shape, dtype=torch.bool))
@@ -81,7 +81,7 @@ def test_no_tokens_or_no_sentences(name: str, dtype: torch.dtype, shape: tuple[i
 
 @pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_single_token(name: str, dtype: torch.dtype, dense: bool) -> None:
-    """A sentence of one token is that token, at any position; its deviation is 0. Projections stay as they start."""
+    """A sentence of one token pools to that token, at any position; its deviation is 0. Projections are untrained."""
     layer = fresh(name) if name in PROJECT else make(name)
     x = tokens(3, 3, DIM, dtype=dtype)
     with dense_route() if dense else torch.enable_grad():
@@ -97,7 +97,7 @@ def test_single_token(name: str, dtype: torch.dtype, dense: bool) -> None:
 @every_pooling
 @pytest.mark.parametrize("infinity", [torch.inf, -torch.inf])
 def test_neighbours_of_infinities(name: str, infinity: float) -> None:
-    """An empty sentence between infinite neighbours is zeros: it sees neither of them."""
+    """An empty sentence between infinite ones is zeros."""
     layer, x = make(name), torch.full((3, 2, DIM), infinity)
     pooled = layer(x, torch.tensor([[1, 1], [0, 0], [1, 1]]))
     assert torch.equal(pooled[1], torch.zeros_like(pooled[1]))

@@ -1,4 +1,4 @@
-"""Law 6: pooling writes to nothing, remembers nothing, and keeps dtype and device."""
+"""Law 6: pooling writes to no input, keeps no state, and preserves dtype and device."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def test_inputs_are_not_written(name: str, mask_dtype: torch.dtype, dense: bool)
 @every_pooling
 @every_dtype
 def test_result_is_not_a_view(name: str, dtype: torch.dtype) -> None:
-    """The result has memory of its own: writing to it does not change the tokens."""
+    """The result shares no memory with the tokens: writing to it does not change them."""
     layer, (x, mask) = make(name), all_layouts(dtype)
     before = x.clone()
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_dtype_is_kept(name: str, dtype: torch.dtype, dense: bool, on_empty: str
 @every_pooling
 @every_dtype
 def test_device_is_kept(name: str, dtype: torch.dtype) -> None:
-    """Tokens on another device give a result on that device (here the meta device, which has shapes alone)."""
+    """Tokens on another device give a result on that device (here the meta device, which has only shapes)."""
     layer = make(name).to("meta")
     x, mask = (tensor.to("meta") for tensor in all_layouts(dtype))
     pooled = layer(x, mask)

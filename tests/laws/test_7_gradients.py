@@ -16,7 +16,7 @@ MASK = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1
 
 
 def _without_ties(*shape: int) -> Tensor:
-    # The maximum has no derivative at a tie, nor has a power at 0; a finite difference must not reach the next number.
+    # A maximum has no derivative at a tie and a power none at 0; a finite difference must not reach the next number.
     count = int(torch.tensor(shape).prod())
     return ((torch.randperm(count).double() + 0.3) / count - 0.5).reshape(shape)
 

@@ -13,7 +13,7 @@ from tests.batches import all_layouts, dense_route, few_examples, masks, poison,
 from tests.matrix import FULL
 from tests.poolings import DIM, ONE_PER_FAMILY, SPECS, any_dtype, every_pooling, make
 
-# Compiling takes a second: by default one pooling of each family file does it.
+# Compiling takes a second, so by default only one pooling of each family file is compiled.
 pooling_to_trace = pytest.mark.parametrize("name", SPECS if FULL else ONE_PER_FAMILY)
 
 
@@ -50,7 +50,7 @@ def _shapes() -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("name", SPECS if FULL else ONE_PER_FAMILY[::3])
 def test_compiled(name: str) -> None:
-    """One full graph serves all shapes: the same vectors and gradients, NaN in the pads, none at the pads."""
+    """One full graph serves all shapes, with eager vectors and gradients and no gradient at NaN pads."""
     layer, graphs = make(name), 0
 
     def count(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
@@ -77,7 +77,7 @@ def test_compiled_to_machine_code() -> None:
 
 @pooling_to_trace
 def test_exported(name: str) -> None:
-    """An exported program takes any batch size and length, one included, and gives the eager vectors."""
+    """An exported program takes any batch size and length, including 1, and gives the eager vectors."""
     layer, (x, mask) = make(name, on_empty="nan"), all_layouts()
     batch, seq = torch.export.Dim("batch"), torch.export.Dim("seq")
     program = torch.export.export(layer, (x, mask), dynamic_shapes=({0: batch, 1: seq}, {0: batch, 1: seq}))
@@ -101,7 +101,7 @@ def test_traced_attention_weights() -> None:
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @every_pooling
 def test_traced_by_jit(name: str) -> None:
-    """torch.jit.trace, which the older exporters use, takes the dense route as well."""
+    """torch.jit.trace, which older exporters use, takes the dense route as well."""
     layer, (x, mask) = make(name).requires_grad_(False), all_layouts()
     # torch.jit has no types.
     traced = torch.jit.trace(layer, (x[:3], mask[:3]), check_trace=False)  # type: ignore[no-untyped-call]
@@ -120,7 +120,7 @@ def test_dense_route_equals_sparse_route(name: str, dtype: torch.dtype, mask: Te
     torch.testing.assert_close(pooled, expected)
     for gradient, other in zip(gradients, expected_gradients, strict=True):
         if dtype in (torch.float16, torch.bfloat16) and other.numel():
-            # Autograd adds what comes through the scores to what comes through the sum, each rounded to the tokens'
+            # Autograd adds the gradients through the scores and through the sum, each rounded to the tokens'
             # dtype: relative to the largest gradient, not to each.
             unit = 2 * torch.finfo(dtype).eps
             torch.testing.assert_close(gradient, other, rtol=unit, atol=unit * float(other.abs().max()))
@@ -133,14 +133,14 @@ REFUSAL = r"on_empty\W+must be 'zero' or 'nan' under torch.compile, .* got 'rais
 
 @every_pooling
 def test_raise_is_refused_at_once_on_other_devices(name: str) -> None:
-    """on_empty="raise" never waits for a device: it is refused, alternatives named, full batch or not."""
+    """on_empty="raise" never waits for a device: it is refused for any batch, and the error names alternatives."""
     layer = make(name, on_empty="raise").to("meta")
     with pytest.raises(ValueError, match=REFUSAL):
         layer(torch.ones(2, 3, DIM, device="meta"), torch.ones(2, 3, dtype=torch.int64, device="meta"))
 
 
 def test_raise_is_refused_at_once_when_compiled() -> None:
-    """on_empty="raise" under torch.compile raises while tracing, alternatives named."""
+    """on_empty="raise" under torch.compile raises while tracing and names alternatives."""
     layer, (x, mask) = make("mean", on_empty="raise"), all_layouts()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     with pytest.raises(Exception, match=REFUSAL):
@@ -148,7 +148,7 @@ def test_raise_is_refused_at_once_when_compiled() -> None:
 
 
 def test_raise_is_refused_at_once_when_exported() -> None:
-    """on_empty="raise" under torch.export raises while tracing, alternatives named."""
+    """on_empty="raise" under torch.export raises while tracing and names alternatives."""
     layer, (x, mask) = make("mean", on_empty="raise"), all_layouts()
     with pytest.raises(Exception, match=REFUSAL):
         torch.export.export(layer, (x[:5], mask[:5]))

@@ -16,7 +16,7 @@ every_learned_pooling = pytest.mark.parametrize("name", LEARNED)
 
 
 def _batches() -> tuple[Tensor, Tensor]:
-    """Three batches of one shape, each with a mask of its own."""
+    """Return three batches of one shape with different masks."""
     x, mask = all_layouts()
     return torch.stack([x, 2 * x, x.flip(1)]), torch.stack([mask, mask.flip(0), mask.flip(1)])
 
@@ -29,7 +29,7 @@ def _loss(layer: PoolingLayer, x: Tensor, mask: Tensor) -> Tensor:
 
 @every_pooling
 def test_grad(name: str) -> None:
-    """torch.func.grad gives autograd's gradient, exactly 0 at pads, NaN in them or not."""
+    """torch.func.grad gives autograd's gradient, exactly 0 at pads, also if they hold NaN."""
     layer, (x, mask) = make(name).requires_grad_(False), all_layouts()
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(_loss(layer, leaf, mask), leaf)
@@ -60,7 +60,7 @@ def test_vmap_over_parameters(name: str) -> None:
         result: Tensor = functional_call(layer, parameters, (x, mask))
         return result
 
-    each = [pool({key: values[one] for key, values in sets.items()}) for one in range(3)]
+    each = [pool({key: values[index] for key, values in sets.items()}) for index in range(3)]
     torch.testing.assert_close(vmap(pool)(sets), torch.stack(each), rtol=1e-5, atol=1e-6)
     gradients = grad(lambda parameters: pool(parameters).square().sum())(own)
     expected = torch.autograd.grad(layer(x, mask).square().sum(), list(layer.parameters()))
@@ -73,12 +73,12 @@ def test_transforms_of_token_weights(name: str) -> None:
     """Token weights can be mapped over, and differentiated by."""
     layer, (x, mask) = make(name).requires_grad_(False), all_layouts()
     weights = tokens(2, *mask.shape, seed=5).abs() + 0.1
-    expected = torch.stack([layer(x, mask, token_weights=one) for one in weights])
-    mapped = vmap(lambda one: layer(x, mask, token_weights=one))(weights)
+    expected = torch.stack([layer(x, mask, token_weights=sample) for sample in weights])
+    mapped = vmap(lambda sample: layer(x, mask, token_weights=sample))(weights)
     torch.testing.assert_close(mapped, expected, rtol=1e-5, atol=1e-6)
     leaf = weights[0].clone().requires_grad_()
     (by_weight,) = torch.autograd.grad(layer(x, mask, token_weights=leaf).square().sum(), leaf)
-    actual = grad(lambda one: layer(x, mask, token_weights=one).square().sum())(weights[0])
+    actual = grad(lambda sample: layer(x, mask, token_weights=sample).square().sum())(weights[0])
     torch.testing.assert_close(actual, by_weight, rtol=1e-4, atol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_transforms_of_packed_tokens(name: str) -> None:
 
 
 def test_other_lengths_in_each_batch_are_refused() -> None:
-    """torch.vmap over cu_seqlens is refused, because lengths are read; the way out is named."""
+    """torch.vmap over cu_seqlens is refused, because lengths are read; the error names the alternative."""
     offsets = torch.stack([lengths_to_offsets([3, 6]), lengths_to_offsets([4, 5])])
     with pytest.raises(InvalidValueError, match=r"^cu_seqlens must be the same .* pass padded token_embeddings"):
         vmap(lambda rows, own: make("mean")(rows, cu_seqlens=own))(tokens(2, 9, DIM), offsets)
@@ -124,7 +124,7 @@ def test_forward_mode(name: str) -> None:
 
 @every_pooling
 def test_batches_prepared_outside_are_refused(name: str) -> None:
-    """A batch that was prepared outside of a transform is refused inside it; the way out is named."""
+    """A batch that was prepared outside a transform is refused inside it; the error names the fix."""
     layer, batch = make(name), TokenBatch.of(*all_layouts())
     text = r"^token_embeddings must be .* under torch\.func .* inside of the transform"
 

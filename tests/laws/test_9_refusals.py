@@ -32,7 +32,7 @@ MASK = torch.ones(2, 3, dtype=torch.int64)
 
 
 def _entrances(layout: str) -> dict[str, Callable[..., Any]]:
-    """Every function and layer that takes a batch, as called with nothing but the batch."""
+    """Return every function and layer that takes a batch, with all other arguments set."""
     entrances: dict[str, Callable[..., Any]] = {name: make(name) for name in SPECS}
     for name in (*BATCH_FUNCTIONS, *LAYERS_FUNCTIONS):
         entrances[name] = partial(getattr(maskpool.functional, name), **arguments_of(name, layout))
@@ -183,7 +183,7 @@ def _argument(text: str) -> str:
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_bad_batch(refusal: str) -> None:
-    """Every function and layer refuses what is not a padded batch, with the same message."""
+    """Every function and layer refuses an invalid padded batch with the same message."""
     x, mask, error, text = REFUSALS[refusal]
     for name, entrance in ENTRANCES.items():
         _assert_refused(partial(entrance, x, mask), _kind(error), _argument(text), text, name)
@@ -343,12 +343,12 @@ def test_wrong_width(name: str, width: int) -> None:
     ],
 )
 def test_bad_parameters(function: str, changed: dict[str, Any], text: str) -> None:
-    """A parameter of another shape is refused, never broadcast, and what sets its shape is named."""
+    """A parameter of another shape is refused, never broadcast, and the error names the tensor that sets its shape."""
     with pytest.raises(ValueError, match=re.escape(text)):
         ENTRANCES[function](X, MASK, **changed)
 
 
-# The learned parameters of each function: scores are checked on their own.
+# The learned parameters of each function; scores are checked separately.
 PARAMETERS = [
     (function, name)
     for function in BATCH_FUNCTIONS
@@ -359,7 +359,7 @@ PARAMETERS = [
 
 @pytest.mark.parametrize(("function", "name"), PARAMETERS)
 def test_parameters_of_another_kind(function: str, name: str) -> None:
-    """What is not a floating tensor on the tokens' device is refused as a parameter by its name."""
+    """A parameter that is not a floating tensor on the tokens' device is refused by its name."""
     given = arguments_of(function)[name]
     for value, got in ((given.tolist(), type(given.tolist()).__name__), (given.long(), "torch.int64")):
         with pytest.raises(TypeError, match=rf"{name} must be a floating torch.Tensor of shape \(.*\), got {got}"):
@@ -402,7 +402,7 @@ def test_parameters_of_another_kind(function: str, name: str) -> None:
     ],
 )
 def test_bad_penalty(weights: Any, cu_seqlens: Any, error: type[Exception], text: str) -> None:
-    """The penalty refuses what is not weights, and offsets that do not cut them into sentences."""
+    """The penalty refuses arguments that are not weights, and offsets that do not cut them into sentences."""
     with pytest.raises(error, match=re.escape(text)):
         maskpool.functional.attention_penalty(weights, cu_seqlens)
 
@@ -448,7 +448,7 @@ def test_bad_scores_of_packed_tokens() -> None:
 
 
 def test_bad_poolings() -> None:
-    """An empty concatenation, or one of something else than layers, is refused."""
+    """A concatenation without layers, or of objects that are not layers, is refused."""
     with pytest.raises(ValueError, match="poolings must hold at least one layer, got none"):
         ConcatPooling([])
     with pytest.raises(TypeError, match="poolings must hold maskpool layers, got Identity"):
@@ -631,15 +631,15 @@ PACKED_REFUSALS: dict[str, tuple[dict[str, object], type[Exception], str]] = {
 
 @pytest.mark.parametrize("refusal", PACKED_REFUSALS)
 def test_bad_packed_batch(refusal: str) -> None:
-    """What is not a packed or nested batch is refused by functions and layers with the same message."""
+    """Functions and layers refuse an invalid packed or nested batch with the same message."""
     given, error, text = PACKED_REFUSALS[refusal]
     for entrance in PACKED.values():
         with pytest.raises(_kind(error), match=re.escape(text)):
             entrance(**given)
 
 
-def test_nested_or_nothing() -> None:
-    """from_nested names what was passed instead of a nested tensor."""
+def test_from_nested_refuses_other_tensors() -> None:
+    """from_nested refuses other tensors and names the type that was passed."""
     with pytest.raises(TypeError, match=re.escape("must be a jagged nested tensor, got torch.strided")):
         TokenBatch.from_nested(X)
     with pytest.raises(TypeError, match=re.escape("must be a jagged nested tensor, got list")):
@@ -732,7 +732,7 @@ def test_bad_spans(given: Any, error: type[Exception], text: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
 def test_offsets_whose_differences_overflow(dtype: torch.dtype) -> None:
-    """Offsets so far apart that their differences wrap around to positive numbers do decrease, and are refused."""
+    """Decreasing offsets are refused even if their differences wrap around to positive numbers."""
     limit = torch.iinfo(dtype).max + 1
     with pytest.raises(ValueError, match="cu_seqlens must start at 0, never decrease"):
         TokenBatch.from_packed(ROWS, torch.tensor([0, limit // 2, 7 - limit, 5], dtype=dtype))
@@ -740,7 +740,7 @@ def test_offsets_whose_differences_overflow(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_nested_tensor_that_does_not_cover_its_values(name: str) -> None:
-    """A nested tensor whose offsets leave values over, which torch itself cannot unbind, is refused."""
+    """A nested tensor whose offsets do not cover all values, which torch itself cannot unbind, is refused."""
     nested = torch.nested.nested_tensor_from_jagged(ROWS, torch.tensor([0, 2, 4]))
     with pytest.raises(RuntimeError, match="split_sizes"):
         nested.unbind()
