@@ -1,6 +1,6 @@
 """Pooling functions: one pure function per pooling, from token embeddings to one vector per sentence.
 
-All functions share these arguments:
+The functions, and the layers when they are called, share these arguments:
 
 - ``token_embeddings``: (batch, seq, dim) with ``attention_mask``; (tokens, dim) or (1, tokens, dim) with
   ``cu_seqlens``; a jagged nested tensor; or a `maskpool.TokenBatch`. Any floating dtype. A model's output is read as

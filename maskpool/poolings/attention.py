@@ -56,13 +56,8 @@ def attention_pool(
         Yang et al. 2016, Hierarchical Attention Networks, equation 6.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
         scores: (batch, heads, seq), or (tokens, heads) for packed and nested batches, floating; numbers at pads are not
             read. `attention_scores` computes them.
-        cu_seqlens: Cumulative lengths of packed embeddings.
-        token_weights: Weights of the tokens.
-        on_empty: What empty sentences get.
 
     Returns:
         The sentence embeddings, (batch, dim), in the tokens' dtype, and the weights in the layout of ``scores``,
@@ -110,13 +105,8 @@ def structured_attention_pool(
         Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, equations 5 and 6.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
         scores: (batch, hops, seq), or (tokens, hops) for packed and nested batches, floating; numbers at pads are not
             read. `attention_scores` computes them.
-        cu_seqlens: Cumulative lengths of packed embeddings.
-        token_weights: Weights of the tokens.
-        on_empty: What empty sentences get.
 
     Returns:
         The sentence embeddings, (batch, hops · dim), hop after hop, in the tokens' dtype, and the weights in the layout
@@ -159,9 +149,6 @@ def attention_scores(
         Yang et al. 2016, Hierarchical Attention Networks, equation 5; Bahdanau et al. 2015 for the additive form.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
-        cu_seqlens: Cumulative lengths of packed embeddings.
         query: One query per head, (heads, dim), or (heads, hidden) with a hidden layer, floating.
         hidden_weight: W, (hidden, dim), floating; None scores linearly.
         hidden_bias: b, (hidden,), floating.
@@ -230,9 +217,6 @@ def gated_attention_scores(
         Ilse, Tomczak and Welling 2018, Attention-based Deep Multiple Instance Learning, equation 9.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
-        cu_seqlens: Cumulative lengths of packed embeddings.
         query: q, one per head, (heads, hidden), floating.
         hidden_weight: V, (hidden, dim), floating.
         hidden_bias: b, (hidden,), floating.
@@ -350,17 +334,15 @@ class AttentionPooling(LearnedPooling):
     layer starts equal to the mean. Cost: tokens · dim · heads, with a hidden layer tokens · dim · hidden.
 
     The result is (batch, dim), in the tokens' dtype; the weights are (batch, heads, seq) or (tokens, heads), in float32
-    (float64 for float64).
+    (float64 for float64). ``embedding_dimension``, ``on_empty`` and ``start`` are described in
+    `maskpool.nn.LearnedPooling`.
 
     References:
         Yang et al. 2016, Hierarchical Attention Networks, equations 5 to 7.
 
     Args:
-        embedding_dimension: Width of a token embedding.
         hidden_dimension: Width of the hidden layer of additive scores; None for linear scores.
         num_heads: Number of queries; must divide ``embedding_dimension``.
-        on_empty: What empty sentences get.
-        start: The mode of the pooling that the layer equals before it learns.
 
     Raises:
         InvalidValueError: A dimension or number of heads is not a positive integer, or does not divide, or ``start`` is
@@ -421,17 +403,15 @@ class GatedAttentionPooling(LearnedPooling):
     layer starts equal to the mean. Cost: 2 · tokens · dim · hidden.
 
     The result is (batch, dim), in the tokens' dtype; the weights are (batch, heads, seq) or (tokens, heads), in float32
-    (float64 for float64).
+    (float64 for float64). ``embedding_dimension``, ``on_empty`` and ``start`` are described in
+    `maskpool.nn.LearnedPooling`.
 
     References:
         Ilse, Tomczak and Welling 2018, Attention-based Deep Multiple Instance Learning, equation 9.
 
     Args:
-        embedding_dimension: Width of a token embedding.
         hidden_dimension: Width of the hidden layer and of its gate.
         num_heads: Number of queries; must divide ``embedding_dimension``.
-        on_empty: What empty sentences get.
-        start: The mode of the pooling that the layer equals before it learns.
 
     Raises:
         InvalidValueError: See `AttentionPooling`.
@@ -484,16 +464,15 @@ class StructuredAttentionPooling(LearnedPooling):
     Cost: tokens · dim · (hidden + hops).
 
     The result is (batch, hops · dim), in the tokens' dtype; the weights are (batch, hops, seq) or (tokens, hops), in
-    float32 (float64 for float64).
+    float32 (float64 for float64). ``embedding_dimension`` and ``on_empty`` are described in
+    `maskpool.nn.LearnedPooling`.
 
     References:
         Lin et al. 2017, A Structured Self-Attentive Sentence Embedding.
 
     Args:
-        embedding_dimension: Width of a token embedding.
         num_hops: How many vectors are concatenated.
         hidden_dimension: Width of the hidden layer of the scores.
-        on_empty: What empty sentences get.
         start: The mode of the pooling that each hop equals before it learns.
 
     Raises:

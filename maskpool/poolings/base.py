@@ -98,15 +98,7 @@ class PoolingLayer(nn.Module, ABC):
         cu_seqlens: Offsets | None = None,
         token_weights: TokenWeights | None = None,
     ) -> SentenceEmbeddings:
-        """Pool a batch.
-
-        Args:
-            token_embeddings: (batch, seq, dim), any floating dtype; (tokens, dim) or (1, tokens, dim) with
-                ``cu_seqlens``; a jagged nested tensor; or a `TokenBatch`.
-            attention_mask: (batch, seq), bool or integer, 1 or True at real tokens; for padded embeddings only.
-            cu_seqlens: (batch + 1,), int32 or int64, cumulative lengths; for packed embeddings only.
-            token_weights: One finite number ≥ 0 per token, (batch, seq) or (tokens,); numbers at pads are not read.
-                A sentence whose weights are all 0 counts as empty.
+        """Pool a batch; the arguments are described in `maskpool.functional`.
 
         Returns:
             (batch, out_dim), in the dtype and on the device of the tokens.

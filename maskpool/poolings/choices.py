@@ -261,11 +261,7 @@ def topk_mean_pool(
         Kalchbrenner et al. 2014 (k-max pooling); Durand et al. 2017, WILDCAT, who take the mean of the k.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
         k: How many values, at least 1.
-        cu_seqlens: Cumulative lengths of packed embeddings.
-        on_empty: What empty sentences get.
 
     Returns:
         (batch, dim).
@@ -294,9 +290,10 @@ def topk_mean_pool(
 class TopKMeanPooling(PoolingLayer):
     """The mean of the ``k`` largest values of each feature: `maskpool.functional.topk_mean_pool` as a layer.
 
+    ``on_empty`` is described in `maskpool.nn.PoolingLayer`.
+
     Args:
         k: How many values, at least 1.
-        on_empty: What empty sentences get.
 
     Raises:
         InvalidValueError: ``k`` is not a positive integer.

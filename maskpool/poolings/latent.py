@@ -52,17 +52,13 @@ def latent_attention_pool(
         Lee et al. 2024, NV-Embed, equations 1 and 2; the residual as in the authors' code.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
         latents: L, (latents, dim), floating.
         hidden_weight: W₁, (hidden, dim), floating.
         hidden_bias: b₁, (hidden,), floating.
         output_weight: W₂, (dim, hidden), floating.
         output_bias: b₂, (dim,), floating.
         num_heads: Number of heads; must divide dim.
-        cu_seqlens: Cumulative lengths of packed embeddings.
         token_weights: Weights of the tokens in the mean.
-        on_empty: What empty sentences get.
 
     Returns:
         The sentence embeddings, (batch, dim), in the tokens' dtype, and how much each token attends to each latent, the
@@ -150,17 +146,15 @@ class LatentAttentionPooling(LearnedPooling):
 
     The result is (batch, dim), in the tokens' dtype. The weights, (batch, latents, seq) or (tokens, latents), in
     float32 (float64 for float64), are how much each token attends to each latent, the mean over heads.
+    ``embedding_dimension``, ``on_empty`` and ``start`` are described in `maskpool.nn.LearnedPooling`.
 
     References:
         Lee et al. 2024, NV-Embed.
 
     Args:
-        embedding_dimension: Width of a token embedding.
         num_latents: Size of the dictionary.
         num_heads: Number of heads; must divide ``embedding_dimension``.
         hidden_dimension: Width of the hidden layer behind the attention; None for ``embedding_dimension``.
-        on_empty: What empty sentences get.
-        start: The mode of the pooling that the layer equals before it learns.
 
     Raises:
         InvalidValueError: See `AttentionPooling`.

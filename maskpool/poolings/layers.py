@@ -27,16 +27,15 @@ def mix_layers(
 ) -> TokenBatch:
     """Compute a weighted sum of several layers' real tokens, Σₗ wₗ xₗ, as a batch to pool.
 
-    Computed in float32 (float64 for float64) and returned in it, so the pooling rounds once.
+    Computed in float32 (float64 for float64) and returned in it, so the pooling rounds once. The other arguments are
+    described in `maskpool.functional`.
 
     References:
         Peters et al. 2018, ELMo (scalar mix), without its factor γ.
 
     Args:
         hidden_states: One batch per layer, such as a transformer's ``hidden_states``; each as a pooling takes it.
-        attention_mask: (batch, seq), 1 or True at real tokens; for padded embeddings only.
         layer_weights: (layers,), floating.
-        cu_seqlens: (batch + 1,), cumulative lengths; for packed embeddings only.
 
     Returns:
         A `TokenBatch` of the mixed tokens.
@@ -84,17 +83,14 @@ def first_last_average_pool(
     """Compute the mean of the real tokens of the first and the last layer, (1/2n) Σₜ (x⁰ₜ + xᴸₜ).
 
     A transformer's ``hidden_states`` begin with the embedding layer, which is the one that Gao et al. average. For the
-    first transformer layer instead, pass ``hidden_states[1:]``.
+    first transformer layer instead, pass ``hidden_states[1:]``. The other arguments are described in
+    `maskpool.functional`.
 
     References:
         Su et al. 2021, BERT-whitening; Gao et al. 2021, SimCSE (``avg_first_last``).
 
     Args:
         hidden_states: One batch per layer, such as a transformer's ``hidden_states``; each as a pooling takes it.
-        attention_mask: (batch, seq), 1 or True at real tokens; for padded embeddings only.
-        cu_seqlens: (batch + 1,), cumulative lengths; for packed embeddings only.
-        token_weights: Weights of the tokens, (batch, seq) or (tokens,).
-        on_empty: What empty sentences get.
 
     Returns:
         (batch, dim).
@@ -188,11 +184,11 @@ class LayerMix(nn.Module):
     ) -> SentenceEmbeddings | tuple[SentenceEmbeddings, Tensor]:
         """Mix and pool.
 
+        The other arguments are described in `maskpool.functional`.
+
         Args:
             hidden_states: One batch per layer, each (batch, seq, dim), (tokens, dim), nested or a `TokenBatch`.
-            attention_mask: (batch, seq), 1 or True at real tokens; for padded embeddings only.
             return_weights: Also return the layers' weights.
-            cu_seqlens: (batch + 1,), cumulative lengths; for packed embeddings only.
 
         Returns:
             (batch, out_dim), in the dtype of the hidden states; with ``return_weights`` also the weights, (layers,).
@@ -213,8 +209,7 @@ class LayerMix(nn.Module):
 class FirstLastAveragePooling(nn.Module):
     """The mean of the first and the last layer: `maskpool.functional.first_last_average_pool` as a layer.
 
-    Args:
-        on_empty: What empty sentences get: ``"zero"``, ``"nan"`` or ``"raise"``.
+    ``on_empty`` is described in `maskpool.nn.PoolingLayer`.
 
     Raises:
         InvalidValueError: ``on_empty`` is unknown.
@@ -241,11 +236,10 @@ class FirstLastAveragePooling(nn.Module):
     ) -> SentenceEmbeddings:
         """Pool the first and the last of the layers.
 
+        The other arguments are described in `maskpool.functional`.
+
         Args:
             hidden_states: One batch per layer, each (batch, seq, dim), (tokens, dim), nested or a `TokenBatch`.
-            attention_mask: (batch, seq), 1 or True at real tokens; for padded embeddings only.
-            cu_seqlens: (batch + 1,), cumulative lengths; for packed embeddings only.
-            token_weights: One finite number ≥ 0 per token, (batch, seq) or (tokens,).
 
         Returns:
             (batch, dim).

@@ -32,11 +32,10 @@ class LearnedPooling(PoolingLayer):
 
     The learned part of a subclass starts equal to the mean. With another ``start`` the layer returns learned(x) +
     (start(x) − mean(x)): the start, plus how far the learned pooling has moved from the mean. Results that are several
-    tokens wide have the start in each part.
+    tokens wide have the start in each part. ``on_empty`` is described in `maskpool.nn.PoolingLayer`.
 
     Args:
         embedding_dimension: Width of a token embedding; None takes any.
-        on_empty: What empty sentences get.
         start: The mode string of the pooling that the layer equals before it learns: one without parameters or
             required options whose result is as wide as a token.
 
@@ -92,14 +91,11 @@ class LearnedPooling(PoolingLayer):
     ) -> SentenceEmbeddings | tuple[SentenceEmbeddings, AttentionWeights]:
         """Pool a batch.
 
+        The other arguments are described in `maskpool.functional`. The share of each token is multiplied by its weight
+        in ``token_weights``.
+
         Args:
-            token_embeddings: (batch, seq, dim), any floating dtype; (tokens, dim) or (1, tokens, dim) with
-                ``cu_seqlens``; a jagged nested tensor; or a `TokenBatch`.
-            attention_mask: (batch, seq), bool or integer, 1 or True at real tokens; for padded embeddings only.
             return_weights: Also return how much the learned part weighs each token.
-            cu_seqlens: (batch + 1,), int32 or int64, cumulative lengths; for packed embeddings only.
-            token_weights: One finite number ≥ 0 per token, (batch, seq) or (tokens,), by which the share of each token
-                is multiplied.
 
         Returns:
             (batch, out_dim); with ``return_weights`` also the weights, (batch, heads, seq), exactly 0 at pads, or

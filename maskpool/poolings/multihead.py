@@ -50,16 +50,12 @@ def multihead_attention_pool(
         feed-forward layer around it, with which it could not start as a mean; Vaswani et al. 2017 for the attention.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
         queries: (queries, dim), floating, already projected.
         key_weight: K, (dim, dim), floating; head h has the rows ``h * dim / heads`` to ``(h + 1) * dim / heads``.
         value_weight: V, (dim, dim), floating, by head in the same way.
         output_weight: W_O, (dim, dim), floating.
         num_heads: Number of heads; must divide dim.
-        cu_seqlens: Cumulative lengths of packed embeddings.
         token_weights: Weights of the tokens, by which their shares of the attention are multiplied.
-        on_empty: What empty sentences get.
 
     Returns:
         The sentence embeddings, (batch, queries · dim), query after query, in the tokens' dtype, and the weights,
@@ -129,16 +125,15 @@ class MultiheadAttentionPooling(LearnedPooling):
     are projected after pooling.
 
     The result is (batch, queries · dim), in the tokens' dtype; the weights are (batch, queries · heads, seq) or
-    (tokens, queries · heads), in float32 (float64 for float64).
+    (tokens, queries · heads), in float32 (float64 for float64). ``embedding_dimension`` and ``on_empty`` are described
+    in `maskpool.nn.LearnedPooling`.
 
     References:
         Lee et al. 2019, Set Transformer (PMA); Vaswani et al. 2017.
 
     Args:
-        embedding_dimension: Width of a token embedding.
         num_heads: Number of heads; must divide ``embedding_dimension``.
         num_queries: How many vectors are concatenated.
-        on_empty: What empty sentences get.
         start: The mode of the pooling that each query's vector equals before it learns.
 
     Raises:

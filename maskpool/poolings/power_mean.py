@@ -53,12 +53,7 @@ def generalized_mean_pool(
         Rücklé et al. 2018, Concatenated Power Mean Word Embeddings; Radenović et al. 2018, GeM, who learn p.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
         p: The exponent, above 0; a tensor of one element, or of (dim,), can learn.
-        cu_seqlens: Cumulative lengths of packed embeddings.
-        token_weights: Weights of the tokens.
-        on_empty: What empty sentences get.
 
     Returns:
         (batch, dim).
@@ -100,11 +95,7 @@ def generalized_mean_weights(
     The other arguments are described in `maskpool.functional`.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
         p: The exponent, as `generalized_mean_pool` takes it.
-        cu_seqlens: Cumulative lengths of packed embeddings.
-        token_weights: Weights of the tokens.
 
     Returns:
         (batch, dim, seq), exactly 0 at pads, or (tokens, dim) for packed and nested batches.
@@ -143,14 +134,13 @@ class GeneralizedMeanPooling(LearnedPooling):
 
     The result is (batch, dim), in the tokens' dtype. The weights, (batch, dim, seq) or (tokens, dim), are those of
     `maskpool.functional.generalized_mean_weights`, |xₜ|ᵖ⁻¹ / Σₜ |xₜ|ᵖ⁻¹ of each feature, in float32 (float64 for
-    float64) and without a gradient.
+    float64) and without a gradient. ``on_empty`` is described in `maskpool.nn.PoolingLayer`.
 
     References:
         Radenović et al. 2018, Fine-tuning CNN Image Retrieval (GeM); Rücklé et al. 2018 for the signs.
 
     Args:
         p: The initial exponent, above 0.
-        on_empty: What empty sentences get.
         start: The mode of the pooling that the layer equals at ``p=1``.
 
     Raises:

@@ -77,12 +77,7 @@ def softmax_pool(
         Li et al. 2020, DeeperGCN; PyTorch Geometric, ``SoftmaxAggregation``, whose t is 1/τ.
 
     Args:
-        token_embeddings: The token embeddings.
-        attention_mask: Their mask.
         temperature: τ, above 0.
-        cu_seqlens: Cumulative lengths of packed embeddings.
-        token_weights: Weights of the tokens.
-        on_empty: What empty sentences get.
 
     Returns:
         (batch, dim).
@@ -115,9 +110,10 @@ def _softmax(batch: TokenBatch, weights: PerToken | None, temperature: float, on
 class SoftmaxPooling(PoolingLayer):
     """A mean that weighs large values more, Σₜ softmax(x/τ)ₜ xₜ: `maskpool.functional.softmax_pool` as a layer.
 
+    ``on_empty`` is described in `maskpool.nn.PoolingLayer`.
+
     Args:
         temperature: τ, above 0; large values give the mean, small ones the maximum.
-        on_empty: What empty sentences get.
 
     Raises:
         InvalidValueError: ``temperature`` is not a finite number above 0.
