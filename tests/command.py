@@ -1,4 +1,4 @@
-"""Run the command in this process, and read what it leaves."""
+"""Run the command in this process or another, and compare its outputs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ REPLICATES, SEEDS = 3, 2
 
 @dataclass(frozen=True)
 class Ran:
+    """Hold the exit code and the output of a finished command."""
+
     code: int
     out: str
     err: str
 
 
 def run(*arguments: object) -> Ran:
-    """What the command does, in this process."""
+    """Run the command in this process and return its exit code and output."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["maskpool", *map(str, arguments)])
@@ -43,12 +45,12 @@ def run(*arguments: object) -> Ran:
 
 def in_a_process(*command: str) -> Ran:
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    return Ran(done.returncode, done.stdout, done.stderr)
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return Ran(finished.returncode, finished.stdout, finished.stderr)
 
 
 def assert_refused(ran: Ran, sentence: str) -> None:
-    """Exit code 2, nothing on standard output, and on standard error one line that matches."""
+    """Check for exit code 2, an empty standard output, and one matching line on standard error."""
     assert ran.code == 2
     assert ran.out == ""
     lines = [line for line in ran.err.splitlines() if line != "loading …"]
@@ -64,9 +66,10 @@ def one_process(*backend: object, **options: object) -> object:
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
-    """Fewer fits than a finding needs, all in this process, and no hub."""
-    few = {"replicates": REPLICATES}
-    patch.setattr(Study.__init__, "__defaults__", tuple(few.get(one.name, one.default) for one in fields(Study)))
+    """Reduce the number of fits below what a finding needs, run them in this process, and disable the hub."""
+    small = {"replicates": REPLICATES}
+    defaults = tuple(small.get(field.name, field.default) for field in fields(Study))
+    patch.setattr(Study.__init__, "__defaults__", defaults)
     patch.setattr("maskpool.bench.score.intervals._DRAWS", 1_000)
     patch.setattr("maskpool.bench.run.FLOOR_FITS", 3)
     patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
@@ -77,7 +80,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
 
 
 class Silent:
-    """Progress that nobody looks at."""
+    """Show no progress."""
 
     @contextlib.contextmanager
     def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -85,7 +88,7 @@ class Silent:
 
 
 def without_times(results: Any) -> Any:
-    """Results but for whatever is counted in seconds."""
+    """Remove all durations from results."""
     if isinstance(results, dict):
         return {name: without_times(value) for name, value in results.items() if "seconds" not in name}
     return [without_times(value) for value in results] if isinstance(results, list) else results

@@ -1,4 +1,4 @@
-"""The command, from its arguments to its files."""
+"""Test `maskpool bench` from its arguments to its files."""
 
 from __future__ import annotations
 
@@ -68,23 +68,23 @@ class Measured:
 
     @property
     def results(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
-        return found
+        content: dict[str, Any] = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+        return content
 
     @property
     def part(self) -> dict[str, Any]:
-        (found,) = self.results["parts"]
-        return dict(found)
+        (part,) = self.results["parts"]
+        return dict(part)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Of the table of clusters."""
+        """Return the rows of the table of clusters."""
         return list(self.part["tables"][0]["rows"])
 
 
 @pytest.fixture(scope="session")
 def study(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """A run that succeeds, into a folder that is not there yet."""
+    """Run a small study into a folder that does not exist yet."""
 
     def measure(base: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,7 @@ def study(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def copy_of(study: Measured, folder: Path) -> tuple[object, ...]:
-    """Copy the cells of a study to a folder; return the command that goes on with them, which finds nothing to do."""
+    """Copy a finished study's cells to a folder; return the command that resumes there and has nothing to compute."""
     folder.mkdir(exist_ok=True)
     for name in (STUDY, CELLS):
         shutil.copy(study.folder / name, folder)
@@ -108,21 +108,21 @@ def copy_of(study: Measured, folder: Path) -> tuple[object, ...]:
 
 @pytest.fixture
 def drawn(study: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures that are copies of those of `study`: drawing takes longer than most runs."""
+    """Copy the figures of `study` instead of drawing them, which takes longer than most runs."""
     monkeypatch.setattr(
         "maskpool.bench.report.pages._draw", lambda _, __, path: shutil.copy(study.folder / path.name, path)
     )
 
 
 def test_a_run_writes_its_files(study: Measured) -> None:
-    """A run makes its folder, writes its files and nothing else, and says where they are."""
+    """A run creates its folder, writes exactly its files, and prints where they are."""
     assert study.ran.code == 0, study.ran.err
     assert sorted(content(study.folder)) == sorted(FILES)
     assert f"Written to {study.folder}/: {', '.join(REPORT_FILES)}" in study.ran.out
     assert study.results["study"]["replicates"] == REPLICATES
 
 
-def test_the_screen_shows_what_the_files_say(study: Measured) -> None:
+def test_the_screen_shows_the_results(study: Measured) -> None:
     """The printed table has the AMI of each row of the results."""
     for row in study.rows:
         assert re.search(
@@ -139,8 +139,8 @@ def test_figures_are_images(study: Measured) -> None:
             assert min(image.size) > 300
 
 
-def test_the_table_of_numbers_is_that_of_the_results(study: Measured) -> None:
-    """results.csv has the rows of results.json, number by number, each with its model, corpus, layer and clusterer."""
+def test_the_csv_file_has_the_rows_of_the_results(study: Measured) -> None:
+    """results.csv has the rows and numbers of results.json, each with its model, corpus, layer and clusterer."""
     with (study.folder / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CSV_COLUMNS
@@ -149,19 +149,19 @@ def test_the_table_of_numbers_is_that_of_the_results(study: Measured) -> None:
         for table in study.part["tables"]
         for row in table["rows"]
     ]
-    for found, row in zip(rows, expected, strict=True):
-        assert found == {name: str(row.get(name, "")) for name in CSV_COLUMNS}
+    for csv_row, row in zip(rows, expected, strict=True):
+        assert csv_row == {name: str(row.get(name, "")) for name in CSV_COLUMNS}
 
 
 def tables(markdown: str) -> list[list[list[str]]]:
-    """The cells of each table, its header first."""
-    found: list[list[list[str]]] = [[]]
+    """Return the cells of each table, beginning with its header."""
+    parsed: list[list[list[str]]] = [[]]
     for line in markdown.splitlines():
         if line.startswith("|"):
-            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
-        elif found[-1]:
-            found.append([])
-    return [table for table in found if table]
+            parsed[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif parsed[-1]:
+            parsed.append([])
+    return [table for table in parsed if table]
 
 
 def numbers_in(results: object) -> Iterator[float]:
@@ -176,7 +176,7 @@ def numbers_in(results: object) -> Iterator[float]:
 
 
 def test_every_number_of_the_report_is_in_the_results(study: Measured) -> None:
-    """Each number in a table of the report is one of results.json, rounded."""
+    """Each number in a table of the report is a rounded number of results.json."""
     known = list(numbers_in(study.results))
     checked = 0
     for table in tables((study.folder / "report.md").read_text(encoding="utf-8")):
@@ -184,18 +184,18 @@ def test_every_number_of_the_report_is_in_the_results(study: Measured) -> None:
             continue
         for cells in table[2:]:
             for cell in cells[2:]:
-                cell = cell.replace(",", "")  # of thousands
+                cell = cell.replace(",", "")  # the thousands separator
                 for number, percent in re.findall(r"([-+]?\d+(?:\.\d+)?)( ?%)?", cell):
                     half = 0.5000001 * 10.0 ** -len(number.partition(".")[2])
                     scale = 100 if percent else 1
-                    # A distance from itself may have a sign of no meaning.
-                    assert any(abs(abs(one * scale) - abs(float(number))) <= half for one in known), cell
+                    # The sign of a difference that rounds to zero is arbitrary.
+                    assert any(abs(abs(value * scale) - abs(float(number))) <= half for value in known), cell
                     checked += 1
     assert checked > 150
 
 
-def test_the_report_has_the_row_of_each_comparison(study: Measured) -> None:
-    """Each row of the report's main table has its own numbers of results.json, in the same order."""
+def test_the_report_has_a_row_for_each_comparison(study: Measured) -> None:
+    """The rows of the report's main table have the numbers of the rows of results.json, in the same order."""
     (main,) = [table for table in tables((study.folder / "report.md").read_text("utf-8")) if table[0] == list(HEADER)]
     for cells, row in zip(main[2:], study.rows, strict=False):
         assert cells[:4] == [row["pooling"], row["plan"], row["treatment"], str(row["texts"])]
@@ -208,8 +208,8 @@ def test_the_report_has_the_row_of_each_comparison(study: Measured) -> None:
     assert [cells[0] for cells in main[2 + len(study.rows) :]] == ["TF-IDF", "length deciles"]
 
 
-def test_differences_are_those_of_the_rows(study: Measured) -> None:
-    """The difference of a treatment that scores all texts is its AMI less that of the excluded treatment."""
+def test_differences_are_relative_to_the_excluded_treatment(study: Measured) -> None:
+    """The difference of a treatment that scores all texts is its AMI minus that of the excluded treatment."""
     reference = {row["pooling"]: row["ami"] for row in study.rows if row["treatment"] == "excluded"}
     rows = [row for row in study.rows if row["treatment"] in ("included", "noise")]
     assert len(rows) == 2 * 2 * 3
@@ -217,8 +217,8 @@ def test_differences_are_those_of_the_rows(study: Measured) -> None:
         assert row["delta"] == pytest.approx(row["ami"] - reference[row["pooling"]])
 
 
-def test_noise_is_as_far_as_pads(study: Measured) -> None:
-    """Beside each included row stands noise of the same cosine shift."""
+def test_noise_has_the_cosine_shift_of_pads(study: Measured) -> None:
+    """For each included row there is a noise row with the same cosine shift."""
     shift = {
         (row["pooling"], row["plan"], row["treatment"]): row["cosine_shift"] for row in study.rows if "delta" in row
     }
@@ -229,8 +229,8 @@ def test_noise_is_as_far_as_pads(study: Measured) -> None:
             assert value > 1e-4
 
 
-def test_pads_against_noise_is_one_of_the_tables_comparisons(study: Measured) -> None:
-    """Pads against noise is the difference of their scores per subsample, with the quantile of the other intervals."""
+def test_pads_against_noise_is_a_comparison_of_the_table(study: Measured) -> None:
+    """Pads are compared with noise by their scores per subsample, with the quantile of the table's other intervals."""
     cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
     fits = {
         tuple(cell["key"].get(name) for name in ("pooling", "plan", "treatment", "subsample")): cell["value"]["scores"][
@@ -258,33 +258,33 @@ def test_pads_against_noise_is_one_of_the_tables_comparisons(study: Measured) ->
         variance = halves.mean(axis=1).var(ddof=1) - by_seeds / halves.shape[1]
         on_full = ((len(full) - 1) * full.var(ddof=1) + by_seeds) / len(full)
         error = np.sqrt(max(variance, 0) + on_full / len(full))
-        found = row["against_noise"]
-        assert found["delta"] == pytest.approx(full.mean())
-        assert found["high"] - found["delta"] == pytest.approx(quantile * error, rel=1e-4)
-        assert found["delta"] - found["low"] == pytest.approx(quantile * error, rel=1e-4)
+        comparison = row["against_noise"]
+        assert comparison["delta"] == pytest.approx(full.mean())
+        assert comparison["high"] - comparison["delta"] == pytest.approx(quantile * error, rel=1e-4)
+        assert comparison["delta"] - comparison["low"] == pytest.approx(quantile * error, rel=1e-4)
     assert all(("against_noise" in row) == (row["treatment"] == "included") for row in study.rows)
 
 
 def test_intervals_of_heads_are_wider_than_those_of_their_cells(study: Measured) -> None:
-    """The results hold the intervals of heads that hold at once, for the differences of the cell."""
+    """The results have simultaneous intervals for heads, computed from the differences of the cell."""
     cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
     (cell,) = (cell["value"] for cell in cells if cell["key"]["kind"] == "heads")
     assert study.part["learned"] == hold_at_once({"attention": cell})
 
 
-def test_few_half_samples_are_said(study: Measured) -> None:
-    """A study of fewer than 50 half-samples says so in the report and on the screen, and no other does."""
-    says = f"the intervals rest on {REPLICATES} half-samples, and with fewer than 50 their width is rough"
+def test_few_half_samples_are_reported(study: Measured) -> None:
+    """Only a study with fewer than 50 half-samples says so, in the report and on the screen."""
+    sentence = f"the intervals rest on {REPLICATES} half-samples, and with fewer than 50 their width is rough"
     for name in ("report.md", "report.html"):
-        assert says in (study.folder / name).read_text("utf-8")
-    assert says in " ".join(study.ran.out.split())
+        assert sentence in (study.folder / name).read_text("utf-8")
+    assert sentence in " ".join(study.ran.out.split())
     assert results._notes(Study(replicates=50)) == []
     assert len(results._notes(Study(replicates=49))) == 1
 
 
 @pytest.mark.usefixtures("drawn")
 def test_a_finished_run_again_gives_the_same_results(study: Measured, tmp_path: Path) -> None:
-    """A run of a finished study gives the same results, times included, in the place of older ones."""
+    """Running a finished study again replaces older results by the same results, times included."""
     command = copy_of(study, tmp_path)
     for name in REPORT_FILES:
         (tmp_path / name).write_text("older")
@@ -296,7 +296,7 @@ def test_a_finished_run_again_gives_the_same_results(study: Measured, tmp_path: 
 
 
 def measured_cells(folder: Path, *poolings: str) -> dict[str, Any]:
-    """The values of the cells of some poolings, by their keys, without times."""
+    """Return the values of the cells of some poolings by their keys, without times."""
     cells = [json.loads(line) for line in (folder / CELLS).read_text("utf-8").splitlines()]
     return {
         json.dumps(cell["key"], sort_keys=True): without_times(cell["value"])
@@ -314,19 +314,19 @@ def measured_cells(folder: Path, *poolings: str) -> dict[str, Any]:
 def test_the_same_run_twice_gives_the_same_numbers(
     study: Measured, model: Path, data: Path, tmp_path: Path, poolings: tuple[str, ...]
 ) -> None:
-    """Measured again, each cell of a pooling has the same value, whichever other poolings are measured."""
+    """A second measurement gives each cell of a pooling the same value, with any other poolings in the study."""
     request = ("--model", model, "--data", data, "--seeds", SEEDS, "--out", tmp_path, "--pooling", ",".join(poolings))
     assert run("bench", *request).code == 0
-    found = measured_cells(tmp_path, *poolings)
-    assert found == measured_cells(study.folder, *poolings)
-    assert len(found) > 80
+    cells = measured_cells(tmp_path, *poolings)
+    assert cells == measured_cells(study.folder, *poolings)
+    assert len(cells) > 80
 
 
 @pytest.mark.parametrize("spelling", [["--pooling", "mean", "--pooling", "cls"], ["--pooling", " mean,cls,mean"]])
 def test_poolings_may_be_repeated_or_listed(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: list[str]
 ) -> None:
-    """Options repeated and names set apart by commas mean the same, and each pooling is measured once."""
+    """Poolings may be given by a repeated option or separated by commas, and each is measured once."""
     request: list[Study] = []
     monkeypatch.setattr("maskpool.bench.run.run_study", lambda study, *_: request.append(study))
     run("bench", "--model", model, "--data", data, "--out", tmp_path, *spelling)
@@ -334,8 +334,8 @@ def test_poolings_may_be_repeated_or_listed(
 
 
 @pytest.mark.usefixtures("drawn")
-def test_a_saved_head_beside_a_mode(model: Path, data: Path, tmp_path: Path) -> None:
-    """A trained head, named by its folder, is measured as a mode is; trained further, it is another study."""
+def test_a_saved_head_next_to_a_mode(model: Path, data: Path, tmp_path: Path) -> None:
+    """The folder of a trained head is measured like a mode; a head with other weights makes another study."""
     head = Pooling(32, "attention")
     torch.nn.init.normal_(head.pooling.get_parameter("query"))
     (tmp_path / "head").mkdir()
@@ -343,7 +343,7 @@ def test_a_saved_head_beside_a_mode(model: Path, data: Path, tmp_path: Path) -> 
     request = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", f"mean,{tmp_path / 'head'}")
     assert run("bench", *request).code == 0
     part = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["parts"][0]
-    (table,) = (one for one in part["tables"] if one["by"] == "kmeans")
+    (table,) = (table for table in part["tables"] if table["by"] == "kmeans")
     scores = {row["pooling"]: row["ami"] for row in table["rows"] if row["treatment"] == "excluded"}
     assert set(scores) == {"mean", str(tmp_path / "head")}
     assert scores["mean"] != scores[str(tmp_path / "head")]
@@ -354,8 +354,8 @@ def test_a_saved_head_beside_a_mode(model: Path, data: Path, tmp_path: Path) -> 
     assert "must be a folder without another study's cells" in again.err
 
 
-def test_learned_poolings_alone(model: Path, data: Path, tmp_path: Path) -> None:
-    """Every learned pooling is trained and served with and without the mask, in one table; no other is needed."""
+def test_learned_poolings_only(model: Path, data: Path, tmp_path: Path) -> None:
+    """A study of only learned poolings reports each, trained and served with and without the mask, in one table."""
     modes = LEARNED_FAMILIES[:3]
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", ",".join(modes))
     assert ran.code == 0, ran.err
@@ -369,8 +369,8 @@ def test_learned_poolings_alone(model: Path, data: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("drawn")
-def test_too_few_labels_for_heads_are_said(model: Path, tmp_path: Path) -> None:
-    """With two labels there is no table of learned poolings, and the report says why."""
+def test_too_few_labels_for_heads_are_reported(model: Path, tmp_path: Path) -> None:
+    """With two labels the report has no table of learned poolings and says why."""
     data = tiny.write_csv(tmp_path / "two.csv", tiny.make_texts(40, labels=2))
     request = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", "mean,attention")
     assert run("bench", *request).code == 0
@@ -378,16 +378,16 @@ def test_too_few_labels_for_heads_are_said(model: Path, tmp_path: Path) -> None:
     assert text in (tmp_path / "out" / "report.md").read_text("utf-8")
 
 
-def test_a_model_of_few_positions(data: Path, tmp_path: Path) -> None:
-    """A model that reads fewer tokens than the default padded length is padded to what it reads."""
+def test_a_model_with_few_positions(data: Path, tmp_path: Path) -> None:
+    """The texts of a model whose limit is below the default padded length are padded to the limit."""
     small = tiny.save_model(tmp_path / "small", limit=40)
     (corpus,) = load_corpora(Study(corpora=(CorpusSource(data=str(data)),)), tmp_path)
     part = Part.of(Study(), corpus, Encoder.load(str(small)))
     assert part.top == 40 > part.lengths.max()
 
 
-def test_pads_that_one_text_brings(model: Path, tmp_path: Path) -> None:
-    """A corpus of one long text among equally long ones is measured: half-samples without it have no pads."""
+def test_pads_that_one_text_causes(model: Path, tmp_path: Path) -> None:
+    """A corpus with one long text among texts of equal length is measured; half-samples without it have no pads."""
     rows = [(f"{label}{place % 8} w{place % 30}", label) for place in range(24) for label in ("red", "green")]
     rows[0] = ("red1 w1 w2 w3 w4 w5 w6", "red")
     halves = [
@@ -402,8 +402,8 @@ def test_pads_that_one_text_brings(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("drawn")
-def test_texts_that_are_cut_off_are_said(data: Path, tmp_path: Path) -> None:
-    """Texts beyond the model's limit are counted on the screen and in the results."""
+def test_texts_that_are_cut_off_are_reported(data: Path, tmp_path: Path) -> None:
+    """The screen and the results give the number of texts beyond the model's limit."""
     small = tiny.save_model(tmp_path / "small", limit=10)
     arguments = ["bench", "--model", small, "--data", data, "--out", tmp_path / "out", "--pad-to", 10]
     ran = run(*arguments, "--pooling", "mean")
@@ -456,10 +456,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_is_refused(
+def test_invalid_arguments_are_refused(
     model: Path, data: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    """What the user can mend is one sentence that names it and what is accepted, and older results stay."""
+    """An error the user can fix is one sentence that names the argument and the accepted values; results stay."""
     for name in REPORT_FILES:
         (tmp_path / name).write_text(f"older {name}")
     before = content(tmp_path)
@@ -489,10 +489,10 @@ BAD_TEXTS: dict[str, tuple[list[tuple[str, str]], str]] = {
 def test_texts_that_cannot_be_measured_are_refused(
     model: Path, tmp_path: Path, rows: list[tuple[str, str]], sentence: str
 ) -> None:
-    """A corpus that cannot be clustered or scored is refused with the row or the label."""
+    """A corpus that cannot be clustered or scored is refused, and the error names the row or the label."""
     data = tiny.write_csv(tmp_path / "mine.csv", rows)
     assert_refused(run("bench", "--model", model, "--data", data, "--out", tmp_path / "out"), sentence)
-    assert not (tmp_path / "out").exists(), "nothing is made before something can be measured"
+    assert not (tmp_path / "out").exists(), "the folder is created only when something can be measured"
 
 
 def no_tokenizer(folder: Path) -> None:
@@ -538,13 +538,13 @@ NO_TEXT_MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "sentence"), NO_TEXT_MODELS.values(), ids=NO_TEXT_MODELS)
+@pytest.mark.parametrize(("damage", "sentence"), NO_TEXT_MODELS.values(), ids=NO_TEXT_MODELS)
 def test_a_model_that_does_not_fit_its_tokenizer_is_refused(
-    data: Path, tmp_path: Path, spoil: Callable[[Path], None], sentence: str
+    data: Path, tmp_path: Path, damage: Callable[[Path], None], sentence: str
 ) -> None:
-    """A model whose tokenizer is missing or another's, or that needs more than texts, is refused with what it lacks."""
+    """A model with a missing or wrong tokenizer, or with other inputs than texts, is refused with the reason."""
     model = tiny.save_model(tmp_path / "model")
-    spoil(model)
+    damage(model)
     assert_refused(run("bench", "--model", model, "--data", data, "--out", tmp_path / "out"), sentence)
 
 
@@ -552,9 +552,9 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused(
     ("place", "options"),
     [("encoder.Encoder.load", []), ("bench.report.pages.write", []), ("bench.estimate.estimate", ["--dry-run"])],
 )
-@pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
-def test_ctrl_c_says_how_to_go_on(
-    study: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, options: list[str], begun: bool
+@pytest.mark.parametrize("has_cells", [False, True], ids=["new", "begun"])
+def test_ctrl_c_says_how_to_resume(
+    study: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, options: list[str], has_cells: bool
 ) -> None:
     """Ctrl-C while models load, while a report is written or in a dry run ends with code 130 and one sentence."""
 
@@ -563,29 +563,29 @@ def test_ctrl_c_says_how_to_go_on(
 
     command = copy_of(study, tmp_path)
     finished = (tmp_path / CELLS).read_bytes().count(b"\n")
-    if not begun:
+    if not has_cells:
         if place == "bench.report.pages.write":
-            pytest.skip("a report is written of a study that is finished")
+            pytest.skip("only a finished study has a report")
         (tmp_path / CELLS).unlink()
         finished = 0
     monkeypatch.setattr(f"maskpool.{place}", stop)
     ran = run(*command, *options)
     assert (ran.code, ran.out) == (130, "")
-    says = f"maskpool: stopped; {finished} finished cells are in {tmp_path}: the same command resumes from there"
-    assert ran.err.strip().splitlines()[-1] == says
+    sentence = f"maskpool: stopped; {finished} finished cells are in {tmp_path}: the same command resumes from there"
+    assert ran.err.strip().splitlines()[-1] == sentence
 
 
 @pytest.mark.parametrize("place", ["numpy.save", "pathlib.Path.write_text"])
-def test_a_disk_without_room_for_vectors_is_said(
+def test_a_disk_without_space_for_vectors_is_reported(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """A disk that fills up while vectors are written, or their count, is one sentence with exit code 2."""
-    really = Path.write_text
+    """A disk that fills up while vectors or their count are written gives one sentence and exit code 2."""
+    write_text = Path.write_text
 
     def full_for_counts(path: Path, *arguments: Any, **options: Any) -> int:
-        if path.name.endswith(".done.json"):  # written next to its place
+        if path.name.endswith(".done.json"):  # the temporary file has this suffix, too
             full_disk()
-        return really(path, *arguments, **options)
+        return write_text(path, *arguments, **options)
 
     monkeypatch.setattr(place, full_disk if place == "numpy.save" else full_for_counts)
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path, "--pooling", "mean")
@@ -598,8 +598,8 @@ def test_a_disk_without_room_for_vectors_is_said(
     assert "Traceback" not in ran.err
 
 
-def test_a_folder_that_cannot_be_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
-    """An --out that is a file, or lies below one, is refused before anything is measured."""
+def test_a_file_as_output_folder_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    """An --out that is a file, or a path below a file, is refused before anything is measured."""
     file = tmp_path / "file"
     file.write_text("mine")
     for out in (file, file / "below"):
@@ -611,7 +611,7 @@ def test_a_folder_that_cannot_be_is_refused(model: Path, data: Path, tmp_path: P
 def test_a_folder_that_cannot_be_written_is_refused(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder in which nothing can be made is refused before anything is measured."""
+    """A folder in which files cannot be created is refused before anything is measured."""
 
     def refuse(**options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -630,7 +630,7 @@ def mistake(*arguments: object, **options: object) -> None:
 
 
 def older(folder: Path) -> dict[str, bytes]:
-    """Results of an earlier run."""
+    """Write results of an earlier run."""
     folder.mkdir(exist_ok=True)
     for name in REPORT_FILES:
         (folder / name).write_text(f"older {name}")
@@ -638,8 +638,8 @@ def older(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("drawn")
-def test_a_disk_that_fills_up_is_said(study: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fills up while files are written is one sentence, and older results stay as they were."""
+def test_a_disk_that_fills_up_is_reported(study: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up while files are written gives one sentence, and older results stay unchanged."""
     out = tmp_path / "out"
     command = copy_of(study, out)
     before = older(out)
@@ -652,14 +652,14 @@ def test_a_disk_that_fills_up_is_said(study: Measured, tmp_path: Path, monkeypat
     assert "Traceback" not in ran.err
     assert content(out) == before
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
-    assert run("bench", "report", out).code == 0, "what was computed is not lost"
+    assert run("bench", "report", out).code == 0, "the computed cells are not lost"
     assert (out / "results.csv").read_bytes() == (study.folder / "results.csv").read_bytes()
 
 
 @pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("step", ["_write_csv", "_draw", "markdown", "page", "json.dumps"])
 @pytest.mark.parametrize(("bug", "error"), [(full_disk, MaskpoolError), (mistake, ZeroDivisionError)])
-def test_whatever_fails_leaves_older_results(
+def test_a_failing_step_leaves_older_results(
     study: Measured,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -667,7 +667,7 @@ def test_whatever_fails_leaves_older_results(
     bug: Callable[..., None],
     error: type[Exception],
 ) -> None:
-    """Whichever file cannot be made, every older file stays as it was and nothing stands beside them."""
+    """If any file cannot be written, all older files stay unchanged and no other file remains."""
     out, results = tmp_path / "out", study.results
     before = older(out)
     monkeypatch.setattr(f"maskpool.bench.report.pages.{step}", bug)
@@ -679,8 +679,8 @@ def test_whatever_fails_leaves_older_results(
 
 @pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("name", REPORT_FILES)
-def test_a_folder_in_a_files_place_leaves_older_results(study: Measured, tmp_path: Path, name: str) -> None:
-    """Where a folder stands in one file's place the results are refused, and no other file is exchanged."""
+def test_a_folder_with_the_name_of_a_file_leaves_older_results(study: Measured, tmp_path: Path, name: str) -> None:
+    """If a folder has the name of a results file, writing is refused and no file is replaced."""
     out = tmp_path / "out"
     older(out)
     (out / name).unlink()
@@ -693,13 +693,13 @@ def test_a_folder_in_a_files_place_leaves_older_results(study: Measured, tmp_pat
 
 
 def test_version() -> None:
-    """The installed command says its version."""
+    """The installed command prints its version."""
     installed = str(Path(sys.executable).with_name("maskpool"))
     assert in_a_process(installed, "--version") == Ran(0, f"maskpool {maskpool.__version__}\n", "")
 
 
 def test_help_names_the_command() -> None:
-    """The command lists bench, with --help and without arguments."""
+    """The help of the command lists bench, with --help and without arguments."""
     for arguments in (["--help"], []):
         assert "bench" in CliRunner().invoke(cli.app, arguments).output
 
@@ -716,7 +716,7 @@ def test_help_names_every_option() -> None:
     "arguments", [["--limit", "0"], ["--pad-to", "0"], ["--batch-size", "0"], ["--seeds", "1"], ["--seeds", "many"]]
 )
 def test_numbers_out_of_range_are_refused(arguments: list[str]) -> None:
-    """A number that no run can have is refused with its option and the range."""
+    """A number out of range is refused, and the error names the option."""
     ran = run("bench", *arguments)
     assert ran.code == 2
     assert arguments[0] in ran.err
@@ -724,8 +724,8 @@ def test_numbers_out_of_range_are_refused(arguments: list[str]) -> None:
 
 
 def test_a_missing_package_is_named(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a package of the extra the command that brings it is named."""
-    monkeypatch.setattr(maskpool, "bench", bench)  # so that what is imported here is forgotten again
+    """Without a package of the extra, the error names the command that installs it."""
+    monkeypatch.setattr(maskpool, "bench", bench)  # restores the module that this test replaces
     for name in [name for name in sys.modules if name.startswith("maskpool.bench")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -1,4 +1,4 @@
-"""Exit codes of the command, its errors in one sentence, and what it notes."""
+"""Test the exit codes of the command, its one-sentence errors, and its notes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plain(model_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cls(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, saved with cls pooling."""
+    """Save the same model with cls pooling."""
 
     def save(folder: Path) -> None:
         modules = [host.Transformer(str(plain)), host.Pooling(32, "cls")]
@@ -58,7 +58,7 @@ def texts(tmp_path: Path) -> Path:
 
 
 def by_words(offset: float) -> Callable[[list[str]], Any]:
-    """A pipeline whose vectors take on ``offset`` for each word that the text is padded by."""
+    """Make a pipeline that adds ``offset`` to a vector for each word of padding."""
 
     def embed(texts: list[str]) -> Any:
         counts = [len(text.split()) for text in texts]
@@ -78,15 +78,15 @@ def by_words(offset: float) -> Callable[[list[str]], Any]:
 def test_the_exit_code_is_the_verdict(
     plain: Path, monkeypatch: pytest.MonkeyPatch, pipeline: Callable[[list[str]], Any], code: int
 ) -> None:
-    """A leak is 1, an unknown verdict is 3; a clean one is 0."""
+    """The exit code is 0 for a clean model, 1 for a leak and 3 for an unknown verdict."""
     monkeypatch.setattr("maskpool.audit.opening.open_pipeline", lambda *_: pipeline)
-    found = run("audit", plain, "--json")
-    verdict = json.loads(found.out)["verdict"]
-    assert found.code == {"clean": 0, "leaks": 1, "unknown": 3}[verdict]
+    ran = run("audit", plain, "--json")
+    verdict = json.loads(ran.out)["verdict"]
+    assert ran.code == {"clean": 0, "leaks": 1, "unknown": 3}[verdict]
 
 
 def test_a_clean_model_is_0(plain: Path, texts: Path) -> None:
-    """A clean model is 0."""
+    """The exit code for a clean model is 0."""
     assert run("audit", plain, "--texts", texts).code == 0
 
 
@@ -107,7 +107,7 @@ def no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGED: dict[str, tuple[Callable[[Path], None], str]] = {
     "damaged weights": (cut_weights, r"\S*/model\.safetensors must be a complete safetensors file.*"),
     "missing weights": (no_weights, r"\S* must hold weights in model\.safetensors, got none.*"),
     "missing tokenizer": (no_tokenizer, r"\S* must hold a tokenizer, such as tokenizer\.json.*"),
@@ -115,16 +115,16 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("command", [AUDIT, BENCH], ids=["audit", "bench"])
-@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("name", DAMAGED)
 @pytest.mark.parametrize("kind", ["plain", "cls"])
-def test_spoilt_folders_are_named(
-    request: pytest.FixtureRequest, data: Path, tmp_path: Path, kind: str, spoilt: str, command: tuple[str, ...]
+def test_damaged_folders_are_named(
+    request: pytest.FixtureRequest, data: Path, tmp_path: Path, kind: str, name: str, command: tuple[str, ...]
 ) -> None:
-    """Damaged or missing weights and a missing tokenizer are named as such, in one sentence, with exit code 2."""
-    spoil, sentence = SPOILT[spoilt]
+    """Damaged or missing weights and a missing tokenizer are reported in one sentence, with exit code 2."""
+    damage, sentence = DAMAGED[name]
     folder = tmp_path / "model"
     subprocess.run(["cp", "-r", str(request.getfixturevalue(kind)), str(folder)], check=True)
-    spoil(folder)
+    damage(folder)
     more = ["--data", data, "--out", tmp_path / "out"] if command is BENCH else []
     prefix = r"((--model|NAME_OR_PATH) must be .* could not be loaded: )?"
     assert_refused(run(*command, folder, *more), prefix + sentence)
@@ -136,7 +136,7 @@ def test_spoilt_folders_are_named(
 def test_a_device_that_does_not_exist_is_named(
     request: pytest.FixtureRequest, data: Path, tmp_path: Path, kind: str, command: tuple[str, ...], device: str
 ) -> None:
-    """A device that torch cannot use is named with its option."""
+    """The error for a device that torch cannot use names the option and the device."""
     more = ["--data", data, "--out", tmp_path / "out"] if command is BENCH else []
     ran = run(*command, request.getfixturevalue(kind), "--device", device, *more)
     assert_refused(ran, f"--device must be one that torch can use here, such as cpu, got '{device}': .+")
@@ -156,7 +156,7 @@ def test_a_device_that_does_not_exist_is_named(
     ],
 )
 def test_arguments_are_named_as_options(plain: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    """Errors of Python arguments name the option or argument of the command; blank lines of a file are no texts."""
+    """Errors about Python arguments name the option or argument of the command; blank lines do not count as texts."""
     (tmp_path / "one.txt").write_text("one text\n\n  \n\t\n", "utf-8")
     assert_refused(run("audit", *(argument.format(plain=plain, tmp=tmp_path) for argument in arguments)), sentence)
 
@@ -167,7 +167,7 @@ def test_arguments_are_named_as_options(plain: Path, tmp_path: Path, arguments: 
     ids=" ".join,
 )
 def test_usage_errors_are_2(arguments: list[str]) -> None:
-    """A wrong command line is exit code 2 without a traceback."""
+    """A wrong command line ends with exit code 2 and without a traceback."""
     ran = run(*arguments)
     assert ran.code == 2
     assert "Traceback" not in ran.err
@@ -176,18 +176,18 @@ def test_usage_errors_are_2(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", [["report", "{none}"], ["compare", "{none}", "{none}"]])
 def test_no_study_is_2(tmp_path: Path, command: list[str]) -> None:
-    """A folder without a study is one sentence and exit code 2."""
+    """A folder without a study gives one sentence and exit code 2."""
     assert_refused(run("bench", *(word.format(none=tmp_path / "none") for word in command)), ".+")
 
 
-# ------------------------------------------------------------------------------------------------ the unexpected
+# ------------------------------------------------------------------------------------------------ unexpected errors
 
 
 class PanicException(BaseException):
-    """Not an Exception, as a panic of the tokenizers is not."""
+    """Imitate a panic of the tokenizers package, which does not derive from Exception."""
 
 
-# Each command, and a function it calls.
+# Each command with a function that it calls.
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "audit": (("audit", "x"), "maskpool.audit.opening.open_pipeline"),
     "bench": (("bench", "--data", "{data}", "--out", "{out}"), "maskpool.bench.run.run_study"),
@@ -227,14 +227,14 @@ def start(command: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, t
 def test_an_unexpected_error_is_one_sentence(
     command: str, error: BaseException, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whatever a command raises is one sentence and exit code 2, never 1."""
+    """Every error of a command gives one sentence and exit code 2, never 1."""
     ran = start(command, error, monkeypatch, tmp_path)
     assert_refused(ran, f"{sentence}; maskpool --debug shows the traceback")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_debug_shows_the_traceback(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With --debug the traceback is shown, and the exit code is still 2; the next run shows none."""
+    """With --debug the traceback is shown and the exit code is still 2; the next run does not show it."""
     ran = start(command, ZeroDivisionError("division by zero"), monkeypatch, tmp_path, "--debug")
     assert ran.code == 2
     assert ran.err.splitlines()[-1] == "ZeroDivisionError: division by zero"
@@ -244,14 +244,14 @@ def test_debug_shows_the_traceback(command: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_is_130(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ctrl-C in any command is exit code 130 and one sentence."""
+    """Ctrl-C in any command gives exit code 130 and one sentence."""
     ran = start(command, KeyboardInterrupt(), monkeypatch, tmp_path)
     assert (ran.code, ran.out) == (130, "")
     assert ran.err.splitlines()[-1].startswith("maskpool: stopped")
 
 
-def test_a_reader_that_is_gone_is_2() -> None:
-    """Output that nobody reads is exit code 2 without a word."""
+def test_a_closed_output_is_2() -> None:
+    """If the reader of the output has closed it, the exit code is 2 and nothing is printed."""
     read, write = os.pipe()
     os.close(read)
     ran = subprocess.run(
@@ -272,7 +272,7 @@ def test_a_package_that_the_command_needs_is_named(missing: str) -> None:
 
 
 def test_a_process_ends_with_2() -> None:
-    """Run as a module, the command ends with the exit code of its error, without a traceback."""
+    """A command that runs as a module ends with the exit code of its error and without a traceback."""
     ran = in_a_process(sys.executable, "-m", "maskpool", "nonsense")
     assert (ran.code, ran.out) == (2, "")
     assert "No such command 'nonsense'" in ran.err
@@ -282,9 +282,9 @@ def test_a_process_ends_with_2() -> None:
 # ------------------------------------------------------------------------------------------------ texts, notes
 
 
-@pytest.mark.full  # thousands of texts; the sample itself is tested with the audit
-def test_many_texts_are_sampled_and_said(plain: Path, tmp_path: Path) -> None:
-    """Of many lines the audit and the explanation take a sample of 32, say so, and take the same one again."""
+@pytest.mark.full  # slow; the tests of the audit cover the sample by default
+def test_many_texts_are_sampled_and_reported(plain: Path, tmp_path: Path) -> None:
+    """The audit and the explanation measure a sample of 32 texts, say so, and take the same sample every time."""
     path = tmp_path / "many.txt"
     path.write_text("\n".join(" ".join(f"w{(n * k) % 30}" for k in range(1, 3 + n % 7)) for n in range(100)), "utf-8")
     first, again = (json.loads(run("audit", plain, "--texts", path, "--explain", "--json").out) for _ in range(2))
@@ -296,7 +296,7 @@ def test_many_texts_are_sampled_and_said(plain: Path, tmp_path: Path) -> None:
 def test_progress_is_shown_on_a_terminal(plain: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal, standard error shows the number of calls; with --json or in a log it shows nothing."""
     assert run("audit", plain, "--texts", texts).err == ""
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the error stream for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich treats the error stream as a terminal
     ran = run("audit", plain, "--texts", texts)
     assert ran.code == 0
     assert re.search(r"auditing .*: \d+ calls", "".join(ran.err.split("\n")))
@@ -308,7 +308,7 @@ def test_progress_is_shown_on_a_terminal(plain: Path, texts: Path, monkeypatch: 
 def test_a_failing_explanation_keeps_the_verdict(
     plain: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
-    """If only the explanation fails, the verdict is printed, and the exit code is that of an error."""
+    """If only the explanation fails, the verdict is printed and the exit code is 2."""
 
     def fail(*_: object) -> None:
         raise ValueError("no explanation\nat all")
@@ -318,22 +318,22 @@ def test_a_failing_explanation_keeps_the_verdict(
     assert ran.code == 2
     assert ran.err.splitlines()[-1] == "maskpool: no explanation"
     if as_json:
-        found = json.loads(ran.out)
-        assert found["verdict"] == "clean"
-        assert "explanation" not in found
+        results = json.loads(ran.out)
+        assert results["verdict"] == "clean"
+        assert "explanation" not in results
     else:
         assert ran.out.startswith("BertModel: clean")
 
 
 def test_a_study_that_cannot_be_read_names_the_option(tmp_path: Path) -> None:
-    """The command names its option where the reader of study files names its argument."""
+    """An error of the reader of study files names the command's option."""
     (tmp_path / "study.toml").write_text("models = [", "utf-8")
     assert_refused(run("bench", "--study", tmp_path / "study.toml"), "--study must be a TOML file; study.toml is not.*")
     assert_refused(run("bench", "--study", tmp_path / "none"), "--study must name a TOML file that can be read, got .*")
 
 
 def test_another_pooling_than_the_saved_one_is_noted(cls: Path, plain: Path) -> None:
-    """--pooling on a model saved with another pooling is a note, on the screen and in the JSON."""
+    """A pooling other than the saved one is noted on the screen and in the JSON."""
     note = f"{cls} is saved with cls pooling; max pools otherwise"
     assert f"note: {note}" in run("audit", cls, "--pooling", "max").out.splitlines()
     assert note in json.loads(run("audit", cls, "--pooling", "max", "--json").out)["notes"]
@@ -344,7 +344,7 @@ def test_another_pooling_than_the_saved_one_is_noted(cls: Path, plain: Path) -> 
 def test_bench_notes_other_poolings(
     cls: Path, plain: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A study that pools a model in another way than it is saved with says so."""
+    """A study with a pooling other than the saved one prints a note."""
     monkeypatch.setattr("maskpool.bench.run.run_study", lambda *_: None)
     monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda _: {"parts": []})
     monkeypatch.setattr("maskpool.bench.report.pages.write", lambda *_: [])

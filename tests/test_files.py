@@ -1,4 +1,4 @@
-"""Files are written in one step, and locked by one process."""
+"""Test that files are written atomically, and that only one process can lock them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with exclusive(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock."""
+    """Start another process that holds the lock."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -37,13 +37,13 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("older", [None, "older"])
 def test_a_file_is_replaced_at_the_end(tmp_path: Path, older: str | None) -> None:
-    """The file keeps its content until the block ends, then has the new one, and nothing is left next to it."""
+    """The file keeps its content until the block ends and then has the new content; no other file remains."""
     path = tmp_path / "a.json"
     if older is not None:
         path.write_text(older)
-    with atomic_write(path) as beside:
-        assert beside.suffix == path.suffix
-        beside.write_text("newer")
+    with atomic_write(path) as temporary:
+        assert temporary.suffix == path.suffix
+        temporary.write_text("newer")
         assert (path.read_text() if path.exists() else None) == older
     assert path.read_text() == "newer"
     assert list(tmp_path.iterdir()) == [path]
@@ -51,13 +51,13 @@ def test_a_file_is_replaced_at_the_end(tmp_path: Path, older: str | None) -> Non
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
 def test_an_error_keeps_the_file(tmp_path: Path, error: BaseException) -> None:
-    """After an error the file has its old content, and nothing is left next to it."""
+    """After an error the file has its old content, and no other file remains."""
     path = tmp_path / "a.json"
     path.write_text("older")
 
     def fail() -> None:
-        with atomic_write(path) as beside:
-            beside.write_text("half")
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
             raise error
 
     with pytest.raises(type(error)):
@@ -67,7 +67,7 @@ def test_an_error_keeps_the_file(tmp_path: Path, error: BaseException) -> None:
 
 
 def test_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The content is synchronized before the file is renamed, so a power cut cannot leave an empty file."""
+    """The content is on the disk before the file is renamed, so a power failure cannot leave an empty file."""
     steps: list[str] = []
     sync, replace = os.fsync, os.replace
 
@@ -81,21 +81,21 @@ def test_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
-    with atomic_write(tmp_path / "a") as beside:
-        beside.write_text("newer")
+    with atomic_write(tmp_path / "a") as temporary:
+        temporary.write_text("newer")
     assert steps[:2] == ["sync", "rename"]
 
 
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
-    """Whoever may read other files of the user may read the file."""
-    with atomic_write(tmp_path / "a") as beside:
-        beside.write_text("")
+    """The file has the same permissions as other new files of the user."""
+    with atomic_write(tmp_path / "a") as temporary:
+        temporary.write_text("")
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_one_process_holds_a_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    """A lock that another process holds is refused; it is free once that process is killed, and leaves no file."""
+    """A lock that another process holds is refused; when that process is killed it is free, and leaves no file."""
     path = tmp_path / "lock"
     with pytest.raises(BlockingIOError, match="is locked by another process"), exclusive(path):
         pass
@@ -108,7 +108,7 @@ def test_one_process_holds_a_lock(tmp_path: Path, holder: subprocess.Popen[str])
     assert not path.exists()
 
 
-def test_errors_inside_of_a_lock_are_raised(tmp_path: Path) -> None:
+def test_errors_inside_a_lock_are_raised(tmp_path: Path) -> None:
     """An error while the lock is held is raised, and the lock is free again."""
     for _ in range(2):
         with pytest.raises(OSError, match="inside"), exclusive(tmp_path / "lock"):
@@ -118,7 +118,7 @@ def test_errors_inside_of_a_lock_are_raised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks(tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where files cannot be locked, nothing is locked, and an error inside is raised once."""
+    """On a file system without locks nothing is locked, and an error inside the block is raised once."""
 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))

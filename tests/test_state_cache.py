@@ -1,4 +1,4 @@
-"""Token states of a corpus, computed once and kept."""
+"""Test token states that are computed once, in memory and in a file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from maskpool.functional import mean_pool
 from tests.bench import tiny
 
 TEXTS = [text for text, _ in tiny.make_texts(40)]
-BLOCK = 12  # texts a block here, so that there are several
+BLOCK = 12  # texts per block, small enough for several blocks
 
 
 @pytest.fixture(scope="session")
@@ -50,31 +50,31 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "states.safetensors"
 
 
-def _alone(encoder: Encoder, text: str) -> torch.Tensor:
+def _states_alone(encoder: Encoder, text: str) -> torch.Tensor:
     ids, _ = encoder.tokenize([text])
     return encoder.layers(ids)[0][0]
 
 
-def _cache(encoder: Encoder, path: Path, **asked: Any) -> TokenStates:
-    arguments: dict[str, Any] = {"texts": TEXTS, "path": path} | asked
+def _cache(encoder: Encoder, path: Path, **changes: Any) -> TokenStates:
+    arguments: dict[str, Any] = {"texts": TEXTS, "path": path} | changes
     return cache_states(encoder, **arguments)
 
 
 @pytest.mark.parametrize("dtype", ["memory", "float32", "float16"])
 def test_states_are_those_of_texts_alone(encoder: Encoder, path: Path, dtype: str) -> None:
-    """Whatever its batch was, each text's states are those that the encoder gives it alone, rounded to the dtype."""
+    """In any batch, a text's states equal those of the text alone, unpadded, up to rounding to the dtype."""
     states = compute_states(encoder, TEXTS) if dtype == "memory" else cache_states(encoder, TEXTS, path, dtype=dtype)
     tolerance = 1e-3 if dtype == "float16" else 1e-5
     for place, text in enumerate(TEXTS):
-        expected = _alone(encoder, text)
-        found = states.batch([place])
-        assert found.values.dtype == torch.float32
-        torch.testing.assert_close(found.values, expected, rtol=tolerance, atol=tolerance)
+        expected = _states_alone(encoder, text)
+        batch = states.batch([place])
+        assert batch.values.dtype == torch.float32
+        torch.testing.assert_close(batch.values, expected, rtol=tolerance, atol=tolerance)
     assert states.lengths.tolist() == [len(ids) for ids in encoder.tokenize(TEXTS)[0]]
 
 
 def test_batches_pool_as_padded_ones_do(encoder: Encoder) -> None:
-    """Pooled from packed states, some texts in any order have the vectors of their padded batch."""
+    """Pooling packed states of texts in any order gives the vectors of their padded batch."""
     chosen = [7, 0, 31]
     padded = encoder.states(encoder.tokenize([TEXTS[place] for place in chosen])[0])
     pooled = mean_pool(compute_states(encoder, TEXTS).batch(chosen))
@@ -90,7 +90,7 @@ def test_other_layers(encoder: Encoder, layer: int) -> None:
 
 
 def test_real_tokens_only(encoder: Encoder, path: Path) -> None:
-    """The file is as large as its real tokens and some bytes a text, and safetensors opens it."""
+    """The file holds only real tokens and a few bytes per text, and safetensors can open it."""
     states = cache_states(encoder, TEXTS, path)
     tokens = int(states.lengths.sum())
     overhead = path.stat().st_size - tokens * 32 * 2
@@ -103,7 +103,7 @@ def test_real_tokens_only(encoder: Encoder, path: Path) -> None:
 
 
 def test_long_and_empty_texts(tmp_path: Path) -> None:
-    """A text beyond the limit is cut off and counted; one of which no token is left has none."""
+    """A text beyond the limit is cut off and counted; a text without word tokens keeps its special tokens."""
     short = Encoder.load(str(tiny.save_model(tmp_path / "short", limit=8)))
     states = compute_states(short, ["w1", " ".join(["w2"] * 20), tiny.NO_TOKEN])
     assert states.lengths.tolist() == [3, 8, 2]
@@ -112,13 +112,13 @@ def test_long_and_empty_texts(tmp_path: Path) -> None:
 
 
 def test_no_texts(encoder: Encoder, path: Path) -> None:
-    """No texts have a file, too."""
+    """An empty list of texts can be cached as well."""
     assert cache_states(encoder, [], path).shape == (0, 32)
     assert TokenStates.open(path, encoder).batch([]).values.shape == (0, 32)
 
 
 def test_training_mode(folder: Path) -> None:
-    """A model in training mode is run without dropout, and stays in its mode."""
+    """A model in training mode runs without dropout and stays in training mode."""
     encoder = Encoder.load(str(folder))
     expected = compute_states(encoder, TEXTS).values
     encoder.model.train()
@@ -127,7 +127,7 @@ def test_training_mode(folder: Path) -> None:
 
 
 def test_a_finished_cache_is_opened(encoder: Encoder, path: Path) -> None:
-    """Asked for again, a cache is opened: nothing is computed, nothing is written."""
+    """A second call opens the finished cache without computing or writing anything."""
     cache_states(encoder, TEXTS, path)
     before = path.stat().st_mtime_ns
     batches: list[int] = []
@@ -184,28 +184,28 @@ for nth in range(1, steps + 2):
 """
 
 
-@pytest.mark.full  # real processes; a begun part goes on in process by default
+@pytest.mark.full  # starts real processes; the default tests resume a part in this process
 @pytest.mark.parametrize("block", [20, pytest.param(BLOCK, marks=pytest.mark.full)])
-def test_killed_runs_go_on(folder: Path, tmp_path: Path, block: int) -> None:
-    """Killed anywhere, the next run computes the blocks that are missing alone, and ends with the same bytes.
+def test_killed_runs_resume(folder: Path, tmp_path: Path, block: int) -> None:
+    """After a kill at any step, the next run computes only the missing blocks and ends with the same bytes.
 
-    All of them run in a process of their own: what another test leaves in torch's settings may move a last bit.
+    All runs share a separate process, because torch settings that another test changed may change a last bit.
     """
     blocks = -(-len(TEXTS) // block)
-    steps = 2 + 4 * blocks + 1  # two for the head, four for each block, and the renaming; then it is done
+    steps = 2 + 4 * blocks + 1  # two for the head, four for each block, and the renaming
     command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path), str(block), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     left = [max(0, len(TEXTS) - block * max(0, (nth - 3) // 4)) for nth in range(1, steps + 1)]
-    assert done == [*(f"-9 False {texts}" for texts in left), "0 True 0"]
+    assert lines == [*(f"-9 False {texts}" for texts in left), "0 True 0"]
     contents = {path.read_bytes() for path in tmp_path.iterdir()}  # no part is left among them
     assert len(contents) == 1
     assert len(list(tmp_path.iterdir())) == steps + 1
 
 
-def test_a_run_by_another_name_goes_on(
+def test_a_run_under_another_name_resumes(
     encoder: Encoder, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Finished blocks are kept where the states are the same, by whatever name, release or block the run began."""
+    """Finished blocks of equal states are kept, even if the model name, the release or the block size differs."""
     cache_states(encoder, TEXTS, path)
     content, part = bytearray(path.read_bytes()), path.with_name(path.name + ".part")
     content[-1] ^= 1  # the last block is missing
@@ -220,13 +220,13 @@ def test_a_run_by_another_name_goes_on(
                 patch.setattr("transformers.__version__", version)
             states = cache_states(name, TEXTS, path, on_batch=computed.append)
         assert sum(computed) == len(TEXTS) % BLOCK
-        assert states.identity["name"] == encoder.name  # the file is that of the first run
+        assert states.identity["name"] == encoder.name  # the header is that of the first run
         assert path.read_bytes()[:-1] == content[:-1]
         assert not part.exists()
 
 
 def test_a_torn_block_is_computed_again(encoder: Encoder, path: Path) -> None:
-    """A block of a begun file whose numbers are not what its checksum says counts as missing, and all behind it."""
+    """A block whose values do not match its checksum counts as missing, and so do all later blocks."""
     cache_states(encoder, TEXTS, path)
     content, part = path.read_bytes(), path.with_name(path.name + ".part")
     path.unlink()
@@ -239,14 +239,14 @@ def test_a_torn_block_is_computed_again(encoder: Encoder, path: Path) -> None:
 
 
 def test_other_blocks(encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many texts a block has stands in the file: a release that takes others still opens it."""
+    """The file records its block size, so a release with another block size opens it."""
     states = cache_states(encoder, TEXTS, path)
     monkeypatch.setattr(states_file, "BLOCK", 7)
     assert torch.equal(TokenStates.open(path, encoder).values, states.values)
 
 
 def test_every_byte_counts(encoder: Encoder, path: Path) -> None:
-    """One altered bit, wherever it is, is found when the file is opened."""
+    """Opening the file detects an altered bit anywhere in it."""
     cache_states(encoder, TEXTS, path)
     content = bytearray(path.read_bytes())
     values = len(content) - int(compute_states(encoder, TEXTS).lengths.sum()) * 64
@@ -262,7 +262,7 @@ def test_every_byte_counts(encoder: Encoder, path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 5, 300, -1])
 def test_a_cut_off_file(encoder: Encoder, path: Path, keep: int) -> None:
-    """A file that lacks its end is refused in one sentence, whatever is left of it."""
+    """A file that was cut off at any length is refused."""
     cache_states(encoder, TEXTS, path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(MaskpoolError, match=r"is cut off|must be a file that cache_states has made"):
@@ -270,7 +270,7 @@ def test_a_cut_off_file(encoder: Encoder, path: Path, keep: int) -> None:
 
 
 def test_no_cache(tmp_path: Path) -> None:
-    """What is no cache, or not there, is said to be none."""
+    """A missing file and a file that is not a cache are refused."""
     for content in (None, b"", b"a text", b"\x02\0\0\0\0\0\0\0{}", b"\x04\0\0\0\0\0\0\0null"):
         if content is not None:
             (tmp_path / "file").write_bytes(content)
@@ -279,7 +279,7 @@ def test_no_cache(tmp_path: Path) -> None:
 
 
 def test_another_encoder(encoder: Encoder, path: Path, tmp_path: Path) -> None:
-    """States of another encoder are refused, with what differs, by opening and by caching; nothing is touched."""
+    """Opening and caching refuse states of another encoder, say what differs, and leave the file unchanged."""
     cache_states(encoder, TEXTS, path)
     content = path.read_bytes()
     other = Encoder.load(str(tiny.save_model(tmp_path / "other", seed=1)))
@@ -299,7 +299,7 @@ def test_another_encoder(encoder: Encoder, path: Path, tmp_path: Path) -> None:
 
 
 def test_another_tokenizer(encoder: Encoder, path: Path, tmp_path: Path) -> None:
-    """The same weights behind another tokenizer are another encoder."""
+    """The same weights with another tokenizer count as another encoder."""
     cache_states(encoder, TEXTS, path)
     folder = tiny.save_model(tmp_path / "other")
     settings = json.loads((folder / "tokenizer.json").read_text("utf-8"))
@@ -309,15 +309,15 @@ def test_another_tokenizer(encoder: Encoder, path: Path, tmp_path: Path) -> None
         TokenStates.open(path, Encoder.load(str(folder)))
 
 
-def test_cutting_texts_off_does_not_change_who_a_tokenizer_is(encoder: Encoder, path: Path) -> None:
-    """A tokenizer remembers what it was last asked for; that is no part of its identity."""
+def test_truncation_does_not_change_the_identity_of_a_tokenizer(encoder: Encoder, path: Path) -> None:
+    """A tokenizer stores the truncation and padding of its last call, which are not part of its identity."""
     cache_states(encoder, TEXTS, path)
     encoder.tokenizer(TEXTS[:2], truncation=True, max_length=4, padding="max_length")
     assert len(TokenStates.open(path, encoder)) == len(TEXTS)
 
 
 @pytest.mark.parametrize(
-    ("asked", "text"),
+    ("changes", "text"),
     [
         ({"texts": TEXTS[:-1]}, r"\(texts 40, .*\(texts 39, "),
         ({"texts": [*TEXTS[:-1], "w1"]}, "tokens_sha256"),
@@ -325,18 +325,18 @@ def test_cutting_texts_off_does_not_change_who_a_tokenizer_is(encoder: Encoder, 
         ({"layer": 1}, r"\(layer -1\), .*\(layer 1\)"),
     ],
 )
-@pytest.mark.parametrize("begun", [False, True], ids=["finished", "begun"])
-def test_other_states(encoder: Encoder, path: Path, asked: dict[str, Any], text: str, begun: bool) -> None:
-    """Other texts, another dtype or layer are not mixed with what is there, finished or begun."""
+@pytest.mark.parametrize("unfinished", [False, True], ids=["finished", "unfinished"])
+def test_other_states(encoder: Encoder, path: Path, changes: dict[str, Any], text: str, unfinished: bool) -> None:
+    """Other texts, another dtype and another layer are refused for a finished and for an unfinished file."""
     cache_states(encoder, TEXTS, path)
-    if begun:
+    if unfinished:
         path.rename(path.with_name(path.name + ".part"))
     with pytest.raises(MaskpoolError, match=text):
-        _cache(encoder, path, **asked)
+        _cache(encoder, path, **changes)
 
 
-def test_a_part_without_a_block_is_begun_anew(encoder: Encoder, path: Path) -> None:
-    """A call that failed before its first block leaves nothing that stands in the way of the next."""
+def test_a_part_without_a_finished_block_is_replaced(encoder: Encoder, path: Path) -> None:
+    """A call that fails before its first block does not block a later call for other states."""
     with pytest.raises(ValueError, match="layer must be 0"):
         cache_states(encoder, TEXTS, path, layer=9)
     states = cache_states(encoder, TEXTS[1:], path, layer=1)
@@ -344,7 +344,7 @@ def test_a_part_without_a_block_is_begun_anew(encoder: Encoder, path: Path) -> N
 
 
 def test_somebody_elses_part(encoder: Encoder, path: Path) -> None:
-    """A file of that name that is no begun cache stays as it is."""
+    """A file with the name of the part that is not an unfinished cache stays unchanged."""
     part = path.with_name(path.name + ".part")
     part.write_text("my notes", "utf-8")
     with pytest.raises(
@@ -355,7 +355,7 @@ def test_somebody_elses_part(encoder: Encoder, path: Path) -> None:
 
 
 def test_two_at_once(encoder: Encoder, path: Path) -> None:
-    """While one fills a file, another is refused."""
+    """While one call fills a file, a second call is refused."""
 
     def second(_: int) -> None:
         with pytest.raises(MaskpoolError, match="is being filled by another process"):
@@ -376,7 +376,7 @@ def _files_of_at_most(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("most", [100, 9_000])
 def test_a_disk_without_room(encoder: Encoder, path: Path, most: int) -> None:
-    """That the file has no room is told before anything is computed, and what room there is stays free."""
+    """A disk that is too small for the file fails before anything is computed, and its free space stays free."""
     computed: list[int] = []
     text = f"{path} could not be written: .*; free some space and call again, which resumes where this stopped"
     with _files_of_at_most(most), pytest.raises(MaskpoolError, match=text):
@@ -387,7 +387,7 @@ def test_a_disk_without_room(encoder: Encoder, path: Path, most: int) -> None:
 
 
 def test_a_disk_that_fills_up(encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fills up within a block is one clear sentence, and the next run goes on to the same bytes."""
+    """A disk that fills up within a block raises a clear error; the next run resumes and ends with the same bytes."""
 
     def no_reserving(*_: int) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -415,14 +415,14 @@ def test_a_disk_that_fills_up(encoder: Encoder, path: Path, monkeypatch: pytest.
 
 
 def test_a_folder_that_cannot_be_written(encoder: Encoder, tmp_path: Path) -> None:
-    """What else keeps a file from being written is said with its name."""
+    """Other write errors name the file and the reason."""
     (tmp_path / "file").touch()
     with pytest.raises(MaskpoolError, match=r"states could not be written: .*; fix that and call again"):
         cache_states(encoder, TEXTS, tmp_path / "file" / "states")
 
 
 def test_states_too_large_for_halves(folder: Path, path: Path) -> None:
-    """A state beyond float16 is refused with the way out, which then works."""
+    """A state that is too large for float16 is refused; the way out that the error names works."""
     encoder = Encoder.load(str(folder))
     with torch.no_grad():
         encoder.model.get_parameter("encoder.layer.1.output.LayerNorm.bias")[0] = 1e6
@@ -434,7 +434,7 @@ def test_states_too_large_for_halves(folder: Path, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "text"),
+    ("changes", "error", "text"),
     [
         ({"dtype": "bfloat16"}, ValueError, "dtype must be one of 'float16', 'float32', got 'bfloat16'"),
         ({"batch_size": 0}, ValueError, "batch_size must be a positive integer, got 0"),
@@ -443,15 +443,15 @@ def test_states_too_large_for_halves(folder: Path, path: Path) -> None:
         ({"layer": 9}, ValueError, "layer must be 0"),
     ],
 )
-def test_bad_input(encoder: Encoder, path: Path, asked: dict[str, Any], error: type[Exception], text: str) -> None:
-    """Each argument that makes no sense is named."""
+def test_bad_input(encoder: Encoder, path: Path, changes: dict[str, Any], error: type[Exception], text: str) -> None:
+    """An invalid argument is refused, and the error names it."""
     with pytest.raises(error, match=text):
-        _cache(encoder, path, **asked)
+        _cache(encoder, path, **changes)
 
 
 @pytest.mark.parametrize("kept", ["memory", "file"])
 def test_views(encoder: Encoder, path: Path, kept: str) -> None:
-    """Slices, numbers and masks choose texts, views of views too, and copy no state."""
+    """Slices, integers and masks choose texts, also in views of views, without copying states."""
     states = compute_states(encoder, TEXTS) if kept == "memory" else cache_states(encoder, TEXTS, path)
     rng = np.random.default_rng(0)
     for key in (
@@ -481,7 +481,7 @@ def test_views(encoder: Encoder, path: Path, kept: str) -> None:
 
 
 def test_no_table(encoder: Encoder) -> None:
-    """States are not an array, and the error says what to do."""
+    """States cannot be converted to an array, and the error says how to pool them."""
     with pytest.raises(TypeError, match="states must be pooled before they are an array"):
         np.asarray(compute_states(encoder, TEXTS))
 
@@ -497,20 +497,20 @@ def test_no_table(encoder: Encoder) -> None:
     ],
 )
 def test_states_that_do_not_fit(values: tuple[int, ...], offsets: list[int], text: str) -> None:
-    """Offsets that do not cut the tokens into texts are refused."""
+    """Offsets that do not split the tokens into texts are refused."""
     with pytest.raises(ValueError, match=text):
         TokenStates(torch.zeros(values), torch.tensor(offsets, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("texts", [[True, False], torch.ones(3, dtype=torch.bool), [0.5], [[0]], 3])
-def test_batches_of_no_places(encoder: Encoder, texts: Any) -> None:
-    """A batch is asked for by places; a mask is not read as zeros and ones."""
+def test_batch_refuses_anything_but_places(encoder: Encoder, texts: Any) -> None:
+    """`batch` accepts only places; it does not read a mask as zeros and ones."""
     with pytest.raises(TypeError, match=r"texts must be places, a list of integers; got"):
         compute_states(encoder, TEXTS[:3]).batch(texts)
 
 
 class _Pooled(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """Logistic regression on means."""
+    """Fit a logistic regression on mean-pooled states."""
 
     def fit(self, states: TokenStates, labels: Any) -> _Pooled:
         self.inner_ = LogisticRegression().fit(self._pool(states), labels)
@@ -525,7 +525,7 @@ class _Pooled(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
 
 def test_scikit_learn_splits(encoder: Encoder) -> None:
-    """scikit-learn indexes states as it does rows of a table."""
+    """scikit-learn indexes states like the rows of a table."""
     states, labels = compute_states(encoder, TEXTS), np.arange(40) % 4
     assert _safe_indexing(states, np.array([3, 5])).texts.tolist() == [3, 5]
     train, test, _, test_labels = train_test_split(states, labels, test_size=10, stratify=labels, random_state=0)
@@ -538,7 +538,7 @@ def test_scikit_learn_splits(encoder: Encoder) -> None:
 
 
 def test_pickling(encoder: Encoder, path: Path) -> None:
-    """States in memory are pickled whole, a file as its path; the file must still be the same."""
+    """States in memory are pickled with their values, states of a file as its path; the file must be unchanged."""
     for states in (compute_states(encoder, TEXTS), cache_states(encoder, TEXTS, path)):
         again = pickle.loads(pickle.dumps(states[5:9]))
         assert torch.equal(again.batch([0, 2]).values, states.batch([5, 7]).values)
@@ -551,8 +551,8 @@ def test_pickling(encoder: Encoder, path: Path) -> None:
         pickle.loads(pickled)
 
 
-def test_a_file_is_checked_once_a_process(encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What unpickles a view reads the numbers only if it has not checked them, or the file has changed since."""
+def test_a_file_is_checked_once_per_process(encoder: Encoder, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpickling a view checks the values only if this process has not checked them or the file has changed."""
     states = cache_states(encoder, TEXTS, path)
     pickled = pickle.dumps(states)
     content = bytearray(path.read_bytes())
@@ -569,14 +569,14 @@ def test_a_file_is_checked_once_a_process(encoder: Encoder, path: Path, monkeypa
 
 
 def test_writing_to_states_leaves_the_file(encoder: Encoder, path: Path) -> None:
-    """The mapping is private: numbers that are overwritten in memory stay in the file."""
+    """The mapping is private: overwriting values in memory does not change the file."""
     states, content = cache_states(encoder, TEXTS, path), path.read_bytes()
     states.values.zero_()
     assert path.read_bytes() == content
 
 
 def test_the_benchmark_runs(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Size, reading and training are measured for both dtypes, and the ratios are those of the times."""
+    """Size, reading and training are measured for both dtypes, and the ratios follow from the times."""
     texts, labels = zip(*tiny.make_texts(70), strict=True)
     monkeypatch.setattr(state_cache, "read_corpus", lambda limit: Corpus("colours", list(texts), list(labels)))
     out = tmp_path / "new" / "cache.json"
@@ -586,17 +586,17 @@ def test_the_benchmark_runs(tmp_path: Path, folder: Path, monkeypatch: pytest.Mo
     for dtype, size in (("float16", 2), ("float32", 4)):
         file = report["files"][dtype]
         assert file["size_ratio"] == pytest.approx(file["bytes"] / (file["tokens"] * 32 * size))
-        for found in file["reading"].values():
-            fastest = min(found["seconds"][name] for name in (state_cache.SLICES, state_cache.ROWS))
-            assert found["speed_of_plain_read"] == pytest.approx(fastest / found["seconds"][state_cache.OURS])
+        for timing in file["reading"].values():
+            fastest = min(timing["seconds"][name] for name in (state_cache.SLICES, state_cache.ROWS))
+            assert timing["speed_of_plain_read"] == pytest.approx(fastest / timing["seconds"][state_cache.OURS])
     spent = report["training"]["epoch_s"]
     fastest = min(spent[state_cache.SHUFFLED], spent[state_cache.BY_LENGTH])
     assert report["training"]["times_as_fast"] == pytest.approx(fastest / spent[state_cache.CACHED])
 
 
 def test_readers_that_disagree_are_not_timed(encoder: Encoder, path: Path) -> None:
-    """No ratio is given of a reader that gives other numbers."""
+    """The benchmark refuses to time readers that return different values."""
     states = cache_states(encoder, TEXTS, path)
-    states.values[5] += 1  # of the private mapping alone
+    states.values[5] += 1  # changes only the private mapping
     with pytest.raises(ValueError, match=r"memmap, slices and TokenStates.batch must agree before they are timed"):
         state_cache.measure_reading(states, path, 1, 0.01)

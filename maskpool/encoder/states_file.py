@@ -250,7 +250,7 @@ class StatesPart:
         os.fsync(self._file.fileno())
 
     def _reserve(self, written: int) -> None:
-        """Preallocate the file so that a full disk fails before hours of encoding."""
+        """Preallocate the file, to fail on a full disk before hours of encoding."""
         file, size = self._file, self.layout.size
         if hasattr(os, "posix_fallocate"):
             try:

@@ -1,4 +1,4 @@
-"""Arguments of the library in the words of the command line."""
+"""Test that errors name the options of the command line instead of the library's arguments."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ def fail(error: MaskpoolError) -> Callable[..., None]:
 
 
 def words(*path: str) -> dict[str, str]:
-    """The options and arguments of a command, by the parameter of the function behind it."""
+    """Return the options and arguments of a command by the parameter name of its function."""
     command: Any = typer.main.get_command(cli.app)  # Any: typer's own copy of click has no public types
     for name in path:
         command = command.commands[name]
-    return {str(one.name): one.opts[0] if one.opts[0].startswith("-") else str(one.metavar) for one in command.params}
+    return {
+        str(parameter.name): parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.metavar)
+        for parameter in command.params
+    }
 
 
 @pytest.mark.parametrize(
@@ -41,15 +44,15 @@ def words(*path: str) -> dict[str, str]:
     [(AUDIT, ["audit"]), (BENCH, ["bench"]), (REPORT, ["bench", "report"])],
     ids=["audit", "bench", "report"],
 )
-def test_tables_name_what_exists(table: dict[str, str], path: list[str]) -> None:
-    """Each word that an argument is translated into is an option or argument of the command."""
+def test_tables_contain_only_existing_options(table: dict[str, str], path: list[str]) -> None:
+    """Every value of a table is an option or argument of the command."""
     assert set(table.values()) <= set(words(*path).values())
 
 
 def test_every_option_of_a_study_is_translated() -> None:
-    """Each option that becomes an argument of the library is in the table."""
-    ours = {"--dry-run", "--quiet", "--json"}
-    assert set(words("bench").values()) - ours == set(BENCH.values())
+    """The table contains every option that is passed on to the library."""
+    display = {"--dry-run", "--quiet", "--json"}
+    assert set(words("bench").values()) - display == set(BENCH.values())
     assert set(words("audit").values()) - {"--explain", "--json"} == set(AUDIT.values())
     renamed = {"poolings", "models", "corpora", "device", "out", "file"}
     arguments = {*Study.__dataclass_fields__, *CorpusSource.__dataclass_fields__}
@@ -58,7 +61,7 @@ def test_every_option_of_a_study_is_translated() -> None:
 
 @pytest.mark.parametrize(("argument", "option"), BENCH.items(), ids=BENCH)
 def test_bench_names_its_options(argument: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of an argument names the option that gave it."""
+    """An error about an argument names the option."""
     monkeypatch.setattr("maskpool.bench.run.run_study", fail(InvalidValueError(argument, PROBLEM)))
     monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
     assert_refused(run("bench", "--out", tmp_path), f"{option} {PROBLEM}")
@@ -72,7 +75,7 @@ def test_bench_names_its_options(argument: str, option: str, tmp_path: Path, mon
 def test_errors_of_any_class_name_options(
     error: MaskpoolError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The class of an error does not matter."""
+    """Errors of every class name the option."""
     monkeypatch.setattr("maskpool.bench.run.run_study", fail(error))
     monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
     assert_refused(run("bench", "--out", tmp_path), f"--out {PROBLEM}")
@@ -80,13 +83,13 @@ def test_errors_of_any_class_name_options(
 
 @pytest.mark.parametrize(("argument", "option"), AUDIT.items(), ids=AUDIT)
 def test_audit_names_its_options(argument: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of an argument names the option or argument that gave it."""
+    """An error about an argument names the option or argument of the command."""
     monkeypatch.setattr("maskpool.audit.opening.open_pipeline", fail(InvalidValueError(argument, PROBLEM)))
     assert_refused(run("audit", "model"), f"{option} {PROBLEM}")
 
 
 def test_report_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that cannot be written is the command's DIR."""
+    """The error for a folder that cannot be written names the command's DIR."""
     monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda _: {})
     monkeypatch.setattr("maskpool.bench.report.pages.write", fail(StorageError(PROBLEM, argument="out")))
     assert_refused(run("bench", "report", tmp_path), f"DIR {PROBLEM}")
@@ -109,18 +112,18 @@ def test_report_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("text_column", r"mine.toml: text_column of \[\[corpora\]\]"),
     ],
 )
-def test_a_study_file_is_named_by_its_keys(
+def test_errors_name_the_keys_of_a_study_file(
     argument: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a study file, what the file gives is named by its key, and what remains an option by the option."""
+    """With a study file, an error names the key of the file, or the option if the argument remains an option."""
     (tmp_path / "mine.toml").write_text("seeds = 2\n", "utf-8")
     monkeypatch.setattr("maskpool.bench.run.run_study", fail(InvalidValueError(argument, PROBLEM)))
     monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
     assert_refused(run("bench", "--study", tmp_path / "mine.toml", "--out", tmp_path / "out"), f"{name} {PROBLEM}")
 
 
-def test_errors_without_an_option_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of an argument that is no option of the command keeps its words."""
+def test_errors_without_an_option_are_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error about an argument that is not an option of the command keeps its message."""
     monkeypatch.setattr("maskpool.bench.run.run_study", fail(InvalidValueError("k", PROBLEM)))
     monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
     assert_refused(run("bench", "--out", tmp_path), f"k {PROBLEM}")
@@ -153,7 +156,7 @@ def no_network(*_: object, **__: object) -> None:
 def test_mistakes_are_named_by_their_options(
     options: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the library refuses of real options is named by the option."""
+    """When the library refuses the value of an option, the error names the option."""
     data = tiny.write_csv(tmp_path / "mine.csv", tiny.make_texts(60))
     monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", no_network)
     monkeypatch.setattr("datasets.load_dataset", no_network)

@@ -1,4 +1,4 @@
-"""Small saved things of every kind that maskpool opens, which the other modules damage."""
+"""Save a small folder of every kind that maskpool opens, for the tests to damage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def small_model() -> tuple[BertModel, PreTrainedTokenizerFast]:
-    """A transformers model and its tokenizer, in memory; the same at every call."""
+    """Make a transformers model and its tokenizer in memory, the same ones at every call."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "hidden_size": DIM,
@@ -56,50 +56,50 @@ def small_model() -> tuple[BertModel, PreTrainedTokenizerFast]:
 
 
 def plain(folder: Path) -> None:
-    """A transformers model with its tokenizer."""
+    """Save a transformers model with its tokenizer."""
     for part in small_model():
         part.save_pretrained(folder)
 
 
 def _save(folder: Path, *modules: Any) -> None:
-    every: Any = modules
-    SentenceTransformer(modules=every, device="cpu").save_pretrained(str(folder), create_model_card=False)
+    untyped: Any = modules
+    SentenceTransformer(modules=untyped, device="cpu").save_pretrained(str(folder), create_model_card=False)
 
 
 def _transformer(folder: Path) -> host.Transformer:
     plain(folder / "transformer")
-    found: host.Transformer = host.Transformer(str(folder / "transformer"))
+    transformer: host.Transformer = host.Transformer(str(folder / "transformer"))
     shutil.rmtree(folder / "transformer")
-    return found
+    return transformer
 
 
 def model(folder: Path) -> None:
-    """A transformer, the host's pooling, a dense layer and a normalisation."""
+    """Save a transformer, the host's pooling, a dense layer and a normalisation."""
     torch.manual_seed(1)
     _save(folder, _transformer(folder), host.Pooling(DIM), host.Dense(DIM, 8), host.Normalize())
 
 
 def learned(folder: Path) -> None:
-    """A transformer and a learned pooling of ours."""
+    """Save a transformer and a learned pooling of maskpool."""
     torch.manual_seed(2)
     _save(folder, _transformer(folder), Pooling(DIM, "attention", num_heads=2))
 
 
 def router(folder: Path) -> None:
-    """A router inside of a router, with a pooling of ours in it."""
+    """Save a router inside a router, with a pooling of maskpool."""
     inner = host.Router({"only": [_transformer(folder), Pooling(DIM, "max")]}, default_route="only")
     static = host.StaticEmbedding(_tokenizer().backend_tokenizer, embedding_dim=DIM)
     _save(folder, host.Router({"query": [inner], "document": [static]}, default_route="query"))
 
 
 def static(folder: Path) -> None:
-    """A static embedding."""
+    """Save a static embedding."""
     torch.manual_seed(3)
     _save(folder, host.StaticEmbedding(_tokenizer().backend_tokenizer, embedding_dim=DIM), host.Normalize())
 
 
 def words(folder: Path) -> None:
-    """Word embeddings, weights of words, a CNN and an LSTM."""
+    """Save word embeddings, word weights, a CNN and an LSTM."""
     torch.manual_seed(4)
     vocabulary = [f"w{number}" for number in range(28)]
     tokenizer = WhitespaceTokenizer(vocabulary, stop_words=[])
@@ -109,44 +109,44 @@ def words(folder: Path) -> None:
 
 
 def wrapped(folder: Path) -> None:
-    """Word embeddings with a tokenizer of transformers."""
+    """Save word embeddings with a tokenizer of transformers."""
     torch.manual_seed(5)
     _save(folder, host.WordEmbeddings(_tokenizer(), torch.randn(len(WORDS), DIM)), host.Pooling(DIM))
 
 
 def head(folder: Path) -> None:
-    """A learned pooling by itself."""
+    """Save a learned pooling without a model."""
     folder.mkdir(parents=True)
     Pooling(DIM, "attention", num_heads=2).save(str(folder))
 
 
 def cache(folder: Path) -> None:
-    """A file of token states."""
+    """Save a file of token states."""
     plain(folder / "model")
     cache_states(Encoder.load(str(folder / "model")), TEXTS, folder / "states.safetensors")
     shutil.rmtree(folder / "model")
 
 
 def idf(folder: Path) -> None:
-    """A file of token weights."""
+    """Save a file of inverse document frequencies."""
     folder.mkdir(parents=True)
     IDFWeights.fit([[1, 2, 3], [2, 3]]).save(folder / "idf.json")
 
 
 def sif(folder: Path) -> None:
-    """A file of smooth inverse frequencies."""
+    """Save a file of smooth inverse frequencies."""
     folder.mkdir(parents=True)
     SIFWeights.fit([[1, 2, 3], [2, 3]]).save(folder / "sif.json")
 
 
 def study(folder: Path) -> None:
-    """The folder of a study and its file."""
+    """Save the folder of a study with its study file."""
     folder.mkdir(parents=True)
     from maskpool.bench.design.study import Study
     from maskpool.bench.store.cells import content_hash
 
-    about = {"study": Study().as_json(), "corpora": {"c": "0" * 64}, "versions": {}}
-    (folder / "study.json").write_text(json.dumps(about))
+    description = {"study": Study().as_json(), "corpora": {"c": "0" * 64}, "versions": {}}
+    (folder / "study.json").write_text(json.dumps(description))
     key = {"kind": "facts", "part": "p"}
     cell = {"cell": content_hash(key), "key": key, "value": {}, "seconds": 0.1}
     (folder / "cells.jsonl").write_text(json.dumps(cell) + "\n")
@@ -154,25 +154,25 @@ def study(folder: Path) -> None:
 
 
 BASES: dict[str, Callable[[Path], None]] = {
-    made.__name__: made
-    for made in (plain, model, learned, router, static, words, wrapped, head, cache, idf, sif, study)
+    make.__name__: make
+    for make in (plain, model, learned, router, static, words, wrapped, head, cache, idf, sif, study)
 }
 
 
 def make_bases(folder: Path) -> Path:
-    """Save one of each."""
+    """Save a folder of every kind."""
     for name, make in BASES.items():
         make(folder / name)
     return folder
 
 
 class TooSlow(BaseException):
-    """Something took longer than it may."""
+    """A call took longer than its limit."""
 
 
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """Stop what takes longer, by something that nobody takes for an error of a file."""
+    """Stop the block after a time limit by an error that is not mistaken for an error about a file."""
 
     def stop(*_: object) -> None:
         raise TooSlow(f"more than {seconds} seconds")

@@ -1,4 +1,4 @@
-"""The saved things that the modules damage, made once for all workers."""
+"""Save the folders and files that the tests damage, once for all workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every place where maskpool opens a folder or file, by name."""
+"""List every function of maskpool that opens a folder or file, by name."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def _bench_head(path: str) -> Any:
 
 
 def _embedder(path: str) -> Any:
-    """The pooling that a folder saves; the model is from elsewhere."""
+    """Open the pooling that a folder saves, with a model from elsewhere."""
     model, tokenizer = small_model()
     model.name_or_path = path
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # names what the saved model also does
+        warnings.simplefilter("ignore")  # they list further steps of the saved model
         return SentenceEmbedder(model, tokenizer)
 
 
@@ -91,7 +91,7 @@ ENTRANCES: dict[str, Callable[[str], Any]] = {
 
 
 def main() -> None:
-    """Open every folder below the given one by every entrance its case names; errors are expected."""
+    """Open every folder below the given one through every entrance of its case; errors are expected."""
     from tests.security.hostile import CASES
 
     for number, case in enumerate(CASES.values()):

@@ -1,4 +1,4 @@
-"""Hostile folders: each asks for code, or for a file outside of it; and each one's harmless twin."""
+"""Define hostile folders, which name code or files outside, each with a harmless twin."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 SECRET = "SECRET-OUTSIDE"  # in the name of every path that must not be read
-# What reads the files of sentence-transformers.
+# The entrances that read the files of sentence-transformers.
 HOST = (
     *("load", "SentenceEncoder", "audit", "replace_pooling"),
     *(("PoolingEncoder",) if importlib.util.find_spec("mteb") else ()),
 )
 MODEL = (*HOST, "Encoder.load", "bench")
-POOLING = (*HOST, "SentenceEmbedder")  # what reads the pooling that is saved in a folder
+POOLING = (*HOST, "SentenceEmbedder")  # the entrances that read the pooling saved in a folder
 PLAIN = ("SentenceEncoder", "Encoder.load", "audit", "bench")
 Change = Callable[[Path, Path], object]  # the folder, and the folder outside with the secrets and the canary
 
 
 class Payload:
-    """Touches a file when it is unpickled."""
+    """Create a canary file when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -40,14 +40,14 @@ class Payload:
 
 @dataclass(frozen=True)
 class Case:
-    """A hostile folder.
+    """Describe a hostile folder.
 
     Attributes:
-        base: What is damaged.
-        change: Damages it.
+        base: The name of the base that is changed.
+        change: Makes a copy of the base hostile.
         twin: Makes the harmless version of the same change.
-        names: What the error must name.
-        refused: The entrances that must refuse it; others may open it, without doing what it asks for.
+        names: The text that the error must contain.
+        refused: The entrances that must refuse the folder. Others may open it, without its code and outside files.
     """
 
     base: str
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def tried(self) -> tuple[str, ...]:
-        """The entrances that must refuse it, and of a model those that may open it because they read less of it."""
+        """Return the entrances that must refuse the folder, and for a model those that read only a part of it."""
         of_models = ("Encoder.load", "SentenceEmbedder") if {"load", "Encoder.load"} & {*self.refused} else ()
         return tuple(dict.fromkeys((*self.refused, *of_models)))
 
@@ -68,7 +68,7 @@ def canary(outside: Path) -> Path:
 
 
 def merge(file: str, changes: dict[str, Any]) -> Change:
-    """Set fields of a JSON file; secrets are named by {secret}."""
+    """Set fields of a JSON file; {secret} becomes the path of the folder with the secrets."""
 
     def change(folder: Path, outside: Path) -> None:
         path = folder / file
@@ -79,16 +79,16 @@ def merge(file: str, changes: dict[str, Any]) -> Change:
     return change
 
 
-def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    found = dict(one)
-    for name, value in other.items():
-        old = found.get(name)
-        found[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return found
+def _merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(content)
+    for name, value in changes.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def entry(number: int, **changes: Any) -> Change:
-    """Change one module of modules.json."""
+    """Change the entry of a module in modules.json."""
 
     def change(folder: Path, outside: Path) -> None:
         modules = json.loads((folder / "modules.json").read_text())
@@ -100,8 +100,8 @@ def entry(number: int, **changes: Any) -> Change:
 
 def also(*changes: Change) -> Change:
     def change(folder: Path, outside: Path) -> None:
-        for one in changes:
-            one(folder, outside)
+        for step in changes:
+            step(folder, outside)
 
     return change
 
@@ -115,7 +115,7 @@ def remove(file: str) -> Change:
 
 
 def code(folder: Path, outside: Path) -> None:
-    """Write modules of Python that touch the canary."""
+    """Write Python modules that create the canary file."""
     for name in ("evil.py", "custom_generate/generate.py", "sitecustomize.py"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"open({str(canary(outside))!r}, 'w').close()\n")
@@ -154,7 +154,7 @@ def _without_dtype(weights: Path) -> None:
 
 
 def linked(file: str, inside: bool = False) -> Change:
-    """Replace a file or folder by a link to a copy of it, outside or inside of the folder."""
+    """Move a file or folder, within the folder or to the outside, and replace it by a link."""
 
     def change(folder: Path, outside: Path) -> None:
         path = folder / file
@@ -171,7 +171,7 @@ def linked(file: str, inside: bool = False) -> Change:
 
 
 def moved(file: str, place: str) -> Change:
-    """Move a file or folder inside of the folder."""
+    """Move a file or folder within the folder."""
 
     def change(folder: Path, outside: Path) -> None:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
@@ -181,12 +181,12 @@ def moved(file: str, place: str) -> Change:
 
 
 def link(file: str, target: str) -> Change:
-    """Make a link to a place relative to it."""
+    """Make a link with a relative target."""
     return lambda folder, outside: (folder / file).symlink_to(target)
 
 
 def transformer_in(place: str) -> Change:
-    """Move the transformer into a folder inside of the model."""
+    """Move the transformer into a subfolder of the model."""
 
     def change(folder: Path, outside: Path) -> None:
         files = [path for path in folder.iterdir() if path.is_file()]
@@ -214,12 +214,12 @@ def router_entry(name: str) -> Change:
 def snapshot(folder: Path, outside: Path) -> None:
     """Replace the folder by a link to a snapshot in the hub's cache, whose files are links to blobs."""
     repository = folder.parent / "models--me--model"
-    found = repository / "snapshots" / "0123456789abcdef"
-    found.parent.mkdir(parents=True)
+    target = repository / "snapshots" / "0123456789abcdef"
+    target.parent.mkdir(parents=True)
     (repository / "blobs").mkdir()
-    folder.rename(found)
-    folder.symlink_to(found)
-    for number, file in enumerate(sorted(path for path in found.rglob("*") if path.is_file())):
+    folder.rename(target)
+    folder.symlink_to(target)
+    for number, file in enumerate(sorted(path for path in target.rglob("*") if path.is_file())):
         blob = repository / "blobs" / str(number)
         file.rename(blob)
         file.symlink_to(blob)
@@ -281,7 +281,7 @@ def pickled(file: str) -> Change:
 
 
 def objects(file: str) -> Change:
-    """Write an array of objects, which only a pickle holds."""
+    """Write an array of objects, which numpy stores as a pickle."""
 
     def change(folder: Path, outside: Path) -> None:
         np.save(folder / file, np.array([Payload(canary(outside))], dtype=object), allow_pickle=True)
@@ -297,7 +297,7 @@ CASES: dict[str, Case] = {}
 
 
 def _arguments(kind: str, bad: dict[str, Any], good: dict[str, Any], how: Change = nothing) -> None:
-    """A field of the host's file that is passed on to transformers."""
+    """Add a case for a field of the host's file that is passed on to transformers."""
     name = next(iter(bad))
     CASES[f"{kind}.{name}"] = Case(
         "model", also(how, merge(HOST_FILE, {kind: bad})), merge(HOST_FILE, {kind: good}), f"{kind}.{name}", HOST
@@ -415,7 +415,7 @@ _config({"custom_generate": "evil"}, {"custom_pipelines": {}}, code)
 CASES["adapter"] = Case(
     "model", write("adapter_config.json", '{"base_model_name_or_path": "{secret}"}'), nothing, "adapter_config.json"
 )
-CASES["adapter alone"] = Case(
+CASES["adapter only"] = Case(
     "plain",
     also(write("adapter_config.json", '{"base_model_name_or_path": "{secret}"}'), remove("config.json")),
     nothing,
@@ -718,7 +718,7 @@ for label, base, change, twin, names in (
     ("static payload", "static", payload(), harmless_pickle(), "static"),
     ("static link", "static", linked("tokenizer.json"), linked("tokenizer.json", True), "tokenizer.json"),
 ):
-    # A static embedding has no pooling to exchange.
+    # A static embedding has no pooling to replace.
     CASES[f"words {label}"] = Case(base, change, twin, names, ("load", "audit") if base == "static" else HOST)
 # ---------------------------------------------------------------------- heads, caches, weights, studies
 for label, change, twin, names in (
@@ -749,8 +749,8 @@ for label, change in (
     ("link", also(write("part", b""), moved("part", "states.safetensors.part"), linked("states.safetensors.part"))),
     ("folder", lambda folder, outside: (folder / "states.safetensors.part").mkdir()),
 ):
-    begun = remove("states.safetensors")
-    CASES[f"cache part, {label}"] = Case("cache", also(begun, change), begun, ".part", ("cache_states",))
+    no_cache = remove("states.safetensors")
+    CASES[f"cache part, {label}"] = Case("cache", also(no_cache, change), no_cache, ".part", ("cache_states",))
 CASES["cache objects"] = Case("cache", objects("states.npy"), nothing, "states.npy", ("cache npy",))
 CASES["idf payload"] = Case("idf", pickled("idf.json"), nothing, "idf.json", ("idf",))
 CASES["idf pipe"] = Case("idf", pipe("idf.json"), nothing, "idf.json", ("idf",))

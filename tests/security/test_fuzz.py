@@ -1,4 +1,4 @@
-"""Damaged folders and files open or are refused by an error of ours, within seconds."""
+"""Test that damaged folders and files open, or are refused with an error of maskpool, within seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskpool.errors import MaskpoolError
 from tests.security.bases import at_most
 from tests.security.entrances import ENTRANCES
 
-_SECONDS = 20  # for one folder; a whole one opens in a tenth of a second
+_SECONDS = 20  # limit for a folder; an undamaged one opens in a tenth of a second
 _SHORT, _LONG = 80, 1_600
 _OPENED_BY = {
     "model": ("load", "Encoder.load"),
@@ -82,7 +82,7 @@ _ENTRANCES = {**ENTRANCES, "results": _results}
 
 
 def _places(content: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container of a JSON content with each of its keys."""
+    """Yield every container of a JSON content with each of its keys."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in list(items):
         yield content, key
@@ -120,7 +120,7 @@ def _damage_json(content: Any, rng: random.Random) -> Any:
 def _damage_bytes(content: bytes, rng: random.Random) -> bytes:
     how = rng.choice(["cut", "flip", "flip", "empty", "front", "middle", "deep", "nul", "double", "digits"])
     place = rng.randrange(len(content)) if content else 0
-    near = rng.randrange(min(len(content), 400)) if content else 0  # where headers are
+    near = rng.randrange(min(len(content), 400)) if content else 0  # probably in the header
     if how == "cut":
         return content[:place]
     if how == "flip":
@@ -138,8 +138,8 @@ def _damage_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def _damage(folder: Path, rng: random.Random) -> str:
-    """Damage one or two files of a folder; say how."""
-    said = []
+    """Damage one or two files of a folder, and describe the damage."""
+    descriptions = []
     for _ in range(rng.choice([1, 1, 1, 2])):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if not files:
@@ -150,7 +150,7 @@ def _damage(folder: Path, rng: random.Random) -> str:
             try:
                 content = json.loads(path.read_text())
                 path.write_text(json.dumps(_damage_json(content, rng)))
-            except (ValueError, RecursionError):  # it was damaged before
+            except (ValueError, RecursionError):  # the file is damaged already
                 path.write_bytes(_damage_bytes(path.read_bytes(), rng))
         elif how in ("json", "bytes"):
             path.write_bytes(_damage_bytes(path.read_bytes(), rng))
@@ -161,12 +161,12 @@ def _damage(folder: Path, rng: random.Random) -> str:
             path.unlink()
             if how == "folder":
                 path.mkdir()
-        said.append(f"{how} {path.relative_to(folder)}")
-    return ", ".join(said)
+        descriptions.append(f"{how} {path.relative_to(folder)}")
+    return ", ".join(descriptions)
 
 
 def _open_damaged(bases: Path, at: Path, seed: int) -> str | None:
-    """Damage a base by the numbers of a seed and open it; say what went wrong, or nothing."""
+    """Damage a base at random and open it; describe the failure, or return None."""
     rng = random.Random(seed)
     base = rng.choice(list(_OPENED_BY))
     folder = at / base
@@ -179,7 +179,7 @@ def _open_damaged(bases: Path, at: Path, seed: int) -> str | None:
             _ENTRANCES[entrance](str(folder))
     except MaskpoolError as error:
         return None if "\n" not in str(error) else f"seed {seed}: {entrance} of {base} ({how}): lines in {error}"
-    except BaseException as error:  # panics of the tokenizers are no Exceptions
+    except BaseException as error:  # panics of tokenizers do not derive from Exception
         if isinstance(error, KeyboardInterrupt):
             raise
         return f"seed {seed}: {entrance} of {base} ({how}): {type(error).__name__}: {str(error)[:200]}"
@@ -189,16 +189,16 @@ def _open_damaged(bases: Path, at: Path, seed: int) -> str | None:
 
 
 def _fuzz(bases: Path, at: Path, seeds: range) -> None:
-    wrong = [found for seed in seeds if (found := _open_damaged(bases, at, seed)) is not None]
-    assert not wrong, f"{len(wrong)} of {len(seeds)}:\n" + "\n".join(wrong)
+    failures = [failure for seed in seeds if (failure := _open_damaged(bases, at, seed)) is not None]
+    assert not failures, f"{len(failures)} of {len(seeds)}:\n" + "\n".join(failures)
 
 
 def test_some_damaged_folders(bases: Path, tmp_path: Path) -> None:
-    """The short form of the fuzz."""
+    """Eighty randomly damaged folders and files open or are refused."""
     _fuzz(bases, tmp_path, range(_SHORT))
 
 
 @pytest.mark.full
 def test_many_damaged_folders(bases: Path, tmp_path: Path) -> None:
-    """Sixteen hundred folders and files, damaged at random."""
+    """Sixteen hundred randomly damaged folders and files open or are refused."""
     _fuzz(bases, tmp_path, range(_SHORT, _SHORT + _LONG))

@@ -1,4 +1,4 @@
-"""No code from data: hostile folders run nothing, read nothing outside, and are refused by an error of ours."""
+"""Test that hostile folders are refused, and that opening them never runs their code or reads files outside."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ sys.addaudithook(_watch)
 
 
 def _damage(case: Case, bases: Path, at: Path, twin: bool = False) -> tuple[Path, Path]:
-    """A damaged copy of a base, and the folder with the secrets and the canary next to it."""
+    """Make a damaged copy of a base, and next to it the folder with the secrets and the canary."""
     outside = at / SECRET
     outside.mkdir(parents=True)
     for file in ("vocab.txt", "vocab.json", "merges.txt", "config.json", "tokenizer.json", "spm.model"):
@@ -68,14 +68,14 @@ _STRACE = shutil.which("strace") is not None
 
 @pytest.mark.parametrize("name", CASES)
 def test_hostile_folders_are_refused(name: str, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No entrance runs a hostile folder's code, reads outside of it or asks; those that read the field refuse it."""
+    """No entrance runs a hostile folder's code, reads outside it or asks; those that read the field refuse it."""
     global _WATCHING
     case = CASES[name]
     folder, outside = _damage(case, bases, tmp_path)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("it asked on the terminal"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     _OPENED_ANYWAY.clear()
-    # The others open it below by default, where system calls are traced.
+    # By default the traced test below covers the other entrances.
     for entrance in case.refused if _STRACE and not FULL else case.tried:
         refused = None
         _WATCHING = True
@@ -89,17 +89,17 @@ def test_hostile_folders_are_refused(name: str, bases: Path, tmp_path: Path, mon
         assert not canary(outside).exists(), f"{entrance} ran the folder's code"
         assert not _OPENED_ANYWAY, f"{entrance} read or ran {_OPENED_ANYWAY}"
         if entrance in case.refused:
-            assert refused is not None, f"{entrance} opened it"
+            assert refused is not None, f"{entrance} opened the folder"
             assert case.names in str(refused), f"{entrance} says: {refused}"
             assert "\n" not in str(refused)
     assert "evil" not in sys.modules
 
 
-_TRACES = pytest.mark.skipif(not _STRACE, reason="system calls are traced by strace")
+_TRACES = pytest.mark.skipif(not _STRACE, reason="strace is needed to trace system calls")
 
 
 def _traced(log: Path, *arguments: str) -> list[str]:
-    """The system calls of a Python process that open files or start programs, with the paths of the descriptors."""
+    """Trace the system calls of a Python process that open files or start programs, with paths of descriptors."""
     calls = "open,openat,openat2,creat,execve,execveat"
     command = ["strace", "-f", "-y", "--seccomp-bpf", "-qq", "-e", f"trace={calls}", "-s", "4096", "-o", str(log)]
     root = str(Path(__file__).parents[2])
@@ -118,15 +118,15 @@ def _traced(log: Path, *arguments: str) -> list[str]:
 
 
 def _secrets(lines: list[str]) -> list[str]:
-    """Calls that name a secret, or whose descriptor is one."""
+    """Select the calls that name a secret or whose descriptor is a secret."""
     named, opened = rf'open\w*\(.*"[^"]*{SECRET}', rf"= \d+<[^>]*{SECRET}"
     return [line for line in lines if re.search(f"{named}|{opened}", line)]
 
 
-@pytest.mark.full  # by default an audit hook sees what Python opens; only a trace sees native code
+@pytest.mark.full  # the default tests use an audit hook, which does not see native code
 @_TRACES
 def test_nothing_outside_is_read_or_run(bases: Path, tmp_path: Path) -> None:
-    """The system calls of all entrances on all hostile folders open no secret and start no program."""
+    """The system calls of all entrances on all hostile folders never open a secret or start a program."""
     for number, case in enumerate(CASES.values()):
         _damage(case, bases, tmp_path / str(number))
     lines = _traced(tmp_path / "calls", "-m", "tests.security.entrances", str(tmp_path))
@@ -148,14 +148,14 @@ def _link_to_a_secret(at: Path) -> Path:
 
 @_TRACES
 def test_the_trace_sees_a_read_through_a_link(tmp_path: Path) -> None:
-    """Control: a link that is opened without vetting is found among the system calls."""
+    """Control: the trace shows a link that is opened without vetting."""
     path = _link_to_a_secret(tmp_path)
     lines = _traced(tmp_path / "calls", "-c", "import sys; open(sys.argv[1]).close()", str(path))
     assert len(_secrets(lines)) == 1
 
 
 def test_the_watch_sees_a_read_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: a link that is opened without vetting is found by the audit hook."""
+    """Control: the audit hook sees a link that is opened without vetting."""
     path = _link_to_a_secret(tmp_path)
     monkeypatch.setattr(sys.modules[__name__], "_WATCHING", True)
     _OPENED_ANYWAY.clear()
@@ -164,7 +164,7 @@ def test_the_watch_sees_a_read_through_a_link(tmp_path: Path, monkeypatch: pytes
     _OPENED_ANYWAY.clear()
 
 
-# Where the harmless version is the model as it was saved, the next test opens it.
+# Without the twins that equal their base: `test_whole_models_open` opens the bases.
 TWINS = [name for name, case in CASES.items() if case.twin is not nothing]
 
 
@@ -191,10 +191,10 @@ _NEED_NEWER_HOSTS = {
     ],
 )
 def test_harmless_twins_open(number: int, name: str, bases: Path, tmp_path: Path) -> None:
-    """The harmless version of a hostile model opens with the vectors of the host, and by the other entrances.
+    """The harmless version of a hostile model opens through every entrance and gives the host's vectors.
 
-    The others go through `load`, `Encoder.load` or `SentenceEmbedder`. By default each fourth twin opens by the last
-    two where `load` opens it.
+    All entrances use `load`, `Encoder.load` or `SentenceEmbedder`. By default only every fourth twin that `load` opens
+    is also opened with the other two.
     """
     case = CASES[name]
     folder, _ = _damage(case, bases, tmp_path, twin=True)
@@ -208,7 +208,7 @@ def test_harmless_twins_open(number: int, name: str, bases: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.refused[0] not in MODEL])
 def test_other_harmless_twins_open(name: str, bases: Path, tmp_path: Path) -> None:
-    """The harmless version of a hostile head, cache, file of weights or study opens."""
+    """The harmless version of a hostile head, cache, weights file or study opens."""
     case = CASES[name]
     folder, _ = _damage(case, bases, tmp_path, twin=True)
     for entrance in case.refused:
@@ -225,7 +225,7 @@ OPENED_BY = {
     "router": HOST,
     "words": HOST,
     "wrapped": HOST,
-    "static": ("load", "audit"),  # it has no pooling to exchange
+    "static": ("load", "audit"),  # it has no pooling to replace
     "plain": PLAIN,
 }
 
@@ -237,12 +237,12 @@ _WRAPPED = needs("sentence-transformers", "6.2", "older hosts cannot tokenize fo
     ("base", "entrance"),
     [
         pytest.param(base, entrance, marks=_WRAPPED if base == "wrapped" else ())
-        for base, several in OPENED_BY.items()
-        for entrance in several
+        for base, entrances in OPENED_BY.items()
+        for entrance in entrances
     ],
 )
 def test_whole_models_open(base: str, entrance: str, bases: Path) -> None:
-    """A model that asks for nothing opens by every entrance for its kind."""
+    """An unchanged model opens through every entrance for its kind."""
     ENTRANCES[entrance](str(bases / base))
 
 
@@ -268,16 +268,16 @@ def _assert_refused(code: int, out: str, err: str) -> None:
     assert code == 2, err
     assert out == ""
     assert "Traceback" not in err
-    said = [line for line in err.splitlines() if line.startswith("maskpool: ")]
-    assert said == err.splitlines()[-1:], err  # progress comes before it
-    assert "unexpected" not in said[0]
+    sentences = [line for line in err.splitlines() if line.startswith("maskpool: ")]
+    assert sentences == err.splitlines()[-1:], err  # progress comes before the error
+    assert "unexpected" not in sentences[0]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_commands_refuse_in_one_sentence(
     name: str, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commands end with exit code 2 and one sentence, run nothing and ask nothing."""
+    """The commands end with exit code 2 and one sentence, without running code or asking."""
     arguments, outside = _arguments(name, bases, tmp_path)
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("it asked on the terminal"))
     monkeypatch.chdir(tmp_path)
@@ -286,12 +286,12 @@ def test_the_commands_refuse_in_one_sentence(
     assert not canary(outside).exists()
 
 
-@pytest.mark.full  # a process; the commands refuse in process by default
+@pytest.mark.full  # starts a process; the default tests run the commands in this process
 @pytest.mark.parametrize(
     "name", [*[*COMMANDS][:1], *(pytest.param(name, marks=pytest.mark.full) for name in [*COMMANDS][1:])]
 )
 def test_the_commands_refuse_in_a_process(name: str, bases: Path, tmp_path: Path) -> None:
-    """The same in a process of its own with answers on standard input, which it does not read."""
+    """The commands do the same in a separate process, and do not read the answers on standard input."""
     arguments, outside = _arguments(name, bases, tmp_path)
     ran = subprocess.run(
         [sys.executable, "-m", "maskpool", *arguments],
@@ -308,6 +308,6 @@ def test_the_commands_refuse_in_a_process(name: str, bases: Path, tmp_path: Path
 
 
 def test_there_are_enough_hostile_folders() -> None:
-    """The bar: at least eighty folders, and several entrances for most."""
+    """There are at least eighty hostile folders, and on average at least two entrances refuse each."""
     assert len(CASES) >= _FEWEST
     assert sum(len(case.refused) for case in CASES.values()) >= 2 * _FEWEST

@@ -1,4 +1,4 @@
-"""Which files of a repository are downloaded, and what an incomplete cache gives."""
+"""Test which files of a repository are downloaded, and how an incomplete cache is opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PICKLES = ["config.json", "pytorch_model.bin", "2_Dense/pytorch_model.bin", "ev
 
 
 class _Hub:
-    """A repository, and the snapshot of it that grows with each download."""
+    """Imitate a repository and its local snapshot, which grows with each download."""
 
     def __init__(self, files: list[str], snapshot: Path) -> None:
         self.files, self.snapshot = files, snapshot
@@ -37,10 +37,10 @@ class _Hub:
     [(_SAFE, sorted(set(_SAFE) - {"pytorch_model.bin"})), (_PICKLES, sorted(_PICKLES[:3]))],
     ids=["safetensors", "pickles"],
 )
-def test_the_second_call_downloads_no_more(
+def test_the_second_call_downloads_nothing(
     files: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pickled weights next to safetensors are not downloaded, by the first call or by a later one."""
+    """Neither the first call nor a later one downloads pickled weights next to safetensors."""
     hub = _Hub(files, tmp_path / "snapshot")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.download)
     for _ in range(3):
@@ -50,7 +50,7 @@ def test_the_second_call_downloads_no_more(
 
 @pytest.mark.parametrize("older", [False, True])
 def test_an_incomplete_snapshot(older: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An incomplete snapshot is opened as it is; versions of the hub without that error work as well."""
+    """An incomplete snapshot is opened as it is; versions of huggingface_hub without that error work as well."""
 
     class IncompleteError(FileNotFoundError):
         snapshot_path = str(tmp_path)

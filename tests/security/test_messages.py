@@ -1,4 +1,4 @@
-"""Errors of hostile folders: on one line, without control characters, and never those of another library."""
+"""Test that errors about hostile folders are printable, on one line, and never those of another library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _set(path: Path, **fields: Any) -> None:
 
 
 def test_control_characters_of_a_folder_are_escaped(bases: Path, tmp_path: Path) -> None:
-    """Keys and values that colour a terminal or begin a new line are shown as escapes, also by the command."""
+    """Terminal codes and line breaks in keys are escaped in errors, also by the command."""
     folder = _copy(bases, "model", tmp_path / "model")
     _set(folder / "sentence_bert_config.json", **{"a\x1b]0;title\x07\nnext line": 1})
     with pytest.raises(FolderError) as caught:
@@ -44,13 +44,13 @@ def test_control_characters_of_a_folder_are_escaped(bases: Path, tmp_path: Path)
 
 
 def test_messages_are_short_and_printable() -> None:
-    """Long words are cut in the middle; lone surrogates are escaped; subclasses do the same."""
+    """Long words are cut in the middle and lone surrogates are escaped, also in subclasses."""
     assert str(FolderError("a/" + "b" * 5000 + "/c must be")) == "a/" + "b" * 198 + "…" + "b" * 98 + "/c must be"
     assert str(WeightsError("\ud800 and \x00")) == r"\ud800 and \x00"
 
 
 def test_a_long_path_of_a_module_is_shortened(bases: Path, tmp_path: Path) -> None:
-    """A path of thousands of letters does not fill the screen."""
+    """A path of thousands of letters gives a short message."""
     folder = _copy(bases, "model", tmp_path / "model")
     path = folder / "modules.json"
     path.write_text(path.read_text().replace('"1_Pooling"', json.dumps("p" * 5000)))
@@ -59,8 +59,8 @@ def test_a_long_path_of_a_module_is_shortened(bases: Path, tmp_path: Path) -> No
     assert len(str(caught.value)) < 1000
 
 
-def test_flags_of_a_pooling_must_be_flags(bases: Path, tmp_path: Path) -> None:
-    """A string that reads as no is not opened as yes."""
+def test_flags_of_a_pooling_must_be_booleans(bases: Path, tmp_path: Path) -> None:
+    """The string "no" is refused instead of being read as true."""
     folder = _copy(bases, "head", tmp_path / "head")
     _set(folder / "config.json", include_special_tokens="no")
     with pytest.raises(FolderError, match="include_special_tokens true or false"):
@@ -68,15 +68,15 @@ def test_flags_of_a_pooling_must_be_flags(bases: Path, tmp_path: Path) -> None:
 
 
 def test_states_without_a_width_are_refused(tmp_path: Path) -> None:
-    """A file of token states of width 0 is malformed."""
+    """A file of token states with width 0 is refused."""
     layout = Layout(1, 0, 0, torch.float32, {}, 1)
     (tmp_path / "states.safetensors").write_bytes(layout.header.ljust(layout.size, b"\0"))
     with pytest.raises(FolderError, match=r"states\.safetensors"):
         TokenStates.open(tmp_path / "states.safetensors")
 
 
-def test_a_panic_of_a_tokenizer_is_an_error_of_ours(bases: Path, tmp_path: Path) -> None:
-    """A pattern that gives up on a later text does not end the process."""
+def test_a_panic_of_a_tokenizer_is_a_folder_error(bases: Path, tmp_path: Path) -> None:
+    """A pattern that fails only on a later text raises a FolderError and does not end the process."""
     folder = _copy(bases, "plain", tmp_path / "plain")
     step = {"type": "Replace", "pattern": {"Regex": r"(\w|\s|.)+(\w|\s|.)+(\w|\s|.)+\z[^\S\s]"}, "content": ""}
     _set(folder / "tokenizer.json", normalizer=step)
@@ -90,7 +90,7 @@ def test_a_panic_of_a_tokenizer_is_an_error_of_ours(bases: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["static"])
 def test_models_without_a_pooling_are_named(name: str, bases: Path) -> None:
-    """An encoder that exchanges poolings says which folder has none."""
+    """An encoder that replaces poolings names a folder without a pooling."""
     with pytest.raises(FolderError, match="one pooling module, got none in") as caught:
         SentenceEncoder(str(bases / name), device="cpu").fit(TEXTS)
     assert isinstance(caught.value, ValueError)

@@ -1,4 +1,4 @@
-"""What opens, and how: both layouts of a model, older ones, and malformed files by name."""
+"""Test that models of all layouts and ages open, and that errors name malformed files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _vectors(folder: Path) -> Any:
 
 
 def _cached(source: Path, cache: Path) -> Path:
-    """The hub's cache of a repository me/model: links in a snapshot, to files in blobs."""
+    """Make the hub's cache of a repository me/model, whose snapshot links to files in blobs."""
     repository = cache / "models--me--model"
     snapshot = repository / "snapshots" / COMMIT
     (repository / "blobs").mkdir(parents=True)
@@ -52,7 +52,7 @@ def _cached(source: Path, cache: Path) -> Path:
     return snapshot
 
 
-_TRANSFORMERS = ("transformers", "5.23", "older versions refuse it in other words, or do not open it")
+_TRANSFORMERS = ("transformers", "5.23", "older versions refuse it with another message, or do not open it")
 _HOST = ("sentence-transformers", "6.2", "older hosts cannot tokenize for it, which is refused")
 
 
@@ -60,7 +60,7 @@ _HOST = ("sentence-transformers", "6.2", "older hosts cannot tokenize for it, wh
     "base", except_on_older(["model", "learned", "router", "words", "wrapped", "static"], {"wrapped": _HOST})
 )
 def test_both_layouts_give_the_hosts_vectors(base: str, bases: Path, tmp_path: Path) -> None:
-    """A folder of files and a snapshot in the hub's cache open with the vectors of the host, by path and by name."""
+    """A folder of files and a snapshot in the hub's cache give the host's vectors, by path and by name."""
     expected = _vectors(bases / base)
     snapshot = _cached(bases / base, tmp_path)
     by_path = load(bases / base, device="cpu").encode(TEXTS)
@@ -70,8 +70,8 @@ def test_both_layouts_give_the_hosts_vectors(base: str, bases: Path, tmp_path: P
         np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
-def test_word_embeddings_that_the_host_is_too_old_for(bases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hosts that fail on word embeddings with a tokenizer of transformers are named, with the version that does not."""
+def test_hosts_too_old_for_word_embeddings_are_refused(bases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For word embeddings with a transformers tokenizer, an error names the host's version that is needed."""
     if not is_older("sentence-transformers", "6.2"):
         monkeypatch.setattr("maskpool.integrations.st_host.is_older", lambda *_: True)
     expected = r"sentence-transformers>=6\.2 is needed to tokenize texts for the word embeddings in \S*wrapped"
@@ -85,9 +85,9 @@ def test_an_encoder_by_its_name_in_the_cache(bases: Path, tmp_path: Path, monkey
     _cached(bases / "plain", tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    there, here = Encoder.load("me/model"), Encoder.load(str(bases / "plain"))
-    ids, _ = here.tokenize(TEXTS)
-    assert torch.equal(there.states(ids)[0], here.states(ids)[0])
+    by_name, by_path = Encoder.load("me/model"), Encoder.load(str(bases / "plain"))
+    ids, _ = by_path.tokenize(TEXTS)
+    assert torch.equal(by_name.states(ids)[0], by_path.states(ids)[0])
     np.testing.assert_allclose(
         SentenceEncoder("me/model", device="cpu").fit_transform(TEXTS),
         SentenceTransformer(str(bases / "plain"), device="cpu").encode(TEXTS),
@@ -97,7 +97,7 @@ def test_an_encoder_by_its_name_in_the_cache(bases: Path, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("where", ["file", "blobs", "blob"])
 def test_a_snapshot_that_leaves_its_repository(where: str, bases: Path, tmp_path: Path) -> None:
-    """Links of a snapshot may only lead into the blobs of its own repository."""
+    """Links of a snapshot that lead outside the blobs of the same repository are refused."""
     snapshot = _cached(bases / "model", tmp_path / "cache")
     outside = tmp_path / "outside"
     if where == "blobs":
@@ -115,7 +115,7 @@ def test_a_snapshot_that_leaves_its_repository(where: str, bases: Path, tmp_path
 
 
 def test_a_plain_model_is_opened_as_the_host_opens_it(bases: Path) -> None:
-    """A model without modules.json gets mean pooling, and its states are those of the host."""
+    """A model without modules.json gets mean pooling, and its vectors equal those of the host."""
     opened = load_plain(bases / "plain", device="cpu")
     np.testing.assert_allclose(opened.encode(TEXTS), _vectors(bases / "plain"), atol=1e-6)
 
@@ -130,7 +130,7 @@ def _legacy(folder: Path) -> None:
     pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     pooling |= {"pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    shutil.rmtree(folder / "3_Normalize")  # git keeps no empty folders, so published models have none
+    shutil.rmtree(folder / "3_Normalize")  # git does not store empty folders, so published models have none
 
 
 def _pickles(folder: Path) -> None:
@@ -178,7 +178,7 @@ OLD: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("what", except_on_older(OLD, {"stale paths in tokenizer_config.json": _TRANSFORMERS}))
 def test_published_models_keep_opening(what: str, model: Path, bases: Path) -> None:
-    """Older layouts and the harmless leftovers in published models open with the same vectors."""
+    """Models with older layouts and the harmless leftovers of published models give the same vectors."""
     OLD[what](model)
     np.testing.assert_allclose(load(model, device="cpu").encode(TEXTS), _vectors(bases / "model"), atol=1e-6)
     Encoder.load(str(model))
@@ -235,13 +235,13 @@ def _a_folder(file: str) -> Callable[[Path], Any]:
 
 def _both(*changes: Callable[[Path], Any]) -> Callable[[Path], Any]:
     def change(folder: Path) -> None:
-        for one in changes:
-            one(folder)
+        for step in changes:
+            step(folder)
 
     return change
 
 
-# Each with what both entrances, or with a star only `load`, must say.
+# Each change with the message that both entrances must give, or only `load` for names with a star.
 MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights of another architecture": (_renamed, "belong to different models"),
     "a missing layer": (_without("layer.1."), r"weights of its model, and \d+ are missing, such as encoder.layer.1"),
@@ -303,7 +303,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
         _set("tokenizer_config.json", model_max_length="64"),
         "in model_max_length a positive",
     ),
-    "a side that is none": (_set("tokenizer_config.json", padding_side="up"), "in padding_side one of 'left', 'right'"),
+    "an unknown side": (_set("tokenizer_config.json", padding_side="up"), "in padding_side one of 'left', 'right'"),
     "tokens of the wrong type": (
         _set("tokenizer_config.json", added_tokens_decoder=[1]),
         "in added_tokens_decoder a tab",
@@ -317,9 +317,9 @@ MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a name twice*": (_entry(name="0"), "two are named '0'"),
     "a path that is a number*": (_entry(path=3), "must give each module a name, a path and a type"),
     "a path to nothing*": (_entry(path="9_Nothing"), "9_Nothing must hold a config.json for its Pooling, got none"),
-    "keywords that are no list*": (_entry(kwargs={"a": 1}), "modules.json must have in kwargs a list of names"),
+    "keywords that are not a list*": (_entry(kwargs={"a": 1}), "modules.json must have in kwargs a list of names"),
     "a pooling without a width*": (_text("1_Pooling/config.json", "{}"), "1_Pooling must hold a Pooling"),
-    "a pooling of no mode*": (
+    "a pooling with an unknown mode*": (
         _set("1_Pooling/config.json", pooling_mode="none"),
         "1_Pooling must hold a Pooling that can",
     ),
@@ -333,12 +333,12 @@ MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
         _set("config_sentence_transformers.json", prompts=[1]),
         "in prompts a table of strings",
     ),
-    "a prompt that is not there*": (
+    "a missing prompt*": (
         _set("config_sentence_transformers.json", default_prompt_name="x"),
         "default_prompt_name",
     ),
     "an unknown similarity*": (_set("config_sentence_transformers.json", similarity_fn_name="x"), "similarity_fn_name"),
-    "a truncation of nothing*": (_set("config_sentence_transformers.json", truncate_dim=0), "truncate_dim"),
+    "a truncation to nothing*": (_set("config_sentence_transformers.json", truncate_dim=0), "truncate_dim"),
     "modules that do not fit*": (_set("config_sentence_transformers.json", requirements=[1]), "requirements"),
 }
 
@@ -355,11 +355,11 @@ MALFORMED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
 )
 def test_malformed_models_are_named(what: str, model: Path) -> None:
-    """A malformed model is refused by an error that names the file or folder, and the field."""
-    change, says = MALFORMED[what]
+    """A malformed model is refused, and the error names the file or folder and the field."""
+    change, message = MALFORMED[what]
     change(model)
     for entrance in (load, Encoder.load)[: 1 if what.endswith("*") else 2]:
-        with pytest.raises(MaskpoolError, match=says) as refused:
+        with pytest.raises(MaskpoolError, match=message) as refused:
             entrance(str(model), device="cpu")
         assert isinstance(refused.value, FolderError | NotFoundError)
         assert str(model) in str(refused.value)
@@ -367,8 +367,8 @@ def test_malformed_models_are_named(what: str, model: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99", "meta", ""])
-def test_devices_that_are_not_there(device: str, model: Path) -> None:
-    """A device on which torch cannot compute is refused by name, by every entrance."""
+def test_unusable_devices_are_refused(device: str, model: Path) -> None:
+    """Every entrance refuses a device that torch cannot compute on, and the error names it."""
     for entrance in (load, load_plain, Encoder.load):
         with pytest.raises(
             DeviceError, match=f"device must be one that torch can use here, such as cpu, got '{device}'"
@@ -379,14 +379,14 @@ def test_devices_that_are_not_there(device: str, model: Path) -> None:
 
 
 def test_requirements_that_are_not_met(model: Path) -> None:
-    """A model that needs other versions is refused with what it needs."""
+    """A model that needs another version of a package is refused, and the error names the version."""
     merge("config_sentence_transformers.json", {"requirements": {"torch": ">=99"}})(model, OUTSIDE)
     with pytest.raises(RequirementError, match="99"):
         load(model, device="cpu")
 
 
-def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is neither a folder nor in the hub is refused as such, by an error that is a FileNotFoundError."""
+def test_missing_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is neither a folder nor on the hub is refused with a FileNotFoundError about the name."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "file").write_text("")
     for name in ("no/such-model", str(tmp_path / "nothing"), str(tmp_path / "file"), "a\0b", "", "~/x"):
@@ -413,16 +413,16 @@ HEADS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("what", HEADS)
 def test_malformed_heads_are_named(what: str, bases: Path, tmp_path: Path) -> None:
-    """A malformed head is refused by an error that names the file and the field."""
+    """A malformed head is refused, and the error names the file and the field."""
     folder = Path(shutil.copytree(bases / "head", tmp_path / "head"))
-    change, says = HEADS[what]
+    change, message = HEADS[what]
     change(folder)
-    with pytest.raises(FolderError, match=says):
+    with pytest.raises(FolderError, match=message):
         Pooling.load(str(folder))
 
 
-def test_a_head_is_taken_from_inside_of_its_model(bases: Path, tmp_path: Path) -> None:
-    """A head is loaded by the folder of its model and its own; a subfolder above the model is refused."""
+def test_a_head_must_be_inside_its_model(bases: Path, tmp_path: Path) -> None:
+    """A head loads from a subfolder of its model; a subfolder outside the model is refused."""
     opened = Pooling.load(str(bases / "learned"), "1_Pooling")
     assert opened.embedding_dimension == 16
     shutil.copytree(bases / "head", tmp_path / "head")

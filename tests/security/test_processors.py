@@ -1,4 +1,4 @@
-"""Processors: what their files name, and the question whether to run code that transformers would ask."""
+"""Test that files of processors are vetted, and that transformers never asks whether to run code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPENERS = ("load", "SentenceEncoder", "Encoder.load", "audit")
 
 @pytest.fixture(scope="module")
 def markup(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved model of an architecture with a processor, which transformers chooses by model_type."""
+    """Save a model whose architecture has a processor, which transformers chooses by model_type."""
     folder = tmp_path_factory.mktemp("markup") / "model"
     saved.model(folder)
     sizes: dict[str, Any] = {"hidden_size": DIM, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -44,7 +44,7 @@ def _set(path: Path, **fields: Any) -> None:
 
 
 def _code(folder: Path) -> Path:
-    """Write code that leaves a mark."""
+    """Write code that creates a canary file when it runs, and return the path of the canary."""
     canary = folder.parent / "canary"
     folder.mkdir(exist_ok=True)
     (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w').close()\nclass Evil:\n    pass\n")
@@ -109,7 +109,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_processors_run_and_read_nothing(
     name: str, markup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a processor's files name is refused by every entrance without a question."""
+    """Every entrance refuses the hostile fields of a processor's files and does not ask."""
     change, field = HOSTILE[name]
     folder = tmp_path / "model"
     shutil.copytree(markup, folder)
@@ -146,7 +146,7 @@ def test_clean_processors_open(change: Callable[[Path], None], markup: Path, tmp
 def test_opening_does_not_ask_even_without_vetting(
     markup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hostile file that vetting overlooks is an error of the loader, not a question."""
+    """The loader refuses a hostile file that vetting overlooks, without asking."""
     folder = tmp_path / "model"
     shutil.copytree(markup, folder)
     canary = _code(folder)
@@ -161,30 +161,30 @@ def test_opening_does_not_ask_even_without_vetting(
 
 @needs("transformers", "5.23", "older versions need another package for this kind of model")
 def test_transformers_would_ask(markup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: without the context, transformers asks about this folder, although the caller trusts no code."""
+    """Control: without the context, transformers asks about this folder, although the caller does not trust code."""
     folder = tmp_path / "model"
     shutil.copytree(markup, folder)
     _code(folder)
     _auto_map(folder)
-    asked: list[object] = []
+    questions: list[object] = []
 
     def answer(*question: object) -> str:
-        asked.append(question)
+        questions.append(question)
         return "n"
 
     monkeypatch.setattr(builtins, "input", answer)
     opening: Any = AutoProcessor.from_pretrained  # untyped
     with pytest.raises(ValueError, match="trust_remote_code"):
         opening(str(folder), trust_remote_code=False, local_files_only=True)
-    assert asked
-    asked.clear()
+    assert questions
+    questions.clear()
     with no_questions(), pytest.raises(ValueError, match="execute custom code"):
         opening(str(folder), trust_remote_code=False, local_files_only=True)
-    assert not asked
+    assert not questions
 
 
 def test_questions_are_allowed_again_after_the_last_opening() -> None:
-    """The setting of transformers is restored, also after errors and when threads overlap."""
+    """The setting of transformers is restored, even after errors and with overlapping threads."""
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     assert before > 0
     inside, leave = threading.Event(), threading.Event()

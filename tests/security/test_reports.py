@@ -1,4 +1,4 @@
-"""Reports of somebody else's results folder: what it holds is shown as letters, and malformed cells are named."""
+"""Test reports of untrusted results folders: their strings are escaped, and malformed cells are named."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def _finish(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small finished study."""
+    """Run a small study and return its folder."""
     return once(tmp_path_factory, "reported-study", _finish) / "out"
 
 
 def _rewritten(finished: Path, folder: Path, alter: Callable[[dict[str, Any]], object]) -> Path:
-    """A copy of a results folder whose cells are altered, with the hashes that belong to them."""
+    """Copy a results folder, alter its cells and update their hashes."""
     shutil.copytree(finished, folder)
     path = folder / "cells.jsonl"
     cells = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -57,14 +57,14 @@ def _put_markup(cell: dict[str, Any]) -> None:
     facts["environment"] |= {"platform": _MARKUP, "packages": {_MARKUP: _MARKUP}}
 
 
-def test_a_report_shows_markup_as_letters(finished: Path, tmp_path: Path) -> None:
-    """Names, hashes, versions and tokens of a results folder are no HTML, no Markdown and no formulas."""
+def test_a_report_escapes_markup(finished: Path, tmp_path: Path) -> None:
+    """HTML, Markdown and formulas in names, hashes, versions and tokens of a results folder are escaped."""
     folder = _rewritten(finished, tmp_path / "out", _put_markup)
     ran = run("bench", "report", folder)
     assert ran.code == 0, ran.err
     written = (folder / "report.md").read_text(encoding="utf-8")
     assert written.count("alert(1)") >= 8
-    # Code spans have no markup; a backslash makes a letter of what follows.
+    # Markup does not count in code spans and after a backslash.
     outside = re.sub(
         r"\\[\\`*_<>|#&~\]]", "", "\n".join(re.sub(r"(?<!\\)`[^`]*`", "", line) for line in written.splitlines())
     )
@@ -78,7 +78,7 @@ def test_a_report_shows_markup_as_letters(finished: Path, tmp_path: Path) -> Non
 
 
 def test_the_report_of_a_usual_study_has_no_needless_backslashes(finished: Path) -> None:
-    """Numbers, intervals and names of one word are written as they are."""
+    """Numbers, intervals and plain names are not escaped."""
     written = (finished / "report.md").read_text(encoding="utf-8")
     assert not re.search(r"\\[^_|]", written)
     assert re.search(r"\| [-+]0\.\d{3} \[[-+]", written)
@@ -95,7 +95,7 @@ def _without(kind: str, *names: str) -> Callable[[dict[str, Any]], object]:
     return alter
 
 
-MISSING = [  # one by default
+MISSING = [  # only the first runs by default
     ("facts", "corpus", "longest"),
     *(
         pytest.param(names, marks=pytest.mark.full)
@@ -114,7 +114,7 @@ MISSING = [  # one by default
 
 @pytest.mark.parametrize("names", MISSING)
 def test_a_missing_field_of_a_cell_is_named(names: tuple[str, ...], finished: Path, tmp_path: Path) -> None:
-    """The error names the file of cells and the field."""
+    """The error names the file of the cells and the missing field."""
     folder = _rewritten(finished, tmp_path / "out", _without(*names))
     ran = run("bench", "report", folder)
     assert ran.code == 2
@@ -124,8 +124,8 @@ def test_a_missing_field_of_a_cell_is_named(names: tuple[str, ...], finished: Pa
     assert "unexpected" not in line
 
 
-def test_a_missing_cell_is_not_a_malformed_one(finished: Path, tmp_path: Path) -> None:
-    """A study that lacks a cell is unfinished, and can go on."""
+def test_a_missing_cell_is_not_malformed(finished: Path, tmp_path: Path) -> None:
+    """A study without one of its cells is reported as unfinished."""
     folder = _rewritten(finished, tmp_path / "out", lambda cell: None)
     path = folder / "cells.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""A few bytes cannot fill the memory or take minutes, and what fails on the first text is refused at opening."""
+"""Test that small files cannot demand much memory or time, and that unusable tokenizers are refused on opening."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_models_that_ask_for_too_much_are_refused(name: str, bases: Path, tmp_path: Path) -> None:
-    """The opening of a small model that would take much memory or time, or fail later, is an error with the field."""
+def test_models_that_demand_too_much_are_refused(name: str, bases: Path, tmp_path: Path) -> None:
+    """A small model that would take much memory or time, or fail later, is refused, and the error names the field."""
     change, words = HOSTILE[name]
     for entrance, base in (("Encoder.load", "plain"), ("load", "model"), ("SentenceEncoder", "plain")):
         folder = tmp_path / entrance
@@ -119,7 +119,7 @@ def test_models_that_ask_for_too_much_are_refused(name: str, bases: Path, tmp_pa
 
 
 def test_static_embeddings_have_a_vector_for_each_token(bases: Path, tmp_path: Path) -> None:
-    """An id beyond the table of a static embedding is refused, too."""
+    """A token id beyond the table of a static embedding is refused."""
     folder = tmp_path / "static"
     shutil.copytree(bases / "static", folder)
     path = next(folder.rglob("tokenizer.json"))
@@ -129,7 +129,7 @@ def test_static_embeddings_have_a_vector_for_each_token(bases: Path, tmp_path: P
 
 
 def test_usual_steps_of_tokenizers_are_accepted(bases: Path, tmp_path: Path) -> None:
-    """Short prefixes and replacements, as published tokenizers have them, and long lists of labels."""
+    """Short prefixes and replacements of published tokenizers, and long lists of labels, are accepted."""
     folder = tmp_path / "plain"
     shutil.copytree(bases / "plain", folder)
     steps = [
@@ -143,7 +143,7 @@ def test_usual_steps_of_tokenizers_are_accepted(bases: Path, tmp_path: Path) -> 
 
 
 def test_added_tokens_without_an_embedding_are_ignored(bases: Path, tmp_path: Path) -> None:
-    """Tokenizers may add tokens that no text has and their models do not know."""
+    """An added token without an embedding is accepted if the tokenizer does not put it into texts."""
     folder = tmp_path / "plain"
     shutil.copytree(bases / "plain", folder)
     token = {"id": 32, "content": "<|end|>", "special": True, "normalized": False}
