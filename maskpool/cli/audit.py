@@ -65,15 +65,15 @@ def audit(
             from maskpool.audit.opening import open_pipeline
             from maskpool.encoder import Encoder
             from maskpool.pads.explanation import explain as explain_pads
-        given = None if texts is None else _read_texts(texts)
+        lines = None if texts is None else _read_texts(texts)
         screen = Screen(silent=as_json)
         with expected_errors(), screen.status(f"loading {model}") as show:
             pipeline = open_pipeline(model, pooling, device)
             notes = [] if pooling is None else notes_on_pooling(model, [pooling])
             report = audit_padding(
-                pipeline, given, on_call=lambda calls: show(f"auditing {model}: {calls} calls of the pipeline")
+                pipeline, lines, on_call=lambda calls: show(f"auditing {model}: {calls} calls of the pipeline")
             )
-        sample, note = _sample(given) if explain else (None, [])
+        sample, note = _sample(lines) if explain else (None, [])
         results = {"model": model, **report.to_dict()}
         results["notes"] += notes + note
         # The verdict comes first: it must not be lost if the explanation fails.

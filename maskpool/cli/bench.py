@@ -138,7 +138,7 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     with stoppable(out), rename_arguments(OPTIONS if study is None else _names_in(study)):
-        given = [name for name in context.params if _was_given(context, name)]
+        given_options = [name for name in context.params if _was_given(context, name)]
         screen = Screen(silent=quiet or as_json)
         with needs_bench():
             screen.say("loading …")
@@ -148,13 +148,15 @@ def bench(
             from maskpool.bench.run import run_study
             from maskpool.bench.store.folder import StudyFolder
         if study is not None:
-            also = [name for name in given if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")]
+            also = [
+                name for name in given_options if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")
+            ]
             if also:
                 options = ", ".join("--" + name.replace("_", "-") for name in also)
                 raise CommandError(f"--study says what is measured: give {options} in {study.name} instead")
             measured, base = read_study(study), study.parent
         else:
-            several = [name for name in ("data", "task", "hub", "newsgroups") if name in given]
+            several = [name for name in ("data", "task", "hub", "newsgroups") if name in given_options]
             if len(several) > 1:
                 options = ", ".join(OPTIONS[name] for name in several)
                 raise CommandError(f"only one corpus can be measured at a time, got {options}; a --study may have more")

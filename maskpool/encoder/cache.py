@@ -278,11 +278,11 @@ def cache_states(
     return states
 
 
-def _open(path: Path, known: bool = False) -> TokenStates:
-    """Open a file; with ``known``, do not check values again that this process has already checked."""
+def _open(path: Path, skip_checked: bool = False) -> TokenStates:
+    """Open a file; with ``skip_checked``, do not check values again that this process has already checked."""
     place = str(path.absolute())
     stamp = _stamp(path)
-    layout, values, offsets, content = read_file(path, check_values=not (known and (place, *stamp) in _checked))
+    layout, values, offsets, content = read_file(path, check_values=not (skip_checked and (place, *stamp) in _checked))
     _checked.add((place, *stamp))
     try:
         states = TokenStates(values, offsets, layout.identity)
@@ -301,7 +301,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def _reopen(path: str, content: str, texts: Tensor) -> TokenStates:
-    states = _open(Path(path), known=True)
+    states = _open(Path(path), skip_checked=True)
     if states._file != (path, content):
         raise FolderError(
             f"{path} does not hold the states that were pickled: compute them again, or open the file again"

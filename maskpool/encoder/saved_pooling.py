@@ -310,7 +310,7 @@ def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_
 
 
 def _snapshot(name: str) -> Path | None:
-    """The snapshot of a repository with the files that name its pooling, or None if it names none."""
+    """Download the files of a repository that describe its pooling; return None if it does not have modules."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 

@@ -397,9 +397,9 @@ def check_head(folder: Folder, subfolder: str = "") -> HeadConfig:
     for name, value in settings.items():
         if name in ("layers", "layer_indices"):
             continue
-        known = _HEAD.get(name)
-        if known is not None and not known.holds(value):
-            raise refused(path, name, known.words, value)
+        expected = _HEAD.get(name)
+        if expected is not None and not expected.holds(value):
+            raise refused(path, name, expected.words, value)
         _check_option(path, name, value)
     for name in ("model.safetensors", "pytorch_model.bin"):
         weights = folder.find(subfolder, name)
@@ -458,18 +458,18 @@ def _check_module(
     if cls.__name__ == "WordEmbeddings":
         _check_word_embeddings(folder, entry.path)
         return entry
-    known = _CONFIGS[cls.__name__]
-    content = folder.table(entry.path, known.file)
-    path = folder.at(entry.path, known.file)
+    config = _CONFIGS[cls.__name__]
+    content = folder.table(entry.path, config.file)
+    path = folder.at(entry.path, config.file)
     if content is None:
-        if not known.optional:
-            raise FolderError(f"{folder.at(entry.path)} must hold a {known.file} for its {cls.__name__}, got none")
+        if not config.optional:
+            raise FolderError(f"{folder.at(entry.path)} must hold a {config.file} for its {cls.__name__}, got none")
     else:
-        check_fields(path, content, known.fields)
-        missing = next((name for name in known.needed if name not in content), None)
+        check_fields(path, content, config.fields)
+        missing = next((name for name in config.needed if name not in content), None)
         if missing is not None:
             raise FolderError(f"{path} must set {missing} for its {cls.__name__}: save the model again")
-    if known.weights:
+    if config.weights:
         _check_module_weights(folder, entry.path)
     return entry
 

@@ -300,13 +300,13 @@ def _check_auto_map(path: Path, content: Mapping[str, Any], native: bool) -> Non
             )
 
 
-def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -> Any:  # Any: a class
+def _check_tokenizer_config(path: Path, settings: dict[str, Any], has_json: bool) -> Any:  # Any: a class
     """Vet tokenizer_config.json, and return the tokenizer's class if it is known.
 
     Args:
         path: The file.
         settings: The content of the file.
-        whole: Whether the folder has a tokenizer.json, which then holds the vocabulary.
+        has_json: Whether the folder has a tokenizer.json, which then holds the vocabulary.
     """
     _check_special_tokens(path, settings)
     for name, field in _TOKENIZER_FIELDS.items():
@@ -326,7 +326,7 @@ def _check_tokenizer_config(path: Path, settings: dict[str, Any], whole: bool) -
             raise FolderError(f"{path} must not set {name}, which replaces the tokenizer's own files: remove the field")
     if settings.get("trust_remote_code") not in (None, False):
         raise FolderError(f"{path} must not set trust_remote_code, which only a caller may: remove the field")
-    overwritten = getattr(kind, "vocab_files_names", {}) if whole else {}
+    overwritten = getattr(kind, "vocab_files_names", {}) if has_json else {}
     for name, value in settings.items():
         if name in _WORD_TOKENIZERS and value:
             if not isinstance(value, dict):
