@@ -552,7 +552,7 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused(
     ("place", "options"),
     [("encoder.Encoder.load", []), ("bench.report.pages.write", []), ("bench.estimate.estimate", ["--dry-run"])],
 )
-@pytest.mark.parametrize("has_cells", [False, True], ids=["new", "begun"])
+@pytest.mark.parametrize("has_cells", [False, True], ids=["new", "resumed"])
 def test_ctrl_c_says_how_to_resume(
     study: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, options: list[str], has_cells: bool
 ) -> None:
