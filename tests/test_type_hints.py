@@ -32,7 +32,8 @@ def _functions(owner: type) -> Iterator[tuple[str, Any]]:
     for name, member in vars(owner).items():
         function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         function = getattr(function, "func", function)  # of a cached property
-        if inspect.isfunction(function) and (name.startswith("__") or not name.startswith("_")):
+        ours = inspect.isfunction(function) and not function.__module__.startswith("pydantic.")  # with private hints
+        if ours and (name.startswith("__") or not name.startswith("_")):
             yield f"{owner.__qualname__}.{name}", function
 
 

@@ -172,7 +172,14 @@ def bench(
                 limit=limit,
             )
             modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
-            measured = Study((model,), (source,), modes, batch_size=batch_size, pad_to=pad_to, seeds=seeds)
+            measured = Study(
+                models=(model,),
+                corpora=(source,),
+                poolings=modes,
+                batch_size=batch_size,
+                pad_to=pad_to,
+                seeds=seeds,
+            )
             base = Path()
         folder = StudyFolder(out)
         if dry_run:

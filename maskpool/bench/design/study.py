@@ -1,15 +1,30 @@
-"""A study: what is measured, from Python or from a TOML file."""
+"""A study: what to measure, from Python or from a TOML file."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
-import json
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic.dataclasses import dataclass
 
 from maskpool.bench.design import corpora
 from maskpool.bench.design.corpora import Corpus
@@ -34,15 +49,91 @@ from maskpool.trust import check_regular
 
 DEFAULT_PAD_TO = 128
 DEFAULT_TREATMENTS = ("included", "pads only", "common pad", "another's pads", "noise", *MIXED)
-# A mode string alone cannot say how many topk_mean shall take.
+# A study names poolings without options, so those with a required option are left out.
 KNOWN_POOLINGS = tuple(mode for mode, layer in POOLINGS.items() if not layer.required_options())
-_LARGEST_SEED = 2**32 - 1
 _KINDS = ("data", "task", "hub", "newsgroups", "docstrings")
+# The problem behind each type of pydantic's errors; users never see pydantic's own text.
+_PROBLEMS = {
+    "string_type": "must be a string, got {value!r}",
+    "string_too_short": "must not be empty",
+    "bool_type": "must be true or false, got {value!r}",
+    "int_type": "must be an integer, got {value!r}",
+    "greater_than_equal": "must be at least {ge}, got {value!r}",
+    "less_than_equal": "must be at most {le}, got {value!r}",
+    "too_short": "must hold at least one, got none",
+    "tuple_type": "must be {array}, got {value!r}",
+    "dataclass_type": "must be a table, got {value!r}",
+    "is_instance_of": "must be a {class}, got {value!r}",
+}
+_TABLES = "an array of tables, [[{}]]"
+_ARRAYS = {"corpora": _TABLES.format("corpora"), "plans": _TABLES.format("plans"), "layers": "a list of integers"}
+
+_Class = TypeVar("_Class")
+_Item = TypeVar("_Item", bound=Hashable)
 
 
-@dataclass(frozen=True)
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise the first of pydantic's errors as one of ours, with its place in the study."""
+    try:
+        yield
+    except ValidationError as refused:
+        error = refused.errors(include_url=False)[0]
+        kind, path, context = error["type"], error["loc"], error.get("ctx", {})
+        cause = context.get("error")
+        if isinstance(cause, MaskpoolError):
+            raise cause from None
+        if kind in ("unexpected_keyword_argument", "invalid_key"):
+            table = _place(path[:-1]) or refused.title
+            known = CorpusSource if len(path) > 1 or refused.title == "the corpus" else Study
+            check_known(path[-1], [field.name for field in fields(known)], f"a key of {table}")
+        array = _ARRAYS.get(str(path[0]), "a list of strings") if path else ""
+        problem = _PROBLEMS.get(kind, "is not accepted, got {value!r}")
+        problem = str(cause) if cause else problem.format(**context, value=error["input"], array=array)
+        raise InvalidValueError(_place(path) or refused.title, problem) from None
+
+
+def _place(path: Sequence[str | int]) -> str:
+    """Write a path of keys and indexes as in Python: ``corpora[1].limit``."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _validated(title: str) -> Callable[[type[_Class]], type[_Class]]:
+    """Make a class a frozen dataclass of keywords that pydantic validates and that raises our errors."""
+
+    def decorate(cls: Any) -> Any:
+        cls = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", title=title))(cls)
+        validate = cls.__init__
+
+        def __init__(self: object, /, **attributes: Any) -> None:  # noqa: N807  # the class' own
+            with _own_errors():
+                validate(self, **attributes)
+
+        cls.__init__ = __init__
+        return cls
+
+    return decorate
+
+
+def _distinct(items: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    return tuple(dict.fromkeys(items))
+
+
+def _check_poolings(poolings: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    return _distinct(tuple(find_pooling(pooling, "poolings", info.context) for pooling in poolings))
+
+
+_Text = Annotated[StrictStr, Field(min_length=1)]
+_Positive = Annotated[StrictInt, Field(ge=1)]
+_TwoOrMore = Annotated[StrictInt, Field(ge=2)]
+_NotEmpty = Field(min_length=1)
+_Names = Annotated[tuple[StrictStr, ...], AfterValidator(_distinct)]
+
+
+@_validated("the corpus")
 class CorpusSource:
-    """Where a corpus comes from: exactly one of the first five.
+    """Where a corpus comes from: exactly one of the first five attributes.
 
     Attributes:
         data: A csv, tsv, jsonl or parquet file; in a study file, relative to it.
@@ -50,35 +141,44 @@ class CorpusSource:
         hub: A labelled dataset of the Hugging Face hub.
         newsgroups: scikit-learn's 20 newsgroups.
         docstrings: Public docstrings, a demonstration.
-        split: Of ``hub``.
-        text_column: Of ``data`` and ``hub``.
-        label_column: The same.
-        limit: A sample of so many texts, stratified by label.
-        name: What results call it.
-        sha256: What the content must hash to, so that a study is of these texts and no others.
+        split: The split of ``hub``.
+        text_column: The column of texts in ``data`` or ``hub``.
+        label_column: The column of labels in ``data`` or ``hub``.
+        limit: The number of texts to sample, stratified by label; None takes all.
+        name: The name of the corpus in results.
+        sha256: The expected hash of the content, which pins the texts that the study measures.
+
+    Raises:
+        InvalidValueError: None or several of the first five are given, or a value is invalid.
     """
 
-    data: str | None = None
-    task: str | None = None
-    hub: str | None = None
-    newsgroups: bool = False
-    docstrings: bool = False
-    split: str = "test"
-    text_column: str = "text"
-    label_column: str = "label"
-    limit: int | None = None
-    name: str | None = None
-    sha256: str | None = None
+    data: _Text | None = None
+    task: _Text | None = None
+    hub: _Text | None = None
+    newsgroups: StrictBool = False
+    docstrings: StrictBool = False
+    split: _Text = "test"
+    text_column: _Text = "text"
+    label_column: _Text = "label"
+    limit: _Positive | None = None
+    name: _Text | None = None
+    sha256: _Text | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the corpus has one source."""
+        given = [kind for kind in _KINDS if getattr(self, kind)]
+        if len(given) != 1:
+            raise ValueError(f"must have exactly one of {', '.join(_KINDS)}, got {', '.join(given) or 'none'}")
 
     def load(self, folder: Path, seed: int) -> Corpus:
         """Read the texts and labels.
 
         Args:
-            folder: What ``data`` is relative to.
-            seed: Of the sample.
+            folder: The folder that ``data`` is relative to.
+            seed: Seeds the sample.
 
         Raises:
-            MaskpoolError: They cannot be loaded, or are not those that ``sha256`` names.
+            MaskpoolError: The corpus cannot be loaded, or its content does not have the hash ``sha256``.
         """
         if self.data is not None:
             corpus = corpora.read_file(folder / self.data, self.text_column, self.label_column)
@@ -95,100 +195,93 @@ class CorpusSource:
         if self.sha256 is not None and corpus.sha256 != self.sha256:
             raise InvalidValueError(
                 "sha256",
-                f"must be the hash of corpus {corpus.name}, {corpus.sha256}, got {self.sha256}: bring the texts that "
+                f"must be the hash of corpus {corpus.name}, {corpus.sha256}, got {self.sha256}: use the texts that "
                 "the study was made for, in the same order, or leave sha256 out",
             )
         return corpus
 
 
-@dataclass(frozen=True)
+@_validated("the study")
 class Study:
-    """What is measured: every model × corpus × layer × clusterer × pooling × plan × treatment.
+    """What to measure: every model × corpus × layer × clusterer × pooling × plan × treatment.
+
+    Lists become tuples without repeated items.
 
     Attributes:
         models: Names on the hub, or folders.
         corpora: Where the texts come from.
-        poolings: Mode strings, of which learned ones are trained and have a table of their own, or folders of heads
-            that were trained elsewhere; in a study file, relative to it.
-        plans: How texts are batched and padded; none means random batches, batches sorted by length, and a fixed
+        poolings: Mode strings, or folders of trained heads (in a study file, relative to it). Learned modes are
+            trained and have their own table.
+        plans: How texts are batched and padded. By default: random batches, batches sorted by length, and a fixed
             length.
-        batch_size: Texts in a batch of the default plans.
+        batch_size: Texts per batch of the default plans.
         pad_to: The fixed length of the default plans; None means 128, or the longest text if that is longer.
-        treatments: What is pooled besides the real tokens alone.
-        leaks: Public bugs to re-create, by name.
-        layers: -1 for the last, 0 for the embedding matrix, else one of transformers' hidden states.
+        treatments: What is pooled in addition to the real tokens only.
+        leaks: Names of public bugs to re-create; ``"all"`` means all of them.
+        layers: Indices of transformers' hidden states: -1 for the last, 0 for the embedding matrix.
         clusterers: How vectors are clustered.
-        seeds: Seeds of the clusterer on all texts.
-        replicates: Half-samples that intervals rest on.
-        seed: Of the shuffles, half-samples and heads.
-        dtype: What the model computes in.
-        quote: Whether the report may quote texts; else it names them by their row.
+        seeds: Number of seeds of the clusterer on all texts.
+        replicates: Number of half-samples, from which intervals are computed.
+        seed: Seeds the shuffles, half-samples and heads.
+        dtype: The dtype that the model computes in.
+        quote: Whether the report may quote texts; otherwise it names them by row.
+
+    Raises:
+        InvalidValueError: A name is unknown (the message suggests the nearest), or a value has the wrong type or is
+            out of range.
     """
 
-    models: tuple[str, ...] = (BUNDLED,)
-    corpora: tuple[CorpusSource, ...] = (CorpusSource(docstrings=True),)
-    poolings: tuple[str, ...] = ("mean", "max", "attention")
-    plans: tuple[Plan, ...] = ()
-    batch_size: int = 32
-    pad_to: int | None = None
-    treatments: tuple[str, ...] = DEFAULT_TREATMENTS
-    leaks: tuple[str, ...] = ()
-    layers: tuple[int, ...] = (-1,)
-    clusterers: tuple[str, ...] = ("kmeans",)
-    seeds: int = 5
-    replicates: int = 50
-    seed: int = 0
-    dtype: str = "float32"
-    quote: bool = True
+    models: Annotated[_Names, _NotEmpty] = (BUNDLED,)
+    corpora: Annotated[tuple[CorpusSource, ...], _NotEmpty] = (CorpusSource(docstrings=True),)
+    poolings: Annotated[tuple[StrictStr, ...], _NotEmpty, AfterValidator(_check_poolings)] = (
+        "mean",
+        "max",
+        "attention",
+    )
+    plans: tuple[InstanceOf[Plan], ...] = ()
+    batch_size: _Positive = 32
+    pad_to: _Positive | None = None
+    treatments: _Names = DEFAULT_TREATMENTS
+    leaks: Annotated[_Names, BeforeValidator(lambda leaks: tuple(REMADE) if leaks == "all" else leaks)] = ()
+    layers: Annotated[tuple[StrictInt, ...], _NotEmpty, AfterValidator(_distinct)] = (-1,)
+    clusterers: Annotated[_Names, _NotEmpty] = ("kmeans",)
+    seeds: _TwoOrMore = 5
+    replicates: _TwoOrMore = 50
+    seed: Annotated[StrictInt, Field(ge=0, le=2**32 - 1)] = 0
+    dtype: StrictStr = "float32"
+    quote: StrictBool = True
 
     def __post_init__(self) -> None:
-        """Refuse an invalid study.
-
-        Raises:
-            InvalidValueError: An unknown name (the nearest known one is named), or a number out of range.
-        """
-        for pooling in self.poolings:
-            find_pooling(pooling, "poolings")
-        for name, known in (
-            ("treatments", [treatment for treatment in (*TREATMENTS, *MIXED) if treatment != EXCLUDED]),
-            ("leaks", tuple(REMADE)),
-            ("clusterers", tuple(CLUSTERERS)),
+        """Check names, and plans against each other and ``pad_to``."""
+        for argument, names, known in (
+            ("treatments", self.treatments, [name for name in (*TREATMENTS, *MIXED) if name != EXCLUDED]),
+            ("leaks", self.leaks, REMADE),
+            ("clusterers", self.clusterers, CLUSTERERS),
+            ("dtype", [self.dtype], DTYPES),
         ):
-            for value in getattr(self, name):
-                check_known(value, known, name)
-        check_known(self.dtype, DTYPES, "dtype")
-        for name, fewest in (("seeds", 2), ("replicates", 2), ("batch_size", 1), ("seed", 0)):
-            _check_number(getattr(self, name), name, fewest)
-        if self.seed > _LARGEST_SEED:
-            raise InvalidValueError("seed", f"must be at most {_LARGEST_SEED}, got {self.seed}")
-        if not isinstance(self.quote, bool):
-            raise InvalidValueError("quote", f"must be true or false, got {self.quote!r}")
-        if self.pad_to is not None:
-            _check_number(self.pad_to, "pad_to", 1)
-        for name in ("models", "corpora", "poolings", "layers", "clusterers"):
-            if not getattr(self, name):
-                raise InvalidValueError(name, "must hold at least one, got none")
-        names = [plan.name for plan in self.plans]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise InvalidValueError("plans", f"must differ, but two of them are {twice!r}: take one of them out")
+            for name in names:
+                check_known(name, known, argument)
+        plan_names = [plan.name for plan in self.plans]
+        repeated = next((name for name in plan_names if plan_names.count(name) > 1), None)
+        if repeated is not None:
+            raise InvalidValueError("plans", f"must differ, but two of them are {repeated!r}: remove one of them")
         if self.plans and self.pad_to is not None:
             raise InvalidValueError(
-                "pad_to", "belongs to the default plans; where plans are given, give it in one of them"
+                "pad_to", f"applies to the default plans only, got {self.pad_to} and plans: move it into a plan"
             )
 
     @property
     def learned(self) -> tuple[str, ...]:
-        """The poolings that are trained here."""
+        """The poolings that the study trains."""
         return tuple(mode for mode in self.poolings if mode in LEARNED)
 
     def plans_for(self, longest: int, limit: int, model: str) -> tuple[Plan, ...]:
-        """The plans for texts of which the longest has so many tokens.
+        """Return the plans for a corpus.
 
         Args:
             longest: Tokens of the longest text, after truncation.
-            limit: The most that the model reads.
-            model: Its name, for the error.
+            limit: The most tokens that the model reads.
+            model: The model's name, for the error.
 
         Raises:
             InvalidValueError: A plan pads to less than the longest text, or to more than the model reads.
@@ -206,31 +299,30 @@ class Study:
         return plans
 
     def plans_for_leaks(self, plans: Sequence[Plan]) -> tuple[Plan, ...]:
-        """Return the first plan padded on each side that a leak needs and no plan has; it serves leaks only."""
+        """Return the first plan on each side that a leak needs and no plan has; only leaks use it."""
         sides = dict.fromkeys(REMADE[name].side for name in self.leaks)
         return tuple(replace(plans[0], side=side) for side in sides if side not in {plan.side for plan in plans})
 
     def as_json(self) -> dict[str, Any]:
-        """The study as JSON values."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        found["corpora"] = [_without_none(source) for source in found["corpora"]]
-        return _without_none(found)
+        """Return the study as JSON values, which `parse_study` reads."""
+        content: dict[str, Any] = _STUDY.dump_python(self, mode="json", exclude_none=True)
+        return content
 
 
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if value is not None}
+_STUDY = TypeAdapter(Study)
 
 
 def read_study(file: Path) -> Study:
     """Read a study from a TOML file.
 
     Its keys are the attributes of `Study`; ``corpora`` and ``plans`` are arrays of tables with the attributes of
-    `CorpusSource` and `maskpool.plans.Plan`. An attribute of a plan may be a list: the plans are their product.
+    `CorpusSource` and `maskpool.plans.Plan`. An attribute of a plan may be a list: the table then means the product of
+    its lists.
 
     Raises:
-        NotFoundError: There is no such file.
-        FolderError: The file cannot be read, or holds something else than a study; the message names the key and the
-            nearest known one.
+        NotFoundError: The file does not exist.
+        FolderError: The file cannot be read or does not hold a study; the message names the place in the file and the
+            nearest known name.
     """
     expected = f"must name a TOML file that can be read, got {file}"
     try:
@@ -243,7 +335,7 @@ def read_study(file: Path) -> Study:
         raise FolderError(f"{expected}: {error}", argument="file") from error
     except OSError as error:
         raise FolderError(f"{expected}: {error.strerror}", argument="file") from error
-    except (ValueError, RecursionError) as error:  # of TOML, of its numbers, of bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # from TOML, its numbers, or bytes that are not UTF-8
         raise FolderError(f"must be a TOML file; {file.name} is not: {error}", argument="file") from error
     try:
         return parse_study(content, file.parent)
@@ -252,57 +344,44 @@ def read_study(file: Path) -> Study:
 
 
 def parse_study(content: Mapping[str, Any], folder: Path | None = None) -> Study:
-    """A study from the content of its file; `Study.as_json` gives such a content.
+    """Make a study from the content of its file, or from `Study.as_json`.
 
     Args:
         content: The content.
-        folder: What folders of heads are relative to; None is the working directory.
+        folder: The folder that folders of heads are relative to; None means the working directory.
 
     Raises:
         InvalidTypeError: ``content`` is not a table.
-        InvalidValueError: A key is unknown or has an invalid value; the error's argument is the key.
+        InvalidValueError: A key is unknown or has an invalid value; the error's argument is its place, such as
+            ``corpora[1].limit``.
     """
     if not isinstance(content, Mapping):
         raise InvalidTypeError("content", f"must be the table of a study, got {content!r}")
-    _check_keys(content, Study, "the study")
-    given: dict[str, Any] = {}
-    for name, value in content.items():
-        if name == "corpora":
-            given[name] = tuple(_corpus(table) for table in _tables(value, name))
-        elif name == "plans":
-            given[name] = _distinct([plan for table in _tables(value, name) for plan in _plans(table)])
-        elif name in ("seeds", "replicates", "seed", "batch_size", "pad_to", "quote"):
-            given[name] = value
-        elif name == "dtype":
-            given[name] = _string(value, name)
-        elif name == "leaks" and value == "all":
-            given[name] = tuple(REMADE)
-        else:
-            kind, what = (int, "integers") if name == "layers" else (str, "strings")
-            if not isinstance(value, list) or not all(type(one) is kind for one in value):
-                raise InvalidValueError(name, f"must be a list of {what}, got {value!r}")
-            given[name] = tuple(dict.fromkeys(value))
-            if name == "poolings":
-                given[name] = tuple(find_pooling(pooling, name, folder) for pooling in given[name])
-    return Study(**given)
+    tables = content.get("plans")
+    if isinstance(tables, list):
+        plans = [plan for index, table in enumerate(tables) for plan in _parse_plans(table, f"plans[{index}]")]
+        # The name says all that matters: order and batch size change nothing at a fixed length.
+        content = {**content, "plans": tuple({plan.name: plan for plan in plans}.values())}
+    with _own_errors():
+        return _STUDY.validate_python(dict(content), context=folder)
 
 
 def find_pooling(value: str, name: str, folder: Path | None = None) -> str:
-    """A mode, or the folder of a trained head as it is found from the working directory.
+    """Return a mode, or the path of a trained head's folder from the working directory.
 
     Args:
-        value: What was given.
+        value: The mode or folder.
         name: The argument, for the error.
-        folder: What folders of heads are relative to; None is the working directory.
+        folder: The folder that ``value`` is relative to; None means the working directory.
 
     Raises:
-        InvalidValueError: It is neither.
+        InvalidValueError: ``value`` is neither.
     """
-    place = value if folder is None or value in ("", *POOLINGS) else str(folder / value)
-    if not is_saved(place):
-        seen = "" if folder is None else f", as seen from {folder}"
-        check_known(value, KNOWN_POOLINGS, name, f", or the folder of a saved head{seen}", suggestion)
-    return place
+    path = value if folder is None or value in ("", *POOLINGS) else str(folder / value)
+    if not is_saved(path):
+        base = "" if folder is None else f" relative to {folder}"
+        check_known(value, KNOWN_POOLINGS, name, f", or the folder of a saved head{base}", suggestion)
+    return path
 
 
 def check_known(
@@ -312,17 +391,17 @@ def check_known(
     others: str = "",
     suggest: Callable[[str], str | None] | None = None,
 ) -> None:
-    """Refuse a name that is none of the known ones, and name the nearest of them.
+    """Refuse an unknown name and suggest the nearest known one.
 
     Args:
-        value: What was given.
+        value: The name.
         known: The known names.
         name: The argument, for the error.
-        others: What else it may be, for the message.
-        suggest: Returns the name that an unknown one probably means; None suggests the one that is spelled most alike.
+        others: What else is accepted, for the error.
+        suggest: Returns the known name that an unknown one probably means; None suggests the most similar spelling.
 
     Raises:
-        InvalidValueError: It is not among them.
+        InvalidValueError: The name is unknown.
     """
     if value in known:
         return
@@ -334,60 +413,15 @@ def check_known(
     raise InvalidValueError(name, f"must be one of {', '.join(known)}{others}, got {value!r}{guess}")
 
 
-def _check_keys(table: Mapping[str, object], what: type[Study | CorpusSource | Plan], name: str) -> None:
-    for key in table:
-        check_known(key, [field.name for field in fields(what)], f"a key of {name}")
-
-
-def _check_number(value: object, name: str, fewest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < fewest:
-        raise InvalidValueError(name, f"must be an integer of at least {fewest}, got {value!r}")
-
-
-def _string(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidValueError(name, f"must be a string, got {value!r}")
-    return value
-
-
-def _tables(value: object, name: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise InvalidValueError(name, f"must be an array of tables, [[{name}]], got {value!r}")
-    return value
-
-
-def _corpus(table: dict[str, Any]) -> CorpusSource:
-    _check_keys(table, CorpusSource, "[[corpora]]")
-    given = [kind for kind in _KINDS if table.get(kind) is not None and table[kind] is not False]
-    if len(given) != 1:
-        raise InvalidValueError(
-            "[[corpora]]", f"must have exactly one of {', '.join(_KINDS)}, got {', '.join(given) or 'none'}"
-        )
-    for field in fields(CorpusSource):
-        if field.name not in table:
-            continue
-        if field.name in ("newsgroups", "docstrings"):
-            if not isinstance(table[field.name], bool):
-                raise InvalidValueError(
-                    f"{field.name} of [[corpora]]", f"must be true or false, got {table[field.name]!r}"
-                )
-        elif field.name == "limit":
-            _check_number(table["limit"], "limit of [[corpora]]", 1)
-        elif not _string(table[field.name], f"{field.name} of [[corpora]]"):
-            raise InvalidValueError(f"{field.name} of [[corpora]]", "must not be empty")
-    return CorpusSource(**table)
-
-
-def _plans(table: dict[str, Any]) -> list[Plan]:
-    _check_keys(table, Plan, "[[plans]]")
+def _parse_plans(table: object, place: str) -> list[Plan]:
+    """Return the product of a table's lists."""
+    if not isinstance(table, dict):
+        raise InvalidValueError(place, f"must be a table, got {table!r}")
+    names = [field.name for field in fields(Plan)]
+    for key, value in table.items():
+        check_known(key, names, f"a key of {place}")
+        if value == []:
+            raise InvalidValueError(f"{place}.{key}", "must be a value or a list of values, got an empty list")
     choices = [value if isinstance(value, list) else [value] for value in table.values()]
-    empty = next((name for name, values in zip(table, choices, strict=True) if not values), None)
-    if empty is not None:
-        raise InvalidValueError(f"[[plans]]: {empty}", "must be one value or a list of some, got an empty list")
-    with rename_arguments({field.name: f"[[plans]]: {field.name}" for field in fields(Plan)}):
+    with rename_arguments({name: f"{place}.{name}" for name in names}):
         return [Plan(**dict(zip(table, values, strict=True))) for values in itertools.product(*choices)]
-
-
-def _distinct(plans: Sequence[Plan]) -> tuple[Plan, ...]:
-    """Plans without those of a name that stands already: of a fixed length, order and batch size mean nothing."""
-    return tuple({plan.name: plan for plan in plans}.values())
