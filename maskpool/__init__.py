@@ -46,7 +46,7 @@ def __getattr__(name: str) -> object:
     elif name in _MODULES:
         value = import_module(f"maskpool.{name}")
     else:
-        raise AttributeError(f"module 'maskpool' has no attribute {name!r}{_way_out(name)}")
+        raise AttributeError(f"module 'maskpool' has no attribute {name!r}{_advice(name)}")
     globals()[name] = value
     return value
 
@@ -55,7 +55,7 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-def _way_out(name: str) -> str:
+def _advice(name: str) -> str:
     """Say where a layer or function is that is not at the top."""
     if name.startswith("_") or find_spec(f"maskpool.{name}"):  # hasattr and imports look these up first
         return ""

@@ -399,13 +399,13 @@ def _check_ends_of_texts(
         f"is ambiguous: every text ends with pad_token_id={pad_token_id}, so it may be the last token of each text, "
         "which the mask leaves out"
     )
-    way_out = f"use the tokenizer's attention_mask, or pass eos_token_id={pad_token_id} if that id ends each text"
+    advice = f"use the tokenizer's attention_mask, or pass eos_token_id={pad_token_id} if that id ends each text"
     if bool((trailing == 1).all()) and bool((leading > 0).any()):
         raise InvalidValueError(
-            "input_ids", f"{problem} (some texts start with it too, as in a left-padded batch): {way_out}"
+            "input_ids", f"{problem} (some texts start with it too, as in a left-padded batch): {advice}"
         )
     warnings.warn(
-        f"input_ids {problem}: {way_out}; if every row is padded to a fixed width, pass the id that ends each text",
+        f"input_ids {problem}: {advice}; if every row is padded to a fixed width, pass the id that ends each text",
         UserWarning,
         stacklevel=3,
     )

@@ -110,7 +110,7 @@ def test_unmasked_heads_start_uniform(run: tuple[dict[str, Any], Path], tasks: l
         assert abs(row["curve"][-1]["mean"] - row["curve"][0]["mean"]) > 1e-3
 
 
-def test_diagonal_is_as_trained(run: tuple[dict[str, Any], Path]) -> None:
+def test_training_width_keeps_the_accuracy(run: tuple[dict[str, Any], Path]) -> None:
     """At its training width a head has its accuracy after training; at other widths some heads differ."""
     for row in run[0]["rows"]:
         own = "unpadded" if row["width"] is None else str(row["width"])
@@ -163,7 +163,7 @@ def test_states_of_each_width_are_the_models(tasks: list[measured.Task], model: 
         assert nearest < 1e-2
 
 
-def test_labels_of_pairs_are_both_wanted(tasks: list[measured.Task]) -> None:
+def test_half_of_the_texts_carry_two_labels(tasks: list[measured.Task]) -> None:
     """Texts of the third task carry one label or two, and about half carry two."""
     counts = tasks[2].train.targets.sum(axis=1)
     assert set(counts.tolist()) == {1.0, 2.0}
@@ -177,7 +177,7 @@ def test_scores_of_several_labels() -> None:
     assert scores == {"accuracy": pytest.approx(1 / 3), "micro_f1": pytest.approx(2 * 3 / (4 + 5))}
 
 
-def test_validation_texts_are_not_learnt_from() -> None:
+def test_training_and_validation_texts_are_disjoint() -> None:
     """The two parts of the training texts are disjoint, cover all texts, and change with the seed."""
     learnt, held = measured.part(50, 0)
     assert sorted([*learnt, *held]) == list(range(50))
@@ -185,7 +185,7 @@ def test_validation_texts_are_not_learnt_from() -> None:
     assert measured.part(50, 1)[1].tolist() != held.tolist()
 
 
-def test_watched_texts_are_spread_over_all(tasks: list[measured.Task]) -> None:
+def test_watched_texts_are_spread_evenly(tasks: list[measured.Task]) -> None:
     """Watched texts are spread evenly over all texts, because a file may be sorted by label."""
     rows = measured.spread(tasks[0].test, 7)
     assert (rows[0], rows[-1], len(rows)) == (0, len(tasks[0].test.lengths) - 1, 7)
@@ -205,7 +205,7 @@ def test_an_encoder_whose_pads_count_is_refused(
     assert not list(out.parent.iterdir())
 
 
-def test_missing_data_is_one_sentence(model: Path, tmp_path: Path) -> None:
+def test_missing_data_is_reported_in_one_sentence(model: Path, tmp_path: Path) -> None:
     """A folder without the data is reported by name, without a traceback."""
     with pytest.raises(SystemExit, match=r"there is none at .*train\.csv"):
         measured.main(["--quick", "--model", str(model), "--data", str(tmp_path), "--out", str(tmp_path / "o.json")])

@@ -64,7 +64,7 @@ def test_a_contestant_that_disagrees_stops_the_run(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("layout", batches.LAYOUTS)
-def test_buffers_outgrow_the_cache_within_the_memory_allowed(layout: str) -> None:
+def test_buffers_exceed_the_cache_within_the_memory_limit(layout: str) -> None:
     """All buffers together are four times the cache, unless memory runs out first."""
     shape = batches.Shape.parse("4x16x8:0.5")
     ring = batches.make_ring(shape, layout, torch.float32, cache_bytes=10_000, memory_bytes=2**30, quick=False)
@@ -75,7 +75,7 @@ def test_buffers_outgrow_the_cache_within_the_memory_allowed(layout: str) -> Non
     assert len(capped.buffers) == 7
 
 
-def test_peak_memory_counts_what_is_alive_together() -> None:
+def test_peak_memory_counts_simultaneous_temporaries() -> None:
     """Two temporaries that do not exist at the same time count once at the peak."""
     x = torch.ones(1000, 100)
     assert 1 <= timing.peak_bytes(lambda: x + 1) / 400_000 < 1.01
@@ -109,7 +109,7 @@ def test_learned_heads_run(tmp_path: Path) -> None:
         learned_heads.main(["--data", str(tmp_path), "--model", str(model), "--out", str(out)])
 
 
-def test_intervals_hold_texts_and_seeds() -> None:
+def test_intervals_combine_texts_and_seeds() -> None:
     """The width of the interval combines the standard errors over texts and over seeds."""
     rng = np.random.default_rng(0)
     peer = rng.random(2_000) < 0.8
@@ -124,7 +124,7 @@ def test_intervals_hold_texts_and_seeds() -> None:
     assert half_width == pytest.approx(1.96 * (of_texts**2 + of_seeds**2) ** 0.5, rel=0.1)
 
 
-def test_mutants_are_sampled_where_a_test_could_see_them(tmp_path: Path) -> None:
+def test_mutants_are_sampled_where_tests_can_detect_them(tmp_path: Path) -> None:
     """The sample holds at most one mutant per place, and none in annotations, messages or keyword-only stars."""
     source = "def double(x: int | None, *, y: int = 2) -> int | None:\n    if not x:\n        raise ValueError(1 + 1)\n"
     (tmp_path / "a.py").write_text(source + "    return x * y\n", encoding="utf-8")

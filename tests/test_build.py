@@ -216,7 +216,7 @@ def test_pool_refuses(options: dict[str, Any], argument: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make_layer", "name", "given", "way_out"),
+    ("make_layer", "name", "given", "advice"),
     [
         (lambda: MeanPooling(384), "MeanPooling", "384", "(on_empty=…)"),  # type: ignore[call-arg, arg-type]  # the point
         (lambda: MaxPooling("nan"), "MaxPooling", "'nan'", "(on_empty=…)"),  # type: ignore[call-arg]  # the point
@@ -227,12 +227,12 @@ def test_pool_refuses(options: dict[str, Any], argument: str) -> None:
     ],
     ids=["mean", "max", "topk", "generalized", "attention", "concat"],
 )
-def test_options_by_position(make_layer: Callable[[], object], name: str, given: str, way_out: str) -> None:
+def test_options_by_position(make_layer: Callable[[], object], name: str, given: str, advice: str) -> None:
     """Options that are passed by position are refused, and the error lists the options to pass by name."""
     with pytest.raises(InvalidTypeError, match=re.escape(f"by position, got {given}: pass options by name")) as refused:
         make_layer()
     assert refused.value.argument == name
-    assert way_out in str(refused.value)
+    assert advice in str(refused.value)
     assert ("no embedding dimension" in str(refused.value)) == (name not in ("AttentionPooling", "ConcatPooling"))
 
 
@@ -400,7 +400,7 @@ def test_a_layer_takes_few_calls(make_layer: Callable[[], torch.nn.Module], most
     assert 5 < sum(file.startswith(own) for file in calls) <= most
 
 
-def test_a_layer_called_like_a_function_says_how() -> None:
+def test_a_class_called_with_tokens_says_how_to_create_it() -> None:
     """A class that is called with token embeddings is refused, and the error says to create the layer first."""
     layers: tuple[type[torch.nn.Module], ...] = (MeanPooling, TopKMeanPooling, FirstLastAveragePooling)
     for make_layer in layers:
@@ -424,21 +424,21 @@ def test_layers_of_several_states_explain_arguments() -> None:
 
 
 @pytest.mark.parametrize("given", [MaxPooling, MaxPooling(), max_pool], ids=["class", "layer", "function"])
-def test_a_layer_in_the_place_of_a_mode(given: Any) -> None:
+def test_a_layer_in_place_of_a_mode(given: Any) -> None:
     """A layer or class in place of a mode is refused, and the error names its mode."""
-    way_out = "" if given is max_pool else ": pass its mode, 'max'"
-    with pytest.raises(InvalidTypeError, match=f"must be a string or a tuple of strings, got [A-Za-z]+{way_out}$"):
+    advice = "" if given is max_pool else ": pass its mode, 'max'"
+    with pytest.raises(InvalidTypeError, match=f"must be a string or a tuple of strings, got [A-Za-z]+{advice}$"):
         build_pooling(given)
 
 
-def test_weights_for_a_concatenation_name_the_layer_that_takes_none() -> None:
+def test_weights_for_a_concatenation_of_unweighted_layers() -> None:
     """Token weights for several poolings are refused, and the error names those that do not sum."""
     x, mask = torch.ones(1, 2, 3), torch.ones(1, 2)
     with pytest.raises(InvalidValueError, match=r"^token_weights cannot be used by MaxPooling, MinPooling in Concat"):
         pool(x, mask, ("mean", "max", "min"), token_weights=mask)
 
 
-def test_a_mode_in_the_place_of_the_mask_is_named() -> None:
+def test_a_mode_in_place_of_the_mask() -> None:
     """A mode in the position of the mask is refused, and the error says how to pass it."""
     with pytest.raises(InvalidTypeError, match="pass a mode as pooling_mode='max'"):
         pool(torch.ones(1, 2, 3), "max")  # type: ignore[arg-type]  # the point of the test

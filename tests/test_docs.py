@@ -46,7 +46,7 @@ def test_links_to_files(page: Path) -> None:
     assert not broken_links(page)
 
 
-def test_a_broken_link_is_found(tmp_path: Path) -> None:
+def test_a_broken_link_is_reported(tmp_path: Path) -> None:
     """A missing file or heading is reported; web addresses are not checked."""
     page = tmp_path / "page.md"
     page.write_text(

@@ -41,7 +41,7 @@ def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.Mon
     assert report["growth_bytes"] < report["bytes_of_all_states"] / 2
 
 
-def test_peaks_see_what_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peaks_include_memory_that_is_freed_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that is held only briefly counts towards the step that held it."""
     held = 10
     monkeypatch.setattr(harness_memory, "rss_anon", lambda: held)
@@ -70,7 +70,7 @@ def test_memory_that_is_held_is_counted() -> None:
     assert 0.9e8 < during - after < 1.1e8
 
 
-def test_memory_that_no_file_backs_is_counted(tmp_path: Path) -> None:
+def test_anonymous_memory_is_counted(tmp_path: Path) -> None:
     """A mapped file that has been read is not anonymous."""
     path = tmp_path / "file"
     path.write_bytes(bytes(5 * 10**7))

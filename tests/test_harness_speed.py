@@ -41,7 +41,7 @@ def test_harness_speed_runs(tmp_path: Path) -> None:
     assert report["each_plan_s"] == pytest.approx(encoder + sum(plan["pooling_s"] for plan in plans))
     for name, form in report["harness"].items():
         spent, ratios = form["seconds"], report["compared"]["harness"][name]
-        assert spent["all"] >= sum(spent[what] for what in ("subsamples", "proof", "encoder", "pooling"))
+        assert spent["all"] >= sum(spent[step] for step in ("subsamples", "proof", "encoder", "pooling"))
         assert ratios["passes"] == pytest.approx(spent["all"] / plans[-1]["encoder_s"])
         assert ratios["gain"] == pytest.approx(report["each_plan_s"] / spent["all"])
         assert ratios["part_of_gain"] == pytest.approx(ratios["gain"] / (encoder / plans[-1]["encoder_s"]))
@@ -51,7 +51,7 @@ def test_harness_speed_runs(tmp_path: Path) -> None:
     assert texts < alone < halves
 
 
-def test_bars_are_both_held() -> None:
+def test_both_bars_are_required() -> None:
     """The bar is reached only if the harness takes few passes and reaches most of the possible gain."""
 
     def reached(harness: float, each_plan: float) -> bool:

@@ -44,7 +44,7 @@ def test_import_is_light() -> None:
     assert not set(OPTIONAL) & set(everything) - set(cli)
 
 
-def test_front_door_is_whole() -> None:
+def test_top_level_names_are_complete() -> None:
     """Every name in __all__ exists, is listed by dir, and is loaded once."""
     for name in NAMES:
         assert getattr(maskpool, name) is getattr(maskpool, name)
@@ -52,7 +52,7 @@ def test_front_door_is_whole() -> None:
     assert sorted(NAMES) == NAMES
 
 
-def test_stub_names_what_the_package_has() -> None:
+def test_stub_matches_the_package() -> None:
     """The stub for type checkers names exactly __all__ and the version, from the modules they are loaded from."""
     stub = ast.parse((Path(maskpool.__file__).parent / "__init__.pyi").read_text(encoding="utf-8"))
     names = {}
@@ -72,7 +72,7 @@ def test_stub_names_what_the_package_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "way_out"),
+    ("name", "advice"),
     [
         ("MeanPooling", ": it is maskpool.nn.MeanPooling"),
         ("POOLINGS", ": it is maskpool.nn.POOLINGS"),
@@ -80,9 +80,9 @@ def test_stub_names_what_the_package_has() -> None:
         ("MeanPool", ""),
     ],
 )
-def test_other_names(name: str, way_out: str) -> None:
+def test_names_in_modules(name: str, advice: str) -> None:
     """The error for a layer or function that is not a top-level name says where it is."""
-    with pytest.raises(AttributeError, match=re.escape(f"module 'maskpool' has no attribute '{name}'{way_out}") + "$"):
+    with pytest.raises(AttributeError, match=re.escape(f"module 'maskpool' has no attribute '{name}'{advice}") + "$"):
         getattr(maskpool, name)
 
 

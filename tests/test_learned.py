@@ -122,7 +122,7 @@ def test_half_parameters_are_used_in_float32(name: str) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_multihead_attention_is_torchs() -> None:
+def test_multihead_attention_equals_torch() -> None:
     """The layer equals torch.nn.MultiheadAttention with the same weights and the mask."""
     layer = make(MultiheadAttentionPooling.mode)
     assert isinstance(layer, MultiheadAttentionPooling)
@@ -207,7 +207,7 @@ def test_autocast_does_not_reach_the_penalty(packed: bool, dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_penalty_of_no_token_is_zero(packed: bool) -> None:
+def test_penalty_without_tokens_is_zero(packed: bool) -> None:
     """Without sentences or without tokens the penalty is 0, and so are its gradients."""
     for sentences in (0, 3):
         weights = torch.zeros((0, 2) if packed else (sentences, 2, 4), requires_grad=True)
@@ -217,7 +217,7 @@ def test_penalty_of_no_token_is_zero(packed: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_penalty_shows_a_nan(packed: bool) -> None:
+def test_penalty_keeps_nan(packed: bool) -> None:
     """A NaN in the weights does not count as an empty sentence: the penalty is NaN."""
     weights = torch.full((1, 2, 3), torch.nan)
     assert (attention_penalty(weights[0].t(), torch.tensor([0, 3])) if packed else attention_penalty(weights)).isnan()
@@ -325,7 +325,7 @@ def test_training_finds_the_token_that_matters(kind: type[LearnedPooling], optio
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_latent_attention_learns_what_no_mean_can() -> None:
+def test_latent_attention_learns_a_mean_of_absolute_values() -> None:
     """Latents change single tokens: they learn the mean of absolute values, which token weights cannot express."""
     layer = LatentAttentionPooling(4, num_latents=8, num_heads=4, hidden_dimension=16)
 
@@ -348,7 +348,7 @@ def test_layer_mix_returns_its_weights() -> None:
     torch.testing.assert_close(weights, torch.tensor([0.0, 1.0]).softmax(dim=0))
 
 
-def test_a_start_is_a_part_of_the_layer() -> None:
+def test_start_is_a_submodule() -> None:
     """A start other than the mean is a submodule that the layer prints."""
     assert "(starting): MaxPooling()" in repr(build_pooling("attention", DIM, start="max"))
     assert "starting" not in repr(build_pooling("attention", DIM))

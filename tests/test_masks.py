@@ -247,14 +247,14 @@ def _call(ids: Tensor, packed: bool, eos_token_id: int | None) -> list[int]:
 @pytest.mark.parametrize("eos_token_id", [EOS, None])
 def test_a_pad_id_that_ends_each_text_is_noticed(packed: bool, eos_token_id: int | None) -> None:
     """If every text ends with the pad id, a left-padded batch is refused and a right-padded one gets a warning."""
-    way_out = f"use the tokenizer's attention_mask, or pass eos_token_id={PAD} if that id ends each text"
+    advice = f"use the tokenizer's attention_mask, or pass eos_token_id={PAD} if that id ends each text"
     with pytest.raises(InvalidValueError, match=f"every text ends with pad_token_id={PAD}.*left-padded") as error:
         _call(LEFT, packed, eos_token_id)
     assert error.value.argument == "input_ids"
-    assert way_out in str(error.value)
+    assert advice in str(error.value)
     with pytest.warns(UserWarning, match=f"every text ends with pad_token_id={PAD}") as warned:
         assert _call(RIGHT, packed, eos_token_id) == [1, 0, 0, 1, 1, 0]
-    assert way_out in str(warned[0].message)
+    assert advice in str(warned[0].message)
     assert warned[0].filename.endswith("test_masks.py")
     same = int(str(PAD))  # an equal but distinct object, as configuration and tokenizer hold separate ones
     assert _call(LEFT, packed, same) == [0, 1, 1, 1, 1, 1]

@@ -194,7 +194,7 @@ def _layer(name: str, start: str | None) -> nn.Module:
         for dense in plant.routes
     ],
 )
-def test_a_planted_bug_is_seen(what: str, name: str, dense: bool) -> None:
+def test_a_planted_bug_breaks_the_laws(what: str, name: str, dense: bool) -> None:
     """A learned pooling obeys the laws, and a planted bug breaks each law that can detect it."""
     plant = PLANTS[what]
     layer = _layer(name, plant.start)
@@ -215,7 +215,7 @@ def test_a_planted_bug_is_seen(what: str, name: str, dense: bool) -> None:
             judge()
 
 
-def test_every_learned_layer_is_planted() -> None:
+def test_bugs_are_planted_in_every_learned_layer() -> None:
     """Bugs are planted in every layer that learns."""
     learned = {layer for layer in POOLINGS.values() if issubclass(layer, LearnedPooling)}
     assert {type(fresh(name)) for name in LEARNED} == learned

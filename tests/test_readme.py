@@ -49,13 +49,13 @@ def run_python_blocks(markdown: str) -> int:
 
 
 @pytest.mark.full  # runs the README, as .ci/docs does
-def test_python_blocks_run_and_print_what_they_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_print_the_documented_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every python block runs unchanged, after those above it, and prints the text block that follows."""
     monkeypatch.chdir(tmp_path)
     assert run_python_blocks(README.read_text(encoding="utf-8")) > 0
 
 
-def test_numbers_are_those_of_the_results() -> None:
+def test_numbers_match_the_results() -> None:
     """The README's tables match the committed results."""
     text = README.read_text(encoding="utf-8")
     assert rewritten(text) == text
@@ -79,7 +79,7 @@ def test_first_line_is_one_sentence() -> None:
     assert not re.search(r"[.!?]\s", first), "one sentence"
 
 
-def test_a_broken_promise_is_found() -> None:
+def test_wrong_output_is_detected() -> None:
     """A block that fails or prints another text than promised fails the check."""
     kept = "# T\n\n```python\nx = 1\n```\n\n```python\nprint(x)\n```\n\nprints\n\n```text\n1\n```\n"
     assert run_python_blocks(kept) == 2

@@ -49,7 +49,7 @@ def test_functions(name: str, layout: str, dense: bool) -> None:
         checked_functions()[name](**given, **arguments_of(name, layout))
 
 
-def test_wrong_annotations_are_seen() -> None:
+def test_wrong_annotations_are_detected() -> None:
     """A wrong shape or dtype in an annotation fails: of an argument, of a result, of a kernel on either route."""
 
     def wrong(token_embeddings: Padded) -> SentenceEmbeddings:

@@ -170,7 +170,7 @@ def _assert_holds(batch: TokenBatch, sentences: Sentences) -> None:
 
 
 @given(data=st.data())
-def test_batches_are_lists_of_lists(data: st.DataObject) -> None:
+def test_batches_equal_plain_lists(data: st.DataObject) -> None:
     """After any selections, packings and paddings in any order, a batch holds the same tokens as plain lists."""
     source = data.draw(st.sampled_from(["padded", "packed", "nested", "gaps"]))
     if source == "padded":
@@ -365,7 +365,7 @@ def test_attributes_of_both_forms() -> None:
     assert (gapped.shape, gapped.lengths.tolist()) == ((5,), [2, 3])
 
 
-def test_other_numbers_in_the_same_sentences() -> None:
+def test_with_rows() -> None:
     """with_rows keeps sentences, mask and positions, and accepts any width."""
     x, mask = all_layouts()
     for dense in (False, True):
@@ -378,7 +378,7 @@ def test_other_numbers_in_the_same_sentences() -> None:
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-def test_other_numbers_after_a_selection(dense: bool) -> None:
+def test_with_rows_after_a_selection(dense: bool) -> None:
     """with_rows keeps a selection, and positions that count from the tokens before it."""
     x, mask = all_layouts()
     keep = exclude_prompt(mask, 1)
@@ -394,7 +394,7 @@ def test_other_numbers_after_a_selection(dense: bool) -> None:
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-def test_selection_after_other_numbers(dense: bool) -> None:
+def test_selection_after_with_rows(dense: bool) -> None:
     """Tokens of a batch with other rows can be excluded as well."""
     x, mask = all_layouts()
     keep = exclude_prompt(mask, 1)
@@ -405,7 +405,7 @@ def test_selection_after_other_numbers(dense: bool) -> None:
     torch.testing.assert_close(build_pooling("weightedmean")(selected), expected)
 
 
-def test_padding_other_numbers() -> None:
+def test_padding_after_with_rows() -> None:
     """A batch with other rows, such as mixed layers, packs and pads these rows."""
     x, mask = all_layouts()
     other = TokenBatch.from_padded(x, mask).with_rows(2 * x[mask.bool()])
@@ -476,7 +476,7 @@ def _names(form: type[TokenBatch]) -> set[str]:
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-def test_no_attribute_raises_or_is_sometimes_absent(dense: bool) -> None:
+def test_attributes_are_always_present(dense: bool) -> None:
     """Every batch of a form has all annotated attributes and properties of its class, and no others."""
     with dense_route() if dense else torch.enable_grad():
         batches = _every_batch()

@@ -55,7 +55,7 @@ def test_ones_change_nothing(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", COUNT_COPIES)
-def test_a_weight_counts_copies(name: str) -> None:
+def test_a_weight_of_three_equals_three_copies(name: str) -> None:
     """A token of weight three counts as three tokens."""
     layer, rows, counts = make(name), tokens(4, DIM), torch.tensor([1, 3, 0, 2])
     weighted = layer(rows[None], torch.ones(1, 4, dtype=torch.bool), token_weights=counts[None])

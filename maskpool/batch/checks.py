@@ -107,9 +107,9 @@ def to_bool_or_integer(name: str, mask: Tensor) -> Tensor:
     """
     if not mask.is_floating_point():
         return mask
-    way_out = "pass the tokenizer's attention_mask; `mask == 0` converts an additive mask (0 at real tokens)"
+    advice = "pass the tokenizer's attention_mask; `mask == 0` converts an additive mask (0 at real tokens)"
     if is_traced():
-        raise InvalidTypeError(name, f"must be bool or integer under tracing, got {mask.dtype}: {way_out}")
+        raise InvalidTypeError(name, f"must be bool or integer under tracing, got {mask.dtype}: {advice}")
     if bool((mask < 0).any()):
         raise InvalidTypeError(
             name,
@@ -164,14 +164,14 @@ def check_tokens(token_embeddings: object, dims: int, shape: str) -> Tensor:
             "layer(features['token_embeddings'], features['attention_mask'])",
         )
     if not isinstance(token_embeddings, Tensor):
-        way_out = ""
+        advice = ""
         if isinstance(token_embeddings, tuple):
-            way_out = ": of a model's output as a tuple, pass output[0]"
+            advice = ": of a model's output as a tuple, pass output[0]"
         elif isinstance(token_embeddings, list):
-            way_out = ": pad the sentences to one length and convert them with torch.tensor or torch.stack"
+            advice = ": pad the sentences to one length and convert them with torch.tensor or torch.stack"
         raise InvalidTypeError(
             name,
-            f"must be a torch.Tensor of shape {shape} or a TokenBatch, got {type(token_embeddings).__name__}{way_out}",
+            f"must be a torch.Tensor of shape {shape} or a TokenBatch, got {type(token_embeddings).__name__}{advice}",
         )
     if token_embeddings.dtype not in _TOKEN_DTYPES:
         raise InvalidTypeError(
@@ -214,9 +214,9 @@ def check_padded(token_embeddings: object, attention_mask: object) -> tuple[Tens
 def check_mask(name: str, mask: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Raise unless ``mask`` is a mask of this shape on this device; return it as bool or integer."""
     if not isinstance(mask, Tensor):
-        way_out = ': convert it with torch.tensor, or call the tokenizer with return_tensors="pt"'
+        advice = ': convert it with torch.tensor, or call the tokenizer with return_tensors="pt"'
         raise InvalidTypeError(
-            name, f"must be a torch.Tensor, got {type(mask).__name__}{way_out if isinstance(mask, list) else ''}"
+            name, f"must be a torch.Tensor, got {type(mask).__name__}{advice if isinstance(mask, list) else ''}"
         )
     if mask.layout != torch.strided:
         raise InvalidTypeError(name, f"must be a strided tensor, got layout {mask.layout}")

@@ -340,19 +340,19 @@ def _sum_chunks(values: Tensor, weights: Tensor | None, index: Tensor, bounds: l
 
 
 def _sum_half_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor, uniform: bool) -> Tensor:
-    """Do the same for float16 and bfloat16; the method for a sentence depends on its own length only."""
+    """Sum the rows of float16 and bfloat16; the method for a sentence depends on its length only."""
     lengths = offsets.diff()
     if not lengths.numel() or int(lengths.max()) <= _LONGEST_RUN_OF_HALVES:
         return _sum_short_half_rows(values, weights, index, offsets, uniform)
     pooled = []
     bounds = offsets.tolist()
     for start, end in pairwise(bounds):
-        own = None if weights is None else weights[start:end]
+        sentence_weights = None if weights is None else weights[start:end]
         if end - start > _LONGEST_RUN_OF_HALVES:
-            pooled.append(_sum_long_half_rows(values, own, index[start:end]))
+            pooled.append(_sum_long_half_rows(values, sentence_weights, index[start:end]))
         else:
-            alone = torch.tensor([0, end - start])
-            pooled.append(_sum_short_half_rows(values, own, index[start:end], alone, uniform))
+            sentence_offsets = torch.tensor([0, end - start])
+            pooled.append(_sum_short_half_rows(values, sentence_weights, index[start:end], sentence_offsets, uniform))
     return torch.cat(pooled)
 
 

@@ -173,9 +173,9 @@ def _by_sentence(
         if end == start:
             pooled.append(None)
             continue
-        own = None if weights is None else weights[start:end]
+        sentence_weights = None if weights is None else weights[start:end]
         # Contiguous: torch groups the sum over a single strided feature differently, which changes its last digit.
-        pooled.append(formula.of_rows(values[rows].to(exact).contiguous(), own, parameter).to(batch.dtype))
+        pooled.append(formula.of_rows(values[rows].to(exact).contiguous(), sentence_weights, parameter).to(batch.dtype))
     zeros = torch.zeros_like(next(vector for vector in pooled if vector is not None))
     return torch.stack([zeros if vector is None else vector for vector in pooled])
 

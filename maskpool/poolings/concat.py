@@ -46,8 +46,8 @@ class ConcatPooling(PoolingLayer):
             raise InvalidValueError("poolings", "must hold at least one layer, got none")
         for layer in layers:
             if not isinstance(layer, PoolingLayer):
-                way_out = ": build_pooling(('mean', 'max')) takes modes" if isinstance(layer, str) else ""
-                raise InvalidTypeError("poolings", f"must hold maskpool layers, got {type(layer).__name__}{way_out}")
+                advice = ": build_pooling(('mean', 'max')) takes modes" if isinstance(layer, str) else ""
+                raise InvalidTypeError("poolings", f"must hold maskpool layers, got {type(layer).__name__}{advice}")
             if on_empty is not None:
                 layer.on_empty = on_empty
         self.poolings = nn.ModuleList(layers)

@@ -82,7 +82,7 @@ def first_last_average_pool(
 ) -> SentenceEmbeddings:
     """Compute the mean of the real tokens of the first and the last layer, (1/2n) Σₜ (x⁰ₜ + xᴸₜ).
 
-    A transformer's ``hidden_states`` begin with the embedding layer, which is the one that Gao et al. average. For the
+    A transformer's ``hidden_states`` begin with the embedding layer, which Gao et al. average. For the
     first transformer layer instead, pass ``hidden_states[1:]``. The other arguments are described in
     `maskpool.functional`.
 
@@ -265,13 +265,13 @@ def _batches(
 ) -> list[TokenBatch]:
     one_tensor = isinstance(hidden_states, Tensor) and hidden_states.dim() != 4
     if one_tensor or isinstance(hidden_states, (TokenBatch, Mapping)) or not isinstance(hidden_states, Iterable):
-        way_out = "run the model with output_hidden_states=True"
+        advice = "run the model with output_hidden_states=True"
         if isinstance(hidden_states, Mapping):  # a model's output
-            way_out = "pass output.hidden_states of the model, run with output_hidden_states=True"
+            advice = "pass output.hidden_states of the model, run with output_hidden_states=True"
         raise InvalidTypeError(
             "hidden_states",
             "must be a sequence with one batch of token embeddings per layer, "
-            f"got one {type(hidden_states).__name__}: {way_out}",
+            f"got one {type(hidden_states).__name__}: {advice}",
         )
     batches = [TokenBatch.of(layer, attention_mask, cu_seqlens) for layer in hidden_states]
     if not batches:

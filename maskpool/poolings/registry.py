@@ -60,8 +60,8 @@ def find(mode: object, argument: str = "pooling_mode") -> type[PoolingLayer]:
     if not isinstance(mode, str):
         layer = mode if isinstance(mode, type) else type(mode)
         registered = [name for name, known in POOLINGS.items() if layer is known]
-        way_out = f": pass its mode, {registered[0]!r}" if registered else ""
-        raise InvalidTypeError(argument, f"must be a string or a tuple of strings, got {layer.__name__}{way_out}")
+        advice = f": pass its mode, {registered[0]!r}" if registered else ""
+        raise InvalidTypeError(argument, f"must be a string or a tuple of strings, got {layer.__name__}{advice}")
     if mode not in POOLINGS:
         hint = suggestion(mode)
         meant = "" if hint is None else f"; did you mean {hint!r}?"

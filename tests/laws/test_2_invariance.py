@@ -66,7 +66,7 @@ def test_any_padding_plan(name: str, dtype: torch.dtype, patterns: list[Tensor],
 @every_pooling
 @few_examples
 @given(dtype=any_dtype, patterns=sentences())
-def test_other_side(name: str, dtype: torch.dtype, patterns: list[Tensor]) -> None:
+def test_padding_side(name: str, dtype: torch.dtype, patterns: list[Tensor]) -> None:
     """Left padding and right padding give the same vectors."""
     layer, values, seq = make(name), _values(patterns, dtype), max(map(len, patterns)) + 1
     right = render(patterns, values, [0] * len(patterns), seq)

@@ -108,7 +108,7 @@ def test_derivatives_through_an_index(name: str, rows_of: str, check: Callable[.
 
 @pairwise(name=SPECS, packing=PACKINGS, dtype=DTYPES)
 def test_companions_of_packed_sentences(name: str, packing: str, dtype: torch.dtype) -> None:
-    """A sentence has the vector that it has alone next to empty, short and very long ones, in any order."""
+    """A sentence has the same vector alone and next to empty, short and very long ones, in any order."""
     layer, lengths = make(name), [0, 33, 1100, 5, 0]
     rows = tokens(sum(lengths), DIM, dtype=dtype)
     pooled = layer(**PACKINGS[packing](rows, lengths))

@@ -44,7 +44,7 @@ def test_raise(name: str) -> None:
 
 
 @pairwise(name=SPECS, on_empty=["zero", "nan"], dense=[False, True], seq=[0, 1, 4])
-def test_nothing_but_empty_sentences(name: str, on_empty: OnEmpty, dense: bool, seq: int) -> None:
+def test_only_empty_sentences(name: str, on_empty: OnEmpty, dense: bool, seq: int) -> None:
     """A batch of empty sentences backpropagates, and every gradient is exactly zero."""
     layer = make(name, on_empty=on_empty)
     x = torch.full((3, seq, DIM), torch.nan, requires_grad=True)

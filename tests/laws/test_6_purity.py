@@ -48,7 +48,7 @@ def test_repeated_calls_agree(name: str, dtype: torch.dtype) -> None:
 
 
 @every_pooling
-def test_nothing_is_kept(name: str) -> None:
+def test_no_state_is_kept(name: str) -> None:
     """A call leaves no buffer, attribute or gradient behind in the layer."""
     layer, (x, mask) = make(name), all_layouts()
     before, state = set(vars(layer)), list(layer.state_dict())
