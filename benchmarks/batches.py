@@ -1,4 +1,4 @@
-"""Batches to time poolings on: the same sentences padded, packed and nested, in rings that outgrow the cache."""
+"""Batches to time poolings on: the same sentences padded, packed and nested, in rings larger than the cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# All buffers together, in last-level caches.
+# The size of all buffers together, in last-level caches.
 TIMES_CACHE = 4.0
 MIN_BUFFERS = 6
 LAYOUTS = ("padded", "packed", "nested")
@@ -16,7 +16,7 @@ LAYOUTS = ("padded", "packed", "nested")
 
 @dataclass(frozen=True)
 class Shape:
-    """A batch's sizes and the fraction of its tokens that is real, about."""
+    """A batch's sizes and the approximate fraction of its tokens that are real."""
 
     batch: int
     seq: int
@@ -36,7 +36,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Buffer:
-    """One batch: right-padded, or packed without pads; both descriptions of its lengths come with it."""
+    """One batch, right-padded or packed without pads, with its lengths as a mask and as offsets."""
 
     x: Tensor  # (batch, seq, dim) padded, (tokens, dim) packed and nested
     mask: Tensor
@@ -49,7 +49,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Ring:
-    """Equal batches in different memory, to be walked round."""
+    """Equal batches in different memory, used in turn."""
 
     shape: Shape
     layout: str
@@ -60,7 +60,7 @@ class Ring:
 
 
 def draw_lengths(shape: Shape, generator: torch.Generator) -> Tensor:
-    """Lengths spread evenly from half to one and a half times the average, at most the width."""
+    """Draw lengths uniformly from half to one and a half times the average, at most the width."""
     if shape.fraction >= 1:
         return torch.full((shape.batch,), shape.seq)
     average = shape.fraction * shape.seq
@@ -77,11 +77,11 @@ def make_ring(
     quick: bool,
     lengths: Tensor | None = None,
 ) -> Ring:
-    """Make enough batches to outgrow the cache, within the memory that is allowed."""
+    """Make enough batches to exceed the cache, within the allowed memory."""
     generator = torch.Generator().manual_seed(0)
     lengths = draw_lengths(shape, generator) if lengths is None else lengths
     size = (shape.batch, shape.seq) if layout == "padded" else (int(lengths.sum()),)
-    # Around 1, not 0: where powers cancel, the gradient of their root is a number of no digits.
+    # Centred at 1, not 0, because the gradient of a root has no precision if the powers under it cancel.
     base = (torch.randn(*size, shape.dim, generator=generator) + 1).to(dtype)
     token_bytes = base.numel() * base.itemsize
     real_bytes = int(lengths.sum()) * shape.dim * base.itemsize
@@ -89,16 +89,16 @@ def make_ring(
     number = max(MIN_BUFFERS, min(wanted, int(memory_bytes // token_bytes)))
     buffers = []
     for _ in range(number):
-        # Another order of the same lengths: the work is the same in every buffer.
-        mine = lengths[torch.randperm(shape.batch, generator=generator)]
+        # Another order of the same lengths, so the work is the same in every buffer.
+        shuffled = lengths[torch.randperm(shape.batch, generator=generator)]
         x = base.clone()
         scores = torch.randn(*size, generator=generator)
         buffers.append(
             Buffer(
                 x=x.requires_grad_(),
-                mask=(torch.arange(shape.seq) < mine.unsqueeze(1)).long(),
-                lengths=mine,
-                cu_seqlens=torch.nn.functional.pad(mine.cumsum(0), (1, 0)).to(torch.int32),
+                mask=(torch.arange(shape.seq) < shuffled.unsqueeze(1)).long(),
+                lengths=shuffled,
+                cu_seqlens=torch.nn.functional.pad(shuffled.cumsum(0), (1, 0)).to(torch.int32),
                 token_weights=torch.rand(*size, generator=generator) + 0.5,
                 scores=scores.unsqueeze(1),
                 as_real_rows=x.detach().view(-1).view(torch.float32)[: real_bytes // 4],

@@ -1,7 +1,7 @@
-"""Who pools: maskpool and its peers, one function of a buffer each, for every mode and layout.
+"""The contestants of the pooling benchmark: maskpool and its peers, as functions of a buffer, by mode and layout.
 
-Recipes are what careful people write: over the whole padded tensor with the mask, or sentence by sentence. Halves are
-summed in float32 where the recipe's own sums would overflow or stop counting.
+Recipes are careful hand-written code: over the whole padded tensor with the mask, or sentence by sentence. Half
+precision is summed in float32 if the sums of the recipe would overflow or lose counts.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ HOST_MODES = ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_
 IDF = "mean, token weights"
 SCORED = "attention, given scores"
 OPTIONS: dict[str, dict[str, Any]] = {"topk_mean": {"k": 8}, "generalized_mean": {"p": 2.0}}
-# They read one row a sentence: reading all real rows is no yardstick.
+# These modes read one row per sentence, so the time of reading all real rows is not a reference for them.
 ONE_ROW_MODES = ("cls", "lasttoken")
-# They pick one winner where numbers tie, as halves do; ours, and `amax`, share.
+# Some peers send the gradient of tied numbers, frequent in half precision, to one of them; ours and `amax` share it.
 SELECTING_MODES = ("max", "min", "median", "topk_mean")
-# What torch's own reductions over ragged tensors can do.
+# The modes that torch's reductions over ragged tensors support.
 NESTED = {"mean": "mean", "sum": "sum", "max": "amax", "min": "amin"}
 SEGMENTS = {"mean": "mean", "sum": "sum", "max": "max", "min": "min"}
 
@@ -48,13 +48,13 @@ def _mean_sqrt_len(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _weighted_mean(x: Tensor, mask: Tensor) -> Tensor:
-    # In float32 as everybody writes it: bfloat16 cannot count beyond 256.
+    # In float32 as in common code, because bfloat16 cannot count beyond 256.
     weights = (mask * torch.arange(1, mask.shape[1] + 1)).float()
     return ((x * weights.unsqueeze(2)).sum(dim=1) / weights.sum(dim=1, keepdim=True)).to(x.dtype)
 
 
 def _max(x: Tensor, mask: Tensor) -> Tensor:
-    # amax, because `.max(1).values`, which the host uses, also finds places and takes twice as long.
+    # amax, because `.max(1).values`, which the host uses, also computes indices and takes twice as long.
     return x.masked_fill(mask.unsqueeze(2) == 0, -torch.inf).amax(dim=1)
 
 
@@ -190,7 +190,7 @@ def _loop_attention(buffer: Buffer, scores: Tensor) -> Tensor:
 
 
 def _ours(layer: PoolingLayer, mode: str, layout: str) -> Pool:
-    # Any: keyword arguments of other types are known to the functions.
+    # Any: the functions take keyword arguments of several types.
     def arguments(buffer: Buffer) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         if layout == "padded":
             return (buffer.x, buffer.mask), {}
@@ -235,14 +235,14 @@ def _nested(name: str) -> Pool:
 
 
 def _segments(name: str) -> Pool:
-    # offsets alone leave torch without a backward: it wants the lengths
+    # torch's backward needs the lengths; offsets are not enough
     return lambda buffer: torch.segment_reduce(buffer.x, name, lengths=buffer.lengths, axis=0)
 
 
 def contestants(
     mode: str, layout: str, dim: int, dtype: torch.dtype, compiled: bool
 ) -> tuple[dict[str, Pool], list[nn.Parameter]]:
-    """Ours first, then the peers that do the same job; and the parameters, which they share."""
+    """Return the pools, ours first, then the peers with the same result, and the parameters that they share."""
     name = {IDF: "mean", SCORED: "mean"}.get(mode, mode)
     layer = build_pooling(name, embedding_dimension=dim, **OPTIONS.get(mode, {})).requires_grad_(mode == "attention")
     layer = layer.to(dtype)
@@ -277,7 +277,7 @@ def contestants(
         pools["loop"] = _loop(LOOPED[mode])
     if layout == "nested" and mode in NESTED:
         pools["torch.nested"] = _nested(NESTED[mode])
-    # Of halves segment_reduce adds up in halves, which is not the same job.
+    # segment_reduce sums half precision in half precision, which gives other results.
     if layout == "packed" and mode in SEGMENTS and dtype == torch.float32:
         pools["segment_reduce"] = _segments(SEGMENTS[mode])
     return pools, learned

@@ -1,16 +1,16 @@
-"""Memory of a study of many long texts: the anonymous memory of the harness at its peak.
+"""Measure the peak anonymous memory of a study of many long texts.
 
 ``python -m benchmarks.harness_memory`` runs 20,000 synthetic texts through a BERT of random weights, padded to 256
-tokens, and writes ``benchmarks/results/harness_memory.json``. The encoder has one thin layer, so that it is quick, and
-states of 384 numbers, as wide as all-MiniLM-L6-v2's: what is pooled and written is as large as a study's of that model.
-There are 66 treatments: six poolings, each of them with its pads excluded (the same under every right-padded plan) and
-with them included under ten plans. Half-samples are as many as in a study.
+tokens, and writes ``benchmarks/results/harness_memory.json``. The encoder has one thin layer to be fast, and states of
+384 numbers, as wide as those of all-MiniLM-L6-v2, so its vectors are as large as in a study of that model. There are 66
+treatments: six poolings, each with pads excluded (the same under every right-padded plan) and with pads included under
+ten plans. There are as many half-samples as in a study.
 
-Memory is the kernel's RssAnon, what a process holds and no file backs, looked at every few milliseconds by a thread.
-Covered are the process that tokenises, subsamples, proves, pools, and hands out the work, from start to end; and
-processes like those that compute cells, each of which measures itself, over one cell of every kind: fits of texts
-alone, of an treatment and of a treatment's half-sample, a floor, a shift, batch-mates. What is not: the other cells,
-which are of the same kinds and sizes, the trained heads, and the report.
+Memory is the kernel's RssAnon, the memory of a process that no file backs, which a thread reads every few milliseconds.
+The measurement covers the process that tokenises, subsamples, proves, pools and hands out the work, from start to end,
+and worker processes, each of which measures itself over one cell of every kind: fits of texts alone, of a treatment and
+of a treatment's half-sample, a floor, a shift and a batch effect. It does not cover the other cells, which have the
+same kinds and sizes, the trained heads, or the report.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _INTERVAL_S = 0.002
 
 
 def rss_anon() -> int:
-    """Bytes that this process holds and no file backs."""
+    """Return the bytes of this process's memory that no file backs."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -60,7 +60,7 @@ def rss_anon() -> int:
 
 
 class Peaks:
-    """The largest RssAnon of this process, by what it was doing."""
+    """The largest RssAnon of this process in each phase."""
 
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
@@ -68,7 +68,7 @@ class Peaks:
 
     @contextmanager
     def of(self, what: str) -> Iterator[None]:
-        """Watch while the block runs."""
+        """Record the peak while the block runs."""
         done = threading.Event()
         self.bytes[what] = rss_anon()
 
@@ -88,7 +88,7 @@ class Peaks:
 
 
 def save_model(folder: Path, width: int) -> None:
-    """Save a BERT of random weights with one thin layer, and its tokenizer: one token a word."""
+    """Save a BERT of random weights with one thin layer, and its tokenizer with one token per word."""
     vocabulary = {word: number for number, word in enumerate((*_SPECIAL, *map(_word, range(WORDS))))}
     torch.manual_seed(0)
     config = BertConfig(
@@ -115,31 +115,31 @@ def _word(number: int) -> str:
 
 
 def make_corpus(texts: int, longest: int) -> Corpus:
-    """Texts of 3 to ``longest`` tokens, half of whose words are of their label's share of the vocabulary."""
+    """Make texts of 3 to ``longest`` tokens; half of a text's words are from its label's part of the vocabulary."""
     rng = np.random.default_rng(0)
-    found, share = [], WORDS // LABELS
+    lines, share = [], WORDS // LABELS
     for number in range(texts):
         words = rng.integers(0, WORDS, rng.integers(1, longest - 1) if number else longest - 2)
         own = rng.random(len(words)) < 0.5
         words[own] = words[own] % share + share * (number % LABELS)
-        found.append(" ".join(map(_word, words.tolist())))
-    return Corpus("synthetic", found, [f"label {number % LABELS}" for number in range(texts)])
+        lines.append(" ".join(map(_word, words.tolist())))
+    return Corpus("synthetic", lines, [f"label {number % LABELS}" for number in range(texts)])
 
 
 def one_of_each_kind(jobs: Sequence[Job]) -> dict[str, Job]:
-    """The first cell of each kind; fits by whether they are of texts alone, and of which texts."""
-    found: dict[str, Job] = {}
+    """Return the first cell of each kind; fits are distinguished by treatment and by whether they use all texts."""
+    first: dict[str, Job] = {}
     for job in jobs:
         kind: str = job.key["kind"]
         if kind == "fit":
             kind += f" of {job.key['treatment'] if job.key['plan'] else 'texts alone'}"
             kind += ", a half-sample" if job.key["subsample"] else ", all texts"
-        found.setdefault(kind, job)
-    return found
+        first.setdefault(kind, job)
+    return first
 
 
 def peak_of(compute: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
-    """The peak of the process that computes a cell."""
+    """Return the peak memory of the process that computes a cell."""
     peaks = Peaks()
     with peaks.of("cell"):
         compute(*arguments)
@@ -147,7 +147,7 @@ def peak_of(compute: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
 
 
 def measure(texts: int, width: int, replicates: int, folder: Path) -> dict[str, Any]:
-    """Run a study of so many texts, but for most of its cells; the longest text fills three quarters of the width."""
+    """Run a study without most of its cells; the longest text fills three quarters of the width."""
     longest = width * 3 // 4
     save_model(folder / "model", width)
     corpus = make_corpus(texts, longest)
@@ -173,14 +173,14 @@ def measure(texts: int, width: int, replicates: int, folder: Path) -> dict[str, 
         kinds = one_of_each_kind(jobs_of(part, grid, pooled))
         work = (joblib.delayed(peak_of)(job.compute, job.arguments) for job in kinds.values())
         cells = dict(zip(kinds, joblib.Parallel(n_jobs=-1)(work), strict=True))
-    # Cells are computed while the process that hands them out waits, and not before its vectors are written.
+    # Cells are computed after the vectors are written, while the process that hands them out waits.
     processes = joblib.cpu_count()
     together = max(*peaks.bytes.values(), peaks.bytes["hand out cells"] + processes * max(cells.values()))
     return {
         "texts": texts,
         "width": part.top,
         "tokens": int(part.lengths.sum()),
-        "treatments": len({(one.pooling, one.plan.name, one.treatment) for one in grid.moved()})
+        "treatments": len({(moved.pooling, moved.plan.name, moved.treatment) for moved in grid.moved()})
         + len({reference.pooling for reference in grid.references()}),
         "half_samples": replicates,
         "bytes_of_all_states": texts * part.top * encoder.dimension * 4,

@@ -1,17 +1,17 @@
-"""Time of a study's vectors: the harness' one pass for all plans, beside each plan run through the encoder.
+"""Benchmark the time of a study's vectors: one pass for all plans against a run of the encoder for each plan.
 
-``python -m benchmarks.harness_speed`` takes six poolings under ten right-padded plans, pads excluded and included, on
-the default corpus with the default model, and writes ``benchmarks/results/harness_speed.json``. Clusterings are left
-out: they cost the same whoever makes the vectors.
+``python -m benchmarks.harness_speed`` computes six poolings under ten right-padded plans, with pads excluded and
+included, on the default corpus with the default model, and writes ``benchmarks/results/harness_speed.json``. Clustering
+is left out because its cost does not depend on how the vectors were made.
 
-The harness' time is that of everything between token ids and vectors: the subsamples, the proof that one pass will do,
-the pass, the poolings, and the files that the vectors lie in; once for the texts as a whole, and once with the
-half-samples that a study's intervals rest on, each of which is batched anew. The other contestant batches the texts as
-each plan says, pads each batch to its own width, runs it, and pools it both ways with the same poolings; it has no
-half-samples. The longest pass is the encoder's time under the plan that pads furthest.
+The harness' time covers everything from token ids to vectors: the subsamples, the proof that one pass is enough, the
+pass, the poolings, and the files of the vectors. It is measured once for all texts, and once including the half-samples
+for a study's intervals, each of which has new batches. The other contestant batches the texts by each plan, pads each
+batch to its longest text, runs it, and pools it with pads excluded and included; it has no half-samples. The longest
+pass is the encoder's time under the plan that pads furthest.
 
-All run in one process, in turn, another one first in each round; figures are medians over rounds. What the harness
-has in its files must be what the batches gave, or the run stops.
+All contestants run in one process, in turn, with another one first in each round; numbers are medians over rounds. The
+run stops unless the harness' vectors equal those of the batches.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ POOLINGS = ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_to
 FIXED = (96, 128)
 EACH_PLAN, ALL_TEXTS, HALVES = "each plan", "harness, all texts", "harness, half-samples too"
 CONTESTANTS = [EACH_PLAN, ALL_TEXTS, HALVES]
-# How many of the longest passes the harness may take, and the least part of what is there to gain that it must gain.
+# The bars: the harness' time in longest passes at most, and its share of the possible gain at least.
 MOST_PASSES, LEAST_PART = 1.5, 0.65
-# Relative to the largest number of a set of vectors. Rounding in float32 moves single states by up to 3e-5, whichever
-# way they are run; one pad more or fewer moves a mean by thousandths.
+# Relative to the largest number of a set of vectors. Rounding in float32 moves single states by up to 3e-5 in any run;
+# one pad more or fewer moves a mean by thousandths.
 TOLERANCE = 1e-4
 _QUICK_TEXTS = 120
 
 
 def ten_plans(shorter: int, longer: int) -> tuple[Plan, ...]:
-    """Ten right-padded plans that people have, the last two of fixed lengths."""
+    """Make ten common right-padded plans, the last two with fixed lengths."""
     return (
         Plan("random", 8),
         Plan("random", 32),  # a loader that shuffles
@@ -79,12 +79,12 @@ def ten_plans(shorter: int, longer: int) -> tuple[Plan, ...]:
 
 @dataclass(frozen=True)
 class Batched:
-    """What came of each plan, batch after batch.
+    """The result of running each plan batch by batch.
 
     Attributes:
         encoder: Seconds in the encoder, by the plan's name.
-        pooling: Seconds of pooling.
-        vectors: By plan, treatment and pooling.
+        pooling: Seconds of pooling, by the plan's name.
+        vectors: Vectors by plan, treatment and pooling.
     """
 
     encoder: dict[str, float]
@@ -118,11 +118,11 @@ def run_each_plan(part: Part) -> Batched:
 
 @dataclass(frozen=True)
 class Harnessed:
-    """What came of the harness' one pass.
+    """The result of the harness' single pass.
 
     Attributes:
-        seconds: In all, and by what they were spent on.
-        texts: How many texts at a padded length of their own were pooled with their pads.
+        seconds: Seconds in total and by phase.
+        texts: Number of pairs of a text and a padded length that were pooled with pads.
         grid: The comparisons.
         pooled: The vectors.
     """
@@ -134,18 +134,18 @@ class Harnessed:
 
 
 def run_harness(part: Part, halves: bool, folder: Path) -> Harnessed:
-    """Make a study's vectors as the harness does, for all texts and, if request, for the half-samples.
+    """Make a study's vectors as the harness does, for all texts and, with ``halves``, for the half-samples.
 
     Raises:
-        SystemExit: The model is not one whose passes may be shared.
+        SystemExit: The model does not have the prefix property.
     """
-    part = replace(part)  # whose subsamples are not made yet
+    part = replace(part)  # a copy whose subsamples are not made yet
     began = time.perf_counter()
     top, with_pads = part.top, part.with_pads()
     drawn = time.perf_counter()
     proof = prove_prefix(part.encoder, part.ids, top, part.study.layers, np.random.default_rng(part.study.seed))
     if not proof.holds:
-        raise SystemExit(f"--model must be one of which a pass holds all plans; {part.encoder.name} is not")
+        raise SystemExit(f"--model must have the prefix property; {part.encoder.name} does not")
     proven = time.perf_counter()
     grid = Grid(part.study, part.plans, proof.holds, with_pads)
     request = part.request(grid)
@@ -161,35 +161,35 @@ def run_harness(part: Part, halves: bool, folder: Path) -> Harnessed:
 
 
 def check_agreement(part: Part, pooled: Pooled, batched: Batched) -> float:
-    """The largest difference of two vectors, relative to the largest number of their set.
+    """Return the largest difference between two vectors, relative to the largest number of their set.
 
     Raises:
-        ValueError: The harness' vectors are not those of the batches; the message names the first set that is not.
+        ValueError: The harness' vectors differ from those of the batches; the message names the first set that differs.
     """
-    full, found = part.subsamples[FULL], 0.0
+    full, largest = part.subsamples[FULL], 0.0
     for (plan, treatment, mode), expected in batched.vectors.items():
         got = pooled.read(RIGHT, TREATMENTS[treatment].positions, -1, mode, full.texts, full.widths[plan])
         error = float(np.abs(got - expected).max() / np.abs(expected).max())
         if not error <= TOLERANCE:
             raise ValueError(f"harness and batches must agree: {mode}, {treatment}, {plan} differ by {error:.1e}")
-        found = max(found, error)
-    return found
+        largest = max(largest, error)
+    return largest
 
 
 def time_the_rest(part: Part, harnessed: Harnessed) -> dict[str, float]:
-    """Seconds of what else a study computes of these cells without a clusterer, in one process."""
+    """Time the other cells that a study computes without a clusterer, in one process."""
     began = time.perf_counter()
     for plan in part.plans:
         seconds(part, plan)
     timed = time.perf_counter()
-    for one in harnessed.grid.moved():
-        compute_shift(harnessed.pooled, part.subsamples[FULL].only(one.plan.name), one)
+    for comparison in harnessed.grid.moved():
+        compute_shift(harnessed.pooled, part.subsamples[FULL].only(comparison.plan.name), comparison)
     return {"timing each plan": timed - began, "shifts": time.perf_counter() - timed}
 
 
 def measure(part: Part, rounds: int) -> dict[str, Any]:
     """Run the contestants in turn and compare them."""
-    part.encoder.layers(part.ids[:32], (-1,), part.top)  # what is done only once, such as torch's own set-up
+    part.encoder.layers(part.ids[:32], (-1,), part.top)  # warm up, because torch sets itself up in the first call
     batched: list[Batched] = []
     harnessed: dict[str, list[Harnessed]] = {ALL_TEXTS: [], HALVES: []}
     with tempfile.TemporaryDirectory() as folder:
@@ -197,14 +197,13 @@ def measure(part: Part, rounds: int) -> dict[str, Any]:
             first = turn % len(CONTESTANTS)
             for name in CONTESTANTS[first:] + CONTESTANTS[:first]:
                 if name == EACH_PLAN:
-                    batched = [*(replace(one, vectors={}) for one in batched), run_each_plan(part)]
+                    batched = [*(replace(earlier, vectors={}) for earlier in batched), run_each_plan(part)]
                     continue
                 where = Path(folder, f"{name} {turn}")
                 where.mkdir()
                 harnessed[name].append(run_harness(part, name == HALVES, where))
-        difference = max(
-            check_agreement(part, one.pooled, batched[-1]) for found in harnessed.values() for one in found
-        )
+        runs = [run for of_contestant in harnessed.values() for run in of_contestant]
+        difference = max(check_agreement(part, run.pooled, batched[-1]) for run in runs)
         rest = time_the_rest(part, harnessed[HALVES][-1])
     full = part.subsamples[FULL]
     plans = [
@@ -212,8 +211,8 @@ def measure(part: Part, rounds: int) -> dict[str, Any]:
             "plan": plan.name,
             "happens": plan.happens,
             "tokens": int(full.widths[plan.name].sum()),
-            "encoder_s": median(one.encoder[plan.name] for one in batched),
-            "pooling_s": median(one.pooling[plan.name] for one in batched),
+            "encoder_s": median(run.encoder[plan.name] for run in batched),
+            "pooling_s": median(run.pooling[plan.name] for run in batched),
         }
         for plan in part.plans
     ]
@@ -225,14 +224,14 @@ def measure(part: Part, rounds: int) -> dict[str, Any]:
         "half_samples": part.study.replicates,
         "rounds": rounds,
         "plans": plans,
-        "each_plan_s": median(sum(one.encoder.values()) + sum(one.pooling.values()) for one in batched),
+        "each_plan_s": median(sum(run.encoder.values()) + sum(run.pooling.values()) for run in batched),
         "harness": {
             name: {
-                "texts_at_lengths": found[0].texts,
-                "seconds": {what: median(one.seconds[what] for one in found) for what in found[0].seconds},
-                "rounds_s": [one.seconds["all"] for one in found],
+                "texts_at_lengths": rounds_run[0].texts,
+                "seconds": {phase: median(run.seconds[phase] for run in rounds_run) for phase in rounds_run[0].seconds},
+                "rounds_s": [run.seconds["all"] for run in rounds_run],
             }
-            for name, found in harnessed.items()
+            for name, rounds_run in harnessed.items()
         },
         "rest_of_a_study_s": rest,
         "largest_difference": difference,
@@ -240,12 +239,12 @@ def measure(part: Part, rounds: int) -> dict[str, Any]:
 
 
 def compare(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What the bars are about, from what has been measured."""
+    """Compare the measurements with the bars."""
     longest = max(measured["plans"], key=lambda plan: plan["tokens"])["encoder_s"]
     to_gain = sum(plan["encoder_s"] for plan in measured["plans"]) / longest
     compared = {}
-    for name, found in measured["harness"].items():
-        passes, gain = found["seconds"]["all"] / longest, measured["each_plan_s"] / found["seconds"]["all"]
+    for name, harness in measured["harness"].items():
+        passes, gain = harness["seconds"]["all"] / longest, measured["each_plan_s"] / harness["seconds"]["all"]
         compared[name] = {
             "passes": passes,
             "gain": gain,
@@ -261,7 +260,7 @@ def compare(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tables_of(report: Mapping[str, Any]) -> list[Table]:
-    """The plans, and the contestants."""
+    """Make the tables of the plans and of the contestants."""
     plans = Table("plan", *("tokens", "encoder s", "pooling s"), title="Each plan, batch after batch")
     for plan in report["plans"]:
         plans.add_row(
@@ -276,15 +275,15 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
         "pooling",
         "longest passes",
         "times as fast",
-        "of what is to gain",
+        "share of possible gain",
     )
     contestants = Table("", *columns, title="All plans")
     contestants.add_row(EACH_PLAN, f"{report['each_plan_s']:.2f}")
-    for name, found in report["harness"].items():
+    for name, harness in report["harness"].items():
         ratios = compared["harness"][name]
         contestants.add_row(
             name,
-            *(f"{value:.2f}" for value in found["seconds"].values()),
+            *(f"{value:.2f}" for value in harness["seconds"].values()),
             *(f"{ratios[what]:.2f}" for what in ("passes", "gain", "part_of_gain")),
         )
     return [plans, contestants]
@@ -293,9 +292,11 @@ def tables_of(report: Mapping[str, Any]) -> list[Table]:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="benchmarks.harness_speed", description="Time of a study's vectors.")
-    parser.add_argument("--quick", action="store_true", help="few texts and half-samples, one round: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="few texts and half-samples, one round, to check that it runs"
+    )
     parser.add_argument("--model", default=BUNDLED, help=f"name or folder (default: {BUNDLED})")
-    parser.add_argument("--limit", type=int, help=f"a sample of so many texts, with --quick {_QUICK_TEXTS}")
+    parser.add_argument("--limit", type=int, help=f"number of texts to sample, with --quick {_QUICK_TEXTS}")
     parser.add_argument("--rounds", type=int, help="default 3, with --quick 1")
     parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/, with --quick none)")
     args = parser.parse_args(argv)
@@ -314,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     console.print(about)
     for table in tables_of(report):
         console.print(table)
-    console.print("beside them, once:", report["rest_of_a_study_s"], highlight=False)
+    console.print("the rest of a study, once:", report["rest_of_a_study_s"], highlight=False)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Plant random bugs in the kernels, masks and poolings, and list those that no core test sees.
+"""Plant random bugs in the kernels, masks and poolings, and list those that no core test finds.
 
 ``python -m benchmarks.mutation --sample 120 --seed 0`` plants the bugs with cosmic-ray in a clone of the last commit.
 """
@@ -20,19 +20,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MUTATED = ["maskpool/kernels", "maskpool/masks.py", "maskpool/poolings"]
-# Those that see most bugs first, because a mutant's run ends at the first failure; those that compile last.
+# Tests that find most bugs come first, because a mutant's run ends at the first failure; tests that compile come last.
 TESTS = """tests/laws/test_4_oracle.py tests/laws/test_9_refusals.py tests/test_masks.py tests/test_inputs.py
     tests/test_build.py tests/test_layers.py tests/test_token_batch.py tests/test_token_weights.py tests/test_learned.py
     tests/test_attention.py tests/test_shapes.py tests/test_parity.py tests/laws
     maskpool/masks.py maskpool/poolings"""
-# Plain asserts: no compiled test is kept, so each run would rewrite them all.
+# Plain asserts, because compiled tests are not kept and each run would rewrite all of them.
 COMMAND = [sys.executable, "-m", "pytest", "-x", "-n0", "-pno:cacheprovider", "--assert=plain", *TESTS.split()]
 
 Span = tuple[tuple[int, int], tuple[int, int]]
 
 
 def _unobservable(source: str) -> list[Span]:
-    """Where no mutant counts: annotations, what only type checkers read, and the messages of errors."""
+    """Find the code whose mutants tests cannot see: annotations, type-checking code, and messages of errors."""
     nodes: list[ast.expr | ast.stmt | None] = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -50,7 +50,7 @@ def _unobservable(source: str) -> list[Span]:
 
 
 def keep_sample(database: sqlite3.Connection, folder: Path, size: int, seed: int) -> None:
-    """Delete all but a seeded sample of the mutants, at most one a place: an operator alone has eleven."""
+    """Delete all but a seeded sample of the mutants, at most one per place, because one operator has eleven mutants."""
     columns = "job_id, module_path, start_pos_row, start_pos_col, operator_name, operator_args, occurrence"
     jobs = database.execute(f"SELECT {columns} FROM mutation_specs ORDER BY 2, 3, 4, 5, 6, 7").fetchall()
     random.Random(seed).shuffle(jobs)
@@ -70,7 +70,7 @@ def keep_sample(database: sqlite3.Connection, folder: Path, size: int, seed: int
 
 
 def main() -> None:
-    """Clone, plant, test, and print the survivors."""
+    """Clone the repository, plant and test the mutants, and print the survivors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, default=120, help="how many mutants")
     parser.add_argument("--seed", type=int, default=0, help="which mutants")
@@ -89,7 +89,7 @@ def main() -> None:
         subprocess.run(["cosmic-ray", "init", "mutation.toml", "mutation.sqlite"], cwd=folder, check=True)
         database = sqlite3.connect(folder / "mutation.sqlite")
         keep_sample(database, folder, arguments.sample, arguments.seed)
-        with contextlib.suppress(KeyboardInterrupt):  # what has run until then is reported
+        with contextlib.suppress(KeyboardInterrupt):  # an interrupted run reports the finished mutants
             subprocess.run(["cosmic-ray", "exec", "mutation.toml", "mutation.sqlite"], cwd=folder)
         results = database.execute("SELECT test_outcome, output IS 'timeout', diff FROM work_results").fetchall()
     survivors = [diff for outcome, _, diff in results if outcome == "SURVIVED"]

@@ -1,14 +1,15 @@
-"""Time and memory of pooling: maskpool beside its peers, for every pooling, layout and dtype.
+"""Benchmark the time and memory of pooling: maskpool and its peers, for every pooling, layout and dtype.
 
-``python -m benchmarks.pooling_speed`` measures everything and writes ``benchmarks/results/pooling_speed.json`` and two
-figures beside it. The peers are sentence-transformers' own module (padded and flat), the usual recipe, plain and under
-``torch.compile``, a loop over sentences, ``torch.nested`` and ``torch.segment_reduce``, wherever they do the same job.
+``python -m benchmarks.pooling_speed`` measures everything and writes ``benchmarks/results/pooling_speed.json`` and a
+figure of the same name. The peers are sentence-transformers' pooling module (padded and flat), the usual recipe, plain
+and under ``torch.compile``, a loop over sentences, ``torch.nested`` and ``torch.segment_reduce``, if they compute the
+same pooling.
 
-All contestants run in one process, in turn, a block of calls each; a figure is the median over rounds of a block's
-time per call. Calls walk round a ring of buffers that together are several times the last-level cache, so that hardly
-any meets a batch that is still in cache. Each call gets raw tensors, so ours pays for checking and preparing the
-batch. The yardstick is how fast the machine reads: ``sum()`` over as many contiguous bytes as the real rows, a
-contestant like the others. Pads hold finite numbers; a contestant that disagrees with ours stops the run.
+All contestants run in one process, in turn, a block of calls each. A number is the median over rounds of a block's time
+per call. Calls cycle through buffers that together are several times as large as the last-level cache, so hardly any
+call finds its batch in the cache. Each call gets raw tensors, so maskpool's time includes checking and preparing the
+batch. The reference is the machine's reading speed: ``sum()`` over as many contiguous bytes as the real rows, timed
+like the other contestants. Pads hold finite numbers. If a contestant's result differs from maskpool's, the run stops.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from maskpool.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results" / "pooling_speed.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# How far from ours a contestant may be, relative to the largest number in the result: the recipes round more often.
+# The largest allowed difference from ours, relative to the largest number in the result; recipes round more often.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 DIRECTIONS = ("forward", "forward+backward")
 READ = "read"
-# The padding figure: so many tokens a sentence, at these padded lengths.
+# The padding figure: real tokens per sentence, and padded lengths.
 FIXED_LENGTH, WIDTHS = 51, (51, 102, 204, 510)
 
 Call: TypeAlias = Callable[[Buffer], object]
@@ -50,7 +51,7 @@ DEFAULT_SHAPES = "64x512x768:0.3,32x128x384:0.6"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result; times are medians over rounds, in milliseconds a call, by contestant."""
+    """One row of the result; times are medians over rounds in milliseconds per call, by contestant."""
 
     mode: str
     layout: str
@@ -66,16 +67,16 @@ class Row:
     rounds_ms: dict[str, list[float]]
 
     def ratio(self, peer: str) -> float | None:
-        """How many times as long as ours the peer takes."""
+        """Return how many times as long as ours the peer takes."""
         return self.ms[peer] / self.ms["ours"] if peer in self.ms else None
 
     def slower_us(self, peer: str) -> float | None:
-        """By how many microseconds ours is slower."""
+        """Return by how many microseconds ours is slower."""
         return (self.ms["ours"] - self.ms[peer]) * 1e3 if peer in self.ms else None
 
 
 def calls_of(pools: Mapping[str, Pool], learned: list[nn.Parameter], grad: Tensor | None) -> dict[str, Call]:
-    """What one timed call does; with ``grad`` a forward and a backward, all gradients dropped afterwards."""
+    """Make the timed call of each pool; with ``grad`` it runs forward and backward, then drops all gradients."""
 
     def forward_backward(pool: Pool) -> Call:
         def call(buffer: Buffer) -> None:
@@ -92,21 +93,22 @@ def calls_of(pools: Mapping[str, Pool], learned: list[nn.Parameter], grad: Tenso
 def check_agreement(
     mode: str, pools: Mapping[str, Pool], learned: list[nn.Parameter], buffer: Buffer, grad: Tensor | None
 ) -> None:
-    """Stop unless all contestants give the same vectors and, with ``grad``, the same gradients.
+    """Check that all contestants give the same vectors and, with ``grad``, the same gradients.
 
     Raises:
-        ValueError: One of them does not; the message names it.
+        ValueError: A contestant's result differs; the message names the contestant.
     """
     reference: list[Tensor] = []
     for name, pool in pools.items():
         pooled = pool(buffer)
-        found = [pooled.detach()]
+        results = [pooled.detach()]
         if grad is not None:
-            found += torch.autograd.grad(pooled, [buffer.x, *learned], grad)
+            results += torch.autograd.grad(pooled, [buffer.x, *learned], grad)
             if mode in SELECTING_MODES:
-                found[1] = found[1].float().flatten(0, -2).sum(dim=0)
-        reference = reference or found
-        for part, expected, got in zip(["vectors", "token gradient", "query gradient"], reference, found, strict=False):
+                results[1] = results[1].float().flatten(0, -2).sum(dim=0)
+        reference = reference or results
+        parts = ["vectors", "token gradient", "query gradient"]
+        for part, expected, got in zip(parts, reference, results, strict=False):
             error = float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
             if not error <= TOLERANCE[buffer.x.dtype]:
                 raise ValueError(
@@ -117,7 +119,7 @@ def check_agreement(
 def _peak_memory(
     pools: Mapping[str, Pool], learned: list[nn.Parameter], buffer: Buffer, grad: Tensor | None
 ) -> dict[str, float]:
-    """Peak of one call as a fraction of the token tensor; with ``grad`` the gradients count too."""
+    """Measure the peak memory of one call as a fraction of the token tensor, with ``grad`` including gradients."""
 
     def call(pool: Pool) -> object:
         pooled = pool(buffer)
@@ -165,7 +167,7 @@ def measure(mode: str, ring: Ring, direction: str, rounds: int, block_s: float, 
 def measure_padding(
     mode: str, cache_bytes: int, memory_bytes: float, quick: bool, rounds: int, block_s: float
 ) -> list[Row]:
-    """The same real tokens, padded ever further."""
+    """Measure the same real tokens at several padded lengths."""
     rows = []
     for width in WIDTHS:
         shape = Shape(64, width, 768, FIXED_LENGTH / width) if not quick else Shape(4, width, 16, FIXED_LENGTH / width)
@@ -186,7 +188,7 @@ def _number(value: float | None) -> str:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """The rows of one shape, layout, dtype and direction as a table."""
+    """Make a table of the rows of one shape, layout, dtype and direction."""
     head = rows[0]
     table = Table(
         title=f"{head.shape} {head.layout} {head.dtype} {head.direction}: {head.real_fraction:.0%} real, "
@@ -223,16 +225,16 @@ def _shapes(text: str) -> list[Shape]:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.pooling_speed", description="Time and memory of pooling.")
-    parser.add_argument("--quick", action="store_true", help="few rounds and buffers: does it run?")
+    parser.add_argument("--quick", action="store_true", help="few rounds and buffers, to check that it runs")
     for name, known in (("modes", MODES), ("layouts", LAYOUTS), ("dtypes", tuple(DTYPES)), ("directions", DIRECTIONS)):
         parser.add_argument(
             f"--{name}", type=_among(known, name), default=list(known), help="separated by ; (default: all)"
         )
     parser.add_argument("--shapes", type=_shapes, default=DEFAULT_SHAPES, help="batchxseqxdim:real fraction, …")
     parser.add_argument("--rounds", type=int, help="default 7, with --quick 3")
-    parser.add_argument("--no-compile", action="store_true", help="leave the compiled recipes out")
-    parser.add_argument("--memory-gib", type=float, default=8.0, help="the most that the buffers may take")
-    parser.add_argument("--cache-mib", type=float, help="last-level cache, where the kernel does not report it")
+    parser.add_argument("--no-compile", action="store_true", help="skip the compiled recipes")
+    parser.add_argument("--memory-gib", type=float, default=8.0, help="the most memory for the buffers")
+    parser.add_argument("--cache-mib", type=float, help="last-level cache, if the kernel does not report it")
     parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/, with --quick none)")
     return parser.parse_args(argv)
 
@@ -242,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     args = _arguments(argv)
     cache_bytes = int(args.cache_mib * 2**20) if args.cache_mib else last_level_cache()
     if cache_bytes is None:
-        raise SystemExit("the kernel does not report the last-level cache: say --cache-mib")
+        raise SystemExit("the kernel does not report the last-level cache: pass --cache-mib")
     rounds = args.rounds or (3 if args.quick else 7)
     block_s = 0.005 if args.quick else 0.1
     memory_bytes = args.memory_gib * 2**30
@@ -263,15 +265,15 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     rows: list[Row] = []
     for shape, layout, dtype in itertools.product(args.shapes, args.layouts, args.dtypes):
         ring = make_ring(shape, layout, DTYPES[dtype], cache_bytes, memory_bytes, args.quick)
-        # Compiled once a mode, for the first shape in float32: minutes of compiling say enough.
+        # Compiling takes minutes, so each mode is compiled only for the first shape in float32.
         compiled = not args.no_compile and not args.quick and (shape, dtype) == (args.shapes[0], "float32")
-        # torch.nested's reductions have no backward here: backwards are timed where all of the peers have one.
+        # torch.nested's reductions have no backward, so the backward is timed only for the padded layout.
         for direction in args.directions if layout == "padded" else [DIRECTIONS[0]]:
-            found = [measure(mode, ring, direction, rounds, block_s, compiled) for mode in args.modes]
-            console.print(table_of(found))
-            rows += found
-        del ring  # before the next one is made
-        if out is not None:  # each time, so that a run cut short leaves what it has measured
+            new_rows = [measure(mode, ring, direction, rounds, block_s, compiled) for mode in args.modes]
+            console.print(table_of(new_rows))
+            rows += new_rows
+        del ring  # frees its memory before the next ring is made
+        if out is not None:  # after each ring, so an interrupted run keeps its measurements
             write({**report, "rows": [asdict(row) for row in rows]}, out)
     if out is not None:
         console.print(f"written to {out} and {out.with_suffix('.png')}", highlight=False)
@@ -279,10 +281,10 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 
 
 def write(report: dict[str, Any], out: Path) -> None:
-    """Write the JSON and draw its figure beside it."""
+    """Write the JSON and draw its figure next to it."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as beside:
-        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(out) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw(report, out.with_suffix(".png"))
 
 

@@ -20,7 +20,7 @@ from maskpool.nn import POOLINGS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-# Columns of a report's table of clusters that the README has room for, by their place.
+# The columns of a report's cluster table that the README shows, by their index.
 COLUMNS = {
     "pooling": 0,
     "plan": 1,
@@ -35,7 +35,7 @@ COLUMNS = {
 
 
 def clusters(results: dict[str, Any]) -> str:
-    """What a study found: its verdict, and the rows of the two treatments that people know."""
+    """Make the block of a study: its verdict, and the rows of the excluded and included treatments."""
     (part,), study = results["parts"], results["study"]
     corpus = part["corpus"]
     rows = [row for row in main_table_of(part)["rows"] if row["treatment"] in (EXCLUDED, INCLUDED)]
@@ -53,7 +53,7 @@ def clusters(results: dict[str, Any]) -> str:
 
 
 def demonstration(results: dict[str, Any]) -> str:
-    """What the default run found."""
+    """Make the block of the default run."""
     learned = results["parts"][0]["learned"]
     return "\n".join(
         [
@@ -68,7 +68,7 @@ def demonstration(results: dict[str, Any]) -> str:
 
 
 def attention_on_pads(results: dict[str, Any]) -> str:
-    """Where attention that was trained without a mask lands, and what that costs, width by width."""
+    """Make the table of attention trained without a mask: its share on pads and its scores, by width."""
     widths, rows = results["widths"], results["rows"]
     lines = []
     for task, scores in dict.fromkeys((row["task"], row["scores"]) for row in rows):
@@ -100,21 +100,21 @@ def attention_on_pads(results: dict[str, Any]) -> str:
 
 
 def _change(row: dict[str, Any]) -> str:
-    """A change of AMI; a star where its interval leaves zero out."""
-    found = row["ami_minus_masked"]
-    return f"{found['mean']:+.3f}{'*' * (found['low'] > 0 or found['high'] < 0)}"
+    """Format a change of AMI, with a star if its interval does not contain zero."""
+    change = row["ami_minus_masked"]
+    return f"{change['mean']:+.3f}{'*' * (change['low'] > 0 or change['high'] < 0)}"
 
 
 def learned_heads(results: dict[str, Any]) -> str:
-    """Accuracy of each learned head, beside logistic regression on mean vectors."""
+    """Make the table of the accuracy of each learned head and of logistic regression on mean vectors."""
     tasks = results["tasks"]
-    found = {(row["task"], row["head"]): row for row in results["rows"]}
+    row_of = {(row["task"], row["head"]): row for row in results["rows"]}
 
     def cells(task: str, head: str) -> list[str]:
-        row, to_peer = found[task, head], found[task, head]["to_peer"]
+        row, to_peer = row_of[task, head], row_of[task, head]["to_peer"]
         return [f"{row['accuracy']:.1%}", f"{to_peer['points']:+.2f} [{to_peer['low']:+.2f}, {to_peer['high']:+.2f}]"]
 
-    heads = dict.fromkeys(head for _, head in found)
+    heads = dict.fromkeys(head for _, head in row_of)
     lines = [[head, *(cell for task in tasks for cell in cells(task, head))] for head in heads]
     peers = [cell for task in tasks.values() for cell in (f"{task['peer']['accuracy']:.1%}", "reference")]
     titles = [title for task in tasks for title in (task, "points to logistic regression")]
@@ -124,7 +124,7 @@ def learned_heads(results: dict[str, Any]) -> str:
 
 
 def census(results: dict[str, Any]) -> str:
-    """The counts of the padding census."""
+    """Format the counts of the padding census."""
     return f"transformers {results['transformers']}: {counts(results)}"
 
 
@@ -132,10 +132,10 @@ DTYPE_NAMES = ("float32", "bfloat16", "float16")
 
 
 def speed(results: dict[str, Any]) -> str:
-    """The short table of the pooling benchmark: its first shape, forward, and what it was measured on."""
+    """Make the short table of the pooling benchmark: its first shape, forward only, and the environment."""
     rows, environment, padding = results["rows"], results["environment"], results["padding"]
     shape = rows[0]["shape"]
-    found = {
+    times_of = {
         (row["mode"], row["layout"], row["dtype"]): row["ms"]
         for row in rows
         if (row["shape"], row["direction"]) == (shape, "forward")
@@ -150,7 +150,7 @@ def speed(results: dict[str, Any]) -> str:
     ]
     lines = []
     for mode in dict.fromkeys(row["mode"] for row in rows):
-        cells = [_ratios(found, mode, layout, peer) for layout, peer, _ in columns]
+        cells = [_ratios(times_of, mode, layout, peer) for layout, peer, _ in columns]
         lines.append([mode if "," in mode else f"`{mode}`", *cells])
     size, fraction = shape.split(":")
     times = [row["ms"]["ours"] for row in padding]
@@ -171,9 +171,9 @@ def speed(results: dict[str, Any]) -> str:
     )
 
 
-def _ratios(found: dict[tuple[str, str, str], dict[str, float]], mode: str, layout: str, peer: str) -> str:
-    """A peer's time over ours in each dtype, as one cell; empty where the peer does not do the job."""
-    times = [found.get((mode, layout, dtype), {}) for dtype in DTYPE_NAMES]
+def _ratios(times_of: dict[tuple[str, str, str], dict[str, float]], mode: str, layout: str, peer: str) -> str:
+    """Format a peer's time over ours in each dtype as one cell; empty if the peer does not have the mode."""
+    times = [times_of.get((mode, layout, dtype), {}) for dtype in DTYPE_NAMES]
     ratios = [ms[peer] / ms["ours"] for ms in times if peer in ms]
     return " / ".join(f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}" for ratio in ratios)
 
@@ -202,13 +202,13 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
 
 
 def rewritten(text: str) -> str:
-    """``text`` with every block made anew."""
+    """Return ``text`` with every block generated again."""
     results = {name: make(json.loads(path.read_text(encoding="utf-8"))) for name, (path, make) in BLOCKS.items()}
     for name, made in {"poolings": poolings(), **results}.items():
         block = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
         if len(block.findall(text)) != 1:
             raise SystemExit(f"README.md must hold exactly one block '<!-- {name}: … -->' to '<!-- end of {name} -->'")
-        text = block.sub(lambda found, made=made: f"{found[1]}\n{made}\n\n{found[2]}", text)  # type: ignore[misc]
+        text = block.sub(lambda match, made=made: f"{match[1]}\n{made}\n\n{match[2]}", text)  # type: ignore[misc]
     return text
 
 

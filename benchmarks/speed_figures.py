@@ -1,4 +1,4 @@
-"""The figure of the pooling benchmark: ratios by pooling and layout, and time against padding."""
+"""Draw the figure of the pooling benchmark: ratios by pooling and layout, and time against padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import matplotlib as mpl
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-# The peer that stands for a layout: the host where it has the mode, else what people write.
+# The peer shown for a layout: the host if it has the mode, else hand-written code.
 PEERS = {"padded": ("host", "recipe"), "packed": ("host", "loop"), "nested": ("torch.nested", "loop")}
 KEYS = ("shape", "dtype", "direction")
 COLOURS = {"padded": "#0072b2", "packed": "#d55e00", "nested": "#009e73"}

@@ -1,21 +1,21 @@
-"""The cache of token states: its size, how fast training batches are read from it, and what an epoch gains by it.
+"""Benchmark the cache of token states: its size, its reading speed, and the time of an epoch with and without it.
 
-``python -m benchmarks.state_cache`` caches the token states of BANKING77's training texts (where they lie in
-``benchmarks/studies/data``, else of the default corpus) with the default model, once in float16 and once in float32,
-and writes ``benchmarks/results/state_cache.json``.
+``python -m benchmarks.state_cache`` caches the token states of BANKING77's training texts (from
+``benchmarks/studies/data`` if they are there, else of the default corpus) with the default model, once in float16 and
+once in float32, and writes ``benchmarks/results/state_cache.json``.
 
-*Size*: bytes of the file, over tokens × dim × bytes a number. *Reading*: `TokenStates.batch` beside ``numpy.memmap``
-over the same file, both for 64 random texts at a time and both up to a float32 tensor of the same numbers; the plain
-read comes in two forms, slices that are concatenated and one index of all rows, and the faster one counts. From the
-float16 file both convert to float32, from the float32 file neither does. The file is in the page cache (it was just
-written and checked): disks are not measured. *Epochs* are all texts once, in an order drawn anew.
+*Size*: bytes of the file over tokens × dim × bytes per number. *Reading*: `TokenStates.batch` against ``numpy.memmap``
+on the same file, both for 64 random texts at a time and both up to a float32 tensor with the same numbers. The plain
+read has two forms, concatenated slices and one index of all rows, and the faster one counts. From the float16 file both
+convert to float32; from the float32 file neither does. The file was just written and checked, so it is in the page
+cache, and disks are not measured. An *epoch* is all texts once, in a new random order.
 
-*Training*: one epoch of an attention head with a linear classifier over it, from the cache, beside the same with the
-frozen encoder run on every batch. The encoder gets token ids, so tokenising costs it nothing, and runs without
-gradients. It does so twice: over the same random batches, padded to their longest text, and over batches of texts of
-like length, which pads least; the faster one counts.
+*Training*: one epoch of an attention head under a linear classifier, from the cache, against the same with the frozen
+encoder run on every batch. The encoder gets token ids, so its time does not include tokenising, and it runs without
+gradients. It is timed twice: on the same random batches, padded to their longest text, and on batches of texts of
+similar length, which pad least; the faster one counts.
 
-All run in one process, in turn, another one first in each round; figures are medians over rounds.
+All contestants run in one process, in turn, with another one first in each round; numbers are medians over rounds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _QUICK_TEXTS = 400
 
 
 def readers(states: TokenStates, path: Path) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Each way to read the token states of some texts, as one float32 tensor."""
+    """Make the functions that read the token states of some texts as one float32 tensor."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         first = json.loads(file.read(length))["values"]["data_offsets"][0]
@@ -74,20 +74,20 @@ def readers(states: TokenStates, path: Path) -> dict[str, Callable[[Tensor], Ten
 
 
 def check_agreement(calls: Mapping[str, Callable[[Tensor], Tensor]], texts: Tensor) -> None:
-    """Refuse to time what does not read the same.
+    """Check that all readers read the same numbers before they are timed.
 
     Raises:
-        ValueError: A reader's numbers or dtype are others.
+        ValueError: A reader's numbers or dtype differ.
     """
     expected = calls[OURS](texts)
     for name, call in calls.items():
-        found = call(texts)
-        if found.dtype != torch.float32 or not torch.equal(found, expected):
+        values = call(texts)
+        if values.dtype != torch.float32 or not torch.equal(values, expected):
             raise ValueError(f"{name} and {OURS} must agree before they are timed")
 
 
 def epoch(texts: int, seed: int) -> list[Tensor]:
-    """All texts once, in random batches."""
+    """Split all texts into random batches."""
     order = torch.randperm(texts, generator=torch.Generator().manual_seed(seed))
     return list(torch.split(order, BATCH))
 
@@ -107,19 +107,19 @@ def measure_reading(states: TokenStates, path: Path, rounds: int, block_s: float
 
         return read
 
-    found: dict[str, Any] = {}
+    reading: dict[str, Any] = {}
     for what, seconds in (
         ("batch", time_in_turn(calls, batches, rounds, block_s)),
         ("epoch", time_in_turn({name: all_of(call) for name, call in calls.items()}, epochs, rounds, block_s)),
     ):
         medians = {name: median(times) for name, times in seconds.items()}
         ratio = min(medians[SLICES], medians[ROWS]) / medians[OURS]
-        found[what] = {"seconds": medians, "rounds_s": seconds, "speed_of_plain_read": ratio}
-    return found
+        reading[what] = {"seconds": medians, "rounds_s": seconds, "speed_of_plain_read": ratio}
+    return reading
 
 
 def measure_training(states: TokenStates, encoder: Encoder, corpus: Corpus, rounds: int) -> dict[str, Any]:
-    """Time an epoch of an attention head, from the cache and with the encoder in it."""
+    """Time an epoch of an attention head, from the cache and with the encoder."""
     ids, _ = encoder.tokenize(corpus.texts)
     labels = torch.from_numpy(np.unique(corpus.labels, return_inverse=True)[1])
     by_length = list(torch.split(torch.tensor(sorted(range(len(ids)), key=lambda text: len(ids[text]))), BATCH))
@@ -161,7 +161,7 @@ def measure_training(states: TokenStates, encoder: Encoder, corpus: Corpus, roun
 def measure_file(
     encoder: Encoder, corpus: Corpus, path: Path, dtype: str, rounds: int, block_s: float
 ) -> tuple[TokenStates, dict[str, Any]]:
-    """Make a cache, and measure its making, its size, its opening and reading from it."""
+    """Make a cache and measure its creation, size, opening and reading."""
     began = time.perf_counter()
     states = cache_states(encoder, corpus.texts, path, dtype=dtype)
     made = time.perf_counter() - began
@@ -183,10 +183,10 @@ def measure_file(
 
 
 def compare(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What the bars are about, from what has been measured."""
+    """Compare the measurements with the bars."""
     files = measured["files"].values()
     size = max(file["size_ratio"] for file in files)
-    read = min(found["speed_of_plain_read"] for file in files for found in file["reading"].values())
+    read = min(timed["speed_of_plain_read"] for file in files for timed in file["reading"].values())
     gain = measured["training"]["times_as_fast"]
     return {
         "size_ratio": {"found": size, "at_most": MOST_SIZE, "reached": size <= MOST_SIZE},
@@ -196,7 +196,7 @@ def compare(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_corpus(limit: int | None) -> Corpus:
-    """BANKING77's training texts where they are there, else the default corpus; with ``limit`` a sample."""
+    """Read BANKING77's training texts if they are there, else the default corpus; with ``limit`` a sample."""
     corpus = read_file(DATA, "text", "category") if DATA.is_file() else docstrings()
     return corpus if limit is None else corpus.sample(limit, seed=0)
 
@@ -204,7 +204,7 @@ def read_corpus(limit: int | None) -> Corpus:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="benchmarks.state_cache", description="The cache of token states.")
-    parser.add_argument("--quick", action="store_true", help="few texts, short blocks: does it run?")
+    parser.add_argument("--quick", action="store_true", help="few texts and short blocks, to check that it runs")
     parser.add_argument("--model", default=BUNDLED, help=f"name or folder (default: {BUNDLED})")
     parser.add_argument("--rounds", type=int, help="of reading, default 9, with --quick 2; a third as many of training")
     parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/, with --quick none)")
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "files": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in ("float32", "float16"):  # training reads the last one
+        for dtype in ("float32", "float16"):  # training reads the last file
             path = Path(folder, dtype)
             states, measured["files"][dtype] = measure_file(encoder, corpus, path, dtype, rounds, block_s)
         measured["training"] = measure_training(states, encoder, corpus, max(1, rounds // 3))
@@ -233,15 +233,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     console = Console()
     console.print(report["environment"])
     for dtype, file in report["files"].items():
-        plain = {what: f"{found['speed_of_plain_read']:.2f}" for what, found in file["reading"].items()}
+        plain = {what: f"{timed['speed_of_plain_read']:.2f}" for what, timed in file["reading"].items()}
         console.print(f"{dtype}: size × {file['size_ratio']:.4f}, of a plain read's speed {plain}", highlight=False)
         console.print(f"{dtype}: opened at {file['checked_gb_a_second']:.2f} GB/s", highlight=False)
     console.print("seconds an epoch:", report["training"]["epoch_s"], highlight=False)
     console.print(report["compared"])
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(out) as beside:
-            beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        with atomic_write(out) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         console.print(f"written to {out}", highlight=False)
     return report
 

@@ -1,4 +1,4 @@
-"""Timing contestants in turn, and the memory that a call takes: what the benchmarks share."""
+"""Shared tools of the benchmarks: timing contestants in turn, and the peak memory of a call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-# Read when torch is imported: its profiler would announce every start and stop.
+# torch reads it when it is imported; without it the profiler would print every start and stop.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
@@ -43,11 +43,11 @@ def _seconds(call: Callable[[Item], object], ring: Iterator[Item], number: int) 
 def time_in_turn(
     calls: Mapping[str, Callable[[Item], object]], buffers: Sequence[Item], rounds: int, block_s: float
 ) -> dict[str, list[float]]:
-    """Seconds a call in each round; blocks last about ``block_s`` for everyone, and their order turns."""
+    """Time calls in blocks of about ``block_s`` seconds, whose order rotates; return seconds per call in each round."""
     ring = itertools.cycle(buffers)
     names = list(calls)
     with _no_garbage_collection():
-        for name in names:  # what is done only once, such as torch's own set-up
+        for name in names:  # warm up, because torch sets itself up in the first call
             _seconds(calls[name], ring, 2)
         sizes = {name: min(max(3, round(block_s / _seconds(calls[name], ring, 3))), 1000) for name in names}
         seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -59,7 +59,7 @@ def time_in_turn(
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """The most bytes that ``call`` holds at once, its result included, by torch's profiler of memory."""
+    """Return the peak bytes of ``call``, including its result, from torch's memory profiler."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = call()
     del result
@@ -73,7 +73,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
 
 
 def last_level_cache() -> int | None:
-    """Bytes of the largest cache that the kernel reports; None where it reports none."""
+    """Return the bytes of the largest cache that the kernel reports, or None if it reports none."""
     sizes = []
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text(encoding="ascii").strip()
@@ -92,7 +92,7 @@ def _cpu_model() -> str:
 
 
 def environment(cache_bytes: int) -> dict[str, str | int | None]:
-    """What the figures depend on."""
+    """Return the machine and the versions that the numbers depend on."""
     return {
         "cpu": _cpu_model(),
         "cpus": os.cpu_count(),

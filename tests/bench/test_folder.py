@@ -329,6 +329,6 @@ def test_results_of_a_study_that_is_not_begun_are_refused(folder: StudyFolder) -
     """A study of which nothing is measured has no results, and the refusal says how to resume."""
     sentence = refusal(lambda: results_of(folder))
     assert sentence == (
-        f"the study in {folder.path} is not finished: 0 of 1 parts (a model on a corpus) are begun; run the "
+        f"the study in {folder.path} is not finished: 0 of 1 parts (a model on a corpus) have begun; run the "
         "study again, which resumes from there"
     )

@@ -232,15 +232,13 @@ def test_heads_that_do_not_fit(tmp_path: Path) -> None:
 def test_a_whole_model_is_no_head(tmp_path: Path) -> None:
     """The folder of a whole model is refused in words, with that of the head in it, if it has one."""
     model = tiny.save_model(tmp_path / "model")
-    with pytest.raises(
-        MaskpoolError, match=r"could not be opened: .* says no pooling_mode, .*, or save the head alone"
-    ):
+    with pytest.raises(MaskpoolError, match=r"could not be opened: .* has no pooling_mode, .*, or save only the head"):
         heads.layers_of([str(model)], DIM)
     module = Pooling(32, "attention")
     modules: Any = [Transformer(str(model)), module]
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "whole"))
     inside = str(tmp_path / "whole" / "1_Pooling")
-    with pytest.raises(MaskpoolError, match=rf"of a whole model does not: name the folder of its head, {inside}$"):
+    with pytest.raises(MaskpoolError, match=rf"of a whole model: name the folder of its head, {inside}$"):
         heads.layers_of([str(tmp_path / "whole")], 32)
     assert list(heads.layers_of([inside], 32)) == [inside]
 

@@ -119,7 +119,11 @@ def test_figures_are_of_the_deepest_layer(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("delta", "half", "says"),
-    [(-0.05, 0.01, "the pads do worse"), (0.05, 0.01, "the pads do better"), (-0.05, 0.06, "may be all there is")],
+    [
+        (-0.05, 0.01, "the pads are worse"),
+        (0.05, 0.01, "the pads are better"),
+        (-0.05, 0.06, "may explain the whole effect"),
+    ],
 )
 def test_pads_are_held_against_noise_by_their_difference(delta: float, half: float, says: str) -> None:
     """Pads are worse or better than noise by the interval of their difference, though their own intervals overlap."""

@@ -367,12 +367,12 @@ def test_a_study_of_two_parts_goes_on_in_either(base: Path, tmp_path: Path, monk
         start(two, base, out, stop_at(Point("at the deletion")))
     first = hashes(out)
     with pytest.raises(
-        MaskpoolError, match=r"is not finished: 1 of 2 parts \(a model on a corpus\) are begun; run [^\n]+\Z"
+        MaskpoolError, match=r"is not finished: 1 of 2 parts \(a model on a corpus\) have begun; run [^\n]+\Z"
     ):
         results_of(StudyFolder(out))
     with pytest.raises(KeyboardInterrupt):
         start(two, base, out, stop_at(Point("after a cell", 12)))
-    with pytest.raises(MaskpoolError, match=rf"not finished: {len(first) + 12} cells are there, and some are missing;"):
+    with pytest.raises(MaskpoolError, match=rf"not finished: it has {len(first) + 12} cells, and some are missing;"):
         results_of(StudyFolder(out))
     assert start(two, base, out)["after a cell"] == len(first) - 12
     parts = results_of(StudyFolder(out))["parts"]

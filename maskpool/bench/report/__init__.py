@@ -1,1 +1,1 @@
-"""Results, tables, figures and pages."""
+"""Reports: results, tables, figures and pages."""

@@ -1,4 +1,4 @@
-"""Two finished studies, row by row."""
+"""Compare two finished studies row by row."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ HEADER = (
 )
 
 
-def compare(one: Results, other: Results) -> dict[str, Any]:
-    """What differs between two studies, and the differences of the rows that both have.
+def compare(study_a: Results, study_b: Results) -> dict[str, Any]:
+    """Compare the settings of two studies and the rows that both have.
 
-    A row's difference B − A gets an interval of half-width q·√(SE_A² + SE_B²), with q the normal's quantile after
-    Šidák over the rows: as if the two studies were independent, which is wide where they share texts.
+    A row's difference B − A gets an interval of half-width q·√(SE_A² + SE_B²), with q the normal quantile after Šidák
+    over the rows. This assumes that the two studies are independent; if they share texts, the interval is too wide.
 
     Args:
-        one: Results of the study A.
-        other: Results of the study B.
+        study_a: Results of the study A.
+        study_b: Results of the study B.
 
     Returns:
-        ``settings`` (what differs, with both values) and ``rows``.
+        ``settings`` (the settings that differ, with both values), ``rows``, and the numbers of rows in only one study.
 
     Raises:
-        DataError: They have no row in common.
+        DataError: The studies have no row in common.
     """
-    first, second = _rows(one), _rows(other)
+    first, second = _rows(study_a), _rows(study_b)
     common = [key for key in first if key in second]
     if not common:
         raise DataError(
@@ -59,15 +59,15 @@ def compare(one: Results, other: Results) -> dict[str, Any]:
             | {"a": a, "b": b, "delta": delta, "low": low, "high": high, "floor": max(a["floor"], b["floor"])}
         )
     return {
-        "settings": [(name, a, b) for name, a, b in _settings(one, other) if a != b],
+        "settings": [(name, a, b) for name, a, b in _settings(study_a, study_b) if a != b],
         "rows": rows,
         "only_in_a": len(first) - len(common),
         "only_in_b": len(second) - len(common),
     }
 
 
-def table(found: dict[str, Any]) -> list[list[str]]:
-    """The rows as text."""
+def table(comparison: dict[str, Any]) -> list[list[str]]:
+    """Format the rows as text."""
     return [
         [
             row["model"],
@@ -81,7 +81,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
             difference(row),
             f"{row['floor']:.3f}",
         ]
-        for row in found["rows"]
+        for row in comparison["rows"]
     ]
 
 
@@ -90,22 +90,22 @@ def _rows(results: Results) -> dict[tuple[Any, ...], Results]:
         (
             part["model"]["name"],
             part["corpus"]["name"],
-            one["layer"],
-            one["by"],
+            part_table["layer"],
+            part_table["by"],
             row["pooling"],
             row["plan"],
             row["treatment"],
         ): row
         for part in results["parts"]
-        for one in part["tables"]
-        for row in one["rows"]
+        for part_table in part["tables"]
+        for row in part_table["rows"]
         if "delta" in row
     }
 
 
-def _settings(one: Results, other: Results) -> list[tuple[str, Any, Any]]:
-    found = []
-    for group in ("study", "corpora", "versions"):
-        for name in sorted({*one[group], *other[group]}):
-            found.append((name, one[group].get(name), other[group].get(name)))
-    return found
+def _settings(study_a: Results, study_b: Results) -> list[tuple[str, Any, Any]]:
+    return [
+        (name, study_a[group].get(name), study_b[group].get(name))
+        for group in ("study", "corpora", "versions")
+        for name in sorted({*study_a[group], *study_b[group]})
+    ]

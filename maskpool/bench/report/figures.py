@@ -18,7 +18,7 @@ from maskpool.bench.report.results import Results, main_table_of, of_table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; shapes say it again.
+# Okabe and Ito's colours, which people with any colour vision can distinguish; each also has its own marker.
 _STYLES: dict[str, dict[str, Any]] = {
     INCLUDED: {"color": "#D55E00", "marker": "o"},
     "pads only": {"color": "#0072B2", "marker": "s"},
@@ -30,12 +30,12 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 _OTHER_STYLE: dict[str, Any] = {"color": "#B8860B", "marker": "X"}
 _COLOURS, _MARKERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
-# Stands for the text's colour in SVG, which a page sets light or dark.
+# Placeholder for the text colour in SVG, which the page sets to light or dark.
 _INK = "#010203"
 
 
 def draw_forest(part: Results, path: Path) -> None:
-    """ΔAMI of each treatment with its interval, pooling by pooling and plan by plan, over the floor."""
+    """Draw the ΔAMI of each treatment with its interval and floor, grouped by pooling and plan."""
     rows = [row for row in main_table_of(part)["rows"] if "delta" in row]
     poolings = {
         mode: dict.fromkeys(row["plan"] for row in rows if row["pooling"] == mode)
@@ -45,16 +45,15 @@ def draw_forest(part: Results, path: Path) -> None:
     heights = [count + 1.5 for count in lines] or [4.0]
     figure, panels = _panels((len(heights), 1), 5.8, 0.9 + 0.21 * sum(heights) + 0.3 * len(heights), heights, "all")
     for (mode, plans), axes in zip(poolings.items(), panels, strict=False):
-        mine = [row for row in rows if row["pooling"] == mode]
-        floor = max(mine, key=lambda row: row["texts"])[
-            "floor"
-        ]  # of all texts, where a treatment scores a part of them
+        mode_rows = [row for row in rows if row["pooling"] == mode]
+        # The floor of all texts; a treatment may score only some of them.
+        floor = max(mode_rows, key=lambda row: row["texts"])["floor"]
         axes.axvspan(-floor, floor, color="#888888", alpha=0.2, linewidth=0)
         axes.axvline(0, color=_INK, linewidth=0.8)
         labels = []
         for plan in plans:
             labels.append(plan)
-            for row in (row for row in mine if row["plan"] == plan):
+            for row in (row for row in mode_rows if row["plan"] == plan):
                 axes.errorbar(
                     row["delta"],
                     -len(labels),
@@ -72,12 +71,12 @@ def draw_forest(part: Results, path: Path) -> None:
         axes.tick_params(axis="x", labelbottom=True)
         axes.set_ylim(0.7 - len(labels), 0.7)
         axes.set_title(mode)
-    panels[-1].set_xlabel("ΔAMI to real tokens alone\n(simultaneous 95 % intervals; band: floor)")
+    panels[-1].set_xlabel("ΔAMI to only real tokens\n(simultaneous 95 % intervals; band: floor)")
     _finish(figure, panels, part, path)
 
 
 def draw_dose(part: Results, path: Path) -> None:
-    """Pads included: the shift of a text against its share of pads, and ΔAMI of a plan against the plan's share."""
+    """Draw the shift of texts against their share of pads, and the ΔAMI of plans against theirs, with pads included."""
     rows = [row for row in main_table_of(part)["rows"] if row["treatment"] == INCLUDED]
     fraction = {plan["name"]: plan["pad_fraction"] for plan in part["plans"]}
     left_padded = {plan["name"] for plan in part["plans"] if plan["plan"]["side"] == "left"}
@@ -85,33 +84,32 @@ def draw_dose(part: Results, path: Path) -> None:
     figure, (left, right) = _panels((1, 2), 9.0, 4.2)
     for number, mode in enumerate(poolings):
         style: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
-        mine = sorted((row for row in rows if row["pooling"] == mode), key=lambda row: fraction[row["plan"]])
+        mode_rows = sorted((row for row in rows if row["pooling"] == mode), key=lambda row: fraction[row["plan"]])
         # The plan that pads most has texts in every bin.
-        bins = mine[-1]["by_pad_fraction"]
-        x = [one["pad_fraction"] for one in bins]
-        left.fill_between(
-            x, [one["p5"] for one in bins], [one["p95"] for one in bins], color=style["color"], alpha=0.18, linewidth=0
-        )
-        left.plot(x, [one["mean"] for one in bins], label=mode, **style)
-        # A curve is of one side: left padding moves positions as well, and its points stand alone.
-        for alone in (False, True):
-            shown = [row for row in mine if (row["plan"] in left_padded) == alone]
-            # Side by side, so that intervals at one share of pads do not hide each other.
+        bins = mode_rows[-1]["by_pad_fraction"]
+        x, low, high, mean = ([row[name] for row in bins] for name in ("pad_fraction", "p5", "p95", "mean"))
+        left.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        left.plot(x, mean, label=mode, **style)
+        # A curve shows plans of one side; left padding also moves positions, so its points are drawn separately.
+        for on_left in (False, True):
+            shown = [row for row in mode_rows if (row["plan"] in left_padded) == on_left]
+            # Offset the points of each pooling, because intervals at one share of pads would hide each other.
             places = [fraction[row["plan"]] + 0.012 * (number - (len(poolings) - 1) / 2) for row in shown]
             delta = np.array([row["delta"] for row in shown])
             error = [delta - [row["low"] for row in shown], [row["high"] for row in shown] - delta]
-            look: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"} if alone else {}
+            look: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"} if on_left else {}
             right.errorbar(places, delta, yerr=error, capsize=3, **style, **look)
     right.axhline(0, color=_INK, linewidth=0.8)
     if rows:
-        right.axhspan(-max(r["floor"] for r in rows), max(r["floor"] for r in rows), color="#888888", alpha=0.2, lw=0)
+        floor = max(row["floor"] for row in rows)
+        right.axhspan(-floor, floor, color="#888888", alpha=0.2, lw=0)
     left.set_title("how far a text moves")
     left.set_xlabel("share of the text's positions that are pads")
-    left.set_ylabel("1 − cosine to real tokens alone\n(mean; band: 5 to 95 % of texts)")
+    left.set_ylabel("1 − cosine to only real tokens\n(mean; band: 5 to 95 % of texts)")
     for axes in (left, right):
         axes.set_xlim(-0.02, 1.02)
     left.set_ylim(bottom=0)
-    right.set_title("what the clusters lose or gain")
+    right.set_title("how the clusters change")
     right.set_xlabel("share of the plan's positions that are pads")
     right.set_ylabel("ΔAMI, pads included\n(95 % intervals; band: floor)")
     _finish(figure, [left, right], part, path, legend=left)
@@ -161,7 +159,7 @@ def _finish(figure: Figure, panels: list[Axes], part: Results, path: Path, legen
     if path.suffix == ".png":
         figure.savefig(path, dpi=130)
         return
-    # Text stays text, and equal results give equal files.
+    # Keep text as text, and write equal files for equal results.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "maskpool"}):
         figure.savefig(path, transparent=True, metadata={"Date": None})
     path.write_text(path.read_text(encoding="utf-8").replace(_INK, "currentColor"), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Results as people and programs read them: the screen, results.json, results.csv, figures, report.md, report.html."""
+"""Output of results: the screen, results.json, results.csv, figures, report.md and report.html."""
 
 from __future__ import annotations
 
@@ -84,36 +84,38 @@ LEAK_HEADER = ("leak", "re-creates", "plan", "cosine shift", "AMI", "ΔAMI [95 %
 BATCH_EFFECT_HEADER = (
     "pooling",
     "plan",
-    "by batch alone",
-    "by seed alone",
+    "only by batch",
+    "only by seed",
     "fixed clusters, by batch",
     "neighbours kept",
 )
-COST_HEADER = ("plan", "how it happens", "tokens", "of them pads", "encoder seconds", "ΔAMI [95 %]", "floor")
+COST_HEADER = ("plan", "how it happens", "tokens", "pads", "encoder seconds", "ΔAMI [95 %]", "floor")
 LEARNED_HEADER = ("pooling", "trained", "served", "AMI", "ΔAMI [95 %]", "floor", "weight on pads")
 EFFECT = {"lower": "lower", "higher": "higher", "none": "no change shown"}
-# Columns of words; what stands in the others is lined up on the right.
+# Columns of words; the other columns are aligned right.
 WORDS = (*HEADER[:3], *MIXED_HEADER[:4], *LEAK_HEADER[:3], *COST_HEADER[:2], *LEARNED_HEADER[:3], HEADER[-1])
 TERMS = {
-    "plan": "how texts are put into batches, and how far each is padded; “any”: each that leaves real tokens alone",
+    "plan": "how texts are batched and padded; “any”: every plan under which pads do not change the real tokens",
     "cosine shift": "how far vectors move: the mean of 1 − cosine to the vector of the same text alone",
-    "neighbours kept": "mean Jaccard index of a text's 10 nearest neighbours and those that it has alone; 1: all",
+    "neighbours kept": "mean Jaccard index of the 10 nearest neighbours of a text and those of the same text alone; "
+    "1: all neighbours are kept",
     "AMI, ARI, V": "adjusted mutual information, adjusted Rand index and V-measure of clusters and labels; 1 is "
-    "complete agreement, and chance gets 0 in the first two",
-    "Δ [95 %]": "the difference to the same texts alone, and an interval wide enough for all rows of its table at once",
-    "floor": "how far apart two runs with pads excluded come by seeds and the order of texts alone, in 95 of 100 cases",
-    "TF-IDF, length deciles": "what clusters of word counts get, and clusters of nothing but the texts' lengths",
+    "complete agreement, and chance gives 0 in the first two",
+    "Δ [95 %]": "the difference from the same texts alone, with an interval that holds for all rows of its table at "
+    "once",
+    "floor": "how far two runs with pads excluded differ in 95 of 100 cases only by seeds and the order of texts",
+    "TF-IDF, length deciles": "scores of clusters of TF-IDF vectors, and of clusters by the texts' lengths only",
 }
 _AGAINST_NOISE = {
-    "lower": "the pads do worse than a shift of that size alone.",
-    "higher": "the pads do better than a shift of that size alone.",
-    "none": "the size of the shift may be all there is to it.",
+    "lower": "the pads are worse than any shift of that size.",
+    "higher": "the pads are better than any shift of that size.",
+    "none": "the size of the shift may explain the whole effect.",
 }
 _QUOTED = 200  # characters of a text, enough to see what it is about
 
 
 def table(rows: Sequence[Results]) -> list[list[str]]:
-    """The rows of a clusterer's table as text."""
+    """Format the rows of a clusterer's table as text."""
     return [
         [
             row["pooling"],
@@ -134,7 +136,7 @@ def table(rows: Sequence[Results]) -> list[list[str]]:
 
 
 def baseline_rows(part: Results) -> list[list[str]]:
-    """What trivial methods get, in the columns of the main table."""
+    """Format the scores of trivial methods in the columns of the main table."""
     rows = []
     for name, scores in (("TF-IDF", "tfidf"), ("length deciles", "length_deciles")):
         numbers = [f"{part['baselines'][scores][metric]:.3f}" for metric in ("ami", "ari", "v_measure")]
@@ -143,12 +145,12 @@ def baseline_rows(part: Results) -> list[list[str]]:
 
 
 def main_table(part: Results, table_number: int = 0) -> list[list[str]]:
-    """A clusterer's table with the baselines below it."""
+    """Format a clusterer's table with the baselines below it."""
     return table(part["tables"][table_number]["rows"]) + baseline_rows(part)
 
 
 def mixed_table(rows: Sequence[Results]) -> list[list[str]]:
-    """The table of mixed plans as text."""
+    """Format the table of mixed plans as text."""
     return [
         [
             row["pooling"],
@@ -166,7 +168,7 @@ def mixed_table(rows: Sequence[Results]) -> list[list[str]]:
 
 
 def leak_table(part: Results) -> list[list[str]]:
-    """The public bugs, plan by plan."""
+    """Format the table of public bugs, plan by plan."""
     return [
         [
             row["leak"] + of_table(main_table_of(part)),
@@ -183,13 +185,13 @@ def leak_table(part: Results) -> list[list[str]]:
 
 
 def cluster_rows(part: Results) -> list[Results]:
-    """The rows of the table that sentences and figures are of."""
+    """Return the rows of the table for sentences and figures."""
     rows: list[Results] = main_table_of(part)["rows"]
     return rows
 
 
 def batch_effect_table(part: Results) -> list[list[str]]:
-    """How many texts change cluster by their batch, and by the seed."""
+    """Format the shares of texts that change cluster by their batch and by the seed."""
     return [
         [
             row["pooling"] + of_layer(row),
@@ -204,7 +206,7 @@ def batch_effect_table(part: Results) -> list[list[str]]:
 
 
 def cost_table(part: Results) -> list[list[str]]:
-    """What padding costs in tokens and seconds, beside what reading the pads costs in quality."""
+    """Format the cost of padding in tokens and seconds, and the cost of pooling the pads in quality."""
     rows = {row["plan"]: row for row in reversed(cluster_rows(part)) if row["treatment"] == INCLUDED}
     about = of_table(main_table_of(part))
     return [
@@ -223,7 +225,7 @@ def cost_table(part: Results) -> list[list[str]]:
 
 
 def learned_table(part: Results) -> list[list[str]]:
-    """The 2 × 2 of mask at training and at serving, of each learned pooling, as text."""
+    """Format the 2 × 2 table of each learned pooling: with and without the mask in training and serving."""
     return [
         [
             row["pooling"],
@@ -238,114 +240,112 @@ def learned_table(part: Results) -> list[list[str]]:
     ]
 
 
-def table_title(one: Results) -> str:
-    """What a table is about."""
-    return ("Mixed plans" if one["by"] == "mixed" else f"Clusters: {one['by']}") + of_layer(one)
+def table_title(part_table: Results) -> str:
+    """Return the title of a table."""
+    return ("Mixed plans" if part_table["by"] == "mixed" else f"Clusters: {part_table['by']}") + of_layer(part_table)
 
 
 def sections(part: Results) -> dict[str, str]:
-    """The headings of what there is to say about a model on a corpus, by their names in links."""
-    tables = {f"table-{number}": table_title(one) for number, one in enumerate(part["tables"], start=1)}
+    """Return the headings of the report's sections on a part, by their names in links."""
+    tables = {f"table-{number}": table_title(rows) for number, rows in enumerate(part["tables"], start=1)}
     every = (
         ("dose", "Dose and response", cluster_rows(part)),
         ("forest", "Differences with their intervals", cluster_rows(part)),
         *((name, title, True) for name, title in tables.items()),
         ("why", "Why", causes(part)),
-        ("leaks", "Leaks by their public names", leak_table(part)),
-        ("mates", "Batch-mates", part["batch_effect"]),
+        ("leaks", "Public padding bugs", leak_table(part)),
+        ("batch-effects", "Batch effects", part["batch_effect"]),
         ("cost", "What padding costs", True),
         ("learned", "Learned poolings", part["learned"]),
     )
-    return {name: title for name, title, there in every if there}
+    return {name: title for name, title, content in every if content}
 
 
 def used_treatments(results: Results) -> dict[str, str]:
-    """What is pooled in each treatment of the tables."""
-    used = {row["treatment"] for part in results["parts"] for one in part["tables"] for row in one["rows"]}
+    """Return what each treatment of the tables pools, in words."""
+    tables = [part_table for part in results["parts"] for part_table in part["tables"]]
+    used = {row["treatment"] for part_table in tables for row in part_table["rows"]}
     meanings = {name: treatment.meaning for name, treatment in TREATMENTS.items()} | MIXED
     return {name: meaning for name, meaning in meanings.items() if name in used}
 
 
 def causes(part: Results) -> dict[str, list[str]]:
-    """What the treatments that read pads alone, or noise, say about the cause: sentences for each pooling."""
-    found = {}
+    """Write sentences on the cause of the effect for each pooling, from the treatments with only pads or noise."""
+    causes_of = {}
     lead = lead_plan(part["plans"])
     for pooling in dict.fromkeys(row["pooling"] for row in cluster_rows(part)):
         treatments = {
             row["treatment"]: row for row in cluster_rows(part) if row["pooling"] == pooling and row["plan"] == lead
         }
-        said = []
+        sentences = []
         if "pads only" in treatments:
             row = treatments["pads only"]
-            said.append(
-                f"The pads alone reach an AMI of {row['ami']:.3f} where the real tokens of the same texts reach "
+            sentences.append(
+                f"Only the pads reach an AMI of {row['ami']:.3f} where the real tokens of the same texts reach "
                 f"{row['reference']:.3f}: Δ {difference(row)}, floor {row['floor']:.3f}."
             )
         if "noise" in treatments and INCLUDED in treatments:
             noise, pads = treatments["noise"], treatments[INCLUDED]
             against = pads["against_noise"] | {"floor": pads["floor"]}
-            said.append(
-                f"Noise that moves each text just as far gives Δ {difference(noise)} where the pads give "
-                f"{difference(pads)}; from noise to pads it is {difference(against)}, floor {pads['floor']:.3f}: "
+            sentences.append(
+                f"Noise that moves each text just as far gives Δ {difference(noise)}, and the pads give "
+                f"{difference(pads)}; pads minus noise is {difference(against)}, floor {pads['floor']:.3f}: "
                 + _AGAINST_NOISE[effect(against)]
             )
         for treatment, meaning in (
             ("common pad", "One vector in place of every pad"),
-            ("another's pads", "Another text's pads in place of its own"),
-            ("another's pads only", "Another text's pads alone, which is what chance gives"),
+            ("another's pads", "Another text's pads in place of the text's pads"),
+            ("another's pads only", "Only another text's pads, the score by chance"),
         ):
             if treatment in treatments:
                 row = treatments[treatment]
-                said.append(f"{meaning}: Δ {difference(row)}, floor {row['floor']:.3f}.")
-        if said:
-            found[f"{pooling}{of_table(main_table_of(part))}, {lead}"] = said
-    return found
+                sentences.append(f"{meaning}: Δ {difference(row)}, floor {row['floor']:.3f}.")
+        if sentences:
+            causes_of[f"{pooling}{of_table(main_table_of(part))}, {lead}"] = sentences
+    return causes_of
 
 
 def verdicts(results: Results) -> list[str]:
-    """One sentence for each model on each corpus."""
+    """Return the verdict on each model and corpus."""
     return [part["verdict"] for part in results["parts"]]
 
 
 def show(results: Results) -> Group:
-    """The tables, narrow enough for a terminal; the files hold more."""
+    """Make tables that fit a terminal; the files hold more columns."""
     parts: list[Table | str] = []
     for part in results["parts"]:
         corpus, model = part["corpus"], part["model"]
         title = f"{corpus['name']}: {corpus['texts']} texts, {corpus['labels']} labels; {model['name']}"
         if corpus["demonstration"]:
             title = f"DEMONSTRATION, not a finding\n{title}"
-        for number, one in enumerate(part["tables"]):
+        for number, part_table in enumerate(part["tables"]):
             above = f"{title}\n" if number == 0 else ""
-            parts.append(_narrow(one, above + table_title(one), part))
+            parts.append(_narrow(part_table, above + table_title(part_table), part))
         if part["learned"]:
             parts.append(_narrow_learned(part))
     return Group(*parts, _LEGEND, *verdicts(results), *results["notes"])
 
 
-def _narrow(one: Results, title: str, part: Results) -> Table:
+def _narrow(part_table: Results, title: str, part: Results) -> Table:
+    mixed = part_table["by"] == "mixed"
     narrow = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("pooling", "plan", "treatment"):
-        # On a screen of 80 columns words are folded, and the longest word of a treatment is not torn.
+        # On a screen of 80 columns cells are wrapped, but the longest word of a treatment is not broken.
         narrow.add_column(name, overflow="fold", min_width=9 if name == "treatment" else None)
-    names = (
-        ("score", "Δ ± 95 %", "floor")
-        if one["by"] == "mixed"
-        else ("shift", "kept", "AMI", "V", "ΔAMI ± 95 %", "floor")
-    )
+    names = ("score", "Δ ± 95 %", "floor") if mixed else ("shift", "kept", "AMI", "V", "ΔAMI ± 95 %", "floor")
     for name in names:
         narrow.add_column(name, justify="right", no_wrap=True)
-    for before, row in pairwise([None, *one["rows"]]):
+    for before, row in pairwise([None, *part_table["rows"]]):
         if before and before["pooling"] != row["pooling"]:
             narrow.add_section()
-        if one["by"] != "mixed":
+        if not mixed:
             narrow.add_row(row["pooling"], row["plan"], row["treatment"], *_narrow_numbers(row))
         elif "delta" in row:
             change = f"{row['delta']:+.3f} ± {row['high'] - row['delta']:.3f}"
             narrow.add_row(
                 row["pooling"], row["plan"], row["treatment"], f"{row['reference']:.3f}", change, f"{row['floor']:.3f}"
             )
-    if one["by"] != "mixed":
+    if not mixed:
         narrow.add_section()
         for name, *_, ami, _, v, _, _, _ in baseline_rows(part):
             narrow.add_row(name, "", "baseline", "", "", ami, v, "", "")
@@ -363,8 +363,8 @@ def _narrow_learned(part: Results) -> Table:
 
 
 _LEGEND = (
-    "shift: 1 − cosine to real tokens alone; kept: share of 10 nearest neighbours; Δ: to real tokens alone, with "
-    "simultaneous 95 % intervals; floor: how far two runs of the excluded treatment differ by seeds alone"
+    "shift: 1 − cosine to only real tokens; kept: share of 10 nearest neighbours; Δ: to only real tokens, with "
+    "simultaneous 95 % intervals; floor: how far two runs of the excluded treatment differ only by seeds"
 )
 
 
@@ -375,7 +375,7 @@ def _narrow_numbers(row: Results) -> list[str]:
 
 
 def figure_names(results: Results) -> list[dict[str, str]]:
-    """For each part, its figures' names without their suffix."""
+    """Return the names of each part's figures without their suffix."""
     several = len(results["parts"]) > 1
     return [
         {kind: f"{kind}-{number}" if several else kind for kind in FIGURES}
@@ -384,7 +384,7 @@ def figure_names(results: Results) -> list[dict[str, str]]:
 
 
 def files(results: Results) -> list[str]:
-    """The files of a report; results.json goes last."""
+    """List the files of a report; results.json is written last."""
     figures = [
         f"{name}.{suffix}" for part in figure_names(results) for name in part.values() for suffix in ("png", "svg")
     ]
@@ -392,13 +392,13 @@ def files(results: Results) -> list[str]:
 
 
 def write(results: Results, folder: StudyFolder) -> list[str]:
-    """Write every file beside its place and put it there when all are whole.
+    """Write every file of the report to a temporary folder, and move them into place once all are complete.
 
     Returns:
-        Their names.
+        The names of the files.
 
     Raises:
-        StorageError: The folder cannot be written; the files that were there stay.
+        StorageError: The folder cannot be written; existing files are kept.
     """
     makers: dict[str, Callable[[Path], object]] = {"results.csv": partial(_write_csv, results)}
     for part, names in zip(_shown(results["parts"]), figure_names(results), strict=True):
@@ -414,7 +414,7 @@ def write(results: Results, folder: StudyFolder) -> list[str]:
 
 
 def _shown(value: Any) -> Any:
-    """The same without control characters, which fonts do not have."""
+    """Remove control characters, which fonts do not have, from all strings."""
     if isinstance(value, dict):
         return {_shown(name): _shown(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -433,30 +433,31 @@ def _write_csv(results: Results, path: Path) -> None:
         writer.writeheader()
         for part in results["parts"]:
             about = {"model": part["model"]["name"], "corpus": part["corpus"]["name"]}
-            for one in part["tables"]:
-                writer.writerows(about | {"layer": one["layer"], "by": one["by"]} | row for row in one["rows"])
+            for part_table in part["tables"]:
+                of_table_cells = about | {"layer": part_table["layer"], "by": part_table["by"]}
+                writer.writerows(of_table_cells | row for row in part_table["rows"])
 
 
 def markdown(results: Results) -> str:
-    """The report in Markdown, figures named by their files."""
+    """Render the report in Markdown, with links to the files of the figures."""
     return _rendered("report.md.jinja", results, autoescape=False, finalize=_escaped)  # it renders Markdown, not HTML
 
 
 def page(results: Results, figures: Path) -> str:
-    """The report as one self-contained page.
+    """Render the report as one self-contained page.
 
     Args:
-        results: What it says.
-        figures: The folder where its SVG figures lie.
+        results: The results.
+        figures: The folder of the SVG figures.
     """
 
     def figure(name: str, says: str) -> str:
         svg = (figures / f"{name}.svg").read_text(encoding="utf-8")
-        # Two figures of one page must not share names of their parts.
+        # The ids in two figures of one page must differ.
         svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
         width = re.search(r'width="([\d.]+)pt"', svg)
         assert width is not None, "a figure has a width"
-        # Its letters stay between readable and as large as those around it.
+        # The letters stay readable, and at most as large as the text around the figure.
         size = f"min-width: {float(width[1]):.0f}px; max-width: {1.5 * float(width[1]):.0f}px"
         svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
         return svg.replace("<svg", f'<svg role="img" aria-label="{says}" style="{size}"', 1)
@@ -465,26 +466,26 @@ def page(results: Results, figures: Path) -> str:
 
 
 class _Markdown(str):
-    """Markdown that is shown as it is: its values are escaped already."""
+    """Markdown whose values are already escaped."""
 
     __slots__ = ()
 
 
 def _escaped(value: object) -> str:
-    """A value of the results, which somebody else may have written, as one line of Markdown without markup."""
+    """Escape a value of the results, which may come from somebody else, as one line of Markdown."""
     if isinstance(value, _Markdown):
         return value
-    # Brackets are markup only before a parenthesis, another bracket or a colon; underscores only at the edge of a word.
+    # Brackets are markup only before a parenthesis, a bracket or a colon, and underscores only at the edge of a word.
     return _Markdown(re.sub(r"([\\`*<>|#&~]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))", r"\\\1", _line(value)))
 
 
 def _code(value: object) -> _Markdown:
-    """A value between backticks, where a backslash escapes nothing."""
+    """Put a value between backticks, where a backslash does not escape."""
     return _Markdown("`" + _line(value).replace("`", "'").replace("|", r"\|") + "`")
 
 
 def _line(value: object) -> str:
-    """A value without line breaks and control characters."""
+    """Remove line breaks and control characters from a value."""
     return re.sub(r"\s+", " ", "".join(letter if letter.isprintable() else " " for letter in str(value)))
 
 
@@ -509,7 +510,7 @@ def _rendered(
     environment.filters["markdown"] = _Markdown
     environment.filters["effect"] = effect
     environment.filters["shortened"] = shortened
-    # An interval is not torn apart at the end of a line.
+    # Keep an interval on one line.
     environment.filters["unbroken"] = lambda text: re.sub(r" (?=\[[-+])|(?<=\d,) (?=[-+])", "\u00a0", text)
     return environment.get_template(template).render(
         results=results,
@@ -543,7 +544,7 @@ def _rendered(
 
 
 def shortened(text: str) -> str:
-    """The beginning of a text on one line.
+    """Return the beginning of a text on one line.
 
     Example:
         >>> shortened("two  spaces"), len(shortened("long " * 100))
@@ -554,7 +555,7 @@ def shortened(text: str) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a Markdown table."""
+    """Yield the lines of a Markdown table."""
     yield "| " + " | ".join(header) + " |"
     yield "|" + " --- |" * len(header)
     for row in rows:

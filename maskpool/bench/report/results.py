@@ -1,4 +1,4 @@
-"""From finished cells to results: the tables, their intervals, and what they say in a sentence."""
+"""Results of a study: from finished cells to tables, intervals and a verdict in one sentence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _USUAL_CLUSTERER = "kmeans"
 
 
 def results_of(folder: StudyFolder) -> Results:
-    """Everything that the report says, from the cells of a finished study.
+    """Compute the content of the report from the cells of a finished study.
 
     Raises:
         NotFoundError: The folder does not describe a study.
@@ -46,7 +46,7 @@ def results_of(folder: StudyFolder) -> Results:
     expected = len(study.models) * len(about["corpora"])
     if len(parts) < expected:
         raise UnfinishedError(
-            f"the study in {folder.path} is not finished: {len(parts)} of {expected} parts (a model on a corpus) are "
+            f"the study in {folder.path} is not finished: {len(parts)} of {expected} parts (a model on a corpus) have "
             "begun; run the study again, which resumes from there"
         )
     with naming_cells(folder):
@@ -59,14 +59,14 @@ def results_of(folder: StudyFolder) -> Results:
             }
         except MissingCellError as error:
             raise UnfinishedError(
-                f"the study in {folder.path} is not finished: {len(cells)} cells are there, and some are missing; run "
-                "the study again, which resumes from there"
+                f"the study in {folder.path} is not finished: it has {len(cells)} cells, and some are missing; run the "
+                "study again, which resumes from there"
             ) from error
 
 
 @contextmanager
 def naming_cells(folder: StudyFolder) -> Iterator[None]:
-    """Say which file is malformed, where the value of a cell is not what its kind of cell has.
+    """Name the malformed file in errors that a malformed value of a cell causes.
 
     Args:
         folder: The folder of the study.
@@ -77,7 +77,7 @@ def naming_cells(folder: StudyFolder) -> Iterator[None]:
     path = folder.path / CELLS
     what = f"{path} must hold the cells of a study, and the value of one"
     way_out = "delete the folder and run the study again"
-    # Such a value shows up where it is computed with.
+    # A malformed value causes an error only when it is used.
     try:
         yield
     except KeyError as error:
@@ -91,104 +91,111 @@ def naming_cells(folder: StudyFolder) -> Iterator[None]:
 
 
 def _notes(study: Study) -> list[str]:
-    """Sentences on what keeps a study from being a finding."""
+    """Return sentences on why a study is not a finding."""
     if study.replicates >= ENOUGH_REPLICATES:
         return []
     return [
-        f"A trial, not a finding: the intervals rest on {study.replicates} half-samples, and with fewer than "
-        f"{ENOUGH_REPLICATES} their width is rough."
+        f"A trial, not a finding: the intervals are based on {study.replicates} half-samples, and with fewer than "
+        f"{ENOUGH_REPLICATES} their width is unreliable."
     ]
 
 
 def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
-    def one(kind: str, **key: Any) -> Any:  # Any: each kind of cell has a value of its own
+    def cell(kind: str, **key: Any) -> Any:  # Any: the type of the value depends on the kind of cell
         return cells[{"kind": kind, "part": part, **key}]
 
-    proof = one("proof")
+    proof = cell("proof")
     grid = grid_of(study, facts, proof["holds"])
     plans = [
         plan
         | {"run_for_real": grid.moves(Plan(**plan["plan"]))}
-        | ({} if plan["for_leaks_alone"] else one("seconds", plan=plan["name"]))
+        | ({} if plan["for_leaks_alone"] else cell("seconds", plan=plan["name"]))
         for plan in facts["plans"]
     ]
     tables = [
         {"layer": layer, "by": by, "rows": _rows(study, comparisons, part, cells)}
         for (layer, by), comparisons in grid.tables().items()
     ]
-    found = facts | {
+    results = facts | {
         "plans": plans,
         "proof": proof,
-        "forward": one("forward"),
-        "baselines": one("baselines"),
+        "forward": cell("forward"),
+        "baselines": cell("baselines"),
         "tables": tables,
         "batch_effect": [
             {"layer": layer, "pooling": pooling, "plan": plan.name}
-            | one("batch_effect", layer=layer, pooling=pooling, plan=plan.name)
+            | cell("batch_effect", layer=layer, pooling=pooling, plan=plan.name)
             for layer, pooling, plan in grid.batch_effects()
         ],
-        "learned": heads.hold_at_once({mode: one(**heads.key_of(mode)) for mode in study.learned})
+        "learned": heads.hold_at_once({mode: cell(**heads.key_of(mode)) for mode in study.learned})
         if facts["heads"]
         else None,
     }
-    return found | {"verdict": _verdict(study, found)}
+    return results | {"verdict": _verdict(study, results)}
 
 
 def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cells) -> list[Results]:
-    """The rows of a table: for each pooling the reference, then its treatments plan by plan."""
+    """Make the rows of a table: for each pooling the reference, then its treatments plan by plan."""
 
     def value(fit: Fit) -> Results:
-        found: Results = cells[fit.key(part)]
-        return found
+        fitted: Results = cells[fit.key(part)]
+        return fitted
 
-    # Pads against noise that moves each text as far: of the same texts, so that the reference falls out.
-    noise = {(one.pooling, one.plan): place for place, one in enumerate(comparisons) if one.treatment == "noise"}
+    # Pads minus noise that moves each text as far; both use the same texts, so the reference cancels.
+    noise = {
+        (comparison.pooling, comparison.plan): index
+        for index, comparison in enumerate(comparisons)
+        if comparison.treatment == "noise"
+    }
     against_noise = {
-        place: noise[one.pooling, one.plan]
-        for place, one in enumerate(comparisons)
-        if one.treatment == INCLUDED and (one.pooling, one.plan) in noise
+        index: noise[comparison.pooling, comparison.plan]
+        for index, comparison in enumerate(comparisons)
+        if comparison.treatment == INCLUDED and (comparison.pooling, comparison.plan) in noise
     }
 
     def deltas(subsample: int) -> np.ndarray[Any, Any]:
-        found = [
+        to_reference = [
             np.subtract(
-                value(one.fit(subsample))["scores"][_primary(one)],
-                value(one.reference(subsample))["scores"][_primary(one)],
+                value(comparison.fit(subsample))["scores"][_primary(comparison)],
+                value(comparison.reference(subsample))["scores"][_primary(comparison)],
             )
-            for one in comparisons
+            for comparison in comparisons
         ]
-        return np.array([*found, *(found[pads] - found[other] for pads, other in against_noise.items())])
+        to_noise = (to_reference[pads] - to_reference[other] for pads, other in against_noise.items())
+        return np.array([*to_reference, *to_noise])
 
-    def interval(place: int) -> Results:
-        return {name: float(getattr(intervals, name)[place]) for name in ("delta", "low", "high")}
+    def interval(index: int) -> Results:
+        return {name: float(getattr(intervals, name)[index]) for name in ("delta", "low", "high")}
 
     replicates = np.stack([deltas(subsample) for subsample in range(1, study.replicates + 1)])
     intervals = half_sample_intervals(deltas(FULL), replicates, study.seed)
     contrasts = dict(zip(against_noise, range(len(comparisons), len(intervals.delta)), strict=True))
     rows: list[Results] = []
     referenced: set[Fit] = set()
-    for place, one in enumerate(comparisons):
-        reference = one.reference(FULL)
+    for index, comparison in enumerate(comparisons):
+        reference, fit = comparison.reference(FULL), value(comparison.fit(FULL))
+        pooling, plan, treatment = comparison.pooling, comparison.plan.name, comparison.treatment
         about = {
             name: key for name, key in asdict(reference).items() if name in ("layer", "pooling", "by", "scored_under")
         }
         seeds = floor(np.array(cells[{"kind": "floor", "part": part, **about}]), study.seeds)
-        if reference not in referenced and one.scored_under is None:
+        if reference not in referenced and comparison.scored_under is None:
             referenced.add(reference)
-            rows.append(_row(one.pooling, "any", EXCLUDED, one, value(reference)) | {"floor": seeds})
-        shift = {"layer": one.layer, "pooling": one.pooling, "plan": one.plan.name, "treatment": one.treatment}
-        moved = {} if one.by in METRIC else cells[{"kind": "shift", "part": part, **shift}]
-        reference_scores = value(reference)["scores"][_primary(one)]
+            rows.append(_row(pooling, "any", EXCLUDED, comparison, value(reference)) | {"floor": seeds})
+        mixed = comparison.by in METRIC
+        shift = {"layer": comparison.layer, "pooling": pooling, "plan": plan, "treatment": treatment}
+        moved = {} if mixed else cells[{"kind": "shift", "part": part, **shift}]
+        reference_scores = value(reference)["scores"][_primary(comparison)]
         rows.append(
-            _row(one.pooling, one.plan.name, one.by if one.by in METRIC else one.treatment, one, value(one.fit(FULL)))
+            _row(pooling, plan, comparison.by if mixed else treatment, comparison, fit)
             | moved
             | {
                 "reference": float(np.mean(reference_scores)),
-                **interval(place),
-                "standard_error": float(intervals.standard_error[place]),
+                **interval(index),
+                "standard_error": float(intervals.standard_error[index]),
                 "floor": seeds,
             }
-            | ({"against_noise": interval(contrasts[place])} if place in contrasts else {})
+            | ({"against_noise": interval(contrasts[index])} if index in contrasts else {})
         )
     return rows
 
@@ -198,7 +205,7 @@ def _primary(comparison: Comparison) -> str:
 
 
 def _row(pooling: str, plan: str, treatment: str, comparison: Comparison, fit: Results) -> Results:
-    found: Results = {
+    row: Results = {
         "pooling": pooling,
         "plan": plan,
         "treatment": treatment,
@@ -207,14 +214,14 @@ def _row(pooling: str, plan: str, treatment: str, comparison: Comparison, fit: R
         **{name: float(np.mean(values)) for name, values in fit["scores"].items()},
     }
     if "length_ami" in fit:
-        found["length_ami"] = fit["length_ami"]
+        row["length_ami"] = fit["length_ami"]
     if comparison.leak is not None and treatment != EXCLUDED:
-        found |= {"leak": comparison.leak, "recreates": PADDING_BUGS[comparison.leak].account}
-    return found
+        row |= {"leak": comparison.leak, "recreates": PADDING_BUGS[comparison.leak].account}
+    return row
 
 
 def effect(row: Results) -> str:
-    """What a row's difference amounts to: ``lower``, ``higher``, or ``none`` that its interval and floor would show.
+    """Classify a row's difference as ``lower`` or ``higher``, or ``none`` within its floor or with 0 in its interval.
 
     Example:
         >>> effect({"delta": -0.1, "low": -0.12, "high": -0.08, "floor": 0.01})
@@ -228,15 +235,15 @@ def effect(row: Results) -> str:
 
 
 def difference(row: Results) -> str:
-    """A difference as it is always written: with its interval."""
+    """Format a difference with its interval."""
     return f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def lead_plan(plans: Sequence[Results]) -> str:
-    """The plan that sentences are about: random batches, which is what careless code does; else the first.
+    """Choose the plan that sentences are about: random batches, as in careless code, or else the first plan.
 
     Args:
-        plans: Those of a part; under those for leaks alone no other treatment is measured.
+        plans: The plans of a part; plans that are only for leaks are never chosen.
     """
     measured = [plan for plan in plans if not plan["for_leaks_alone"]]
     careless = [plan for plan in measured if (plan["plan"]["order"], plan["plan"]["pad_to"]) == ("random", "longest")]
@@ -244,9 +251,9 @@ def lead_plan(plans: Sequence[Results]) -> str:
 
 
 def main_table_of(part: Results) -> Results:
-    """The table that sentences and figures are of: the deepest layer's, clustered by the study's first clusterer.
+    """Return the table for sentences and figures: the deepest layer under the study's first clusterer.
 
-    Layers that are counted from the end come before others. Where nothing is clustered, the table has no rows.
+    Layers counted from the end come before others. If nothing is clustered, the table has no rows.
 
     Example:
         >>> tables = [{"layer": layer, "by": by, "rows": []} for layer in (0, -1) for by in ("hdbscan", "kmeans")]
@@ -259,7 +266,7 @@ def main_table_of(part: Results) -> Results:
 
 
 def of_layer(row: Results) -> str:
-    """What is added to a name where it is not about the last layer.
+    """Return the suffix of a name that is not about the last layer.
 
     Example:
         >>> of_layer({"layer": -1}), of_layer({"layer": 0})
@@ -269,7 +276,7 @@ def of_layer(row: Results) -> str:
 
 
 def of_table(table: Results) -> str:
-    """What is added to a name where it is not about k-means on the last layer.
+    """Return the suffix of a name that is not about k-means on the last layer.
 
     Example:
         >>> of_table({"layer": -1, "by": "kmeans"}), of_table({"layer": 0, "by": "hdbscan"})
@@ -279,7 +286,7 @@ def of_table(table: Results) -> str:
 
 
 def _verdict(study: Study, part: Results) -> str:
-    """One sentence: what reading pads did to this model's clusters of this corpus."""
+    """Summarise in one sentence how pooling over pads changed this model's clusters of this corpus."""
     table, lead = main_table_of(part), lead_plan(part["plans"])
     about = f"{part['model']['name']} on {part['corpus']['name']}{of_table(table)}"
     rows = [
@@ -290,8 +297,8 @@ def _verdict(study: Study, part: Results) -> str:
     if not rows:
         return f"{about}: nothing was compared with pads included."
     words = {"lower": "lowered", "higher": "raised", "none": "did not measurably move"}
-    said = [
+    effects = [
         f"{words[effect(row)]} the AMI of {row['pooling']} pooling ({difference(row)}, floor {row['floor']:.3f})"
         for row in rows
     ]
-    return f"{about}: pooling over the pads of {lead} {'; '.join(said)}."
+    return f"{about}: pooling over the pads of {lead} {'; '.join(effects)}."

@@ -194,8 +194,8 @@ def _opened(folder: str, dimension: int) -> PoolingLayer:
             inside = sorted(path.name for name in names for path in Path(folder).glob(name))
             within = f", {Path(folder) / inside[0]}" if inside else ""
             raise FolderError(
-                "its config.json says no pooling_mode, as that of a whole model does not: name the folder of its head"
-                f"{within or ', or save the head alone by save_head'}"
+                "its config.json has no pooling_mode, like the config.json of a whole model: name the folder of its "
+                f"head{within or ', or save only the head with save_head'}"
             )
         module = PoolingModule.load(folder, local_files_only=True)
     # Settings that are none, weights that are missing, of other sizes or cut off show up as errors of many kinds.
