@@ -422,14 +422,18 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "foreign class": (
         _change(1, type="foreign.Pooling"),
         ValueError,
-        r"names the class 'foreign\.Pooling', which is n",
+        r"names the class 'foreign\.Pooling', which is part of neither maskpool",
     ),
     "foreign class of an allowed prefix": (
         _change(1, type=f"{OURS}.Pooling.Other"),
         ValueError,
-        r"names the class 'maskpool\.integrations\.sentence_transformers\.Pooling\.Other', which is neither maskpool's",
+        r"names the class 'maskpool\.integrations\.sentence_transformers\.Pooling\.Other', which is part of neither",
     ),
-    "function of an allowed module": (_change(1, type=f"{OURS}.load"), ValueError, "which is neither maskpool's"),
+    "function of an allowed module": (
+        _change(1, type=f"{OURS}.load"),
+        ValueError,
+        "which is part of neither maskpool nor sentence-transformers",
+    ),
     "host's class that is not a module": (
         _change(1, type="sentence_transformers.SentenceTransformer"),
         ValueError,
