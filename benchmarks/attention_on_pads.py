@@ -5,16 +5,16 @@ token states of frozen all-MiniLM-L6-v2, with the mask and without it, and write
 ``benchmarks/results/attention_on_pads.json`` and two figures, a PNG and an SVG. The texts are read from
 ``benchmarks/studies/data`` (see ``benchmarks/studies/*.toml`` for where they come from). ``--quick`` is a short form.
 
-*With the mask* the head reads real tokens alone. *Without it* the head is given ones over the padded width, so that
-the encoder's outputs at pads can be attended to; the encoder itself is always given its mask. Three tasks: BANKING77
+*With the mask* the head reads only real tokens. *Without it* the head is given ones over the padded width and can
+attend to the encoder's outputs at pads; the encoder itself is always given its mask. Three tasks: BANKING77
 and SNIPS, one label a text; and SNIPS texts of which about half are joined in pairs, "A. B", of two different labels,
 which must both be found.
 
 What is alike for every head: the texts; Adam; as many epochs and batches of one size; the learning rate chosen for
 each arm by itself from one grid, by mean accuracy over seeds on the fifth of the training texts that a seed does not
 learn from. A seed draws that fifth, the first weights and the order of the texts; intervals are Student's 95 % over
-seeds, with the same test texts throughout, so they hold no sampling of test texts. Every rate's accuracy stands in the
-results, so that an arm's choice of rate is not mistaken for what its mask does.
+seeds, with the same test texts throughout, so they hold no sampling of test texts. Every rate's accuracy is in the
+results, to tell an arm's choice of rate from the effect of its mask.
 
 Widths differ in pads alone: texts of more than 32 tokens are left out of every width (the results say how many), for
 a text cut at 32 tokens is another text. One pass padded to 128 then holds, as its beginning, the states of every
@@ -70,7 +70,7 @@ _CHUNK = 256
 _BLOCK = 32
 _HIDDEN = 128  # of additive scores
 _SAMPLED = 50  # each so-manieth test text shows that states may be shared
-# Okabe and Ito's colours, which people with any colour vision tell apart; shapes say it again.
+# Okabe and Ito's colours, which people with any colour vision can distinguish; shapes say it again.
 _STYLES = {None: ("#444444", "P"), 32: ("#0072B2", "o"), 64: ("#009E73", "s"), 128: ("#D55E00", "^")}
 
 
@@ -387,8 +387,8 @@ def store_states(encoder: Encoder, ids: Sequence[Sequence[int]], folder: Path) -
     path = folder / f"{hashlib.sha256(content).hexdigest()}.npy"
     if not path.exists():
         shape = (len(ids), TOP, encoder.dimension)
-        with atomic_write(path) as beside:
-            array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
+        with atomic_write(path) as temporary:
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
             for start in track(range(0, len(ids), _BLOCK), "encoder", console=Console(stderr=True)):
                 array[start : start + _BLOCK] = encoder.states(ids[start : start + _BLOCK], TOP)[0].numpy()
             array.flush()
@@ -425,7 +425,7 @@ def _fitting(encoder: Encoder, corpus: Corpus) -> Corpus:
 
 
 def _pairs(encoder: Encoder, corpus: Corpus, seed: int) -> Corpus:
-    """As many texts, drawn anew, about half of them joined in pairs; labels are joined alike, by a line break."""
+    """As many texts, drawn again, about half of them joined in pairs; labels are joined alike, by a line break."""
     rng = np.random.default_rng(seed)
     texts: list[str] = []
     labels: list[str] = []
@@ -571,7 +571,7 @@ def _draw_curves(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         low, high = ([point[end] for point in row["curve"]] for end in ("low", "high"))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(epochs, [point["mean"] for point in row["curve"]], color=colour, marker=marker, markersize=3.5)
-        # At the pads' share, where the labels of the widths stand apart; the curves themselves may end together.
+        # At the pads' share, where the labels of the widths are apart; the curves themselves may end together.
         label, height = ("mask", 0.0) if row["width"] is None else (str(row["width"]), row["pad_share"])
         axes.annotate(
             label, (epochs[-1], height), (5, 0), textcoords="offset points", va="center", color=colour, fontsize="small"
@@ -614,7 +614,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--data", type=Path, default=DATA, help="folder with banking77 and snips")
     parser.add_argument("--model", default=BUNDLED, help=f"a folder or a hub name (default {BUNDLED}, bundled)")
     parser.add_argument("--states", type=Path, help="folder that keeps token states for a next run (default: none)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; its figures lie beside it")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; its figures are next to it")
     args = parser.parse_args(argv)
     sizes = QUICK if args.quick else Sizes()
     with tempfile.TemporaryDirectory() as temporary:
@@ -630,7 +630,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if not difference <= _TOLERANCE:
             raise SystemExit(
                 f"--model {args.model}: its states at one padded width are not the beginning of those at a greater one "
-                f"(they differ by {difference:.1e} of their root mean square), so that they cannot be shared: choose "
+                f"(they differ by {difference:.1e} of their root mean square), and cannot be shared: choose "
                 "another"
             )
         report: dict[str, Any] = {
@@ -651,11 +651,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "tasks": {task.name: task.facts for task in tasks},
             "rows": measure(tasks, sizes),
         }
-    with atomic_write(args.out) as beside:
-        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(args.out) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for suffix in (".png", ".svg"):
-        with atomic_write(args.out.with_suffix(suffix)) as beside:
-            draw(report, beside)
+        with atomic_write(args.out.with_suffix(suffix)) as temporary:
+            draw(report, temporary)
     Console().print(f"written to {args.out}", highlight=False, soft_wrap=True)
     return report
 

@@ -1,4 +1,4 @@
-"""Accuracy of learned pooling heads on cached token states, beside logistic regression on mean vectors.
+"""Accuracy of learned pooling heads on cached token states, next to logistic regression on mean vectors.
 
 ``python -m benchmarks.learned_heads`` fits a `PoolingClassifier` of every pooling that learns, and one of the mean,
 with five seeds each, on the token states of frozen all-MiniLM-L6-v2 in a float16 cache, and writes
@@ -15,7 +15,7 @@ deterministic, so a head's seeds are compared with one and the same model, text 
 
 Intervals are 95 % of a bootstrap that draws test texts, the same for both, and seeds, with replacement: they hold what
 other test texts and other seeds would change, each for itself, and not what other training texts would. Five seeds are
-few to draw from, so the part of the seeds comes out somewhat small; their standard deviation stands beside it.
+few to draw from, so the part of the seeds comes out somewhat small; their standard deviation is next to it.
 
 Seconds are those of one fit after another, not taken in turn: they show the order of size. ``benchmarks.state_cache``
 compares an epoch with one in which the encoder runs, too.
@@ -173,7 +173,7 @@ def show(report: dict[str, Any]) -> Table:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure and write."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks.learned_heads", description="Learned pooling heads beside logistic regression."
+        prog="benchmarks.learned_heads", description="Learned pooling heads next to logistic regression."
     )
     parser.add_argument("--quick", action="store_true", help="two seeds, two epochs: shows that it runs")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with banking77 and snips")
@@ -212,8 +212,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         },
         "rows": rows,
     }
-    with atomic_write(args.out) as beside:
-        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(args.out) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console = Console()
     console.print(show(report))
     console.print(f"written to {args.out}", highlight=False, soft_wrap=True)

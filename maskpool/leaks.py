@@ -69,7 +69,7 @@ class PaddingBug:
 
 
 def all_formulas(states: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Return every pooling without parameters and options of its own, of all rows of ``states``, (tokens, dim)."""
+    """Return every pooling without parameters and options or options, of all rows of ``states``, (tokens, dim)."""
     ones = torch.ones(1, len(states), dtype=torch.int64)
     modes = [mode for mode, layer in POOLINGS.items() if not layer.learns and set(layer.options()) == {"on_empty"}]
     return {mode: (lambda mode=mode: build_pooling(mode)(states.unsqueeze(0), ones)[0]) for mode in modes}  # type: ignore[misc]  # mypy does not infer defaults of lambdas
@@ -223,7 +223,7 @@ PADDING_BUGS: dict[str, PaddingBug] = {
             "nan-where-texts-are-padded",
             "NaN where texts are padded",
             "look for 0 / 0 in attention rows that see no token, and for a multiplication of pads by 0; pass the "
-            "model, tokenizer and pooling to the audit so that it can look inside",
+            "model, tokenizer and pooling to the audit, which can then look inside",
         ),
         PaddingBug(
             "mask-not-passed-to-the-encoder",
@@ -332,12 +332,12 @@ PADDING_BUGS: dict[str, PaddingBug] = {
         PaddingBug(
             "padding-of-unknown-cause",
             "padding of unknown cause",
-            "give the audit the model, tokenizer and pooling instead of a callable, so that it can look inside",
+            "give the audit the model, tokenizer and pooling instead of a callable, and it can look inside",
         ),
         PaddingBug(
             "non-determinism",
             "non-determinism",
-            "the same call gives other vectors: call model.eval() so that dropout is off, or seed what draws numbers",
+            "the same call gives other vectors: call model.eval() to turn dropout off, or seed the random numbers",
             leak=False,
         ),
     )

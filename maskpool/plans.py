@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
 from maskpool.errors import InvalidValueError
 
 Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
+Order: TypeAlias = Literal["sorted", "natural", "random"]
+Side: TypeAlias = Literal["right", "left"]
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,15 @@ class Plan:
         [([0, 1], 8), ([2], 4)]
     """
 
-    order: Literal["sorted", "natural", "random"] = "sorted"
+    order: Order = "sorted"
     batch_size: int = 32
     pad_to: Literal["longest"] | int = "longest"
     multiple_of: int = 1
-    side: Literal["right", "left"] = "right"
+    side: Side = "right"
 
     def __post_init__(self) -> None:
         """Refuse an invalid plan."""
-        for name, known in (("order", ("sorted", "natural", "random")), ("side", ("right", "left"))):
+        for name, known in (("order", get_args(Order)), ("side", get_args(Side))):
             if getattr(self, name) not in known:
                 raise InvalidValueError(
                     name, f"must be one of {', '.join(map(repr, known))}, got {getattr(self, name)!r}"

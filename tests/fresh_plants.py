@@ -1353,7 +1353,7 @@ def _blocks(lengths: list[int]) -> Tensor:
     return torch.zeros(1, len(owner), len(owner)).masked_fill(owner[:, None] != owner, -torch.inf)
 
 
-@_plant(_encoder_mean, "padded equal", "packed texts attend to each other; there are no pads")
+@_plant(_encoder_mean, "padded equal", "packed texts attend to each other, without any pad")
 def _packed_without_boundaries(right: bool) -> Pipeline:
     """Texts are packed into one row and attention crosses their boundaries."""
     model = Encoder()

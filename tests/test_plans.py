@@ -1,17 +1,18 @@
 """Padding plans: the padded length of each text."""
 
 import re
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskpool.plans import Ints, Plan, default_plans
+from maskpool.plans import Ints, Order, Plan, default_plans
 
 some_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=40).map(lambda numbers: np.array(numbers, np.int64))
 SEED = 5
+ORDERS = ", ".join(map(repr, get_args(Order)))
 
 
 def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
@@ -21,6 +22,7 @@ def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
     elif plan.order == "natural":
         order = list(range(len(lengths)))
     else:
+        assert plan.order == "random", f"{plan.order!r} needs its order here"
         order = np.random.default_rng(SEED).permutation(len(lengths)).tolist()
     filled: list[list[int]] = []
     for text in order:
@@ -30,10 +32,10 @@ def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
     return filled
 
 
-@pytest.mark.parametrize("order", ["sorted", "natural", "random"])
+@pytest.mark.parametrize("order", get_args(Order))
 @given(lengths=some_lengths, batch_size=st.integers(1, 12), multiple=st.integers(1, 9))
 def test_each_text_is_as_wide_as_the_longest_of_its_batch(
-    order: Literal["sorted", "natural", "random"], lengths: Ints, batch_size: int, multiple: int
+    order: Order, lengths: Ints, batch_size: int, multiple: int
 ) -> None:
     """A text's padded length is the longest of its batch, rounded up to a multiple; texts keep their places."""
     plan = Plan(order, batch_size, multiple_of=multiple)
@@ -50,7 +52,7 @@ def test_each_text_is_as_wide_as_the_longest_of_its_batch(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"order": "length"}, "order must be one of 'sorted', 'natural', 'random', got 'length'"),
+        ({"order": "length"}, f"order must be one of {ORDERS}, got 'length'"),
         ({"side": "both"}, "side must be one of 'right', 'left', got 'both'"),
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
         ({"multiple_of": True}, "multiple_of must be a positive integer, got True"),

@@ -189,7 +189,7 @@ class PoolingEncoder(AbsEncoder):
                 raise InvalidValueError(
                     "model",
                     f"must give an attention_mask for a batch of texts, got {', '.join(features)}: a plan has "
-                    "nothing to pad where texts stand flat (set model[0].unpad_inputs = False) or have no mask",
+                    "nothing to pad where texts are flat (set model[0].unpad_inputs = False) or have no mask",
                 )
             lengths.append(features["attention_mask"].sum(dim=1).numpy())
         return np.concatenate(lengths)

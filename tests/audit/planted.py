@@ -560,7 +560,7 @@ def ends_kept() -> Embed:
     return embed
 
 
-class Told(nn.Module):
+class IgnoresMask(nn.Module):
     """The attention of `Attention` and the embedding of `Inside`, with the mask applied."""
 
     def __init__(self) -> None:
@@ -728,7 +728,7 @@ CURES: dict[tuple[str, str], Callable[[], Any]] = {
     ("recurrent state through pads", "in parts"): lambda: in_parts(both=True, packed=True),
     ("recurrent state through pads", "left padding"): lambda: encoded_by(Inside(Recurrence(both=False))),
     ("convolution across pads", "in parts"): lambda: text_cnn(zeroed=True),
-    ("mask ignored inside the encoder", "torch's attention"): lambda: encoded_by(Told()),
+    ("mask ignored inside the encoder", "torch's attention"): lambda: encoded_by(IgnoresMask()),
     ("normalisation over positions", "instance"): lambda: encoded_by(Inside(nn.LayerNorm(DIM))),
     ("coupling through the batch", ""): lambda: encoded_by(bert()),
     ("vectors cached from a padded run", ""): lambda: cached(mean_pool),

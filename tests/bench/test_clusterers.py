@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import entropy, hypergeom
 from sklearn.metrics import normalized_mutual_info_score
 
-from maskpool.bench.score.clusterers import cluster, cluster_ami
+from maskpool.bench.score.clusterers import CLUSTERERS, cluster, cluster_ami
 from maskpool.bench.score.metrics import ami, score
 from maskpool.plans import Ints
 from tests.bench.tiny import LABELS
@@ -139,3 +139,20 @@ def test_clusters_are_as_many_as_labels_and_the_seeds() -> None:
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert cluster_ami(blobs, labels, 3) == pytest.approx(score(labels, cluster(blobs, len(LABELS), 3))["ami"])
+
+
+@pytest.mark.parametrize("name", CLUSTERERS)
+def test_every_clusterer_finds_blobs(name: str) -> None:
+    """Each clusterer finds blobs that are far apart."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 30)
+    blobs = (5 * np.eye(8)[labels] + rng.normal(0, 0.05, (120, 8))).astype(np.float32)
+    assert max(ami(labels, cluster(blobs, 4, seed, name)) for seed in range(5)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", CLUSTERERS)
+def test_every_clusterer_takes_its_fewest_texts(name: str) -> None:
+    """Each clusterer clusters as few texts as it declares."""
+    clusterer = CLUSTERERS[name]
+    vectors = np.random.default_rng(0).normal(size=(clusterer.min_texts, 8)).astype(np.float32)
+    assert clusterer.fit_predict(vectors, 1, 0).shape == (clusterer.min_texts,)

@@ -12,7 +12,7 @@ import sys
 from dataclasses import FrozenInstanceError, fields, replace
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from maskpool.bench.design.study import CorpusSource, Study, parse_study, read_study
 from maskpool.errors import InvalidValueError, MaskpoolError
 from maskpool.leaks import REMADE
-from maskpool.plans import Plan
+from maskpool.plans import Order, Plan
 from tests.bench import tiny
 from tests.matrix import cut
 from tests.poolings import NEEDS_OPTION
 
+ORDERS = ", ".join(map(repr, get_args(Order)))
 MINIMUM = {"seeds": 2, "replicates": 2, "batch_size": 1, "seed": 0, "pad_to": 1}
 LISTS = {
     "models": "a string",
@@ -189,7 +190,7 @@ def test_repeated_items_count_once(name: str, values: list[Any]) -> None:
         st.fixed_dictionaries(
             {},
             optional={
-                "order": st.lists(st.sampled_from(["sorted", "natural", "random"]), min_size=1, max_size=3),
+                "order": st.lists(st.sampled_from(get_args(Order)), min_size=1, max_size=3),
                 "batch_size": st.one_of(st.integers(1, 40), st.lists(st.integers(1, 40), min_size=1, max_size=3)),
                 "pad_to": st.lists(st.sampled_from(["longest", 64, 96]), min_size=1, max_size=3),
                 "multiple_of": st.integers(1, 8),
@@ -382,8 +383,8 @@ def test_an_invalid_corpus_is_refused_in_python(table: dict[str, Any], problem: 
 
 
 PLANS: dict[str, tuple[dict[str, Any], str]] = {
-    "order": ({"order": "length"}, "order must be one of 'sorted', 'natural', 'random', got 'length'"),
-    "an order that is a table": ({"order": {}}, "order must be one of 'sorted', 'natural', 'random', got {}"),
+    "order": ({"order": "length"}, f"order must be one of {ORDERS}, got 'length'"),
+    "an order that is a table": ({"order": {}}, f"order must be one of {ORDERS}, got {{}}"),
     "an order within lists": ({"order": [["sorted"]]}, "order must be one of 'sorted', .*, got \\['sorted'\\]"),
     "side": ({"side": "both"}, "side must be one of 'right', 'left', got 'both'"),
     "a side that is a number": ({"side": 1}, "side must be one of 'right', 'left', got 1"),

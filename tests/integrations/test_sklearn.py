@@ -347,9 +347,9 @@ def _words(rows: Any) -> list[str]:
 EXPECTED_TO_FAIL = {
     "check_complex_data": "no text is complex",
     "check_dtype_object": "wants numbers in object arrays; texts in them are taken",
-    "check_estimator_sparse_array": "texts are not sparse, and the stand-in refuses what is, in other words",
-    "check_estimator_sparse_matrix": "texts are not sparse, and the stand-in refuses what is, in other words",
-    "check_estimator_sparse_tag": "texts are not sparse, and the stand-in refuses what is, in other words",
+    "check_estimator_sparse_array": "texts are not sparse, and the substitute refuses it in other words",
+    "check_estimator_sparse_matrix": "texts are not sparse, and the substitute refuses it in other words",
+    "check_estimator_sparse_tag": "texts are not sparse, and the substitute refuses it in other words",
     "check_estimators_empty_data_messages": "wants an error where no texts give no vectors",
     "check_estimators_nan_inf": "a text is neither; another type is refused in another test",
     "check_fit1d": "wants a ValueError for one dimension, which texts have",

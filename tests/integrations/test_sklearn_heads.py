@@ -469,7 +469,7 @@ def test_texts_are_read_at_the_layer_of_fit(folder: str, encoder: Encoder) -> No
 
 @BOTH
 def test_no_texts(kind: Any, states: TokenStates, encoder: Encoder) -> None:
-    """Without texts there are no vectors and no predictions, of the right width, and `fit` is refused."""
+    """Without texts, vectors and predictions are empty and have the right width, and `fit` is refused."""
     head = kind(("attention", "max"), model=encoder, max_iter=1).fit(states, LABELS)
     assert head.transform(states[:0]).shape == (0, 64)
     assert head.transform([]).shape == (0, 64)
@@ -650,12 +650,12 @@ def _table_tags(tags: Any) -> Any:
 # Of numbers and their tables: what these checks want is an error that token states give no reason for.
 EXPECTED_TO_FAIL = {
     "check_complex_data": "no token state is complex",
-    "check_estimator_sparse_array": "token states are not sparse, and the stand-in refuses what is, in other words",
-    "check_estimator_sparse_matrix": "token states are not sparse, and the stand-in refuses what is, in other words",
-    "check_estimator_sparse_tag": "token states are not sparse, and the stand-in refuses what is, in other words",
+    "check_estimator_sparse_array": "token states are not sparse, and the substitute refuses it in other words",
+    "check_estimator_sparse_matrix": "token states are not sparse, and the substitute refuses it in other words",
+    "check_estimator_sparse_tag": "token states are not sparse, and the substitute refuses it in other words",
     "check_estimators_empty_data_messages": "wants columns counted in its words; no texts are refused in a test above",
     "check_estimators_nan_inf": "wants a look at all numbers of all states; a loss that is not finite is refused",
-    "check_fit2d_predict1d": "of one dimension are texts, which the stand-in takes for a table",
+    "check_fit2d_predict1d": "of one dimension are texts, which the substitute takes for a table",
 }
 
 

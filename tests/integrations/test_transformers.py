@@ -101,7 +101,7 @@ def _alone(model: PreTrainedModel, text: str, tokenizer: PreTrainedTokenizerFast
 @every_model
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_vectors_are_those_of_texts_alone(name: str, batch_size: int, tmp_path: Path) -> None:
-    """In any batch a text has the vector of its own unpadded states, in its own place, for every kind of model."""
+    """In any batch a text has the vector of its unpadded states, in its place, for every kind of model."""
     model, tokenizer = _load(name, tmp_path), tiny.tokenizer()
     vectors = SentenceEmbedder(model, tokenizer).embed(TEXTS, batch_size)
     expected = np.stack([_alone(model, text, tokenizer).mean(dim=0).numpy() for text in TEXTS])
@@ -258,7 +258,7 @@ def test_the_bundled_model_as_sentence_transformers_has_it() -> None:
     from sentence_transformers import SentenceTransformer
 
     folder = bundled_folder_of(BUNDLED)
-    texts = ["Pads are no tokens.", "A mask tells them from words, in any batch and on any side.", "No"]
+    texts = ["A pad is not a token.", "A mask separates them from words, in any batch and on any side.", "No"]
     embedder = SentenceEmbedder(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
     assert embedder.encoder.max_length == 256
     expected = SentenceTransformer(folder).encode(texts)

@@ -42,7 +42,7 @@ _POOLED_TOGETHER = 512
 _SAMPLE = 2_000  # texts whose vectors an objective is shown before it learns
 _SEEDS = 2**31 - 1
 # At the default rates a classifier needs hundreds of steps. On 200 texts of SNIPS, 4 steps an epoch, each class as a
-# label of its own, 20 epochs from zero had 39 % of the texts right, 100 had 89; logistic regression label by label, 79.
+# label, 20 epochs from zero had 39 % of the texts right, 100 had 89; logistic regression label by label, 79.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 20, 400
 # Numbers in a batch from which threads are worth it. Those of small batches wait for each other most of the time: on
 # two cores with other work on them, a fit on BANKING77 took 136 s with two threads, and 11 with one.
