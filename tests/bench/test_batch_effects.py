@@ -1,4 +1,4 @@
-"""What companions in a batch do, against loops over texts."""
+"""Batch effects, compared with loops over texts."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ CODES = np.random.default_rng(1).integers(0, CLUSTERS, TEXTS)
 SEEDS = (0, 1, 2)
 
 
-def slow_changed(one: Ints, other: Ints) -> float:
-    """Try every way of naming the clusters of the other after those of the one."""
-    clusters, names = np.unique(other).tolist(), np.unique(one).tolist()
+def slow_changed(labels: Ints, other: Ints) -> float:
+    """Try every renaming of the other clusters to those of the labels."""
+    clusters, names = np.unique(other).tolist(), np.unique(labels).tolist()
     names += [-1] * max(0, len(clusters) - len(names))
     return min(
-        float(np.mean([dict(zip(clusters, order, strict=True))[b] != a for a, b in zip(one, other, strict=True)]))
+        float(np.mean([dict(zip(clusters, order, strict=True))[b] != a for a, b in zip(labels, other, strict=True)]))
         for order in permutations(names, len(clusters))
     )
 
 
 @pytest.mark.parametrize(("here", "there"), [(3, 3), (4, 2), (2, 4), (1, 3), (3, 1)])
 def test_changed_is_the_least_of_all_renamings(here: int, there: int) -> None:
-    """The share of texts in another cluster is the least that any one-to-one renaming leaves, either way round."""
+    """The share of texts in another cluster is the smallest under any one-to-one renaming, in both directions."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         one, other = rng.integers(0, here, 30), 10 + rng.integers(0, there, 30)
@@ -48,8 +48,8 @@ def test_changed_is_the_least_of_all_renamings(here: int, there: int) -> None:
         assert changed(other, one) == pytest.approx(changed(one, other), abs=1e-12)
 
 
-def test_renamed_clusters_are_no_change() -> None:
-    """Clusters that are merely called otherwise have changed no text."""
+def test_renaming_clusters_changes_no_text() -> None:
+    """Clusters that differ only in their names change no text."""
     assert changed(np.array([0, 1, 2, 0]), np.array([7, 0, 1, 7])) == 0
 
 
@@ -63,7 +63,7 @@ HERE, THERE = subsample_of(FULL, 0), subsample_of(OTHER_BATCHES, 1)
 
 @pytest.fixture(scope="module")
 def laid() -> dict[tuple[int, int], Vectors]:
-    """A vector of each text at each padded length, further from the text alone the more pads there are."""
+    """Make a vector of each text at each padded length; more pads move it further from the text alone."""
     rng = np.random.default_rng(2)
     alone = np.eye(DIM)[CODES] + rng.normal(0, 0.4, (TEXTS, DIM))
     return {
@@ -90,8 +90,8 @@ def slow_neighbours(vectors: Vectors, text: int) -> list[int]:
 
 
 def test_batch_effect_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], pooled: Pooled) -> None:
-    """Each share is counted text by text, and the examples are the moved texts that keep the fewest neighbours."""
-    found = batch_effect(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
+    """Shares equal those counted text by text, and the examples are the moved texts that keep the fewest neighbours."""
+    effect = batch_effect(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
     here, there = (
         units(np.array([laid[text, width] for text, width in enumerate(subsample.widths[PLAN.name].tolist())]))
         for subsample in (HERE, THERE)
@@ -103,8 +103,8 @@ def test_batch_effect_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], poo
 
     by_seed = [slow_changed(fitted(here, a).labels_, fitted(here, b).labels_) for a, b in combinations(SEEDS, 2)]
     by_batch = [slow_changed(fitted(here, seed).labels_, fitted(there, seed).labels_) for seed in SEEDS]
-    assert found["by_seed"] == pytest.approx(np.mean(by_seed), abs=1e-9)
-    assert found["by_batch"] == pytest.approx(np.mean(by_batch), abs=1e-9)
+    assert effect["by_seed"] == pytest.approx(np.mean(by_seed), abs=1e-9)
+    assert effect["by_batch"] == pytest.approx(np.mean(by_batch), abs=1e-9)
     centres = fitted(alone, SEEDS[0]).cluster_centers_
     moved, kept = [], []
     for text in range(TEXTS):
@@ -114,28 +114,29 @@ def test_batch_effect_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], poo
         if one != other:
             moved.append(text)
     assert len(moved) > 3
-    assert found["by_batch_fixed_clusters"] == pytest.approx(len(moved) / TEXTS, abs=1e-9)
-    assert found["neighbours_kept"] == pytest.approx(np.mean(kept), abs=1e-9)
+    assert effect["by_batch_fixed_clusters"] == pytest.approx(len(moved) / TEXTS, abs=1e-9)
+    assert effect["neighbours_kept"] == pytest.approx(np.mean(kept), abs=1e-9)
     expected = sorted(moved, key=lambda text: kept[text])[:3]
-    assert [one["text"] for one in found["examples"]] == expected
-    for one in found["examples"]:
-        assert one["widths"] == [subsample.widths[PLAN.name][one["text"]] for subsample in (HERE, THERE)]
-        assert one["neighbours"] == [slow_neighbours(vectors, one["text"])[:3] for vectors in (here, there)]
+    assert [example["text"] for example in effect["examples"]] == expected
+    for example in effect["examples"]:
+        text = example["text"]
+        assert example["widths"] == [subsample.widths[PLAN.name][text] for subsample in (HERE, THERE)]
+        assert example["neighbours"] == [slow_neighbours(vectors, text)[:3] for vectors in (here, there)]
 
 
-def test_nothing_changes_where_batches_do_not(pooled: Pooled) -> None:
-    """With the same batches no text changes cluster, each keeps its neighbours, and seeds alone move texts."""
-    found = batch_effect(pooled, CODES, HERE, HERE, -1, "mean", PLAN)
-    assert found.pop("by_seed") > 0
-    assert found == {"by_batch": 0, "by_batch_fixed_clusters": 0, "neighbours_kept": 1, "examples": []}
+def test_equal_batches_change_no_text(pooled: Pooled) -> None:
+    """With the same batches no text changes cluster, each keeps its neighbours, and only seeds move texts."""
+    effect = batch_effect(pooled, CODES, HERE, HERE, -1, "mean", PLAN)
+    assert effect.pop("by_seed") > 0
+    assert effect == {"by_batch": 0, "by_batch_fixed_clusters": 0, "neighbours_kept": 1, "examples": []}
 
 
-def test_nothing_changes_where_pads_say_nothing(tmp_path: Path) -> None:
-    """Vectors that no padding moves are changed by no other batches."""
+def test_pads_without_influence_change_no_text(tmp_path: Path) -> None:
+    """If padding does not move vectors, other batches do not change the clusters."""
     rng = np.random.default_rng(0)
     alone = rng.normal(0, 1, (TEXTS, DIM)).astype(np.float32)
     same = {(text, width): alone[text] for text in range(TEXTS) for width in range(LENGTHS[text], 15)}
     pooled = tiny.write_vectors(tmp_path, LENGTHS, {(RIGHT, "whole", "mean"): same, (RIGHT, "real", "mean"): same})
     assert (HERE.widths[PLAN.name] != THERE.widths[PLAN.name]).any()
-    found = batch_effect(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
-    assert (found["by_batch"], found["by_batch_fixed_clusters"], found["neighbours_kept"]) == (0, 0, 1)
+    effect = batch_effect(pooled, CODES, HERE, THERE, -1, "mean", PLAN)
+    assert (effect["by_batch"], effect["by_batch_fixed_clusters"], effect["neighbours_kept"]) == (0, 0, 1)

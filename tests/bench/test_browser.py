@@ -1,4 +1,4 @@
-"""The report as people open it: in a browser, from a file and without a network, or as Markdown."""
+"""The report in a browser, from a file and without a network, and as Markdown."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FLAGS = """
 --disable-background-networking --disable-component-update
 """
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND"
-# Each piece of text with its colour and the first opaque ground below it.
+# Each piece of text with its colour and the first opaque background below it.
 TEXTS = """
 const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
 const ground = (element) => {
@@ -82,7 +82,7 @@ def measure(folder: Path, model: Path) -> None:
 
 @pytest.fixture(scope="session")
 def page(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a study that has something to say in each section, about two corpora."""
+    """Make the report of a study of two corpora that fills every section."""
     return once(tmp_path_factory, "page", lambda folder: measure(folder, model_folder)) / "out" / "report.html"
 
 
@@ -102,7 +102,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 def show(browser: webdriver.Chrome, page: Path, width: int = 1400, scheme: str = "light") -> None:
-    """Open the report on a screen of some width, for somebody who prefers light or dark."""
+    """Open the report on a screen of the given width with the light or dark colour scheme."""
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     preferred = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
@@ -110,24 +110,26 @@ def show(browser: webdriver.Chrome, page: Path, width: int = 1400, scheme: str =
     browser.get(page.as_uri())
 
 
-def ask(browser: webdriver.Chrome, script: str) -> Any:  # Any: whatever the script returns
+def ask(browser: webdriver.Chrome, script: str) -> Any:  # Any: the result of the script
     return browser.execute_script(script)
 
 
 def log(browser: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
-    """What the browser has written down since the last call."""
-    found: list[dict[str, Any]] = browser.get_log(kind)  # type: ignore[no-untyped-call]  # selenium leaves it untyped
-    return found
+    """Return the browser's log entries since the last call."""
+    entries: list[dict[str, Any]] = browser.get_log(kind)  # type: ignore[no-untyped-call]  # selenium leaves it untyped
+    return entries
 
 
 def requested(browser: webdriver.Chrome) -> set[str]:
-    """What was asked for since the last call."""
+    """Return the URLs requested since the last call."""
     messages = [json.loads(entry["message"])["message"] for entry in log(browser, "performance")]
-    return {one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"}
+    return {
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    }
 
 
 def test_the_page_is_one_file(browser: webdriver.Chrome, page: Path) -> None:
-    """The browser asks for the page and for nothing else, and its console stays empty."""
+    """The browser requests only the page, and its console stays empty."""
     requested(browser)
     log(browser, "browser")
     show(browser, page)
@@ -138,14 +140,14 @@ def test_the_page_is_one_file(browser: webdriver.Chrome, page: Path) -> None:
 
 @pytest.mark.parametrize("width", [390, 1400])
 def test_the_page_does_not_scroll_sideways(browser: webdriver.Chrome, page: Path, width: int) -> None:
-    """On a narrow screen and on a wide one, only tables and figures scroll sideways, each by itself."""
+    """On narrow and wide screens only tables and figures scroll sideways, each separately."""
     show(browser, page, width)
     has, needs = ask(browser, "const all = document.documentElement; return [all.clientWidth, all.scrollWidth]")
     assert needs <= has <= width
 
 
-def test_tables_say_what_their_cells_are(browser: webdriver.Chrome, page: Path) -> None:
-    """Every table has a caption and a header over each column, and every row and group of rows begins with its own."""
+def test_tables_have_captions_and_headers(browser: webdriver.Chrome, page: Path) -> None:
+    """Every table has a caption and a header for each column, row and group of rows."""
     show(browser, page)
     tables = ask(
         browser,
@@ -166,8 +168,8 @@ def test_tables_say_what_their_cells_are(browser: webdriver.Chrome, page: Path) 
         assert set(table["widths"]) == {len(table["columns"])}, table["caption"]
 
 
-def test_what_scrolls_is_reached_by_tab(browser: webdriver.Chrome, page: Path) -> None:
-    """Every region that scrolls has a name of its own and can be reached from the keyboard."""
+def test_scroll_regions_are_reached_by_tab(browser: webdriver.Chrome, page: Path) -> None:
+    """Every region that scrolls has a unique name and can be reached from the keyboard."""
     show(browser, page, 390)
     regions = ask(browser, SCROLL_REGIONS)
     names = [region.get_attribute("aria-label") for region in regions]
@@ -183,7 +185,7 @@ def test_what_scrolls_is_reached_by_tab(browser: webdriver.Chrome, page: Path) -
 
 
 def test_headings_are_an_outline(browser: webdriver.Chrome, page: Path) -> None:
-    """There is one heading of the first level, and none is more than one level below the one before."""
+    """There is one first-level heading, and each heading is at most one level below the previous heading."""
     show(browser, page)
     levels = ask(browser, "return [...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map((one) => +one.localName[1])")
     assert levels[0] == 1
@@ -193,15 +195,15 @@ def test_headings_are_an_outline(browser: webdriver.Chrome, page: Path) -> None:
 
 
 def luminance(colour: list[float]) -> float:
-    """Relative luminance as WCAG 2 defines it."""
+    """Compute the relative luminance that WCAG 2 defines."""
     parts = [part / 255 for part in colour]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(browser: webdriver.Chrome, page: Path, scheme: str) -> None:
-    """In both colour schemes all text, that of figures too, has the contrast of at least 4.5 that WCAG 2 asks for."""
+def test_text_has_enough_contrast(browser: webdriver.Chrome, page: Path, scheme: str) -> None:
+    """In both colour schemes all text, also in figures, has at least the contrast of 4.5 that WCAG 2 requires."""
     show(browser, page, scheme=scheme)
     texts = ask(browser, TEXTS)
     assert len(texts) > 500
@@ -212,7 +214,7 @@ def test_text_stands_out_from_its_ground(browser: webdriver.Chrome, page: Path, 
 
 
 def test_links_lead_somewhere(browser: webdriver.Chrome, page: Path) -> None:
-    """No two parts of the page share an id, and whatever a link or a figure refers to is there."""
+    """The ids of the page are unique, and every target of a link or a figure exists."""
     show(browser, page)
     ids = ask(browser, "return [...document.querySelectorAll('[id]')].map((one) => one.id)")
     assert len(set(ids)) == len(ids)
@@ -222,7 +224,7 @@ def test_links_lead_somewhere(browser: webdriver.Chrome, page: Path) -> None:
 
 
 def test_markdown_is_laid_out(page: Path) -> None:
-    """In the Markdown report a blank line stands around each heading and table, and nowhere two of them."""
+    """In the Markdown report single blank lines separate headings and tables from the text around them."""
     text = page.with_suffix(".md").read_text(encoding="utf-8")
     assert "\n\n\n" not in text
     lines = ["", *text.splitlines(), ""]
@@ -233,8 +235,8 @@ def test_markdown_is_laid_out(page: Path) -> None:
             assert {before[:1], after[:1]} <= {"", "|"}, line
 
 
-def test_a_quoted_text_is_shown_and_not_obeyed(page: Path) -> None:
-    """A quoted text of several lines is one, a long one is cut, and whatever looks like markup stays letters."""
+def test_a_quoted_text_is_escaped(page: Path) -> None:
+    """A quoted text is put on one line, cut if it is long, and its markup is escaped."""
     results = json.loads((page.parent / "results.json").read_text(encoding="utf-8"))
     text = "<b>two</b>\n\n# lines of `code` | and *more*" + " words" * 100
     quotes = {str(number): [text, "a_b"] for number in range(4)}

@@ -51,8 +51,8 @@ def test_formats_read_alike(tmp_path: Path, suffix: str) -> None:
 
 
 @every_suffix
-def test_a_word_that_looks_like_nothing_is_a_word(tmp_path: Path, suffix: str) -> None:
-    """A text or a label "null", "NA", "nan" or "None" is one."""
+def test_words_for_missing_values_are_words(tmp_path: Path, suffix: str) -> None:
+    """The strings "null", "NA", "nan" and "None" are ordinary texts and labels."""
     rows = [*ROWS, ("null", "null"), ("NA", "null"), ("nan", "null"), ("None", "null")]
     corpus = read_file(write(tmp_path / f"mine{suffix}", rows), "text", "label")
     assert list(zip(corpus.texts, corpus.labels, strict=True)) == rows
@@ -70,7 +70,7 @@ def test_labels_may_be_numbers(tmp_path: Path, suffix: str) -> None:
 
 @every_suffix
 def test_labels_that_differ_stay_apart(tmp_path: Path, suffix: str) -> None:
-    """The labels "1", "01" and "1.0" are three, in every format."""
+    """The labels "1", "01" and "1.0" are three different labels in every format."""
     rows = [(f"text {number} of {label}", label) for label in ("1", "01", "1.0") for number in range(4)]
     corpus = read_file(write(tmp_path / f"mine{suffix}", rows), "text", "label")
     assert corpus.labels == [label for _, label in rows]
@@ -78,7 +78,7 @@ def test_labels_that_differ_stay_apart(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_labels_may_turn_from_numbers_to_words(tmp_path: Path, suffix: str) -> None:
-    """A long file whose labels are numbers first and words later is read, whatever the reader's chunks."""
+    """A long file whose labels are first numbers and later words is read, although the reader works in chunks."""
     rows = [(f"text {number}", "1" if number < 12_000 else "other") for number in range(24_000)]
     assert Counter(read_file(write(tmp_path / f"mine{suffix}", rows), "text", "label").labels) == {
         "1": 12_000,
@@ -87,7 +87,7 @@ def test_labels_may_turn_from_numbers_to_words(tmp_path: Path, suffix: str) -> N
 
 
 def test_other_columns_may_be_named(tmp_path: Path) -> None:
-    """The columns of texts and labels are those that are named, wherever they stand."""
+    """The columns of texts and labels are found by name, in any position."""
     path = tmp_path / "mine.csv"
     pd.DataFrame({"x": 1, "category": [label for _, label in ROWS], "body": [text for text, _ in ROWS]}).to_csv(path)
     corpus = read_file(path, "body", "category")
@@ -95,14 +95,14 @@ def test_other_columns_may_be_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
-    """A file of another kind is refused with the kinds that are read."""
+    """A file with another suffix is refused with the list of readable suffixes."""
     message = re.escape("data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got mine.xlsx")
     with pytest.raises(MaskpoolError, match=message):
         read_file(tmp_path / "mine.xlsx", "text", "label")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    """A file that is not there, or a folder, is refused with its path."""
+    """A missing file, or a folder, is refused with its path."""
     (tmp_path / "folder.csv").mkdir()
     for name in ("none.csv", "folder.csv"):
         with pytest.raises(
@@ -119,7 +119,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_column_is_refused(tmp_path: Path, columns: tuple[str, str], message: str) -> None:
-    """A column that is not there is refused with its option and the columns that are."""
+    """A missing column is refused with its option and the columns of the file."""
     path = write(tmp_path / "mine.csv", ROWS)
     with pytest.raises(MaskpoolError, match=re.escape(message)):
         read_file(path, *columns)
@@ -138,7 +138,7 @@ def test_a_missing_column_is_refused(tmp_path: Path, columns: tuple[str, str], m
     ],
 )
 def test_an_unreadable_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    """A file that is not what its name says, or is empty, is refused with the reason on one line."""
+    """A file whose content does not match its suffix, or an empty file, is refused with the reason on one line."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MaskpoolError, match=rf"\Adata must be a readable \w+ file; {re.escape(name)} is not: [^\n]+\Z"):
         read_file(tmp_path / name, "text", "label")
@@ -147,7 +147,7 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, name: str, content: bytes
 @every_suffix
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_an_empty_text_is_refused(tmp_path: Path, suffix: str, empty: str) -> None:
-    """A text of nothing but blanks is refused with its row."""
+    """A blank text is refused with its row."""
     path = write(tmp_path / f"mine{suffix}", [*ROWS, (empty, "a")])
     message = rf"column 'text' of mine{suffix} must hold texts; row 9 has '{empty}'"
     with pytest.raises(MaskpoolError, match=re.escape(message)):
@@ -173,8 +173,10 @@ def test_a_missing_label_is_refused(tmp_path: Path, suffix: str) -> None:
         ({"a": 1}, {"a": 2}, "must hold one label per text; row 1 has {'a': 1}"),
     ],
 )
-def test_what_is_no_label_is_refused(tmp_path: Path, suffix: str, label: object, last: object, says: str) -> None:
-    """NaN and blanks are missing labels, not a class, and neither a list nor a table is one."""
+def test_values_that_are_not_labels_are_refused(
+    tmp_path: Path, suffix: str, label: object, last: object, says: str
+) -> None:
+    """NaN, blanks, lists and tables are not labels."""
     path = tmp_path / f"mine{suffix}"
     rows = [{"text": "x", "label": label}, {"text": "y", "label": last}]
     if suffix == ".parquet":
@@ -186,7 +188,7 @@ def test_what_is_no_label_is_refused(tmp_path: Path, suffix: str, label: object,
 
 
 def test_null_is_a_missing_text_or_label(tmp_path: Path) -> None:
-    """A null in jsonl is refused as an empty field is."""
+    """A null in jsonl is refused like an empty field."""
     path = tmp_path / "mine.jsonl"
     path.write_text('{"text": null, "label": "a"}\n{"text": "x", "label": "a"}\n')
     with pytest.raises(MaskpoolError, match=r"column 'text' of mine.jsonl must hold texts; row 1 has None"):
@@ -198,7 +200,7 @@ def test_null_is_a_missing_text_or_label(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
 def test_more_fields_than_columns_are_refused(tmp_path: Path, suffix: str, separator: str) -> None:
-    """A file whose every row has a field too many is refused: no field is taken for its neighbour's."""
+    """A file with one field too many in every row is refused instead of shifting its columns."""
     path = tmp_path / f"mine{suffix}"
     rows = [["text", "label"], *([["a text", "a", "1"]] * 4), *([["a text", "b", "2"]] * 4)]
     path.write_text("".join(separator.join(row) + "\n" for row in rows))
@@ -208,7 +210,7 @@ def test_more_fields_than_columns_are_refused(tmp_path: Path, suffix: str, separ
 
 @pytest.mark.parametrize("stray", ['"open', '"closed" early', '"', '"a ""b', 'not at "the beginning"', 'a "'])
 def test_a_stray_quote_in_a_tsv_file_hides_no_row(tmp_path: Path, stray: str) -> None:
-    """A quote that a field leaves open is a letter: the rows up to the next one are all read, as they stand."""
+    """A quote that a field does not close is an ordinary character, and all rows up to the next quote are read."""
     rows = [(f"text {number}", label) for label in ("a", "b") for number in range(4)]
     rows[1], rows[5] = (stray, "a"), ('5"', "b")
     path = tmp_path / "mine.tsv"
@@ -218,14 +220,14 @@ def test_a_stray_quote_in_a_tsv_file_hides_no_row(tmp_path: Path, stray: str) ->
 
 
 def test_a_tsv_file_that_quotes_is_unquoted(tmp_path: Path) -> None:
-    """Where every quote that begins a field is closed at its end, quotes are no letters, even if each line is a row."""
+    """If every field that begins with a quote ends with one, the quotes are removed, even if each line is a row."""
     rows = [(f'say "text {number}"', label) for label in ("a", "b") for number in range(4)]
     corpus = read_file(write(tmp_path / "mine.tsv", rows), "text", "label")
     assert list(zip(corpus.texts, corpus.labels, strict=True)) == rows
 
 
 def test_numbers_are_texts_where_everything_is_text(tmp_path: Path) -> None:
-    """A column of numbers is texts in csv, which knows nothing else, and refused in jsonl, which does."""
+    """A column of numbers is read as texts from csv, which is untyped, and refused in jsonl, which is typed."""
     path = tmp_path / "mine.csv"
     path.write_text("text,label\n" + "1,a\n" * 4 + "02,b\n" * 4)
     assert read_file(path, "text", "label").texts == ["1"] * 4 + ["02"] * 4
@@ -243,14 +245,14 @@ def test_numbers_are_texts_where_everything_is_text(tmp_path: Path) -> None:
     ],
 )
 def test_too_few_labels_or_texts_are_refused(tmp_path: Path, labels: list[str], message: str) -> None:
-    """Fewer than two labels, or fewer than four texts in one, are refused with the number found."""
-    path = write(tmp_path / "mine.csv", [(f"text {place}", label) for place, label in enumerate(labels)])
+    """Fewer than two labels, or a label with fewer than four texts, are refused with the number."""
+    path = write(tmp_path / "mine.csv", [(f"text {number}", label) for number, label in enumerate(labels)])
     with pytest.raises(MaskpoolError, match=message):
         read_file(path, "text", "label")
 
 
-def test_nothing_is_refused() -> None:
-    """No text at all is refused as too few labels."""
+def test_an_empty_corpus_is_refused() -> None:
+    """A corpus without texts is refused because it has too few labels."""
     with pytest.raises(MaskpoolError, match="mine must have at least two labels to score clusters by, got 0"):
         Corpus("mine", [], []).check()
 
@@ -263,7 +265,7 @@ def corpus_of(**counts: int) -> Corpus:
 
 @pytest.mark.parametrize("size", [12, 13, 37, 100, 203])
 def test_a_sample_is_stratified(size: int) -> None:
-    """A sample has the size asked for, at least four texts of each label, and the labels' shares of the rest."""
+    """A sample has the requested size and at least four texts per label, and shares out the rest by label."""
     corpus = corpus_of(a=150, b=50, c=4)
     counts = Counter(corpus.sample(size, 0).labels)
     assert counts.total() == size
@@ -273,7 +275,7 @@ def test_a_sample_is_stratified(size: int) -> None:
 
 
 def test_a_sample_keeps_order_and_pairs() -> None:
-    """A sample has each text once, with its label, in the corpus' order."""
+    """A sample has each text once, with its label, in the order of the corpus."""
     corpus = corpus_of(a=40, b=20)
     label_of = dict(zip(corpus.texts, corpus.labels, strict=True))
     sample = corpus.sample(30, 0)
@@ -284,7 +286,7 @@ def test_a_sample_keeps_order_and_pairs() -> None:
 
 
 def test_a_sample_is_seeded() -> None:
-    """Equal seeds give the same sample, other seeds another, and the corpus itself is its own largest sample."""
+    """Equal seeds give the same sample, another seed gives another, and the largest sample is the corpus itself."""
     corpus = corpus_of(a=40, b=20)
     assert corpus.sample(30, 0) == corpus.sample(30, 0)
     assert corpus.sample(30, 0) != corpus.sample(30, 1)
@@ -292,14 +294,14 @@ def test_a_sample_is_seeded() -> None:
 
 
 def test_too_small_a_sample_is_refused() -> None:
-    """A limit that leaves no four texts of each label is refused with the least that does."""
+    """A limit too small for four texts per label is refused with the smallest valid limit."""
     message = "limit must be at least 8 to keep 4 texts of each of the 2 labels of mine, got 7"
     with pytest.raises(MaskpoolError, match=message):
         corpus_of(a=40, b=20).sample(7, 0)
 
 
 def test_the_hash_is_of_the_content() -> None:
-    """Another text, label, order or border between them gives another hash; another name does not."""
+    """The hash depends on the texts, the labels, their order and their borders, but not on the name."""
     texts, labels = ["one", "two"], ["a", "b"]
     hashes = [
         Corpus("mine", *content).sha256
@@ -319,7 +321,7 @@ def test_the_hash_is_of_the_content() -> None:
 
 
 def test_codes_number_the_labels() -> None:
-    """Equal labels have equal codes, from 0 up."""
+    """Equal labels have equal codes, starting at 0."""
     corpus = Corpus("mine", list("vwxyz"), ["b", "a", "b", "c", "a"])
     assert corpus.codes.tolist() == [1, 0, 1, 2, 0]
 
@@ -330,7 +332,7 @@ def demonstration() -> Corpus:
 
 
 def test_docstrings_are_enough(demonstration: Corpus) -> None:
-    """The demonstration has at least 14 labels, 1,000 texts and 25 of each label, none twice, and says what it is."""
+    """The demonstration has at least 14 labels, 1,000 distinct texts and 25 per label, and is marked as one."""
     counts = Counter(demonstration.labels)
     assert len(counts) >= 14
     assert counts.total() >= 1_000
@@ -341,15 +343,15 @@ def test_docstrings_are_enough(demonstration: Corpus) -> None:
 
 
 def test_docstrings_do_not_name_their_label(demonstration: Corpus) -> None:
-    """No text holds its subpackage's name, or a word of it, in any case."""
+    """No text contains the name of its subpackage, or a word of the name, in upper or lower case."""
     for text, label in zip(demonstration.texts, demonstration.labels, strict=True):
         name = label.split(".")[1]
         for word in {name, *name.split("_")}:
             assert word not in text.lower()
 
 
-def test_the_tiny_corpus_is_one(tmp_path: Path) -> None:
-    """What other tests measure on has passed the checks of this module."""
+def test_the_tiny_corpus_is_valid(tmp_path: Path) -> None:
+    """The corpus of other tests passes the checks of this module."""
     corpus = read_file(tiny.write_csv(tmp_path / "tiny.csv", tiny.make_texts(40)), "text", "label")
     assert sorted(set(corpus.labels)) == sorted(tiny.LABELS)
 
@@ -358,19 +360,19 @@ def test_the_tiny_corpus_is_one(tmp_path: Path) -> None:
 
 
 def test_newsgroups_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """20 newsgroups keep their groups' names, and posts of which nothing is left are dropped."""
-    found = SimpleNamespace(data=["a b", " \n", "c d", "e", "f", "g", "h", "i", "j"], target_names=["sci", "rec"])
-    found.target = np.array([0, 0, 1, 0, 1, 0, 1, 0, 1])
+    """20 newsgroups keep the names of their groups, and blank posts are dropped."""
+    posts = SimpleNamespace(data=["a b", " \n", "c d", "e", "f", "g", "h", "i", "j"], target_names=["sci", "rec"])
+    posts.target = np.array([0, 0, 1, 0, 1, 0, 1, 0, 1])
     request: dict[str, object] = {}
-    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **options: request.update(options) or found)
+    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **options: request.update(options) or posts)
     corpus = newsgroups()
     assert request == {"subset": "test", "remove": ("headers", "footers", "quotes")}
     assert corpus.texts == ["a b", "c d", "e", "f", "g", "h", "i", "j"]
     assert corpus.labels == ["sci", "rec"] * 4
 
 
-def test_newsgroups_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the network the way out is named."""
+def test_newsgroups_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network, the error suggests passing the texts as a file."""
 
     def refuse(**_: object) -> None:
         raise OSError("no network")
@@ -381,7 +383,7 @@ def test_newsgroups_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dataset's classes have their names, and other labels stay what they are."""
+    """The classes of a dataset become their names, and other labels are unchanged."""
     features = datasets.Features({"body": datasets.Value("string"), "kind": datasets.ClassLabel(names=["no", "yes"])})
     table = datasets.Dataset.from_dict({"body": list("abcdefgh"), "kind": [0, 1] * 4}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table if (name, split) == ("me/it", "dev") else 1)
@@ -394,7 +396,7 @@ def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_text_without_a_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """-1, which a dataset gives texts without a class, is a missing label, not the last class."""
+    """The code -1, which marks texts without a class, is a missing label, not the last class."""
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     table = datasets.Dataset.from_dict({"text": list("abcdefghi"), "label": [0, 1] * 4 + [-1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
@@ -404,15 +406,15 @@ def test_a_text_without_a_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         hub_dataset("me/it", "test", "text", "label")
 
 
-def test_a_dataset_that_cannot_be_had() -> None:
-    """A name that the hub does not know, or that cannot be reached, is refused with the reason."""
+def test_a_dataset_that_cannot_be_loaded() -> None:
+    """A dataset that the hub does not have, or that cannot be reached, is refused with the reason."""
     with pytest.raises(MaskpoolError, match=r"hub must name a dataset with a split 'test', got 'no/such-dataset': \w+"):
         hub_dataset("no/such-dataset", "test", "text", "label")
 
 
 @pytest.mark.parametrize("kind", ["texts", "lists", "hierarchy", "subset"])
 def test_a_task_of_mteb(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clustering task gives its texts and labels, in the older form too, of a hierarchy the first level."""
+    """A clustering task gives its texts and labels, also in the older format; a hierarchy gives its first level."""
     mteb = pytest.importorskip("mteb", reason='needs pip install "maskpool[mteb]"')
     texts, labels = ["a", "b", "c", " ", "d", "e", "f", "g", "h"], [0, 1, 0, 0, 1, 0, 1, 0, 1]
     rows: dict[str, list[Any]] = {"sentences": texts, "labels": labels}
@@ -440,8 +442,8 @@ def test_a_task_of_mteb(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("TwentyNewsgroupsClustering.v2", "must be a task that can be downloaded"),
     ],
 )
-def test_a_task_that_cannot_be_had(name: str, reason: str) -> None:
-    """A task that is not there, is none of clustering, has several languages or is out of reach is refused."""
+def test_a_task_that_cannot_be_loaded(name: str, reason: str) -> None:
+    """A task that does not exist, is not a clustering task, has several languages or is unreachable is refused."""
     pytest.importorskip("mteb", reason='needs pip install "maskpool[mteb]"')
     with pytest.raises(MaskpoolError, match=f"task must be one of MTEB's clustering tasks, got '{name}': .*{reason}"):
         mteb_task(name)

@@ -1,4 +1,4 @@
-"""What a study would compute, before it does."""
+"""The estimate of what a study would compute."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def study(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 @pytest.fixture
 def part(study: tuple[Study, Path]) -> Part:
-    (found,) = load_parts(study[0], load_corpora(*study), "cpu")
-    return found
+    (only_part,) = load_parts(study[0], load_corpora(*study), "cpu")
+    return only_part
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_estimate_counts_what_is_then_computed(study: tuple[Study, Path], part: Part, tmp_path: Path) -> None:
-    """The cells and texts of an estimate are those of the study when it runs; afterwards nothing is left."""
+    """An estimate counts the cells and texts that the study then computes; after the study nothing is missing."""
     before = estimate(part, None)
     assert before["finished"] == 0
     assert before["one_pass_for_all_right_padded_plans"]
@@ -71,13 +71,13 @@ def test_an_estimate_counts_what_is_then_computed(study: tuple[Study, Path], par
     assert after["about_seconds"] == {"encoder": 0, "fits": 0, "other": 0}
 
 
-# A second a clustering of half of the texts, by two processes: a half-sample has three seeds; all texts have two here,
-# and are twice as many.
+# Clustering half of the texts takes one second, and there are two processes. A half-sample has three seeds; all texts
+# have two seeds and take twice as long.
 @pytest.mark.parametrize(("subsample", "share"), [(1, 1.5), (FULL, 2.0)])
 def test_an_estimate_grows_with_what_is_missing(
     part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subsample: int, share: float
 ) -> None:
-    """Each fit that is finished is one cell less, and one share less of the time of fits; nothing is written."""
+    """Each finished fit reduces the count by one cell and the time of fits by its share; nothing is written."""
     monkeypatch.setattr("maskpool.bench.estimate.timeit.repeat", lambda *_, **__: [1.0])
     monkeypatch.setattr("maskpool.bench.estimate.joblib.cpu_count", lambda: 2)
     cells = Cells(tmp_path / "cells.jsonl")
@@ -89,12 +89,12 @@ def test_an_estimate_grows_with_what_is_missing(
     assert whole["about_seconds"]["fits"] - rest["about_seconds"]["fits"] == pytest.approx(share)
 
 
-# Texts compared with each other take four times what half of them take; batch-mates also 2 × 2 + 1 fits of all texts.
+# Comparing all texts takes four times as long as comparing half of them; a batch effect also needs 2 × 2 + 1 fits.
 @pytest.mark.parametrize(("kind", "share"), [("shift", 2.0), ("batch_effect", 7.0), ("baselines", 2.0), ("heads", 1.0)])
-def test_an_estimate_counts_what_is_no_fit(
+def test_an_estimate_counts_other_cells(
     part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, share: float
 ) -> None:
-    """Each finished cell of another kind takes its share from the time of all that is no fit."""
+    """Each finished cell of another kind reduces the time of the cells that are not fits by its share."""
     monkeypatch.setattr("maskpool.bench.estimate.timeit.repeat", lambda *_, **__: [1.0])
     monkeypatch.setattr("maskpool.bench.estimate.joblib.cpu_count", lambda: 2)
     part = replace(part, study=replace(part.study, poolings=("mean", "attention")))
@@ -104,13 +104,13 @@ def test_an_estimate_counts_what_is_no_fit(
     keys = [job.key for job in jobs_of(part, grid, Pooled(part.lengths, True, tmp_path))] + own_cells(part)
     cells.add(next(key for key in keys if key["kind"] == kind), {}, 0)
     rest = estimate(part, cells)
-    # What the encoder takes is measured, and little.
+    # The encoder's time is really measured, but small.
     assert whole["about_seconds"]["other"] - rest["about_seconds"]["other"] == pytest.approx(share, abs=0.4)
 
 
 def test_a_model_without_the_prefix_property_is_run_for_every_padded_length(part: Part) -> None:
-    """Where one pass cannot stand for all plans, the estimate says so and counts more texts for the encoder."""
+    """If one pass cannot replace all plans, the estimate says so and counts more texts for the encoder."""
     leaking = replace(part, encoder=tiny.plant(part.encoder, tiny.ForgetsItsMask))
-    found = estimate(leaking, None)
-    assert not found["one_pass_for_all_right_padded_plans"]
-    assert found["texts_for_the_encoder"] > estimate(part, None)["texts_for_the_encoder"]
+    estimated = estimate(leaking, None)
+    assert not estimated["one_pass_for_all_right_padded_plans"]
+    assert estimated["texts_for_the_encoder"] > estimate(part, None)["texts_for_the_encoder"]

@@ -20,17 +20,17 @@ from maskpool.errors import MaskpoolError
 
 MINE = Corpus("mine", ["a b", "c d"], ["x", "y"])
 THEIRS = Corpus("theirs", ["e f", "g h"], ["x", "y"])
-ASKED = Study(models=("one",), corpora=(CorpusSource(data="mine.csv"),), seeds=5)
+REQUESTED = Study(models=("one",), corpora=(CorpusSource(data="mine.csv"),), seeds=5)
 VERSIONS = {"torch": "2.13.0", "numpy": "2.4.0"}
 
 
 def content(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder; None is a folder."""
+    """Read everything below a folder; None marks a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def claim(folder: StudyFolder, study: Study, corpora: list[Corpus], versions: dict[str, str]) -> None:
-    """What a run does before its first cell."""
+    """Claim a folder as a run does before its first cell."""
     folder.check()
     folder.refuse_others(study, corpora, versions)
     with folder.claim(study, corpora, versions):
@@ -39,15 +39,15 @@ def claim(folder: StudyFolder, study: Study, corpora: list[Corpus], versions: di
 
 @pytest.fixture
 def folder(tmp_path: Path) -> StudyFolder:
-    """A folder that a study has claimed, with a cell in it."""
-    found = StudyFolder(tmp_path / "out")
-    claim(found, ASKED, [MINE], VERSIONS)
-    found.cells.add({"kind": "proof", "part": "a"}, 1, 0)
-    return found
+    """Make a folder that a study has claimed, with a cell in it."""
+    claimed = StudyFolder(tmp_path / "out")
+    claim(claimed, REQUESTED, [MINE], VERSIONS)
+    claimed.cells.add({"kind": "proof", "part": "a"}, 1, 0)
+    return claimed
 
 
 def refusal(act: Callable[[], object]) -> str:
-    """The one sentence of a refusal."""
+    """Return the message of a refusal, which must be one line."""
     with pytest.raises(MaskpoolError) as refused:
         act()
     assert "\n" not in str(refused.value)
@@ -56,12 +56,12 @@ def refusal(act: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("name", ["out", "new/folder/out"])
 def test_a_study_claims_a_new_folder(tmp_path: Path, name: str) -> None:
-    """A claim makes the folder, with what is measured, the texts' hashes and the versions in it and nothing else."""
+    """A claim creates the folder with only the study, the hashes of the texts and the versions in it."""
     folder = StudyFolder(tmp_path / name)
-    claim(folder, ASKED, [MINE, THEIRS], VERSIONS)
+    claim(folder, REQUESTED, [MINE, THEIRS], VERSIONS)
     assert list(content(folder.path)) == [STUDY]
     expected = {
-        "study": ASKED.as_json(),
+        "study": REQUESTED.as_json(),
         "corpora": {"mine": MINE.sha256, "theirs": THEIRS.sha256},
         "versions": VERSIONS,
     }
@@ -70,34 +70,34 @@ def test_a_study_claims_a_new_folder(tmp_path: Path, name: str) -> None:
 
 
 def test_a_study_may_claim_a_folder_of_other_files(tmp_path: Path) -> None:
-    """A folder that holds other files becomes a study's, and they stay."""
+    """A study may claim a folder with other files, which are kept."""
     (tmp_path / "notes.txt").write_text("mine")
-    claim(StudyFolder(tmp_path), ASKED, [MINE], VERSIONS)
+    claim(StudyFolder(tmp_path), REQUESTED, [MINE], VERSIONS)
     assert content(tmp_path)["notes.txt"] == b"mine"
 
 
 def test_the_same_study_claims_again(folder: StudyFolder) -> None:
     """The same study may claim its folder again, with cells in it, and nothing changes."""
     before = content(folder.path)
-    claim(StudyFolder(folder.path), ASKED, [MINE], VERSIONS)
+    claim(StudyFolder(folder.path), REQUESTED, [MINE], VERSIONS)
     assert content(folder.path) == before
 
 
 OTHERS: dict[str, tuple[Study, list[str]]] = {
-    "seeds": (replace(ASKED, seeds=6), ["seeds 5 (now 6)"]),
-    "models": (replace(ASKED, models=("two",)), ['models ["one"] (now ["two"])']),
-    "one more model": (replace(ASKED, models=("one", "two")), ['models ["one"] (now ["one", "two"])']),
-    "pad_to": (replace(ASKED, pad_to=64), ["pad_to null (now 64)"]),
-    "dtype": (replace(ASKED, dtype="float16"), ['dtype "float32" (now "float16")']),
-    "quote": (replace(ASKED, quote=False), ["quote true (now false)"]),
-    "two settings": (replace(ASKED, seeds=6, seed=1), ["seeds 5 (now 6)", "seed 0 (now 1)"]),
-    "corpora": (replace(ASKED, corpora=(CorpusSource(data="b.csv"),)), ["corpora", '"mine.csv"', '"b.csv"']),
+    "seeds": (replace(REQUESTED, seeds=6), ["seeds 5 (now 6)"]),
+    "models": (replace(REQUESTED, models=("two",)), ['models ["one"] (now ["two"])']),
+    "one more model": (replace(REQUESTED, models=("one", "two")), ['models ["one"] (now ["one", "two"])']),
+    "pad_to": (replace(REQUESTED, pad_to=64), ["pad_to null (now 64)"]),
+    "dtype": (replace(REQUESTED, dtype="float16"), ['dtype "float32" (now "float16")']),
+    "quote": (replace(REQUESTED, quote=False), ["quote true (now false)"]),
+    "two settings": (replace(REQUESTED, seeds=6, seed=1), ["seeds 5 (now 6)", "seed 0 (now 1)"]),
+    "corpora": (replace(REQUESTED, corpora=(CorpusSource(data="b.csv"),)), ["corpora", '"mine.csv"', '"b.csv"']),
 }
 
 
 @pytest.mark.parametrize(("other", "named"), OTHERS.values(), ids=OTHERS)
 def test_another_study_is_refused(folder: StudyFolder, other: Study, named: list[str]) -> None:
-    """Another study is refused with what differs, as it is there and as it is now, and the folder stays as it was."""
+    """Another study is refused with the stored and the new value of what differs, and the folder is unchanged."""
     before = content(folder.path)
     sentence = refusal(lambda: claim(StudyFolder(folder.path), other, [MINE], VERSIONS))
     start = f"out must be a folder without another study's cells; those in {folder.path} were measured with "
@@ -120,8 +120,8 @@ def test_another_study_is_refused(folder: StudyFolder, other: Study, named: list
     ],
 )
 def test_other_texts_are_refused(folder: StudyFolder, corpora: list[Corpus], named: list[str]) -> None:
-    """Other texts or labels under the same study are refused with the corpus that they are of and its hashes."""
-    sentence = refusal(lambda: claim(StudyFolder(folder.path), ASKED, corpora, VERSIONS))
+    """Other texts or labels under the same study are refused with the name of the corpus and its hashes."""
+    sentence = refusal(lambda: claim(StudyFolder(folder.path), REQUESTED, corpora, VERSIONS))
     assert sentence.startswith("out must be a folder without another study's cells")
     hashes = {corpus.name: corpus.sha256 for corpus in corpora}
     for name in named:
@@ -138,38 +138,38 @@ def test_other_texts_are_refused(folder: StudyFolder, corpora: list[Corpus], nam
     ],
 )
 def test_other_versions_are_refused(folder: StudyFolder, versions: dict[str, str], named: str) -> None:
-    """Another version of a package that numbers depend on is refused with both versions."""
-    assert named in refusal(lambda: claim(StudyFolder(folder.path), ASKED, [MINE], versions))
+    """Another version of a package that the numbers depend on is refused with both versions."""
+    assert named in refusal(lambda: claim(StudyFolder(folder.path), REQUESTED, [MINE], versions))
 
 
-def test_cells_of_no_study_are_refused(tmp_path: Path) -> None:
-    """Cells without the study that they are of are refused, and stay as they were."""
+def test_cells_without_a_study_are_refused(tmp_path: Path) -> None:
+    """Cells without the description of their study are refused and unchanged."""
     (tmp_path / CELLS).write_text("mine\n")
-    sentence = refusal(lambda: claim(StudyFolder(tmp_path), ASKED, [MINE], VERSIONS))
+    sentence = refusal(lambda: claim(StudyFolder(tmp_path), REQUESTED, [MINE], VERSIONS))
     assert sentence.startswith(f"{tmp_path} must be the folder of a study, with a {STUDY}: ")
     assert content(tmp_path) == {CELLS: b"mine\n"}
 
 
 @pytest.mark.parametrize("name", [STUDY, CELLS])
 def test_a_folder_in_a_files_place_is_refused(tmp_path: Path, name: str) -> None:
-    """A folder where the study or its cells shall stand is refused before anything is written."""
+    """A folder in the place of the study's or the cells' file is refused before anything is written."""
     (tmp_path / name).mkdir()
-    sentence = refusal(lambda: claim(StudyFolder(tmp_path), ASKED, [MINE], VERSIONS))
+    sentence = refusal(lambda: claim(StudyFolder(tmp_path), REQUESTED, [MINE], VERSIONS))
     assert sentence == f"out must be a writable folder, got {tmp_path}: {name} in it is a folder"
     assert content(tmp_path) == {name: None}
 
 
 @pytest.mark.parametrize("below", ["file", "file/below"])
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path, below: str) -> None:
-    """A folder that is a file, or lies below one, is refused with its path, and the file stays."""
+    """An output path that is a file, or is below a file, is refused with the path, and the file is kept."""
     (tmp_path / "file").write_text("mine")
-    sentence = refusal(lambda: claim(StudyFolder(tmp_path / below), ASKED, [MINE], VERSIONS))
+    sentence = refusal(lambda: claim(StudyFolder(tmp_path / below), REQUESTED, [MINE], VERSIONS))
     assert re.fullmatch(re.escape(f"out must be a writable folder, got {tmp_path / below}: ") + ".+", sentence)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder in which nothing can be made is refused with the reason."""
+    """A folder that is not writable is refused with the reason."""
 
     def refuse(**options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -184,7 +184,7 @@ def writes(text: str) -> Callable[[Path], object]:
 
 
 def raises(error: BaseException) -> Callable[[Path], object]:
-    """Writes half of a file, then fails."""
+    """Make a function that writes half of a file and then fails."""
 
     def make(path: Path) -> None:
         path.write_text("half")
@@ -194,43 +194,43 @@ def raises(error: BaseException) -> Callable[[Path], object]:
 
 
 @pytest.mark.parametrize("name", ["out", "new/folder/out"])
-def test_a_check_makes_nothing(tmp_path: Path, name: str) -> None:
-    """A folder that can be made is not made before a study claims it."""
+def test_a_check_creates_nothing(tmp_path: Path, name: str) -> None:
+    """A missing folder is not created before a study claims it."""
     StudyFolder(tmp_path / name).check()
     assert content(tmp_path) == {}
 
 
 def test_one_study_at_a_time_runs_in_a_folder(folder: StudyFolder) -> None:
-    """While a study runs, its folder is refused to whoever starts it again, and nothing in it changes."""
+    """While a study runs, a second run in its folder is refused, and the folder is unchanged."""
     before = content(folder.path)
-    with folder.claim(ASKED, [MINE], VERSIONS):
-        sentence = refusal(lambda: claim(StudyFolder(folder.path), ASKED, [MINE], VERSIONS))
+    with folder.claim(REQUESTED, [MINE], VERSIONS):
+        sentence = refusal(lambda: claim(StudyFolder(folder.path), REQUESTED, [MINE], VERSIONS))
     assert sentence.startswith(f"out must be a folder in which no other study runs, got {folder.path}: wait")
     assert content(folder.path) == before
-    claim(StudyFolder(folder.path), ASKED, [MINE], VERSIONS)
+    claim(StudyFolder(folder.path), REQUESTED, [MINE], VERSIONS)
 
 
 def test_cells_of_another_process_are_seen(folder: StudyFolder) -> None:
-    """What another process finished before a study claims its folder is not computed again."""
+    """Cells that another process finished before a study claims its folder are not computed again."""
     late = StudyFolder(folder.path)
-    late.refuse_others(ASKED, [MINE], VERSIONS)
+    late.refuse_others(REQUESTED, [MINE], VERSIONS)
     folder.cells.add({"kind": "proof", "part": "b"}, 1, 0)
-    with late.claim(ASKED, [MINE], VERSIONS):
+    with late.claim(REQUESTED, [MINE], VERSIONS):
         assert {"kind": "proof", "part": "b"} in late.cells
 
 
-def test_a_file_system_without_locks_is_taken(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where folders cannot be locked, a study claims its folder all the same."""
+def test_a_file_system_without_locks_is_accepted(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the file system does not support locks, a study can still claim its folder."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    claim(folder, ASKED, [MINE], VERSIONS)
+    claim(folder, REQUESTED, [MINE], VERSIONS)
 
 
-def test_files_are_written_and_exchanged(folder: StudyFolder) -> None:
-    """Files are made under their names, older ones of the same name are exchanged, and nothing stands beside."""
+def test_files_are_written_and_replaced(folder: StudyFolder) -> None:
+    """Files are written under their names, older files of the same name are replaced, and no other file is left."""
     before = content(folder.path)
     folder.write({"one.md": writes("1"), "two.csv": writes("2")})
     folder.write({"two.csv": writes("3")})
@@ -254,7 +254,7 @@ def test_files_are_written_and_exchanged(folder: StudyFolder) -> None:
 def test_files_are_written_all_or_none(
     folder: StudyFolder, place: int, error: BaseException, raised: type[BaseException]
 ) -> None:
-    """Whichever file cannot be made, or is stopped, every older file stays and nothing stands beside them."""
+    """If writing any file fails or is interrupted, every older file is kept and no other file is left."""
     names = ["one.md", "two.csv", "three.png"]
     folder.write({name: writes(f"older {name}") for name in names})
     before = content(folder.path)
@@ -269,7 +269,7 @@ def test_files_are_written_all_or_none(
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_folder_in_one_files_place_leaves_all(folder: StudyFolder, place: int) -> None:
-    """Where a folder stands in one file's place none is made or exchanged."""
+    """If a folder is in the place of one file, no file is written or replaced."""
     names = ["one.md", "two.csv", "three.png"]
     folder.write({name: writes("older") for name in names if name != names[place]})
     (folder.path / names[place]).mkdir()
@@ -300,16 +300,16 @@ RUBBISH: dict[str, Any] = {
 @pytest.mark.parametrize("reader", ["read", "claim", "results"])
 @pytest.mark.parametrize(
     "rubbish",
-    [b"", b"{", b"\xff\xfe", b"\0" * 9, *(json.dumps(one).encode() for one in RUBBISH.values())],
+    [b"", b"{", b"\xff\xfe", b"\0" * 9, *(json.dumps(value).encode() for value in RUBBISH.values())],
     ids=["empty", "torn", "no text", "zeros", *RUBBISH],
 )
-def test_what_is_no_study_is_refused(tmp_path: Path, rubbish: bytes, reader: str) -> None:
-    """A file that does not say whose a folder is is refused in one sentence, whoever reads it, and stays."""
+def test_a_file_that_is_not_a_study_is_refused(tmp_path: Path, rubbish: bytes, reader: str) -> None:
+    """Every reader refuses a file that does not describe a study in one sentence, and the file is unchanged."""
     (tmp_path / STUDY).write_bytes(rubbish)
     folder = StudyFolder(tmp_path)
     readers: dict[str, Callable[[], object]] = {
         "read": folder.read,
-        "claim": lambda: claim(folder, ASKED, [MINE], VERSIONS),
+        "claim": lambda: claim(folder, REQUESTED, [MINE], VERSIONS),
         "results": lambda: results_of(folder),
     }
     refusal(readers[reader])
@@ -317,8 +317,8 @@ def test_what_is_no_study_is_refused(tmp_path: Path, rubbish: bytes, reader: str
 
 
 @pytest.mark.parametrize("name", ["none", "file", "."])
-def test_a_folder_of_no_study_is_refused(tmp_path: Path, name: str) -> None:
-    """A folder that is not there, is a file, or has no study in it is refused with its path."""
+def test_a_folder_without_a_study_is_refused(tmp_path: Path, name: str) -> None:
+    """A missing folder, a file, or a folder without a study is refused with its path."""
     (tmp_path / "file").write_text("mine")
     sentence = refusal(StudyFolder(tmp_path / name).read)
     start = f"{tmp_path / name} must be the folder of a study, with a {STUDY}: "
@@ -326,7 +326,7 @@ def test_a_folder_of_no_study_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_results_of_a_study_that_is_not_begun_are_refused(folder: StudyFolder) -> None:
-    """A study of which nothing is measured has no results, and the refusal says how to resume."""
+    """A study without measurements has no results, and the refusal says how to resume."""
     sentence = refusal(lambda: results_of(folder))
     assert sentence == (
         f"the study in {folder.path} is not finished: 0 of 1 parts (a model on a corpus) have begun; run the "

@@ -1,4 +1,4 @@
-"""Whole studies of simulated corpora: how often intervals hold the truth, and how often nothing is called something."""
+"""Whole studies of simulated corpora: the coverage of intervals, and the rate of false alarms."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ FEW = replace(STUDY, replicates=8)
 
 @dataclass(frozen=True)
 class Simulated:
-    """A corpus of which the vectors are drawn.
+    """A corpus with random vectors.
 
     Attributes:
         codes: Label of each text.
-        lengths: Tokens of each text.
-        treatments: For each pooling the vectors of texts alone, and those with pads of every text at every padded
-            length.
+        lengths: Number of tokens of each text.
+        treatments: For each pooling the vectors of texts alone, and the vectors with pads of every text at every
+            padded length.
     """
 
     codes: Ints
@@ -54,7 +54,7 @@ class Simulated:
     treatments: dict[str, tuple[Floats, Floats]]
 
     def write(self, folder: Path) -> Pooled:
-        """Lay the vectors where the encoder's would lie."""
+        """Write the vectors to the files of the encoder's vectors."""
         np.save(folder / _pairs_file(RIGHT), pair_keys(*every_pair(self.lengths)))
         for pooling, (alone, padded) in self.treatments.items():
             np.save(folder / _file(RIGHT, "real", LAYER, pooling), alone.astype(np.float32))
@@ -63,14 +63,14 @@ class Simulated:
 
 
 def every_pair(lengths: Ints) -> tuple[Ints, Ints]:
-    """Each text at each length that a batch can pad it to: texts and widths."""
+    """Return each text at each length that a batch can pad it to: texts and widths."""
     texts = np.repeat(np.arange(len(lengths)), LONGEST - lengths + 1)
     widths = np.concatenate([np.arange(length, LONGEST + 1) for length in lengths])
     return texts, widths
 
 
 def diluted_by_pads(rng: np.random.Generator) -> Simulated:
-    """Clusters that overlap, and pads that pull each text its own way, the further the more pads it has."""
+    """Simulate overlapping clusters, and pads that pull each text in a random direction, more pads further."""
     codes = rng.integers(0, 4, 100)
     lengths = rng.integers(SHORTEST, LONGEST + 1, len(codes))
     centres = np.array([[3, 0, 0, 0], [0, 3, 0, 0], [0, 0, 3, 0], [0, 0, 0, 3]])
@@ -82,16 +82,16 @@ def diluted_by_pads(rng: np.random.Generator) -> Simulated:
 
 
 def swapped_by_a_coin(rng: np.random.Generator, poolings: int) -> Simulated:
-    """Two equally perturbed vectors of each text, and a coin that says which of them is the one with pads."""
+    """Simulate two equally perturbed vectors of each text; a coin decides which of them has pads."""
     codes = rng.integers(0, 4, 100)
     lengths = rng.integers(SHORTEST, LONGEST + 1, len(codes))
     texts = every_pair(lengths)[0]
     treatments = {}
     for pooling in range(poolings):
         common = 3 * np.eye(4)[codes] + rng.normal(0, 0.7, (len(codes), 4))
-        one, other = common + rng.normal(0, 0.7, (2, *common.shape))
+        first, second = common + rng.normal(0, 0.7, (2, *common.shape))
         coin = rng.integers(0, 2, (len(codes), 1)) == 1
-        treatments[f"pooling {pooling}"] = (np.where(coin, one, other), np.where(coin, other, one)[texts])
+        treatments[f"pooling {pooling}"] = (np.where(coin, first, second), np.where(coin, second, first)[texts])
     return Simulated(codes, lengths, treatments)
 
 
@@ -100,7 +100,7 @@ def comparisons_of(corpus: Simulated) -> list[Comparison]:
 
 
 def rows_of(corpus: Simulated, study: Study) -> list[Results]:
-    """The rows of the study's table that are differences, each treatment of each subsample clustered anew."""
+    """Compute the rows of the study's table that are differences; every treatment and subsample is clustered."""
     comparisons = comparisons_of(corpus)
     subsamples = make_subsamples([PLAN], corpus.lengths, study)
     with TemporaryDirectory() as name:
@@ -118,35 +118,35 @@ def rows_of(corpus: Simulated, study: Study) -> list[Results]:
 
 
 def effect_of(make: Make, seed: int, study: Study) -> float:
-    """The full-data difference of one fresh corpus."""
+    """Return the full-data difference of a new corpus."""
     corpus = make(np.random.default_rng([1, seed]))
     (row,) = rows_of(corpus, replace(study, seed=seed, replicates=2))
     return float(row["delta"])
 
 
 def covers(make: Make, seed: int, study: Study, truth: float) -> tuple[bool, str, float]:
-    """Whether the interval of a fresh corpus holds the truth, what the row is said to be, and its standard error."""
+    """Return whether the interval of a new corpus holds the truth, the effect of its row, and its standard error."""
     (row,) = rows_of(make(np.random.default_rng([0, seed])), replace(study, seed=seed))
     return bool(row["low"] <= truth <= row["high"]), effect(row), float(row["standard_error"])
 
 
 def alarms(poolings: int, seed: int, study: Study) -> tuple[bool, bool]:
-    """Whether any interval of a null study leaves zero out, and whether anything is called lower or higher."""
+    """Return whether any interval of a null study leaves out zero, and whether any row counts as lower or higher."""
     rows = rows_of(swapped_by_a_coin(np.random.default_rng([2, seed]), poolings), replace(study, seed=seed))
     return any(row["low"] > 0 or row["high"] < 0 for row in rows), any(effect(row) != "none" for row in rows)
 
 
 def in_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """What a function gives for each call; in the full suite, on every core."""
+    """Return the results of a function for each call, computed on every core in the full suite."""
     if not FULL_SUITE:
         return [function(*call) for call in calls]
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        found: list[Any] = joblib.Parallel(n_jobs=-1)(joblib.delayed(function)(*call) for call in calls)
-    return found
+        results: list[Any] = joblib.Parallel(n_jobs=-1)(joblib.delayed(function)(*call) for call in calls)
+    return results
 
 
-# How many corpora, how many more the truth is a mean of, and between which shares the coverage must lie: in the long
-# form what is asked of the intervals, in the short one what fewer corpora can tell (binomial, 1 in 1,000 beyond).
+# The number of corpora, the number of further corpora whose mean is the truth, and the bounds of the coverage: in the
+# long form the required bounds, in the short form those that fewer corpora can show (binomial, 1 in 1,000 beyond).
 @pytest.mark.parametrize(
     ("study", "corpora", "for_truth", "lowest", "highest"),
     [
@@ -155,21 +155,21 @@ def in_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) 
     ],
 )
 def test_coverage_of_the_interval(study: Study, corpora: int, for_truth: int, lowest: float, highest: float) -> None:
-    """The interval of a study holds the mean difference over fresh corpora as often as it says, 95 times in 100.
+    """The interval of a study holds the mean difference over new corpora in 95 of 100 cases.
 
-    Its standard error is what the differences of fresh corpora spread by, which few corpora tell better than coverage.
+    Its standard error is the spread of the differences of new corpora, which few corpora show better than the coverage.
     """
     effects = in_parallel(effect_of, [(diluted_by_pads, seed, study) for seed in range(for_truth)])
     truth = float(np.mean(effects))
-    assert truth < -0.05, "an effect that is none proves nothing"
-    found = in_parallel(covers, [(diluted_by_pads, seed, study, truth) for seed in range(corpora)])
-    coverage = float(np.mean([held for held, _, _ in found]))
-    error = float(np.sqrt(np.mean([standard_error**2 for _, _, standard_error in found])))
+    assert truth < -0.05, "without an effect the test proves nothing"
+    covered = in_parallel(covers, [(diluted_by_pads, seed, study, truth) for seed in range(corpora)])
+    coverage = float(np.mean([held for held, _, _ in covered]))
+    error = float(np.sqrt(np.mean([standard_error**2 for _, _, standard_error in covered])))
     print(f"coverage {coverage:.3f} of {corpora} corpora, effect {truth:+.4f}")
     print(f"standard error {error:.4f}, spread of differences {np.std(effects, ddof=1):.4f}")
     assert lowest <= coverage <= highest
     assert 0.7 < error / np.std(effects, ddof=1) < 1.6
-    assert "higher" not in {said for _, said, _ in found}
+    assert "higher" not in {effect_found for _, effect_found, _ in covered}
 
 
 @pytest.mark.full  # simulates whole studies; the coverage of intervals is tested by default
@@ -181,9 +181,9 @@ def test_coverage_of_the_interval(study: Study, corpora: int, for_truth: int, lo
     ],
 )
 def test_null_studies_raise_few_alarms(study: Study, studies: int, poolings: int, most: float) -> None:
-    """Where a coin decides which vector is the padded one, few studies find anything, in a table of some poolings."""
-    found = in_parallel(alarms, [(poolings, seed, study) for seed in range(studies)])
-    intervals, said = np.mean(found, axis=0)
-    print(f"alarms in {said:.3f} of {studies} null studies, intervals without zero in {intervals:.3f}")
-    assert said <= most
+    """If a coin decides which vector is the padded one, few studies with several poolings report an effect."""
+    alarms_of = in_parallel(alarms, [(poolings, seed, study) for seed in range(studies)])
+    intervals, effects = np.mean(alarms_of, axis=0)
+    print(f"alarms in {effects:.3f} of {studies} null studies, intervals without zero in {intervals:.3f}")
+    assert effects <= most
     assert intervals <= most

@@ -32,11 +32,11 @@ COMMON = [f"w{number}" for number in range(30)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 VOCABULARY = [*SPECIAL, *COMMON, *(f"{label}{number}" for label in LABELS for number in range(WORDS_A_LABEL))]
 LIMIT = 160  # tokens, more than the default padded length
-NO_TOKEN = "\u200b"  # a text that is not blank, and of which the tokenizer leaves nothing
+NO_TOKEN = "\u200b"  # a text that is not blank but gives no tokens
 
 
 def tokenizer(pad_token: str | None = "[PAD]", eos_token: str | None = None) -> PreTrainedTokenizerFast:
-    """One token a word, between [CLS] and [SEP]."""
+    """Make a tokenizer with one token per word, between [CLS] and [SEP]."""
     ids = {word: number for number, word in enumerate(VOCABULARY)}
     words = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     words.normalizer = normalizers.BertNormalizer(lowercase=False)
@@ -53,7 +53,7 @@ def tokenizer(pad_token: str | None = "[PAD]", eos_token: str | None = None) -> 
 def save_model(
     folder: Path, limit: int = LIMIT, pad_token: str | None = "[PAD]", eos_token: str | None = None, seed: int = 0
 ) -> Path:
-    """Save a BERT of random weights and its tokenizer; no layer norm is the identity, no pad row zero."""
+    """Save a BERT of random weights and its tokenizer; its layer norms are not the identity, its pad row not zero."""
     torch.manual_seed(seed)
     model = BertModel(
         BertConfig(
@@ -76,7 +76,7 @@ def save_model(
 
 
 def make_texts(number: int, labels: int = len(LABELS), seed: int = 0, longest: int = 20) -> list[tuple[str, str]]:
-    """Texts of 2 to ``longest`` words, half of them words of the label; (text, label)."""
+    """Make pairs (text, label); texts have 2 to ``longest`` words, half of them words of the label."""
     rng = np.random.default_rng(seed)
     rows = []
     for place in range(number):
@@ -107,12 +107,12 @@ class Planted(nn.Module):
         return next(self.parameters()).device
 
     def get_input_embeddings(self) -> nn.Module:
-        found: nn.Module = self.inner.get_input_embeddings()  # type: ignore[operator]  # the inner one is a transformer
-        return found
+        table: nn.Module = self.inner.get_input_embeddings()  # type: ignore[operator]  # the inner one is a transformer
+        return table
 
 
 class CountsItsPads(Planted):
-    """Outputs at pads that depend on how many there are; real tokens are left alone."""
+    """A model whose outputs at pads depend on the number of pads; real tokens are right."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -121,7 +121,7 @@ class CountsItsPads(Planted):
 
 
 class ForgetsItsMask(Planted):
-    """Real tokens that attend to pads."""
+    """A model whose real tokens attend to pads."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         states = self.inner(input_ids=input_ids, attention_mask=torch.ones_like(attention_mask)).last_hidden_state
@@ -129,7 +129,7 @@ class ForgetsItsMask(Planted):
 
 
 class ReadsItsBatch(Planted):
-    """Real tokens and pads that know the other texts of the batch, however far those are padded."""
+    """A model whose states depend on the other texts of the batch, independent of the padded length."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -138,7 +138,7 @@ class ReadsItsBatch(Planted):
 
 
 class GivesNoNumbersAtPads(Planted):
-    """NaN at pads, as a softmax over nothing gives."""
+    """A model that gives NaN at pads, like a softmax over nothing."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         states = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -146,8 +146,8 @@ class GivesNoNumbersAtPads(Planted):
 
 
 def plant(encoder: Encoder, bug: type[Planted]) -> Encoder:
-    """The encoder with a bug in its model."""
-    # Any: a wrapper is no PreTrainedModel, and need not be.
+    """Return the encoder with a bug in its model."""
+    # Any: a wrapper is not a PreTrainedModel, and does not have to be one.
     planted: Any = bug(encoder.model)
     return replace(encoder, model=cast("PreTrainedModel", planted))
 
@@ -164,7 +164,7 @@ def ask(
     top: int = 40,
     unmasked: bool = False,
 ) -> Request:
-    """Every positions of every text of some subsamples under some plans, with the mask and, where said, without it."""
+    """Request all positions of every text of some subsamples and plans, with the mask and optionally without it."""
     chosen = np.array(kept, dtype=np.int64)
     keys: dict[Source, list[Ints]] = {RIGHT: [np.zeros(0, np.int64)]}
     for subsample in subsamples:
@@ -178,7 +178,7 @@ def ask(
     return Request(
         layers,
         {mode: build_pooling(mode) for mode in modes},
-        {source: np.unique(np.concatenate(found)) for source, found in keys.items()},
+        {source: np.unique(np.concatenate(of_source)) for source, of_source in keys.items()},
         dict.fromkeys(keys, get_args(Positions)),
         prefix,
         top,
@@ -189,14 +189,14 @@ def ask(
 def write_vectors(
     folder: Path, lengths: Ints, vectors: Mapping[tuple[Source, Positions, str], Mapping[tuple[int, int], Vectors]]
 ) -> Pooled:
-    """Vectors of texts at padded lengths as `pool_corpus` leaves them, of the last layer, where every pass was run.
+    """Write vectors of the last layer at padded lengths as `pool_corpus` does if every pass is run for real.
 
-    Each mapping must name the same texts at the same lengths as others of its source.
+    All mappings of a source must have the same texts and lengths.
     """
-    for (source, positions, mode), found in vectors.items():
-        pairs = sorted(found)
+    for (source, positions, mode), vector_of in vectors.items():
+        pairs = sorted(vector_of)
         texts, widths = np.array(pairs, dtype=np.int64).T
         name = f"{source.side} {'masked' if source.masked else 'unmasked'}"
         np.save(folder / f"{name} pairs.npy", pair_keys(texts, widths))
-        np.save(folder / f"{name} {positions} -1 {mode}.npy", np.array([found[pair] for pair in pairs], np.float32))
+        np.save(folder / f"{name} {positions} -1 {mode}.npy", np.array([vector_of[pair] for pair in pairs], np.float32))
     return Pooled(lengths, False, folder)
