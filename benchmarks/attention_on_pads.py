@@ -14,7 +14,7 @@ What is alike for every head: the texts; Adam; as many epochs and batches of one
 each arm by itself from one grid, by mean accuracy over seeds on the fifth of the training texts that a seed does not
 learn from. A seed draws that fifth, the first weights and the order of the texts; intervals are Student's 95 % over
 seeds, with the same test texts throughout, so they hold no sampling of test texts. Every rate's accuracy is in the
-results, to tell an arm's choice of rate from the effect of its mask.
+results, to separate an arm's choice of rate from the effect of its mask.
 
 Widths differ in pads alone: texts of more than 32 tokens are left out of every width (the results say how many), for
 a text cut at 32 tokens is another text. One pass padded to 128 then holds, as its beginning, the states of every

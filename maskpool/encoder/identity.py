@@ -21,7 +21,7 @@ def differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     return [name for name in {**first, **second} if name not in _INFORMATIVE and first.get(name) != second.get(name)]
 
 
-def told(identity: dict[str, Any], names: list[str]) -> str:
+def described(identity: dict[str, Any], names: list[str]) -> str:
     """Describe an identity by its model name and some of its fields, with shortened hashes."""
     fields = ", ".join(f"{name} {short(identity.get(name))}" for name in names)
     return f"{identity.get('name')} ({fields})"

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from maskpool.encoder.identity import differing, told
+from maskpool.encoder.identity import described, differing
 from maskpool.errors import FolderError, InvalidValueError, StorageError
 from maskpool.files import exclusive, replace_file
 from maskpool.trust import check_regular
@@ -337,8 +337,8 @@ def refuse_others(path: Path, stored: dict[str, Any], requested: dict[str, Any])
     if names:
         raise InvalidValueError(
             "path",
-            f"must be a file of the requested states; {path} was made by {told(stored, names)}, but "
-            f"{told(requested, names)} was requested; choose another path, or delete this file",
+            f"must be a file of the requested states; {path} was made by {described(stored, names)}, but "
+            f"{described(requested, names)} was requested; choose another path, or delete this file",
         )
 
 

@@ -255,7 +255,7 @@ def test_a_head_is_seen_from_the_study_file(tmp_path: Path, monkeypatch: pytest.
     assert study.poolings == ("mean", str(head), str(other))
     assert parse_study(study.as_json()) == study
     file.write_text('poolings = ["heads/other"]', encoding="utf-8")
-    sentence = f"or the folder of a saved head, as seen from {file.parent}, got 'heads/other'"
+    sentence = f"or the folder of a saved head relative to {file.parent}, got 'heads/other'"
     with pytest.raises(MaskpoolError, match=sentence):
         read_study(file)
 

@@ -38,7 +38,7 @@ def batch_effect(
     """Measure how many texts change cluster if only their batch changes, and if only the seed changes.
 
     Both changes are counted between fits of k-means, with the clusters matched one to one. With fixed clusters (fitted
-    on texts alone), a text can only change cluster because of its own batch.
+    on texts alone), a text can only change cluster because of its batch.
 
     Args:
         pooled: The vectors.

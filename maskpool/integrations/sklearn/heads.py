@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from maskpool.batch.token_batch import TokenBatch
 from maskpool.encoder import Encoder, TokenStates, compute_states, text_encoder, weights_hash
-from maskpool.encoder.identity import differing, of_the_encoder, short, told
+from maskpool.encoder.identity import described, differing, of_the_encoder, short
 from maskpool.errors import DivergedError, ExistsError, InvalidTypeError, InvalidValueError
 from maskpool.integrations.sentence_transformers import Pooling, open_model, with_pooling
 from maskpool.integrations.sklearn.encoder import check_readable_texts
@@ -307,7 +307,9 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         ours, theirs = self.encoder_identity_, of_the_encoder(states.identity)
         differ = differing(ours, theirs)
         if differ:
-            first, got = (told(of, differ) if of else "states that do not say whose they are" for of in (ours, theirs))
+            first, got = (
+                described(of, differ) if of else "states that do not say whose they are" for of in (ours, theirs)
+            )
             raise InvalidValueError(
                 "X", f"must hold token states of the encoder that this head was fitted on: fitted on {first}, got {got}"
             )
