@@ -1,4 +1,4 @@
-"""What has been computed, one line a cell."""
+"""The file of finished cells."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def stored(path: Path) -> list[Any]:
 
 
 def line(key: Any, value: object = 1, cell: object = None) -> bytes:
-    found = {"cell": content_hash(key) if cell is None else cell, "key": key, "value": value, "seconds": 1.0}
-    return json.dumps(found).encode() + b"\n"
+    fields = {"cell": content_hash(key) if cell is None else cell, "key": key, "value": value, "seconds": 1.0}
+    return json.dumps(fields).encode() + b"\n"
 
 
-def test_what_is_added_is_there(path: Path) -> None:
-    """Cells that were added are there for the next one who opens the file, each one line with its hash and time."""
+def test_added_cells_are_stored(path: Path) -> None:
+    """Added cells are found when the file is opened again, each on one line with its hash and time."""
     cells = Cells(path)
     assert len(cells) == 3
     assert [cells[key] for key in KEYS] == VALUES
@@ -55,7 +55,7 @@ def test_what_is_added_is_there(path: Path) -> None:
 
 
 def test_no_file_no_cells(tmp_path: Path) -> None:
-    """A file that is not there holds no cell, and opening makes none."""
+    """A missing file has no cells, and opening does not create it."""
     cells = Cells(tmp_path / "cells.jsonl")
     assert len(cells) == 0
     assert KEYS[0] not in cells
@@ -63,7 +63,7 @@ def test_no_file_no_cells(tmp_path: Path) -> None:
 
 
 def test_opening_changes_nothing(path: Path) -> None:
-    """A whole file stays byte for byte as it was when it is opened."""
+    """Opening a complete file does not change it."""
     before = path.read_bytes()
     Cells(path)
     assert path.read_bytes() == before
@@ -71,7 +71,7 @@ def test_opening_changes_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("reopened", [False, True])
 def test_a_missing_cell_is_no_cell(path: Path, reopened: bool) -> None:
-    """A key that differs in one value, or in one name more, is another cell."""
+    """A key that differs in one value or has one more name is another cell."""
     cells = Cells(path) if reopened else Cells(path.with_name("new"))
     cells.add({"kind": "x", "subsample": 1}, None, 0)
     for other in (
@@ -96,7 +96,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 def test_the_order_of_names_does_not_count(
     tmp_path_factory: pytest.TempPathFactory, key: dict[str, Any], data: st.DataObject
 ) -> None:
-    """The same key with its names in another order, or read back from JSON, is the same cell."""
+    """A key with its names in another order, or read back from JSON, is the same cell."""
     key = {"kind": "any", **key}
     shuffled = dict(data.draw(st.permutations(list(key.items()))))
     cells = Cells(tmp_path_factory.mktemp("cells") / "cells.jsonl")
@@ -108,7 +108,7 @@ def test_the_order_of_names_does_not_count(
 
 @given(value=json_values)
 def test_any_value_comes_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
-    """Any JSON value, of whatever characters, is one line and comes back the same."""
+    """Any JSON value with any characters is stored on one line and read back unchanged."""
     cells = Cells(tmp_path_factory.mktemp("cells") / "cells.jsonl")
     for key in KEYS:
         cells.add(key, value, 0)
@@ -117,13 +117,13 @@ def test_any_value_comes_back(tmp_path_factory: pytest.TempPathFactory, value: o
 
 
 def test_a_torn_last_line_is_cut_off(path: Path) -> None:
-    """Wherever a line at the end was torn, it is cut off by the next cell alone, and those before it stay."""
+    """An incomplete last line is cut off only when the next cell is added, and the cells before it are kept."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n", 0, -1) + 1]
     for kept in range(len(whole), len(content)):
         path.write_bytes(content[:kept])
         cells = Cells(path)
-        assert path.read_bytes() == content[:kept], "whoever only reads changes nothing"
+        assert path.read_bytes() == content[:kept], "reading does not change the file"
         assert [key in cells for key in KEYS] == [True, True, False]
         for key in ({"kind": "next"}, {"kind": "last"}):
             cells.add(key, 5, 0)
@@ -141,7 +141,7 @@ def test_a_torn_last_line_is_cut_off(path: Path) -> None:
     "tail", [b"\0" * 50, b"\xff\xfe", b'{"cell": "', b"{}", b"\r"], ids=["zeros", "no text", "half", "JSON", "return"]
 )
 def test_a_torn_line_need_not_be_text(path: Path, tail: bytes) -> None:
-    """A tail that no newline ends is cut off whatever it holds, and what is added next is a line of its own."""
+    """A tail without a newline is cut off for any content, and the next cell is on a new line."""
     content = path.read_bytes()
     path.write_bytes(content + tail)
     cells = Cells(path)
@@ -174,8 +174,8 @@ NO_CELLS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("no_cell", NO_CELLS.values(), ids=NO_CELLS)
 @pytest.mark.parametrize("place", [0, 1, 3])
-def test_a_line_that_is_no_cell_is_refused(path: Path, no_cell: bytes, place: int) -> None:
-    """A whole line that is no cell is refused in one sentence with the file, which stays as it was."""
+def test_a_line_that_is_not_a_cell_is_refused(path: Path, no_cell: bytes, place: int) -> None:
+    """A complete line that is not a cell is refused in one sentence with the file, which is unchanged."""
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:place], no_cell, *lines[place:]]) + b"torn")
     before = path.read_bytes()
@@ -188,14 +188,14 @@ def test_a_line_that_is_no_cell_is_refused(path: Path, no_cell: bytes, place: in
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """A folder in the file's place is refused with its path."""
+    """A folder in the place of the file is refused with its path."""
     sentence = f"{tmp_path} must be a file, got a folder"
     with pytest.raises(MaskpoolError, match=re.escape(sentence)):
         Cells(tmp_path)
 
 
 class FullDisk(io.FileIO):
-    """A file on a disk that takes 20 more bytes and says so in one of two ways."""
+    """A file on a disk with 20 free bytes, which raises an error or writes less."""
 
     says_so = True
 
@@ -208,7 +208,7 @@ class FullDisk(io.FileIO):
 
 @pytest.fixture(params=["raises", "writes less"])
 def fill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Fills the disk, so that no line has room until the patch is undone."""
+    """Fill the disk until the patch is undone; no line fits."""
 
     def act() -> None:
         monkeypatch.setattr(FullDisk, "says_so", request.param == "raises")
@@ -220,7 +220,7 @@ def fill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
 def test_a_disk_that_fills_up_leaves_the_file(
     path: Path, fill: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fills up within a line leaves the file as it was, and with room the same cell is added."""
+    """If the disk fills up within a line, the file is unchanged, and once there is room the same cell is added."""
     cells, key, before = Cells(path), {"kind": "next"}, path.read_bytes()
     fill()
     with pytest.raises(MaskpoolError) as refused:
@@ -231,13 +231,13 @@ def test_a_disk_that_fills_up_leaves_the_file(
     monkeypatch.undo()
     assert path.read_bytes() == before
     cells.add(key, "x" * 100, 0)
-    assert [Cells(path)[one] for one in (*KEYS, key)] == [*VALUES, "x" * 100]
+    assert [Cells(path)[finished] for finished in (*KEYS, key)] == [*VALUES, "x" * 100]
 
 
 def test_a_disk_that_is_full_from_the_start(
     tmp_path: Path, fill: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first cell for which there is no room leaves no cell, and nothing that is none."""
+    """A first cell that does not fit leaves neither a cell nor an incomplete line."""
     cells = Cells(tmp_path / "cells.jsonl")
     fill()
     with pytest.raises(MaskpoolError, match="its 0 cells are complete"):
@@ -247,8 +247,8 @@ def test_a_disk_that_is_full_from_the_start(
     assert not cells.path.exists() or cells.path.read_bytes() == b""
 
 
-def test_what_is_there_is_not_computed(path: Path) -> None:
-    """A cell is computed once, its time is kept, and never again by this or a later opening."""
+def test_a_finished_cell_is_not_computed_again(path: Path) -> None:
+    """A cell is computed once and its time is stored; neither this object nor a later one computes it again."""
     calls: list[int] = []
 
     def compute() -> dict[str, int]:
@@ -266,7 +266,7 @@ def test_what_is_there_is_not_computed(path: Path) -> None:
 
 @pytest.mark.parametrize("nothing", [None, 0, "", [], {}, False])
 def test_an_empty_value_is_a_value(path: Path, nothing: object) -> None:
-    """A cell whose value is null, zero or empty is there, and not computed anew."""
+    """A cell whose value is null, zero or empty is finished and is not computed again."""
     cells, key = Cells(path), {"kind": "next"}
     assert cells.once(key, lambda: nothing) == nothing
     assert key in cells
@@ -274,8 +274,8 @@ def test_an_empty_value_is_a_value(path: Path, nothing: object) -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_what_cannot_be_computed_leaves_no_cell(path: Path, error: type[BaseException]) -> None:
-    """A computation that fails or is stopped leaves the file as it was."""
+def test_a_failed_computation_leaves_no_cell(path: Path, error: type[BaseException]) -> None:
+    """A computation that fails or is interrupted does not change the file."""
     before = path.read_bytes()
 
     def compute() -> None:
@@ -287,7 +287,7 @@ def test_what_cannot_be_computed_leaves_no_cell(path: Path, error: type[BaseExce
 
 
 def test_a_value_that_json_cannot_hold_leaves_no_cell(path: Path) -> None:
-    """A value that is no JSON is a bug, and leaves the file as it was."""
+    """A value that is not JSON raises an error and does not change the file."""
     before = path.read_bytes()
     with pytest.raises(TypeError):
         Cells(path).add({"kind": "next"}, object(), 0)
@@ -295,7 +295,7 @@ def test_a_value_that_json_cannot_hold_leaves_no_cell(path: Path) -> None:
 
 
 def test_kinds_come_in_the_order_of_the_file(path: Path) -> None:
-    """The cells of a kind come in the order in which they were added, after opening as before."""
+    """The cells of a kind are in the order in which they were added, before and after opening the file again."""
     cells = Cells(path)
     for subsample in (9, 2, 5):
         cells.add({"kind": "fit", "subsample": subsample}, -subsample, 0)

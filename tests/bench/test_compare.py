@@ -1,4 +1,4 @@
-"""Two finished studies, row by row."""
+"""The comparison of two finished studies."""
 
 from __future__ import annotations
 
@@ -54,43 +54,43 @@ OTHER = study(
 )
 
 
-def test_rows_that_both_have_are_subtracted() -> None:
-    """A row of both studies has B − A, the larger floor, and both rows; references and others are counted alone."""
-    found = compare(ONE, OTHER)
-    assert [one["treatment"] for one in found["rows"]] == ["included", "noise"]
-    included, noise = found["rows"]
+def test_common_rows_are_subtracted() -> None:
+    """A common row has B − A, the larger floor and both rows; rows in only one study are counted."""
+    compared = compare(ONE, OTHER)
+    assert [common["treatment"] for common in compared["rows"]] == ["included", "noise"]
+    included, noise = compared["rows"]
     assert included["delta"] == pytest.approx(-0.05, abs=1e-12)
     assert noise["delta"] == pytest.approx(0.3, abs=1e-12)
     assert (included["floor"], noise["floor"]) == (0.03, 0.05)
     assert (included["a"]["delta"], included["b"]["delta"]) == (-0.1, -0.15)
     names = {"model": "m", "corpus": "c", "layer": -1, "by": "kmeans", "pooling": "mean", "plan": "random batches of 8"}
     assert included.items() >= names.items()
-    assert (found["only_in_a"], found["only_in_b"]) == (1, 2)
+    assert (compared["only_in_a"], compared["only_in_b"]) == (1, 2)
 
 
 @pytest.mark.parametrize("number", [1, 2, 40])
 def test_intervals_are_sidaks_over_the_common_rows(number: int) -> None:
-    """Half-widths are the normal's quantile at 0.95^(1/rows), two-sided, times the root of the summed squares."""
+    """Half-widths are the two-sided normal quantile at 0.95^(1/rows) times the root of the summed squares."""
     one = study([row(f"treatment {place}", 0.1, 0.03, 0.01) for place in range(number)] + [row("a's own", 0, 1, 0)])
     other = study([row(f"treatment {place}", 0.3, 0.04, 0.01) for place in range(number)])
     rows = compare(one, other)["rows"]
     quantile = math.sqrt(stats.chi2.ppf(0.95 ** (1 / number), 1))  # of the square of a normal number
     assert len(rows) == number
-    for found in rows:
-        assert found["low"] == pytest.approx(0.2 - quantile * 0.05, abs=1e-9)
-        assert found["high"] == pytest.approx(0.2 + quantile * 0.05, abs=1e-9)
+    for common in rows:
+        assert common["low"] == pytest.approx(0.2 - quantile * 0.05, abs=1e-9)
+        assert common["high"] == pytest.approx(0.2 + quantile * 0.05, abs=1e-9)
 
 
-def test_a_study_differs_from_itself_in_nothing() -> None:
-    """Against itself, a study has no other setting, no row of its own, and no difference."""
-    found = compare(ONE, deepcopy(ONE))
-    assert found["settings"] == []
-    assert (found["only_in_a"], found["only_in_b"]) == (0, 0)
-    assert [one["delta"] for one in found["rows"]] == [0, 0, 0]
+def test_a_study_does_not_differ_from_itself() -> None:
+    """A study compared with itself has no differing setting, no row without a partner, and no difference."""
+    compared = compare(ONE, deepcopy(ONE))
+    assert compared["settings"] == []
+    assert (compared["only_in_a"], compared["only_in_b"]) == (0, 0)
+    assert [common["delta"] for common in compared["rows"]] == [0, 0, 0]
 
 
 def test_settings_that_differ_are_named_with_both_values() -> None:
-    """Whatever differs in the study, the corpora or the versions is told, that which one alone has as well."""
+    """All differing settings, corpora and versions are listed, including those that only one study has."""
     other = deepcopy(OTHER)
     other["study"] = {"seeds": 5, "dtype": "float32", "pad_to": 64}
     other["corpora"] = {"c": "another hash", "d": "hash"}
@@ -116,7 +116,7 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
     ],
 )
 def test_nothing_in_common_is_refused(other: Results) -> None:
-    """Studies without a row of the same model, corpus, layer, pooling, plan and treatment are not compared."""
+    """Studies without a row with the same model, corpus, layer, pooling, plan and treatment are refused."""
     with pytest.raises(
         MaskpoolError, match=r"the two studies have no row in common: they must share a pooling, a plan"
     ):
@@ -125,7 +125,7 @@ def test_nothing_in_common_is_refused(other: Results) -> None:
 
 @pytest.mark.parametrize(("layer", "by"), [(-1, "kmeans"), (0, "kmeans, layer 0")])
 def test_a_table_has_a_cell_for_each_column(layer: int, by: str) -> None:
-    """The rows as text have every difference with its interval, and name a layer that is not the last."""
+    """Each row as text has every difference with its interval, and names a layer that is not the last."""
     one = study([row("included", -0.1, 0.03, 0.01)], layer)
     other = study([row("included", -0.15, 0.04, 0.03)], layer)
     (shown,) = table(compare(one, other))

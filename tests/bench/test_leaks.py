@@ -1,4 +1,4 @@
-"""Each leak, against the public bug itself: a few lines over batches that the tokenizer padded."""
+"""Each leak, compared with the public bug itself: a few lines over batches that the tokenizer padded."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from maskpool.bench.vectors import Vectors
 
 TEXTS, LABELS = (list(column) for column in zip(*tiny.make_texts(70), strict=True))
-# A batch's token ids and mask, and the model: what the public code had in hand.
+# The public code's input: the model, and the token ids and mask of a batch.
 Recipe = Callable[[PreTrainedModel, Tensor, Tensor], Tensor]
 
 
 def mean_over_pads(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
-    found: Tensor = model(ids, mask).last_hidden_state
-    return found.mean(1)
+    states: Tensor = model(ids, mask).last_hidden_state
+    return states.mean(1)
 
 
 def divided_by_width(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
@@ -42,18 +42,18 @@ def divided_by_width(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tenso
 
 
 def zeroed_before_max(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
-    found: Tensor = model(ids, mask).last_hidden_state * mask[:, :, None]
-    return found.max(1).values
+    zeroed: Tensor = model(ids, mask).last_hidden_state * mask[:, :, None]
+    return zeroed.max(1).values
 
 
 def last_column(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
-    found: Tensor = model(ids, mask).last_hidden_state[:, -1]
-    return found
+    last: Tensor = model(ids, mask).last_hidden_state[:, -1]
+    return last
 
 
 def first_column(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
-    found: Tensor = model(ids, mask).last_hidden_state[:, 0]
-    return found
+    first: Tensor = model(ids, mask).last_hidden_state[:, 0]
+    return first
 
 
 def no_mask(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass
 class Measured:
-    """A study of every leak, and the vectors that it makes its cells of."""
+    """A study of every leak, and the vectors of its cells."""
 
     part: Part
     grid: Grid
@@ -93,9 +93,9 @@ def measured(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Meas
 
 
 def really_done(part: Part, plan: Plan, recipe: Recipe) -> Vectors:
-    """What the public code gives of each batch of a plan, padded by the model's own tokenizer."""
+    """Run the public code on each batch of a plan, padded by the model's tokenizer."""
     tokenizer, subsample = part.encoder.tokenizer, part.subsamples[FULL]
-    found = np.zeros((len(TEXTS), part.encoder.dimension), np.float32)
+    vectors = np.zeros((len(TEXTS), part.encoder.dimension), np.float32)
     before = tokenizer.padding_side
     tokenizer.padding_side = plan.side
     try:
@@ -110,39 +110,41 @@ def really_done(part: Part, plan: Plan, recipe: Recipe) -> Vectors:
             )
             assert given["input_ids"].shape[1] == width
             with torch.no_grad():
-                found[batch] = recipe(part.encoder.model, given["input_ids"], given["attention_mask"]).numpy()
+                vectors[batch] = recipe(part.encoder.model, given["input_ids"], given["attention_mask"]).numpy()
     finally:
         tokenizer.padding_side = before
-    return found
+    return vectors
 
 
 @pytest.mark.parametrize("name", REMADE)
 def test_a_leak_is_the_public_bug(measured: Measured, name: str) -> None:
-    """For every text and plan of its side, a leak's vector is the one that the public code gives."""
-    comparisons = [one for one in measured.grid.comparisons() if one.leak == name]
+    """For every text and plan of its side, a leak gives the same vector as the public code."""
+    comparisons = [comparison for comparison in measured.grid.comparisons() if comparison.leak == name]
     sides = [plan.name for plan in measured.part.plans if plan.side == REMADE[name].side]
-    assert [one.plan.name for one in comparisons] == sides
+    assert [comparison.plan.name for comparison in comparisons] == sides
     subsample = measured.part.subsamples[FULL]
-    for one in comparisons:
-        expected = really_done(measured.part, one.plan, RECIPES[name])
-        found = treatment_vectors(measured.pooled, subsample, one.layer, one.pooling, one.treatment, one.plan)
-        error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    for comparison in comparisons:
+        layer, pooling, plan = comparison.layer, comparison.pooling, comparison.plan
+        expected = really_done(measured.part, plan, RECIPES[name])
+        vectors = treatment_vectors(measured.pooled, subsample, layer, pooling, comparison.treatment, plan)
+        error = np.linalg.norm(vectors - expected, axis=1) / np.linalg.norm(expected, axis=1)
         assert error.max() < 1e-5
 
 
 @pytest.mark.parametrize("name", REMADE)
-def test_a_leak_moves_the_texts_that_have_pads_and_no_other(measured: Measured, name: str) -> None:
-    """A leak leaves a text without pads as it is alone, and moves most of the others."""
+def test_a_leak_moves_only_texts_with_pads(measured: Measured, name: str) -> None:
+    """A leak gives a text without pads the vector of the text alone, and moves most of the others."""
     subsample = measured.part.subsamples[FULL]
-    for one in (one for one in measured.grid.comparisons() if one.leak == name):
-        alone = alone_vectors(measured.pooled, subsample, one.layer, one.pooling)
-        found = treatment_vectors(measured.pooled, subsample, one.layer, one.pooling, one.treatment, one.plan)
-        moved = np.linalg.norm(found - alone, axis=1) / np.linalg.norm(alone, axis=1)
-        padded = subsample.widths[one.plan.name] > measured.part.lengths
+    for comparison in (comparison for comparison in measured.grid.comparisons() if comparison.leak == name):
+        layer, pooling, plan = comparison.layer, comparison.pooling, comparison.plan
+        alone = alone_vectors(measured.pooled, subsample, layer, pooling)
+        vectors = treatment_vectors(measured.pooled, subsample, layer, pooling, comparison.treatment, plan)
+        moved = np.linalg.norm(vectors - alone, axis=1) / np.linalg.norm(alone, axis=1)
+        padded = subsample.widths[plan.name] > measured.part.lengths
         assert moved[~padded].max(initial=0) < 1e-5
         assert np.mean(moved[padded] > 1e-3) > 0.9
 
 
 def test_every_leak_has_its_recipe() -> None:
-    """A leak that is added is to be compared with the bug that it re-creates."""
+    """Every leak is compared with the bug that it re-creates."""
     assert set(RECIPES) == set(REMADE)

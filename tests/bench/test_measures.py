@@ -1,4 +1,4 @@
-"""What is measured besides fits, against loops over texts."""
+"""Measurements other than fits, compared with loops over texts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SUBSAMPLE = Subsample(FULL, np.arange(TEXTS), {PLAN.name: WIDTHS}, (0, 1), 0)
 
 @pytest.fixture(scope="module")
 def laid() -> dict[str, Vectors]:
-    """Vectors alone, with pads included, and of pads alone; what is included moves with the share of pads."""
+    """Make vectors of texts alone, with pads included, and of only pads; included pads move a text by their share."""
     rng = np.random.default_rng(2)
     alone = rng.normal(0, 1, (TEXTS, DIM))
     share = (1 - LENGTHS / WIDTHS)[:, None]
@@ -72,7 +72,7 @@ def shifts(alone: Vectors, other: Vectors) -> list[float]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Between the two values that stand on either side of the share, in proportion."""
+    """Interpolate between the two values on either side of the share."""
     ordered, place = sorted(values), share * (len(values) - 1)
     below = ordered[int(place)]
     return below + (place - int(place)) * (ordered[min(int(place) + 1, len(ordered) - 1)] - below)
@@ -91,7 +91,7 @@ def jaccard(one: Vectors, other: Vectors) -> float:
 
 
 def assert_moved(found: dict[str, Any], alone: Vectors, other: Vectors) -> list[float]:
-    """The measures that every treatment has are those of slow loops; float32 leaves them seven digits."""
+    """Check the measures of every treatment against slow loops, to the seven digits of float32."""
     expected = shifts(alone, other)
     assert found["cosine_shift"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
     assert found["cosine_shift_p95"] == pytest.approx(quantile(expected, 0.95), abs=1e-6)
@@ -111,18 +111,18 @@ def assert_moved(found: dict[str, Any], alone: Vectors, other: Vectors) -> list[
     ],
 )
 def test_tfidf_is_of_words_where_there_are_some(texts: list[str], terms: set[str]) -> None:
-    """Words of two characters are scikit-learn's terms; where no text has one, those of one, or the characters."""
+    """Terms are words of two characters; if no text has one, words of one character, or else characters."""
     assert tfidf_of(texts).shape == (len(texts), len(terms))
     if "ab" in terms:
         assert (tfidf_of(texts) != TfidfVectorizer(sublinear_tf=True).fit_transform(texts)).nnz == 0
 
 
 def test_shift_of_included_is_the_slow_loop(laid: dict[str, Vectors], pooled: Pooled) -> None:
-    """How far pads move a text, and how that goes with its pads, is counted text by text."""
+    """The shift by pads, its correlation with the pads and its bins equal those counted text by text."""
     found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
     shift = assert_moved(found, laid["real"], laid["whole"])
     fractions = [1 - length / width for length, width in zip(LENGTHS.tolist(), WIDTHS.tolist(), strict=True)]
-    # Spearman's correlation is Pearson's of the ranks; texts without pads are tied, float32's noise in shifts or not.
+    # Spearman's correlation is Pearson's of the ranks; texts without pads are tied despite float32 noise in shifts.
     unmoved = [value if fraction else 0.0 for value, fraction in zip(shift, fractions, strict=True)]
     expected = np.corrcoef(rankdata(unmoved), rankdata(fractions))[0, 1]
     assert found["shift_by_padding"] == pytest.approx(expected, abs=1e-9)
@@ -140,7 +140,7 @@ def test_shift_of_included_is_the_slow_loop(laid: dict[str, Vectors], pooled: Po
 
 
 def test_shift_of_pads_only_is_of_the_texts_that_have_some(laid: dict[str, Vectors], pooled: Pooled) -> None:
-    """Pads alone are set against the same texts alone, and nothing is said of how that goes with the share of pads."""
+    """Only pads are compared with the same texts alone, without a correlation with the share of pads."""
     found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "pads only", "kmeans"))
     padded = WIDTHS > LENGTHS
     assert 10 < padded.sum() < TEXTS
@@ -163,7 +163,7 @@ def part(encoder: Encoder) -> Part:
 
 
 def scores(labels: Sequence[str], clusters: Sequence[int]) -> dict[str, float]:
-    """scikit-learn's scores, and the accuracy of the best of all ways to give each label a cluster of its own."""
+    """Compute scikit-learn's scores, and the accuracy of the best of all assignments of clusters to labels."""
     names = sorted(set(labels))
     together = Counter(zip(labels, clusters, strict=True))
     ways = permutations(range(max(clusters) + 1), len(names))
@@ -179,7 +179,7 @@ def scores(labels: Sequence[str], clusters: Sequence[int]) -> dict[str, float]:
 
 
 def test_baselines_are_scikit_learns(part: Part) -> None:
-    """k-means on TF-IDF, over the study's seeds, and the lengths' deciles score what scikit-learn gives directly."""
+    """k-means on TF-IDF over the study's seeds, and the deciles of the lengths, have scikit-learn's scores."""
     found = baselines(part)
     matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(part.corpus.texts)
     fits = [KMeans(5, n_init=1, random_state=seed).fit_predict(matrix).tolist() for seed in range(3)]
@@ -204,7 +204,7 @@ def test_baselines_are_scikit_learns(part: Part) -> None:
 def test_seconds_are_scaled_from_batches_to_all_tokens(
     part: Part, monkeypatch: pytest.MonkeyPatch, plan: Plan, timed: int, batches: int
 ) -> None:
-    """Where each position takes a thousandth of a second, a plan takes a thousandth of its positions, pads included."""
+    """If each position takes a millisecond, a plan takes as many milliseconds as it has positions, with pads."""
     now = 0.0
     seen: list[tuple[int, int | None, str]] = []
 

@@ -1,4 +1,4 @@
-"""Mixed plans, against loops over texts."""
+"""Mixed plans, compared with loops over texts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def blobs(texts: int, spread: float, seed: int) -> tuple[Vectors, Ints]:
-    """Vectors around four centres, of lengths that differ a hundredfold, and their labels."""
+    """Make vectors around four centres, whose lengths differ by a factor of a hundred, and their labels."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, texts)
     vectors = np.eye(6)[labels] + rng.normal(0, spread, (texts, 6))
     return (vectors * np.geomspace(0.1, 10, texts)[:, None]).astype(np.float32), labels
 
 
-def cosine(one: Vectors, other: Vectors) -> float:
-    a, b = one.astype(float), other.astype(float)
+def cosine(first: Vectors, second: Vectors) -> float:
+    a, b = first.astype(float), second.astype(float)
     return float(a @ b / np.sqrt(a @ a) / np.sqrt(b @ b))
 
 
@@ -41,15 +41,15 @@ def slow_accuracy(index: Vectors, queries: Vectors, labels: Ints) -> float:
 @pytest.mark.parametrize("spread", [0.1, 0.4, 1.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_nearest_accuracy_is_the_slow_loop(spread: float, seed: int) -> None:
-    """The accuracy is that of looking for each text's nearest other one, by cosine, in the index alone."""
+    """The accuracy equals that of a search in the index for each text's nearest other text, by cosine."""
     index, labels = blobs(80, spread, seed)
     queries = (index + np.random.default_rng(seed).normal(0, spread / 2, index.shape)).astype(np.float32)
     found = nearest_accuracy(index, queries, labels)
     assert found == pytest.approx(slow_accuracy(index, queries, labels), abs=1e-9)
 
 
-def test_index_and_queries_are_no_equals() -> None:
-    """Which of the two sides is searched matters."""
+def test_index_and_queries_cannot_be_swapped() -> None:
+    """The accuracy depends on which side is the index."""
     index, labels = blobs(80, 0.4, 0)
     queries = blobs(80, 0.4, 1)[0]
     assert nearest_accuracy(index, queries, labels) != nearest_accuracy(queries, index, labels)
@@ -57,14 +57,14 @@ def test_index_and_queries_are_no_equals() -> None:
 
 @pytest.mark.parametrize(("labels", "expected"), [([0, 0, 1, 1], 1.0), ([0, 1, 0, 1], 0.0)])
 def test_twins_find_each_other(labels: list[int], expected: float) -> None:
-    """A text of which the corpus holds a twin finds the twin, never itself."""
+    """A text with a twin in the corpus finds the twin, never itself."""
     vectors = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
     assert nearest_accuracy(vectors, vectors, np.array(labels)) == expected
 
 
 @pytest.mark.parametrize("copies", [3, 7])
 def test_many_twins_find_no_stranger(copies: int) -> None:
-    """Of any number of equal texts each finds one of the others, whichever the ties leave first."""
+    """Each of several equal texts finds one of the others, for any order of ties."""
     vectors = np.repeat(np.random.default_rng(0).standard_normal((5, 4), dtype=np.float32), copies, axis=0)
     labels = np.repeat(np.arange(5), copies)
     order = np.random.default_rng(1).permutation(len(labels))
@@ -74,7 +74,7 @@ def test_many_twins_find_no_stranger(copies: int) -> None:
 
 
 def test_of_texts_equally_near_one_is_found() -> None:
-    """A query halfway between two others gets one of their labels, whichever."""
+    """A query halfway between two other texts gets the label of either."""
     vectors = np.array([[1, 1], [1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
     found = nearest_accuracy(vectors, vectors, np.array([0, 0, 0, 1, 2]))
     assert found == pytest.approx(3 / 5)
@@ -98,7 +98,7 @@ def slow_predicted_ami(fitted: Vectors, predicted: Vectors, labels: Ints, seed: 
 @pytest.mark.parametrize("texts", [80, 81])
 @pytest.mark.parametrize("seed", range(4))
 def test_predicted_ami_is_the_slow_loop(texts: int, seed: int) -> None:
-    """The AMI is that of every second text of an order, sent to the nearest centre of the others."""
+    """The AMI equals that of every second text of an order, assigned to the nearest centre of the others."""
     fitted, labels = blobs(texts, 0.5, seed)
     predicted = (fitted + np.random.default_rng(seed).normal(0, 0.5, fitted.shape)).astype(np.float32)
     found = predicted_ami(fitted, predicted, labels, seed)
@@ -106,7 +106,7 @@ def test_predicted_ami_is_the_slow_loop(texts: int, seed: int) -> None:
 
 
 def test_no_text_is_fitted_and_predicted() -> None:
-    """Half of the texts alone are fitted, the others alone predicted: elsewhere vectors may be anything."""
+    """Only half of the fitted vectors and the other half of the predicted vectors influence the AMI."""
     fitted, labels = blobs(40, 0.5, 0)
     predicted = blobs(40, 0.5, 1)[0]
     before = predicted_ami(fitted, predicted, labels, 3)
@@ -115,7 +115,7 @@ def test_no_text_is_fitted_and_predicted() -> None:
         without = np.delete(np.arange(40), text)
         for name, vectors in (("fitted", fitted), ("predicted", predicted)):
             changed = vectors.copy()
-            # Elsewhere than at the text's own label, as far as may be.
+            # As far as possible from the text's label.
             changed[text] = -vectors[without].sum(axis=0)
             both = {"fitted": fitted, "predicted": predicted, name: changed}
             moved_by[name] += predicted_ami(both["fitted"], both["predicted"], labels, 3) != before
@@ -124,7 +124,7 @@ def test_no_text_is_fitted_and_predicted() -> None:
 
 
 def test_blobs_far_apart_are_found_again() -> None:
-    """Texts of clusters that lie apart are sent to their own, though the fitted ones are shifted a little."""
+    """Texts of distant clusters are assigned to their clusters, although their vectors are scaled."""
     fitted, labels = blobs(120, 0.02, 0)
     predicted = (fitted * 3).astype(np.float32)
     assert max(predicted_ami(fitted, predicted, labels, seed) for seed in range(5)) == pytest.approx(1)

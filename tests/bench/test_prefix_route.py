@@ -1,4 +1,4 @@
-"""Pooled from one pass or from real batches: the same vectors, whichever the pooling."""
+"""One pass gives the same vectors as real batches, for every pooling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODES = tuple(mode for mode in KNOWN_POOLINGS if mode not in LEARNED)
 
 
 def ten_plans(fixed: int) -> tuple[Plan, ...]:
-    """Right-padded plans; the last two pad to one length, which exceeds the longest text."""
+    """Make right-padded plans; the last two pad to a fixed length, which exceeds the longest text."""
     return (
         Plan("random", 32),
         Plan("random", 8),
@@ -43,9 +43,9 @@ def ten_plans(fixed: int) -> tuple[Plan, ...]:
 
 
 def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Path) -> dict[str, float]:
-    """For each pooling, how far a text's vector lies from that of its really run batch, in lengths of the latter.
+    """Return, for each pooling, the largest relative distance of a text's vector from that of its real batch.
 
-    Every batch is padded to its own width and run, and a layer pools it with its mask, or with ones.
+    Every batch is padded to its longest text and run, and a layer pools it with its mask or with ones.
     """
     study = Study(poolings=MODES, plans=ten_plans(fixed), treatments=(INCLUDED,))
     part = Part.of(study, corpus, encoder)
@@ -56,7 +56,7 @@ def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Pat
     assert {width for _, width in blocks} == {part.top}
     assert sum(texts for texts, _ in blocks) == len(part.ids), "each text is run once"
     pooled, _, _ = pool_corpus(encoder, part.ids, request, folder, lambda texts: None)
-    found = dict.fromkeys(MODES, 0.0)
+    largest = dict.fromkeys(MODES, 0.0)
     for plan in part.plans:
         vectors = {
             (mode, treatment): treatment_vectors(pooled, subsample, -1, mode, treatment, plan)
@@ -75,20 +75,20 @@ def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Pat
                     given = mask if treatment == EXCLUDED else torch.ones_like(mask)
                     batched = build_pooling(mode)(states, given).double()
                     error = (torch.from_numpy(harness[batch]).double() - batched).norm(dim=1) / batched.norm(dim=1)
-                    found[mode] = max(found[mode], float(error.max()))
-    return found
+                    largest[mode] = max(largest[mode], float(error.max()))
+    return largest
 
 
 @pytest.mark.full  # every pooling; one runs by default in test_forward
 def test_every_pooling_is_that_of_really_run_batches(encoder: Encoder, tmp_path: Path) -> None:
-    """Under ten plans, what any pooling gives out of one pass is what it gives of each batch at its own width."""
+    """Under ten plans, every pooling gives the same vectors from one pass as from each batch at its width."""
     texts, labels = zip(*tiny.make_texts(70), strict=True)
     found = largest_difference(encoder, Corpus("colours", list(texts), list(labels)), 48, tmp_path)
     assert max(found.values()) < 1e-5, found
 
 
-# Rounding in float32 moves single states of this model by up to 2.6e-5 of what they are in float64, whichever way its
-# batches are run; averages over positions stay below 5e-6.
+# Rounding in float32 moves single states of this model by up to 2.6e-5 from their float64 values in any run; averages
+# over positions move by less than 5e-6.
 @pytest.mark.full  # the test above is its short form
 @pytest.mark.parametrize(
     ("dtype", "bound", "bound_of_single_states"), [("float64", 1e-6, 1e-6), ("float32", 1e-5, 3e-5)]
@@ -96,7 +96,7 @@ def test_every_pooling_is_that_of_really_run_batches(encoder: Encoder, tmp_path:
 def test_every_pooling_of_the_bundled_model_is_that_of_really_run_batches(
     tmp_path: Path, dtype: str, bound: float, bound_of_single_states: float
 ) -> None:
-    """The same holds for all-MiniLM-L6-v2 on a hundred docstrings, but for noise of float32."""
+    """The same holds for all-MiniLM-L6-v2 on a hundred docstrings, apart from float32 noise."""
     corpus = corpora.docstrings()
     short = [place for place, text in enumerate(corpus.texts) if len(text) < 400][::7][:100]
     some = Corpus("docstrings", [corpus.texts[place] for place in short], [corpus.labels[place] for place in short])

@@ -1,4 +1,4 @@
-"""Which positions are pooled, and noise of the same cosine."""
+"""Spans of positions, unit vectors, and noise of the same cosine."""
 
 import numpy as np
 import pytest
@@ -22,10 +22,10 @@ TEXTS, WIDTH, DIM = 4, 9, 5
     )
 )
 def test_spans_are_slices(mode: str, request: list[tuple[int, int, int]]) -> None:
-    """Pooling spans at once gives what pooling each slice alone gives, in any order and with repeats."""
+    """Pooling all spans at once equals pooling each slice alone, in any order and with repeats."""
     states = torch.randn(TEXTS, WIDTH, DIM)
-    rows, one, two = (np.array(column) for column in zip(*request, strict=True))
-    starts, ends = np.minimum(one, two), np.maximum(one, two)
+    rows, first, second = (np.array(column) for column in zip(*request, strict=True))
+    starts, ends = np.minimum(first, second), np.maximum(first, second)
     layer = build_pooling(mode)
     pooled = layer.pool(spans(states, rows, starts, ends))
     for place, (row, start, end) in enumerate(zip(rows, starts, ends, strict=True)):
@@ -34,22 +34,22 @@ def test_spans_are_slices(mode: str, request: list[tuple[int, int, int]]) -> Non
         torch.testing.assert_close(pooled[place], alone)
 
 
-def test_spans_copy_nothing() -> None:
-    """The batch of spans reads the states where they lie."""
+def test_spans_do_not_copy_states() -> None:
+    """The batch of spans shares the memory of the states."""
     states = torch.randn(TEXTS, WIDTH, DIM)
     batch = spans(states, np.array([1]), np.array([0]), np.array([4]))
     assert batch.values.data_ptr() == states.data_ptr()
 
 
 def test_unit() -> None:
-    """Every vector gets length 1 and keeps its direction, however short or long, and zero stays zero."""
+    """Every vector of any length is scaled to length 1 and keeps its direction, and zero stays zero."""
     vectors = np.array([[3, 4], [3e-20, 4e-20], [3e18, 4e18], [0, 0]], np.float32)
     expected = np.array([[0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [0, 0]])
     np.testing.assert_allclose(unit(vectors), expected, rtol=1e-6)
 
 
 def test_noise_has_the_cosine_of_the_other_treatment_text_by_text() -> None:
-    """Noise is a unit vector whose cosine to the reference is that of the other treatment, for each text."""
+    """For each text, noise is a unit vector with the other treatment's cosine to the reference."""
     rng = np.random.default_rng(0)
     reference = unit(rng.standard_normal((300, 24), dtype=np.float32))
     weight = np.linspace(-1.5, 1.5, 300, dtype=np.float32)[:, None]
@@ -61,8 +61,8 @@ def test_noise_has_the_cosine_of_the_other_treatment_text_by_text() -> None:
     np.testing.assert_allclose(np.linalg.norm(turned, axis=1), 1, atol=1e-6)
 
 
-def test_noise_turns_nothing_that_did_not_move() -> None:
-    """Where the other treatment equals the reference, or is its opposite, so is the noise."""
+def test_noise_keeps_vectors_that_did_not_move() -> None:
+    """If the other treatment equals the reference or its opposite, so does the noise."""
     reference = unit(np.random.default_rng(0).standard_normal((50, 8), dtype=np.float32))
     for sign in (1, -1):
         turned = matched_noise(reference, sign * reference, np.random.default_rng(1))
@@ -70,7 +70,7 @@ def test_noise_turns_nothing_that_did_not_move() -> None:
 
 
 def test_noise_is_otherwise_random() -> None:
-    """What noise adds to a text is spread over all directions, whatever the other treatment has in common."""
+    """Noise spreads over all directions, even if the other treatment moves all texts in one direction."""
     rng = np.random.default_rng(0)
     texts, dim = 4000, 6
     reference = np.zeros((texts, dim), np.float32)
