@@ -1,4 +1,4 @@
-"""What one fit is made of: the vectors of each treatment, its clusters and its scores."""
+"""Fits: the vectors of each treatment, their clusters and their scores."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_another_s_pads_only_are_never_the_text_s_own(laid: Laid, pooled: Pooled
     givers = [own.index(vector) for vector in given]
     assert sorted(givers) == list(range(len(own)))
     assert all(giver != text for text, giver in enumerate(givers))
-    # A neighbour in the corpus would be no stranger where its labels stand in a row.
+    # If labels are in order in the corpus, its next text would not be a random text.
     assert len({giver - text for text, giver in enumerate(givers)}) > 5
     assert treatment_vectors(pooled, subsample, -1, "mean", "another's pads only", plan).tolist() == given
 
@@ -164,7 +164,7 @@ def test_noise_lies_as_far_from_alone_as_included(laid: Laid, pooled: Pooled, si
 
 
 def test_random_treatments_of_two_draws_are_drawn_apart(pooled: Pooled) -> None:
-    """Noise and strangers are drawn anew for another subsample of the same texts."""
+    """Noise and other texts are drawn again for another subsample of the same texts."""
     one, other = subsample_of(FULL, np.arange(TEXTS)), subsample_of(FULL, np.arange(TEXTS), seed=1)
     for treatment in ("noise", "another's pads only"):
         first, second = (
@@ -250,7 +250,7 @@ def test_a_half_sample_gets_the_primary_score_alone(laid: Laid, pooled: Pooled) 
 
 @pytest.mark.parametrize("number", SUBSAMPLES)
 def test_the_reference_of_pads_only_is_of_the_same_texts(laid: Laid, pooled: Pooled, number: int) -> None:
-    """Beside a treatment of the texts with a pad stand the same texts alone, against the same labels."""
+    """A treatment of only the texts with pads is compared with the same texts alone, under the same labels."""
     subsample = SUBSAMPLES[number]
     padded = np.array(has_pads(subsample, RIGHT_PLAN))
     one = Comparison(-1, "mean", RIGHT_PLAN, "pads only", "kmeans")

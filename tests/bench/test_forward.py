@@ -1,4 +1,4 @@
-"""What is pooled from few passes is what each batch gives that is really run."""
+"""Vectors pooled from few passes equal those of batches that are really run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from maskpool.plans import Ints
 
 TOP = 40
-NUMBER = 75  # so that the last batch of each plan is a part of one
+NUMBER = 75  # leaves an incomplete last batch in each plan
 LAYERS = (0, 1, -1)
 KEPT = (0, 3, 31, 32, 64, 74)
 PLANS = [
@@ -58,7 +58,7 @@ BUGS = [tiny.CountsItsPads, tiny.ForgetsItsMask]
 
 
 def subsamples_of(lengths: Ints, plans: Sequence[Plan] = PLANS) -> list[Subsample]:
-    """All texts, and half of them in batches of their own: what a replicate asks for."""
+    """Make a subsample of all texts and one of half of them, with separate batches."""
     found = []
     for number, texts in enumerate((np.arange(len(lengths)), np.arange(0, len(lengths), 2))):
         widths = {plan.name: plan.widths(lengths[texts], np.random.default_rng(SEED)) for plan in plans}
@@ -252,7 +252,7 @@ def assert_as_run(truth: Truth, prefix: bool, source: Source, positions: Positio
 def test_each_set_of_positions_is_as_if_each_batch_had_been_run(
     truth: Truth, way: str, positions: Positions, mode: str
 ) -> None:
-    """Whatever is read of a padded text is what its batch gives when it is really run and pooled naively."""
+    """Every set of positions of a padded text equals that of its batch, really run and pooled naively."""
     prefix, source = WAYS[way]
     assert_as_run(truth, prefix, source, positions, mode)
 
@@ -384,7 +384,7 @@ def test_a_killed_call_goes_on(
     asked_for.clear()
     counts: list[int] = []
     pooled, states, cost = pool_corpus(encoder, ids, request, tmp_path / "killed", counts.append)
-    # The block after which the call was killed is finished: its count was written before it was told.
+    # The block after which the call was killed is finished, because its count was written before the callback.
     assert asked_for[preparations:] == blocks[stop + 1 :]
     assert counts == [sum(texts for texts, _ in blocks[: stop + 1]), *(texts for texts, _ in blocks[stop + 1 :])]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
@@ -438,7 +438,7 @@ def test_no_padded_text_is_run_in_a_block_of_its_own(encoder: Encoder, prefix: b
 
 
 def test_vectors_are_read_from_files(encoder: Encoder, tmp_path: Path) -> None:
-    """What is handed to other processes holds no vectors: they are read from their files, anew each time."""
+    """The object for other processes does not hold vectors; it reads them from their files each time."""
     ids, lengths = some(encoder)
     request = tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], top=TOP)
     pooled, _, _ = pool_corpus(encoder, ids, request, tmp_path, lambda texts: None)
@@ -459,7 +459,7 @@ def test_what_is_read_is_a_copy(truth: Truth) -> None:
 
 
 @pytest.mark.parametrize("kept", [(), KEPT])
-def test_a_full_disk_is_told(
+def test_a_full_disk_is_refused(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Sequence[int]
 ) -> None:
     """A disk without room for the vectors is refused before the encoder runs, with the room that is missing."""
@@ -542,7 +542,7 @@ def test_states_that_are_no_numbers_are_refused(encoder: Encoder, layers: tuple[
 
 @pytest.mark.parametrize("mode", ["mean", "max"])
 def test_vectors_that_are_no_numbers_are_refused(encoder: Encoder, tmp_path: Path, mode: str) -> None:
-    """States that overflow in a text that no sample held are told when they are pooled."""
+    """States that overflow in a text outside the sample are refused when they are pooled."""
 
     class Overflows(tiny.Planted):
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:

@@ -78,7 +78,7 @@ def test_a_masked_head_spends_nothing_on_pads(found: dict[str, Any]) -> None:
 
 
 def test_pad_fraction_is_the_share_of_pads(found: dict[str, Any], states: States) -> None:
-    """Beside the attention stands what a head that ignores content would give."""
+    """The row has the share of pads, which is the attention on pads of a head that ignores content."""
     assert found["rows"][0]["pad_fraction"] == pytest.approx(1 - float(states.mask.double().mean()))
     assert found["width"] == WIDTH
     assert found["texts"] == TEXTS
@@ -111,7 +111,7 @@ def test_intervals_hold_at_once(found: dict[str, Any]) -> None:
 
 
 def test_the_same_seed_gives_the_same_table(found: dict[str, Any], states: States, codes: Ints) -> None:
-    """Equal seeds give equal tables, whatever torch's own seed, and other seeds give others."""
+    """Equal seeds give equal tables for any seed of torch, and other seeds give other tables."""
     torch.manual_seed(99)
     assert measure(states, codes) == found
     assert measure(states, codes, seed=5) != found
@@ -160,7 +160,7 @@ def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeyp
     measure(states, codes)
     assert len(trained) == 2 * heads.HEAD_SEEDS
     assert {len(classes) for classes in trained} == {CLASSES // 2}
-    assert len({frozenset(classes) for classes in trained}) > 1, "each head seed has a split of its own"
+    assert len({frozenset(classes) for classes in trained}) > 1, "each head seed has a different split"
     assert {number for _, number in scored} == {TEXTS // 2}
 
 
@@ -191,7 +191,7 @@ def _saved(folder: Path, dim: int = DIM, **options: Any) -> Path:
 
 
 def test_a_saved_head_is_served_as_it_is(tmp_path: Path, states: States) -> None:
-    """The folder of a trained head is a pooling like any other, beside modes; nothing of it trains."""
+    """The folder of a trained head is a pooling like a mode, and its weights are frozen."""
     path = str(_saved(tmp_path / "head"))
     layers = heads.layers_of(["mean", path], DIM)
     expected = build_pooling("attention", DIM)

@@ -80,12 +80,12 @@ def test_one_comparison_has_students_quantile() -> None:
 def test_independent_comparisons_have_sidaks_quantile() -> None:
     """For twenty independent comparisons the quantile is near Šidák's, which is the normal's at 0.95^(1/20)."""
     rng = np.random.default_rng(0)
-    number = 2_000  # replicates, so that the correlations found are near 0 and Student is near the normal
+    number = 2_000  # replicates, enough for correlations near 0 and a Student quantile near the normal quantile
     found = half_sample_intervals(rng.normal(size=(20, 5)), rng.normal(size=(number, 20, 3)))
     assert quantile(found) == pytest.approx(stats.norm.ppf((1 + 0.95 ** (1 / 20)) / 2), rel=0.01)
 
 
-def test_one_comparison_told_twenty_times_is_one() -> None:
+def test_twenty_copies_of_a_comparison_count_as_one() -> None:
     """For perfectly correlated comparisons the quantile is that of one."""
     rng = np.random.default_rng(0)
     full, replicates = rng.normal(size=(1, 5)), rng.normal(size=(REPLICATES, 1, 3))

@@ -1,4 +1,4 @@
-"""Results as people read them."""
+"""Tables, sentences and figures of the report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_only_the_masked_head_is_the_reference() -> None:
 
 
 def plan(order: str = "random", pad_to: str | int = "longest", side: str = "right", leaks: bool = False) -> Any:
-    """A plan as it stands in results, named after what it is."""
+    """Make a plan in the form of results, named after its settings."""
     numbers = {"tokens": 100, "pad_fraction": 0.5, "seconds": 1.0, "happens": "so"}
     about = {"plan": {"order": order, "pad_to": pad_to, "side": side}, "for_leaks_alone": leaks}
     return about | numbers | {"name": f"{order} {pad_to} {side}"}
@@ -70,7 +70,7 @@ def part(*tables: tuple[int, str, list[dict[str, Any]]]) -> dict[str, Any]:
     ],
 )
 def test_sentences_are_about_random_batches(plans: list[dict[str, Any]], lead: str) -> None:
-    """Padding to a fixed length is no random batch, right padding goes first, and plans for leaks alone never lead."""
+    """Random batches padded to their longest text lead, right padding first; plans only for leaks never lead."""
     assert lead_plan(plans) == lead
 
 
@@ -135,7 +135,7 @@ def test_pads_are_held_against_noise_by_their_difference(delta: float, half: flo
 
 
 @pytest.mark.parametrize("kind", FIGURES)
-def test_a_name_is_no_formula(kind: str, tmp_path: Path) -> None:
+def test_a_name_is_not_read_as_a_formula(kind: str, tmp_path: Path) -> None:
     """A corpus whose name has what makes a formula elsewhere is named as it is, in lines as wide as the figure."""
     one = part((-1, "kmeans", [row("included", -0.2)]))
     one["corpus"]["name"] = r"prices in $\here$ and " + "far and wide " * 9

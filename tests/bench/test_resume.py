@@ -1,4 +1,4 @@
-"""A study that is killed goes on where it was."""
+"""A killed study resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ class Quiet:
 
 
 def start(study: Study, base: Path, out: Path, on: Callable[[str], None] = lambda place: None) -> Counter[str]:
-    """Run a study and count how often it came to each place; ``on`` is told before it may be killed there.
+    """Run a study and count how often it reaches each place; ``on`` is called at each place and may kill it.
 
-    Each block is noted in a file beside the folder as well, which outlives a kill.
+    Each block is also noted in a file next to the folder, which outlives a kill.
     """
     done: Counter[str] = Counter()
 
@@ -186,12 +186,14 @@ def kill_oneself(point: Point) -> Callable[[str], None]:
 
 
 def kill_all(base: Path, folder: Path) -> None:
-    """Start each study in a process of its own and kill it, as told in a file; note how each process ended."""
+    """Start each study in a separate process and kill it as a file specifies; write how each process ended."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         use_one_process(patch)
-        told = json.loads((folder / "kills.json").read_text())
-        ends = {name: [killed(base, folder / name, Point(*point)) for point in points] for name, points in told.items()}
+        kills = json.loads((folder / "kills.json").read_text())
+        ends = {
+            name: [killed(base, folder / name, Point(*point)) for point in points] for name, points in kills.items()
+        }
     (folder / "ends.json").write_text(json.dumps(ends))
 
 
@@ -257,12 +259,12 @@ def run_and_kill(base: Path, folder: Path) -> None:
         "after a cell": did["after a cell"],
         "within a cell": did["after a cell"],
     }
-    told = {
+    kills = {
         name: [(place, last[place] if number == -1 else number) for place, number in points]
         for name, points in KILLS.items()
     }
-    told["at some time"] = [("at some time", random.randint(50, 400)) for _ in KILLS["at some time"]]
-    (folder / "kills.json").write_text(json.dumps(told))
+    kills["at some time"] = [("at some time", random.randint(50, 400)) for _ in KILLS["at some time"]]
+    (folder / "kills.json").write_text(json.dumps(kills))
     # Forks need a process without threads.
     alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     driver = [sys.executable, "-m", "tests.bench.test_resume", str(base), str(folder)]
@@ -280,7 +282,7 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def without_times(found: Any) -> Any:
-    """Results without whatever is measured in seconds."""
+    """Remove everything that is measured in seconds from results."""
     if isinstance(found, dict):
         return {name: without_times(value) for name, value in found.items() if "seconds" not in name}
     return [without_times(value) for value in found] if isinstance(found, list) else found
@@ -317,13 +319,13 @@ def test_a_killed_study_goes_on(base: Path, whole: Whole, name: str, monkeypatch
     assert len(set(hashes(out))) == len(hashes(out)) == whole.cells
     # What was done of a block when the process was killed within it is lost.
     lost = places.count("in a block") + (name == "before a block is counted")
-    assert 0 <= blocks_of_all_starts(out) - whole.blocks - lost <= places.count("at some time"), told(whole)
+    assert 0 <= blocks_of_all_starts(out) - whole.blocks - lost <= places.count("at some time"), kills_of(whole)
     assert without_times(results_of(StudyFolder(out))) == without_times(whole.results)
     assert files(out) == ["cells.jsonl", STUDY]
 
 
-def told(whole: Whole) -> str:
-    """The kills as they were told, times included."""
+def kills_of(whole: Whole) -> str:
+    """Return the specified kills, including their times."""
     return (whole.folder / "kills.json").read_text()
 
 
@@ -411,7 +413,7 @@ def test_a_study_that_lacks_any_cell_has_no_results(
 def test_vectors_of_another_study_are_not_taken(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poolings: tuple[str, ...]
 ) -> None:
-    """Vectors that a killed study left, its cells deleted, are no other study's of the same model and texts."""
+    """Another study of the same model and texts does not read the vectors that a killed study left."""
     monkeypatch.chdir(base)
     with pytest.raises(KeyboardInterrupt):
         start(SMALL, base, tmp_path / "out", stop_at(Point("after a cell", 6)))
