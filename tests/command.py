@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,12 @@ def one_process(*backend: object, **options: object) -> object:
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """Reduce the number of fits below what a finding needs, run them in this process, and disable the hub."""
-    small = {"replicates": REPLICATES}
-    defaults = tuple(small.get(field.name, field.default) for field in fields(Study))
-    patch.setattr(Study.__init__, "__defaults__", defaults)
+    initialise = Study.__init__
+
+    def with_few_replicates(self: Study, **given: Any) -> None:
+        initialise(self, **({"replicates": REPLICATES} | given))
+
+    patch.setattr(Study, "__init__", with_few_replicates)
     patch.setattr("maskpool.bench.score.intervals._DRAWS", 1_000)
     patch.setattr("maskpool.bench.run.FLOOR_FITS", 3)
     patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)

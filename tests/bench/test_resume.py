@@ -112,7 +112,7 @@ class Quiet:
 
     @contextlib.contextmanager
     def task(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Tell of each block that the encoder has finished."""
+        """Report each block that the encoder has finished."""
         blocks = iter([False, *[True] * total])  # the first step is that of earlier starts
         yield lambda steps: self.on_block() if "encoder" in description and next(blocks) else None
 
