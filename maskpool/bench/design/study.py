@@ -25,6 +25,7 @@ from pydantic import (
     ValidationInfo,
 )
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from maskpool.bench.design import corpora
 from maskpool.bench.design.corpora import Corpus
@@ -64,6 +65,7 @@ _PROBLEMS = {
     "tuple_type": "must be {array}, got {value!r}",
     "dataclass_type": "must be a table, got {value!r}",
     "is_instance_of": "must be a {class}, got {value!r}",
+    "sources": "must have exactly one of {kinds}, got {given}",
 }
 _TABLES = "an array of tables, [[{}]]"
 _ARRAYS = {"corpora": _TABLES.format("corpora"), "plans": _TABLES.format("plans"), "layers": "a list of integers"}
@@ -89,7 +91,7 @@ def _own_errors() -> Iterator[None]:
             check_known(path[-1], [field.name for field in fields(known)], f"a key of {table}")
         array = _ARRAYS.get(str(path[0]), "a list of strings") if path else ""
         problem = _PROBLEMS.get(kind, "is not accepted, got {value!r}")
-        problem = str(cause) if cause else problem.format(**context, value=error["input"], array=array)
+        problem = problem.format(**context, value=error["input"], array=array)
         raise InvalidValueError(_place(path) or refused.title, problem) from None
 
 
@@ -168,7 +170,8 @@ class CorpusSource:
         """Check that the corpus has one source."""
         given = [kind for kind in _KINDS if getattr(self, kind)]
         if len(given) != 1:
-            raise ValueError(f"must have exactly one of {', '.join(_KINDS)}, got {', '.join(given) or 'none'}")
+            kinds, names = ", ".join(_KINDS), ", ".join(given) or "none"
+            raise PydanticCustomError("sources", "not one source", {"kinds": kinds, "given": names})
 
     def load(self, folder: Path, seed: int) -> Corpus:
         """Read the texts and labels.
