@@ -69,7 +69,7 @@ class PaddingBug:
 
 
 def all_formulas(states: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Return every pooling without parameters and options or options, of all rows of ``states``, (tokens, dim)."""
+    """Return the poolings without parameters and options, by mode, over all rows of ``states``, (tokens, dim)."""
     ones = torch.ones(1, len(states), dtype=torch.int64)
     modes = [mode for mode, layer in POOLINGS.items() if not layer.learns and set(layer.options()) == {"on_empty"}]
     return {mode: (lambda mode=mode: build_pooling(mode)(states.unsqueeze(0), ones)[0]) for mode in modes}  # type: ignore[misc]  # mypy does not infer defaults of lambdas

@@ -86,14 +86,14 @@ class Grid:
         for_leaks = self.study.plans_for_leaks(self.plans)
         for pooling in self.poolings:
             for plan in (*self.plans, *for_leaks):
-                request = treatments if pooling in self.study.poolings and plan not in for_leaks else []
+                requested = treatments if pooling in self.study.poolings and plan not in for_leaks else []
                 named = {
                     leak.treatment: name
                     for name, leak in leaks.items()
                     if leak.pooling == pooling and leak.side == plan.side
                 }
-                first = [EXCLUDED] if self.moves(plan) and (request or named) else []
-                for treatment in dict.fromkeys([*first, *request, *named]):
+                first = [EXCLUDED] if self.moves(plan) and (requested or named) else []
+                for treatment in dict.fromkeys([*first, *requested, *named]):
                     kind = TREATMENTS[treatment]
                     if kind.poolings and pooling not in kind.poolings:
                         continue

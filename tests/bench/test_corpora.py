@@ -363,10 +363,12 @@ def test_newsgroups_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     """20 newsgroups keep the names of their groups, and blank posts are dropped."""
     posts = SimpleNamespace(data=["a b", " \n", "c d", "e", "f", "g", "h", "i", "j"], target_names=["sci", "rec"])
     posts.target = np.array([0, 0, 1, 0, 1, 0, 1, 0, 1])
-    request: dict[str, object] = {}
-    monkeypatch.setattr("sklearn.datasets.fetch_20newsgroups", lambda **options: request.update(options) or posts)
+    options_passed: dict[str, object] = {}
+    monkeypatch.setattr(
+        "sklearn.datasets.fetch_20newsgroups", lambda **options: options_passed.update(options) or posts
+    )
     corpus = newsgroups()
-    assert request == {"subset": "test", "remove": ("headers", "footers", "quotes")}
+    assert options_passed == {"subset": "test", "remove": ("headers", "footers", "quotes")}
     assert corpus.texts == ["a b", "c d", "e", "f", "g", "h", "i", "j"]
     assert corpus.labels == ["sci", "rec"] * 4
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
+from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
+from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_mutual_info_score
 
 from maskpool.bench.design.subsamples import FULL, Subsample
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.encode.positions import RIGHT, Positions, Source
-from maskpool.bench.score.clusterers import CLUSTERERS, cluster
+from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.fits import (
     Comparison,
     Fit,
@@ -211,12 +212,21 @@ def test_every_treatment_has_its_test() -> None:
 
 
 def expected_clusters(vectors: Vectors, by: str, seed: int) -> Ints:
-    if by == "kmeans":
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        model = KMeans(3, init="k-means++", n_init=1, random_state=seed)
-        labels: Ints = model.fit((vectors / lengths).astype(np.float32)).labels_
-        return labels
-    return cluster(vectors, 3, seed, by)
+    """Cluster with scikit-learn, with the settings that the clusterers' names mean."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels: Ints
+    match by:
+        case "kmeans":
+            model = KMeans(3, init="k-means++", n_init=1, random_state=seed)
+            labels = model.fit((vectors / lengths).astype(np.float32)).labels_
+        case "minibatch_kmeans":  # MTEB
+            labels = MiniBatchKMeans(3, batch_size=512, n_init=1, random_state=seed).fit_predict(vectors)
+        case "hdbscan":  # BERTopic without UMAP
+            components = PCA(5, random_state=seed).fit_transform(vectors)
+            labels = HDBSCAN(min_cluster_size=10, copy=True).fit_predict(components)
+        case _:
+            pytest.fail(f"{by} needs its recipe here")
+    return labels
 
 
 @pytest.mark.parametrize("by", CLUSTERERS)
@@ -297,20 +307,20 @@ def test_floors_shuffle_texts_with_their_labels(
     subsample = SUBSAMPLES[FULL]
     chosen = range(TEXTS) if scored_under is None else np.flatnonzero(has_pads(subsample, RIGHT_PLAN)).tolist()
     name_of = {laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])].tobytes(): text for text in chosen}
-    request: list[tuple[list[int], int, int, str]] = []
+    calls: list[tuple[list[int], int, int, str]] = []
 
     def clustered(vectors: Vectors, clusters: int, seed: int, by: str) -> Ints:
         texts = [name_of[vector.tobytes()] for vector in vectors]
-        request.append((texts, clusters, seed, by))
+        calls.append((texts, clusters, seed, by))
         return CODES[texts]
 
     monkeypatch.setattr("maskpool.bench.score.fits.cluster", clustered)
     fit = Fit(-1, "mean", EXCLUDED, None, "kmeans", scored_under, FULL)
     values = floor_values(pooled, CODES, subsample, fit, 4)
     assert values == pytest.approx([1.0] * 4), "clusters that are the labels are right in any order"
-    assert [rest for _, *rest in request] == [[3, seed, "kmeans"] for seed in range(4)]
-    assert all(sorted(texts) == list(chosen) for texts, *_ in request)
-    assert len({tuple(texts) for texts, *_ in request}) == 4
+    assert [rest for _, *rest in calls] == [[3, seed, "kmeans"] for seed in range(4)]
+    assert all(sorted(texts) == list(chosen) for texts, *_ in calls)
+    assert len({tuple(texts) for texts, *_ in calls}) == 4
 
 
 @pytest.mark.parametrize("by", ["kmeans", FIT])

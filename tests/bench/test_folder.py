@@ -227,6 +227,7 @@ def test_a_file_system_without_locks_is_accepted(folder: StudyFolder, monkeypatc
 
     monkeypatch.setattr("fcntl.flock", refuse)
     claim(folder, REQUESTED, [MINE], VERSIONS)
+    assert folder.read()["study"] == REQUESTED.as_json()
 
 
 def test_files_are_written_and_replaced(folder: StudyFolder) -> None:

@@ -17,14 +17,14 @@ TEXTS, WIDTH, DIM = 4, 9, 5
 
 @pytest.mark.parametrize("mode", HOST_MODES)
 @given(
-    request=st.lists(
+    sentences=st.lists(
         st.tuples(st.integers(0, TEXTS - 1), st.integers(0, WIDTH), st.integers(0, WIDTH)), min_size=1, max_size=12
     )
 )
-def test_spans_are_slices(mode: str, request: list[tuple[int, int, int]]) -> None:
+def test_spans_are_slices(mode: str, sentences: list[tuple[int, int, int]]) -> None:
     """Pooling all spans at once equals pooling each slice alone, in any order and with repeats."""
     states = torch.randn(TEXTS, WIDTH, DIM)
-    rows, first, second = (np.array(column) for column in zip(*request, strict=True))
+    rows, first, second = (np.array(column) for column in zip(*sentences, strict=True))
     starts, ends = np.minimum(first, second), np.maximum(first, second)
     layer = build_pooling(mode)
     pooled = layer.pool(spans(states, rows, starts, ends))

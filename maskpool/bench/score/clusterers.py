@@ -6,6 +6,7 @@ To add a clusterer, write a subclass of `Clusterer` here and add an instance to 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -25,7 +26,7 @@ def fit_kmeans(vectors: Vectors | csr_matrix, clusters: int, seed: int) -> KMean
         return KMeans(clusters, init="k-means++", n_init=1, random_state=seed).fit(vectors)
 
 
-class Clusterer:
+class Clusterer(ABC):
     """Assigns vectors to clusters.
 
     Attributes:
@@ -38,6 +39,7 @@ class Clusterer:
     meaning: str
     min_texts: int = 1
 
+    @abstractmethod
     def fit_predict(self, vectors: Vectors, clusters: int, seed: int) -> Ints:
         """Assign each vector to a cluster.
 
@@ -46,7 +48,6 @@ class Clusterer:
             clusters: Number of clusters; ignored by a clusterer that finds the number itself.
             seed: Seed of the start.
         """
-        raise NotImplementedError
 
 
 class UnitKMeans(Clusterer):
