@@ -7,12 +7,14 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import T5Config, T5Model
 
-from maskpool.encoder import BUNDLED, Encoder
+from maskpool.encoder import BUNDLED, Encoder, token_states
 from maskpool.encoder import transformer as module
 from maskpool.errors import MaskpoolError
 from tests.bench import tiny
@@ -209,3 +211,47 @@ def test_an_encoder_decoder_is_reduced_to_its_encoder(tmp_path: Path) -> None:
     states, mask = loaded.states(loaded.tokenize(TEXTS)[0])
     assert states.shape == (*mask.shape, 16)
     assert loaded.max_length == 512
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": len(tiny.VOCABULARY),
+    "d_model": 16,
+    "d_kv": 4,
+    "d_ff": 20,
+    "num_layers": 2,
+    "num_heads": 4,
+}
+OF_GEMMA: dict[str, Any] = {
+    "vocab_size": len(tiny.VOCABULARY),
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+}
+
+
+@pytest.mark.parametrize("name", module._ENCODERS)
+def test_an_encoder_that_is_saved_without_its_decoder_is_loaded(name: str, tmp_path: Path) -> None:
+    """The states of a folder saved as T5EncoderModel or one of its relatives are those of that class."""
+    cls: Any = getattr(transformers, name)
+    gemma = {"encoder": OF_GEMMA, "decoder": OF_GEMMA, "is_encoder_decoder": False}
+    saved = cls(cls.config_class(**(gemma if "Gemma" in name else SIZES))).eval()
+    saved.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    loaded = Encoder.load(str(tmp_path))
+    input_ids, mask = loaded.pad(loaded.tokenize(TEXTS)[0])
+    with torch.inference_mode():
+        expected = saved(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(token_states(loaded.model, input_ids, mask).clone(), expected.clone())
+    assert loaded.dimension == 16
+
+
+@pytest.mark.parametrize("architecture", ["T5EncoderModel", "PretrainedConfig", "logging", "os"])
+def test_other_architectures_in_a_config_choose_no_class(architecture: str, tmp_path: Path) -> None:
+    """A name in ``architectures`` that does not belong to the model's type changes nothing."""
+    tiny.save_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}), "utf-8")
+    assert type(Encoder.load(str(tmp_path)).model).__name__ == "BertModel"

