@@ -42,7 +42,7 @@ def clusters(results: dict[str, Any]) -> str:
     cells = [[row[place] for place in COLUMNS.values()] for row in table(rows) + baseline_rows(part)]
     return "\n".join(
         [
-            f"**{part['verdict']}**",
+            f"**{' '.join(part['headline'])}**",
             "",
             f"{corpus['texts']:,} texts, {corpus['labels']} labels, {corpus['mean_length']:.0f} tokens on average, "
             f"{study['seeds']} k-means seeds, {study['replicates']} half-samples.",

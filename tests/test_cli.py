@@ -203,7 +203,8 @@ def test_the_report_has_a_row_for_each_comparison(study: Measured) -> None:
         if row["treatment"] == "excluded":
             assert cells[9] == "reference"
         else:
-            assert cells[9] == f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            signed = [f"{row[name]:+z.3f}".replace("-", "−") for name in ("delta", "low", "high")]
+            assert cells[9] == "{} [{}, {}]".format(*signed)
             assert row["low"] <= row["delta"] <= row["high"]
     assert [cells[0] for cells in main[2 + len(study.rows) :]] == ["TF-IDF", "length deciles"]
 
@@ -269,7 +270,9 @@ def test_intervals_of_heads_are_wider_than_those_of_their_cells(study: Measured)
     """The results have simultaneous intervals for heads, computed from the differences of the cell."""
     cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
     (cell,) = (cell["value"] for cell in cells if cell["key"]["kind"] == "heads")
-    assert study.part["learned"] == hold_at_once({"attention": cell})
+    learned = study.part["learned"]
+    rows = [{name: value for name, value in row.items() if name != "verdict"} for row in learned["rows"]]
+    assert learned | {"rows": rows} == hold_at_once({"attention": cell})
 
 
 def test_few_half_samples_are_reported(study: Measured) -> None:

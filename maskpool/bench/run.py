@@ -237,7 +237,7 @@ def _run_jobs(part: Part, jobs: list[Job], cells: Cells, progress: Progress) -> 
     ):
         work = (joblib.delayed(_timed)(job.compute, job.arguments) for job in jobs)
         for job, (value, took) in zip(jobs, joblib.Parallel(n_jobs=-1, return_as="generator")(work), strict=True):
-            if job.key["kind"] == "batch_effect" and part.study.quote:
+            if job.key["kind"] == "batch_effect" and (part.study.quote or part.corpus.demonstration):
                 value |= _quotes(value, part.corpus)
             cells.add(job.key, value, took)
             advance(1)

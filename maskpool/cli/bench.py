@@ -37,6 +37,8 @@ OPTIONS = {
     "batch_size": "--batch-size",
     "pad_to": "--pad-to",
     "seeds": "--seeds",
+    "quote": "--quote-texts",
+    "margin": "--margin",
 }
 # Arguments that remain options next to a study file, and those that the file has under [[corpora]].
 _NEXT_TO_A_STUDY = ("file", "device", "out")
@@ -114,11 +116,18 @@ def bench(
         int, typer.Option(min=1, help="Texts per batch of the padding plans.", rich_help_panel=_HOW)
     ] = 32,
     seeds: Annotated[int, typer.Option(min=2, help="Number of k-means seeds.", rich_help_panel=_HOW)] = 5,
+    margin: Annotated[
+        float, typer.Option(help="The largest difference of a score that counts as small.", rich_help_panel=_HOW)
+    ] = 0.03,
     device: Annotated[str, typer.Option(help="The device that the model runs on.", rich_help_panel=_OUTPUT)] = "cpu",
     out: Annotated[
         Path,
         typer.Option(help="Folder for cells and reports; an interrupted study resumes there.", rich_help_panel=_OUTPUT),
     ] = Path("maskpool-bench"),
+    quote_texts: Annotated[
+        bool,
+        typer.Option("--quote-texts", help="Quote texts of the data in the report.", rich_help_panel=_OUTPUT),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Report what would be computed and how long it takes.", rich_help_panel=_OUTPUT),
@@ -179,6 +188,8 @@ def bench(
                 batch_size=batch_size,
                 pad_to=pad_to,
                 seeds=seeds,
+                quote=quote_texts,
+                margin=margin,
             )
             base = Path()
         folder = StudyFolder(out)

@@ -11,11 +11,15 @@ from maskpool.cli.endings import needs_bench, stoppable
 from maskpool.errors import rename_arguments
 
 # The command's name for each argument of the functions that it calls.
-OPTIONS = {"out": "DIR"}
+OPTIONS = {"out": "DIR", "margin": "--margin"}
 
 
 def rebuild_report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished study.")],
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Judge the differences by another margin. Default: that of the study.", show_default=False),
+    ] = None,
 ) -> None:
     """Rebuild the report of a finished study from its cells."""
     with stoppable(), rename_arguments(OPTIONS):
@@ -24,4 +28,4 @@ def rebuild_report(
             from maskpool.bench.report.results import results_of
             from maskpool.bench.store.folder import StudyFolder
         study = StudyFolder(folder)
-        print(f"Written to {str(folder).rstrip('/')}/: {', '.join(report.write(results_of(study), study))}")
+        print(f"Written to {str(folder).rstrip('/')}/: {', '.join(report.write(results_of(study, margin), study))}")

@@ -136,8 +136,8 @@ def test_a_table_has_a_cell_for_each_column(layer: int, by: str) -> None:
         "pooling": "mean",
         "plan": "random batches of 8",
         "treatment": "included",
-        "Δ in A [95 %]": "-0.100 [-0.160, -0.040]",
-        "Δ in B [95 %]": "-0.150 [-0.230, -0.070]",
-        "B − A [95 %]": "-0.050 [-0.148, +0.048]",
+        "Δ in A [95 %]": "−0.100 [−0.160, −0.040]",
+        "Δ in B [95 %]": "−0.150 [−0.230, −0.070]",
+        "B − A [95 %]": "−0.050 [−0.148, +0.048]",
         "floor": "0.030",
     }

@@ -89,7 +89,7 @@ OTHERS: dict[str, tuple[Study, list[str]]] = {
     "one more model": (replace(REQUESTED, models=("one", "two")), ['models ["one"] (now ["one", "two"])']),
     "pad_to": (replace(REQUESTED, pad_to=64), ["pad_to null (now 64)"]),
     "dtype": (replace(REQUESTED, dtype="float16"), ['dtype "float32" (now "float16")']),
-    "quote": (replace(REQUESTED, quote=False), ["quote true (now false)"]),
+    "quote": (replace(REQUESTED, quote=True), ["quote false (now true)"]),
     "two settings": (replace(REQUESTED, seeds=6, seed=1), ["seeds 5 (now 6)", "seed 0 (now 1)"]),
     "corpora": (replace(REQUESTED, corpora=(CorpusSource(data="b.csv"),)), ["corpora", '"mine.csv"', '"b.csv"']),
 }

@@ -13,6 +13,7 @@ from maskpool.bench.report import results
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.pages import causes, cost_table, leak_table, learned_table
 from maskpool.bench.report.results import lead_plan, main_table_of
+from maskpool.bench.report.verdicts import difference, judge
 
 
 def head(trained: str, served: str, delta: float, half: float) -> dict[str, object]:
@@ -30,7 +31,7 @@ def test_only_the_masked_head_is_the_reference() -> None:
         head("without mask", "without mask", -0.3, 0.01),
     ]
     changes = [cells[4] for cells in learned_table({"learned": {"rows": rows}})]
-    assert changes == ["reference", "-0.200 [-0.200, -0.200]", "+0.000 [+0.000, +0.000]", "-0.300 [-0.310, -0.290]"]
+    assert changes == ["reference", "−0.200 [−0.200, −0.200]", "+0.000 [+0.000, +0.000]", "−0.300 [−0.310, −0.290]"]
 
 
 def plan(order: str = "random", pad_to: str | int = "longest", side: str = "right", leaks: bool = False) -> Any:
@@ -40,22 +41,23 @@ def plan(order: str = "random", pad_to: str | int = "longest", side: str = "righ
     return about | numbers | {"name": f"{order} {pad_to} {side}"}
 
 
+def judged(row: dict[str, Any]) -> dict[str, Any]:
+    """Add the verdict on a difference."""
+    return row | {"verdict": judge({"metric": "AMI", "texts": 60} | row, 0.03, 5)}
+
+
 def row(treatment: str, delta: float, half: float = 0.01, **more: object) -> dict[str, Any]:
     """A row of a table, under random batches."""
     interval = {"delta": delta, "low": delta - half, "high": delta + half, "floor": 0.02, "ami": 0.5, "reference": 0.6}
     shift = {"cosine_shift": 0.1, "by_pad_fraction": [{"pad_fraction": 0.5, "mean": 0.1, "p5": 0.05, "p95": 0.2}]}
-    return (
-        {"pooling": "mean", "plan": "random longest right", "treatment": treatment, "texts": 60}
-        | interval
-        | shift
-        | more
-    )
+    about = {"pooling": "mean", "plan": "random longest right", "treatment": treatment, "texts": 60}
+    return judged(about | interval | shift | {"neighbours_kept": 0.5} | more)
 
 
 def part(*tables: tuple[int, str, list[dict[str, Any]]]) -> dict[str, Any]:
     found = [{"layer": layer, "by": by, "rows": rows} for layer, by, rows in tables]
     corpus = {"name": "colours", "texts": 60, "demonstration": False}
-    return {"tables": found, "plans": [plan()], "corpus": corpus, "model": {"name": "tiny"}}
+    return {"learned": None, "tables": found, "plans": [plan()], "corpus": corpus, "model": {"name": "tiny"}}
 
 
 @pytest.mark.parametrize(
@@ -87,20 +89,19 @@ def test_sentences_are_about_random_batches(plans: list[dict[str, Any]], lead: s
 def test_what_is_said_is_of_the_deepest_layer(tables: list[tuple[int, str]], chosen: tuple[int, str]) -> None:
     """Verdict, causes, leaks and costs are of one table, the deepest layer's by the first clusterer, and name it."""
     layer, by = chosen
-    noise: dict[str, Any] = {"against_noise": {"delta": -0.2, "low": -0.3, "high": -0.1}}
+    noise: dict[str, Any] = {"against_noise": judged({"delta": -0.2, "low": -0.3, "high": -0.1})}
     right = [row("included", -0.222, leak="mean over pads", recreates="x", **noise), row("noise", 0.0)]
     wrong = [row("included", 0.444, leak="mean over pads", recreates="x", **noise), row("noise", 0.0)]
     one = part(*((*table, right if table == chosen else wrong) for table in tables))
     assert main_table_of(one)["rows"] == right
     named = ("" if layer == -1 else f", layer {layer}") + ("" if by == "kmeans" else f", {by}")
-    verdict = results._verdict(Study(), one)
-    assert verdict.startswith(f"tiny on colours{named}: pooling over the pads of random longest right lowered the AMI")
-    assert "-0.222" in verdict
+    (sentence,) = results._conclusions(Study(), one)["headline"]
+    assert sentence == "Mean pooling: harmed under “random longest right” (lowered AMI by 0.222 [0.212, 0.232])."
     assert list(causes(one)) == [f"mean{named}, random longest right"]
     (cost,), (leak,) = cost_table(one), leak_table(one)
-    assert cost[-2].startswith(f"mean{named}: -0.222")
+    assert cost[-2].startswith(f"mean{named}: −0.222")
     assert leak[0] == f"mean over pads{named}"
-    assert leak[-2].startswith("-0.222")
+    assert leak[-2].startswith("−0.222")
 
 
 @pytest.mark.parametrize("kind", FIGURES)
@@ -127,11 +128,11 @@ def test_figures_are_of_the_deepest_layer(kind: str, tmp_path: Path) -> None:
 )
 def test_pads_are_held_against_noise_by_their_difference(delta: float, half: float, says: str) -> None:
     """Pads are worse or better than noise by the interval of their difference, though their own intervals overlap."""
-    against = {"delta": delta, "low": delta - half, "high": delta + half}
+    against = judged({"delta": delta, "low": delta - half, "high": delta + half})
     rows = [row("included", -0.2, 0.1, against_noise=against), row("noise", -0.2 - delta, 0.1)]
     ((sentence,),) = causes(part((-1, "kmeans", rows))).values()
     assert says in sentence
-    assert f"{delta:+.3f} [{delta - half:+.3f}, {delta + half:+.3f}], floor 0.020" in sentence
+    assert f"{difference(against)}, floor 0.020" in sentence
 
 
 @pytest.mark.parametrize("kind", FIGURES)

@@ -17,7 +17,7 @@ from maskpool.bench.design.subsamples import FULL, make_subsamples
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled, _file, _pairs_file, pair_keys
 from maskpool.bench.encode.positions import RIGHT
-from maskpool.bench.report.results import Results, _rows, effect
+from maskpool.bench.report.results import Results, _rows
 from maskpool.bench.run import FLOOR_FITS
 from maskpool.bench.score.fits import Comparison, compute_fit, floor_values
 from maskpool.bench.store.cells import Cells
@@ -125,15 +125,17 @@ def effect_of(make: Make, seed: int, study: Study) -> float:
 
 
 def covers(make: Make, seed: int, study: Study, truth: float) -> tuple[bool, str, float]:
-    """Return whether the interval of a new corpus holds the truth, the effect of its row, and its standard error."""
+    """Return whether the interval of a new corpus holds the truth, its row's verdict, and its standard error."""
     (row,) = rows_of(make(np.random.default_rng([0, seed])), replace(study, seed=seed))
-    return bool(row["low"] <= truth <= row["high"]), effect(row), float(row["standard_error"])
+    return bool(row["low"] <= truth <= row["high"]), str(row["verdict"]["kind"]), float(row["standard_error"])
 
 
 def alarms(poolings: int, seed: int, study: Study) -> tuple[bool, bool]:
     """Return whether any interval of a null study leaves out zero, and whether any row counts as lower or higher."""
     rows = rows_of(swapped_by_a_coin(np.random.default_rng([2, seed]), poolings), replace(study, seed=seed))
-    return any(row["low"] > 0 or row["high"] < 0 for row in rows), any(effect(row) != "none" for row in rows)
+    return any(row["low"] > 0 or row["high"] < 0 for row in rows), any(
+        row["verdict"]["kind"] in ("lowered", "raised") for row in rows
+    )
 
 
 def in_parallel(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -169,7 +171,7 @@ def test_coverage_of_the_interval(study: Study, corpora: int, for_truth: int, lo
     print(f"standard error {error:.4f}, spread of differences {np.std(effects, ddof=1):.4f}")
     assert lowest <= coverage <= highest
     assert 0.7 < error / np.std(effects, ddof=1) < 1.6
-    assert "higher" not in {effect_found for _, effect_found, _ in covered}
+    assert "raised" not in {kind for _, kind, _ in covered}
 
 
 @pytest.mark.full  # simulates whole studies; the coverage of intervals is tested by default

@@ -90,7 +90,7 @@ def test_audit_names_its_options(argument: str, option: str, monkeypatch: pytest
 
 def test_report_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error for a folder that cannot be written names the command's DIR."""
-    monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda _: {})
+    monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda *_: {})
     monkeypatch.setattr("maskpool.bench.report.pages.write", fail(StorageError(PROBLEM, argument="out")))
     assert_refused(run("bench", "report", tmp_path), f"DIR {PROBLEM}")
 

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     InstanceOf,
     StrictBool,
+    StrictFloat,
     StrictInt,
     StrictStr,
     TypeAdapter,
@@ -59,6 +60,9 @@ _PROBLEMS = {
     "string_too_short": "must not be empty",
     "bool_type": "must be true or false, got {value!r}",
     "int_type": "must be an integer, got {value!r}",
+    "float_type": "must be a number, got {value!r}",
+    "greater_than": "must be greater than {gt:g}, got {value!r}",
+    "less_than": "must be less than {lt:g}, got {value!r}",
     "greater_than_equal": "must be at least {ge}, got {value!r}",
     "less_than_equal": "must be at most {le}, got {value!r}",
     "too_short": "must hold at least one, got none",
@@ -227,7 +231,9 @@ class Study:
         replicates: Number of half-samples, from which intervals are computed.
         seed: Seeds the shuffles, half-samples and heads.
         dtype: The dtype that the model computes in.
-        quote: Whether the report may quote texts; otherwise it names them by row.
+        quote: Whether the report may quote your texts; otherwise it names them by row. The public texts of the
+            demonstration are always quoted.
+        margin: The largest difference of a score that counts as small. It can be changed after the study is finished.
 
     Raises:
         InvalidValueError: A name is unknown (the message suggests the nearest), or a value has the wrong type or is
@@ -252,7 +258,8 @@ class Study:
     replicates: _TwoOrMore = 50
     seed: Annotated[StrictInt, Field(ge=0, le=2**32 - 1)] = 0
     dtype: StrictStr = "float32"
-    quote: StrictBool = True
+    quote: StrictBool = False
+    margin: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.03
 
     def __post_init__(self) -> None:
         """Check names, and plans against each other and ``pad_to``."""

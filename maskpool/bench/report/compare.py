@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from maskpool.bench.report.results import Results, difference
+from maskpool.bench.report.results import Results
+from maskpool.bench.report.verdicts import difference
 from maskpool.bench.score.intervals import CONFIDENCE
 from maskpool.errors import DataError
 

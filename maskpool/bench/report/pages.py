@@ -21,14 +21,13 @@ from maskpool.bench.design.treatments import INCLUDED, TREATMENTS
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.results import (
     Results,
-    difference,
-    effect,
     lead_plan,
     main_table_of,
     naming_cells,
     of_layer,
     of_table,
 )
+from maskpool.bench.report.verdicts import difference
 from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.heads import LEARNED
 from maskpool.bench.score.mixed import MIXED
@@ -91,7 +90,6 @@ BATCH_EFFECT_HEADER = (
 )
 COST_HEADER = ("plan", "how it happens", "tokens", "pads", "encoder seconds", "ΔAMI [95 %]", "floor")
 LEARNED_HEADER = ("pooling", "trained", "served", "AMI", "ΔAMI [95 %]", "floor", "weight on pads")
-EFFECT = {"lower": "lower", "higher": "higher", "none": "no change shown"}
 # Columns of words; the other columns are aligned right.
 WORDS = (*HEADER[:3], *MIXED_HEADER[:4], *LEAK_HEADER[:3], *COST_HEADER[:2], *LEARNED_HEADER[:3], HEADER[-1])
 TERMS = {
@@ -107,10 +105,10 @@ TERMS = {
     "TF-IDF, length deciles": "scores of clusters of TF-IDF vectors, and of clusters by the texts' lengths only",
 }
 _AGAINST_NOISE = {
-    "lower": "the pads are worse than any shift of that size.",
-    "higher": "the pads are better than any shift of that size.",
-    "none": "the size of the shift may explain the whole effect.",
+    "lowered": "the pads are worse than any shift of that size.",
+    "raised": "the pads are better than any shift of that size.",
 }
+_SAME_AS_NOISE = "the size of the shift may explain the whole effect."
 _QUOTED = 200  # characters of a text, enough to see what it is about
 
 
@@ -129,7 +127,7 @@ def table(rows: Sequence[Results]) -> list[list[str]]:
             f"{row['v_measure']:.3f}",
             difference(row) if "delta" in row else "reference",
             f"{row['floor']:.3f}",
-            EFFECT[effect(row)] if "delta" in row else "",
+            row["verdict"]["kind"] if "delta" in row else "",
         ]
         for row in rows
     ]
@@ -286,11 +284,11 @@ def causes(part: Results) -> dict[str, list[str]]:
             )
         if "noise" in treatments and INCLUDED in treatments:
             noise, pads = treatments["noise"], treatments[INCLUDED]
-            against = pads["against_noise"] | {"floor": pads["floor"]}
+            against = pads["against_noise"]
             sentences.append(
                 f"Noise that moves each text just as far gives Δ {difference(noise)}, and the pads give "
                 f"{difference(pads)}; pads minus noise is {difference(against)}, floor {pads['floor']:.3f}: "
-                + _AGAINST_NOISE[effect(against)]
+                + _AGAINST_NOISE.get(against["verdict"]["kind"], _SAME_AS_NOISE)
             )
         for treatment, meaning in (
             ("common pad", "One vector in place of every pad"),
@@ -303,11 +301,6 @@ def causes(part: Results) -> dict[str, list[str]]:
         if sentences:
             causes_of[f"{pooling}{of_table(main_table_of(part))}, {lead}"] = sentences
     return causes_of
-
-
-def verdicts(results: Results) -> list[str]:
-    """Return the verdict on each model and corpus."""
-    return [part["verdict"] for part in results["parts"]]
 
 
 def show(results: Results) -> Group:
@@ -323,7 +316,7 @@ def show(results: Results) -> Group:
             parts.append(_narrow(part_table, above + table_title(part_table), part))
         if part["learned"]:
             parts.append(_narrow_learned(part))
-    return Group(*parts, _LEGEND, *verdicts(results), *results["notes"])
+    return Group(*parts, _LEGEND, *(line for part in results["parts"] for line in part["headline"]), *results["notes"])
 
 
 def _narrow(part_table: Results, title: str, part: Results) -> Table:
@@ -508,7 +501,6 @@ def _rendered(
     environment.filters["markdown_table"] = _markdown_cells
     environment.filters["code"] = _code
     environment.filters["markdown"] = _Markdown
-    environment.filters["effect"] = effect
     environment.filters["shortened"] = shortened
     # Keep an interval on one line.
     environment.filters["unbroken"] = lambda text: re.sub(r" (?=\[[-+])|(?<=\d,) (?=[-+])", "\u00a0", text)
@@ -530,7 +522,6 @@ def _rendered(
         causes=causes,
         of_layer=of_layer,
         words=WORDS,
-        effect_words=EFFECT,
         headers={
             "main": HEADER,
             "mixed": MIXED_HEADER,

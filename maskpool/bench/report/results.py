@@ -1,10 +1,10 @@
-"""Results of a study: from finished cells to tables, intervals and a verdict in one sentence."""
+"""Results of a study: from finished cells to tables, intervals and verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ from maskpool.bench.design.study import Study, parse_study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
 from maskpool.bench.part import grid_of
+from maskpool.bench.report.verdicts import advice, headline, judge, shift_headline
 from maskpool.bench.score import heads
 from maskpool.bench.score.fits import PRIMARY, Comparison, Fit
 from maskpool.bench.score.intervals import ENOUGH_REPLICATES, floor, half_sample_intervals
@@ -31,16 +32,23 @@ Results: TypeAlias = dict[str, Any]
 _USUAL_CLUSTERER = "kmeans"
 
 
-def results_of(folder: StudyFolder) -> Results:
+def results_of(folder: StudyFolder, margin: float | None = None) -> Results:
     """Compute the content of the report from the cells of a finished study.
 
+    Args:
+        folder: The folder of the study.
+        margin: The margin of the verdicts; None means that of the study.
+
     Raises:
+        InvalidValueError: ``margin`` is not between 0 and 1.
         NotFoundError: The folder does not describe a study.
         FolderError: A file in it is malformed.
         UnfinishedError: The study is not finished.
     """
     about = folder.read()
     study = parse_study(about["study"])
+    if margin is not None:
+        study = replace(study, margin=margin)
     cells = folder.cells
     parts = cells.of_kind("facts")
     expected = len(study.models) * len(about["corpora"])
@@ -131,7 +139,9 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
         if facts["heads"]
         else None,
     }
-    return results | {"verdict": _verdict(study, results)}
+    for row in results["learned"]["rows"] if results["learned"] else []:
+        row["verdict"] = judge(row | {"metric": "AMI"}, study.margin, study.seeds)
+    return results | _conclusions(study, results)
 
 
 def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cells) -> list[Results]:
@@ -165,7 +175,7 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
         return np.array([*to_reference, *to_noise])
 
     def interval(index: int) -> Results:
-        return {name: float(getattr(intervals, name)[index]) for name in ("delta", "low", "high")}
+        return {field.name: float(getattr(intervals, field.name)[index]) for field in fields(intervals)}
 
     replicates = np.stack([deltas(subsample) for subsample in range(1, study.replicates + 1)])
     intervals = half_sample_intervals(deltas(FULL), replicates, study.seed)
@@ -184,19 +194,18 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
             rows.append(_row(pooling, "any", EXCLUDED, comparison, value(reference)) | {"floor": seeds})
         mixed = comparison.by in METRIC
         shift = {"layer": comparison.layer, "pooling": pooling, "plan": plan, "treatment": treatment}
-        moved = {} if mixed else cells[{"kind": "shift", "part": part, **shift}]
+        moved = cells[{"kind": "shift", "part": part, **shift}]
         reference_scores = value(reference)["scores"][_primary(comparison)]
-        rows.append(
+        row = (
             _row(pooling, plan, comparison.by if mixed else treatment, comparison, fit)
-            | moved
-            | {
-                "reference": float(np.mean(reference_scores)),
-                **interval(index),
-                "standard_error": float(intervals.standard_error[index]),
-                "floor": seeds,
-            }
-            | ({"against_noise": interval(contrasts[index])} if index in contrasts else {})
+            | ({} if mixed else moved)
+            | {"reference": float(np.mean(reference_scores)), **interval(index), "floor": seeds}
         )
+        row["verdict"] = judge(row | {"identical": moved.get("identical", False)}, study.margin, study.seeds)
+        if index in contrasts:
+            against = {"metric": "AMI", "texts": row["texts"], **interval(contrasts[index])}
+            row["against_noise"] = against | {"verdict": judge(against, study.margin, study.seeds)}
+        rows.append(row)
     return rows
 
 
@@ -218,25 +227,6 @@ def _row(pooling: str, plan: str, treatment: str, comparison: Comparison, fit: R
     if comparison.leak is not None and treatment != EXCLUDED:
         row |= {"leak": comparison.leak, "recreates": PADDING_BUGS[comparison.leak].account}
     return row
-
-
-def effect(row: Results) -> str:
-    """Classify a row's difference as ``lower`` or ``higher``, or ``none`` within its floor or with 0 in its interval.
-
-    Example:
-        >>> effect({"delta": -0.1, "low": -0.12, "high": -0.08, "floor": 0.01})
-        'lower'
-        >>> effect({"delta": -0.01, "low": -0.012, "high": -0.008, "floor": 0.02})
-        'none'
-    """
-    if abs(row["delta"]) <= row["floor"] or row["low"] <= 0 <= row["high"]:
-        return "none"
-    return "lower" if row["delta"] < 0 else "higher"
-
-
-def difference(row: Results) -> str:
-    """Format a difference with its interval."""
-    return f"{row['delta']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def lead_plan(plans: Sequence[Results]) -> str:
@@ -285,20 +275,28 @@ def of_table(table: Results) -> str:
     return of_layer(table) + ("" if table["by"] == _USUAL_CLUSTERER else f", {table['by']}")
 
 
-def _verdict(study: Study, part: Results) -> str:
-    """Summarise in one sentence how pooling over pads changed this model's clusters of this corpus."""
-    table, lead = main_table_of(part), lead_plan(part["plans"])
-    about = f"{part['model']['name']} on {part['corpus']['name']}{of_table(table)}"
-    rows = [
+def included_rows(study: Study, part: Results) -> list[Results]:
+    """Return the rows of the main table that count as harms: the study's poolings with pads included."""
+    return [
         row
-        for row in table["rows"]
-        if row["treatment"] == INCLUDED and row["plan"] == lead and row["pooling"] in study.poolings
+        for row in main_table_of(part)["rows"]
+        if row["treatment"] == INCLUDED and row["pooling"] in study.poolings and "verdict" in row
     ]
-    if not rows:
-        return f"{about}: nothing was compared with pads included."
-    words = {"lower": "lowered", "higher": "raised", "none": "did not measurably move"}
-    effects = [
-        f"{words[effect(row)]} the AMI of {row['pooling']} pooling ({difference(row)}, floor {row['floor']:.3f})"
-        for row in rows
+
+
+def _conclusions(study: Study, part: Results) -> Results:
+    """Return the sentences of a part that a reader needs first."""
+    heads = part["learned"]["rows"] if part["learned"] else []
+    served = [
+        row | {"plan": f"trained {row['trained']}, served {row['served']}"}
+        for row in heads
+        if row["served"] == "without mask"
     ]
-    return f"{about}: pooling over the pads of {lead} {'; '.join(effects)}."
+    rows = included_rows(study, part)
+    confounded = [plan["name"] for plan in part["plans"] if plan.get("confounded")]
+    judged = [row for row in rows if row["plan"] not in confounded]
+    return {
+        "headline": headline([*rows, *served], study.margin, confounded),
+        "shift_headline": shift_headline(rows),
+        "advice": advice([*judged, *served], study.margin),
+    }

@@ -89,6 +89,7 @@ class StudyFolder:
         stored = self.read()  # raises if the file does not describe a study, because it may be the user's file
         if not len(Cells(self.path / CELLS)):  # read again, because another process may have added cells
             return content
+        stored["study"]["margin"] = study.margin  # no cell depends on it
         differs = [name for name in content if stored.get(name) != content[name]]
         if differs:
             what = ", ".join(_differences(stored.get(differs[0]), content[differs[0]]))

@@ -1,0 +1,214 @@
+"""Verdicts: what the interval of a difference allows to be said, by one rule with a margin fixed beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from maskpool.nn import POOLINGS
+
+Row = dict[str, Any]
+# The words that a headline opens with, by kind and whether the interval is inside the margin; the worst first.
+_LEADS = {
+    ("lowered", False): "harmed",
+    ("unknown", False): "could not tell",
+    ("lowered", True): "harmed by less than the margin",
+    ("no change", True): "no change larger than {margin:g}",
+    ("identical", True): "identical vectors",
+    ("raised", True): "raised by less than the margin",
+    ("raised", False): "raised",
+}
+_SEVERITY = {kind: rank for rank, kind in enumerate(_LEADS)}
+
+
+def signed(value: float) -> str:
+    """Format a number with its sign and three decimals; a number that rounds to zero is never negative.
+
+    Example:
+        >>> signed(-0.0004), signed(-0.0123)
+        ('+0.000', '−0.012')
+    """
+    return f"{value:+z.3f}".replace("-", "−")
+
+
+def difference(row: Row) -> str:
+    """Format a difference with its interval.
+
+    Example:
+        >>> difference({"delta": -0.0123, "low": -0.02, "high": -0.0004})
+        '−0.012 [−0.020, +0.000]'
+    """
+    return f"{signed(row['delta'])} [{signed(row['low'])}, {signed(row['high'])}]"
+
+
+def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
+    """Judge a difference by its interval and the margin.
+
+    The vectors are those of the texts alone: identical. The interval excludes 0: lowered or raised. It covers 0 and
+    lies inside ±margin: no change. Otherwise the verdict is unknown, with what would settle it: the half-width q·SE
+    must shrink to max(|d|, margin − |d|), where the sampling part of SE² shrinks as 1/texts and the seed part as
+    1/seeds.
+
+    Args:
+        row: The difference: ``metric``, ``texts``, ``delta``, ``low`` and ``high``; ``identical`` if the vectors were
+            compared; ``sampling_variance``, ``seed_variance`` and ``quantile`` if the parts of its error are known.
+        margin: The largest difference that counts as small.
+        seeds: Number of seeds that the difference is a mean over.
+
+    Returns:
+        ``kind``, ``within_margin`` (whether the interval is inside ±margin), ``sentence``, and ``texts_needed`` and
+        ``seeds_needed``, each of which would settle an unknown verdict without the other; None if it would not.
+
+    Example:
+        >>> row = {"metric": "AMI", "texts": 100, "delta": -0.042, "low": -0.064, "high": -0.020}
+        >>> judge(row, 0.03, 5)["sentence"]
+        'lowered AMI by 0.042 [0.020, 0.064]'
+    """
+    low, high = row["low"], row["high"]
+    verdict = {
+        "kind": "unknown",
+        "within_margin": -margin <= low and high <= margin,
+        "texts_needed": None,
+        "seeds_needed": None,
+    }
+    if row.get("identical", False):
+        return verdict | {
+            "kind": "identical",
+            "within_margin": True,
+            "sentence": "identical: the vectors are those of the texts alone",
+        }
+    if low > 0 or high < 0:
+        kind = "raised" if low > 0 else "lowered"
+        size, least, most = (_size(value) for value in (row["delta"], *sorted((low, high), key=abs)))
+        small = f", less than the margin of {margin:g}" if verdict["within_margin"] else ""
+        return verdict | {"kind": kind, "sentence": f"{kind} {row['metric']} by {size} [{least}, {most}]{small}"}
+    if verdict["within_margin"]:
+        return verdict | {"kind": "no change", "sentence": f"no change larger than {margin:g} ({difference(row)})"}
+    between = f"could not tell: between {signed(low)} and {signed(high)}"
+    if "quantile" not in row:
+        return verdict | {"sentence": between}
+    sampling, seed = row["sampling_variance"], row["seed_variance"]
+    target = (max(abs(row["delta"]), margin - abs(row["delta"])) / row["quantile"]) ** 2
+    texts_needed = _rounded(row["texts"] * sampling / (target - seed)) if target > seed and sampling > 0 else None
+    seeds_needed = _rounded(seeds * seed / (target - sampling)) if target > sampling and seed > 0 else None
+    if texts_needed and seeds_needed:
+        settles = f"about {texts_needed:,} texts or about {seeds_needed:,} seeds would settle it"
+    elif texts_needed:
+        settles = f"about {texts_needed:,} texts would settle it; more seeds would not"
+    elif seeds_needed:
+        settles = f"about {seeds_needed:,} seeds would settle it; more texts would not"
+    else:
+        factor = (sampling + seed) / target
+        both = f"about {_rounded(row['texts'] * factor):,} texts with {_rounded(seeds * factor):,} seeds"
+        settles = f"neither more texts nor more seeds alone would settle it; {both} would"
+    return verdict | {
+        "sentence": f"{between}; {settles}",
+        "texts_needed": texts_needed,
+        "seeds_needed": seeds_needed,
+    }
+
+
+def _size(value: float) -> str:
+    """Format the size of a number that is not zero."""
+    return f"{abs(value):.3f}" if abs(value) >= 0.0005 else "<0.001"
+
+
+def _rounded(number: float) -> int:
+    """Round up to two significant digits."""
+    unit: int = 10 ** max(math.floor(math.log10(number)) - 1, 0)
+    return math.ceil(round(number / unit, 6)) * unit  # rounding noise would add a unit
+
+
+def severity(row: Row) -> tuple[int, float]:
+    """Return the sort key of a row with its verdict: the most harmful first."""
+    return _SEVERITY[row["verdict"]["kind"], row["verdict"]["within_margin"]], row["delta"]
+
+
+def headline(rows: Sequence[Row], margin: float, confounded: Sequence[str]) -> list[str]:
+    """Say what every plan did to the clusters, one sentence per pooling, the worst pooling and plan first.
+
+    Args:
+        rows: The rows with pads included, with their verdicts.
+        margin: The margin of the verdicts.
+        confounded: Names of the plans whose padded lengths follow the labels.
+    """
+    sentences = []
+    for pooling, of_pooling in _by_pooling(rows):
+        clauses = []
+        for kind, group in groupby(of_pooling, lambda row: severity(row)[0]):
+            plans = [
+                f"“{row['plan']}”{', confounded with the labels' * (row['plan'] in confounded)}{_detail(row)}"
+                for row in group
+            ]
+            clauses.append(f"{list(_LEADS.values())[kind].format(margin=margin)} under {_joined(plans)}")
+        sentences.append(f"{pooling}: {'; '.join(clauses)}.")
+    return sentences
+
+
+def shift_headline(rows: Sequence[Row]) -> list[str]:
+    """Say how far every plan moved the vectors, one sentence per pooling.
+
+    Args:
+        rows: The rows with pads included, with their verdicts.
+    """
+    return [
+        f"{pooling}: vectors move by a cosine shift of "
+        + _joined(
+            [
+                f"{abs(row['cosine_shift']):.3f} under “{row['plan']}” (neighbours kept: {row['neighbours_kept']:.2f})"
+                for row in sorted(of_pooling, key=lambda row: -abs(row["cosine_shift"]))
+            ]
+        )
+        + "."
+        for pooling, of_pooling in _by_pooling(rows)
+    ]
+
+
+def advice(rows: Sequence[Row], margin: float) -> str:
+    """Say in one line what to do, given the verdicts on the rows with pads included."""
+    verdicts = [row["verdict"] for row in sorted(rows, key=severity)]
+    if not verdicts:
+        return "Nothing was compared with pads included under a plan that does not follow the labels."
+    worst, unknown = verdicts[0], [verdict for verdict in verdicts if verdict["kind"] == "unknown"]
+    if (worst["kind"], worst["within_margin"]) == ("lowered", False):
+        return "Pass the attention mask to the pooling: with the pads pooled as well, the clusters got worse."
+    if unknown:
+        texts, seeds = ([verdict[name] for verdict in unknown] for name in ("texts_needed", "seeds_needed"))
+        more = (
+            f"with about {max(texts):,} texts"
+            if all(texts)
+            else f"with about {max(seeds):,} seeds"
+            if all(seeds)
+            else "with more texts and more seeds"
+        )
+        return f"Measure again {more}: this study does not show whether pooling the pads harms these clusters."
+    if worst["kind"] == "lowered":
+        return f"Little depends on it for these clusters: pooling the pads lowers AMI by less than {margin:g}."
+    if verdicts[-1]["kind"] == "raised":
+        return "No harm to these clusters was shown. Measure other texts before you rely on a gain from pads."
+    return f"Nothing has to change for these clusters: pooling the pads changes AMI by no more than {margin:g}."
+
+
+def _by_pooling(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Return the rows of each pooling, named as a sentence begins, the worst pooling and plan first."""
+    of_pooling: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=severity):
+        mode = row["pooling"]
+        of_pooling.setdefault(f"{mode.capitalize() if mode in POOLINGS else mode} pooling", []).append(row)
+    return list(of_pooling.items())
+
+
+def _detail(row: Row) -> str:
+    """Return the numbers of a verdict's sentence in parentheses."""
+    kind, sentence = row["verdict"]["kind"], row["verdict"]["sentence"]
+    if kind == "identical":
+        return ""
+    detail = difference(row) if kind == "no change" else sentence.removeprefix("could not tell: ")
+    return f" ({detail})"
+
+
+def _joined(clauses: Sequence[str]) -> str:
+    *others, last = clauses
+    return f"{', '.join(others)} and {last}" if others else last
