@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from maskpool import __version__
-from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.corpora import FEWEST_TEXTS_A_LABEL, Corpus
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL, Subsample, make_subsamples
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
@@ -163,7 +163,7 @@ class Part:
         """Tokenise the corpus and check that the plans can be run.
 
         Raises:
-            DataError: A text has no token, or half of the texts are too few for a clusterer.
+            DataError: A text has no token, or half of the texts are too few for a clusterer or have a single label.
             InvalidValueError: A plan's length does not fit, the model lacks a layer or does not read texts, or its
                 tokenizer belongs to another model.
         """
@@ -194,7 +194,13 @@ class Part:
                 f"must need only texts; {encoder.name} could not be run on token ids and their mask: "
                 f"{str(error).strip().splitlines()[0]}",
             ) from error
-        return cls(study, corpus, encoder, ids, truncated, plans)
+        part = cls(study, corpus, encoder, ids, truncated, plans)
+        if any(len(np.unique(part.codes[subsample.texts])) < 2 for subsample in part.subsamples.values()):
+            raise DataError(
+                f"{corpus.name} must have at least two labels in each half of its texts, because halves are clustered "
+                "too, but a random half has a single one: bring more texts of the other labels"
+            )
+        return part
 
     @property
     def all_plans(self) -> tuple[Plan, ...]:
@@ -237,10 +243,15 @@ class Part:
     @cached_property
     def kept(self) -> Ints:
         """The texts that heads are trained on and cluster."""
-        if not self.study.learned or len(np.unique(self.codes)) < heads.FEWEST_LABELS:
+        if not self.study.learned:
             return np.zeros(0, dtype=np.int64)
         chosen = np.random.default_rng(self.study.seed).permutation(len(self.codes))[: heads.MOST_TEXTS]
-        return np.sort(chosen)
+        # A head holds out texts of each label, and a rare label would leave nothing to learn.
+        labels, counts = np.unique(self.codes[chosen], return_counts=True)
+        frequent = labels[counts >= FEWEST_TEXTS_A_LABEL]
+        if len(frequent) < heads.FEWEST_LABELS:
+            return np.zeros(0, dtype=np.int64)
+        return np.sort(chosen[np.isin(self.codes[chosen], frequent)])
 
     @cached_property
     def top(self) -> int:
@@ -258,8 +269,11 @@ class Part:
             plan.name
             for plan in self.plans
             if all(
-                np.sum(subsample.widths[plan.name] > self.lengths[subsample.texts]) >= fewest
-                for subsample in self.subsamples.values()
+                len(padded) >= fewest and len(np.unique(self.codes[padded])) > 1
+                for padded in (
+                    subsample.texts[subsample.widths[plan.name] > self.lengths[subsample.texts]]
+                    for subsample in self.subsamples.values()
+                )
             )
         ]
 
@@ -307,6 +321,10 @@ class Part:
             "corpus": {
                 "name": self.corpus.name,
                 "texts": len(self.ids),
+                "rows": self.corpus.rows,
+                "dropped": self.corpus.dropped,
+                "notes": list(self.corpus.notes),
+                "rare_labels": self.corpus.rare_labels,
                 "labels": len(np.unique(self.codes)),
                 "sha256": self.corpus.sha256,
                 "versions": self.corpus.versions,

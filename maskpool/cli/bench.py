@@ -32,6 +32,10 @@ OPTIONS = {
     "newsgroups": "--newsgroups",
     "text_column": "--text-column",
     "label_column": "--label-column",
+    "encoding": "--encoding",
+    "separator": "--separator",
+    "header": "--no-header",
+    "drop_missing": "--drop-missing",
     "limit": "--limit",
     "poolings": "--pooling",
     "batch_size": "--batch-size",
@@ -42,7 +46,10 @@ OPTIONS = {
 }
 # Arguments that remain options next to a study file, and those that the file has under [[corpora]].
 _NEXT_TO_A_STUDY = ("file", "device", "out")
-_OF_A_CORPUS = ("data", "task", "hub", "split", "newsgroups", "text_column", "label_column", "limit", "sha256")
+_OF_A_CORPUS = (
+    *("data", "task", "hub", "split", "newsgroups", "text_column", "label_column"),
+    *("encoding", "separator", "header", "drop_missing", "limit", "sha256"),
+)
 _MEASURED, _HOW, _OUTPUT = "What is measured", "How", "Output"
 
 bench_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
@@ -59,7 +66,8 @@ def bench(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Labelled texts: a csv, tsv, jsonl or parquet file. Default: public docstrings, a demonstration.",
+            help="Labelled texts: a csv, tsv, json, jsonl or parquet file, or one in a gz or zip file. "
+            "Default: public docstrings, a demonstration.",
             show_default=False,
             rich_help_panel=_MEASURED,
         ),
@@ -82,6 +90,36 @@ def bench(
     label_column: Annotated[
         str, typer.Option(help="The column of labels in --data or --hub.", rich_help_panel=_MEASURED)
     ] = "label",
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoding of --data, such as cp1252. Default: recognised.",
+            show_default=False,
+            rich_help_panel=_MEASURED,
+        ),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help="What separates the fields of --data. Default: recognised.",
+            show_default=False,
+            rich_help_panel=_MEASURED,
+        ),
+    ] = None,
+    no_header: Annotated[
+        bool,
+        typer.Option(
+            "--no-header",
+            help="The first row of --data is not a header: columns are called 1, 2, …",
+            rich_help_panel=_MEASURED,
+        ),
+    ] = False,
+    drop_missing: Annotated[
+        bool,
+        typer.Option(
+            "--drop-missing", help="Leave out rows without a text or label, and count them.", rich_help_panel=_MEASURED
+        ),
+    ] = False,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -153,7 +191,7 @@ def bench(
             screen.say("loading …")
             from maskpool.bench.design.study import CorpusSource, Study, read_study
             from maskpool.bench.report import pages as report
-            from maskpool.bench.report.results import results_of
+            from maskpool.bench.report.results import about_corpus, results_of
             from maskpool.bench.run import run_study
             from maskpool.bench.store.folder import StudyFolder
         if study is not None:
@@ -178,6 +216,10 @@ def bench(
                 split=split,
                 text_column=text_column,
                 label_column=label_column,
+                encoding=encoding,
+                separator=separator,
+                header=not no_header,
+                drop_missing=drop_missing,
                 limit=limit,
             )
             modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
@@ -209,6 +251,8 @@ def bench(
             return
         print_wide(report.show(results))
         for part in results["parts"]:
+            for sentence in about_corpus(part["corpus"]):
+                print(sentence)
             if part["corpus"]["truncated"]:
                 print(f"{part['corpus']['truncated']} texts were cut off at {part['model']['max_length']} tokens.")
         for note in notes:

@@ -96,7 +96,10 @@ def test_other_columns_may_be_named(tmp_path: Path) -> None:
 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
     """A file with another suffix is refused with the list of readable suffixes."""
-    message = re.escape("data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got mine.xlsx")
+    message = re.escape(
+        "data must be a file that ends in .csv, .tsv, .json, .jsonl, .parquet, or one such file in .gz or .zip, got "
+        "mine.xlsx: save it as one of them"
+    )
     with pytest.raises(MaskpoolError, match=message):
         read_file(tmp_path / "mine.xlsx", "text", "label")
 
@@ -131,7 +134,6 @@ def test_a_missing_column_is_refused(tmp_path: Path, columns: tuple[str, str], m
         ("mine.parquet", b"text,label\n"),
         ("mine.jsonl", b'{"text": "a", '),
         ("mine.csv", b""),
-        ("mine.csv", b"text,label\n\xff\xfe\xfa,a\n"),
         ("mine.csv", b'text,label\na,b,c\nd,"e\n'),
         ("mine.csv", b"text,label\n"),
         ("mine.jsonl", b""),
@@ -149,7 +151,11 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, name: str, content: bytes
 def test_an_empty_text_is_refused(tmp_path: Path, suffix: str, empty: str) -> None:
     """A blank text is refused with its row."""
     path = write(tmp_path / f"mine{suffix}", [*ROWS, (empty, "a")])
-    message = rf"column 'text' of mine{suffix} must hold texts; row 9 has '{empty}'"
+    reason = "with a blank text" if empty else "without a text"
+    message = (
+        f"drop_missing must be set to leave out 1 of 9 rows of mine{suffix}, which have no text or no label (1 "
+        f"{reason}; the first is row 9): set it, or complete the rows"
+    )
     with pytest.raises(MaskpoolError, match=re.escape(message)):
         read_file(path, "text", "label")
 
@@ -158,7 +164,7 @@ def test_an_empty_text_is_refused(tmp_path: Path, suffix: str, empty: str) -> No
 def test_a_missing_label_is_refused(tmp_path: Path, suffix: str) -> None:
     """A text without a label is refused with its row."""
     path = write(tmp_path / f"mine{suffix}", [*ROWS, ("a text", "")])
-    message = rf"column 'label' of mine{suffix} must hold labels; row 9 has none"
+    message = "which have no text or no label (1 without a label; the first is row 9)"
     with pytest.raises(MaskpoolError, match=re.escape(message)):
         read_file(path, "text", "label")
 
@@ -167,10 +173,11 @@ def test_a_missing_label_is_refused(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("label", "last", "says"),
     [
-        (1.0, float("nan"), "must hold labels; row 2 has none"),
-        ("a", "  ", "must hold labels; row 2 has none"),
+        (1.0, float("nan"), "(1 without a label; the first is row 2)"),
+        ("a", "  ", "(1 with a blank label; the first is row 2)"),
         (["a"], ["a", "b"], "must hold one label per text; row 1 has ['a']"),
-        ({"a": 1}, {"a": 2}, "must hold one label per text; row 1 has {'a': 1}"),
+        ({"a": 1}, {"a": 2}, "must be one of the columns text, label.a of mine"),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "must be one of the columns text, label.a of mine"),
     ],
 )
 def test_values_that_are_not_labels_are_refused(
@@ -183,7 +190,7 @@ def test_values_that_are_not_labels_are_refused(
         datasets.Dataset.from_list(rows).to_parquet(path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(MaskpoolError, match=re.escape(f"column 'label' of mine{suffix} {says}")):
+    with pytest.raises(MaskpoolError, match=re.escape(says)):
         read_file(path, "text", "label")
 
 
@@ -191,10 +198,10 @@ def test_null_is_a_missing_text_or_label(tmp_path: Path) -> None:
     """A null in jsonl is refused like an empty field."""
     path = tmp_path / "mine.jsonl"
     path.write_text('{"text": null, "label": "a"}\n{"text": "x", "label": "a"}\n')
-    with pytest.raises(MaskpoolError, match=r"column 'text' of mine.jsonl must hold texts; row 1 has None"):
+    with pytest.raises(MaskpoolError, match=r"drop_missing must be set .* \(1 without a text; the first is row 1\)"):
         read_file(path, "text", "label")
     path.write_text('{"text": "x", "label": "a"}\n{"text": "x", "label": null}\n')
-    with pytest.raises(MaskpoolError, match=r"column 'label' of mine.jsonl must hold labels; row 2 has none"):
+    with pytest.raises(MaskpoolError, match=r"drop_missing must be set .* \(1 without a label; the first is row 2\)"):
         read_file(path, "text", "label")
 
 
@@ -241,11 +248,12 @@ def test_numbers_are_texts_where_everything_is_text(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         (["a"] * 8, "mine must have at least two labels to score clusters by, got 1"),
-        (["a"] * 8 + ["b"] * 3, "mine must have at least 4 texts in each label .*, got 3 in 'b'"),
+        (list("abcdefgg"), "mine must have most of its texts in labels of 4 texts or more .* 8 of 8 texts"),
+        (["a"] * 4 + list("bbbcd"), "mine must have most of its texts .* 5 of 9 texts have rarer labels"),
     ],
 )
 def test_too_few_labels_or_texts_are_refused(tmp_path: Path, labels: list[str], message: str) -> None:
-    """Fewer than two labels, or a label with fewer than four texts, are refused with the number."""
+    """Fewer than two labels, or a column in which most values are rare, are refused with the number."""
     path = write(tmp_path / "mine.csv", [(f"text {number}", label) for number, label in enumerate(labels)])
     with pytest.raises(MaskpoolError, match=message):
         read_file(path, "text", "label")
@@ -291,6 +299,15 @@ def test_a_sample_is_seeded() -> None:
     assert corpus.sample(30, 0) == corpus.sample(30, 0)
     assert corpus.sample(30, 0) != corpus.sample(30, 1)
     assert corpus.sample(60, 0) == corpus.sample(99, 0) == corpus
+
+
+def test_a_sample_keeps_all_texts_of_rare_labels() -> None:
+    """A label with fewer than four texts keeps them all in a sample, and what is left out is counted."""
+    sample = corpus_of(a=40, b=20, c=3, d=1).sample(20, 0)
+    counts = Counter(sample.labels)
+    assert (counts["c"], counts["d"], counts.total()) == (3, 1, 20)
+    assert (sample.rows, sample.dropped) == (64, {"not in the sample": 44})
+    assert sample.rare_labels == {"labels": 2, "texts": 4}
 
 
 def test_too_small_a_sample_is_refused() -> None:
@@ -371,6 +388,7 @@ def test_newsgroups_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options_passed == {"subset": "test", "remove": ("headers", "footers", "quotes")}
     assert corpus.texts == ["a b", "c d", "e", "f", "g", "h", "i", "j"]
     assert corpus.labels == ["sci", "rec"] * 4
+    assert (corpus.rows, corpus.dropped) == (9, {"with a blank text": 1})
 
 
 def test_newsgroups_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,14 +416,15 @@ def test_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_text_without_a_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code -1, which marks texts without a class, is a missing label, not the last class."""
+    """The code -1, which marks texts without a class, is a missing label, not the last class; it can be dropped."""
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     table = datasets.Dataset.from_dict({"text": list("abcdefghi"), "label": [0, 1] * 4 + [-1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
-    with pytest.raises(
-        MaskpoolError, match=re.escape("column 'label' of me/it (test) must hold labels; row 9 has none")
-    ):
+    message = "drop_missing must be set .* of me/it .test., .*1 unlabelled; the first is row 9"
+    with pytest.raises(MaskpoolError, match=message):
         hub_dataset("me/it", "test", "text", "label")
+    corpus = hub_dataset("me/it", "test", "text", "label", drop_missing=True)
+    assert (corpus.rows, corpus.dropped, set(corpus.labels)) == (9, {"unlabelled": 1}, {"no", "yes"})
 
 
 def test_a_dataset_that_cannot_be_loaded() -> None:
@@ -432,6 +451,7 @@ def test_a_task_of_mteb(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = mteb_task("TwentyNewsgroupsClustering.v2")
     assert corpus.texts == ["a", "b", "c", "d", "e", "f", "g", "h"]
     assert corpus.labels == ["0", "1", "0", "1", "0", "1", "0", "1"]
+    assert (corpus.rows, corpus.dropped) == (9, {"with a blank text": 1})
 
 
 @pytest.mark.filterwarnings("ignore:The task .* is superseded:UserWarning")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
 import math
 import re
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from maskpool.bench.design.tables import UNLABELLED, Table, read_table, stem, with_class_names
 from maskpool.errors import DataError, InvalidValueError, RequirementError, StorageError
 
 DEMONSTRATION = "public docstrings of scipy and scikit-learn"
@@ -36,9 +35,9 @@ _SUBPACKAGES = {
 }
 _FEWEST_WORDS = 4
 _FEWEST_TEXTS_A_LABEL_IN_DOCSTRINGS = 25
-# A half-sample takes half of the texts; a label with fewer than four texts could be missing from it.
-_FEWEST_TEXTS_A_LABEL = 4
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+# A half-sample takes half of the texts; a label with fewer texts is rare, because it is missing from some half-samples.
+FEWEST_TEXTS_A_LABEL = 4
+_NOT_SAMPLED = "not in the sample"
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ class Corpus:
         labels: Their labels, as strings.
         demonstration: Whether it only demonstrates that the benchmark runs.
         versions: Versions of the packages that its texts come from.
+        dropped: How many rows of its source are left out, by the reason.
+        notes: Sentences on how its source was read, where that was not certain.
     """
 
     name: str
@@ -58,6 +59,19 @@ class Corpus:
     labels: list[str]
     demonstration: bool = False
     versions: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of its source."""
+        return len(self.texts) + sum(self.dropped.values())
+
+    @property
+    def rare_labels(self) -> dict[str, int]:
+        """The number of labels with fewer than four texts, and the number of their texts."""
+        rare = [count for count in Counter(self.labels).values() if count < FEWEST_TEXTS_A_LABEL]
+        return {"labels": len(rare), "texts": sum(rare)}
 
     @property
     def codes(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -76,16 +90,17 @@ class Corpus:
         """Return the corpus if its texts can be clustered and the clusters scored.
 
         Raises:
-            DataError: It has fewer than two labels, or a label has fewer than four texts.
+            DataError: It has fewer than two labels, or most of its texts have rare labels.
         """
-        counts = Counter(self.labels)
-        if len(counts) < 2:
-            raise DataError(f"{self.name} must have at least two labels to score clusters by, got {len(counts)}")
-        label, fewest = min(counts.items(), key=lambda item: item[1])
-        if fewest < _FEWEST_TEXTS_A_LABEL:
+        labels = len(set(self.labels))
+        if labels < 2:
+            raise DataError(f"{self.name} must have at least two labels to score clusters by, got {labels}")
+        rare = self.rare_labels["texts"]
+        if 2 * rare > len(self.texts):
             raise DataError(
-                f"{self.name} must have at least {_FEWEST_TEXTS_A_LABEL} texts in each label (halves of it are "
-                f"clustered too), got {fewest} in {label!r}: drop such labels or bring more texts"
+                f"{self.name} must have most of its texts in labels of {FEWEST_TEXTS_A_LABEL} texts or more (halves "
+                f"of it are clustered too), but {rare:,} of {len(self.texts):,} texts have rarer labels: check that "
+                "the column holds labels, or bring more texts"
             )
         return self
 
@@ -93,36 +108,35 @@ class Corpus:
         """Draw a random sample of about ``limit`` texts that keeps each label's share, in the order of the corpus.
 
         Raises:
-            InvalidValueError: ``limit`` leaves fewer than four texts for a label.
+            InvalidValueError: ``limit`` leaves fewer than four texts for a label that has four.
         """
         if limit >= len(self.texts):
             return self
-        labels = len(set(self.labels))
-        if limit < _FEWEST_TEXTS_A_LABEL * labels:
-            raise InvalidValueError(
-                "limit",
-                f"must be at least {_FEWEST_TEXTS_A_LABEL * labels} to keep {_FEWEST_TEXTS_A_LABEL} texts of each of "
-                f"the {labels} labels of {self.name}, got {limit}",
-            )
-        rng = np.random.default_rng(seed)
         codes = self.codes
         counts = np.bincount(codes)
-        # Each label gets four texts; the rest are shared out in proportion (largest remainders).
-        spare = counts - _FEWEST_TEXTS_A_LABEL
-        share = spare / max(spare.sum(), 1) * (limit - _FEWEST_TEXTS_A_LABEL * labels)
-        quota = _FEWEST_TEXTS_A_LABEL + np.floor(share).astype(int)
+        # Each label gets four texts, or all that it has; the rest are shared out in proportion (largest remainders).
+        fewest = np.minimum(counts, FEWEST_TEXTS_A_LABEL)
+        if limit < fewest.sum():
+            raise InvalidValueError(
+                "limit",
+                f"must be at least {fewest.sum()} to keep {FEWEST_TEXTS_A_LABEL} texts of each of the {len(counts)} "
+                f"labels of {self.name}, got {limit}",
+            )
+        rng = np.random.default_rng(seed)
+        spare = counts - fewest
+        share = spare / max(spare.sum(), 1) * (limit - fewest.sum())
+        quota = fewest + np.floor(share).astype(int)
         for label in np.argsort(np.floor(share) - share, kind="stable")[: limit - int(quota.sum())]:
             quota[label] += 1
         kept = np.concatenate(
             [rng.choice(np.flatnonzero(codes == label), number, replace=False) for label, number in enumerate(quota)]
         )
-        return self.take(np.sort(kept).tolist())
+        left_out = {_NOT_SAMPLED: len(self.texts) - len(kept)}
+        return replace(self.take(np.sort(kept).tolist()), dropped=self.dropped | left_out)
 
     def take(self, rows: list[int]) -> Corpus:
         """Return the corpus of the given rows."""
-        return Corpus(
-            self.name, [self.texts[i] for i in rows], [self.labels[i] for i in rows], self.demonstration, self.versions
-        )
+        return replace(self, texts=[self.texts[i] for i in rows], labels=[self.labels[i] for i in rows])
 
 
 def docstrings() -> Corpus:
@@ -138,11 +152,15 @@ def docstrings() -> Corpus:
             for text in _first_paragraphs(f"{package}.{name}", masked=name):
                 if label_of.setdefault(text, f"{package}.{name}") != f"{package}.{name}":
                     repeated.add(text)
-    kept = {text: label for text, label in label_of.items() if text not in repeated}
-    counts = Counter(kept.values())
-    kept = {t: label for t, label in kept.items() if counts[label] >= _FEWEST_TEXTS_A_LABEL_IN_DOCSTRINGS}
+    single = {text: label for text, label in label_of.items() if text not in repeated}
+    counts = Counter(single.values())
+    kept = {t: label for t, label in single.items() if counts[label] >= _FEWEST_TEXTS_A_LABEL_IN_DOCSTRINGS}
     versions = {package: importlib.metadata.version(package) for package in ("scipy", "scikit-learn")}
-    return Corpus(DEMONSTRATION, list(kept), list(kept.values()), demonstration=True, versions=versions).check()
+    dropped = {"in two subpackages": len(repeated), "of small subpackages": len(single) - len(kept)}
+    texts, labels = list(kept), list(kept.values())
+    return Corpus(
+        DEMONSTRATION, texts, labels, demonstration=True, versions=versions, dropped=_counted(dropped)
+    ).check()
 
 
 def _first_paragraphs(module_name: str, masked: str) -> Iterator[str]:
@@ -164,24 +182,33 @@ def _first_paragraphs(module_name: str, masked: str) -> Iterator[str]:
             yield text
 
 
-def read_file(data: Path, text_column: str, label_column: str) -> Corpus:
-    """Read a csv, tsv, jsonl or parquet file with a column of texts and one of labels.
+def read_file(
+    data: Path,
+    text_column: str,
+    label_column: str,
+    *,
+    encoding: str | None = None,
+    separator: str | None = None,
+    header: bool = True,
+    drop_missing: bool = False,
+) -> Corpus:
+    """Read a csv, tsv, json, jsonl or parquet file with a column of texts and one of labels.
 
     Args:
-        data: The file.
+        data: The file, or a gz or zip file with one such file.
         text_column: Name of the column of texts.
         label_column: Name of the column of labels.
+        encoding: The encoding of the file; None recognises it.
+        separator: What separates the fields of a csv or tsv file; None recognises it.
+        header: Whether the first row has the names of the columns; otherwise these are numbers from 1.
+        drop_missing: Whether rows without a text or label are left out; otherwise they are refused.
 
     Raises:
-        InvalidValueError: The file cannot be read, or a column is missing.
-        DataError: A text or a label is missing, or the texts cannot be clustered.
+        InvalidValueError: The file cannot be read, an argument does not fit it, or a column is missing.
+        DataError: A value is not a text or label, or the texts cannot be clustered.
     """
-    if data.suffix.lower() not in _SUFFIXES:
-        raise InvalidValueError("data", f"must be a file that ends in {', '.join(_SUFFIXES)}, got {data.name}")
-    if not data.is_file():
-        raise InvalidValueError("data", f"must name a file, but there is none at {data}")
-    corpus = _labelled(data.name, _columns(data), text_column, label_column)
-    return replace(corpus, name=data.stem).check()
+    table = read_table(data, (text_column, label_column), encoding, separator, header)
+    return replace(_labelled(table, text_column, label_column, drop_missing), name=stem(data)).check()
 
 
 def newsgroups() -> Corpus:
@@ -202,10 +229,7 @@ def newsgroups() -> Corpus:
         raise StorageError(
             f"could not be downloaded: {error}; pass the texts as a file", argument="newsgroups"
         ) from error
-    rows = [
-        (text, posts.target_names[label]) for text, label in zip(posts.data, posts.target, strict=True) if text.strip()
-    ]
-    return Corpus("20 newsgroups", [text for text, _ in rows], [label for _, label in rows]).check()
+    return _without_blanks("20 newsgroups", posts.data, [posts.target_names[label] for label in posts.target]).check()
 
 
 def mteb_task(task: str) -> Corpus:
@@ -223,11 +247,10 @@ def mteb_task(task: str) -> Corpus:
         texts, labels = clustering_task(task)
     except (ValueError, OSError) as error:
         raise InvalidValueError("task", f"must be one of MTEB's clustering tasks, got {task!r}: {error}") from error
-    kept = [(text, label) for text, label in zip(texts, labels, strict=True) if text.strip()]
-    return Corpus(task, [text for text, _ in kept], [label for _, label in kept]).check()
+    return _without_blanks(task, texts, labels).check()
 
 
-def hub_dataset(hub: str, split: str, text_column: str, label_column: str) -> Corpus:
+def hub_dataset(hub: str, split: str, text_column: str, label_column: str, *, drop_missing: bool = False) -> Corpus:
     """Load a dataset from the Hugging Face hub; labels are the names of its classes.
 
     Args:
@@ -235,10 +258,11 @@ def hub_dataset(hub: str, split: str, text_column: str, label_column: str) -> Co
         split: Its split.
         text_column: Name of the column of texts.
         label_column: Name of the column of labels.
+        drop_missing: Whether rows without a text or label are left out; otherwise they are refused.
 
     Raises:
-        InvalidValueError: The dataset, split or column does not exist.
-        DataError: A text or a label is missing, or the texts cannot be clustered.
+        InvalidValueError: The dataset, split or column does not exist, or a text or label is missing.
+        DataError: A value is not a text or label, or the texts cannot be clustered.
     """
     import datasets
 
@@ -249,85 +273,62 @@ def hub_dataset(hub: str, split: str, text_column: str, label_column: str) -> Co
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InvalidValueError("hub", f"must name a dataset with a split {split!r}, got {hub!r}: {reason}") from error
-    columns = {column: list(table[column]) for column in table.column_names}
-    feature = table.features.get(label_column)
-    if isinstance(feature, datasets.ClassLabel):
-        # The hub gives texts without a class the code -1.
-        columns[label_column] = [feature.names[code] if code != -1 else None for code in table[label_column]]
-    return _labelled(f"{hub} ({split})", columns, text_column, label_column).check()
+    columns = [
+        with_class_names(list(table[column]), feature) if column in (text_column, label_column) else []
+        for column, feature in table.features.items()
+    ]
+    named = Table(f"{hub} ({split})", table.column_names, columns)
+    return _labelled(named, text_column, label_column, drop_missing).check()
 
 
-def _labelled(name: str, columns: dict[str, list[object]], text_column: str, label_column: str) -> Corpus:
-    for argument, column in (("text_column", text_column), ("label_column", label_column)):
-        if column not in columns:
-            raise InvalidValueError(
-                argument, f"must be one of the columns {', '.join(columns)} of {name}, got {column!r}"
-            )
-    texts, labels = columns[text_column], columns[label_column]
-    for row, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"column {text_column!r} of {name} must hold texts; row {row} has {text!r}")
-        if label is None or not str(label).strip() or (isinstance(label, float) and math.isnan(label)):
-            raise DataError(f"column {label_column!r} of {name} must hold labels; row {row} has none")
-        if isinstance(label, list | dict):
-            raise DataError(f"column {label_column!r} of {name} must hold one label per text; row {row} has {label!r}")
-    return Corpus(name, [str(text) for text in texts], [str(label) for label in labels])
-
-
-def _columns(path: Path) -> dict[str, list[object]]:
-    suffix = path.suffix.lower()
-    read = _read_separated if suffix in (".csv", ".tsv") else _read_typed
-    try:
-        columns = read(path)
-        if not any(columns.values()):
-            raise DataError("it has no rows")
-        return columns
-    # pandas and datasets pass on many kinds of errors from their parsers; each means that the file is unreadable.
-    except Exception as error:
-        reason = str(error.__cause__ or error).strip().split("\n")[0] or type(error).__name__
+def _labelled(table: Table, text_column: str, label_column: str, drop_missing: bool) -> Corpus:
+    texts, labels = table.column(text_column, "text_column"), table.column(label_column, "label_column")
+    reasons = [_missing(text, label) for text, label in zip(texts, labels, strict=True)]
+    dropped = Counter(reason for reason in reasons if reason is not None)
+    if dropped and not drop_missing:
+        first = next(row for row, reason in enumerate(reasons, 1) if reason is not None)
+        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         raise InvalidValueError(
-            "data", f"must be a readable {suffix[1:]} file; {path.name} is not: {reason}"
-        ) from error
-
-
-def _read_separated(path: Path) -> dict[str, list[object]]:
-    """Read the columns of a csv or tsv file, every field as a string: 1 and 01 are two labels, and "null" is a text."""
-    import pandas as pd
-
-    tabs = path.suffix.lower() == ".tsv"
-    literal = tabs and _quotes_nothing(path)
-    with warnings.catch_warnings():
-        # pandas would cut off a row with more fields than the header, or shift it by a column.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        table = pd.read_csv(
-            path,
-            sep="\t" if tabs else ",",
-            dtype=str,
-            keep_default_na=False,
-            index_col=False,
-            quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL,
+            "drop_missing",
+            f"must be set to leave out {dropped.total()} of {len(texts)} rows of {table.name}, which have no text or "
+            f"no label ({counts}; the first is row {first}): set it, or complete the rows",
         )
-    return {str(name): table[name].tolist() for name in table.columns}
+    kept = [row for row, reason in enumerate(reasons) if reason is None]
+    # Equal numbers are one label, however they are written; true and false are not numbers.
+    name_of: dict[tuple[bool, object], str] = {}
+    kept_texts, kept_labels = [], []
+    for row in kept:
+        text, label = texts[row], labels[row]
+        if not isinstance(text, str):
+            raise DataError(f"column {text_column!r} of {table.name} must hold texts; row {row + 1} has {text!r}")
+        if isinstance(label, list | dict):
+            raise DataError(
+                f"column {label_column!r} of {table.name} must hold one label per text; row {row + 1} has {label!r}"
+            )
+        kept_texts.append(text)
+        kept_labels.append(name_of.setdefault((isinstance(label, bool), label), str(label)))
+    return Corpus(table.name, kept_texts, kept_labels, dropped=dict(dropped), notes=table.notes)
 
 
-def _quotes_nothing(path: Path) -> bool:
-    """Return whether quotes in a tsv file are ordinary characters.
+def _missing(text: object, label: object) -> str | None:
+    """Return why a row cannot be used, or None."""
+    if label is UNLABELLED:
+        return "unlabelled"
+    for what, value in (("text", text), ("label", label)):
+        if value in (None, "") or (isinstance(value, float) and math.isnan(value)):
+            return f"without a {what}"
+        if isinstance(value, str) and not value.strip():
+            return f"with a blank {what}"
+    return None
 
-    They are if each line is a row and some field opens a quote that it does not close. If such a quote were read as
-    one, the parser would silently swallow all rows up to the next quote.
-    """
-    with path.open(encoding="utf-8") as file:
-        rows = [line.rstrip("\n").split("\t") for line in file if line.strip()]
-    opened = [field for row in rows for field in row if field.startswith('"')]
-    return len(set(map(len, rows))) == 1 and not all(re.fullmatch('"([^"]|"")*"', field) for field in opened)
+
+def _without_blanks(name: str, texts: Iterable[str], labels: Iterable[str]) -> Corpus:
+    pairs = list(zip(texts, labels, strict=True))
+    kept = [(text, label) for text, label in pairs if text.strip()]
+    dropped = _counted({"with a blank text": len(pairs) - len(kept)})
+    return Corpus(name, [text for text, _ in kept], [label for _, label in kept], dropped=dropped)
 
 
-def _read_typed(path: Path) -> dict[str, list[object]]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    read = datasets.Dataset.from_json if path.suffix.lower() == ".jsonl" else datasets.Dataset.from_parquet
-    with tempfile.TemporaryDirectory() as cache:
-        table = read(str(path), cache_dir=cache, keep_in_memory=True)
-        return {name: list(table[name]) for name in table.column_names}
+def _counted(dropped: dict[str, int]) -> dict[str, int]:
+    """Leave out reasons that never occurred."""
+    return {reason: count for reason, count in dropped.items() if count}

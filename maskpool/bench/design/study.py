@@ -142,7 +142,7 @@ class CorpusSource:
     """Where a corpus comes from: exactly one of the first five attributes.
 
     Attributes:
-        data: A csv, tsv, jsonl or parquet file; in a study file, relative to it.
+        data: A csv, tsv, json, jsonl or parquet file, or one in a gz or zip file; in a study file, relative to it.
         task: One of MTEB's clustering tasks.
         hub: A labelled dataset of the Hugging Face hub.
         newsgroups: scikit-learn's 20 newsgroups.
@@ -150,6 +150,12 @@ class CorpusSource:
         split: The split of ``hub``.
         text_column: The column of texts in ``data`` or ``hub``.
         label_column: The column of labels in ``data`` or ``hub``.
+        encoding: The encoding of ``data``; None recognises it.
+        separator: What separates the fields of a csv or tsv file; None recognises it.
+        header: Whether the first row of a csv or tsv file has the names of the columns; otherwise these are numbers
+            from 1.
+        drop_missing: Whether rows of ``data`` or ``hub`` without a text or label are left out; otherwise they are
+            refused.
         limit: The number of texts to sample, stratified by label; None takes all.
         name: The name of the corpus in results.
         sha256: The expected hash of the content, which pins the texts that the study measures.
@@ -166,6 +172,10 @@ class CorpusSource:
     split: _Text = "test"
     text_column: _Text = "text"
     label_column: _Text = "label"
+    encoding: _Text | None = None
+    separator: _Text | None = None
+    header: StrictBool = True
+    drop_missing: StrictBool = False
     limit: _Positive | None = None
     name: _Text | None = None
     sha256: _Text | None = None
@@ -176,6 +186,15 @@ class CorpusSource:
         if len(given) != 1:
             kinds, names = ", ".join(_KINDS), ", ".join(given) or "none"
             raise PydanticCustomError("sources", "not one source", {"kinds": kinds, "given": names})
+        given_options = {
+            "encoding": self.encoding is not None,
+            "separator": self.separator is not None,
+            "header": not self.header,
+            "drop_missing": self.drop_missing and self.hub is None,
+        }
+        for option, is_given in given_options.items():
+            if is_given and self.data is None:
+                raise InvalidValueError(option, f"has no effect on a corpus of {given[0]}: leave it out")
 
     def load(self, folder: Path, seed: int) -> Corpus:
         """Read the texts and labels.
@@ -188,11 +207,21 @@ class CorpusSource:
             MaskpoolError: The corpus cannot be loaded, or its content does not have the hash ``sha256``.
         """
         if self.data is not None:
-            corpus = corpora.read_file(folder / self.data, self.text_column, self.label_column)
+            corpus = corpora.read_file(
+                folder / self.data,
+                self.text_column,
+                self.label_column,
+                encoding=self.encoding,
+                separator=self.separator,
+                header=self.header,
+                drop_missing=self.drop_missing,
+            )
         elif self.task is not None:
             corpus = corpora.mteb_task(self.task)
         elif self.hub is not None:
-            corpus = corpora.hub_dataset(self.hub, self.split, self.text_column, self.label_column)
+            corpus = corpora.hub_dataset(
+                self.hub, self.split, self.text_column, self.label_column, drop_missing=self.drop_missing
+            )
         else:
             corpus = corpora.newsgroups() if self.newsgroups else corpora.docstrings()
         if self.name is not None:

@@ -21,6 +21,7 @@ from maskpool.bench.design.treatments import INCLUDED, TREATMENTS
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.results import (
     Results,
+    about_corpus,
     lead_plan,
     main_table_of,
     naming_cells,
@@ -513,6 +514,7 @@ def _rendered(
         table_title=table_title,
         clusterers={name: clusterer.meaning for name, clusterer in CLUSTERERS.items()},
         main_table=main_table,
+        about_corpus=about_corpus,
         mixed_table=mixed_table,
         leak_table=leak_table,
         batch_effect_table=batch_effect_table,

@@ -229,6 +229,28 @@ def _row(pooling: str, plan: str, treatment: str, comparison: Comparison, fit: R
     return row
 
 
+def about_corpus(corpus: Results) -> list[str]:
+    """Return sentences on which rows of a corpus are measured, how they were read, and its rare labels.
+
+    Example:
+        >>> facts = {"name": "mine", "rows": 9, "texts": 8, "labels": 3, "notes": [], "dropped": {"without a text": 1}}
+        >>> about_corpus(facts | {"rare_labels": {"labels": 0, "texts": 0}})
+        ['mine: 8 of 9 rows are measured; left out: 1 without a text.']
+    """
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in corpus["dropped"].items())
+    left_out = f"; left out: {dropped}" if dropped else ""
+    sentences = [f"{corpus['name']}: {corpus['texts']:,} of {corpus['rows']:,} rows are measured{left_out}."]
+    sentences += corpus["notes"]
+    rare = corpus["rare_labels"]
+    if rare["labels"]:
+        sentences.append(
+            f"{rare['labels']:,} of {corpus['labels']:,} labels have fewer than four texts ({rare['texts']:,} texts in "
+            "all). They are kept: each half-sample is clustered into as many clusters as it has labels. Learned "
+            "poolings are trained and scored without them."
+        )
+    return sentences
+
+
 def lead_plan(plans: Sequence[Results]) -> str:
     """Choose the plan that sentences are about: random batches, as in careless code, or else the first plan.
 

@@ -50,5 +50,6 @@ def predicted_ami(fitted: Vectors, predicted: Vectors, labels: Ints, seed: int) 
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     fit, predict = order[::2], order[1::2]
-    model = fit_kmeans(unit(fitted[fit]), len(np.unique(labels)), seed)
+    clusters = min(len(np.unique(labels)), len(fit))  # with rare labels, half of the texts may be fewer than the labels
+    model = fit_kmeans(unit(fitted[fit]), clusters, seed)
     return ami(labels[predict], model.predict(unit(predicted[predict])))
