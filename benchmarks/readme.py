@@ -13,33 +13,34 @@ from typing import Any
 
 from benchmarks.census.table import counts
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
-from maskpool.bench.report.pages import LEARNED_HEADER, baseline_rows, learned_table, markdown_table, table
+from maskpool.bench.report.pages import HEADER, LEARNED_HEADER, learned_table, main_table, markdown_table
 from maskpool.bench.report.results import main_table_of
 from maskpool.integrations.st_host import modules as host
 from maskpool.nn import POOLINGS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-# The columns of a report's cluster table that the README shows, by their index.
-COLUMNS = {
-    "pooling": 0,
-    "plan": 1,
-    "pads": 2,
-    "cosine shift": 4,
-    "kept": 5,
-    "AMI": 6,
-    "V": 8,
-    "ΔAMI [95 %]": 9,
-    "floor": 10,
-}
+# The columns of a report's cluster table that the README shows.
+COLUMNS = (
+    "pooling",
+    "plan",
+    "treatment",
+    "verdict",
+    "ΔAMI [95 %]",
+    "AMI",
+    "V",
+    "cosine shift",
+    "neighbours kept",
+    "floor",
+)
 
 
 def clusters(results: dict[str, Any]) -> str:
     """Make the block of a study: its verdict, and the rows of the excluded and included treatments."""
     (part,), study = results["parts"], results["study"]
     corpus = part["corpus"]
-    rows = [row for row in main_table_of(part)["rows"] if row["treatment"] in (EXCLUDED, INCLUDED)]
-    cells = [[row[place] for place in COLUMNS.values()] for row in table(rows) + baseline_rows(part)]
+    rows = [dict(zip(HEADER, row, strict=True)) for row in main_table(part, main_table_of(part))]
+    cells = [[row[name] for name in COLUMNS] for row in rows if row["treatment"] in (EXCLUDED, INCLUDED, "baseline")]
     return "\n".join(
         [
             f"**{' '.join(part['headline'])}**",
@@ -47,7 +48,7 @@ def clusters(results: dict[str, Any]) -> str:
             f"{corpus['texts']:,} texts, {corpus['labels']} labels, {corpus['mean_length']:.0f} tokens on average, "
             f"{study['seeds']} k-means seeds, {study['replicates']} half-samples.",
             "",
-            *markdown_table(tuple(COLUMNS), cells),
+            *markdown_table(COLUMNS, cells),
         ]
     )
 

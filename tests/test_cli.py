@@ -123,11 +123,14 @@ def test_a_run_writes_its_files(study: Measured) -> None:
 
 
 def test_the_screen_shows_the_results(study: Measured) -> None:
-    """The printed table has the AMI of each row of the results."""
+    """The verdicts are printed first, then a row with the AMI of each pooling and plan, pads included."""
+    printed = " ".join(study.ran.out.split())
+    places = [printed.index(" ".join(line.split())) for line in (study.part["advice"], *study.part["headline"])]
+    assert places == sorted(places)
+    assert places[-1] < printed.index("Clusters: kmeans")
     for row in study.rows:
-        assert re.search(
-            rf"^ *{row['pooling']} .*{row['plan']}.* {row['treatment']} .* {row['ami']:.3f} ", study.ran.out, re.M
-        )
+        if row["treatment"] == "included":
+            assert re.search(rf"^ *{row['pooling']} .*{row['plan']}.* {row['ami']:.3f} ", study.ran.out, re.M)
 
 
 def test_figures_are_images(study: Measured) -> None:
@@ -144,13 +147,15 @@ def test_the_csv_file_has_the_rows_of_the_results(study: Measured) -> None:
     with (study.folder / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CSV_COLUMNS
+    about = {"model": study.part["model"]["name"], "corpus": "colours", "layer": -1, "margin": 0.03}
     expected = [
-        {"model": study.part["model"]["name"], "corpus": "colours", "layer": -1, "by": table["by"]} | row
+        about | {"by": table["by"]} | row | row.get("verdict", {}) | {"verdict": row.get("verdict", {}).get("kind", "")}
         for table in study.part["tables"]
         for row in table["rows"]
     ]
     for csv_row, row in zip(rows, expected, strict=True):
-        assert csv_row == {name: str(row.get(name, "")) for name in CSV_COLUMNS}
+        values = {name: row.get(name, "") for name in CSV_COLUMNS}
+        assert csv_row == {name: "" if value is None else str(value) for name, value in values.items()}
 
 
 def tables(markdown: str) -> list[list[list[str]]]:
@@ -198,13 +203,13 @@ def test_the_report_has_a_row_for_each_comparison(study: Measured) -> None:
     """The rows of the report's main table have the numbers of the rows of results.json, in the same order."""
     (main,) = [table for table in tables((study.folder / "report.md").read_text("utf-8")) if table[0] == list(HEADER)]
     for cells, row in zip(main[2:], study.rows, strict=False):
-        assert cells[:4] == [row["pooling"], row["plan"], row["treatment"], str(row["texts"])]
-        assert cells[6:9] == [f"{row[name]:.3f}" for name in ("ami", "ari", "v_measure")]
+        assert [*cells[:3], cells[-1]] == [row["pooling"], row["plan"], row["treatment"], str(row["texts"])]
+        assert cells[5:8] == [f"{row[name]:.3f}" for name in ("ami", "ari", "v_measure")]
         if row["treatment"] == "excluded":
-            assert cells[9] == "reference"
+            assert cells[3:5] == ["reference", ""]
         else:
             signed = [f"{row[name]:+z.3f}".replace("-", "−") for name in ("delta", "low", "high")]
-            assert cells[9] == "{} [{}, {}]".format(*signed)
+            assert cells[4] == "{} [{}, {}]".format(*signed)
             assert row["low"] <= row["delta"] <= row["high"]
     assert [cells[0] for cells in main[2 + len(study.rows) :]] == ["TF-IDF", "length deciles"]
 
@@ -367,7 +372,7 @@ def test_learned_poolings_only(model: Path, data: Path, tmp_path: Path) -> None:
     assert [row["pooling"] for row in part["learned"]["rows"]] == [mode for mode in modes for _ in range(4)]
     assert part["learned"]["compared"] == 9
     for mode in modes:
-        assert f"| {mode} | without mask | without mask |" in (tmp_path / "report.md").read_text("utf-8")
+        assert f"| {mode} | without mask / without mask |" in (tmp_path / "report.md").read_text("utf-8")
     assert sorted(content(tmp_path)) == sorted(FILES)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -35,7 +34,7 @@ _INK = "#010203"
 
 
 def draw_forest(part: Results, path: Path) -> None:
-    """Draw the ΔAMI of each treatment with its interval and floor, grouped by pooling and plan."""
+    """Draw the ΔAMI of each treatment with its interval, the margin and the floor, grouped by pooling and plan."""
     rows = [row for row in main_table_of(part)["rows"] if "delta" in row]
     poolings = {
         mode: dict.fromkeys(row["plan"] for row in rows if row["pooling"] == mode)
@@ -48,8 +47,9 @@ def draw_forest(part: Results, path: Path) -> None:
         mode_rows = [row for row in rows if row["pooling"] == mode]
         # The floor of all texts; a treatment may score only some of them.
         floor = max(mode_rows, key=lambda row: row["texts"])["floor"]
-        axes.axvspan(-floor, floor, color="#888888", alpha=0.2, linewidth=0)
-        axes.axvline(0, color=_INK, linewidth=0.8)
+        _mark_margin(axes, part)
+        for end in (-floor, floor):
+            axes.axvline(end, color=_INK, linewidth=0.8, linestyle=":")
         labels = []
         for plan in plans:
             labels.append(plan)
@@ -60,6 +60,7 @@ def draw_forest(part: Results, path: Path) -> None:
                     xerr=[[row["delta"] - row["low"]], [row["high"] - row["delta"]]],
                     linestyle="none",
                     capsize=3,
+                    markerfacecolor="none" if row["verdict"]["kind"] == "unknown" else None,
                     **_STYLES.get(row["treatment"], _OTHER_STYLE),
                 )
                 labels.append(row["treatment"])
@@ -71,48 +72,51 @@ def draw_forest(part: Results, path: Path) -> None:
         axes.tick_params(axis="x", labelbottom=True)
         axes.set_ylim(0.7 - len(labels), 0.7)
         axes.set_title(mode)
-    panels[-1].set_xlabel("ΔAMI to only real tokens\n(simultaneous 95 % intervals; band: floor)")
+    panels[-1].set_xlabel("ΔAMI to only real tokens\n(simultaneous 95 % intervals; band: margin, dotted: floor)")
     _finish(figure, panels, part, path)
 
 
 def draw_dose(part: Results, path: Path) -> None:
-    """Draw the shift of texts against their share of pads, and the ΔAMI of plans against theirs, with pads included."""
+    """Draw how far texts move by their share of pads under the plan that pads most, and the ΔAMI of each plan."""
     rows = [row for row in main_table_of(part)["rows"] if row["treatment"] == INCLUDED]
     fraction = {plan["name"]: plan["pad_fraction"] for plan in part["plans"]}
-    left_padded = {plan["name"] for plan in part["plans"] if plan["plan"]["side"] == "left"}
+    plans = sorted({row["plan"] for row in rows}, key=lambda plan: (fraction[plan], plan))
     poolings = list(dict.fromkeys(row["pooling"] for row in rows))
-    figure, (left, right) = _panels((1, 2), 9.0, 4.2)
+    figure, (left, right) = _panels((1, 2), 9.0, max(4.2, 1.2 + 0.25 * len(plans) * len(poolings)))
+    _mark_margin(right, part)
     for number, mode in enumerate(poolings):
         style: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
-        mode_rows = sorted((row for row in rows if row["pooling"] == mode), key=lambda row: fraction[row["plan"]])
+        row_of = {row["plan"]: row for row in rows if row["pooling"] == mode}
         # The plan that pads most has texts in every bin.
-        bins = mode_rows[-1]["by_pad_fraction"]
+        bins = row_of[max(row_of, key=plans.index)]["by_pad_fraction"]
         x, low, high, mean = ([row[name] for row in bins] for name in ("pad_fraction", "p5", "p95", "mean"))
         left.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
         left.plot(x, mean, label=mode, **style)
-        # A curve shows plans of one side; left padding also moves positions, so its points are drawn separately.
-        for on_left in (False, True):
-            shown = [row for row in mode_rows if (row["plan"] in left_padded) == on_left]
-            # Offset the points of each pooling, because intervals at one share of pads would hide each other.
-            places = [fraction[row["plan"]] + 0.012 * (number - (len(poolings) - 1) / 2) for row in shown]
-            delta = np.array([row["delta"] for row in shown])
-            error = [delta - [row["low"] for row in shown], [row["high"] for row in shown] - delta]
-            look: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "none"} if on_left else {}
-            right.errorbar(places, delta, yerr=error, capsize=3, **style, **look)
-    right.axhline(0, color=_INK, linewidth=0.8)
-    if rows:
-        floor = max(row["floor"] for row in rows)
-        right.axhspan(-floor, floor, color="#888888", alpha=0.2, lw=0)
-    left.set_title("how far a text moves")
+        for plan, row in row_of.items():
+            right.errorbar(
+                row["delta"],
+                plans.index(plan) - 0.6 * (number + 1) / (len(poolings) + 1) + 0.3,
+                xerr=[[row["delta"] - row["low"]], [row["high"] - row["delta"]]],
+                linestyle="none",
+                capsize=3,
+                markerfacecolor="none" if row["verdict"]["kind"] == "unknown" else None,
+                **style,
+            )
+    left.set_title("how far a text moves" + (f",\n{plans[-1]}" if plans else ""))
     left.set_xlabel("share of the text's positions that are pads")
     left.set_ylabel("1 − cosine to only real tokens\n(mean; band: 5 to 95 % of texts)")
-    for axes in (left, right):
-        axes.set_xlim(-0.02, 1.02)
+    left.set_xlim(-0.02, 1.02)
     left.set_ylim(bottom=0)
-    right.set_title("how the clusters change")
-    right.set_xlabel("share of the plan's positions that are pads")
-    right.set_ylabel("ΔAMI, pads included\n(95 % intervals; band: floor)")
+    right.set_title("how the clusters change,\nby plan")
+    right.set_yticks(range(len(plans)), [f"{textwrap.fill(plan, 20)}\n({fraction[plan]:.0%} pads)" for plan in plans])
+    right.set_ylim(-0.5, max(len(plans), 1) - 0.5)
+    right.set_xlabel("ΔAMI, pads included\n(95 % intervals; band: margin)")
     _finish(figure, [left, right], part, path, legend=left)
+
+
+def _mark_margin(axes: Axes, part: Results) -> None:
+    axes.axvspan(-part["margin"], part["margin"], color="#888888", alpha=0.2, linewidth=0)
+    axes.axvline(0, color=_INK, linewidth=0.8)
 
 
 FIGURES = {"forest": draw_forest, "dose": draw_dose}

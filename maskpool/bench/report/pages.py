@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,59 +27,30 @@ from maskpool.bench.report.results import (
     of_layer,
     of_table,
 )
-from maskpool.bench.report.verdicts import difference
+from maskpool.bench.report.verdicts import difference, short
 from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.heads import LEARNED
 from maskpool.bench.score.mixed import MIXED
 from maskpool.bench.store.folder import StudyFolder
 
 CSV_COLUMNS = (
-    "model",
-    "corpus",
-    "layer",
-    "by",
-    "pooling",
-    "plan",
-    "treatment",
-    "leak",
-    "texts",
-    "cosine_shift",
-    "cosine_shift_p95",
-    "cosine_shift_max",
-    "length_ratio",
-    "neighbours_kept",
-    "shift_by_padding",
-    "length_ami",
-    "metric",
-    "ami",
-    "ari",
-    "v_measure",
-    "homogeneity",
-    "completeness",
-    "accuracy",
-    "reference",
-    "delta",
-    "low",
-    "high",
-    "standard_error",
-    "floor",
+    *("model", "corpus", "layer", "by", "pooling", "plan", "treatment", "leak", "texts", "cosine_shift"),
+    *("cosine_shift_p95", "cosine_shift_max", "length_ratio", "neighbours_kept", "shift_by_padding"),
+    *("length_ami", "metric", "ami", "ari", "v_measure", "homogeneity", "completeness", "accuracy", "reference"),
+    *("delta", "low", "high", "standard_error", "floor", "margin", "verdict", "sentence", "texts_needed"),
+    "seeds_needed",
+)
+# The verdict comes second, next to the name of the row, to be seen on a narrow screen.
+VERDICT_HEADER = (
+    *("pooling", "plan", "verdict", "ΔAMI [95 %]", "AMI alone"),
+    *("AMI padded", "cosine shift", "neighbours kept", "pads", "floor"),
 )
 HEADER = (
-    "pooling",
-    "plan",
-    "treatment",
-    "texts",
-    "cosine shift",
-    "neighbours kept",
-    "AMI",
-    "ARI",
-    "V",
-    "ΔAMI [95 %]",
-    "floor",
-    "AMI is",
+    *("pooling", "plan", "treatment", "verdict", "ΔAMI [95 %]", "AMI"),
+    *("ARI", "V", "cosine shift", "neighbours kept", "floor", "texts"),
 )
-MIXED_HEADER = ("pooling", "plan", "pipeline", "score", "both alone", "mixed", "Δ [95 %]", "floor")
-LEAK_HEADER = ("leak", "re-creates", "plan", "cosine shift", "AMI", "ΔAMI [95 %]", "floor")
+MIXED_HEADER = ("pooling", "plan", "pipeline", "verdict", "Δ [95 %]", "score", "both alone", "mixed", "floor")
+LEAK_HEADER = ("leak", "re-creates", "plan", "verdict", "ΔAMI [95 %]", "AMI", "cosine shift", "floor")
 BATCH_EFFECT_HEADER = (
     "pooling",
     "plan",
@@ -89,12 +59,25 @@ BATCH_EFFECT_HEADER = (
     "fixed clusters, by batch",
     "neighbours kept",
 )
-COST_HEADER = ("plan", "how it happens", "tokens", "pads", "encoder seconds", "ΔAMI [95 %]", "floor")
-LEARNED_HEADER = ("pooling", "trained", "served", "AMI", "ΔAMI [95 %]", "floor", "weight on pads")
+COST_HEADER = ("plan", "how it happens", "tokens", "pads", "encoder seconds")
+LEARNED_HEADER = ("pooling", "trained / served", "verdict", "ΔAMI [95 %]", "AMI", "floor", "weight on pads")
 # Columns of words; the other columns are aligned right.
-WORDS = (*HEADER[:3], *MIXED_HEADER[:4], *LEAK_HEADER[:3], *COST_HEADER[:2], *LEARNED_HEADER[:3], HEADER[-1])
+WORDS = (*HEADER[:4], "pipeline", "score", *LEAK_HEADER[:2], "how it happens", "trained / served")
+INTRODUCTION = (
+    "The texts of a batch are padded to one length. If the pads are pooled as well, vectors and clusters may change. "
+    "AMI says how well clusters agree with labels: 1 fully, 0 as by chance. A change of at most {margin:g} counts as "
+    "small: the margin. Brackets hold 95 % intervals."
+)
 TERMS = {
+    "alone, excluded": "each text alone, without pads: what every difference is taken from; pads excluded from the "
+    "pooling give the same",
+    "padded, included": "the pads are pooled as if they were tokens of the text",
     "plan": "how texts are batched and padded; “any”: every plan under which pads do not change the real tokens",
+    "confounded": "texts of one label are padded alike under this plan, so its scores depend on the labels",
+    "lowered, raised": "the interval of the difference does not contain 0; harmed: AMI is lowered",
+    "no change > margin": "the interval contains 0, and all of it is inside the margin",
+    "could not tell": "the interval contains 0 and ends beyond the margin: there may be a harm of that size or none",
+    "identical": "the vectors are those of the texts alone",
     "cosine shift": "how far vectors move: the mean of 1 − cosine to the vector of the same text alone",
     "neighbours kept": "mean Jaccard index of the 10 nearest neighbours of a text and those of the same text alone; "
     "1: all neighbours are kept",
@@ -102,68 +85,85 @@ TERMS = {
     "complete agreement, and chance gives 0 in the first two",
     "Δ [95 %]": "the difference from the same texts alone, with an interval that holds for all rows of its table at "
     "once",
-    "floor": "how far two runs with pads excluded differ in 95 of 100 cases only by seeds and the order of texts",
+    "floor": "how far two runs with pads excluded differ in 95 of 100 cases only by seeds and the order of texts; it "
+    "decides nothing",
     "TF-IDF, length deciles": "scores of clusters of TF-IDF vectors, and of clusters by the texts' lengths only",
 }
 _AGAINST_NOISE = {
     "lowered": "the pads are worse than any shift of that size.",
     "raised": "the pads are better than any shift of that size.",
+    "no change": "the pads are like any shift of that size.",
+    "unknown": "the size of the shift may explain the whole effect.",
 }
-_SAME_AS_NOISE = "the size of the shift may explain the whole effect."
+_METRICS = ("ami", "ari", "v_measure")
 _QUOTED = 200  # characters of a text, enough to see what it is about
 
 
-def table(rows: Sequence[Results]) -> list[list[str]]:
-    """Format the rows of a clusterer's table as text."""
+def verdict_table(part: Results, part_table: Results) -> list[list[str]]:
+    """Format the rows with pads included as text: one row for each pooling and plan."""
+    plans = {plan["name"]: plan for plan in part["plans"]}
     return [
+        [
+            row["pooling"],
+            row["plan"] + ", confounded" * bool(plans[row["plan"]].get("confounded")),
+            short(row, part["margin"]),
+            difference(row),
+            f"{row['reference']:.3f}",
+            f"{row['ami']:.3f}",
+            *_shift(row),
+            f"{plans[row['plan']]['pad_fraction']:.0%}",
+            f"{row['floor']:.3f}",
+        ]
+        for row in part_table["rows"]
+        if row["treatment"] == INCLUDED and "recreates" not in row
+    ]
+
+
+def main_table(part: Results, part_table: Results) -> list[list[str]]:
+    """Format every row of a clusterer's table as text, with the scores of trivial methods below."""
+    rows = [
         [
             row["pooling"],
             row["plan"],
             row["treatment"],
-            str(row["texts"]),
-            f"{abs(row.get('cosine_shift', 0)):.3f}",
-            f"{row.get('neighbours_kept', 1):.2f}",
-            f"{row['ami']:.3f}",
-            f"{row['ari']:.3f}",
-            f"{row['v_measure']:.3f}",
-            difference(row) if "delta" in row else "reference",
+            *_verdict_cells(row, part["margin"]),
+            *(f"{row[metric]:.3f}" for metric in _METRICS),
+            *_shift(row),
             f"{row['floor']:.3f}",
-            row["verdict"]["kind"] if "delta" in row else "",
+            str(row["texts"]),
         ]
-        for row in rows
+        for row in part_table["rows"]
     ]
-
-
-def baseline_rows(part: Results) -> list[list[str]]:
-    """Format the scores of trivial methods in the columns of the main table."""
-    rows = []
-    for name, scores in (("TF-IDF", "tfidf"), ("length deciles", "length_deciles")):
-        numbers = [f"{part['baselines'][scores][metric]:.3f}" for metric in ("ami", "ari", "v_measure")]
-        rows.append([name, "", "baseline", str(part["corpus"]["texts"]), "", "", *numbers, "", "", ""])
+    for name, baseline in (("TF-IDF", "tfidf"), ("length deciles", "length_deciles")):
+        scores = [f"{part['baselines'][baseline][metric]:.3f}" for metric in _METRICS]
+        rows.append([name, "", "baseline", "", "", *scores, "", "", "", str(part["corpus"]["texts"])])
     return rows
 
 
-def main_table(part: Results, table_number: int = 0) -> list[list[str]]:
-    """Format a clusterer's table with the baselines below it."""
-    return table(part["tables"][table_number]["rows"]) + baseline_rows(part)
-
-
-def mixed_table(rows: Sequence[Results]) -> list[list[str]]:
+def mixed_table(part: Results, part_table: Results) -> list[list[str]]:
     """Format the table of mixed plans as text."""
     return [
         [
             row["pooling"],
             row["plan"],
             row["treatment"],
+            *_verdict_cells(row, part["margin"]),
             row["metric"],
             f"{row['reference']:.3f}",
             f"{row['reference'] + row['delta']:.3f}",
-            difference(row),
             f"{row['floor']:.3f}",
         ]
-        for row in rows
+        for row in part_table["rows"]
         if "delta" in row
     ]
+
+
+def _verdict_cells(row: Results, margin: float) -> list[str]:
+    return [short(row, margin), difference(row)] if "delta" in row else ["reference", ""]
+
+
+def _shift(row: Results) -> list[str]:
+    return [f"{abs(row.get('cosine_shift', 0)):.3f}", f"{row.get('neighbours_kept', 1):.2f}"]
 
 
 def leak_table(part: Results) -> list[list[str]]:
@@ -173,20 +173,14 @@ def leak_table(part: Results) -> list[list[str]]:
             row["leak"] + of_table(main_table_of(part)),
             row["recreates"],
             row["plan"],
-            f"{abs(row['cosine_shift']):.3f}",
+            *_verdict_cells(row, part["margin"]),
             f"{row['ami']:.3f}",
-            difference(row),
+            f"{abs(row['cosine_shift']):.3f}",
             f"{row['floor']:.3f}",
         ]
-        for row in sorted(cluster_rows(part), key=lambda row: row.get("leak", ""))
+        for row in sorted(main_table_of(part)["rows"], key=lambda row: row.get("leak", ""))
         if "leak" in row
     ]
-
-
-def cluster_rows(part: Results) -> list[Results]:
-    """Return the rows of the table for sentences and figures."""
-    rows: list[Results] = main_table_of(part)["rows"]
-    return rows
 
 
 def batch_effect_table(part: Results) -> list[list[str]]:
@@ -205,19 +199,9 @@ def batch_effect_table(part: Results) -> list[list[str]]:
 
 
 def cost_table(part: Results) -> list[list[str]]:
-    """Format the cost of padding in tokens and seconds, and the cost of pooling the pads in quality."""
-    rows = {row["plan"]: row for row in reversed(cluster_rows(part)) if row["treatment"] == INCLUDED}
-    about = of_table(main_table_of(part))
+    """Format the cost of padding in tokens and seconds."""
     return [
-        [
-            plan["name"],
-            plan["happens"],
-            f"{plan['tokens']:,}",
-            f"{plan['pad_fraction']:.0%}",
-            f"{plan['seconds']:.1f}",
-            f"{rows[plan['name']]['pooling']}{about}: {difference(rows[plan['name']])}" if plan["name"] in rows else "",
-            f"{rows[plan['name']]['floor']:.3f}" if plan["name"] in rows else "",
-        ]
+        [plan["name"], plan["happens"], f"{plan['tokens']:,}", f"{plan['pad_fraction']:.0%}", f"{plan['seconds']:.1f}"]
         for plan in part["plans"]
         if not plan["for_leaks_alone"]
     ]
@@ -228,10 +212,13 @@ def learned_table(part: Results) -> list[list[str]]:
     return [
         [
             row["pooling"],
-            row["trained"],
-            row["served"],
+            f"{row['trained']} / {row['served']}",
+            *(
+                ["reference", ""]
+                if row["trained"] == row["served"] == "with mask"
+                else _verdict_cells(row, part["margin"])
+            ),
             f"{row['ami']:.3f}",
-            "reference" if row["trained"] == row["served"] == "with mask" else difference(row),
             f"{row['floor']:.3f}",
             f"{row['attention_on_pads']:.1%}",
         ]
@@ -246,10 +233,12 @@ def table_title(part_table: Results) -> str:
 
 def sections(part: Results) -> dict[str, str]:
     """Return the headings of the report's sections on a part, by their names in links."""
+    main = main_table_of(part)
     tables = {f"table-{number}": table_title(rows) for number, rows in enumerate(part["tables"], start=1)}
     every = (
-        ("dose", "Dose and response", cluster_rows(part)),
-        ("forest", "Differences with their intervals", cluster_rows(part)),
+        ("plans", f"Plan by plan{of_table(main)}", verdict_table(part, main)),
+        ("dose", "How far texts and clusters move", main["rows"]),
+        ("forest", "Differences with their intervals", main["rows"]),
         *((name, title, True) for name, title in tables.items()),
         ("why", "Why", causes(part)),
         ("leaks", "Public padding bugs", leak_table(part)),
@@ -271,101 +260,70 @@ def used_treatments(results: Results) -> dict[str, str]:
 def causes(part: Results) -> dict[str, list[str]]:
     """Write sentences on the cause of the effect for each pooling, from the treatments with only pads or noise."""
     causes_of = {}
-    lead = lead_plan(part["plans"])
-    for pooling in dict.fromkeys(row["pooling"] for row in cluster_rows(part)):
-        treatments = {
-            row["treatment"]: row for row in cluster_rows(part) if row["pooling"] == pooling and row["plan"] == lead
-        }
+    main, lead = main_table_of(part), lead_plan(part["plans"])
+    for pooling in dict.fromkeys(row["pooling"] for row in main["rows"]):
+        rows = {row["treatment"]: row for row in main["rows"] if (row["pooling"], row["plan"]) == (pooling, lead)}
         sentences = []
-        if "pads only" in treatments:
-            row = treatments["pads only"]
+        if "pads only" in rows:
+            row = rows["pads only"]
             sentences.append(
                 f"Only the pads reach an AMI of {row['ami']:.3f} where the real tokens of the same texts reach "
-                f"{row['reference']:.3f}: Δ {difference(row)}, floor {row['floor']:.3f}."
+                f"{row['reference']:.3f}: Δ {difference(row)}."
             )
-        if "noise" in treatments and INCLUDED in treatments:
-            noise, pads = treatments["noise"], treatments[INCLUDED]
-            against = pads["against_noise"]
+        if "noise" in rows and INCLUDED in rows:
+            against = rows[INCLUDED]["against_noise"]
             sentences.append(
-                f"Noise that moves each text just as far gives Δ {difference(noise)}, and the pads give "
-                f"{difference(pads)}; pads minus noise is {difference(against)}, floor {pads['floor']:.3f}: "
-                + _AGAINST_NOISE.get(against["verdict"]["kind"], _SAME_AS_NOISE)
+                f"Noise that moves each text just as far gives Δ {difference(rows['noise'])}, and the pads give "
+                f"{difference(rows[INCLUDED])}; pads minus noise is {difference(against)}: "
+                + _AGAINST_NOISE[against["verdict"]["kind"]]
             )
         for treatment, meaning in (
             ("common pad", "One vector in place of every pad"),
             ("another's pads", "Another text's pads in place of the text's pads"),
             ("another's pads only", "Only another text's pads, the score by chance"),
         ):
-            if treatment in treatments:
-                row = treatments[treatment]
-                sentences.append(f"{meaning}: Δ {difference(row)}, floor {row['floor']:.3f}.")
+            if treatment in rows:
+                sentences.append(f"{meaning}: Δ {difference(rows[treatment])}.")
         if sentences:
-            causes_of[f"{pooling}{of_table(main_table_of(part))}, {lead}"] = sentences
+            causes_of[f"{pooling}{of_table(main)}, {lead}"] = sentences
     return causes_of
 
 
+def part_title(part: Results) -> str:
+    """Name a part and its number of texts, and mark a demonstration."""
+    corpus = part["corpus"]
+    demonstration = " (a demonstration, not a finding)" if corpus["demonstration"] else ""
+    return (
+        f"{part['model']['name']} on {corpus['name']}{of_table(main_table_of(part))}, {corpus['texts']:,} texts, "
+        f"{corpus['labels']} labels{demonstration}"
+    )
+
+
 def show(results: Results) -> Group:
-    """Make tables that fit a terminal; the files hold more columns."""
-    parts: list[Table | str] = []
+    """Make what a terminal shows: the verdicts in words, then a row for each pooling and plan; files hold the rest."""
+    shown: list[Table | str] = [INTRODUCTION.format(**results["study"]), *results["notes"]]
     for part in results["parts"]:
-        corpus, model = part["corpus"], part["model"]
-        title = f"{corpus['name']}: {corpus['texts']} texts, {corpus['labels']} labels; {model['name']}"
-        if corpus["demonstration"]:
-            title = f"DEMONSTRATION, not a finding\n{title}"
-        for number, part_table in enumerate(part["tables"]):
-            above = f"{title}\n" if number == 0 else ""
-            parts.append(_narrow(part_table, above + table_title(part_table), part))
-        if part["learned"]:
-            parts.append(_narrow_learned(part))
-    return Group(*parts, _LEGEND, *(line for part in results["parts"] for line in part["headline"]), *results["notes"])
-
-
-def _narrow(part_table: Results, title: str, part: Results) -> Table:
-    mixed = part_table["by"] == "mixed"
-    narrow = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("pooling", "plan", "treatment"):
-        # On a screen of 80 columns cells are wrapped, but the longest word of a treatment is not broken.
-        narrow.add_column(name, overflow="fold", min_width=9 if name == "treatment" else None)
-    names = ("score", "Δ ± 95 %", "floor") if mixed else ("shift", "kept", "AMI", "V", "ΔAMI ± 95 %", "floor")
-    for name in names:
-        narrow.add_column(name, justify="right", no_wrap=True)
-    for before, row in pairwise([None, *part_table["rows"]]):
-        if before and before["pooling"] != row["pooling"]:
-            narrow.add_section()
-        if not mixed:
-            narrow.add_row(row["pooling"], row["plan"], row["treatment"], *_narrow_numbers(row))
-        elif "delta" in row:
-            change = f"{row['delta']:+.3f} ± {row['high'] - row['delta']:.3f}"
-            narrow.add_row(
-                row["pooling"], row["plan"], row["treatment"], f"{row['reference']:.3f}", change, f"{row['floor']:.3f}"
+        sentences = (*part["headline"], *part["shift_headline"])
+        shown += ["", part_title(part), "", part["advice"], *(f"• {sentence}" for sentence in sentences)]
+    for part in results["parts"]:
+        for part_table in part["tables"]:
+            mixed = part_table["by"] == "mixed"
+            title = f"{part['model']['name']} on {part['corpus']['name']}, {table_title(part_table)}"
+            narrow = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            header, rows = (
+                (MIXED_HEADER[:5], mixed_table(part, part_table))
+                if mixed
+                else (VERDICT_HEADER[:6], verdict_table(part, part_table))
             )
-    if not mixed:
-        narrow.add_section()
-        for name, *_, ami, _, v, _, _, _ in baseline_rows(part):
-            narrow.add_row(name, "", "baseline", "", "", ami, v, "", "")
-    return narrow
-
-
-def _narrow_learned(part: Results) -> Table:
-    title = f"heads trained on half of the classes, clustering the others; padded to {part['learned']['width']}"
-    heads = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, name in enumerate(LEARNED_HEADER):
-        heads.add_column(name, justify="right" if number > 2 else "left")
-    for cells in learned_table(part):
-        heads.add_row(*cells)
-    return heads
-
-
-_LEGEND = (
-    "shift: 1 − cosine to only real tokens; kept: share of 10 nearest neighbours; Δ: to only real tokens, with "
-    "simultaneous 95 % intervals; floor: how far two runs of the excluded treatment differ only by seeds"
-)
-
-
-def _narrow_numbers(row: Results) -> list[str]:
-    change = f"{row['delta']:+.3f} ± {row['high'] - row['delta']:.3f}" if "delta" in row else "reference"
-    numbers = [abs(row.get("cosine_shift", 0)), row.get("neighbours_kept", 1), row["ami"], row["v_measure"]]
-    return [*(f"{number:.3f}" for number in numbers), change, f"{row['floor']:.3f}"]
+            for name in header:
+                narrow.add_column(name, overflow="fold", justify="left" if name in WORDS else "right")
+            for number, row in enumerate(rows):
+                if number and rows[number - 1][0] != row[0]:
+                    narrow.add_section()
+                narrow.add_row(*row[: len(header)])
+            if rows:
+                shown += ["", narrow]
+    return Group(*shown)
 
 
 def figure_names(results: Results) -> list[dict[str, str]]:
@@ -426,10 +384,12 @@ def _write_csv(results: Results, path: Path) -> None:
         writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for part in results["parts"]:
-            about = {"model": part["model"]["name"], "corpus": part["corpus"]["name"]}
+            about = {"model": part["model"]["name"], "corpus": part["corpus"]["name"], "margin": part["margin"]}
             for part_table in part["tables"]:
                 of_table_cells = about | {"layer": part_table["layer"], "by": part_table["by"]}
-                writer.writerows(of_table_cells | row for row in part_table["rows"])
+                for row in part_table["rows"]:
+                    verdict = row.get("verdict", {})
+                    writer.writerow(of_table_cells | row | verdict | {"verdict": verdict.get("kind", "")})
 
 
 def markdown(results: Results) -> str:
@@ -504,15 +464,21 @@ def _rendered(
     environment.filters["markdown"] = _Markdown
     environment.filters["shortened"] = shortened
     # Keep an interval on one line.
-    environment.filters["unbroken"] = lambda text: re.sub(r" (?=\[[-+])|(?<=\d,) (?=[-+])", "\u00a0", text)
+    environment.filters["unbroken"] = lambda text: re.sub(
+        r" (?=\[[−+\d<])|(?<=\d,) (?=[−+\d])(?=[^\[]*\])", "\u00a0", text
+    )
     return environment.get_template(template).render(
         results=results,
         names=figure_names(results),
         treatments=used_treatments(results),
+        introduction=INTRODUCTION.format(**results["study"]),
         terms=TERMS,
         sections=sections,
+        part_title=part_title,
         table_title=table_title,
+        main_table_of=main_table_of,
         clusterers={name: clusterer.meaning for name, clusterer in CLUSTERERS.items()},
+        verdict_table=verdict_table,
         main_table=main_table,
         about_corpus=about_corpus,
         mixed_table=mixed_table,
@@ -525,6 +491,7 @@ def _rendered(
         of_layer=of_layer,
         words=WORDS,
         headers={
+            "verdict": VERDICT_HEADER,
             "main": HEADER,
             "mixed": MIXED_HEADER,
             "leak": LEAK_HEADER,

@@ -318,7 +318,41 @@ def _conclusions(study: Study, part: Results) -> Results:
     confounded = [plan["name"] for plan in part["plans"] if plan.get("confounded")]
     judged = [row for row in rows if row["plan"] not in confounded]
     return {
+        "margin": study.margin,
         "headline": headline([*rows, *served], study.margin, confounded),
         "shift_headline": shift_headline(rows),
         "advice": advice([*judged, *served], study.margin),
+        "excluded_batches": _excluded_batches(part),
     }
+
+
+def _excluded_batches(part: Results) -> list[str]:
+    """Say what batches do to a text with its pads excluded, as far as it was measured on this model."""
+    sentences = {}
+    for plan in part["plans"]:
+        if plan["name"] not in {effect["plan"] for effect in part["batch_effect"]}:
+            continue
+        if not plan["run_for_real"]:
+            sentences["proof"] = (
+                "With pads excluded no batch moves any text: in a sample of batched texts of this model, the states of "
+                f"real tokens were those of the text alone up to {part['proof']['difference']:.0e} of their root mean "
+                "square, which is rounding."
+            )
+            continue
+        rows = [
+            row
+            for row in main_table_of(part)["rows"]
+            if (row["plan"], row["treatment"]) == (plan["name"], EXCLUDED) and "cosine_shift_max" in row
+        ]
+        if rows and all(row["verdict"]["kind"] == "identical" for row in rows):
+            sentences[plan["name"]] = (
+                f"With pads excluded no batch moves any text: {plan['name']} were run for real, and every vector was "
+                "that of the text alone."
+            )
+        elif rows:
+            largest = max(abs(row["cosine_shift_max"]) for row in rows)
+            sentences[plan["name"]] = (
+                f"Also with pads excluded, {plan['name']}, run for real, moved texts by a cosine shift of up to "
+                f"{largest:.1e}."
+            )
+    return list(sentences.values())

@@ -121,6 +121,21 @@ def _rounded(number: float) -> int:
     return math.ceil(round(number / unit, 6)) * unit  # rounding noise would add a unit
 
 
+def short(row: Row, margin: float) -> str:
+    """Return a verdict in the few words of a table's cell.
+
+    Example:
+        >>> short({"verdict": {"kind": "lowered", "within_margin": True}}, 0.03)
+        'lowered by < 0.03'
+    """
+    kind, within = row["verdict"]["kind"], row["verdict"]["within_margin"]
+    if kind == "no change":
+        return f"no change > {margin:g}"
+    if kind == "unknown":
+        return "could not tell"
+    return f"{kind} by < {margin:g}" if within and kind != "identical" else str(kind)
+
+
 def severity(row: Row) -> tuple[int, float]:
     """Return the sort key of a row with its verdict: the most harmful first."""
     return _SEVERITY[row["verdict"]["kind"], row["verdict"]["within_margin"]], row["delta"]

@@ -50,7 +50,7 @@ def batch_effect(
         plan: A plan with random batches.
 
     Returns:
-        Shares of texts, and examples: texts that change between fixed clusters and keep the fewest neighbours.
+        Shares of texts, and examples: texts that change between fixed clusters and change neighbours, the most first.
     """
     clusters = len(np.unique(codes))
     alone = pooled.alone(layer, pooling, full.texts)
@@ -61,7 +61,7 @@ def batch_effect(
     count = min(_NEIGHBOURS, len(codes) - 1)
     near_here, near_there = neighbours(here, count), neighbours(there, count)
     shared = shared_neighbours(near_here, near_there)
-    moved = np.flatnonzero(labels_here != labels_there)
+    moved = np.flatnonzero((labels_here != labels_there) & (shared < count))
     examples = moved[np.argsort(shared[moved], kind="stable")][:_EXAMPLES]
     return {
         "by_batch": float(np.mean([changed(a, b) for a, b in zip(fits["here"], fits["there"], strict=True)])),
