@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from maskpool.bench.design.study import read_study
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.report.results import results_of
+from maskpool.bench.report.verdicts import judge
 from maskpool.bench.run import load_corpora, run_study
 from maskpool.bench.store.folder import CELLS, StudyFolder
 from maskpool.encoder import Encoder
@@ -34,7 +36,6 @@ layers = [-1, 0]
 clusterers = ["kmeans", "hdbscan"]
 replicates = 2
 seeds = 2
-quote = false
 
 [[corpora]]
 data = "colours.csv"
@@ -144,12 +145,54 @@ def test_every_difference_has_an_interval_and_a_floor(finished: tuple[Ran, Path]
             assert row["low"] <= row["delta"] <= row["high"]
 
 
-def test_texts_are_not_quoted_if_the_study_forbids_it(finished: tuple[Ran, Path], file: Path) -> None:
-    """With quote = false, the files of the results do not contain any text of the corpus."""
+def test_texts_of_the_data_are_not_quoted(finished: tuple[Ran, Path], file: Path) -> None:
+    """Unless the study asks for it, the files of the results do not contain any text of the corpus."""
     texts = [text for text, _ in tiny.make_texts(60) if len(text.split()) > 3]
     for name, written in content(finished[1]).items():
         if not name.endswith(".png"):
             assert not any(text.encode() in written for text in texts), name
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_finished_study_is_judged_by_another_margin(finished: tuple[Ran, Path], file: Path, tmp_path: Path) -> None:
+    """Another margin changes verdicts in every output, and no cell and no number."""
+    out = tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    assert run("bench", "report", out, "--margin", "0.75").code == 0
+    before, after = (json.loads((folder / "results.json").read_text("utf-8")) for folder in (finished[1], out))
+    pairs = [
+        (old, new)
+        for old_table, new_table in zip(before["parts"][0]["tables"], after["parts"][0]["tables"], strict=True)
+        for old, new in zip(old_table["rows"], new_table["rows"], strict=True)
+        if "delta" in old
+    ]
+    assert all(new["verdict"] == judge(new | _identical(new), 0.75, 2) for _, new in pairs)
+    assert any(old["verdict"]["kind"] == "unknown" and new["verdict"]["kind"] == "no change" for old, new in pairs)
+    assert all(old["low"] == new["low"] and old["high"] == new["high"] for old, new in pairs)
+    assert (out / CELLS).read_bytes() == (finished[1] / CELLS).read_bytes()
+    for name in ("report.md", "report.html", "results.csv"):
+        assert "0.75" in (out / name).read_text("utf-8"), name
+    # The same study with another margin in its file is the same study.
+    again = file.with_name("margin.toml")
+    again.write_text(f"margin = 0.75\n{file.read_text('utf-8')}", "utf-8")
+    ran = run("bench", "--study", again, "--out", out, "--json")
+    assert json.loads(ran.out) == after
+    assert (out / CELLS).read_bytes() == (finished[1] / CELLS).read_bytes()
+
+
+def _identical(row: dict[str, Any]) -> dict[str, bool]:
+    return {"identical": row["verdict"]["kind"] == "identical"}
+
+
+@pytest.mark.parametrize(
+    ("margin", "problem"),
+    [("0", "greater than 0, got 0.0"), ("1", "less than 1, got 1.0"), ("nan", "less than 1, got nan")],
+)
+def test_a_margin_is_between_0_and_1(finished: tuple[Ran, Path], tmp_path: Path, margin: str, problem: str) -> None:
+    """A margin of 0, 1 or no number is refused by its option, in a run and in a report."""
+    assert_refused(run("bench", "report", finished[1], "--margin", margin), f"--margin must be {problem}")
+    assert_refused(run("bench", "--out", tmp_path / "out", "--margin", margin), f"--margin must be {problem}")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("drawn")

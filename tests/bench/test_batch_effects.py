@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,27 @@ def test_batch_effect_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], poo
         text = example["text"]
         assert example["widths"] == [subsample.widths[PLAN.name][text] for subsample in (HERE, THERE)]
         assert example["neighbours"] == [slow_neighbours(vectors, text)[:3] for vectors in (here, there)]
+
+
+def test_examples_changed_neighbours(tmp_path: Path) -> None:
+    """A text that changes cluster but keeps its neighbours is not an example."""
+    rng = np.random.default_rng(0)
+    alone = rng.normal(0, 1, (TEXTS, DIM)).astype(np.float32)
+    # All texts padded to one length move together, so every text keeps its neighbours, and some change cluster.
+    turn, _ = np.linalg.qr(rng.normal(0, 1, (DIM, DIM)))
+    padded = (alone @ turn).astype(np.float32)
+    one, other = int(LENGTHS.max()), int(LENGTHS.max()) + 1
+    laid = {(text, one): alone[text] for text in range(TEXTS)} | {(text, other): padded[text] for text in range(TEXTS)}
+    real = {(text, length): alone[text] for text, length in enumerate(LENGTHS.tolist())}
+    laid, real = laid | {pair: vector for pair, vector in real.items() if pair not in laid}, laid | real
+    pooled = tiny.write_vectors(
+        tmp_path, LENGTHS, {(RIGHT, "whole", "mean"): laid, (RIGHT, "real", "mean"): laid | real}
+    )
+    here, there = (replace(HERE, widths={PLAN.name: np.full(TEXTS, width, np.int64)}) for width in (one, other))
+    effect = batch_effect(pooled, CODES, here, there, -1, "mean", PLAN)
+    assert effect["by_batch_fixed_clusters"] > 0
+    assert effect["neighbours_kept"] > 0.99
+    assert effect["examples"] == []
 
 
 def test_equal_batches_change_no_text(pooled: Pooled) -> None:

@@ -83,6 +83,12 @@ def test_the_same_study_claims_again(folder: StudyFolder) -> None:
     assert content(folder.path) == before
 
 
+def test_another_margin_is_the_same_study(folder: StudyFolder) -> None:
+    """A study with another margin may claim its folder, because no cell depends on the margin."""
+    claim(StudyFolder(folder.path), replace(REQUESTED, margin=0.2), [MINE], VERSIONS)
+    assert folder.read()["study"] == REQUESTED.as_json() | {"margin": 0.2}
+
+
 OTHERS: dict[str, tuple[Study, list[str]]] = {
     "seeds": (replace(REQUESTED, seeds=6), ["seeds 5 (now 6)"]),
     "models": (replace(REQUESTED, models=("two",)), ['models ["one"] (now ["two"])']),

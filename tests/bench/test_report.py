@@ -153,3 +153,52 @@ def test_a_name_is_not_read_as_a_formula(kind: str, tmp_path: Path) -> None:
     lines = re.findall(r">([^<>]*far and wide[^<>]*)<", drawn)
     assert len(lines) > 1
     assert max(map(len, lines)) * 5 < width
+
+
+@pytest.mark.parametrize(
+    ("run_for_real", "verdict", "says"),
+    [
+        (False, None, ["With pads excluded no batch moves any text: in a sample of batched texts of this model"]),
+        (True, {"identical": True}, ["With pads excluded no batch moves any text: random longest right were run"]),
+        (True, {"identical": False}, ["Also with pads excluded, random longest right, run for real, moved texts by a"]),
+        (True, None, []),
+    ],
+)
+def test_excluded_pads_are_said_to_be_harmless_as_measured(
+    run_for_real: bool, verdict: dict[str, Any] | None, says: list[str]
+) -> None:
+    """That no batch moves a text without pads is said after a proof or equal vectors, and not otherwise."""
+    rows = [] if verdict is None else [row("excluded", 0.0, cosine_shift_max=0.25, **verdict)]
+    one = part((-1, "kmeans", rows)) | {"proof": {"difference": 2e-6}, "batch_effect": [{"plan": plan()["name"]}]}
+    one["plans"] = [plan() | {"run_for_real": run_for_real}, plan("sorted") | {"run_for_real": True}]
+    said = results._conclusions(Study(), one)["excluded_batches"]
+    assert len(said) == len(says)
+    assert all(sentence.startswith(start) for sentence, start in zip(said, says, strict=True))
+    if verdict == {"identical": False}:
+        assert "2.5e-01" in said[0]
+
+
+def test_a_confounded_plan_decides_nothing() -> None:
+    """A harm under a plan that follows the labels is in the headline, and the advice does not rest on it."""
+    one = part((-1, "kmeans", [row("included", -0.2), row("included", 0.001, plan="sorted longest right")]))
+    one["plans"] = [plan() | {"confounded": True}, plan("sorted") | {"confounded": False}]
+    said = results._conclusions(Study(), one)
+    assert "harmed under “random longest right”, confounded with the labels (" in said["headline"][0]
+    assert said["advice"].startswith("Nothing has to change")
+    one["plans"][0]["confounded"] = False
+    assert results._conclusions(Study(), one)["advice"].startswith("Pass the attention mask")
+
+
+def test_only_included_rows_count() -> None:
+    """Treatments that explain, and poolings that only a leak needs, are not in the headline."""
+    rows = [
+        row("pads only", -0.3),
+        row("noise", -0.3),
+        row("included", -0.3, pooling="lasttoken"),
+        row("included", 0.0),
+    ]
+    said = results._conclusions(Study(poolings=("mean",)), part((-1, "kmeans", rows)))
+    assert said["headline"] == [
+        "Mean pooling: no change larger than 0.03 under “random longest right” (+0.000 [−0.010, +0.010])."
+    ]
+    assert len(said["shift_headline"]) == 1
