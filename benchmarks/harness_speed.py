@@ -103,7 +103,7 @@ def run_each_plan(part: Part) -> Batched:
         for treatment in (EXCLUDED, INCLUDED):
             for mode in poolings:
                 vectors[plan.name, treatment, mode] = np.empty((len(part.ids), part.encoder.dimension), np.float32)
-        for texts, width in plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name)):
+        for texts, width in plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name), part.characters):
             started = time.perf_counter()
             (states,) = part.encoder.layers([part.ids[text] for text in texts.tolist()], (-1,), width)
             encoder[plan.name] += time.perf_counter() - started

@@ -10,7 +10,7 @@ import numpy as np
 from maskpool.errors import InvalidValueError
 
 Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
-Order: TypeAlias = Literal["sorted", "natural", "random"]
+Order: TypeAlias = Literal["sorted", "sorted_by_tokens", "natural", "random"]
 Side: TypeAlias = Literal["right", "left"]
 
 
@@ -19,7 +19,9 @@ class Plan:
     """One way of batching and padding.
 
     Attributes:
-        order: The order in which texts fill the batches: by length, as they come, or shuffled.
+        order: The order in which texts fill the batches: ``"sorted"`` by their number of characters, longest first, as
+            sentence-transformers' ``encode`` does; ``"sorted_by_tokens"`` by their number of tokens, longest first;
+            ``"natural"`` as they come; or ``"random"``.
         batch_size: Texts in a batch.
         pad_to: The padded length: the longest text of each batch, or a fixed number of tokens.
         multiple_of: Padded lengths are rounded up to a multiple of this.
@@ -58,7 +60,8 @@ class Plan:
     @property
     def name(self) -> str:
         """The name of the plan in results."""
-        name = f"{self.order} batches of {self.batch_size}" if self.pad_to == "longest" else f"padded to {self.pad_to}"
+        order = "token-sorted" if self.order == "sorted_by_tokens" else self.order
+        name = f"{order} batches of {self.batch_size}" if self.pad_to == "longest" else f"padded to {self.pad_to}"
         name += f" to multiples of {self.multiple_of}" if self.multiple_of > 1 else ""
         return name + (", left" if self.side == "left" else "")
 
@@ -67,26 +70,41 @@ class Plan:
         """The usage that leads to this plan in practice."""
         if self.pad_to != "longest":
             return 'padding="max_length", or a graph of fixed shape'
-        if self.order == "sorted":
-            return "a library that sorts texts by length before it batches them"
-        return "padding=True over batches in any order"
+        return {
+            "sorted": "sentence-transformers' encode, which sorts texts by their characters",
+            "sorted_by_tokens": "code that sorts tokenized texts by length before it batches them",
+            "natural": "padding=True over the texts in the order of their file",
+            "random": "padding=True over texts in an order without regard to length",
+        }[self.order]
 
-    def batches(self, lengths: Ints, rng: np.random.Generator) -> list[tuple[Ints, int]]:
+    def batches(
+        self, lengths: Ints, rng: np.random.Generator, characters: Ints | None = None
+    ) -> list[tuple[Ints, int]]:
         """Return the texts of each batch, and the length to which they are padded.
 
         Args:
             lengths: Tokens of each text.
             rng: Shuffles the texts if the order is random; not used otherwise.
+            characters: Characters of each text, required if the order is ``"sorted"``; not used otherwise.
 
         Raises:
-            InvalidValueError: A text is longer than the fixed length.
+            InvalidValueError: A text is longer than the fixed length, or ``characters`` are missing or too few or many.
         """
         if self.pad_to != "longest" and len(lengths) and lengths.max() > self.pad_to:
             raise InvalidValueError(
                 "pad_to", f"must be at least the longest text, {lengths.max()} tokens, got {self.pad_to}"
             )
         if self.order == "sorted":
-            order = np.argsort(lengths, kind="stable")
+            if characters is None or len(characters) != len(lengths):
+                got = "none" if characters is None else len(characters)
+                raise InvalidValueError(
+                    "characters",
+                    f"must be the number of characters of each of {len(lengths)} texts, by which a plan of the order "
+                    f"'sorted' batches them, got {got}: pass them, or use the order 'sorted_by_tokens'",
+                )
+            order = np.argsort(-characters)  # the very call of sentence-transformers, which decides ties
+        elif self.order == "sorted_by_tokens":
+            order = np.argsort(-lengths, kind="stable")
         else:
             order = rng.permutation(len(lengths)) if self.order == "random" else np.arange(len(lengths))
         planned = []
@@ -96,10 +114,10 @@ class Plan:
             planned.append((batch, -(-width // self.multiple_of) * self.multiple_of))
         return planned
 
-    def widths(self, lengths: Ints, rng: np.random.Generator) -> Ints:
-        """Return the padded length of each text; ``rng`` shuffles the texts if the order is random."""
+    def widths(self, lengths: Ints, rng: np.random.Generator, characters: Ints | None = None) -> Ints:
+        """Return the padded length of each text; the arguments are those of `batches`."""
         widths = np.empty_like(lengths)
-        for batch, width in self.batches(lengths, rng):
+        for batch, width in self.batches(lengths, rng, characters):
             widths[batch] = width
         return widths
 
@@ -107,7 +125,8 @@ class Plan:
 def default_plans(batch_size: int, pad_to: int) -> list[Plan]:
     """Return the three plans of the default study.
 
-    Random batches are what careless code does, sorted batches hide padding bugs, and a fixed length shows them in full.
+    Random batches are what careless code does, batches sorted by characters are what sentence-transformers does, and a
+    fixed length shows padding bugs in full. The order of the file is left out, because a file may be sorted by label.
     """
     return [
         Plan("random", batch_size),

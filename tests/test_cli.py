@@ -398,11 +398,8 @@ def test_pads_that_one_text_causes(model: Path, tmp_path: Path) -> None:
     """A corpus with one long text among texts of equal length is measured; half-samples without it have no pads."""
     rows = [(f"{label}{place % 8} w{place % 30}", label) for place in range(24) for label in ("red", "green")]
     rows[0] = ("red1 w1 w2 w3 w4 w5 w6", "red")
-    halves = [
-        subsample.texts
-        for number, subsample in make_subsamples([], np.ones(len(rows), np.int64), Study()).items()
-        if number > 0
-    ]
+    ones = np.ones(len(rows), np.int64)
+    halves = [subsample.texts for number, subsample in make_subsamples([], ones, ones, Study()).items() if number > 0]
     assert {bool((half == 0).any()) for half in halves} == {True, False}
     data = tiny.write_csv(tmp_path / "one.csv", rows)
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", "mean")

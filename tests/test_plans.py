@@ -15,10 +15,17 @@ SEED = 5
 ORDERS = ", ".join(map(repr, get_args(Order)))
 
 
+def characters_of(lengths: Ints) -> Ints:
+    """Give each text a number of characters that does not depend on its tokens; several texts have the same."""
+    return np.random.default_rng(len(lengths)).integers(1, 40, len(lengths))
+
+
 def batches(plan: Plan, lengths: Ints) -> list[list[int]]:
     """Return the texts of each batch, filled text by text."""
     if plan.order == "sorted":
-        order = sorted(range(len(lengths)), key=lambda text: (lengths[text], text))
+        order = np.argsort([-number for number in characters_of(lengths).tolist()]).tolist()
+    elif plan.order == "sorted_by_tokens":
+        order = sorted(range(len(lengths)), key=lambda text: (-lengths[text], text))
     elif plan.order == "natural":
         order = list(range(len(lengths)))
     else:
@@ -39,14 +46,36 @@ def test_each_text_is_as_wide_as_the_longest_of_its_batch(
 ) -> None:
     """A text's padded length is the longest of its batch, rounded up to a multiple; texts keep their places."""
     plan = Plan(order, batch_size, multiple_of=multiple)
-    widths = plan.widths(lengths, np.random.default_rng(SEED))
+    widths = plan.widths(lengths, np.random.default_rng(SEED), characters_of(lengths))
     expected = np.zeros_like(lengths)
     for batch in batches(plan, lengths):
         longest = max(lengths[other] for other in batch)
         expected[batch] = min(width for width in range(longest, longest + multiple) if width % multiple == 0)
     np.testing.assert_array_equal(widths, expected)
-    planned = plan.batches(lengths, np.random.default_rng(SEED))
+    planned = plan.batches(lengths, np.random.default_rng(SEED), characters_of(lengths))
     assert [batch.tolist() for batch, _ in planned] == batches(plan, lengths)
+
+
+def test_batches_sorted_by_characters_are_not_sorted_by_tokens() -> None:
+    """The longest texts come first: in characters under "sorted", in tokens under "sorted_by_tokens"."""
+    lengths, characters = np.array([9, 2, 5, 4]), np.array([10, 40, 20, 30])
+    planned = {
+        order: [batch.tolist() for batch, _ in Plan(order, 2).batches(lengths, np.random.default_rng(0), characters)]
+        for order in get_args(Order)
+    }
+    assert planned["sorted"] == [[1, 3], [2, 0]]
+    assert planned["sorted_by_tokens"] == [[0, 2], [3, 1]]
+
+
+@pytest.mark.parametrize(("characters", "got"), [(None, "none"), (np.array([7]), "1")])
+def test_batches_sorted_by_characters_need_the_characters_of_each_text(characters: Any, got: str) -> None:
+    """Without the characters of each text, a plan that sorts by them is refused; nothing else is sorted by."""
+    message = (
+        "characters must be the number of characters of each of 2 texts, by which a plan of the order 'sorted' batches "
+        f"them, got {got}: pass them, or use the order 'sorted_by_tokens'"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Plan().widths(np.array([3, 9]), np.random.default_rng(0), characters)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +102,7 @@ def test_a_text_longer_than_the_fixed_length() -> None:
 
 def test_plan_names_are_unique() -> None:
     """Plans that pad differently have different names."""
-    plans = [Plan(), Plan("natural"), Plan(batch_size=8), Plan(pad_to=64), Plan(multiple_of=8), Plan(side="left")]
+    plans = [*map(Plan, get_args(Order)), Plan(batch_size=8), Plan(pad_to=64), Plan(multiple_of=8), Plan(side="left")]
     assert len({plan.name for plan in plans}) == len(plans)
 
 
@@ -81,7 +110,7 @@ def test_plan_names_are_unique() -> None:
 def test_no_text_is_cut(lengths: Ints, batch_size: int) -> None:
     """Every plan pads each text to at least its own length."""
     for plan in default_plans(batch_size, 60):
-        assert (plan.widths(lengths, np.random.default_rng(SEED)) >= lengths).all()
+        assert (plan.widths(lengths, np.random.default_rng(SEED), characters_of(lengths)) >= lengths).all()
 
 
 def test_a_fixed_length_is_the_same_for_all() -> None:
@@ -94,7 +123,7 @@ def test_lengths_are_read_only() -> None:
     """Widths are a new array; the lengths do not change."""
     lengths = np.array([3, 1, 2])
     for plan in default_plans(2, 5):
-        plan.widths(lengths, np.random.default_rng(SEED))[:] = 0
+        plan.widths(lengths, np.random.default_rng(SEED), lengths)[:] = 0
     assert lengths.tolist() == [3, 1, 2]
 
 
@@ -110,6 +139,9 @@ def test_the_generator_determines_the_shuffle() -> None:
 def test_default_plans_pad_more_and_more() -> None:
     """Random batches, which come first, pad more than sorted ones and less than the fixed length."""
     lengths = np.random.default_rng(0).integers(3, 40, 200)
-    sums = {plan.name: plan.widths(lengths, np.random.default_rng(0)).sum() for plan in default_plans(16, 64)}
+    characters = 5 * lengths + np.random.default_rng(1).integers(0, 20, 200)
+    sums = {
+        plan.name: plan.widths(lengths, np.random.default_rng(0), characters).sum() for plan in default_plans(16, 64)
+    }
     assert list(sums) == ["random batches of 16", "sorted batches of 16", "padded to 64"]
     assert sums["sorted batches of 16"] < sums["random batches of 16"] < sums["padded to 64"]

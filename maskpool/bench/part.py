@@ -25,6 +25,7 @@ from maskpool.bench.encode.positions import RIGHT, Positions, Source
 from maskpool.bench.score import heads
 from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.fits import Comparison, Fit
+from maskpool.bench.score.metrics import ami
 from maskpool.bench.score.mixed import MIXED
 from maskpool.bench.store.cells import content_hash
 from maskpool.encoder import Encoder
@@ -36,6 +37,8 @@ PACKAGES = ("torch", "transformers", "scikit-learn", "scipy", "numpy")
 # A treatment that reads only pads scores only texts with pads; with fewer of them per cluster the score means nothing.
 _FEWEST_TEXTS_A_CLUSTER = 2
 _MOST_UNKNOWN = 0.5  # of a text's tokens
+# AMI of the labels and the padded lengths above which the pads of a plan depend on the labels.
+_CONFOUNDED = 0.02
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,11 @@ class Part:
         return np.array([len(tokens) for tokens in self.ids], dtype=np.int64)
 
     @cached_property
+    def characters(self) -> Ints:
+        """Characters of each text."""
+        return np.array([len(text) for text in self.corpus.texts], dtype=np.int64)
+
+    @cached_property
     def codes(self) -> Ints:
         """Labels as integers."""
         return self.corpus.codes
@@ -220,7 +228,7 @@ class Part:
     @cached_property
     def subsamples(self) -> dict[int, Subsample]:
         """Every subsample, by number."""
-        return make_subsamples(self.all_plans, self.lengths, self.study)
+        return make_subsamples(self.all_plans, self.lengths, self.characters, self.study)
 
     @cached_property
     def key(self) -> str:
@@ -316,6 +324,7 @@ class Part:
     def facts(self) -> dict[str, Any]:
         """Return what results say about the part apart from its measurements."""
         full = self.subsamples[FULL]
+        label_width_ami = {plan.name: ami(self.codes, full.widths[plan.name]) for plan in self.all_plans}
         return {
             "model": self.encoder.identity(),
             "corpus": {
@@ -343,6 +352,8 @@ class Part:
                     "mean_width": float(full.widths[plan.name].mean()),
                     "tokens": int(full.widths[plan.name].sum()),
                     "pad_fraction": float(1 - self.lengths.sum() / full.widths[plan.name].sum()),
+                    "label_width_ami": label_width_ami[plan.name],
+                    "confounded": label_width_ami[plan.name] > _CONFOUNDED,
                 }
                 for plan in self.all_plans
             ],

@@ -50,7 +50,7 @@ class PoolingEncoder(AbsEncoder):
         model: A ``SentenceTransformer``, which is left as it is, or the name or folder of one, opened by `load`.
         pooling_mode: Another mode than the model's, as `build_pooling` takes it.
         pads: Whether the pooling leaves pads out.
-        plan: How texts are batched and padded.
+        plan: How texts are batched and padded; by default as the host's ``encode`` does it.
         seed: Shuffles the texts of a plan of random order.
 
     Raises:
@@ -153,7 +153,9 @@ class PoolingEncoder(AbsEncoder):
         prompt = self._prompt(task_metadata, prompt_type)
         task = {} if prompt_type is None else {"task": prompt_type.value}  # for models of two towers
         vectors = np.zeros((len(texts), self.model.get_embedding_dimension() or 0), np.float32)
-        batches = self.plan.batches(self._lengths(texts, prompt, task), np.random.default_rng(self.seed))
+        lengths = self._lengths(texts, prompt, task)
+        characters = np.array([len(text) for text in texts], np.int64)  # without the prompt, as the host counts them
+        batches = self.plan.batches(lengths, np.random.default_rng(self.seed), characters)
         with evaluating(self.model):  # its modules are the user's
             for places, width in tqdm(batches, desc="Batches", disable=not kwargs.get("show_progress_bar", False)):
                 features = self.model.preprocess([texts[place] for place in places], prompt=prompt, **task)

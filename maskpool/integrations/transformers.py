@@ -122,7 +122,7 @@ class SentenceEmbedder:
         normalize: bool | None = None,
         show_progress_bar: bool = False,
     ) -> Vectors:
-        """Embed texts, in batches sorted by length.
+        """Embed texts, in batches sorted by number of tokens.
 
         Args:
             texts: A list, tuple, array or Series of strings.
@@ -137,13 +137,13 @@ class SentenceEmbedder:
             TypeError: ``texts`` is one bare string, or holds something else than strings.
             ValueError: ``batch_size`` is not a positive integer, or the model has no such layer.
         """
-        plan = Plan("sorted", batch_size)
+        plan = Plan("sorted_by_tokens", batch_size)
         unit_length = _normalizes(self.saved) if normalize is None else normalize
         ids, _ = self.encoder.tokenize(checked) if (checked := check_texts(texts)) else ([], 0)
         batches = plan.batches(np.array([len(tokens) for tokens in ids], np.int64), np.random.default_rng(0))
         vectors = np.zeros((len(ids), self.dimension), np.float32)
         with evaluating(self.encoder.model), evaluating(self.pooling), torch.inference_mode():
-            for places, width in tqdm(batches[::-1], desc="Batches", disable=not show_progress_bar):  # longest first
+            for places, width in tqdm(batches, desc="Batches", disable=not show_progress_bar):
                 # A model wants at least one position, also where no text of the batch has a token.
                 input_ids, mask = self.encoder.pad([ids[place] for place in places], max(width, 1))
                 pooled = _pool(self.encoder.model, self._chosen, self.layer, input_ids, mask).float()

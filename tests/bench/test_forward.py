@@ -28,7 +28,7 @@ from maskpool.plans import Plan
 from tests.bench import tiny
 from tests.matrix import pairwise, sampled
 from tests.poolings import HOST_MODES
-from tests.test_plans import SEED, batches
+from tests.test_plans import SEED, batches, characters_of
 
 if TYPE_CHECKING:
     from maskpool.bench.vectors import Vectors
@@ -57,11 +57,15 @@ WAYS = {
 BUGS = [tiny.CountsItsPads, tiny.ForgetsItsMask]
 
 
+def widths_of(plan: Plan, lengths: Ints) -> Ints:
+    return plan.widths(lengths, np.random.default_rng(SEED), characters_of(lengths))
+
+
 def subsamples_of(lengths: Ints, plans: Sequence[Plan] = PLANS) -> list[Subsample]:
     """Make a subsample of all texts and one of half of them, with separate batches."""
     found = []
     for number, texts in enumerate((np.arange(len(lengths)), np.arange(0, len(lengths), 2))):
-        widths = {plan.name: plan.widths(lengths[texts], np.random.default_rng(SEED)) for plan in plans}
+        widths = {plan.name: widths_of(plan, lengths[texts]) for plan in plans}
         found.append(Subsample(number, texts, widths, (0, 1), 0))
     return found
 

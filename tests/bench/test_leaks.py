@@ -99,7 +99,7 @@ def really_done(part: Part, plan: Plan, recipe: Recipe) -> Vectors:
     before = tokenizer.padding_side
     tokenizer.padding_side = plan.side
     try:
-        for batch, width in plan.batches(part.lengths, subsample.rng(plan.name)):
+        for batch, width in plan.batches(part.lengths, subsample.rng(plan.name), part.characters):
             texts = [TEXTS[text] for text in batch]
             fixed = plan.pad_to != "longest"
             given = tokenizer(

@@ -162,6 +162,21 @@ def part(encoder: Encoder) -> Part:
     return Part.of(study, Corpus("colours", list(texts), list(labels)), encoder)
 
 
+def test_a_plan_whose_padded_lengths_follow_the_labels_is_confounded(encoder: Encoder) -> None:
+    """The AMI of labels and padded lengths is scikit-learn's; batches of a file sorted by label are confounded."""
+    texts, labels = zip(*sorted(tiny.make_texts(320), key=lambda pair: pair[1]), strict=True)
+    plans = (Plan("natural", 8), Plan("random", 8), Plan("random", 8, 40))
+    study = Study(poolings=("mean",), replicates=2, seeds=3, plans=plans)
+    part = Part.of(study, Corpus("sorted", list(texts), list(labels)), encoder)
+    natural, shuffled, fixed = part.facts()["plans"]
+    widths = part.subsamples[FULL].widths
+    for plan in (natural, shuffled, fixed):
+        expected = metrics.adjusted_mutual_info_score(labels, widths[plan["name"]])
+        assert plan["label_width_ami"] == pytest.approx(expected, abs=1e-12)
+    assert [plan["confounded"] for plan in (natural, shuffled, fixed)] == [True, False, False]
+    assert fixed["label_width_ami"] == 0
+
+
 def scores(labels: Sequence[str], clusters: Sequence[int]) -> dict[str, float]:
     """Compute scikit-learn's scores, and the accuracy of the best of all assignments of clusters to labels."""
     names = sorted(set(labels))
@@ -222,8 +237,10 @@ def test_seconds_are_scaled_from_batches_to_all_tokens(
     monkeypatch.setattr(Encoder, "layers", encode)
     subsample = Subsample(FULL, np.arange(90), {}, (), part.study.seed)
     found = seconds(part, plan)
-    assert found["seconds"] == pytest.approx(plan.widths(part.lengths, subsample.rng(plan.name)).sum() / 1000)
+    assert found["seconds"] == pytest.approx(
+        plan.widths(part.lengths, subsample.rng(plan.name), part.characters).sum() / 1000
+    )
     assert (found["timed_batches"], found["batches"], len(seen)) == (timed, batches, timed)
     assert {side for *_, side in seen} == {plan.side}
-    widths = [width for _, width in plan.batches(part.lengths, subsample.rng(plan.name))]
+    widths = [width for _, width in plan.batches(part.lengths, subsample.rng(plan.name), part.characters)]
     assert {min(widths), max(widths)} <= {width for _, width, _ in seen}, "from the narrowest to the widest"

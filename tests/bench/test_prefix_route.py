@@ -63,7 +63,7 @@ def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Pat
             for mode in MODES
             for treatment in (EXCLUDED, INCLUDED)
         }
-        for batch, width in plan.batches(part.lengths, subsample.rng(plan.name)):
+        for batch, width in plan.batches(part.lengths, subsample.rng(plan.name), part.characters):
             ids = torch.full((len(batch), width), encoder.pad_token_id)
             mask = torch.zeros_like(ids)
             for row, text in enumerate(batch):

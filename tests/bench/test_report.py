@@ -11,7 +11,7 @@ import pytest
 from maskpool.bench.design.study import Study
 from maskpool.bench.report import results
 from maskpool.bench.report.figures import FIGURES
-from maskpool.bench.report.pages import causes, leak_table, learned_table
+from maskpool.bench.report.pages import causes, cost_table, leak_table, learned_table
 from maskpool.bench.report.results import lead_plan, main_table_of
 from maskpool.bench.report.verdicts import difference, judge
 
@@ -42,8 +42,8 @@ def test_only_the_masked_head_is_the_reference() -> None:
 
 def plan(order: str = "random", pad_to: str | int = "longest", side: str = "right", leaks: bool = False) -> Any:
     """Make a plan in the form of results, named after its settings."""
-    numbers = {"tokens": 100, "pad_fraction": 0.5, "seconds": 1.0, "happens": "so"}
-    about = {"plan": {"order": order, "pad_to": pad_to, "side": side}, "for_leaks_alone": leaks}
+    numbers = {"tokens": 100, "pad_fraction": 0.5, "seconds": 1.0, "happens": "so", "label_width_ami": 0.001}
+    about = {"plan": {"order": order, "pad_to": pad_to, "side": side}, "for_leaks_alone": leaks, "confounded": False}
     return about | numbers | {"name": f"{order} {pad_to} {side}"}
 
 
@@ -105,7 +105,10 @@ def test_what_is_said_is_of_the_deepest_layer(tables: list[tuple[int, str]], cho
     (sentence,) = results._conclusions(Study(), one)["headline"]
     assert sentence == "Mean pooling: harmed under “random longest right” (lowered AMI by 0.222 [0.212, 0.232])."
     assert list(causes(one)) == [f"mean{named}, random longest right"]
-    (leak,) = leak_table(one)
+    (cost,), (leak,) = cost_table(one), leak_table(one)
+    assert cost[4] == "0.001"
+    one["plans"][0] |= {"label_width_ami": 0.031, "confounded": True}
+    assert cost_table(one)[0][4] == "0.031, confounded"
     assert leak[0] == f"mean over pads{named}"
     assert leak[4].startswith("−0.222")
 

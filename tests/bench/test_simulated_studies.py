@@ -102,7 +102,7 @@ def comparisons_of(corpus: Simulated) -> list[Comparison]:
 def rows_of(corpus: Simulated, study: Study) -> list[Results]:
     """Compute the rows of the study's table that are differences; every treatment and subsample is clustered."""
     comparisons = comparisons_of(corpus)
-    subsamples = make_subsamples([PLAN], corpus.lengths, study)
+    subsamples = make_subsamples([PLAN], corpus.lengths, corpus.lengths, study)
     with TemporaryDirectory() as name:
         pooled, cells = corpus.write(Path(name)), Cells(Path(name) / "cells.jsonl")
         for one in comparisons:

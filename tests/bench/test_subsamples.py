@@ -11,7 +11,8 @@ from maskpool.plans import Plan
 LENGTHS = np.random.default_rng(0).integers(3, 40, 101)
 PLAN = Plan("random", 8)
 STUDY = Study(seeds=5, replicates=6, seed=3)
-SUBSAMPLES = make_subsamples([PLAN, Plan("sorted", 8)], LENGTHS, STUDY)
+CHARACTERS = np.random.default_rng(1).integers(10, 200, 101)
+SUBSAMPLES = make_subsamples([PLAN, Plan("sorted", 8)], LENGTHS, CHARACTERS, STUDY)
 HALVES = {number: subsample for number, subsample in SUBSAMPLES.items() if number > 0}
 
 
@@ -38,9 +39,19 @@ def test_other_batches_are_of_the_same_texts() -> None:
     assert all((subsample.widths[PLAN.name] >= LENGTHS[subsample.texts]).all() for subsample in SUBSAMPLES.values())
 
 
+def test_half_samples_are_sorted_by_their_own_characters() -> None:
+    """A sorted plan batches the texts of a half-sample by the characters of these texts."""
+    plan = Plan("sorted", 8)
+    for half in HALVES.values():
+        expected = plan.widths(LENGTHS[half.texts], np.random.default_rng(0), CHARACTERS[half.texts])
+        np.testing.assert_array_equal(half.widths[plan.name], expected)
+
+
 def test_draws_are_those_of_the_study_seed() -> None:
     """Equal seeds draw the same subsamples, and another seed draws other texts and other batches."""
-    again, other = (make_subsamples([PLAN], LENGTHS, Study(seeds=5, replicates=6, seed=seed)) for seed in (3, 4))
+    again, other = (
+        make_subsamples([PLAN], LENGTHS, CHARACTERS, Study(seeds=5, replicates=6, seed=seed)) for seed in (3, 4)
+    )
     for number, subsample in SUBSAMPLES.items():
         np.testing.assert_array_equal(again[number].texts, subsample.texts)
         np.testing.assert_array_equal(again[number].widths[PLAN.name], subsample.widths[PLAN.name])

@@ -248,8 +248,8 @@ class Study:
         corpora: Where the texts come from.
         poolings: Mode strings, or folders of trained heads (in a study file, relative to it). Learned modes are
             trained and have their own table.
-        plans: How texts are batched and padded. By default: random batches, batches sorted by length, and a fixed
-            length.
+        plans: How texts are batched and padded. By default: random batches, batches sorted by characters, and a
+            fixed length.
         batch_size: Texts per batch of the default plans.
         pad_to: The fixed length of the default plans; None means 128, or the longest text if that is longer.
         treatments: What is pooled in addition to the real tokens only.

@@ -43,8 +43,15 @@ class Subsample:
         return np.random.default_rng([self.seed, self.number + 1, zlib.crc32(name.encode())])
 
 
-def make_subsamples(plans: Sequence[Plan], lengths: Ints, study: Study) -> dict[int, Subsample]:
-    """Make the subsamples of a study by number: all texts, all texts in other batches, and the half-samples."""
+def make_subsamples(plans: Sequence[Plan], lengths: Ints, characters: Ints, study: Study) -> dict[int, Subsample]:
+    """Make the subsamples of a study by number: all texts, all texts in other batches, and the half-samples.
+
+    Args:
+        plans: How texts are batched and padded.
+        lengths: Tokens of each text.
+        characters: Characters of each text.
+        study: The study.
+    """
     everything = np.arange(len(lengths))
     subsamples = {}
     for number in (FULL, OTHER_BATCHES, *range(1, study.replicates + 1)):
@@ -55,6 +62,6 @@ def make_subsamples(plans: Sequence[Plan], lengths: Ints, study: Study) -> dict[
             first = study.seeds + number * REPLICATE_SEEDS
             seeds = range(first, first + REPLICATE_SEEDS)
         empty = Subsample(number, texts, {}, tuple(seeds), study.seed)
-        widths = {plan.name: plan.widths(lengths[texts], empty.rng(plan.name)) for plan in plans}
+        widths = {plan.name: plan.widths(lengths[texts], empty.rng(plan.name), characters[texts]) for plan in plans}
         subsamples[number] = Subsample(number, texts, widths, tuple(seeds), study.seed)
     return subsamples

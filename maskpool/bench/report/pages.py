@@ -59,7 +59,7 @@ BATCH_EFFECT_HEADER = (
     "fixed clusters, by batch",
     "neighbours kept",
 )
-COST_HEADER = ("plan", "how it happens", "tokens", "pads", "encoder seconds")
+COST_HEADER = ("plan", "how it happens", "tokens", "pads", "label AMI", "encoder seconds")
 LEARNED_HEADER = ("pooling", "trained / served", "verdict", "ΔAMI [95 %]", "AMI", "floor", "weight on pads")
 # Columns of words; the other columns are aligned right.
 WORDS = (*HEADER[:4], "pipeline", "score", *LEAK_HEADER[:2], "how it happens", "trained / served")
@@ -85,6 +85,7 @@ TERMS = {
     "complete agreement, and chance gives 0 in the first two",
     "Δ [95 %]": "the difference from the same texts alone, with an interval that holds for all rows of its table at "
     "once",
+    "label AMI": "AMI of the labels and the padded lengths; above 0.02 the plan is confounded",
     "floor": "how far two runs with pads excluded differ in 95 of 100 cases only by seeds and the order of texts; it "
     "decides nothing",
     "TF-IDF, length deciles": "scores of clusters of TF-IDF vectors, and of clusters by the texts' lengths only",
@@ -201,10 +202,24 @@ def batch_effect_table(part: Results) -> list[list[str]]:
 def cost_table(part: Results) -> list[list[str]]:
     """Format the cost of padding in tokens and seconds."""
     return [
-        [plan["name"], plan["happens"], f"{plan['tokens']:,}", f"{plan['pad_fraction']:.0%}", f"{plan['seconds']:.1f}"]
+        [
+            plan["name"],
+            plan["happens"],
+            f"{plan['tokens']:,}",
+            f"{plan['pad_fraction']:.0%}",
+            _label_ami(plan),
+            f"{plan['seconds']:.1f}",
+        ]
         for plan in part["plans"]
         if not plan["for_leaks_alone"]
     ]
+
+
+def _label_ami(plan: Results) -> str:
+    """Format the AMI of the labels and the padded lengths."""
+    if "label_width_ami" not in plan:
+        return ""
+    return f"{abs(round(plan['label_width_ami'], 3)):.3f}{', confounded' * plan['confounded']}"
 
 
 def learned_table(part: Results) -> list[list[str]]:

@@ -72,7 +72,7 @@ def _by_fraction(fraction: Floats, shift: Floats) -> list[dict[str, Any]]:
 
 def seconds(part: Part, plan: Plan) -> dict[str, Any]:
     """Estimate the encoder's seconds under a plan from batches spread evenly over its padded lengths."""
-    batches = plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name))
+    batches = plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name), part.characters)
     batches.sort(key=lambda batch: batch[1])
     number = min(len(batches), max(2, TIMED_TEXTS // plan.batch_size))
     chosen = [batches[place] for place in np.linspace(0, len(batches) - 1, number).round().astype(int)]
