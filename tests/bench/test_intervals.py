@@ -173,3 +173,17 @@ def test_floor() -> None:
     limit = floor(rng.normal(0.7, 0.02, 20_000), 5)
     assert np.mean(np.abs(two[0] - two[1]) > limit) == pytest.approx(0.05, abs=0.01)
     assert floor(np.full(10, 0.7), 5) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_parts_of_an_error_add_up() -> None:
+    """The sampling and the seed part add up to the squared standard error, and the quantile gives the half-width."""
+    rng = np.random.default_rng(0)
+    full, replicates = rng.normal(0, 0.01, (2, 5)), rng.normal(0, 0.02, (60, 2, 3))
+    replicates[:, 1] += rng.normal(0, 0.05, (60, 1))
+    intervals = half_sample_intervals(full, replicates)
+    parts = intervals.sampling_variance + intervals.seed_variance
+    assert parts == pytest.approx(intervals.standard_error**2)
+    assert intervals.high - intervals.delta == pytest.approx(intervals.quantile * intervals.standard_error)
+    # The first comparison has seed noise only, the second mostly sampling noise.
+    assert intervals.sampling_variance[0] < intervals.seed_variance[0]
+    assert intervals.sampling_variance[1] > 10 * intervals.seed_variance[1]

@@ -19,12 +19,19 @@ _DRAWS = 100_000
 
 @dataclass(frozen=True)
 class Intervals:
-    """Differences on the full data, their standard errors and intervals, one entry per comparison."""
+    """Differences on the full data, their standard errors and intervals, one entry per comparison.
+
+    ``sampling_variance`` and ``seed_variance`` add up to the squared standard error; the half-width of an interval is
+    ``quantile`` times the standard error.
+    """
 
     delta: np.ndarray[tuple[int], np.dtype[np.float64]]
     standard_error: np.ndarray[tuple[int], np.dtype[np.float64]]
     low: np.ndarray[tuple[int], np.dtype[np.float64]]
     high: np.ndarray[tuple[int], np.dtype[np.float64]]
+    sampling_variance: np.ndarray[tuple[int], np.dtype[np.float64]]
+    seed_variance: np.ndarray[tuple[int], np.dtype[np.float64]]
+    quantile: np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Intervals:
@@ -57,11 +64,16 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
     means = replicates.mean(axis=2)
     half_seeds = replicates.var(axis=2, ddof=1).mean(axis=0)
     full_seeds = ((outer - 1) * full.var(axis=1, ddof=1) + half_seeds) / outer
-    variance = np.maximum(means.var(axis=0, ddof=1) - half_seeds / inner, 0.0) + full_seeds / outer
-    standard_error = np.sqrt(variance)
+    sampling_variance = np.maximum(means.var(axis=0, ddof=1) - half_seeds / inner, 0.0)
+    seed_variance = full_seeds / outer
+    standard_error = np.sqrt(sampling_variance + seed_variance)
     quantile = _max_t_quantile(means, number - 1, comparisons, np.random.default_rng(seed))
     delta = full.mean(axis=1)
-    return Intervals(delta, standard_error, delta - quantile * standard_error, delta + quantile * standard_error)
+    half_width = quantile * standard_error
+    return Intervals(
+        *(delta, standard_error, delta - half_width, delta + half_width),
+        *(sampling_variance, seed_variance, np.full(comparisons, quantile)),
+    )
 
 
 def _max_t_quantile(means: Table, freedom: int, comparisons: int, rng: np.random.Generator) -> float:
