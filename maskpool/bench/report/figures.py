@@ -108,7 +108,7 @@ def draw_dose(part: Results, path: Path) -> None:
     left.set_xlim(-0.02, 1.02)
     left.set_ylim(bottom=0)
     right.set_title("how the clusters change,\nby plan")
-    right.set_yticks(range(len(plans)), [f"{textwrap.fill(plan, 20)}\n({fraction[plan]:.0%} pads)" for plan in plans])
+    right.set_yticks(range(len(plans)), [f"{textwrap.fill(plan, 26)}\n({fraction[plan]:.0%} pads)" for plan in plans])
     right.set_ylim(-0.5, max(len(plans), 1) - 0.5)
     right.set_xlabel("ΔAMI, pads included\n(95 % intervals; band: margin)")
     _finish(figure, [left, right], part, path, legend=left)
