@@ -36,6 +36,14 @@ PARALLEL = 1e-6
 # lengths the expected one, to these: pads of one text differ a little between batches.
 SAME_LINE, SAME_RATIO = 1e-4, 0.01
 
+# --- Pooled vectors of a study (`maskpool.bench`) ---
+
+# A treatment moved nothing if no vector moved by more than this share of its length: float32 has seven digits.
+IDENTICAL = 1e-6
+# Two texts are equally near if their cosines differ by less: twice what noise of 1e-7 in the components of unit vectors
+# and float32 products do to a difference of two of millions of cosines.
+SAME_SIMILARITY = 4e-6
+
 # --- Spacing of numbers near 1 (torch.finfo(dtype).eps), by which the audit recognises formats ---
 
 # float64 is finer (2e-16), float32 coarser (1.2e-7).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import permutations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,6 +147,22 @@ def test_shift_of_pads_only_is_of_the_texts_that_have_some(laid: dict[str, Vecto
     assert 10 < padded.sum() < TEXTS
     assert_moved(found, laid["real"][padded], laid["pads"][padded])
     assert not found.keys() & {"shift_by_padding", "by_pad_fraction"}
+
+
+@pytest.mark.parametrize(("moved", "identical"), [(0.0, True), (5e-7, True), (2e-6, False)])
+def test_identical_vectors_equal_those_of_the_texts_alone(
+    laid: dict[str, Vectors], tmp_path: Path, moved: float, identical: bool
+) -> None:
+    """Vectors are identical if none differs by more than 1e-6 of its length; one that differs is enough."""
+    real = {(text, length): laid["real"][text] for text, length in enumerate(LENGTHS.tolist())}
+    whole = laid["real"].astype(np.float64)
+    whole[7] += moved * np.linalg.norm(whole[7]) * np.eye(DIM)[0]
+    whole = whole.astype(np.float32)
+    padded = real | {(text, width): whole[text] for text, width in enumerate(WIDTHS.tolist())}
+    position_sets: Any = {(RIGHT, "real", "mean"): real | padded, (RIGHT, "whole", "mean"): padded}
+    pooled = tiny.write_vectors(tmp_path, LENGTHS, position_sets)
+    found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
+    assert found["identical"] is identical
 
 
 def test_a_treatment_other_than_included_has_no_bins(pooled: Pooled) -> None:

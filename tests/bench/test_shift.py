@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import cosine
 
-from maskpool.bench.score.shift import cosine_shift, neighbours_kept
+from maskpool.bench.score.shift import cosine_shift, neighbours, neighbours_kept
 from maskpool.bench.vectors import unit
 
 if TYPE_CHECKING:
@@ -48,25 +49,106 @@ def test_cosine_shift_of_equal_orthogonal_and_opposite_vectors() -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 10])
 def test_neighbours_kept_is_the_slow_loop(count: int) -> None:
-    """The neighbours kept are the mean Jaccard index of two sorted lists; a text is not its own neighbour."""
+    """Without ties it is the mean Jaccard index of two sorted lists; a text is not its own neighbour."""
     one = vectors(60, 0)
     other = unit((one + vectors(60, 1)).astype(np.float32))
-    assert neighbours_kept(one, other, count) == pytest.approx(jaccard(one, other, count))
+    assert neighbours_kept(one, other, count).mean() == pytest.approx(jaccard(one, other, count))
+
+
+def places(vectors: Vectors, text: int, count: int) -> dict[int, Fraction]:
+    """Fill the places of a text's neighbours one by one; texts that are tied at the last one share what is left."""
+    similar = {row: float(vectors[text] @ vectors[row]) for row in range(len(vectors)) if row != text}
+    last = sorted(similar.values(), reverse=True)[count - 1]
+    nearer = [row for row, value in similar.items() if value > last + 4e-6]
+    tied = [row for row, value in similar.items() if abs(value - last) <= 4e-6]
+    return dict.fromkeys(nearer, Fraction(1)) | dict.fromkeys(tied, Fraction(count - len(nearer), len(tied)))
+
+
+def slow_kept(reference: Vectors, other: Vectors, count: int) -> list[float]:
+    """Compute the weighted Jaccard index of each text's places, in fractions."""
+    indices = []
+    for text in range(len(reference)):
+        a, b = (places(both.astype(np.float64), text, count) for both in (reference, other))
+        rows = a.keys() | b.keys()
+        smaller, larger = (sum(of(a.get(row, 0), b.get(row, 0)) for row in rows) for of in (min, max))
+        indices.append(float(smaller / larger))
+    return indices
+
+
+def repeated() -> Vectors:
+    """Make 90 texts of which some repeat up to thirty times, as in logs or in templates."""
+    return vectors(20, 0)[np.minimum(np.random.default_rng(0).geometric(0.2, 90) - 1, 19)]
+
+
+CORPORA = {
+    "no text repeats": vectors(90, 0),
+    "each text twice": vectors(45, 0)[np.arange(90) // 2],
+    "texts repeat": repeated(),
+    "half of the texts collapsed": np.where(np.arange(90)[:, None] < 45, vectors(1, 0), vectors(90, 1)),
+    "collapsed": vectors(1, 0)[np.zeros(90, int)],
+    "zero": np.zeros((90, 7), np.float32),
+}
+
+
+@pytest.mark.parametrize("there", CORPORA)
+@pytest.mark.parametrize("here", CORPORA)
+def test_tied_texts_share_places(here: str, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two of the corpora, the score of each text is that of a slow loop, and is symmetric."""
+    monkeypatch.setattr("maskpool.bench.score.shift._BLOCK", 7 * 90)  # several blocks, the last one smaller
+    kept = neighbours_kept(CORPORA[here], CORPORA[there])
+    np.testing.assert_allclose(kept, slow_kept(CORPORA[here], CORPORA[there], 10), atol=1e-12)
+    np.testing.assert_array_equal(kept, neighbours_kept(CORPORA[there], CORPORA[here]))
+
+
+@pytest.mark.parametrize("name", [name for name in CORPORA if name != "zero"])
+@pytest.mark.parametrize("size", [1e-9, 1e-8, 1e-7])
+def test_rounding_noise_keeps_all_neighbours(name: str, size: float) -> None:
+    """Noise of the size of rounding changes no neighbour of any text, however often texts repeat."""
+    for seed in range(20):
+        noise = size * np.random.default_rng(seed).standard_normal((90, 7))
+        assert neighbours_kept(CORPORA[name], (CORPORA[name] + noise).astype(np.float32)).tolist() == [1.0] * 90
+
+
+def test_rounding_noise_keeps_all_neighbours_of_many_texts() -> None:
+    """Of many texts some are tied just within the tolerance, and noise moves them out of it; they count as kept."""
+    dense = vectors(3000, 0, dim=3)
+    noisy = (dense + 1e-7 * np.random.default_rng(1).standard_normal(dense.shape)).astype(np.float32)
+    assert np.mean(neighbours_kept(dense, noisy)) == 1.0
+
+
+def test_collapsed_vectors_keep_only_what_chance_keeps() -> None:
+    """If all vectors are equal, each other text is a neighbour by a share, and almost no neighbour is kept."""
+    kept = neighbours_kept(CORPORA["no text repeats"], CORPORA["collapsed"])
+    np.testing.assert_allclose(kept, (10 * 10 / 89) / (20 - 10 * 10 / 89), atol=1e-12)
+
+
+def test_one_move_among_repeated_texts_is_seen() -> None:
+    """If one text moves away, it and the texts whose neighbour it was keep less; the others keep all."""
+    here = repeated()
+    there = here.copy()
+    there[0] = -here[0]
+    kept = neighbours_kept(here, there)
+    assert kept[0] == 0
+    np.testing.assert_allclose(kept, slow_kept(here, there, 10), atol=1e-12)
+    assert (kept == 1).any()
 
 
 def test_with_fewer_texts_than_neighbours_all_others_are_neighbours() -> None:
     """With four texts and ten neighbours, each text has the other three as neighbours in both treatments."""
-    assert neighbours_kept(vectors(4, 0), vectors(4, 1)) == 1.0
+    assert neighbours_kept(vectors(4, 0), vectors(4, 1)).tolist() == [1.0] * 4
 
 
 def test_neighbours_of_equal_treatments_are_kept_and_of_unrelated_treatments_are_not() -> None:
     """Equal treatments keep every neighbour, and unrelated treatments keep hardly any."""
     one, other = vectors(400, 0), vectors(400, 1)
-    assert neighbours_kept(one, one) == 1.0
-    assert neighbours_kept(one, other) < 0.05
+    assert neighbours_kept(one, one).mean() == 1.0
+    assert neighbours_kept(one, other).mean() < 0.05
 
 
-def test_twins_are_kept() -> None:
-    """A text that is in the corpus twice keeps its neighbours if nothing moves."""
-    one = vectors(30, 0)[np.arange(60) // 2]
-    assert neighbours_kept(one, one.copy()) == 1.0
+@pytest.mark.parametrize("count", [3, 10])
+def test_neighbours_are_the_nearest_other_texts(count: int) -> None:
+    """Neighbours are listed nearest first, without the text itself."""
+    some, texts = vectors(8, 0), np.array([5, 2])
+    for text, near in zip(texts.tolist(), neighbours(some, texts, count), strict=True):
+        others = [row for row in range(8) if row != text]
+        assert near.tolist() == sorted(others, key=lambda row: -float(some[text] @ some[row]))[:count]

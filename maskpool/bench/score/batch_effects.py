@@ -13,7 +13,7 @@ from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.score.clusterers import cluster, fit_kmeans
 from maskpool.bench.score.fits import treatment_vectors
 from maskpool.bench.score.metrics import matched
-from maskpool.bench.score.shift import neighbours, shared_neighbours
+from maskpool.bench.score.shift import neighbours, neighbours_kept
 from maskpool.bench.vectors import unit
 from maskpool.plans import Ints, Plan
 
@@ -58,26 +58,25 @@ def batch_effect(
     fits = {name: [cluster(v, clusters, seed) for seed in full.seeds] for name, v in (("here", here), ("there", there))}
     fixed = fit_kmeans(unit(alone), clusters, full.seeds[0])
     labels_here, labels_there = fixed.predict(unit(here)), fixed.predict(unit(there))
-    count = min(_NEIGHBOURS, len(codes) - 1)
-    near_here, near_there = neighbours(here, count), neighbours(there, count)
-    shared = shared_neighbours(near_here, near_there)
-    moved = np.flatnonzero((labels_here != labels_there) & (shared < count))
-    examples = moved[np.argsort(shared[moved], kind="stable")][:_EXAMPLES]
+    kept = neighbours_kept(here, there)
+    moved = np.flatnonzero((labels_here != labels_there) & (kept < 1))
+    examples = moved[np.argsort(kept[moved], kind="stable")][:_EXAMPLES]
+    near_here, near_there = (neighbours(vectors, examples, _NEIGHBOURS) for vectors in (here, there))
     return {
         "by_batch": float(np.mean([changed(a, b) for a, b in zip(fits["here"], fits["there"], strict=True)])),
         "by_seed": float(np.mean([changed(a, b) for a, b in combinations(fits["here"], 2)])),
         "by_batch_fixed_clusters": float((labels_here != labels_there).mean()),
-        "neighbours_kept": float(np.mean(shared / (2 * count - shared))),
+        "neighbours_kept": float(kept.mean()),
         "examples": [
             {
                 "text": int(text),
                 "widths": [int(subsample.widths[plan.name][text]) for subsample in (full, other)],
                 # Neighbours in only one of the two batches come first.
                 "neighbours": [
-                    sorted(near[text].tolist(), key=lambda row: row in other[text])[:_SHOWN_NEIGHBOURS]
+                    sorted(near[place].tolist(), key=lambda row: row in other[place])[:_SHOWN_NEIGHBOURS]
                     for near, other in ((near_here, near_there), (near_there, near_here))
                 ],
             }
-            for text in examples
+            for place, text in enumerate(examples)
         ],
     }

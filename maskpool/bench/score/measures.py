@@ -20,6 +20,7 @@ from maskpool.bench.score.fits import Comparison, alone_vectors, treatment_vecto
 from maskpool.bench.score.metrics import score
 from maskpool.bench.score.shift import Floats, cosine_shift, deciles, length_leakage, neighbours_kept
 from maskpool.plans import Plan
+from maskpool.tolerances import IDENTICAL
 
 _FRACTION_BINS = 10
 TIMED_TEXTS = 96
@@ -31,7 +32,8 @@ def compute_shift(pooled: Pooled, subsample: Subsample, comparison: Comparison) 
     """Measure how far a treatment moves the vectors of a subsample's texts.
 
     Returns:
-        Cosine shift (mean, 95th percentile, largest), mean ratio of the vectors' lengths, and share of neighbours kept;
+        Cosine shift (mean, 95th percentile, largest), mean ratio of the vectors' lengths, share of neighbours kept,
+        and whether all vectors are identical to those of the texts alone up to rounding;
         for treatments that score all texts also Spearman's correlation of shift and pad fraction, and for the included
         treatment the shift in bins of the pad fraction.
     """
@@ -45,7 +47,8 @@ def compute_shift(pooled: Pooled, subsample: Subsample, comparison: Comparison) 
         "cosine_shift_p95": float(np.quantile(shift, 0.95)),
         "cosine_shift_max": float(shift.max()),
         "length_ratio": float(sizes.mean()),
-        "neighbours_kept": neighbours_kept(alone, vectors),
+        "neighbours_kept": float(neighbours_kept(alone, vectors).mean()),
+        "identical": bool((np.linalg.norm(vectors - alone, axis=1) <= IDENTICAL * np.linalg.norm(alone, axis=1)).all()),
     }
     if comparison.scored_under is None:
         fraction = 1 - pooled.lengths[subsample.texts] / subsample.widths[plan.name]
