@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from maskpool.bench.design.study import Study
-from maskpool.bench.report import results
+from maskpool.bench.report import figures, results
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.pages import causes, cost_table, leak_table, learned_table
 from maskpool.bench.report.results import lead_plan, main_table_of
 from maskpool.bench.report.verdicts import difference, judge
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def head(trained: str, served: str, delta: float, half: float) -> dict[str, object]:
@@ -125,6 +130,28 @@ def test_figures_are_of_the_deepest_layer(kind: str, tmp_path: Path) -> None:
     assert drawn["both"] == drawn["alone"] != drawn["none"]
     assert "tiny, layer 2" in drawn["both"]
     assert "layer" not in drawn["none"]
+    assert all("band: margin of 0.03" in figure for figure in drawn.values() if figure != drawn["none"])
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_figures_name_every_plan(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure names each plan, and each of its marks is a line of one point, so no line joins plans."""
+    axes: list[Axes] = []
+    finish = figures._finish
+
+    def kept(figure: Figure, panels: list[Axes], *others: Any, **more: Any) -> None:
+        axes.extend(panels)
+        finish(figure, panels, *others, **more)
+
+    monkeypatch.setattr(figures, "_finish", kept)
+    rows = [row("included", -0.2), row("included", 0.1, plan="sorted longest right")]
+    FIGURES[kind](part((-1, "kmeans", rows)) | {"plans": [plan(), plan("sorted")]}, tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert "random longest right" in drawn
+    assert "sorted longest right" in drawn
+    marks = [line for panel in axes for line in panel.lines if line.get_marker() not in ("None", "", None)]
+    assert len(marks) >= 2
+    assert {len(np.atleast_1d(line.get_xdata())) for line in marks} == {1}
 
 
 @pytest.mark.parametrize(

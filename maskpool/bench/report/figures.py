@@ -72,7 +72,9 @@ def draw_forest(part: Results, path: Path) -> None:
         axes.tick_params(axis="x", labelbottom=True)
         axes.set_ylim(0.7 - len(labels), 0.7)
         axes.set_title(mode)
-    panels[-1].set_xlabel("ΔAMI to only real tokens\n(simultaneous 95 % intervals; band: margin, dotted: floor)")
+    panels[-1].set_xlabel(
+        f"ΔAMI to only real tokens, simultaneous 95 % intervals\n(band: margin of {part['margin']:g}; dotted: floor)"
+    )
     _finish(figure, panels, part, path)
 
 
@@ -110,7 +112,7 @@ def draw_dose(part: Results, path: Path) -> None:
     right.set_title("how the clusters change,\nby plan")
     right.set_yticks(range(len(plans)), [f"{textwrap.fill(plan, 26)}\n({fraction[plan]:.0%} pads)" for plan in plans])
     right.set_ylim(-0.5, max(len(plans), 1) - 0.5)
-    right.set_xlabel("ΔAMI, pads included\n(95 % intervals; band: margin)")
+    right.set_xlabel(f"ΔAMI, pads included\n(95 % intervals; band: margin of {part['margin']:g})")
     _finish(figure, [left, right], part, path, legend=left)
 
 
