@@ -135,6 +135,24 @@ def test_without_pads_vectors_are_the_models(model: SentenceTransformer, plan: P
     np.testing.assert_allclose(vectors, model.encode(TEXTS), atol=1e-6)
 
 
+class MeanOverPads(torch.nn.Module):
+    """Average every position of the batch."""
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        return features | {"sentence_embedding": features["token_embeddings"].mean(1)}
+
+
+def test_the_default_plan_is_the_hosts_encode(folder: str) -> None:
+    """By default texts are batched as the host's encode batches them, ties included: pads do the same to each text."""
+    transformer = Transformer(folder)
+    texts = [text for text, _ in tiny.make_texts(150)]
+    host: Any = [transformer, HostPooling(32)]
+    bug: Any = [transformer, MeanOverPads()]
+    vectors = _encode(PoolingEncoder(SentenceTransformer(modules=host, device="cpu"), **INCLUDED), texts)
+    expected = SentenceTransformer(modules=bug, device="cpu").encode(texts, batch_size=32)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("pooling_mode", ["mean", ("cls", "lasttoken")])
 def test_with_pads_vectors_are_the_bug(
