@@ -25,6 +25,7 @@ from maskpool.nn import (
     ConcatPooling,
     FirstLastAveragePooling,
     GeneralizedMeanPooling,
+    LatentAttentionPooling,
     LayerMix,
     LearnedPooling,
     LogSumExpPooling,
@@ -39,6 +40,7 @@ from maskpool.nn import (
 )
 from maskpool.poolings import registry
 from maskpool.poolings.registry import suggestion
+from maskpool.poolings.spelling import example, parse_mode, spell_mode
 from maskpool.types import OnEmpty
 from tests.batches import all_layouts, tokens
 from tests.poolings import DIM, NEEDS_OPTION, REQUIRED_OPTION, SPECS, WEIGHTED, WIDER, WIDTHS, make, required
@@ -283,18 +285,20 @@ def test_copies_of_layers_of_several_states(layer: torch.nn.Module) -> None:
         *(("weighted_mean", "weightedmean"), ("weightedmaen", "weightedmean"), ("atention", "attention")),
         *(("gem", GeneralizedMeanPooling.mode), ("generalised_mean", GeneralizedMeanPooling.mode)),
         *(("lse", LogSumExpPooling.mode), ("multi-head attention", MultiheadAttentionPooling.mode)),
-        ("meansqrtlen", "mean_sqrt_len_tokens"),
+        *(("meansqrtlen", "mean_sqrt_len_tokens"), ("mean_sqrt", "mean_sqrt_len_tokens"), ("mean+std", "mean_std")),
+        *(("attn", AttentionPooling.mode), ("weighted", "weightedmean"), ("wmean", "weightedmean")),
+        *(("top-k", TopKMeanPooling.mode), ("stdev", "std"), ("nv-embed", LatentAttentionPooling.mode)),
     ],
 )
 def test_did_you_mean(given: str, meant: str) -> None:
     """Names of other libraries, other spellings and typing errors are refused with the mode that was probably meant."""
     assert suggestion(given) == meant
-    with pytest.raises(InvalidValueError, match=f"got {given!r}; did you mean {meant!r}\\?$") as refused:
+    with pytest.raises(InvalidValueError, match=f"got {re.escape(repr(given))}; did you mean {meant!r}\\?$") as refused:
         build_pooling(given)
     assert refused.value.argument == "pooling_mode"
 
 
-@pytest.mark.parametrize("given", ["", "xyz", "banana", "pool", "pooling", "-", "384"])
+@pytest.mark.parametrize("given", ["", "xyz", "banana", "pool", "pooling", "-", "384", "token", "tokens"])
 def test_no_suggestion_for_nonsense(given: str) -> None:
     """A word that is not close to any mode is refused without a suggestion."""
     assert suggestion(given) is None
@@ -442,3 +446,53 @@ def test_a_mode_in_place_of_the_mask() -> None:
     """A mode in the position of the mask is refused, and the error says how to pass it."""
     with pytest.raises(InvalidTypeError, match="pass a mode as pooling_mode='max'"):
         pool(torch.ones(1, 2, 3), "max")  # type: ignore[arg-type]  # the point of the test
+
+
+# ------------------------------------------------------------------------------------------------------------ spelling
+
+
+@pytest.mark.parametrize(
+    ("spelling", "mode", "options", "canonical"),
+    [
+        ("mean", "mean", {}, "mean"),
+        ("topk_mean(k=3)", "topk_mean", {"k": 3}, "topk_mean(k=3)"),
+        (" topk_mean ( k = 03 )", "topk_mean", {"k": 3}, "topk_mean(k=3)"),
+        ("softmax(temperature=0.5)", "softmax", {"temperature": 0.5}, "softmax(temperature=0.5)"),
+        ("softmax(temperature=1)", "softmax", {"temperature": 1}, "softmax"),
+        ("attention(start=max,num_heads=2)", "attention", {"start": "max", "num_heads": 2}, ""),
+    ],
+)
+def test_modes_are_spelled_with_options(spelling: str, mode: str, options: dict[str, Any], canonical: str) -> None:
+    """A spelling gives the mode and its options, and each pooling has one canonical spelling, which reads back."""
+    assert parse_mode(spelling) == (mode, options)
+    canonical = canonical or "attention(num_heads=2,start=max)"
+    assert spell_mode(mode, options) == canonical
+    assert spell_mode(*parse_mode(canonical)) == canonical
+
+
+@pytest.mark.parametrize("mode", POOLINGS)
+def test_the_example_of_each_mode_is_accepted(mode: str) -> None:
+    """The spelling that errors show for a mode gives every option that the mode requires."""
+    assert parse_mode(example(mode))[0] == mode
+    assert build_pooling(mode, DIM, **parse_mode(example(mode))[1]).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("spelling", "problem"),
+    [
+        ("topk_mean", "must give k, as in 'topk_mean(k=3)', got 'topk_mean'"),
+        ("topk_mean(k=0)", "must have valid options, got 'topk_mean(k=0)': k must be a positive integer, got 0"),
+        ("mean(k=3)", "must be spelled like mean, got 'mean(k=3)': mean takes no options"),
+        *(
+            (wrong, f"must be spelled like topk_mean(k=3), got {wrong!r}: topk_mean takes k, each at most once")
+            for wrong in (
+                *("topk_mean()", "topk_mean(3)", "topk_mean(k=3", "topk_mean(k=3,k=3)", "topk_mean(k=3))"),
+                *("topk_mean(on_empty=nan)", "topk_mean(k=3,)", "topk_mean(k=[3])", "topk_mean(k=3)(k=3)"),
+            )
+        ),
+    ],
+)
+def test_wrong_spellings_are_refused(spelling: str, problem: str) -> None:
+    """A spelling with a missing, unknown, repeated, malformed or invalid option is refused with one that is right."""
+    with pytest.raises(InvalidValueError, match=re.escape(f"pooling_mode {problem}") + "$"):
+        parse_mode(spelling)

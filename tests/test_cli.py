@@ -435,7 +435,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["--pooling", "mean,average"],
         "--pooling must be one of mean, .*, or the folder of a saved head, got 'average'.*",
     ),
-    "pooling with options": (["--pooling", NEEDS_OPTION], f"--pooling must be one of .*got '{NEEDS_OPTION}'.*"),
+    "pooling with options": (["--pooling", NEEDS_OPTION], f"--pooling must give .*, as in '{NEEDS_OPTION}.*'.*"),
     "no pooling": (
         ["--pooling", ""],
         "--pooling must be one of mean, .*, or the folder of a saved head, got ''.*",

@@ -146,10 +146,14 @@ def test_a_device_that_does_not_exist_is_named(
     ("arguments", "sentence"),
     [
         (["no/such/folder"], r"NAME_OR_PATH must be .*'no/such/folder' could not be loaded: .*"),
-        (["{plain}", "--pooling", "meann"], "--pooling must be a mode .*, got 'meann': .*'mean', .*"),
+        (["{plain}", "--pooling", "meann"], r"--pooling must be one of 'mean', .*, got 'meann'; did you mean 'mean'\?"),
+        (
+            ["{plain}", "--pooling", "attention(num_heads=5)"],
+            r"--pooling must fit .*, got 'attention\(num_heads=5\)': num_heads must .*",
+        ),
         (
             ["{plain}", "--pooling", NEEDS_OPTION],
-            f"--pooling must be a mode that needs no options, got '{NEEDS_OPTION}': {REQUIRED_OPTION} is required .*",
+            rf"--pooling must give {REQUIRED_OPTION}, as in '{NEEDS_OPTION}\(.*\)', got '{NEEDS_OPTION}'",
         ),
         (["{plain}", "--texts", "{tmp}/one.txt"], "--texts must hold at least three different texts .*, got 1.*"),
         (["{plain}", "--texts", "{plain}"], "--texts must be a file of texts in UTF-8, one per line, got .*"),

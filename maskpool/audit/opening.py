@@ -9,6 +9,7 @@ from typing import Any
 from maskpool.encoder import Encoder, bundled_folder_of
 from maskpool.errors import FolderError, InvalidValueError, MaskpoolError
 from maskpool.poolings.build import build_pooling
+from maskpool.poolings.spelling import parse_mode
 
 
 def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") -> Any:
@@ -16,8 +17,8 @@ def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") ->
 
     Args:
         name: A folder, or a name on the hub.
-        pooling: The mode that pools the token states. None takes the saved pooling of the model, as
-            sentence-transformers runs it, or the mean without one.
+        pooling: The mode that pools the token states, with options as in ``topk_mean(k=3)``. None takes the saved
+            pooling of the model, as sentence-transformers runs it, or the mean without one.
         device: The device of the model.
 
     Returns:
@@ -42,9 +43,10 @@ def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") ->
             raise FolderError(
                 f"must be a model that can be loaded, {name!r} cannot: {reason}", argument="name"
             ) from error
+    mode, options = parse_mode("mean" if pooling is None else pooling, "pooling")
     encoder = Encoder.load(name, device)
     try:
-        layer = build_pooling(pooling or "mean", encoder.dimension)
-    except (ValueError, TypeError) as error:  # an unknown mode, or one that requires an option
-        raise InvalidValueError("pooling", f"must be a mode that needs no options, got {pooling!r}: {error}") from error
+        layer = build_pooling(mode, encoder.dimension, **options)
+    except (ValueError, TypeError) as error:  # an option that does not fit the width of the model
+        raise InvalidValueError("pooling", f"must fit {name}, got {pooling!r}: {error}") from error
     return encoder.model, copy.copy(encoder.tokenizer), layer

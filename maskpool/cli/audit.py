@@ -37,7 +37,8 @@ def audit(
     pooling: Annotated[
         str | None,
         typer.Option(
-            help="Pool the transformer's token states by this mode. Default: as the model is saved, else the mean.",
+            help="Pool the transformer's token states by this mode, such as max or 'topk_mean(k=3)'. Default: as the "
+            "model is saved, else the mean.",
             show_default=False,
         ),
     ] = None,

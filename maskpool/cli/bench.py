@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +51,7 @@ _OF_A_CORPUS = (
     *("data", "task", "hub", "split", "newsgroups", "text_column", "label_column"),
     *("encoding", "separator", "header", "drop_missing", "limit", "sha256"),
 )
+_SEPARATOR = re.compile(r",(?![^()]*\))")  # not the commas between the options of a mode
 _MEASURED, _HOW, _OUTPUT = "What is measured", "How", "Output"
 
 bench_app = typer.Typer(invoke_without_command=True, rich_markup_mode="markdown")
@@ -137,7 +139,8 @@ def bench(
     pooling: Annotated[
         list[str],
         typer.Option(
-            help="Modes, or folders of trained heads; repeat the option, or separate them by commas.",
+            help="Modes, with options as in 'topk_mean(k=3)', or folders of trained heads; repeat the option, or "
+            "separate them by commas.",
             rich_help_panel=_HOW,
         ),
     ] = ["mean,max,attention"],  # noqa: B006  # typer shows it and copies it
@@ -222,7 +225,7 @@ def bench(
                 drop_missing=drop_missing,
                 limit=limit,
             )
-            modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in entry.split(",")))
+            modes = tuple(dict.fromkeys(mode.strip() for entry in pooling for mode in _SEPARATOR.split(entry)))
             measured = Study(
                 models=(model,),
                 corpora=(source,),

@@ -15,6 +15,7 @@ from maskpool.encoder.annotations import PreTrainedModel
 from maskpool.errors import FolderError, NotFoundError
 from maskpool.nn import PoolingLayer
 from maskpool.poolings.build import build_pooling
+from maskpool.poolings.spelling import spell_mode
 from maskpool.trust import Folder, as_folder_error, check_head, reason_of
 from maskpool.trust.fields import BOOLEAN, refused
 from maskpool.trust.modules import LEGACY_MODES, read_module_list
@@ -64,10 +65,14 @@ class SavedPooling:
         return f"{modes} ({', '.join(settings)})" if settings else modes
 
     def is_mode(self, mode: str | tuple[str, ...] | list[str]) -> bool:
-        """Return whether `build_pooling` builds this pooling from a mode without options."""
+        """Return whether a mode, with options as `spell_mode` writes them, is this pooling."""
         modes = (mode,) if isinstance(mode, str) else tuple(mode)
         own = (self.mode,) if isinstance(self.mode, str) else self.mode
-        return modes == own and not (self.options or self.learned) and self.include_special_tokens
+        if self.learned or not self.include_special_tokens:
+            return False
+        if len(own) == 1 and "on_empty" not in self.options:
+            return modes == (spell_mode(own[0], dict(self.options)),)
+        return modes == own and not self.options
 
     def build(self, dimension: int) -> PoolingLayer:
         """Build the layer, with its weights if it has any.

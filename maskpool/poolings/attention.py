@@ -324,7 +324,7 @@ def attention_penalty(attention_weights: AttentionWeights, cu_seqlens: Offsets |
     "attention",
     formula="Σₜ softmax(s)ₜ xₜ, sₜ = q·xₜ or q·tanh(W xₜ + b)",
     source="Yang et al. 2016",
-    also_called=("attentionpooling", "selfattention"),
+    also_called=("attn", "att", "selfattention", "selfattn", "additiveattention"),
 )
 class AttentionPooling(LearnedPooling):
     """A mean of the real tokens, weighted by a softmax of learned scores, Σₜ softmax(s)ₜ xₜ.
@@ -395,6 +395,7 @@ class AttentionPooling(LearnedPooling):
     "gated_attention",
     formula="Σₜ softmax(s)ₜ xₜ, sₜ = q·(tanh(V xₜ + b) ⊙ σ(U xₜ + c))",
     source="Ilse, Tomczak and Welling 2018",
+    also_called=("gated", "gatedattn"),
 )
 class GatedAttentionPooling(LearnedPooling):
     """Attention with gated scores, sₜ = q·(tanh(V xₜ + b) ⊙ σ(U xₜ + c)), pooled as Σₜ softmax(s)ₜ xₜ.
@@ -456,6 +457,7 @@ class GatedAttentionPooling(LearnedPooling):
     "structured_attention",
     formula="[Σₜ softmax(sₕ)ₜ xₜ]ₕ, sₕₜ = qₕ·tanh(W xₜ + b)",
     source="Lin et al. 2017",
+    also_called=("structured", "selfattentive"),
 )
 class StructuredAttentionPooling(LearnedPooling):
     """Several attentions over whole tokens, concatenated: hop h is Σₜ softmax(sₕ)ₜ xₜ, sₕₜ = qₕ·tanh(W xₜ + b).

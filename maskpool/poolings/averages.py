@@ -124,7 +124,7 @@ def _mean_sqrt_len(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpt
     "mean_sqrt_len_tokens",
     formula="(1/√n) Σₜ xₜ",
     source="sentence-transformers",
-    also_called=("meansqrtlen", "sqrtmean", "sqrt"),
+    also_called=("meansqrt", "meansqrtlen", "sqrtmean", "sqrt"),
 )
 class MeanSqrtLenPooling(PoolingLayer):
     """The sum divided by the root of the length, (1/√n) Σₜ xₜ: `maskpool.functional.mean_sqrt_len_pool` as a layer.
@@ -186,7 +186,7 @@ def _position_weighted_mean(batch: TokenBatch, weights: PerToken | None, on_empt
     "weightedmean",
     formula="Σₜ pₜ xₜ / Σₜ pₜ, p the position from 1",
     source="SGPT (Muennighoff 2022); sentence-transformers",
-    also_called=("positionweightedmean", "weightedmeantokens"),
+    also_called=("weighted", "wmean", "weightedaverage", "weightedavg", "positionweightedmean", "weightedmeantokens"),
 )
 class PositionWeightedMeanPooling(PoolingLayer):
     """A mean whose weights grow with position: `maskpool.functional.position_weighted_mean_pool` as a layer.
@@ -240,7 +240,7 @@ def _sum(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpty) -> Sent
     "sum",
     formula="Σₜ xₜ",
     source="PyTorch Geometric (Xu et al. 2019)",
-    also_called=("add",),
+    also_called=("add", "total"),
 )
 class SumPooling(PoolingLayer):
     """The sum of the real tokens, Σₜ xₜ: `maskpool.functional.sum_pool` as a layer.

@@ -231,7 +231,7 @@ def median_pool(
     return apply_on_empty(batch.lower_median(), batch, on_empty)
 
 
-@register("median", formula="the lower median over t of xₜ", source="torch; PyTorch Geometric")
+@register("median", formula="the lower median over t of xₜ", source="torch; PyTorch Geometric", also_called=("med",))
 class MedianPooling(PoolingLayer):
     """The lower median of each feature: `maskpool.functional.median_pool` as a layer.
 
@@ -285,7 +285,7 @@ def topk_mean_pool(
     "topk_mean",
     formula="(1/k) Σ of the k largest xₜ",
     source="WILDCAT (Durand et al. 2017)",
-    also_called=("kmax", "topk"),
+    also_called=("kmax", "topk", "topkaverage", "topkavg"),
 )
 class TopKMeanPooling(PoolingLayer):
     """The mean of the ``k`` largest values of each feature: `maskpool.functional.topk_mean_pool` as a layer.

@@ -137,6 +137,7 @@ def _scores(by_head: Tensor, dictionary: Tensor, dtype: torch.dtype) -> Tensor:
     "latent_attention",
     formula="(1/n) Σₜ (xₜ + MLP(softmax(xₜ Lᵀ / √d) L))",
     source="NV-Embed (Lee et al. 2024)",
+    also_called=("latent", "latentattn", "nvembed"),
 )
 class LatentAttentionPooling(LearnedPooling):
     """The mean of tokens that have attended to a learned dictionary L, (1/n) Σₜ (xₜ + MLP(softmax(xₜ Lᵀ / √d) L)).

@@ -45,7 +45,12 @@ def std_pool(
     return _pool(_STD, batch, weights, on_empty)
 
 
-@register("std", formula="√((1/n) Σₜ (xₜ - μ)²)", source="X-vectors (Snyder et al. 2018); PyTorch Geometric")
+@register(
+    "std",
+    formula="√((1/n) Σₜ (xₜ - μ)²)",
+    source="X-vectors (Snyder et al. 2018); PyTorch Geometric",
+    also_called=("stdev", "standarddeviation"),
+)
 class StdPooling(PoolingLayer):
     """The standard deviation of each feature: `maskpool.functional.std_pool` as a layer.
 
@@ -89,7 +94,12 @@ def mean_std_pool(
     return _pool(_MEAN_STD, batch, weights, on_empty)
 
 
-@register("mean_std", formula="[μ, √((1/n) Σₜ (xₜ - μ)²)]", source="X-vectors (Snyder et al. 2018)")
+@register(
+    "mean_std",
+    formula="[μ, √((1/n) Σₜ (xₜ - μ)²)]",
+    source="X-vectors (Snyder et al. 2018)",
+    also_called=("stats", "statistics"),
+)
 class MeanStdPooling(PoolingLayer):
     """Mean and standard deviation, concatenated: `maskpool.functional.mean_std_pool` as a layer.
 

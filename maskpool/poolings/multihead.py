@@ -114,7 +114,7 @@ def _multihead(
     "multihead_attention",
     formula="W_O [Σₜ softmax(qₕ·Kₕ xₜ / √dₕ)ₜ Vₕ xₜ]ₕ",
     source="Set Transformer (Lee et al. 2019)",
-    also_called=("mha", "pma", "multihead"),
+    also_called=("mha", "pma", "multihead", "multiheadattn"),
 )
 class MultiheadAttentionPooling(LearnedPooling):
     """Multi-head attention of learned queries q over the real tokens, W_O [Σₜ softmax(qₕ·Kₕ xₜ / √dₕ)ₜ Vₕ xₜ]ₕ.

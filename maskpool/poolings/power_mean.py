@@ -123,7 +123,7 @@ def _weights(batch: TokenBatch, weights: PerToken | None, p: float | Tensor) -> 
     "generalized_mean",
     formula="sign(s) |s|^(1/p), s = (1/n) Σₜ sign(xₜ) |xₜ|ᵖ",
     source="GeM (Radenović et al. 2018); Rücklé et al. 2018",
-    also_called=("gem", "generalisedmean", "powermean"),
+    also_called=("gem", "generalisedmean", "powermean", "power", "pmean"),
 )
 class GeneralizedMeanPooling(LearnedPooling):
     """The signed power mean of each feature, sign(s) |s|^(1/p) with s = (1/n) Σₜ sign(xₜ) |xₜ|ᵖ and a learned p.

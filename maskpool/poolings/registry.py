@@ -6,6 +6,7 @@ sentence-transformers module, error messages) reads `POOLINGS`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TypeVar
@@ -18,6 +19,8 @@ POOLINGS: dict[str, type[PoolingLayer]] = {}
 
 # Names of the modes in other libraries, for error messages only.
 _ALIASES: dict[str, str] = {}
+
+_MOST_MORE_LETTERS = 2  # by which a typing error changes the length of a name
 
 _Layer = TypeVar("_Layer", bound=type[PoolingLayer])
 
@@ -73,13 +76,15 @@ def suggestion(mode: str) -> str | None:
     """Return the registered mode that an unknown one probably means, or None.
 
     Example:
-        >>> suggestion("avg"), suggestion("Mean"), suggestion("eos"), suggestion("xyz")
+        >>> suggestion("avg"), suggestion("Mean"), suggestion("eos"), suggestion("token")
         ('mean', 'mean', 'lasttoken', None)
     """
     known = {name.replace("_", ""): name for name in POOLINGS} | _ALIASES
-    word = mode.lower().replace("-", "").replace("_", "").replace(" ", "")
+    word = re.sub(r"\W|_", "", mode.lower())
     for spelling in (word, word.removesuffix("pooling"), word.removesuffix("pool")):
         if spelling in known:
             return known[spelling]
-    close = get_close_matches(word, known, n=1, cutoff=0.75)
+    # "token" is a part of several names, and not close to any of them.
+    alike = [name for name in known if abs(len(name) - len(word)) <= _MOST_MORE_LETTERS]
+    close = get_close_matches(word, alike, n=1, cutoff=0.75)
     return known[close[0]] if close else None

@@ -46,7 +46,7 @@ def logsumexp_pool(
     return apply_on_empty(batch.by_sentence(_LOGSUMEXP), batch, on_empty)
 
 
-@register("logsumexp", formula="log Σₜ exp(xₜ)", source="Pinheiro and Collobert 2015", also_called=("lse",))
+@register("logsumexp", formula="log Σₜ exp(xₜ)", source="Pinheiro and Collobert 2015", also_called=("lse", "logsum"))
 class LogSumExpPooling(PoolingLayer):
     """A smooth maximum of each feature, log Σₜ exp(xₜ): `maskpool.functional.logsumexp_pool` as a layer.
 
@@ -106,7 +106,12 @@ def _softmax(batch: TokenBatch, weights: PerToken | None, temperature: float, on
     return apply_on_empty(batch.by_sentence(_SOFTMAX, weights, 1 / temperature), batch, on_empty, weight)
 
 
-@register("softmax", formula="Σₜ softmax(x/τ)ₜ xₜ", source="DeeperGCN (Li et al. 2020); PyTorch Geometric")
+@register(
+    "softmax",
+    formula="Σₜ softmax(x/τ)ₜ xₜ",
+    source="DeeperGCN (Li et al. 2020); PyTorch Geometric",
+    also_called=("soft", "softmaxmean"),
+)
 class SoftmaxPooling(PoolingLayer):
     """A mean that weighs large values more, Σₜ softmax(x/τ)ₜ xₜ: `maskpool.functional.softmax_pool` as a layer.
 

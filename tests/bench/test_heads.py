@@ -190,6 +190,14 @@ def _saved(folder: Path, dim: int = DIM, **options: Any) -> Path:
     return folder
 
 
+def test_a_mode_is_served_with_its_options(states: States) -> None:
+    """A spelling with options pools as the layer with these options."""
+    spelling = "topk_mean(k=2)"
+    pooled = heads.layers_of([spelling], DIM)[spelling](states.values, states.mask)
+    assert torch.equal(pooled, build_pooling("topk_mean", k=2)(states.values, states.mask))
+    assert not torch.equal(pooled, build_pooling("topk_mean", k=3)(states.values, states.mask))
+
+
 def test_a_saved_head_is_served_as_it_is(tmp_path: Path, states: States) -> None:
     """The folder of a trained head is a pooling like a mode, and its weights are frozen."""
     path = str(_saved(tmp_path / "head"))

@@ -218,7 +218,10 @@ def test_lists_in_plans_are_multiplied(tables: list[dict[str, Any]]) -> None:
         ({"poolings": ["CLS"]}, "poolings must be one of mean, ", "cls"),
         ({"poolings": ["avg"]}, "poolings must be one of mean, ", "mean"),
         ({"poolings": ["eos"]}, "poolings must be one of mean, ", "lasttoken"),
-        ({"poolings": [NEEDS_OPTION]}, "poolings must be one of mean, ", None),
+        ({"poolings": ["topk"]}, "poolings must be one of mean, ", "topk_mean(k=3)"),
+        ({"poolings": ["attn"]}, "poolings must be one of mean, ", "attention"),
+        ({"poolings": ["gem"]}, "poolings must be one of mean, ", "generalized_mean"),
+        ({"poolings": ["token"]}, "poolings must be one of mean, ", None),
         ({"treatments": ["include"]}, "treatments must be one of included, pads only, ", "included"),
         ({"treatments": ["excluded"]}, "treatments must be one of included, pads only, ", "included"),
         ({"clusterers": ["k-means"]}, "clusterers must be one of kmeans, ", "kmeans"),
@@ -244,9 +247,19 @@ def test_an_unknown_name_is_refused_with_the_nearest(content: dict[str, Any], na
     assert sentence.count("did you mean") == (nearest is not None)
 
 
-def test_a_pooling_with_a_required_option_is_refused() -> None:
-    """A study names poolings without options, so a pooling with a required option is refused and not listed."""
-    assert f", {NEEDS_OPTION}" not in refusal({"poolings": [NEEDS_OPTION]})
+def test_a_pooling_has_its_options_in_its_spelling() -> None:
+    """Poolings become their canonical spelling; equal ones count once, and a missing option is named."""
+    spelled = ["topk_mean( k=3 )", "topk_mean(k=3)", "softmax(temperature=1.0)", "softmax"]
+    assert Study(poolings=tuple(spelled)).poolings == ("topk_mean(k=3)", "softmax")
+    assert refusal({"poolings": [NEEDS_OPTION]}) == "poolings must give k, as in 'topk_mean(k=3)', got 'topk_mean'"
+
+
+def test_a_pooling_that_is_trained_has_no_options() -> None:
+    """A learned mode with options is refused with the way out, because the study trains heads with defaults."""
+    assert re.fullmatch(
+        r"poolings must not have options for attention, .*, got 'attention\(num_heads=2\)': train the head .*",
+        refusal({"poolings": ["attention(num_heads=2)"]}),
+    )
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -47,11 +47,12 @@ from maskpool.leaks import REMADE
 from maskpool.nn import POOLINGS
 from maskpool.plans import Plan, default_plans
 from maskpool.poolings.registry import suggestion
+from maskpool.poolings.spelling import example, parse_mode, spell_mode
 from maskpool.trust import check_regular
 
 DEFAULT_PAD_TO = 128
 DEFAULT_TREATMENTS = ("included", "pads only", "common pad", "another's pads", "noise", *MIXED)
-# A study names poolings without options, so those with a required option are left out.
+# The modes that need no options.
 KNOWN_POOLINGS = tuple(mode for mode, layer in POOLINGS.items() if not layer.required_options())
 _KINDS = ("data", "task", "hub", "newsgroups", "docstrings")
 # The problem behind each type of pydantic's errors; users never see pydantic's own text.
@@ -246,8 +247,8 @@ class Study:
     Attributes:
         models: Names on the hub, or folders.
         corpora: Where the texts come from.
-        poolings: Mode strings, or folders of trained heads (in a study file, relative to it). Learned modes are
-            trained and have their own table.
+        poolings: Mode strings, with options as in ``topk_mean(k=3)``, or folders of trained heads (in a study file,
+            relative to it). Learned modes are trained and have their own table.
         plans: How texts are batched and padded. By default: random batches, batches sorted by characters, and a
             fixed length.
         batch_size: Texts per batch of the default plans.
@@ -406,21 +407,37 @@ def parse_study(content: Mapping[str, Any], folder: Path | None = None) -> Study
 
 
 def find_pooling(value: str, name: str, folder: Path | None = None) -> str:
-    """Return a mode, or the path of a trained head's folder from the working directory.
+    """Return the spelling of a mode, or the path of a trained head's folder from the working directory.
 
     Args:
-        value: The mode or folder.
+        value: The mode, with options as in ``topk_mean(k=3)``, or the folder.
         name: The argument, for the error.
         folder: The folder that ``value`` is relative to; None means the working directory.
 
     Raises:
-        InvalidValueError: ``value`` is neither.
+        InvalidValueError: ``value`` is neither, or gives options to a mode that is trained here.
     """
     path = value if folder is None or value in ("", *POOLINGS) else str(folder / value)
-    if not is_saved(path):
+    if is_saved(path):
+        return path
+    if value.partition("(")[0].strip() not in POOLINGS:
         base = "" if folder is None else f" relative to {folder}"
-        check_known(value, KNOWN_POOLINGS, name, f", or the folder of a saved head{base}", suggestion)
-    return path
+        near = suggestion(value.partition("(")[0])
+        check_known(
+            value,
+            [example(mode) for mode in POOLINGS],
+            name,
+            f", or the folder of a saved head{base}",
+            lambda _: None if near is None else example(near),
+        )
+    mode, options = parse_mode(value, name)
+    if options and mode in LEARNED:
+        raise InvalidValueError(
+            name,
+            f"must not have options for {mode}, which is trained with its defaults, got {value!r}: train the head "
+            "with PoolingClassifier, save it with save_head, and name its folder",
+        )
+    return spell_mode(mode, options)
 
 
 def check_known(

@@ -23,6 +23,7 @@ from maskpool.errors import FolderError, InvalidValueError
 from maskpool.nn import POOLINGS, MeanPooling, PoolingLayer
 from maskpool.plans import Ints
 from maskpool.poolings.build import build_pooling
+from maskpool.poolings.spelling import parse_mode
 from maskpool.trust import Folder
 
 if TYPE_CHECKING:
@@ -179,9 +180,14 @@ def layers_of(poolings: Sequence[str], dimension: int) -> dict[str, PoolingLayer
         FolderError: A folder does not hold a head.
         InvalidValueError: A head is for token states of another width.
     """
-    return {
-        pooling: _opened(pooling, dimension) if is_saved(pooling) else build_pooling(pooling) for pooling in poolings
-    }
+    layers = {}
+    for pooling in poolings:
+        if is_saved(pooling):
+            layers[pooling] = _opened(pooling, dimension)
+        else:
+            mode, options = parse_mode(pooling)
+            layers[pooling] = build_pooling(mode, **options)
+    return layers
 
 
 def _opened(folder: str, dimension: int) -> PoolingLayer:
