@@ -242,9 +242,13 @@ def _guessed(name: str, content: bytes) -> tuple[str, str]:
         raise _wrong_encoding(name, f"which is UTF-8 but for {damaged} characters, the first in line {line}")
     guesses = [codec for match in from_bytes(content) for codec in (match.encoding, *match.could_be_from_charset)]
     # Short texts fit several related encodings, of which this one is by far the most common.
-    codec = _USUAL_GUESS if _USUAL_GUESS in guesses else next(iter(guesses), None)
-    if codec is None:
-        raise _wrong_encoding(name, "which is not UTF-8 and could not be guessed")
+    if _USUAL_GUESS in guesses:
+        codec = _USUAL_GUESS
+    elif len(set(guesses)) == 1:
+        codec = guesses[0]
+    else:
+        several = f", and could be {', '.join(dict.fromkeys(guesses))}" if guesses else " and could not be guessed"
+        raise _wrong_encoding(name, f"which is not UTF-8{several}")
     try:
         return codec, content.decode(codec)
     except UnicodeError as error:
@@ -256,11 +260,12 @@ def _guessed(name: str, content: bytes) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class _Reading:
-    """The rows of a file under a separator, and how many fields a row should have."""
+    """The rows of a file under a separator, how many fields a row should have, and the last line of each row."""
 
     separator: str
     rows: list[list[str]]
     width: int
+    ends: list[int]
 
     @property
     def wrong(self) -> list[list[str]]:
@@ -316,6 +321,12 @@ def _read_separated(
     long = next((number for number, row in enumerate(rows, 1) if len(row) > reading.width), None)
     if long is not None:
         raise ValueError(f"row {long} has {len(rows[long - 1])} fields, but {reading.width} are expected")
+    doubtful = _doubtful(text, reading) if '"' in text else []
+    if doubtful:
+        notes.append(
+            f"{len(doubtful)} rows of {name} have line breaks between quotes where a new row could begin, the first is "
+            f"row {doubtful[0] + 1 - header}; each was read as one row."
+        )
     short = [number for number, row in enumerate(rows, 1) if len(row) < reading.width]
     if short:
         notes.append(
@@ -326,7 +337,7 @@ def _read_separated(
     columns = [list(column) for column in zip(*filled, strict=True)]
     if header:
         names = [field.strip() for field in reading.rows[0]]
-        way_out = "; if the first row is not a header, set header; if the fields are separated otherwise, set separator"
+        way_out = "; the file may have no header, or another separator"
     else:
         names = [str(number) for number in range(1, reading.width + 1)]
         way_out = ": without a header, columns are numbered from 1"
@@ -351,7 +362,8 @@ def _reading(name: str, text: str, separator: str, header: bool) -> _Reading:
     if '"' not in text and isinstance(enclosing, _Reading):
         return enclosing
     ordinary = _parsed(text, separator, header, csv.QUOTE_NONE)
-    possible = ordinary.fits and not any('"' in field for row in ordinary.wrong for field in row)
+    quotes_doubled = separator != "\t" and '""' in text  # as the csv format writes a quote within quotes
+    possible = ordinary.fits and not quotes_doubled and not any('"' in field for row in ordinary.wrong for field in row)
     if isinstance(enclosing, csv.Error):
         if possible:
             return ordinary
@@ -373,16 +385,31 @@ def _parsed(text: str, separator: str, header: bool, quoting: Any) -> _Reading: 
     csv.field_size_limit(max(limit, len(text)))
     try:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
+        rows, ends = [], []
         try:
-            rows = [row for row in lines if len(row) > 1 or (row and row[0].strip())]
+            for row in lines:
+                if len(row) > 1 or (row and row[0].strip()):
+                    rows.append(row)
+                    ends.append(lines.line_num)
         except csv.Error as error:
             raise csv.Error(f"a quote in line {lines.line_num} or before: {error}") from error
     finally:
         csv.field_size_limit(limit)
     widths = Counter(map(len, rows))
-    return _Reading(
-        separator, rows, len(rows[0]) if header and rows else max(widths, key=lambda w: widths[w], default=0)
-    )
+    width = len(rows[0]) if header and rows else max(widths, key=lambda fields: widths[fields], default=0)
+    return _Reading(separator, rows, width, ends)
+
+
+def _doubtful(text: str, reading: _Reading) -> list[int]:
+    """Return the indices of rows over several lines, each of which could be a row if quotes were ordinary."""
+    lines = list(io.StringIO(text, newline=""))
+    doubtful = []
+    for index, (before, end) in enumerate(zip([0, *reading.ends], reading.ends, strict=False)):
+        fields = [line.count(reading.separator) + 1 for line in lines[before:end] if line.strip()]
+        doubled = any('""' in line for line in lines[before:end])  # as the csv format writes a quote
+        if not doubled and len(fields) > 1 and all(2 <= number <= reading.width for number in fields):
+            doubtful.append(index)
+    return doubtful
 
 
 # ------------------------------------------------------------------------------------------------- json and jsonl
@@ -399,7 +426,7 @@ def _read_json(name: str, text: str) -> Table:
         content = json.loads(text, object_pairs_hook=_record)
         records = content if isinstance(content, list) else _only_array(content)
     except json.JSONDecodeError as error:
-        lines = [line for line in io.StringIO(text) if line.strip()]
+        lines = [line for line in io.StringIO(text, newline=None) if line.strip()]
         if len(lines) < 2 or not lines[0].lstrip().startswith("{"):
             raise
         try:
