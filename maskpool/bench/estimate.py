@@ -91,7 +91,7 @@ def _fits_seconds(part: Part, grid: Grid, fits: list[Fit]) -> float:
         halves = sum(
             len(part.subsamples[fit.subsample].seeds) for fit in fits if fit.by == by and fit.subsample != FULL
         )
-        wholes = 2 * part.study.seeds * sum(fit.subsample == FULL for fit in fits if fit.by == by)
+        wholes = 2 * sum(fit.subsample == FULL for fit in fits if fit.by == by)
         if by == INDEX:
             halves, wholes = number, 0
         total += a_fit * ((halves + wholes) / joblib.cpu_count() + 2 * FLOOR_FITS * floors[by])

@@ -109,12 +109,12 @@ class Grid:
         return [comparison for table in self.tables().values() for comparison in table]
 
     def fits(self) -> list[Fit]:
-        """Return every fit: the full data first, and each reference before the fits compared with it."""
+        """Return the fit of each cell: the full data first, and each reference before the fits compared with it."""
         fits: dict[Fit, None] = {}
         for subsample in range(self.study.replicates + 1):
             for comparison in self.comparisons():
-                fits[comparison.reference(subsample)] = None
-                fits[comparison.fit(subsample)] = None
+                for fit in (comparison.reference(subsample), comparison.fit(subsample)):
+                    fits |= dict.fromkeys(fit.of_seeds(self.study.seeds))
         return list(fits)
 
     def references(self) -> list[Fit]:
@@ -234,19 +234,21 @@ class Part:
     def key(self) -> str:
         """Hash of everything that a cell depends on except its own key."""
         tokens = hashlib.sha256(repr(self.ids).encode()).hexdigest()
-        saved = {folder: heads.saved_hash(folder) for folder in self.study.poolings if heads.is_saved(folder)}
         return content_hash(
-            ({"heads": saved} if saved else {})
-            | {
+            {
                 "model": self.encoder.identity(),
                 "corpus": [self.corpus.name, self.corpus.sha256],
                 "tokens": tokens,
                 "dtype": self.study.dtype,
                 "seed": self.study.seed,
-                "seeds": self.study.seeds,
                 "versions": versions(),
             }
         )
+
+    @cached_property
+    def saved_heads(self) -> dict[str, str]:
+        """Hashes of the poolings that are folders of trained heads, by folder."""
+        return {folder: heads.saved_hash(folder) for folder in self.study.poolings if heads.is_saved(folder)}
 
     @cached_property
     def kept(self) -> Ints:
@@ -358,6 +360,7 @@ class Part:
                 for plan in self.all_plans
             ],
             "with_pads": self.with_pads(),
+            "saved_heads": self.saved_heads,
             "heads": bool(self.kept.size),
             "environment": environment(self.encoder),
         }
@@ -409,3 +412,28 @@ def grid_of(study: Study, facts: Mapping[str, Any], prefix: bool) -> Grid:
     """Return the grid of a part from its facts, which one of its cells holds."""
     plans = [Plan(**plan["plan"]) for plan in facts["plans"] if not plan["for_leaks_alone"]]
     return Grid(study, plans, prefix, facts["with_pads"])
+
+
+def key_of(study: Study, part: str, kind: str, **names: Any) -> dict[str, Any]:
+    """Return the key of a cell: its kind, part and names, and the settings of the study that its value depends on.
+
+    Fits, floors and shifts have their own keys, which depend on no other setting.
+
+    Args:
+        study: The study.
+        part: Key of the part.
+        kind: Kind of the cell.
+        **names: What the cell is about, such as its plan.
+    """
+    seeds, layers = {"seeds": study.seeds}, {"layers": list(study.layers)}
+    whole = {"study": content_hash({name: item for name, item in study.as_json().items() if name != "margin"})}
+    settings: dict[str, dict[str, Any]] = {
+        "facts": whole,
+        "forward": whole,
+        "proof": layers,
+        "baselines": seeds,
+        "batch_effect": seeds,
+        "heads": seeds,
+        "seconds": {},
+    }
+    return {"kind": kind, "part": part, **names, **settings[kind]}

@@ -19,7 +19,7 @@ from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES
 from maskpool.bench.encode.forward import Pooled, Proof, Request, States, pool_corpus, prove_prefix
-from maskpool.bench.part import Grid, Part, versions
+from maskpool.bench.part import Grid, Part, key_of, versions
 from maskpool.bench.score import heads
 from maskpool.bench.score.batch_effects import batch_effect
 from maskpool.bench.score.fits import compute_fit, floor_values
@@ -118,44 +118,28 @@ def jobs_of(part: Part, grid: Grid, pooled: Pooled) -> list[Job]:
     full, other = part.subsamples[FULL], part.subsamples[OTHER_BATCHES]
     jobs = []
     for fit in grid.fits():
-        subsample = part.subsamples[fit.subsample].only(fit.plan, fit.scored_under)
-        jobs.append(
-            Job(fit.key(part.key), compute_fit, (pooled, part.codes, subsample, fit, plans.get(fit.plan or "")))
-        )
+        subsample, plan = part.subsamples[fit.subsample].only(fit.plan, fit.scored_under), plans.get(fit.plan or "")
+        jobs.append(Job(fit.key(part.key), compute_fit, (pooled, part.codes, subsample, fit, plan)))
     for fit in grid.references():
-        key = {name: value for name, value in asdict(fit).items() if name not in ("subsample", "treatment", "plan")}
         arguments = (pooled, part.codes, full.only(fit.scored_under), fit, FLOOR_FITS)
-        jobs.append(Job({"kind": "floor", "part": part.key, **key}, floor_values, arguments))
+        jobs.append(Job(fit.floor_key(part.key), floor_values, arguments))
     for comparison in grid.moved():
-        plan_name = comparison.plan.name
-        key = {
-            "layer": comparison.layer,
-            "pooling": comparison.pooling,
-            "plan": plan_name,
-            "treatment": comparison.treatment,
-        }
-        jobs.append(
-            Job({"kind": "shift", "part": part.key, **key}, compute_shift, (pooled, full.only(plan_name), comparison))
-        )
+        moved = (pooled, full.only(comparison.plan.name), comparison)
+        jobs.append(Job(comparison.shift_key(part.key), compute_shift, moved))
     for layer, pooling, plan in grid.batch_effects():
-        key = {"layer": layer, "pooling": pooling, "plan": plan.name}
         subsamples = full.only(plan.name), other.only(plan.name)
-        jobs.append(
-            Job(
-                {"kind": "batch_effect", "part": part.key, **key},
-                batch_effect,
-                (pooled, part.codes, *subsamples, layer, pooling, plan),
-            )
-        )
+        key = key_of(part.study, part.key, "batch_effect", layer=layer, pooling=pooling, plan=plan.name)
+        jobs.append(Job(key, batch_effect, (pooled, part.codes, *subsamples, layer, pooling, plan)))
     return jobs
 
 
 def own_cells(part: Part) -> list[Key]:
     """Return the keys of a part's cells that are not jobs, except its facts and the prefix proof."""
-    kinds: list[dict[str, Any]] = [{"kind": "baselines"}, {"kind": "forward"}]
-    kinds += [{"kind": "seconds", "plan": plan.name} for plan in part.plans]
-    kinds += [heads.key_of(mode) for mode in part.study.learned] if part.kept.size else []
-    return [{**kind, "part": part.key} for kind in kinds]
+    study = part.study
+    keys = [key_of(study, part.key, kind) for kind in ("baselines", "forward")]
+    keys += [key_of(study, part.key, "seconds", plan=plan.name) for plan in part.plans]
+    modes = study.learned if part.kept.size else ()
+    return keys + [key_of(study, part.key, "heads", **heads.recipe(mode)) for mode in modes]
 
 
 def prefix_proof(part: Part, cells: Cells) -> Proof:
@@ -165,15 +149,16 @@ def prefix_proof(part: Part, cells: Cells) -> Proof:
         rng = np.random.default_rng(part.study.seed)
         return asdict(prove_prefix(part.encoder, part.ids, part.top, part.study.layers, rng))
 
-    return Proof(**cells.once({"kind": "proof", "part": part.key}, prove))
+    return Proof(**cells.once(key_of(part.study, part.key, "proof", top=part.top), prove))
 
 
-def refuse_other_weights(part: Part, out: StudyFolder) -> None:
-    """Check that the folder does not hold cells of another model with the same name.
+def refuse_other_parts(part: Part, out: StudyFolder) -> None:
+    """Check that the folder does not hold cells of other weights with the same name, or of plans that the part lacks.
 
     Raises:
         InvalidValueError: The folder holds such cells.
     """
+    plans = {plan.name for plan in part.all_plans}
     for key, there in out.cells.of_kind("facts"):
         same = there["model"]["name"] == part.encoder.name and there["corpus"]["name"] == part.corpus.name
         if same and key["part"] != part.key:
@@ -182,21 +167,38 @@ def refuse_other_weights(part: Part, out: StudyFolder) -> None:
                 f"must be a folder without another study's cells; those in {out.path} were measured with other "
                 f"weights or another tokenizer of {part.encoder.name}: choose another folder",
             )
+        changed = [
+            head for head, sha256 in there["saved_heads"].items() if part.saved_heads.get(head, sha256) != sha256
+        ]
+        if changed:
+            raise InvalidValueError(
+                "out",
+                f"must be a folder without another study's cells; those in {out.path} were measured with other weights "
+                f"of the head in {changed[0]}: choose another folder",
+            )
+        lacking = {plan["name"] for plan in there["plans"] if not plan["for_leaks_alone"]} - plans
+        if same and lacking:
+            raise InvalidValueError(
+                "out",
+                f"must be a folder whose padding plans the study keeps; {out.path} also has "
+                f"{', '.join(sorted(lacking))}, which its report would lose: add these plans to the study, or choose "
+                "another folder",
+            )
 
 
 def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
-    refuse_other_weights(part, out)
-    cells = out.cells
-    facts = cells.once({"kind": "facts", "part": part.key}, part.facts)
+    refuse_other_parts(part, out)
+    cells, study = out.cells, part.study
+    facts = cells.once(key_of(study, part.key, "facts"), part.facts)
     with progress.task(f"{part.corpus.name}: proof, TF-IDF, seconds of the plans", 2 + len(part.plans)) as advance:
         proof = prefix_proof(part, cells)
         advance(1)
-        cells.once({"kind": "baselines", "part": part.key}, lambda: baselines(part))
+        cells.once(key_of(study, part.key, "baselines"), lambda: baselines(part))
         advance(1)
         for plan in part.plans:
-            cells.once({"kind": "seconds", "part": part.key, "plan": plan.name}, partial(seconds, part, plan))
+            cells.once(key_of(study, part.key, "seconds", plan=plan.name), partial(seconds, part, plan))
             advance(1)
-    grid = Grid(part.study, part.plans, proof.holds, facts["with_pads"])
+    grid = Grid(study, part.plans, proof.holds, facts["with_pads"])
     request = part.request(grid)
     # The hash keeps this study from reading vectors that another study pooled from the same texts under other plans.
     scratch = out.vectors / content_hash({"part": part.key, "request": request.sha256})
@@ -223,7 +225,7 @@ def _forward(part: Part, request: Request, scratch: Path, cells: Cells, progress
             argument="out",
         ) from error
     cells.once(
-        {"kind": "forward", "part": part.key},
+        key_of(part.study, part.key, "forward"),
         lambda: {"encoder_seconds": cost.encoder, "treatments_seconds": cost.treatments, "texts": total},
     )
     return states
@@ -262,7 +264,7 @@ def _train_heads(part: Part, states: States, cells: Cells, progress: Progress) -
     with progress.task(f"{part.corpus.name}: learned poolings", total) as advance:
         for mode in part.study.learned:
             cells.once(
-                {**heads.key_of(mode), "part": part.key},
+                key_of(part.study, part.key, "heads", **heads.recipe(mode)),
                 partial(
                     heads.two_by_two,
                     *(mode, states, part.codes[part.kept], part.study.seeds, part.study.seed),

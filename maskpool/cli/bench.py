@@ -278,13 +278,13 @@ def _was_given(context: typer.Context, name: str) -> bool:
 def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, screen: Screen, as_json: bool) -> None:
     from maskpool.bench.estimate import estimate
     from maskpool.bench.part import versions
-    from maskpool.bench.run import load_corpora, load_parts, refuse_other_weights
+    from maskpool.bench.run import load_corpora, load_parts, refuse_other_parts
 
     corpora = load_corpora(study, base)
     folder.refuse_others(study, corpora, versions())
     estimates = []
     for part in load_parts(study, corpora, device):
-        refuse_other_weights(part, folder)
+        refuse_other_parts(part, folder)
         estimates.append(estimate(part, folder.cells))
     if as_json:
         print(json.dumps(estimates))

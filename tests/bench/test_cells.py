@@ -39,7 +39,8 @@ def stored(path: Path) -> list[Any]:
 
 
 def line(key: Any, value: object = 1, cell: object = None) -> bytes:
-    fields = {"cell": content_hash(key) if cell is None else cell, "key": key, "value": value, "seconds": 1.0}
+    name = content_hash({"key": key, "value": value}) if cell is None else cell
+    fields = {"cell": name, "key": key, "value": value, "seconds": 1.0}
     return json.dumps(fields).encode() + b"\n"
 
 
@@ -49,7 +50,7 @@ def test_added_cells_are_stored(path: Path) -> None:
     assert len(cells) == 3
     assert [cells[key] for key in KEYS] == VALUES
     assert stored(path) == [
-        {"cell": content_hash(key), "key": key, "value": value, "seconds": 1.2346}
+        {"cell": content_hash({"key": key, "value": value}), "key": key, "value": value, "seconds": 1.2346}
         for key, value in zip(KEYS, VALUES, strict=True)
     ]
 
@@ -181,10 +182,42 @@ def test_a_line_that_is_not_a_cell_is_refused(path: Path, no_cell: bytes, place:
     before = path.read_bytes()
     with pytest.raises(MaskpoolError) as refused:
         Cells(path)
-    assert re.fullmatch(
-        re.escape(f"{path} must hold a finished cell in each line, but a line is not one: ") + ".+", str(refused.value)
-    )
+    expected = f"{path} must hold a finished cell in each line, but line {place + 1} does not: "
+    assert re.fullmatch(re.escape(expected) + ".+; delete the line and run the study again.+", str(refused.value))
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"0.1", b"0.2"),
+        (b"-1.0", b"1.0"),
+        (b'"subsample": 0', b'"subsample": 2'),
+        (b'"part": "a"', b'"part": "b"'),
+        (b'"scores"', b'"score"'),
+    ],
+)
+def test_an_altered_cell_is_refused(path: Path, old: bytes, new: bytes) -> None:
+    """A complete line whose key or value was changed is refused by its number and the cell's kind and key."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert old in lines[0]
+    path.write_bytes(b"".join([lines[1], lines[0].replace(old, new, 1), lines[2]]))
+    with pytest.raises(MaskpoolError, match=r"line 2 does not: the cell 'fit' \(.*subsample.*\) was changed after"):
+        Cells(path)
+
+
+def test_repeated_and_reordered_lines_are_accepted(path: Path) -> None:
+    """Lines in another order, and a line that is there twice, give the same cells."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*reversed(lines), lines[1]]))
+    assert [Cells(path)[key] for key in KEYS] == VALUES
+
+
+def test_two_values_of_a_cell_are_refused(path: Path) -> None:
+    """Two lines of the same cell with different values are refused by the number of the second."""
+    path.write_bytes(path.read_bytes() + line(KEYS[1], [1, 2, 4]))
+    with pytest.raises(MaskpoolError, match="line 4 does not: the cell 'floor' has another value in an earlier line"):
+        Cells(path)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

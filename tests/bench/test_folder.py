@@ -15,8 +15,10 @@ import pytest
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import CorpusSource, Study
 from maskpool.bench.report.results import results_of
+from maskpool.bench.store.cells import content_hash
 from maskpool.bench.store.folder import CELLS, STUDY, StudyFolder
 from maskpool.errors import MaskpoolError
+from maskpool.plans import Plan
 
 MINE = Corpus("mine", ["a b", "c d"], ["x", "y"])
 THEIRS = Corpus("theirs", ["e f", "g h"], ["x", "y"])
@@ -66,7 +68,8 @@ def test_a_study_claims_a_new_folder(tmp_path: Path, name: str) -> None:
         "versions": VERSIONS,
     }
     assert folder.read() == expected
-    assert json.loads((folder.path / STUDY).read_text(encoding="utf-8")) == expected
+    stored = json.loads((folder.path / STUDY).read_text(encoding="utf-8"))
+    assert stored == expected | {"sha256": content_hash(expected)}
 
 
 def test_a_study_may_claim_a_folder_of_other_files(tmp_path: Path) -> None:
@@ -89,15 +92,68 @@ def test_another_margin_is_the_same_study(folder: StudyFolder) -> None:
     assert folder.read()["study"] == REQUESTED.as_json() | {"margin": 0.2}
 
 
+def test_an_edited_description_is_refused(folder: StudyFolder) -> None:
+    """A description that was changed after it was written is refused by every reader, and the file is unchanged."""
+    path = folder.path / STUDY
+    path.write_text(path.read_text().replace('"seeds": 5', '"seeds": 4'))
+    before = path.read_bytes()
+    for act in (folder.read, lambda: results_of(folder), lambda: claim(folder, REQUESTED, [MINE], VERSIONS)):
+        assert "it was changed after it was written" in refusal(act)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        {"seeds": 6},
+        {"replicates": 60},
+        {"models": ("one", "two")},
+        {"poolings": ("max", "mean", "cls", "attention")},
+        {"clusterers": ("hdbscan", "kmeans")},
+        {"layers": (0, -1)},
+        {"treatments": (*REQUESTED.treatments, "another's pads only")},
+        {"leaks": ("mean over pads",)},
+        {"corpora": (*REQUESTED.corpora, CorpusSource(docstrings=True))},
+        {"plans": (Plan("random"),)},
+        {"pad_to": 64},
+    ],
+    ids=str,
+)
+def test_a_larger_study_may_claim(folder: StudyFolder, larger: dict[str, Any]) -> None:
+    """A study that measures more may claim the folder, which keeps its cells; the smaller one is refused afterwards."""
+    study, key = replace(REQUESTED, **larger), {"kind": "proof", "part": "a"}
+    claim(StudyFolder(folder.path), study, [MINE, THEIRS], VERSIONS)
+    assert folder.read()["study"] == study.as_json()
+    assert StudyFolder(folder.path).cells[key] == 1
+    if not {*larger} & {"plans", "pad_to"}:  # plans are compared for each model and corpus
+        sentence = refusal(lambda: claim(StudyFolder(folder.path), REQUESTED, [MINE], VERSIONS))
+        assert "which its report would lose" in sentence or "measured with" in sentence
+
+
+@pytest.mark.parametrize(
+    ("smaller", "named"),
+    [
+        ({"seeds": 4}, "5 seeds (now 4)"),
+        ({"replicates": 49}, "50 replicates (now 49)"),
+        ({"models": ("two",)}, 'models "one"'),
+        ({"poolings": ("mean", "attention")}, 'poolings "max"'),
+        ({"corpora": (CorpusSource(data="b.csv"),)}, '"mine.csv"'),
+    ],
+    ids=str,
+)
+def test_a_smaller_study_is_refused(folder: StudyFolder, smaller: dict[str, Any], named: str) -> None:
+    """A study that lacks something of the folder is refused with what its report would lose."""
+    before = content(folder.path)
+    sentence = refusal(lambda: claim(StudyFolder(folder.path), replace(REQUESTED, **smaller), [MINE], VERSIONS))
+    assert "which its report would lose" in sentence
+    assert named in sentence
+    assert content(folder.path) == before
+
+
 OTHERS: dict[str, tuple[Study, list[str]]] = {
-    "seeds": (replace(REQUESTED, seeds=6), ["seeds 5 (now 6)"]),
-    "models": (replace(REQUESTED, models=("two",)), ['models ["one"] (now ["two"])']),
-    "one more model": (replace(REQUESTED, models=("one", "two")), ['models ["one"] (now ["one", "two"])']),
-    "pad_to": (replace(REQUESTED, pad_to=64), ["pad_to null (now 64)"]),
     "dtype": (replace(REQUESTED, dtype="float16"), ['dtype "float32" (now "float16")']),
     "quote": (replace(REQUESTED, quote=True), ["quote false (now true)"]),
-    "two settings": (replace(REQUESTED, seeds=6, seed=1), ["seeds 5 (now 6)", "seed 0 (now 1)"]),
-    "corpora": (replace(REQUESTED, corpora=(CorpusSource(data="b.csv"),)), ["corpora", '"mine.csv"', '"b.csv"']),
+    "two settings": (replace(REQUESTED, quote=True, seed=1), ["quote false (now true)", "seed 0 (now 1)"]),
 }
 
 
@@ -121,8 +177,7 @@ def test_another_study_is_refused(folder: StudyFolder, other: Study, named: list
     [
         ([replace(MINE, texts=["a b", "c e"])], ["mine"]),
         ([replace(MINE, labels=["x", "z"])], ["mine"]),
-        ([MINE, THEIRS], ["theirs"]),
-        ([THEIRS], ["mine", "theirs"]),
+        ([THEIRS], ["mine"]),
     ],
 )
 def test_other_texts_are_refused(folder: StudyFolder, corpora: list[Corpus], named: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,10 +13,10 @@ from jinja2 import UndefinedError
 from maskpool.bench.design.study import Study, parse_study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
-from maskpool.bench.part import grid_of
+from maskpool.bench.part import grid_of, key_of
 from maskpool.bench.report.verdicts import advice, headline, judge, shift_headline
 from maskpool.bench.score import heads
-from maskpool.bench.score.fits import PRIMARY, Comparison, Fit
+from maskpool.bench.score.fits import PRIMARY, Comparison, Fit, join_seeds
 from maskpool.bench.score.intervals import ENOUGH_REPLICATES, floor, half_sample_intervals
 from maskpool.bench.score.mixed import METRIC
 from maskpool.bench.store.cells import Cells, MissingCellError
@@ -50,7 +50,7 @@ def results_of(folder: StudyFolder, margin: float | None = None) -> Results:
     if margin is not None:
         study = replace(study, margin=margin)
     cells = folder.cells
-    parts = cells.of_kind("facts")
+    parts = [(key, facts) for key, facts in cells.of_kind("facts") if key == key_of(study, key["part"], "facts")]
     expected = len(study.models) * len(about["corpora"])
     if len(parts) < expected:
         raise UnfinishedError(
@@ -110,9 +110,9 @@ def _notes(study: Study) -> list[str]:
 
 def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
     def cell(kind: str, **key: Any) -> Any:  # Any: the type of the value depends on the kind of cell
-        return cells[{"kind": kind, "part": part, **key}]
+        return cells[key_of(study, part, kind, **key)]
 
-    proof = cell("proof")
+    proof = cell("proof", top=facts["top"])
     grid = grid_of(study, facts, proof["holds"])
     plans = [
         plan
@@ -135,7 +135,7 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
             | cell("batch_effect", layer=layer, pooling=pooling, plan=plan.name)
             for layer, pooling, plan in grid.batch_effects()
         ],
-        "learned": heads.hold_at_once({mode: cell(**heads.key_of(mode)) for mode in study.learned})
+        "learned": heads.hold_at_once({mode: cell("heads", **heads.recipe(mode)) for mode in study.learned})
         if facts["heads"]
         else None,
     }
@@ -148,8 +148,7 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
     """Make the rows of a table: for each pooling the reference, then its treatments plan by plan."""
 
     def value(fit: Fit) -> Results:
-        fitted: Results = cells[fit.key(part)]
-        return fitted
+        return join_seeds([cells[of_seed.key(part)] for of_seed in fit.of_seeds(study.seeds)])
 
     # Pads minus noise that moves each text as far; both use the same texts, so the reference cancels.
     noise = {
@@ -185,16 +184,12 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
     for index, comparison in enumerate(comparisons):
         reference, fit = comparison.reference(FULL), value(comparison.fit(FULL))
         pooling, plan, treatment = comparison.pooling, comparison.plan.name, comparison.treatment
-        about = {
-            name: key for name, key in asdict(reference).items() if name in ("layer", "pooling", "by", "scored_under")
-        }
-        seeds = floor(np.array(cells[{"kind": "floor", "part": part, **about}]), study.seeds)
+        seeds = floor(np.array(cells[reference.floor_key(part)]), study.seeds)
         if reference not in referenced and comparison.scored_under is None:
             referenced.add(reference)
             rows.append(_row(pooling, "any", EXCLUDED, comparison, value(reference)) | {"floor": seeds})
         mixed = comparison.by in METRIC
-        shift = {"layer": comparison.layer, "pooling": pooling, "plan": plan, "treatment": treatment}
-        moved = cells[{"kind": "shift", "part": part, **shift}]
+        moved = cells[comparison.shift_key(part)]
         reference_scores = value(reference)["scores"][_primary(comparison)]
         row = (
             _row(pooling, plan, comparison.by if mixed else treatment, comparison, fit)

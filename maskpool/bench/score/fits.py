@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,13 @@ class Comparison:
 
     def fit(self, subsample: int) -> Fit:
         """Return the fit of this treatment in a subsample."""
-        return Fit(self.layer, self.pooling, self.treatment, self.plan.name, self.by, self.scored_under, subsample)
+        return replace(self.reference(subsample), treatment=self.treatment, plan=self.plan.name)
+
+    def shift_key(self, part: str) -> dict[str, Any]:
+        """Return the key of the shift of the treatment's vectors."""
+        names = ("layer", "pooling", "treatment")
+        about = {name: getattr(self, name) for name in names}
+        return {"kind": "shift", "part": part, **about, "plan": self.plan.name}
 
     def reference(self, subsample: int) -> Fit:
         """Return the fit of the same texts alone in a subsample."""
@@ -65,7 +72,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Fit:
-    """The identity of a fit; ``plan`` is None for texts alone, unpadded."""
+    """The identity of a fit; ``plan`` is None for texts alone, unpadded, and ``seed`` for all seeds of a subsample."""
 
     layer: int
     pooling: str
@@ -74,10 +81,20 @@ class Fit:
     by: str
     scored_under: str | None
     subsample: int
+    seed: int | None = None
+
+    def of_seeds(self, seeds: int) -> list[Fit]:
+        """Return the fits of its cells: one per seed for all texts, so seeds can be added, and else one for all."""
+        return [replace(self, seed=seed) for seed in range(seeds)] if self.subsample == FULL else [self]
 
     def key(self, part: str) -> dict[str, Any]:
         """Return the key of the fit's cell."""
         return {"kind": "fit", "part": part, **asdict(self)}
+
+    def floor_key(self, part: str) -> dict[str, Any]:
+        """Return the key of the floor of a reference's fits."""
+        names = ("layer", "pooling", "by", "scored_under")
+        return {"kind": "floor", "part": part, **{name: getattr(self, name) for name in names}}
 
 
 def scored_texts(pooled: Pooled, subsample: Subsample, scored_under: str | None) -> Ints:
@@ -128,6 +145,7 @@ def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, pla
         of all texts also has ``assignments`` and ``length_ami``, the AMI of the clusters with the deciles of lengths.
     """
     chosen = scored_texts(pooled, subsample, fit.scored_under)
+    seeds = subsample.seeds if fit.seed is None else (fit.seed,)
     labels = codes[subsample.texts[chosen]]
     alone = alone_vectors(pooled, subsample, fit.layer, fit.pooling, fit.scored_under)
     vectors = (
@@ -136,13 +154,13 @@ def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, pla
     result: dict[str, Any] = {"texts": len(labels)}
     if fit.by == INDEX:
         # The accuracy does not depend on a seed.
-        result["scores"] = {"accuracy": [nearest_accuracy(vectors, alone, labels)] * len(subsample.seeds)}
+        result["scores"] = {"accuracy": [nearest_accuracy(vectors, alone, labels)] * len(seeds)}
         return result
     if fit.by == FIT:
-        result["scores"] = {"ami": [predicted_ami(vectors, alone, labels, seed) for seed in subsample.seeds]}
+        result["scores"] = {"ami": [predicted_ami(vectors, alone, labels, seed) for seed in seeds]}
         return result
     clusters = len(np.unique(labels))
-    assignments = [cluster(vectors, clusters, seed, fit.by) for seed in subsample.seeds]
+    assignments = [cluster(vectors, clusters, seed, fit.by) for seed in seeds]
     if subsample.number != FULL:  # only the primary score has intervals
         result["scores"] = {"ami": [ami(labels, assignment) for assignment in assignments]}
     else:
@@ -152,6 +170,17 @@ def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, pla
         result["length_ami"] = float(np.mean([ami(length_deciles, assignment) for assignment in assignments]))
         result["assignments"] = [pack(assignment) for assignment in assignments]
     return result
+
+
+def join_seeds(of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join the values of one fit's cells."""
+    first = of_seeds[0]
+    joined = first | {
+        "scores": {name: [score for value in of_seeds for score in value["scores"][name]] for name in first["scores"]}
+    }
+    if "length_ami" in first:
+        joined["length_ami"] = float(np.mean([value["length_ami"] for value in of_seeds]))
+    return joined
 
 
 def floor_values(pooled: Pooled, codes: Ints, subsample: Subsample, reference: Fit, fits: int) -> list[float]:

@@ -154,9 +154,12 @@ def hold_at_once(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return first | {"rows": rows, "compared": compared}
 
 
-def key_of(mode: str) -> dict[str, str]:
-    """Return the key of a mode's cell; attention, the first mode that existed, has only a kind."""
-    return {"kind": "heads"} if mode == "attention" else {"kind": "heads", "pooling": mode}
+def recipe(mode: str) -> dict[str, Any]:
+    """Return a mode with the settings of its training, for the key of its cell."""
+    from maskpool.integrations.sklearn import PoolingClassifier
+
+    settings = {name: repr(value) for name, value in PoolingClassifier(mode).get_params().items()}
+    return {"pooling": mode, "training": settings}
 
 
 def is_saved(pooling: str) -> bool:

@@ -1,4 +1,8 @@
-"""Cells: results that are computed once and stored one per line."""
+"""Cells: results that are computed once and stored one per line.
+
+Each line has a hash of its key and value, so a changed line is refused instead of giving other numbers. A missing line
+is computed again.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ from typing import Any, TypeAlias
 
 from maskpool.errors import FolderError, StorageError
 from maskpool.trust import Folder
+from maskpool.trust.files import shortened
 
 # A key or a value is JSON: numbers, strings, lists and dictionaries of them.
 Key: TypeAlias = Mapping[str, Any]
 
 
 def content_hash(key: Key) -> str:
-    """Hash the key of a cell, independent of the order of its names.
+    """Hash JSON values by name, independent of the order of the names.
 
     Example:
         >>> content_hash({"treatment": "noise", "subsample": 3}) == content_hash({"subsample": 3, "treatment": "noise"})
@@ -28,12 +33,41 @@ def content_hash(key: Key) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _hash_of(key: Key, value: Any) -> str:  # Any: JSON
+    return content_hash({"key": key, "value": value})
+
+
+def _described(key: Key) -> str:
+    """Name a cell in an error."""
+    about = ", ".join(f"{name} {content}" for name, content in key.items() if name not in ("kind", "part"))
+    return f"the cell {shortened(str(key['kind']))}" + (f" ({shortened(about)})" if about else "")
+
+
+def _read(line: bytes) -> tuple[Key, Any]:
+    """Read a line.
+
+    Raises:
+        ValueError: The line was changed after it was written.
+        KeyError: It lacks a field.
+        TypeError: It is not a table.
+    """
+    cell = json.loads(line)
+    if not isinstance(cell, dict) or not isinstance(cell["key"], dict):
+        raise TypeError(f"it is not a cell with a key, {shortened(line.decode(errors='replace'))}")
+    key, value = cell["key"], cell["value"]
+    if not isinstance(key["kind"], str):
+        raise TypeError("its kind is not a string")
+    if cell["cell"] != _hash_of(key, value):
+        raise ValueError(f"{_described(key)} was changed after it was written")
+    return key, value
+
+
 class MissingCellError(KeyError):
     """A cell is not finished."""
 
 
 class Cells:
-    """A file of finished cells, in JSON lines: ``cell`` (its hash), ``key``, ``value`` and ``seconds``.
+    """A file of finished cells, in JSON lines: ``cell`` (hash of key and value), ``key``, ``value`` and ``seconds``.
 
     A line counts only if it is complete. If a killed process left an incomplete line at the end, it is cut off when
     the next cell is added.
@@ -43,7 +77,8 @@ class Cells:
 
     Raises:
         StorageError: The file cannot be read.
-        FolderError: The file does not hold cells.
+        FolderError: A line was changed after it was written, is not a cell, or has another value than an earlier line
+            of the same cell; the message has its number, and the cell's kind if it can be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,20 +87,22 @@ class Cells:
         exists = Folder(path.parent).find(path.name) is not None
         try:
             content = path.read_bytes() if exists else b""
-            whole = content[: content.rfind(b"\n") + 1]
-            for line in whole.splitlines():
-                cell = json.loads(line)
-                key, value = cell["key"], cell["value"]
-                if not isinstance(key, dict) or "kind" not in key or cell["cell"] != content_hash(key):
-                    raise FolderError(f"its key and hash do not match, {line[:80]!r}")
-                self._finished[cell["cell"]] = key, value
-            self._unfinished_from = len(whole) if len(whole) < len(content) else None
         except OSError as error:
             raise StorageError(f"{path} must be a readable and writable file: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FolderError(
-                f"{path} must hold a finished cell in each line, but a line is not one: {error}"
-            ) from error
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+            try:
+                key, value = _read(line)
+                name = content_hash(key)
+                if self._finished.setdefault(name, (key, value))[1] != value:
+                    raise ValueError(f"{_described(key)} has another value in an earlier line")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                reason = f"it has no {error}" if isinstance(error, KeyError) else error
+                raise FolderError(
+                    f"{path} must hold a finished cell in each line, but line {number} does not: {reason}; delete the "
+                    "line and run the study again, which computes the cell again"
+                ) from error
+        self._unfinished_from = len(whole) if len(whole) < len(content) else None
 
     def __contains__(self, key: Key) -> bool:
         """Return whether the cell is finished."""
@@ -92,7 +129,7 @@ class Cells:
         Raises:
             StorageError: The disk is full, or the file cannot be written; earlier cells are kept.
         """
-        cell = {"cell": content_hash(key), "key": key, "value": value, "seconds": round(seconds, 4)}
+        cell = {"cell": _hash_of(key, value), "key": key, "value": value, "seconds": round(seconds, 4)}
         line = json.dumps(cell, ensure_ascii=False).encode() + b"\n"
         size = self.path.stat().st_size if self.path.exists() else 0
         if self._unfinished_from is not None:

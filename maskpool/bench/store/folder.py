@@ -14,12 +14,16 @@ from typing import Any
 
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study, parse_study
-from maskpool.bench.store.cells import Cells
+from maskpool.bench.store.cells import Cells, content_hash
 from maskpool.errors import FolderError, InvalidValueError, MaskpoolError, NotFoundError, StorageError
 from maskpool.files import exclusive, replace_file
 from maskpool.trust import Folder, check_regular
 
 STUDY, CELLS, LOCK = "study.json", "cells.jsonl", ".lock"
+# Settings of a study that may gain items, grow, or change while its finished cells stay valid.
+_GROWING = ("models", "corpora", "poolings", "treatments", "leaks", "layers", "clusterers")
+_COUNTS = ("seeds", "replicates")
+_FREE = ("margin", "plans", "batch_size", "pad_to")
 
 
 class StudyFolder:
@@ -66,7 +70,9 @@ class StudyFolder:
             raise self._unwritable(error) from error
 
     def refuse_others(self, study: Study, corpora: Sequence[Corpus], versions: dict[str, str]) -> dict[str, Any]:
-        """Check that the folder does not hold cells of another study.
+        """Check that the folder does not hold cells of another study; a study may have more of what it measures.
+
+        Padding plans are compared for each model and corpus, whose texts decide the length of the default plans.
 
         Args:
             study: What is measured.
@@ -79,7 +85,7 @@ class StudyFolder:
         Raises:
             InvalidValueError: The folder holds cells of another study, other texts or other versions.
         """
-        content = {
+        content: dict[str, Any] = {
             "study": study.as_json(),
             "corpora": {corpus.name: corpus.sha256 for corpus in corpora},
             "versions": versions,
@@ -89,14 +95,18 @@ class StudyFolder:
         stored = self.read()  # raises if the file does not describe a study, because it may be the user's file
         if not len(Cells(self.path / CELLS)):  # read again, because another process may have added cells
             return content
-        stored["study"]["margin"] = study.margin  # no cell depends on it
-        differs = [name for name in content if stored.get(name) != content[name]]
+        differs, lost = _differences(stored, content)
         if differs:
-            what = ", ".join(_differences(stored.get(differs[0]), content[differs[0]]))
             raise InvalidValueError(
                 "out",
-                f"must be a folder without another study's cells; those in {self.path} were measured with {what}: "
-                "choose another folder, or delete this one",
+                f"must be a folder without another study's cells; those in {self.path} were measured with "
+                f"{', '.join(differs)}: choose another folder, or delete this one",
+            )
+        if lost:
+            raise InvalidValueError(
+                "out",
+                f"must be a folder whose cells the study keeps; {self.path} also has {', '.join(lost)}, which its "
+                "report would lose: add them to the study, or choose another folder",
             )
         return content
 
@@ -116,7 +126,8 @@ class StudyFolder:
         self.check()
         with self._lock():
             content = self.refuse_others(study, corpora, versions)
-            self.write({STUDY: lambda path: path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")})
+            text = json.dumps(content | {"sha256": content_hash(content)}, indent=1) + "\n"
+            self.write({STUDY: lambda path: path.write_text(text, encoding="utf-8")})
             yield
 
     @contextmanager
@@ -147,6 +158,8 @@ class StudyFolder:
         try:
             check_regular(self.path / STUDY, "the description of a study")
             description: dict[str, Any] = Folder(self.path).table(STUDY) or {}
+            if description.pop("sha256", None) != content_hash(description):
+                raise FolderError("it was changed after it was written, or is older than its hash")
             parse_study(description["study"])
             if not isinstance(description["corpora"], dict) or not isinstance(description["versions"], dict):
                 raise FolderError("its corpora and versions are not tables")
@@ -192,9 +205,27 @@ class StudyFolder:
         return StorageError(f"must be a writable folder, got {self.path}: {error.strerror or error}", argument="out")
 
 
-def _differences(stored: Any, current: Any) -> list[str]:  # Any: JSON
-    """Return the names that differ, with both values."""
-    if not isinstance(stored, dict) or not isinstance(current, dict):
-        return [f"{stored} (now {current})"]
-    names = [name for name in sorted({*stored, *current}) if stored.get(name) != current.get(name)]
-    return [f"{name} {json.dumps(stored.get(name))} (now {json.dumps(current.get(name))})" for name in names]
+def _differences(stored: dict[str, Any], content: dict[str, Any]) -> tuple[list[str], list[str]]:  # Any: JSON
+    """Compare the description of a folder with that of a study.
+
+    Returns:
+        What differs, with both values, and what the folder has and the study lacks.
+    """
+    before, now = stored["study"], content["study"]
+    differs = [
+        f"{name} {json.dumps(before.get(name))} (now {json.dumps(now.get(name))})"
+        for name in sorted({*before, *now} - {*_GROWING, *_COUNTS, *_FREE})
+        if before.get(name) != now.get(name)
+    ]
+    for table, names in (("corpora", stored["corpora"]), ("versions", {**stored["versions"], **content["versions"]})):
+        for name in names:
+            old, new = stored[table].get(name), content[table].get(name)
+            differs += [f"{name} {json.dumps(old)} (now {json.dumps(new)})"] if old != new else []
+    lost = [
+        f"{name} {json.dumps(item)}"
+        for name in _GROWING
+        for item in before.get(name, [])
+        if item not in now.get(name, [])
+    ]
+    lost += [f"{before[name]} {name} (now {now[name]})" for name in _COUNTS if before[name] > now[name]]
+    return differs, lost

@@ -1,0 +1,123 @@
+"""A finished study is extended: only what is new is computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from maskpool.bench.design.study import Study
+from maskpool.bench.report.results import results_of
+from maskpool.bench.run import run_study
+from maskpool.bench.store.folder import StudyFolder
+from maskpool.errors import InvalidValueError
+from maskpool.integrations.sentence_transformers import Pooling
+from maskpool.plans import Plan
+from tests.bench.test_resume import SMALL, Quiet, use_one_process, without_times, write_base
+
+STUDY = SMALL
+# By what is added: the study, and the kinds of cells that are computed again besides those that describe a whole study.
+ADDITIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "pooling": ({"poolings": ("mean", "max")}, set()),
+    "plan": ({"plans": (*STUDY.plans, Plan("sorted", 16))}, set()),
+    "treatment": ({"treatments": ("included", "noise")}, set()),
+    "bug": ({"leaks": ("divided by the batch width",)}, set()),
+    "clusterer": ({"clusterers": ("kmeans", "minibatch_kmeans")}, set()),
+    "half-sample": ({"replicates": 3}, set()),
+    "seed": ({"seeds": 3}, {"baselines", "batch_effect"}),
+    "layer": ({"layers": (-1, 0)}, {"proof"}),
+    "longer plan": ({"plans": (*STUDY.plans, Plan("sorted", 16, 64))}, {"proof"}),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a corpus, and the folder of a finished study of them."""
+    folder = tmp_path_factory.mktemp("base")
+    write_base(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_one_process(patch)
+        run(STUDY, folder, folder / "finished")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    monkeypatch.chdir(base)
+    monkeypatch.setattr("maskpool.bench.score.intervals._DRAWS", 1_000)
+    use_one_process(monkeypatch)
+
+
+def run(study: Study, base: Path, out: Path) -> None:
+    """Run a study on one thread, so sums are rounded alike."""
+    with threadpool_limits(1):
+        run_study(study, base, StudyFolder(out), "cpu", Quiet())
+
+
+def cells_of(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the cells by key."""
+    cells = map(json.loads, (out / "cells.jsonl").read_text(encoding="utf-8").splitlines())
+    return {json.dumps(cell["key"], sort_keys=True): cell for cell in cells}
+
+
+def close_to(value: Any) -> Any:
+    """Return JSON whose numbers equal others up to the rounding of the encoder at another padded length."""
+    if isinstance(value, dict):
+        return {name: close_to(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [close_to(item) for item in value]
+    return pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("addition", ADDITIONS)
+def test_an_addition_computes_only_what_is_new(base: Path, tmp_path: Path, addition: str) -> None:
+    """An extended study keeps all cells, computes no cell twice, and reports what a new study of that size reports."""
+    changes, again = ADDITIONS[addition]
+    study = replace(STUDY, **changes)
+    shutil.copytree(base / "finished", tmp_path / "extended")
+    before = (tmp_path / "extended" / "cells.jsonl").read_bytes()
+    run(study, base, tmp_path / "extended")
+    run(study, base, tmp_path / "new")
+    assert (tmp_path / "extended" / "cells.jsonl").read_bytes().startswith(before)
+    kept, extended, new = (cells_of(folder) for folder in (base / "finished", tmp_path / "extended", tmp_path / "new"))
+    added = extended.keys() - kept.keys()
+    assert added == new.keys() - kept.keys(), "the addition computed something that no study of that size needs"
+    repeated = {extended[key]["key"]["kind"] for key in kept.keys() - new.keys()}
+    assert repeated == {"facts", "forward", *again}
+    for key, cell in new.items():
+        assert without_times(extended[key]["value"]) == close_to(without_times(cell["value"])), key
+    results = [without_times(results_of(StudyFolder(tmp_path / name))) for name in ("extended", "new")]
+    assert results[0] == close_to(results[1])
+
+
+def test_a_saved_head_is_added_but_its_weights_stay(base: Path, tmp_path: Path) -> None:
+    """A saved head is added like a mode; a head with other weights under its name is refused, and no cell is added."""
+    shutil.copytree(base / "finished", tmp_path / "out")
+    finished, head = cells_of(tmp_path / "out"), tmp_path / "head"
+    head.mkdir()
+    Pooling(32, "attention").save(str(head))
+    study = replace(STUDY, poolings=("mean", str(head)))
+    run(study, base, tmp_path / "out")
+    added = cells_of(tmp_path / "out")
+    fits = [cell["key"] for key, cell in added.items() if key not in finished and cell["key"]["kind"] == "fit"]
+    assert {key["pooling"] for key in fits} == {str(head)}
+    weights = Pooling(32, "attention")
+    torch.nn.init.normal_(weights.pooling.get_parameter("query"))
+    weights.save(str(head))
+    with pytest.raises(InvalidValueError, match="measured with other weights of the head in"):
+        run(study, base, tmp_path / "out")
+    assert cells_of(tmp_path / "out") == added
+
+
+def test_a_study_without_a_plan_of_its_folder_is_refused(base: Path, tmp_path: Path) -> None:
+    """A study that lacks a plan of the folder's study is refused with the plan's name."""
+    shutil.copytree(base / "finished", tmp_path / "out")
+    with pytest.raises(InvalidValueError, match=r"also has random batches of 16, which its report would lose"):
+        run(replace(STUDY, plans=(Plan("sorted", 16),)), base, tmp_path / "out")
