@@ -422,15 +422,21 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "model": (["--model", "no-such-model"], "--model must be a folder .*hub, or all-MiniLM-L6-v2 .*'no-such-model' .*"),
     "text column": (
         ["--text-column", "body"],
-        "--text-column must be one of the columns text, label of .*, got 'body'",
+        "--text-column must be one of the columns text, label of .*, got 'body'; .*",
     ),
-    "label column": (["--label-column", "x"], "--label-column must be one of the columns text, label of .*, got 'x'"),
+    "label column": (
+        ["--label-column", "x"],
+        "--label-column must be one of the columns text, label of .*, got 'x'; .*",
+    ),
     "file": (["--data", "none.csv"], "--data must name a file, but there is none at none.csv"),
     "two corpora": (
         ["--task", "TwentyNewsgroupsClustering.v2"],
         "only one corpus can be measured at a time, got --data, --task; a --study may have more",
     ),
-    "suffix": (["--data", "none.xls"], "--data must be a file that ends in .csv, .tsv, .jsonl, .parquet, got none.xls"),
+    "suffix": (
+        ["--data", "none.xls"],
+        "--data must be a file that ends in .csv, .tsv, .*, got none.xls: save it as .*",
+    ),
     "pooling": (
         ["--pooling", "mean,average"],
         "--pooling must be one of mean, .*, or the folder of a saved head, got 'average'.*",
@@ -481,12 +487,14 @@ BAD_TEXTS: dict[str, tuple[list[tuple[str, str]], str]] = {
         r"mine must hold texts of at least one token; text 41 has none: '\\u200b'",
     ),
     "one label": (tiny.make_texts(40, labels=1), "mine must have at least two labels to score clusters by, got 1"),
-    "three texts": (
-        [*ROWS, *[("w1", "rare")] * 3],
-        "mine must have at least 4 texts in each label .*, got 3 in 'rare'.*",
+    "no text": (
+        [*ROWS, (" ", "red")],
+        r"--drop-missing must be set .* 1 of 41 rows of mine.csv, .* \(1 with a blank text; .* row 41\): .*",
     ),
-    "no text": ([*ROWS, (" ", "red")], "column 'text' of mine.csv must hold texts; row 41 has ' '"),
-    "no label": ([*ROWS, ("w1", "")], "column 'label' of mine.csv must hold labels; row 41 has none"),
+    "no label": (
+        [*ROWS, ("w1", "")],
+        r"--drop-missing must be set .* 1 of 41 rows of mine.csv, .* \(1 without a label; .* row 41\): .*",
+    ),
 }
 
 
