@@ -280,7 +280,6 @@ KINDS = [
         "a.csv",
         as_csv([("one, two\nthree", "x"), ('a "quote", b', "y"), *ROWS]).encode(),
         [("one, two\nthree", "x"), ('a "quote", b', "y"), *ROWS],
-        notes=("1 rows of a.csv have line breaks between quotes where a new row could begin, the first is row 1",),
     ),
 ]
 
@@ -319,6 +318,10 @@ def test_well_formed_files_are_read_as_pandas_reads_them(tmp_path: Path, dialect
 
 csv_of_rows = as_csv(ROWS).encode()
 SWALLOWING = as_csv([*ROWS[:4], *QUOTED]).replace("text 1", '"text 1').encode()
+JOINED = (
+    as_csv([*SCRIPTS, ("one, two, three", "x"), *ROWS]).replace("text 0", '"text 0').replace("3 is here", '3"').encode()
+)
+JOINED_LAST = b'label,text\nx,"open\ny,in between\nx,close"\ny,"one, two, three"\n' + b"x,one\ny,two\n" * 4
 AMBIGUOUS = b'text,label\n"text 0,x\ntext 1,x\ntext 2",y\n' + b"text 3,x\n" * 8
 DAMAGED = as_csv(ACCENTS).encode()[:-20].replace("ö".encode(), b"\xc3", 1) + b"\n"
 
@@ -375,6 +378,14 @@ REFUSED = [
         as_csv(FRENCH).encode("cp1252"),
         {"encoding": "utf-8"},
         "encoding must be the encoding of a.csv, which",
+    ),
+    ("joined rows", "a.csv", JOINED, {}, "line 11 could be a row, but a quote that opens in line 11 joins"),
+    (
+        "joined rows, label first",
+        "a.csv",
+        JOINED_LAST,
+        {},
+        "line 3 could be a row, but a quote that opens in line 2 joins i",
     ),
     (
         "no encoding",

@@ -321,12 +321,6 @@ def _read_separated(
     long = next((number for number, row in enumerate(rows, 1) if len(row) > reading.width), None)
     if long is not None:
         raise ValueError(f"row {long} has {len(rows[long - 1])} fields, but {reading.width} are expected")
-    doubtful = _doubtful(text, reading) if '"' in text else []
-    if doubtful:
-        notes.append(
-            f"{len(doubtful)} rows of {name} have line breaks between quotes where a new row could begin, the first is "
-            f"row {doubtful[0] + 1 - header}; each was read as one row."
-        )
     short = [number for number, row in enumerate(rows, 1) if len(row) < reading.width]
     if short:
         notes.append(
@@ -341,6 +335,8 @@ def _read_separated(
     else:
         names = [str(number) for number in range(1, reading.width + 1)]
         way_out = ": without a header, columns are numbered from 1"
+    if '"' in text and all(names.count(column) == 1 for column in wanted):
+        _refuse_joined_rows(text, reading, names.index(wanted[0]), names.index(wanted[1]))
     return Table(name, names, columns, tuple(notes), way_out)
 
 
@@ -400,16 +396,24 @@ def _parsed(text: str, separator: str, header: bool, quoting: Any) -> _Reading: 
     return _Reading(separator, rows, width, ends)
 
 
-def _doubtful(text: str, reading: _Reading) -> list[int]:
-    """Return the indices of rows over several lines, each of which could be a row if quotes were ordinary."""
+def _refuse_joined_rows(text: str, reading: _Reading, text_index: int, label_index: int) -> None:
+    """Refuse a row over several lines if a line of it could be a row, with the label of another row.
+
+    Raises:
+        ValueError: There is such a row, because of a stray quote.
+    """
     lines = list(io.StringIO(text, newline=""))
-    doubtful = []
-    for index, (before, end) in enumerate(zip([0, *reading.ends], reading.ends, strict=False)):
-        fields = [line.count(reading.separator) + 1 for line in lines[before:end] if line.strip()]
-        doubled = any('""' in line for line in lines[before:end])  # as the csv format writes a quote
-        if not doubled and len(fields) > 1 and all(2 <= number <= reading.width for number in fields):
-            doubtful.append(index)
-    return doubtful
+    labels = {row[label_index] for row in reading.rows if len(row) > label_index}
+    for before, end in zip([0, *reading.ends], reading.ends, strict=False):
+        # The line with the row's own label is no evidence.
+        inner = range(before, end - 1) if label_index > text_index else range(before + 1, end)
+        for number in inner:
+            fields = lines[number].rstrip("\r\n").split(reading.separator)
+            if len(fields) == reading.width and fields[label_index] in labels:
+                raise ValueError(
+                    f"line {number + 1} could be a row, but a quote that opens in line {before + 1} joins it with "
+                    "others: remove the quote, or save the file as jsonl"
+                )
 
 
 # ------------------------------------------------------------------------------------------------- json and jsonl
