@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 REPLICATES = 50
 
 
+def halves_that_only_texts_move(rng: np.random.Generator, number: int, comparisons: int) -> tuple[Table, Cube]:
+    """Differences that no seed moves: each has one degree of freedom less than there are replicates."""
+    full, replicates = rng.normal(size=(comparisons, 1)), rng.normal(size=(number, comparisons, 1))
+    return np.repeat(full, 5, axis=1), np.repeat(replicates, 3, axis=2)
+
+
 def quantile(found: Intervals) -> float:
-    """The factor of the standard error that every comparison shares."""
+    """The factor of the standard error that comparisons share if they have equal degrees of freedom."""
     factors = (found.high - found.delta) / found.standard_error
     np.testing.assert_allclose(factors, factors[0])
     return float(factors[0])
@@ -73,7 +79,7 @@ def test_seed_noise_alone_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_comparison_has_students_quantile() -> None:
     """For one comparison the interval is Student's, with one degree of freedom less than replicates."""
     rng = np.random.default_rng(0)
-    found = half_sample_intervals(rng.normal(size=(1, 5)), rng.normal(size=(REPLICATES, 1, 3)))
+    found = half_sample_intervals(*halves_that_only_texts_move(rng, REPLICATES, 1))
     assert quantile(found) == pytest.approx(stats.t.ppf(0.975, REPLICATES - 1))
 
 
@@ -81,14 +87,14 @@ def test_independent_comparisons_have_sidaks_quantile() -> None:
     """For twenty independent comparisons the quantile is near Šidák's, which is the normal's at 0.95^(1/20)."""
     rng = np.random.default_rng(0)
     number = 2_000  # replicates, enough for correlations near 0 and a Student quantile near the normal quantile
-    found = half_sample_intervals(rng.normal(size=(20, 5)), rng.normal(size=(number, 20, 3)))
+    found = half_sample_intervals(*halves_that_only_texts_move(rng, number, 20))
     assert quantile(found) == pytest.approx(stats.norm.ppf((1 + 0.95 ** (1 / 20)) / 2), rel=0.01)
 
 
 def test_twenty_copies_of_a_comparison_count_as_one() -> None:
     """For perfectly correlated comparisons the quantile is that of one."""
     rng = np.random.default_rng(0)
-    full, replicates = rng.normal(size=(1, 5)), rng.normal(size=(REPLICATES, 1, 3))
+    full, replicates = halves_that_only_texts_move(rng, REPLICATES, 1)
     # Of either sign, and of any size: what counts is |t|.
     scale = np.linspace(-2, 3, 20)[:, None]
     found = half_sample_intervals(full * scale, replicates * scale)
@@ -98,7 +104,7 @@ def test_twenty_copies_of_a_comparison_count_as_one() -> None:
 def test_more_comparisons_than_replicates() -> None:
     """With more comparisons than replicates the quantile lies between one comparison's and Bonferroni's."""
     rng = np.random.default_rng(0)
-    found = half_sample_intervals(rng.normal(size=(30, 5)), rng.normal(size=(10, 30, 3)))
+    found = half_sample_intervals(*halves_that_only_texts_move(rng, 10, 30))
     assert stats.t.ppf(0.975, 9) < quantile(found) < stats.t.ppf(1 - 0.025 / 30, 9)
 
 
@@ -165,14 +171,53 @@ def test_coverage_of_several_comparisons(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_floor() -> None:
-    """The floor is 1.96 √(2 / seeds) times the standard deviation; two equal treatments exceed it in 5 % of cases."""
-    values = np.random.default_rng(0).normal(0.7, 0.02, 10)
-    assert floor(values, 5) == pytest.approx(stats.norm.ppf(0.975) * (2 / 5) ** 0.5 * variance(values.tolist()) ** 0.5)
+    """The floor of ten fits is exceeded by 5 % of differences of two equal treatments; the normal quantile by 8 %."""
     rng = np.random.default_rng(1)
-    two = rng.normal(0.7, 0.02, (2, 5, 20_000)).mean(axis=1)
-    limit = floor(rng.normal(0.7, 0.02, 20_000), 5)
-    assert np.mean(np.abs(two[0] - two[1]) > limit) == pytest.approx(0.05, abs=0.01)
+    values = rng.normal(0.7, 0.02, (20_000, 10))
+    limits = np.array([floor(of_study, 5) for of_study in values])
+    two = rng.normal(0.7, 0.02, (2, 20_000, 5)).mean(axis=2)
+    assert np.mean(np.abs(two[0] - two[1]) > limits) == pytest.approx(0.05, abs=0.006)
+    assert limits[0] == pytest.approx(2.2622 * (2 / 5) ** 0.5 * variance(values[0].tolist()) ** 0.5, rel=1e-4)
     assert floor(np.full(10, 0.7), 5) == pytest.approx(0, abs=1e-12)
+
+
+def test_degrees_of_freedom_are_satterthwaites() -> None:
+    """One comparison's quantile is Student's, with degrees of freedom from the mean squares counted in loops."""
+    rng = np.random.default_rng(2)
+    full = rng.normal(0, 1, (1, 5))
+    replicates = rng.normal(0, 1.5, (REPLICATES, 1, 1)) + rng.normal(0, 1, (REPLICATES, 1, 3))
+    means = variance([float(np.mean(values)) for (values,) in replicates])
+    half = float(np.mean([variance(values.tolist()) for (values,) in replicates]))
+    parts = ((1, means, 49), (1 / 25 - 1 / 3, half, 100), (4 / 25, variance(full[0].tolist()), 4))
+    square = sum(weight * part for weight, part, _ in parts)
+    freedom = square**2 / sum((weight * part) ** 2 / own for weight, part, own in parts)
+    assert 5 < freedom < 49
+    found = half_sample_intervals(full, replicates)
+    assert found.standard_error[0] ** 2 == pytest.approx(square)
+    assert found.quantile[0] == pytest.approx(stats.t.ppf(0.975, freedom))
+
+
+def test_only_the_seed_part_has_degrees_of_freedom_where_no_sampling_is_seen() -> None:
+    """Replicates that spread less than their seeds explain leave the seed variance alone."""
+    rng = np.random.default_rng(3)
+    full = rng.normal(0, 1, (1, 5))
+    replicates = rng.normal(0, 1, (REPLICATES, 1, 3))
+    replicates -= replicates.mean(axis=2, keepdims=True)
+    half = float(np.mean([variance(values.tolist()) for (values,) in replicates]))
+    from_full, from_half = 4 / 25 * variance(full[0].tolist()), half / 25
+    freedom = (from_full + from_half) ** 2 / (from_full**2 / 4 + from_half**2 / 100)
+    assert half_sample_intervals(full, replicates).quantile[0] == pytest.approx(stats.t.ppf(0.975, freedom))
+
+
+def test_unequal_degrees_of_freedom_share_a_tail_probability() -> None:
+    """A comparison that seeds move has a larger quantile than one that texts move, beyond both at equal odds."""
+    rng = np.random.default_rng(4)
+    full, replicates = halves_that_only_texts_move(rng, REPLICATES, 2)
+    full[1], replicates[:, 1] = rng.normal(size=5), rng.normal(size=(REPLICATES, 3)) * 0.1
+    found = half_sample_intervals(full, replicates)
+    tail = 2 * stats.t.sf(found.quantile[0], REPLICATES - 1)
+    assert tail == pytest.approx(0.0253, rel=0.1)  # Šidák: 1 − √0.95
+    assert found.quantile[1] > 1.3 * found.quantile[0]
 
 
 def test_the_parts_of_an_error_add_up() -> None:

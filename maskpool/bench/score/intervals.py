@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
+Vector: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
 Table: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 Cube: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.float64]]
 
 CONFIDENCE = 0.95
 # With fewer half-samples the standard error itself is too uncertain.
 ENOUGH_REPLICATES = 50
-_DRAWS = 100_000
+_DRAWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Intervals:
     ``quantile`` times the standard error.
     """
 
-    delta: np.ndarray[tuple[int], np.dtype[np.float64]]
-    standard_error: np.ndarray[tuple[int], np.dtype[np.float64]]
-    low: np.ndarray[tuple[int], np.dtype[np.float64]]
-    high: np.ndarray[tuple[int], np.dtype[np.float64]]
-    sampling_variance: np.ndarray[tuple[int], np.dtype[np.float64]]
-    seed_variance: np.ndarray[tuple[int], np.dtype[np.float64]]
-    quantile: np.ndarray[tuple[int], np.dtype[np.float64]]
+    delta: Vector
+    standard_error: Vector
+    low: Vector
+    high: Vector
+    sampling_variance: Vector
+    seed_variance: Vector
+    quantile: Vector
 
 
 def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Intervals:
@@ -43,10 +44,14 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
     seeds: SE² = Var(replicates) − (mean seed variance within replicates)/s + (seed variance on full data)/S. Because
     a few seeds give a poor estimate of their variance, the variance on half-samples, which is rather larger, counts
     as one more seed: ((S − 1) · full + half) / S. The intervals are centred on the full-data difference and hold
-    simultaneously with 95 % probability: their half-width is the 95 % quantile of max|t| over the comparisons, a
-    multivariate t with the replicates' correlations.
+    simultaneously with 95 % probability: their half-widths are quantiles of t under one tail probability, that of
+    max|t| over the comparisons with the replicates' correlations.
 
-    Source: Shao and Wu 1989 (delete-half); Romano and Wolf 2005 (max-|t|).
+    The degrees of freedom of a comparison are 2 SE⁴ / Var(SE²), with the variances of the mean squares that SE² is
+    made of. Where Var(replicates) is not above the seeds' part of it, the sampling variance is set to 0, and only
+    the seed variance and its degrees of freedom remain.
+
+    Source: Shao and Wu 1989 (delete-half); Romano and Wolf 2005 (max-|t|); Satterthwaite 1946 (degrees of freedom).
 
     Args:
         full: The differences on the full data, (comparisons, S seeds).
@@ -63,35 +68,55 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
     outer = full.shape[1]
     means = replicates.mean(axis=2)
     half_seeds = replicates.var(axis=2, ddof=1).mean(axis=0)
-    full_seeds = ((outer - 1) * full.var(axis=1, ddof=1) + half_seeds) / outer
-    sampling_variance = np.maximum(means.var(axis=0, ddof=1) - half_seeds / inner, 0.0)
-    seed_variance = full_seeds / outer
+    spread, within = means.var(axis=0, ddof=1), half_seeds / inner
+    sampling_variance = np.maximum(spread - within, 0.0)
+    from_full, from_half = (outer - 1) * full.var(axis=1, ddof=1) / outer**2, half_seeds / outer**2
+    seed_variance = from_full + from_half
     standard_error = np.sqrt(sampling_variance + seed_variance)
-    quantile = _max_t_quantile(means, number - 1, comparisons, np.random.default_rng(seed))
+    sampled = sampling_variance > 0
+    variance_of_square = (spread * sampled) ** 2 / (number - 1) + from_full**2 / (outer - 1)
+    variance_of_square += (within * sampled - from_half) ** 2 / (number * (inner - 1))
+    moving = standard_error > 0  # equal treatments have an interval of width 0, and cost the others nothing
+    quantile = np.zeros(comparisons)
+    quantile[moving] = _max_t_quantiles(
+        means[:, moving], standard_error[moving] ** 4 / variance_of_square[moving], np.random.default_rng(seed)
+    )
     delta = full.mean(axis=1)
     half_width = quantile * standard_error
     return Intervals(
         *(delta, standard_error, delta - half_width, delta + half_width),
-        *(sampling_variance, seed_variance, np.full(comparisons, quantile)),
+        *(sampling_variance, seed_variance, quantile),
     )
 
 
-def _max_t_quantile(means: Table, freedom: int, comparisons: int, rng: np.random.Generator) -> float:
-    spread = means.std(axis=0, ddof=1)
-    moving = spread > 0  # equal treatments have no correlation, and an interval of width 0
-    if moving.sum() <= 1:
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
-    correlation = np.corrcoef(means[:, moving], rowvar=False)
-    normal = rng.multivariate_normal(np.zeros(int(moving.sum())), correlation, _DRAWS, method="eigh")
-    t = normal / np.sqrt(rng.chisquare(freedom, (_DRAWS, 1)) / freedom)
-    return float(np.quantile(np.abs(t).max(axis=1), CONFIDENCE))
+def _max_t_quantiles(means: Table, freedom: Vector, rng: np.random.Generator) -> Vector:
+    """Return the quantile of |t| per comparison, with one tail probability that in 95 % of draws none goes beyond."""
+    tail = 1 - CONFIDENCE
+    if len(freedom) > 1:
+        with np.errstate(invalid="ignore"):  # a comparison that only seeds of the full data move
+            correlation = np.nan_to_num(np.corrcoef(means, rowvar=False))
+        np.fill_diagonal(correlation, 1)
+        # Where normal numbers correlate by r, their squares, of which the denominators are made, correlate by r².
+        numerator, denominator = (
+            rng.multivariate_normal(np.zeros(len(freedom)), matrix, _DRAWS, method="eigh")
+            for matrix in (correlation, correlation**2)
+        )
+        grid = np.linspace(-6, 6, 241)  # interpolated, since chi-square quantiles are slow
+        mean_square = stats.chi2.ppf(special.ndtr(grid)[:, None], freedom) / freedom
+        for column, of_comparison in enumerate(mean_square.T):
+            denominator[:, column] = np.interp(denominator[:, column], grid, of_comparison)
+        t = numerator / np.sqrt(denominator)
+        tail = float(np.quantile(2 * special.stdtr(freedom, -np.abs(t)).min(axis=1), tail))
+    return np.asarray(stats.t.isf(tail / 2, freedom), dtype=np.float64)
 
 
-def floor(values: np.ndarray[tuple[int], np.dtype[np.float64]], seeds: int) -> float:
-    """Compute how large a difference between equal treatments gets only from seeds: 1.96 √(2/seeds) sd.
+def floor(values: Vector, seeds: int) -> float:
+    """Compute how large a difference between equal treatments gets only from seeds: t √(2/seeds) sd.
+
+    The quantile t has as many degrees of freedom as the standard deviation, one less than there are values.
 
     Args:
         values: The scores of the reference treatment under many seeds and orders of the texts.
         seeds: Number of seeds that a treatment's mean score is taken over.
     """
-    return float(stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(2 / seeds) * values.std(ddof=1))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.sqrt(2 / seeds) * values.std(ddof=1))
