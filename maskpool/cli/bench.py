@@ -185,14 +185,18 @@ def bench(
     the labels, with intervals. Without options it takes about two minutes on two cores. Finished cells are
     kept: an interrupted run resumes where it stopped.
     """
+    given_options = [name for name in context.params if _was_given(context, name)]
     if context.invoked_subcommand is not None:
+        if given_options:
+            options = ", ".join(map(_spell, given_options))
+            command = context.invoked_subcommand
+            raise CommandError(f"{options} before {command} has no effect: options of {command} follow its name")
         return
     with stoppable(out), rename_arguments(OPTIONS if study is None else _names_in(study)):
-        given_options = [name for name in context.params if _was_given(context, name)]
         screen = Screen(silent=quiet or as_json)
         with needs_bench():
             screen.say("loading …")
-            from maskpool.bench.design.study import CorpusSource, Study, read_study
+            from maskpool.bench.design.study import CorpusSource, Study, read_study, refuse_unused
             from maskpool.bench.report import pages as report
             from maskpool.bench.report.results import about_corpus, results_of
             from maskpool.bench.run import run_study
@@ -202,7 +206,7 @@ def bench(
                 name for name in given_options if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")
             ]
             if also:
-                options = ", ".join("--" + name.replace("_", "-") for name in also)
+                options = ", ".join(map(_spell, also))
                 raise CommandError(f"--study says what is measured: give {options} in {study.name} instead")
             measured, base = read_study(study), study.parent
         else:
@@ -210,6 +214,8 @@ def bench(
             if len(several) > 1:
                 options = ", ".join(OPTIONS[name] for name in several)
                 raise CommandError(f"only one corpus can be measured at a time, got {options}; a --study may have more")
+            given_arguments = [name for name, option in OPTIONS.items() if option in map(_spell, given_options)]
+            refuse_unused(given_arguments, several[0] if several else "docstrings")
             source = CorpusSource(
                 data=str(data) if data is not None else None,
                 task=task,
@@ -273,6 +279,10 @@ def _names_in(study: Path) -> Mapping[str, str]:
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _spell(name: str) -> str:
+    return "--" + name.replace("_", "-").removeprefix("as-")
 
 
 def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, screen: Screen, as_json: bool) -> None:

@@ -435,6 +435,55 @@ def test_pad_to_belongs_to_the_default_plans() -> None:
     assert refusal({"pad_to": 64, "plans": [{}]}) == expected
 
 
+READ_BY = {
+    "split": {"hub"},
+    "text_column": {"data", "hub"},
+    "label_column": {"data", "hub"},
+    "encoding": {"data"},
+    "separator": {"data"},
+    "header": {"data"},
+    "drop_missing": {"data", "hub"},
+}
+SOURCES = {"data": '"a.csv"', "task": '"Mine"', "hub": '"me/it"', "newsgroups": "true", "docstrings": "true"}
+SETTINGS = [field.name for field in fields(CorpusSource) if field.name not in SOURCES]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_setting_of_a_corpus_without_effect_is_refused(setting: str, source: str, tmp_path: Path) -> None:
+    """In a study file each setting is refused next to a source that does not read it, even with its default value."""
+    value = {"header": "true", "drop_missing": "false", "limit": "5"}.get(setting, '"text"')
+    file = tmp_path / "study.toml"
+    file.write_text(f"[[corpora]]\n{source} = {SOURCES[source]}\n{setting} = {value}\n", "utf-8")
+    if source in READ_BY.get(setting, SOURCES):
+        read_study(file)
+        return
+    sentence = rf"study.toml: corpora\[0\].{setting} has no effect with {source}, only with .*: leave it out"
+    with pytest.raises(MaskpoolError, match=sentence):
+        read_study(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("batch_size = 32\n[[plans]]\npad_to = 9", "batch_size applies to the default plans only, got plans: .*"),
+        ("[[plans]]\npad_to = 9\norder = 'sorted'", r"plans\[0\].order has no effect on texts padded to 9, .*"),
+        ("[[plans]]\n[[plans]]\npad_to = [8, 9]\norder = 'random'", r"plans\[1\].order has no effect on .*"),
+        ("[[plans]]\npad_to = ['longest', 9]\norder = 'random'", ""),
+        ("batch_size = 32\npad_to = 9", ""),
+    ],
+)
+def test_a_key_of_plans_without_effect_is_refused(content: str, sentence: str, tmp_path: Path) -> None:
+    """An order next to only fixed lengths, and a batch size next to plans, are refused in a study file."""
+    file = tmp_path / "study.toml"
+    file.write_text(content, "utf-8")
+    if not sentence:
+        read_study(file)
+        return
+    with pytest.raises(MaskpoolError, match=f"^study.toml: {sentence}"):
+        read_study(file)
+
+
 def test_plans_of_the_same_name_are_refused() -> None:
     """Two plans that results could not distinguish are refused in Python; a file's are merged."""
     with pytest.raises(MaskpoolError, match=re.escape("plans must differ, but two of them are 'padded to 64'")):

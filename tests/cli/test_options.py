@@ -141,14 +141,14 @@ def no_network(*_: object, **__: object) -> None:
         (["--task", "Mine"], "--task must be one of MTEB's clustering tasks, got 'Mine': no network"),
         (
             ["--data", "{data}", "--text-column", "x"],
-            "--text-column must be one of the columns text, label .*, got 'x'",
+            "--text-column must be one of the columns text, label .*, got 'x'; .*",
         ),
-        (["--data", "{data}", "--label-column", "x"], "--label-column must be .* text, label of mine.csv, got 'x'"),
+        (["--data", "{data}", "--label-column", "x"], "--label-column must be .* text, label of mine.csv, got 'x'; .*"),
         (["--data", "{data}", "--limit", "7"], "--limit must be at least 20 .*, got 7"),
         (["--data", "{data}", "--pooling", "avg"], "--pooling must be one of .*, got 'avg'.*"),
         (["--data", "{data}", "--model", "no/such"], "--model must be a folder with a .*'no/such' could not be .*"),
         (["--data", "{data}", "--device", "nowhere"], "--device must be one .* use here, .*, got 'nowhere': .*"),
-        (["--data", "mine.xls"], "--data must be a file that ends in .*, got mine.xls"),
+        (["--data", "mine.xls"], "--data must be a file that ends in .*, got mine.xls: .*"),
         (["--study", "none.toml"], "--study must name a TOML file that can be read, got none.toml: .*"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
@@ -165,3 +165,75 @@ def test_mistakes_are_named_by_their_options(
     given = [option.format(data=data) for option in options]
     assert_refused(run("bench", "--out", tmp_path / "out", *given), sentence)
     assert not (tmp_path / "out").exists()
+
+
+# The options that name a corpus, and those that change how one is read, each with the sources that read it.
+SOURCES = {
+    "docstrings": [],
+    "data": ["--data", "mine.csv"],
+    "task": ["--task", "Mine"],
+    "hub": ["--hub", "me/it"],
+    "newsgroups": ["--newsgroups"],
+}
+EVERY = set(SOURCES)
+READ: dict[str, tuple[list[str], set[str]]] = {
+    "--split": (["test"], {"hub"}),
+    "--text-column": (["text"], {"data", "hub"}),
+    "--label-column": (["label"], {"data", "hub"}),
+    "--encoding": (["utf-8"], {"data"}),
+    "--separator": ([","], {"data"}),
+    "--no-header": ([], {"data"}),
+    "--drop-missing": ([], {"data", "hub"}),
+    "--limit": (["50"], EVERY),
+    "--model": (["all-MiniLM-L6-v2"], EVERY),
+    "--pooling": (["mean"], EVERY),
+    "--pad-to": (["64"], EVERY),
+    "--batch-size": (["32"], EVERY),
+    "--seeds": (["5"], EVERY),
+    "--margin": (["0.03"], EVERY),
+    "--device": (["cpu"], EVERY),
+    "--quote-texts": ([], EVERY),
+}
+# Options about the screen and the folder.
+ABOUT_THE_RUN = {"--out", "--dry-run", "--quiet", "--json"}
+
+
+class ReachedError(MaskpoolError):
+    """The study would run."""
+
+
+def test_every_option_is_paired_with_every_source() -> None:
+    """No option of the command is missing in the tables."""
+    sources = {options[0] for options in SOURCES.values() if options}
+    assert set(words("bench").values()) == set(READ) | sources | ABOUT_THE_RUN | {"--study"}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("option", READ)
+def test_an_option_without_effect_is_refused(
+    option: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option that the source does not read is refused, even with its default value, and the others are accepted."""
+    monkeypatch.setattr("maskpool.bench.run.run_study", fail(ReachedError("reached")))
+    monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
+    values, sources = READ[option]
+    ran = run("bench", "--out", tmp_path, *SOURCES[source], option, *values)
+    expected = "reached" if source in sources else f"{option} has no effect with {source}, only with .*: leave it out"
+    assert_refused(ran, expected)
+
+
+@pytest.mark.parametrize("option", [*sorted(set(READ) - {"--device"}), *("--data", "--hub", "--task", "--newsgroups")])
+def test_an_option_of_the_study_is_refused_next_to_a_study(option: str, tmp_path: Path) -> None:
+    """With a study file, only the device remains an option of what is measured."""
+    (tmp_path / "mine.toml").write_text("seeds = 2\n", "utf-8")
+    given = READ[option][0] if option in READ else next(words[1:] for words in SOURCES.values() if option in words)
+    ran = run("bench", "--study", tmp_path / "mine.toml", "--out", tmp_path / "out", option, *given)
+    assert_refused(ran, f"--study says what is measured: give {option} in mine.toml instead")
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+@pytest.mark.parametrize("option", READ)
+def test_an_option_in_front_of_another_command_is_refused(option: str, command: str) -> None:
+    """Options of ``bench`` in front of one of its commands would be ignored, so they are refused."""
+    ran = run("bench", option, *READ[option][0], command, "a", *(["b"] if command == "compare" else []))
+    assert_refused(ran, f"{option} before {command} has no effect: options of {command} follow its name")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import tomllib
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -55,6 +55,16 @@ DEFAULT_TREATMENTS = ("included", "pads only", "common pad", "another's pads", "
 # The modes that need no options.
 KNOWN_POOLINGS = tuple(mode for mode, layer in POOLINGS.items() if not layer.required_options())
 _KINDS = ("data", "task", "hub", "newsgroups", "docstrings")
+# The sources that each setting of a corpus has an effect on; all others have one on every source.
+_READ_BY = {
+    "split": ("hub",),
+    "text_column": ("data", "hub"),
+    "label_column": ("data", "hub"),
+    "encoding": ("data",),
+    "separator": ("data",),
+    "header": ("data",),
+    "drop_missing": ("data", "hub"),
+}
 # The problem behind each type of pydantic's errors; users never see pydantic's own text.
 _PROBLEMS = {
     "string_type": "must be a string, got {value!r}",
@@ -89,6 +99,8 @@ def _own_errors() -> Iterator[None]:
         kind, path, context = error["type"], error["loc"], error.get("ctx", {})
         cause = context.get("error")
         if isinstance(cause, MaskpoolError):
+            if path and isinstance(path[-1], int):  # from one of the tables, which does not know its place
+                cause.argument = f"{_place(path)}.{cause.argument}"
             raise cause from None
         if kind in ("unexpected_keyword_argument", "invalid_key"):
             table = _place(path[:-1]) or refused.title
@@ -136,6 +148,24 @@ _Positive = Annotated[StrictInt, Field(ge=1)]
 _TwoOrMore = Annotated[StrictInt, Field(ge=2)]
 _NotEmpty = Field(min_length=1)
 _Names = Annotated[tuple[StrictStr, ...], AfterValidator(_distinct)]
+
+
+def refuse_unused(names: Iterable[str], source: str) -> None:
+    """Refuse settings of a corpus that have no effect on its source.
+
+    Args:
+        names: The given settings of `CorpusSource`; other names are ignored.
+        source: The attribute that names the source, such as ``data``.
+
+    Raises:
+        InvalidValueError: A setting has no effect.
+    """
+    for name in names:
+        sources = _READ_BY.get(name, _KINDS)
+        if source not in sources:
+            raise InvalidValueError(
+                name, f"has no effect with {source}, only with {' or '.join(sources)}: leave it out"
+            )
 
 
 @_validated("the corpus")
@@ -187,15 +217,8 @@ class CorpusSource:
         if len(given) != 1:
             kinds, names = ", ".join(_KINDS), ", ".join(given) or "none"
             raise PydanticCustomError("sources", "not one source", {"kinds": kinds, "given": names})
-        given_options = {
-            "encoding": self.encoding is not None,
-            "separator": self.separator is not None,
-            "header": not self.header,
-            "drop_missing": self.drop_missing and self.hub is None,
-        }
-        for option, is_given in given_options.items():
-            if is_given and self.data is None:
-                raise InvalidValueError(option, f"has no effect on a corpus of {given[0]}: leave it out")
+        defaults = {field.name: field.default for field in fields(CorpusSource)}
+        refuse_unused([name for name in _READ_BY if getattr(self, name) != defaults[name]], given[0])
 
     def load(self, folder: Path, seed: int) -> Corpus:
         """Read the texts and labels.
@@ -378,7 +401,9 @@ def read_study(file: Path) -> Study:
     except (ValueError, RecursionError) as error:  # from TOML, its numbers, or bytes that are not UTF-8
         raise FolderError(f"must be a TOML file; {file.name} is not: {error}", argument="file") from error
     try:
-        return parse_study(content, file.parent)
+        study = parse_study(content, file.parent)
+        _refuse_unused_keys(content, study)
+        return study
     except MaskpoolError as error:
         raise FolderError(f"{file.name}: {error}") from error
 
@@ -404,6 +429,22 @@ def parse_study(content: Mapping[str, Any], folder: Path | None = None) -> Study
         content = {**content, "plans": tuple({plan.name: plan for plan in plans}.values())}
     with _own_errors():
         return _STUDY.validate_python(dict(content), context=folder)
+
+
+def _refuse_unused_keys(content: Mapping[str, Any], study: Study) -> None:
+    """Refuse keys of a study file without effect, even if they have the default value."""
+    for index, (table, source) in enumerate(zip(content.get("corpora", ()), study.corpora, strict=False)):
+        kind = next(kind for kind in _KINDS if getattr(source, kind))
+        with rename_arguments({name: f"corpora[{index}].{name}" for name in _READ_BY}):
+            refuse_unused(table, kind)
+    if study.plans and "batch_size" in content:
+        raise InvalidValueError("batch_size", "applies to the default plans only, got plans: move it into a plan")
+    for index, table in enumerate(content.get("plans", ())):
+        widths = table.get("pad_to", "longest")
+        if "order" in table and "longest" not in (widths if isinstance(widths, list) else [widths]):
+            raise InvalidValueError(
+                f"plans[{index}].order", f"has no effect on texts padded to {widths}, a fixed length: leave it out"
+            )
 
 
 def find_pooling(value: str, name: str, folder: Path | None = None) -> str:
