@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -259,6 +260,33 @@ def test_dry_run_computes_nothing(finished: tuple[Ran, Path], file: Path, tmp_pa
     (estimate,) = json.loads(run("bench", "--study", file, "--out", finished[1], "--dry-run", "--json").out)
     assert estimate["finished"] == estimate["cells"] == cells
     assert estimate["texts_for_the_encoder"] == 0
+
+
+@pytest.mark.usefixtures("drawn")
+def test_every_run_says_which_rows_are_measured(model_folder: Path, tmp_path: Path) -> None:
+    """The terminal, both reports and a dry run say how many rows a file has, how many are used, and why not the rest.
+
+    The counts are those of the rows that the test wrote.
+    """
+    used = [*tiny.make_texts(40), ("w1 w2 w3", "rare"), ("w3 w2 w1", "rare")]
+    without_text, blank, without_label = [("", "red")] * 2, [("  ", "red")], [("w1", "")] * 3
+    rows = [*without_text, *used, *blank, *without_label]
+    (tmp_path / "mine.csv").write_text("text;label\n" + "".join(f"{text};{label}\n" for text, label in rows), "utf-8")
+    command = ["bench", "--data", tmp_path / "mine.csv", "--model", model_folder, "--pooling", "mean", "--pad-to", 24]
+    command += ["--seeds", 2, "--drop-missing", "--out", tmp_path / "out"]
+    dry, ran = run(*command, "--dry-run"), run(*command)
+    assert (dry.code, ran.code) == (0, 0), dry.err + ran.err
+    page = html.unescape(re.sub(r"<[^>]*>", "", (tmp_path / "out" / "report.html").read_text("utf-8")))
+    for said in (dry.out, ran.out, (tmp_path / "out" / "report.md").read_text("utf-8"), page):
+        assert (
+            "mine: 42 of 48 rows are measured; left out: 2 without a text, 1 with a blank text, 3 without a label."
+            in said
+        )
+        assert "The fields of mine.csv are separated by semicolons." in said
+        assert "1 of 6 labels have fewer than four texts (2 texts in all). They are kept" in said
+    (corpus,) = (part["corpus"] for part in json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["parts"])
+    assert (corpus["rows"], corpus["texts"]) == (len(rows), len(used))
+    assert corpus["dropped"] == {"without a text": 2, "with a blank text": 1, "without a label": 3}
 
 
 @pytest.mark.usefixtures("drawn")

@@ -288,19 +288,21 @@ def _spell(name: str) -> str:
 def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, screen: Screen, as_json: bool) -> None:
     from maskpool.bench.estimate import estimate
     from maskpool.bench.part import versions
+    from maskpool.bench.report.results import about_corpus
     from maskpool.bench.run import load_corpora, load_parts, refuse_other_parts
 
     corpora = load_corpora(study, base)
     folder.refuse_others(study, corpora, versions())
-    estimates = []
+    estimates, about_corpora = [], []
     for part in load_parts(study, corpora, device):
         refuse_other_parts(part, folder)
         estimates.append(estimate(part, folder.cells))
+        about_corpora.append(about_corpus(part.facts()["corpus"]))
     if as_json:
         print(json.dumps(estimates))
     if screen.silent:
         return
-    for part_estimate in estimates:
+    for part_estimate, sentences in zip(estimates, about_corpora, strict=True):
         seconds = part_estimate["about_seconds"]
         passes = (
             "one pass for all right-padded plans"
@@ -313,5 +315,6 @@ def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, 
             f"({passes}), about {seconds['encoder']:.0f} s; "
             f"clustering about {seconds['fits']:.0f} s, the rest {seconds['other']:.0f} s"
         )
+        print("\n".join(sentences))
     total = sum(sum(part_estimate["about_seconds"].values()) for part_estimate in estimates)
     print(f"In all about {max(1, round(total / 60))} min. Nothing was computed; leave out --dry-run to run it.")
