@@ -17,6 +17,8 @@ from torch import Tensor
 from maskpool.nn import POOLINGS
 from maskpool.poolings.build import build_pooling
 
+# Where the documentation has one page per bug.
+PAGES = "docs/bugs/"
 # Maps the token states of one padded text, (width, dim), and where its real tokens are, (width,), to what the wrong
 # formula gives, by its description; to nothing where the formula is right for such a text.
 WrongFormula: TypeAlias = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -42,7 +44,7 @@ class PaddingBug:
     """One way in which padding changes vectors.
 
     Attributes:
-        id: The name in addresses and file names.
+        id: The name of its page, ``docs/bugs/<id>.md``.
         title: The name in findings, studies and reports.
         fix: What to do about it.
         happens: The code that makes it, in a sentence; empty where the title says it.
@@ -60,6 +62,11 @@ class PaddingBug:
     formula: WrongFormula | None = None
     remake: Remake | None = None
     leak: bool = True
+
+    @property
+    def url(self) -> str:
+        """The page of the documentation about it, relative to the root of the repository."""
+        return f"{PAGES}{self.id}.md"
 
     @property
     def account(self) -> str:

@@ -24,9 +24,9 @@ def test_ids_are_distinct() -> None:
 
 @every_bug
 def test_a_finding_shows_the_entry(bug: PaddingBug) -> None:
-    """A finding has the fix, the threads and the kind of its entry."""
+    """A finding has the fix, the threads, the page and the kind of its entry."""
     finding = Finding(bug.title, "evidence", 1.0)
-    assert (finding.fix, finding.threads, finding.leak) == (bug.fix, bug.threads, bug.leak)
+    assert (finding.fix, finding.threads, finding.url, finding.leak) == (bug.fix, bug.threads, bug.url, bug.leak)
     assert bug.fix
     assert all(thread.startswith("https://") for thread in bug.threads)
 

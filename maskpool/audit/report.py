@@ -39,6 +39,11 @@ class Finding:
         return PADDING_BUGS[self.cause].threads
 
     @property
+    def url(self) -> str:
+        """The page about the bug."""
+        return PADDING_BUGS[self.cause].url
+
+    @property
     def leak(self) -> bool:
         """Whether it makes vectors depend on padding, or on other texts."""
         return PADDING_BUGS[self.cause].leak
@@ -75,7 +80,12 @@ class AuditReport:
         """Return the report as JSON values; an infinite size, of a vector with NaN, is None."""
         report: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
         for entry, finding in zip(report["findings"], self.findings, strict=True):
-            entry |= {"fix": finding.fix, "leak": finding.leak}
+            entry |= {
+                "fix": finding.fix,
+                "threads": list(finding.threads),
+                "url": finding.url,
+                "leak": finding.leak,
+            }
         return report
 
     def __str__(self) -> str:
@@ -100,6 +110,7 @@ class AuditReport:
                 ),
                 *([f"  with: {len(finding.texts) - _SHOWN} more"] if len(finding.texts) > _SHOWN else []),
                 f"  fix: {finding.fix}",
+                f"  more: {', '.join((finding.url, *finding.threads))}",
             ]
         lines += [f"census: {self.census}"] if self.census else []
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

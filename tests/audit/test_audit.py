@@ -34,6 +34,7 @@ def test_the_report_tells_people_what_to_do() -> None:
         "the mean of all columns",
         "real tokens in",
         "fix: pool with the mask: maskpool.functional.mean_pool",
+        "more: docs/bugs/mean-over-pads.md, https://github.com/huggingface/transformers/issues/17463",
         *(repr(text) for text in report.findings[0].texts),
     ):
         assert words in text
@@ -47,6 +48,8 @@ def test_the_report_is_json() -> None:
     assert content["verdict"] == "leaks"
     assert content["findings"][0]["cause"] == report.findings[0].cause
     assert content["findings"][0]["fix"] == report.findings[0].fix
+    assert content["findings"][0]["url"] == report.findings[0].url
+    assert content["findings"][0]["threads"] == list(report.findings[0].threads)
     assert (content["largest"], content["floor"], content["threshold"]) == (
         report.largest,
         report.floor,

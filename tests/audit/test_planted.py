@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.audit.planted import CURES, DIM, FEW, PLANTS, WORDS, WRONG_ALONE
 from tests.matrix import sampled
 from tests.poolings import BY_NAME_ONLY
 
+ROOT = Path(__file__).parents[2]
 # What is true besides: a first column that is a pad needs pads on the left, which shift this model's positions, and
 # statistics over positions of a batch are those of other texts as well.
 ALSO = {
@@ -36,6 +38,7 @@ def test_every_planted_leak_is_found_and_named(cause: str, word: str) -> None:
     assert report.verdict == "leaks", report
     assert {finding.cause for finding in report.findings} == {cause} | ALSO.get((cause, word), set()), report
     assert all(finding.leak and finding.evidence and finding.fix for finding in report.findings)
+    assert all((ROOT / finding.url).is_file() for finding in report.findings)
 
 
 @pytest.mark.parametrize(("cause", "word"), sampled(CURES, every=4), ids=lambda value: value)
