@@ -94,6 +94,15 @@ def test_concat_sets_on_empty() -> None:
     assert mixed.isnan().tolist() == [[True, False]]
 
 
+def test_concat_leaves_the_layers_of_the_caller() -> None:
+    """With on_empty a concatenation keeps the given layers as they are, and shares their parameters."""
+    mean, attention = MeanPooling(), AttentionPooling(DIM)
+    concat = ConcatPooling([mean, attention], on_empty="nan")
+    assert (mean.on_empty, attention.on_empty) == ("zero", "zero")
+    assert [layer.on_empty for layer in concat.layers()] == ["nan", "nan"]
+    assert next(concat.parameters()) is attention.query
+
+
 def test_concat_trains_its_layers() -> None:
     """Parameters of layers in a concatenation are its parameters and get gradients."""
     layer, (x, mask) = build_pooling(("mean", "attention"), DIM), all_layouts()
@@ -446,6 +455,22 @@ def test_a_mode_in_place_of_the_mask() -> None:
     """A mode in the position of the mask is refused, and the error says how to pass it."""
     with pytest.raises(InvalidTypeError, match="pass a mode as pooling_mode='max'"):
         pool(torch.ones(1, 2, 3), "max")  # type: ignore[arg-type]  # the point of the test
+
+
+# ------------------------------------------------------------------------------------------------------------ messages
+
+
+def test_an_unknown_keyword_of_pool_names_its_arguments() -> None:
+    """The message for a keyword that neither pool nor the mode has lists those that they have."""
+    x, mask = all_layouts()
+    with pytest.raises(InvalidTypeError, match=r"^mask must .* attention_mask, token_weights .* 'mean': on_empty$"):
+        pool(x, mask=mask)
+
+
+def test_two_dimensions_have_a_hint() -> None:
+    """Token embeddings of two dimensions without cu_seqlens are refused with both ways out."""
+    with pytest.raises(InvalidValueError, match=r"\(3, 4\); pass cu_seqlens with .*, or unsqueeze\(0\) .*$"):
+        pool(torch.ones(3, 4))
 
 
 # ------------------------------------------------------------------------------------------------------------ spelling

@@ -181,9 +181,13 @@ def check_tokens(token_embeddings: object, dims: int, shape: str) -> Tensor:
     if token_embeddings.layout != torch.strided or token_embeddings.is_nested:
         kind = "nested" if token_embeddings.is_nested else str(token_embeddings.layout)
         raise InvalidTypeError(name, f"must be a strided tensor, got layout {kind}")
+    advice = ""
+    if dims == 3 and token_embeddings.dim() == 2:
+        advice = "; pass cu_seqlens with packed tokens (tokens, dim), or unsqueeze(0) the tokens of one sentence"
     raise InvalidValueError(
         name,
-        f"must have {dims} dimensions {shape}, got {token_embeddings.dim()}: shape {tuple(token_embeddings.shape)}",
+        f"must have {dims} dimensions {shape}, got {token_embeddings.dim()}: shape {tuple(token_embeddings.shape)}"
+        f"{advice}",
     )
 
 

@@ -88,6 +88,10 @@ class SentenceEmbedder:
         *,
         max_length: int | None = None,
     ) -> None:
+        if isinstance(tokenizer, str) and tokenizer in POOLINGS:
+            raise InvalidTypeError(
+                "tokenizer", f"must be a tokenizer, got {tokenizer!r}: pass a mode as pooling={tokenizer!r}"
+            )
         if isinstance(model, str | os.PathLike):
             with rename_arguments({"name": "model"}):
                 opened = Encoder.load(os.fspath(model))

@@ -116,5 +116,13 @@ def pool(
             f"must not have parameters, got {learned[0]!r}: build the layer with build_pooling({learned[0]!r}, …), "
             "train it and call it",
         )
+    accepted = {option for mode in modes for option in find(mode).options()}
+    unknown = sorted(set(options) - accepted)
+    if unknown:
+        raise InvalidTypeError(
+            ", ".join(unknown),
+            f"must be an argument of pool, such as attention_mask, token_weights and cu_seqlens, or an option of "
+            f"pooling_mode {pooling_mode!r}: {', '.join(sorted(accepted))}",
+        )
     layer = build_pooling(pooling_mode, **options)
     return layer(token_embeddings, attention_mask, cu_seqlens=cu_seqlens, token_weights=token_weights)  # type: ignore[no-any-return]  # nn.Module's call

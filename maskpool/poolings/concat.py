@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -22,7 +23,8 @@ class ConcatPooling(PoolingLayer):
 
     Args:
         poolings: The layers, at least one.
-        on_empty: What empty sentences get, in all layers; None keeps the setting of each layer.
+        on_empty: What empty sentences get, in all layers, which are then copies with the same parameters; None keeps
+            the setting of each layer.
 
     Raises:
         InvalidTypeError: One of ``poolings`` is not a maskpool layer.
@@ -44,12 +46,13 @@ class ConcatPooling(PoolingLayer):
         layers = list(poolings)
         if not layers:
             raise InvalidValueError("poolings", "must hold at least one layer, got none")
-        for layer in layers:
+        for place, layer in enumerate(layers):
             if not isinstance(layer, PoolingLayer):
                 advice = ": build_pooling(('mean', 'max')) takes modes" if isinstance(layer, str) else ""
                 raise InvalidTypeError("poolings", f"must hold maskpool layers, got {type(layer).__name__}{advice}")
             if on_empty is not None:
-                layer.on_empty = on_empty
+                layers[place] = copy.copy(layer)  # shares the parameters; the caller's layer keeps its setting
+                layers[place].on_empty = on_empty
         self.poolings = nn.ModuleList(layers)
         self.takes_token_weights = all(layer.takes_token_weights for layer in layers)  # type: ignore[misc]  # per instance
         self.learns = any(layer.learns for layer in layers)  # type: ignore[misc]  # per instance

@@ -24,6 +24,7 @@ from maskpool.encoder import TokenStates
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.integrations.sklearn import PoolingClassifier
+from maskpool.nn import TopKMeanPooling
 from tests.bench import tiny
 from tests.matrix import cut, sampled
 
@@ -192,10 +193,10 @@ def _saved(folder: Path, dim: int = DIM, **options: Any) -> Path:
 
 def test_a_mode_is_served_with_its_options(states: States) -> None:
     """A spelling with options pools as the layer with these options."""
-    spelling = "topk_mean(k=2)"
+    spelling = f"{TopKMeanPooling.mode}(k=2)"
     pooled = heads.layers_of([spelling], DIM)[spelling](states.values, states.mask)
-    assert torch.equal(pooled, build_pooling("topk_mean", k=2)(states.values, states.mask))
-    assert not torch.equal(pooled, build_pooling("topk_mean", k=3)(states.values, states.mask))
+    assert torch.equal(pooled, TopKMeanPooling(k=2)(states.values, states.mask))
+    assert not torch.equal(pooled, TopKMeanPooling(k=3)(states.values, states.mask))
 
 
 def test_a_saved_head_is_served_as_it_is(tmp_path: Path, states: States) -> None:

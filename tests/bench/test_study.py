@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from maskpool.bench.design.study import CorpusSource, Study, parse_study, read_study
 from maskpool.errors import InvalidValueError, MaskpoolError
 from maskpool.leaks import REMADE
+from maskpool.nn import SoftmaxPooling
 from maskpool.plans import Order, Plan
 from tests.bench import tiny
 from tests.matrix import cut
@@ -249,8 +250,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(content: dict[str, Any], na
 
 def test_a_pooling_has_its_options_in_its_spelling() -> None:
     """Poolings become their canonical spelling; equal ones count once, and a missing option is named."""
-    spelled = ["topk_mean( k=3 )", "topk_mean(k=3)", "softmax(temperature=1.0)", "softmax"]
-    assert Study(poolings=tuple(spelled)).poolings == ("topk_mean(k=3)", "softmax")
+    smooth = SoftmaxPooling.mode
+    spelled = ["topk_mean( k=3 )", "topk_mean(k=3)", f"{smooth}(temperature=1.0)", smooth]
+    assert Study(poolings=tuple(spelled)).poolings == ("topk_mean(k=3)", smooth)
     assert refusal({"poolings": [NEEDS_OPTION]}) == "poolings must give k, as in 'topk_mean(k=3)', got 'topk_mean'"
 
 

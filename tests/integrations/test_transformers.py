@@ -36,6 +36,7 @@ from transformers import pipeline as hosts_pipeline
 
 from maskpool import build_pooling
 from maskpool.encoder import BUNDLED, bundled_folder_of
+from maskpool.errors import InvalidTypeError
 from maskpool.integrations.transformers import SentenceEmbedder, register_pipeline
 from maskpool.nn import POOLINGS, FirstLastAveragePooling, LayerMix, MaxPooling
 from tests.bench import tiny
@@ -378,3 +379,9 @@ def test_what_the_pipeline_refuses(bert: Any) -> None:
         pipe("w1", pooling="middle")
     with pytest.raises(TypeError, match="poling"):
         pipe("w1", poling="max")
+
+
+def test_a_mode_in_the_place_of_the_tokenizer_is_explained() -> None:
+    """A mode passed as the second argument is refused with the argument that takes it."""
+    with pytest.raises(InvalidTypeError, match=r"^tokenizer must be a tokenizer, got 'max': pass a mode as pooling='m"):
+        SentenceEmbedder("any", "max")  # type: ignore[arg-type]  # the point
