@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from maskpool.bench.design.study import read_study
-from maskpool.bench.part import Grid, Part
+from maskpool.bench.design.study import Study, parse_study, read_study
+from maskpool.bench.part import Grid, Part, key_of
 from maskpool.bench.report.results import results_of
 from maskpool.bench.report.verdicts import judge
 from maskpool.bench.run import load_corpora, run_study
+from maskpool.bench.store.cells import content_hash
 from maskpool.bench.store.folder import CELLS, StudyFolder
 from maskpool.encoder import Encoder
 from tests.bench import tiny
@@ -211,9 +212,10 @@ def test_the_folder_of_another_study_is_refused(finished: tuple[Ran, Path], file
     before = content(finished[1])
     (tmp_path / "colours.csv").write_bytes(file.with_name("colours.csv").read_bytes())
     other = tmp_path / "other.toml"
-    other.write_text(file.read_text("utf-8").replace("replicates = 2", "replicates = 4"), "utf-8")
+    other.write_text(file.read_text("utf-8").replace("replicates = 2", "replicates = 2\ndtype = 'bfloat16'"), "utf-8")
     ran = run("bench", "--study", other, "--out", finished[1])
-    sentence = r"--out must be a folder without another study's cells; .* replicates 2 \(now 4\): choose .*"
+    differs = r'dtype "float32" \(now "bfloat16"\)'
+    sentence = f"--out must be a folder without another study's cells; .* {differs}: choose .*"
     assert_refused(ran, sentence)
     assert_refused(run("bench", "--study", other, "--out", finished[1], "--dry-run"), sentence)
     assert content(finished[1]) == before
@@ -356,21 +358,26 @@ def test_hdbscan_skips_treatments_with_too_few_padded_texts(file: Path, encoder:
     assert {row["treatment"] for row in rows_of_hdbscan} == {"excluded", "included", "noise"}
 
 
-def lowered(cell: dict[str, Any]) -> dict[str, Any]:
-    """Lower the scores of a cell by 0.1 if its treatment is "included"."""
+def lowered(cell: dict[str, Any], study: Study) -> dict[str, Any]:
+    """Lower the scores of a cell by 0.1 if its treatment is "included", as another study would have measured it."""
     if cell["key"]["kind"] == "fit" and cell["key"]["treatment"] == "included":
         scores = cell["value"]["scores"]
         cell["value"]["scores"] = {name: [value - 0.1 for value in values] for name, values in scores.items()}
+    if "study" in cell["key"]:
+        cell["key"] = key_of(study, cell["key"]["part"], cell["key"]["kind"])
+    cell["cell"] = content_hash({"key": cell["key"], "value": cell["value"]})
     return cell
 
 
 def test_compare_reports_differences(small: tuple[Path, Path], tmp_path: Path) -> None:
     """Two studies are compared row by row, each difference has its interval, and differing settings are named."""
     _, out = small
-    description = json.loads((out / "study.json").read_text("utf-8"))
+    description = StudyFolder(out).read()
     description["study"]["dtype"] = "bfloat16"
-    (tmp_path / "study.json").write_text(json.dumps(description), "utf-8")
-    cells = [lowered(json.loads(line)) for line in (out / CELLS).read_text("utf-8").splitlines()]
+    written = description | {"sha256": content_hash(description)}
+    (tmp_path / "study.json").write_text(json.dumps(written), "utf-8")
+    study = parse_study(description["study"])
+    cells = [lowered(json.loads(line), study) for line in (out / CELLS).read_text("utf-8").splitlines()]
     (tmp_path / CELLS).write_text("".join(json.dumps(cell) + "\n" for cell in cells), "utf-8")
     compared = json.loads(run("bench", "compare", out, tmp_path, "--json").out)
     assert compared["settings"] == [["dtype", "float32", "bfloat16"]]
