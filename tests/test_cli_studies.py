@@ -391,7 +391,8 @@ def test_compare_reports_differences(small: tuple[Path, Path], tmp_path: Path) -
     assert 'dtype: "float32" in A, "bfloat16" in B' in shown
     same = json.loads(run("bench", "compare", out, out, "--json").out)
     assert same["settings"] == []
-    assert {row["delta"] for row in same["rows"]} == {0.0}
+    assert same["paired"]
+    assert {row[name] for row in same["rows"] for name in ("delta", "low", "high")} == {0.0}
 
 
 @pytest.mark.full  # a real process; the default tests interrupt a command in this process

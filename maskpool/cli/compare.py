@@ -21,13 +21,18 @@ def compare_studies(
         with needs_bench():
             from maskpool.bench.report import compare
             from maskpool.bench.report.pages import markdown_table
-            from maskpool.bench.report.results import results_of
             from maskpool.bench.store.folder import StudyFolder
-        compared = compare.compare(results_of(StudyFolder(first)), results_of(StudyFolder(second)))
+        compared = compare.compare(compare.Finished.of(StudyFolder(first)), compare.Finished.of(StudyFolder(second)))
         if as_json:
             print(json.dumps(compared))
             return
         print("\n".join(markdown_table(compare.HEADER, compare.table(compared))))
+        print(
+            "The studies share their texts, half-samples and seeds: B − A is taken in each half-sample."
+            if compared["paired"]
+            else "The studies differ in their texts, half-samples or seeds: the intervals of B − A take them as "
+            "independent, and are too wide if they share texts."
+        )
         for name, value_a, value_b in compared["settings"]:
             print(f"{name}: {json.dumps(value_a)} in A, {json.dumps(value_b)} in B")
         if compared["only_in_a"] or compared["only_in_b"]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from maskpool.bench.report.compare import HEADER, compare, table
+from maskpool.bench.report.compare import HEADER, Finished, compare, table
 from maskpool.bench.report.results import Results
+from maskpool.bench.score.intervals import half_sample_intervals
 from maskpool.errors import MaskpoolError
+
+FREEDOM, HALVES = 12, 50
 
 
 def row(treatment: str, delta: float, standard_error: float, floor: float, pooling: str = "mean") -> dict[str, Any]:
@@ -23,14 +26,15 @@ def row(treatment: str, delta: float, standard_error: float, floor: float, pooli
         "low": delta - 2 * standard_error,
         "high": delta + 2 * standard_error,
         "standard_error": standard_error,
+        "freedom": FREEDOM,
         "floor": floor,
     }
 
 
-def study(rows: list[dict[str, Any]], layer: int = -1, model: str = "m", corpus: str = "c") -> Results:
+def study(rows: list[dict[str, Any]], layer: int = -1, model: str = "m", corpus: str = "c", seed: int = 0) -> Finished:
     reference = {"pooling": "mean", "plan": "any", "treatment": "excluded", "ami": 0.5, "floor": 0.01}
-    return {
-        "study": {"seeds": 3, "dtype": "float32"},
+    results: Results = {
+        "study": {"seeds": 3, "dtype": "float32", "seed": seed, "replicates": HALVES},
         "corpora": {corpus: "hash"},
         "versions": {"torch": "2.13"},
         "parts": [
@@ -42,6 +46,15 @@ def study(rows: list[dict[str, Any]], layer: int = -1, model: str = "m", corpus:
         ],
     }
 
+    rng = np.random.default_rng([len(rows), layer + 1])
+    differences = {
+        (model, corpus, layer, "kmeans", row["pooling"], row["plan"], row["treatment"]): [
+            row["delta"] + rng.normal(0, row["standard_error"]) + rng.normal(0, 0.001, 3) for _ in range(HALVES + 1)
+        ]
+        for row in rows
+    }
+    return Finished(results, differences)
+
 
 ONE = study([row("included", -0.1, 0.03, 0.01), row("noise", -0.2, 0.01, 0.05), row("pads only", 0.3, 0.02, 0.01)])
 OTHER = study(
@@ -50,7 +63,8 @@ OTHER = study(
         row("common pad", 0.0, 0.02, 0.01),
         row("included", -0.15, 0.04, 0.03),
         row("pads only", 0.0, 0.02, 0.01, pooling="max"),
-    ]
+    ],
+    seed=1,
 )
 
 
@@ -70,11 +84,12 @@ def test_common_rows_are_subtracted() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 40])
 def test_intervals_are_sidaks_over_the_common_rows(number: int) -> None:
-    """Half-widths are the two-sided normal quantile at 0.95^(1/rows) times the root of the summed squares."""
+    """Of independent studies, half-widths are Welch's t quantile at 0.95^(1/rows) times the root of summed squares."""
     one = study([row(f"treatment {place}", 0.1, 0.03, 0.01) for place in range(number)] + [row("a's own", 0, 1, 0)])
-    other = study([row(f"treatment {place}", 0.3, 0.04, 0.01) for place in range(number)])
+    other = study([row(f"treatment {place}", 0.3, 0.04, 0.01) for place in range(number)], seed=1)
     rows = compare(one, other)["rows"]
-    quantile = math.sqrt(stats.chi2.ppf(0.95 ** (1 / number), 1))  # of the square of a normal number
+    freedom = 0.05**4 / ((0.03**4 + 0.04**4) / FREEDOM)
+    quantile = -stats.t.ppf((1 - 0.95 ** (1 / number)) / 2, freedom)
     assert len(rows) == number
     for common in rows:
         assert common["low"] == pytest.approx(0.2 - quantile * 0.05, abs=1e-9)
@@ -86,15 +101,44 @@ def test_a_study_does_not_differ_from_itself() -> None:
     compared = compare(ONE, deepcopy(ONE))
     assert compared["settings"] == []
     assert (compared["only_in_a"], compared["only_in_b"]) == (0, 0)
-    assert [common["delta"] for common in compared["rows"]] == [0, 0, 0]
+    assert compared["paired"]
+    assert [(common["delta"], common["low"], common["high"]) for common in compared["rows"]] == [(0, 0, 0)] * 3
+
+
+def test_studies_of_the_same_half_samples_are_compared_in_each() -> None:
+    """What the half-samples do to both studies cancels, and the interval is that of the differences B − A."""
+    one, other = study([row("included", 0.1, 0.03, 0.01)]), study([row("included", 0.3, 0.03, 0.01)])
+    ((key, values),) = one.differences.items()
+    rng = np.random.default_rng(1)
+    added = [0.2 + rng.normal(0, 0.002, 3) for _ in values]
+    other = Finished(other.results, {key: [value + more for value, more in zip(values, added, strict=True)]})
+    compared = compare(one, other)
+    (common,) = compared["rows"]
+    expected = half_sample_intervals(np.array([added[0]]), np.array(added[1:])[:, None])
+    assert compared["paired"]
+    assert (common["low"], common["high"]) == pytest.approx((expected.low[0], expected.high[0]))
+    assert common["high"] - common["low"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [("study", "seed", 7), ("study", "seeds", 4), ("study", "replicates", 51), ("corpora", "c", "another")],
+)
+def test_studies_of_other_subsamples_are_independent(group: str, name: str, value: object) -> None:
+    """Another seed, other numbers of seeds or half-samples and other texts leave nothing to pair."""
+    other = deepcopy(ONE)
+    other.results[group][name] = value
+    compared = compare(ONE, other)
+    assert not compared["paired"]
+    assert all(common["low"] < 0 < common["high"] for common in compared["rows"])
 
 
 def test_settings_that_differ_are_named_with_both_values() -> None:
     """All differing settings, corpora and versions are listed, including those that only one study has."""
     other = deepcopy(OTHER)
-    other["study"] = {"seeds": 5, "dtype": "float32", "pad_to": 64}
-    other["corpora"] = {"c": "another hash", "d": "hash"}
-    other["versions"] = {"torch": "2.14"}
+    other.results["study"] = {"seeds": 5, "dtype": "float32", "pad_to": 64, "seed": 0, "replicates": HALVES}
+    other.results["corpora"] = {"c": "another hash", "d": "hash"}
+    other.results["versions"] = {"torch": "2.14"}
     assert compare(ONE, other)["settings"] == [
         ("pad_to", None, 64),
         ("seeds", 3, 5),
@@ -115,7 +159,7 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
         study([]),
     ],
 )
-def test_nothing_in_common_is_refused(other: Results) -> None:
+def test_nothing_in_common_is_refused(other: Finished) -> None:
     """Studies without a row with the same model, corpus, layer, pooling, plan and treatment are refused."""
     with pytest.raises(
         MaskpoolError, match=r"the two studies have no row in common: they must share a pooling, a plan"
@@ -127,7 +171,7 @@ def test_nothing_in_common_is_refused(other: Results) -> None:
 def test_a_table_has_a_cell_for_each_column(layer: int, by: str) -> None:
     """Each row as text has every difference with its interval, and names a layer that is not the last."""
     one = study([row("included", -0.1, 0.03, 0.01)], layer)
-    other = study([row("included", -0.15, 0.04, 0.03)], layer)
+    other = study([row("included", -0.15, 0.04, 0.03)], layer, seed=1)
     (shown,) = table(compare(one, other))
     assert dict(zip(HEADER, shown, strict=True)) == {
         "model": "m",
@@ -138,6 +182,6 @@ def test_a_table_has_a_cell_for_each_column(layer: int, by: str) -> None:
         "treatment": "included",
         "Δ in A [95 %]": "−0.100 [−0.160, −0.040]",
         "Δ in B [95 %]": "−0.150 [−0.230, −0.070]",
-        "B − A [95 %]": "−0.050 [−0.148, +0.048]",
+        "B − A [95 %]": "−0.050 [−0.154, +0.054]",
         "floor": "0.030",
     }

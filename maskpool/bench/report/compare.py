@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import stats
 
-from maskpool.bench.report.results import Results
+from maskpool.bench.design.study import parse_study
+from maskpool.bench.design.subsamples import FULL
+from maskpool.bench.part import grid_of
+from maskpool.bench.report.results import Results, difference_of, naming_cells, results_of, treatment_name
 from maskpool.bench.report.verdicts import difference
-from maskpool.bench.score.intervals import CONFIDENCE
+from maskpool.bench.score.intervals import CONFIDENCE, Cube, Vector, half_sample_intervals
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.errors import DataError
 
 HEADER = (
@@ -26,45 +32,122 @@ HEADER = (
 )
 
 
-def compare(study_a: Results, study_b: Results) -> dict[str, Any]:
+Key: TypeAlias = tuple[Any, ...]
+_PAIRED_BY = ("seed", "replicates", "seeds")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished study.
+
+    Attributes:
+        results: Its results.
+        differences: For each row its differences by seed, on all texts and then on each half-sample.
+    """
+
+    results: Results
+    differences: Mapping[Key, Sequence[Vector]]
+
+    @classmethod
+    def of(cls, folder: StudyFolder) -> Finished:
+        """Read a finished study.
+
+        Args:
+            folder: The folder of the study.
+
+        Raises:
+            NotFoundError: The folder does not describe a study.
+            FolderError: A file in it is malformed.
+            UnfinishedError: The study is not finished.
+        """
+        results, cells = results_of(folder), folder.cells
+        study = parse_study(results["study"])
+        subsamples = (FULL, *range(1, study.replicates + 1))
+        with naming_cells(folder):
+            differences = {
+                (
+                    *(facts["model"]["name"], facts["corpus"]["name"], layer, by),
+                    *(comparison.pooling, comparison.plan.name, treatment_name(comparison)),
+                ): [difference_of(study, comparison, subsample, key["part"], cells) for subsample in subsamples]
+                for key, facts in cells.of_kind("facts")
+                for (layer, by), comparisons in grid_of(
+                    study, facts, cells[{"kind": "proof", "part": key["part"]}]["holds"]
+                )
+                .tables()
+                .items()
+                for comparison in comparisons
+            }
+        return cls(results, differences)
+
+
+def compare(study_a: Finished, study_b: Finished) -> dict[str, Any]:
     """Compare the settings of two studies and the rows that both have.
 
-    A row's difference B − A gets an interval of half-width q·√(SE_A² + SE_B²), with q the normal quantile after Šidák
-    over the rows. This assumes that the two studies are independent; if they share texts, the interval is too wide.
+    Studies of the same texts, half-samples and seeds are compared half-sample by half-sample: the difference B − A is
+    taken in each: what both share cancels. Its intervals are made as those of a study's own differences. Other studies
+    count as independent: a row's half-width is q·√(SE_A² + SE_B²), with q Student's quantile after Šidák over the rows
+    and Welch's degrees of freedom.
 
     Args:
-        study_a: Results of the study A.
-        study_b: Results of the study B.
+        study_a: The study A.
+        study_b: The study B.
 
     Returns:
-        ``settings`` (the settings that differ, with both values), ``rows``, and the numbers of rows in only one study.
+        ``settings`` (the settings that differ, with both values), ``paired`` (whether half-samples were compared),
+        ``rows``, and the numbers of rows in only one study.
 
     Raises:
         DataError: The studies have no row in common.
     """
-    first, second = _rows(study_a), _rows(study_b)
+    first, second = _rows(study_a.results), _rows(study_b.results)
     common = [key for key in first if key in second]
     if not common:
         raise DataError(
             "the two studies have no row in common: they must share a pooling, a plan and a treatment, on a model and "
             "a corpus of the same name"
         )
-    quantile = float(stats.norm.ppf((1 + CONFIDENCE ** (1 / len(common))) / 2))
-    rows = []
-    for key in common:
-        a, b = first[key], second[key]
-        delta, error = b["delta"] - a["delta"], float(np.hypot(a["standard_error"], b["standard_error"]))
-        low, high = delta - quantile * error, delta + quantile * error
-        rows.append(
-            dict(zip(("model", "corpus", "layer", "by", "pooling", "plan", "treatment"), key, strict=True))
-            | {"a": a, "b": b, "delta": delta, "low": low, "high": high, "floor": max(a["floor"], b["floor"])}
+    paired = _share_subsamples(study_a.results, study_b.results, {str(key[1]) for key in common})
+    if paired:
+        between = half_sample_intervals(
+            _minus(study_a, study_b, common, slice(0, 1))[0],
+            _minus(study_a, study_b, common, slice(1, None)),
+            study_a.results["study"]["seed"],
         )
+        deltas, half_widths = between.delta, between.high - between.delta
+    else:
+        errors = np.array([[rows[key]["standard_error"] for key in common] for rows in (first, second)])
+        freedoms = np.array([[rows[key]["freedom"] for key in common] for rows in (first, second)])
+        square = (errors**2).sum(axis=0)
+        # Welch: two independent squared standard errors, each with its own degrees of freedom.
+        freedom = square**2 / np.maximum((errors**4 / freedoms).sum(axis=0), np.finfo(float).tiny)
+        quantile = stats.t.ppf((1 + CONFIDENCE ** (1 / len(common))) / 2, np.maximum(freedom, 1))
+        deltas = np.array([second[key]["delta"] - first[key]["delta"] for key in common])
+        half_widths = quantile * np.sqrt(square)
+    rows = [
+        dict(zip(("model", "corpus", "layer", "by", "pooling", "plan", "treatment"), key, strict=True))
+        | {"a": first[key], "b": second[key], "floor": max(first[key]["floor"], second[key]["floor"])}
+        | {"delta": float(delta), "low": float(delta - half_width), "high": float(delta + half_width)}
+        for key, delta, half_width in zip(common, deltas, half_widths, strict=True)
+    ]
     return {
-        "settings": [(name, a, b) for name, a, b in _settings(study_a, study_b) if a != b],
+        "settings": [(name, a, b) for name, a, b in _settings(study_a.results, study_b.results) if a != b],
+        "paired": paired,
         "rows": rows,
         "only_in_a": len(first) - len(common),
         "only_in_b": len(second) - len(common),
     }
+
+
+def _share_subsamples(study_a: Results, study_b: Results, corpora: set[str]) -> bool:
+    return all(study_a["study"][name] == study_b["study"][name] for name in _PAIRED_BY) and all(
+        study_a["corpora"][name] == study_b["corpora"][name] for name in corpora
+    )
+
+
+def _minus(study_a: Finished, study_b: Finished, keys: Sequence[Key], subsamples: slice) -> Cube:
+    """Return B − A, (subsamples, rows, seeds)."""
+    a, b = (np.array([study.differences[key][subsamples] for key in keys]) for study in (study_a, study_b))
+    return np.swapaxes(b - a, 0, 1)
 
 
 def table(comparison: dict[str, Any]) -> list[list[str]]:
@@ -86,7 +169,7 @@ def table(comparison: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _rows(results: Results) -> dict[tuple[Any, ...], Results]:
+def _rows(results: Results) -> dict[Key, Results]:
     return {
         (
             part["model"]["name"],

@@ -17,7 +17,7 @@ from maskpool.bench.part import grid_of, key_of
 from maskpool.bench.report.verdicts import advice, headline, judge, shift_headline
 from maskpool.bench.score import heads
 from maskpool.bench.score.fits import PRIMARY, Comparison, Fit, join_seeds
-from maskpool.bench.score.intervals import ENOUGH_REPLICATES, floor, half_sample_intervals
+from maskpool.bench.score.intervals import ENOUGH_REPLICATES, Vector, floor, half_sample_intervals
 from maskpool.bench.score.mixed import METRIC
 from maskpool.bench.store.cells import Cells, MissingCellError
 from maskpool.bench.store.folder import CELLS, StudyFolder
@@ -148,7 +148,7 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
     """Make the rows of a table: for each pooling the reference, then its treatments plan by plan."""
 
     def value(fit: Fit) -> Results:
-        return join_seeds([cells[of_seed.key(part)] for of_seed in fit.of_seeds(study.seeds)])
+        return _value(study, fit, part, cells)
 
     # Pads minus noise that moves each text as far; both use the same texts, so the reference cancels.
     noise = {
@@ -163,13 +163,7 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
     }
 
     def deltas(subsample: int) -> np.ndarray[Any, Any]:
-        to_reference = [
-            np.subtract(
-                value(comparison.fit(subsample))["scores"][_primary(comparison)],
-                value(comparison.reference(subsample))["scores"][_primary(comparison)],
-            )
-            for comparison in comparisons
-        ]
+        to_reference = [difference_of(study, comparison, subsample, part, cells) for comparison in comparisons]
         to_noise = (to_reference[pads] - to_reference[other] for pads, other in against_noise.items())
         return np.array([*to_reference, *to_noise])
 
@@ -183,7 +177,7 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
     referenced: set[Fit] = set()
     for index, comparison in enumerate(comparisons):
         reference, fit = comparison.reference(FULL), value(comparison.fit(FULL))
-        pooling, plan, treatment = comparison.pooling, comparison.plan.name, comparison.treatment
+        pooling, plan = comparison.pooling, comparison.plan.name
         seeds = floor(np.array(cells[reference.floor_key(part)]), study.seeds)
         if reference not in referenced and comparison.scored_under is None:
             referenced.add(reference)
@@ -192,7 +186,7 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
         moved = cells[comparison.shift_key(part)]
         reference_scores = value(reference)["scores"][_primary(comparison)]
         row = (
-            _row(pooling, plan, comparison.by if mixed else treatment, comparison, fit)
+            _row(pooling, plan, treatment_name(comparison), comparison, fit)
             | ({} if mixed else moved)
             | {"reference": float(np.mean(reference_scores)), **interval(index), "floor": seeds}
         )
@@ -202,6 +196,32 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
             row["against_noise"] = against | {"verdict": judge(against, study.margin, study.seeds)}
         rows.append(row)
     return rows
+
+
+def difference_of(study: Study, comparison: Comparison, subsample: int, part: str, cells: Cells) -> Vector:
+    """Return a treatment's score minus that of the same texts alone, for each seed of a subsample.
+
+    Args:
+        study: The study.
+        comparison: The treatment.
+        subsample: Number of the subsample.
+        part: Key of the part.
+        cells: The cells of the study.
+    """
+    treated, alone = (
+        _value(study, fit, part, cells)["scores"][_primary(comparison)]
+        for fit in (comparison.fit(subsample), comparison.reference(subsample))
+    )
+    return np.array(treated, dtype=np.float64) - np.array(alone, dtype=np.float64)
+
+
+def treatment_name(comparison: Comparison) -> str:
+    """Return what a row calls the treatment: a mixed plan goes by its name."""
+    return comparison.by if comparison.by in METRIC else comparison.treatment
+
+
+def _value(study: Study, fit: Fit, part: str, cells: Cells) -> Results:
+    return join_seeds([cells[of_seed.key(part)] for of_seed in fit.of_seeds(study.seeds)])
 
 
 def _primary(comparison: Comparison) -> str:

@@ -23,7 +23,7 @@ class Intervals:
     """Differences on the full data, their standard errors and intervals, one entry per comparison.
 
     ``sampling_variance`` and ``seed_variance`` add up to the squared standard error; the half-width of an interval is
-    ``quantile`` times the standard error.
+    ``quantile`` times the standard error. ``freedom`` are the degrees of freedom of the squared standard error.
     """
 
     delta: Vector
@@ -33,6 +33,7 @@ class Intervals:
     sampling_variance: Vector
     seed_variance: Vector
     quantile: Vector
+    freedom: Vector
 
 
 def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Intervals:
@@ -77,15 +78,14 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
     variance_of_square = (spread * sampled) ** 2 / (number - 1) + from_full**2 / (outer - 1)
     variance_of_square += (within * sampled - from_half) ** 2 / (number * (inner - 1))
     moving = standard_error > 0  # equal treatments have an interval of width 0, and cost the others nothing
-    quantile = np.zeros(comparisons)
-    quantile[moving] = _max_t_quantiles(
-        means[:, moving], standard_error[moving] ** 4 / variance_of_square[moving], np.random.default_rng(seed)
-    )
+    quantile, freedom = np.zeros(comparisons), np.full(comparisons, number - 1.0)
+    freedom[moving] = standard_error[moving] ** 4 / variance_of_square[moving]
+    quantile[moving] = _max_t_quantiles(means[:, moving], freedom[moving], np.random.default_rng(seed))
     delta = full.mean(axis=1)
     half_width = quantile * standard_error
     return Intervals(
         *(delta, standard_error, delta - half_width, delta + half_width),
-        *(sampling_variance, seed_variance, quantile),
+        *(sampling_variance, seed_variance, quantile, freedom),
     )
 
 
