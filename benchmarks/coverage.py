@@ -128,7 +128,8 @@ def shares(setting: Setting, studies: int, jobs: int) -> dict[str, Any]:
 
 def holds(measured: dict[str, Any]) -> bool:
     """Return whether a setting is within the bars."""
-    return LEAST <= measured["coverage"] <= MOST and max(measured["false_changes"], measured["missed_changes"]) <= FALSE
+    false = max(measured["false_changes"], measured["missed_changes"])
+    return bool(LEAST <= measured["coverage"] <= MOST and false <= FALSE)
 
 
 def main() -> None:
