@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,49 @@ def test_dry_run_computes_nothing(finished: tuple[Ran, Path], file: Path, tmp_pa
     (estimate,) = json.loads(run("bench", "--study", file, "--out", finished[1], "--dry-run", "--json").out)
     assert estimate["finished"] == estimate["cells"] == cells
     assert estimate["texts_for_the_encoder"] == 0
+
+
+def test_a_dry_run_runs_few_batches(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run needs at most twelve forward passes of at most 32 texts, most of them for the prefix proof."""
+    batches = []
+    forward = Encoder.layers
+
+    def count(self: Encoder, ids: Sequence[Sequence[int]], *rest: Any) -> Any:
+        batches.append(len(ids))
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(Encoder, "layers", count)
+    assert run("bench", "--study", file, "--out", tmp_path / "out", "--dry-run").code == 0
+    assert 0 < len(batches) <= 12
+    assert max(batches) <= 32
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("key", "wrong", "sentence"),
+    [
+        ("models", ["{model}", "no/such"], "study.toml: models must be a folder .*'no/such' could not be loaded: .*"),
+        ("models", ["{model}", "{tmp}"], r"study.toml: models must be a folder .* must hold a config\.json: .*"),
+        ("data", "none.csv", r"study.toml: data of \[\[corpora\]\] must name a file, but there is none at .*none.csv"),
+        ("out", "study.toml/out", "--out must be a writable folder, got .*"),
+        ("study", "none.toml", "--study must name a TOML file that can be read, got .*none.toml: .*"),
+    ],
+    ids=["no model", "not a model", "data", "out", "study"],
+)
+def test_wrong_paths_are_refused_before_a_model_is_loaded(
+    key: str, wrong: Any, sentence: str, dry: list[str], model_folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A wrong path of the last model, the data, the study or the output is refused at once, in a dry run too."""
+    monkeypatch.setattr(Encoder, "load", lambda *_: pytest.fail("a model was loaded"))
+    tiny.write_csv(tmp_path / "colours.csv", tiny.make_texts(60))
+    models = wrong if key == "models" else ["{model}"]
+    models = [name.format(model=model_folder, tmp=tmp_path) for name in models]
+    data = wrong if key == "data" else "colours.csv"
+    study = f'models = {json.dumps(models)}\n[[corpora]]\ndata = "{data}"\n'
+    (tmp_path / "study.toml").write_text(study, "utf-8")
+    file = tmp_path / (wrong if key == "study" else "study.toml")
+    out = tmp_path / (wrong if key == "out" else "out")
+    assert_refused(run("bench", "--study", file, "--out", out, *dry), sentence)
 
 
 @pytest.mark.usefixtures("drawn")

@@ -26,7 +26,7 @@ from maskpool.bench.score.fits import compute_fit, floor_values
 from maskpool.bench.score.measures import baselines, compute_shift, seconds
 from maskpool.bench.store.cells import Cells, Key, content_hash
 from maskpool.bench.store.folder import StudyFolder
-from maskpool.encoder import Encoder
+from maskpool.encoder import Encoder, find_model
 from maskpool.errors import InvalidValueError, MaskpoolError, StorageError, rename_arguments
 
 FLOOR_FITS = 10
@@ -37,6 +37,20 @@ class Progress(Protocol):
 
     def task(self, description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """Begin a task of ``total`` steps; the context gives a function that counts finished steps."""
+
+
+def check_models(study: Study) -> None:
+    """Vet the files of all models of a study: a wrong name of the last one fails before hours of work.
+
+    Args:
+        study: What is measured.
+
+    Raises:
+        MaskpoolError: A model does not exist, or its files do not fit.
+    """
+    for name in study.models:
+        with rename_arguments({"name": "models"}):
+            find_model(name)
 
 
 def load_corpora(study: Study, base: Path) -> list[Corpus]:
@@ -88,6 +102,7 @@ def run_study(study: Study, base: Path, out: StudyFolder, device: str, progress:
     Raises:
         MaskpoolError: The corpora, models or settings do not allow it; the message says which.
     """
+    check_models(study)
     corpora = load_corpora(study, base)
     out.refuse_others(study, corpora, versions())
     parts = load_parts(study, corpora, device)

@@ -244,10 +244,10 @@ def bench(
             )
             base = Path()
         folder = StudyFolder(out)
+        folder.check()
         if dry_run:
             _print_estimate(measured, base, folder, device, screen, as_json)
             return
-        folder.check()
         notes = (
             [] if screen.silent else [n for name in measured.models for n in notes_on_pooling(name, measured.poolings)]
         )
@@ -289,8 +289,9 @@ def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, 
     from maskpool.bench.estimate import estimate
     from maskpool.bench.part import versions
     from maskpool.bench.report.results import about_corpus
-    from maskpool.bench.run import load_corpora, load_parts, refuse_other_parts
+    from maskpool.bench.run import check_models, load_corpora, load_parts, refuse_other_parts
 
+    check_models(study)
     corpora = load_corpora(study, base)
     folder.refuse_others(study, corpora, versions())
     estimates, about_corpora = [], []

@@ -98,33 +98,25 @@ class Encoder:
         if dtype not in DTYPES:
             raise InvalidValueError("dtype", f"must be one of {', '.join(DTYPES)}, got {dtype!r}")
         where = find_device(device)
-        bundled = name in _BUNDLED_NAMES
-        source = _bundled_folder() if bundled else name
+        folder = find_model(name)
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
-        refused = (
-            f"must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
-            f"{BUNDLED} (bundled); {name!r} could not be loaded"
-        )
-        try:
-            folder = Folder(find_folder(source))
-            folder.check_tree()
-            check_transformer(folder)
-            with as_folder_error(str(folder)), no_questions(), naming_tokenizer(str(folder)):
-                config = AutoConfig.from_pretrained(str(folder), **EXPLICIT)
-                check_size(str(folder), config)
-                tokenizer = AutoTokenizer.from_pretrained(str(folder), **EXPLICIT)
-                model, info = _class_for(config).from_pretrained(
-                    str(folder), dtype=getattr(torch, dtype), weights_only=True, output_loading_info=True, **EXPLICIT
-                )
-                refuse_partial(str(folder), model, info)
-                model = text_encoder(model)
-                check_token_ids(str(folder), tokenizer, model)
-                max_length = token_limit(tokenizer, model, str(folder))
-        except NotFoundError as error:
-            raise NotFoundError(f"{refused}: {error}", argument="name") from error
-        except FolderError as error:
-            raise type(error)(f"{refused}: {error}", argument="name") from error
+        with (
+            _naming_model(name),
+            as_folder_error(str(folder)),
+            no_questions(),
+            naming_tokenizer(str(folder)),
+        ):
+            config = AutoConfig.from_pretrained(str(folder), **EXPLICIT)
+            check_size(str(folder), config)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), **EXPLICIT)
+            model, info = _class_for(config).from_pretrained(
+                str(folder), dtype=getattr(torch, dtype), weights_only=True, output_loading_info=True, **EXPLICIT
+            )
+            refuse_partial(str(folder), model, info)
+            model = text_encoder(model)
+            check_token_ids(str(folder), tokenizer, model)
+            max_length = token_limit(tokenizer, model, str(folder))
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise FolderError(
@@ -134,7 +126,7 @@ class Encoder:
                 )
             tokenizer.pad_token = tokenizer.eos_token
         model.to(where).eval()  # type: ignore[arg-type]  # transformers wraps nn.Module.to without its types
-        return cls(name, model, tokenizer, max_length, _BUNDLED_SHA256 if bundled else None)
+        return cls(name, model, tokenizer, max_length, _BUNDLED_SHA256 if name in _BUNDLED_NAMES else None)
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Encoder:
@@ -269,6 +261,38 @@ def _class_for(config: Any) -> Any:  # Any: transformers' auto classes are not m
         if encoder is not None and encoder.config_class is type(config):
             return encoder
     return transformers.AutoModel
+
+
+def find_model(name: str) -> Folder:
+    """Find the folder of a model and vet its files, without loading the model.
+
+    Args:
+        name: A name on the hub, or a folder.
+
+    Raises:
+        NotFoundError: The model does not exist.
+        FolderError: A file is malformed, or refers to code or to something outside the folder.
+        RequirementError: A package is missing.
+    """
+    source = _bundled_folder() if name in _BUNDLED_NAMES else name
+    with _naming_model(name):
+        folder = Folder(find_folder(source))
+        folder.check_tree()
+        check_transformer(folder)
+    return folder
+
+
+@contextmanager
+def _naming_model(name: str) -> Iterator[None]:
+    """Name the model in errors about its files."""
+    refused = (
+        f"must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
+        f"{BUNDLED} (bundled); {name!r} could not be loaded"
+    )
+    try:
+        yield
+    except (NotFoundError, FolderError) as error:
+        raise type(error)(f"{refused}: {error}", argument="name") from error
 
 
 def bundled_folder_of(name: str) -> str:
