@@ -24,7 +24,7 @@ from maskpool.encoder import Encoder
 from maskpool.errors import DataError
 from maskpool.plans import Ints, Plan
 from tests.bench import tiny
-from tests.command import Silent
+from tests.command import Silent, make_small
 from tests.matrix import cut
 
 TEXTS, LABELS, RARE = cut(160, 2472), cut(16, 89), cut(5, 11)
@@ -50,10 +50,13 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_model(tmp_path_factory.mktemp("model"))
 
 
-def test_a_corpus_with_rare_labels_runs_unmodified(tmp_path: Path, encoder: Path) -> None:
+def test_a_corpus_with_rare_labels_runs_unmodified(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All texts and labels are measured, with as many clusters as labels, and the report says what was done."""
     rows = twin()
     tiny.write_csv(tmp_path / "twin.csv", rows)
+    make_small(monkeypatch)
     study = Study(
         models=(str(encoder),),
         corpora=({"data": "twin.csv"},),  # type: ignore[arg-type]  # pydantic makes the source

@@ -405,7 +405,7 @@ def _refuse_joined_rows(text: str, reading: _Reading, text_index: int, label_ind
     lines = list(io.StringIO(text, newline=""))
     labels = {row[label_index] for row in reading.rows if len(row) > label_index}
     for before, end in zip([0, *reading.ends], reading.ends, strict=False):
-        # The line with the row's own label is no evidence.
+        # The line with the row's own label always ends in a known label.
         inner = range(before, end - 1) if label_index > text_index else range(before + 1, end)
         for number in inner:
             fields = lines[number].rstrip("\r\n").split(reading.separator)
