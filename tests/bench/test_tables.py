@@ -26,6 +26,8 @@ ROWS = [(f"text {number} is here", "xy"[number % 2]) for number in range(8)]
 ACCENTS = [(f"Größe {number}: schön, naïve Bücher für 5 Mädchen", "xy"[number % 2]) for number in range(8)]
 FRENCH = [(f"L’élève n° {number} a déjà payé 5 € à la banque", "xy"[number % 2]) for number in range(8)]
 SCRIPTS = [("Привет, мир", "x"), ("日本語のテキスト", "y"), ("émoji 🙂", "x"), ("plain", "y")] * 2
+SEPARATED = [(f"{text}\u2028\x85{text}", label) for text, label in ROWS]
+LISTED = [("one, two\na, b, c, d\nthree", "x"), *ROWS]
 QUOTED = [(f'say "{number}", or\nnot; a\ttab', "xy"[number % 2]) for number in range(8)]
 
 
@@ -61,8 +63,8 @@ def as_csv(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] | None = ("t
     return out.getvalue()
 
 
-def as_lines(rows: Sequence[tuple[object, object]]) -> str:
-    return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+def as_lines(rows: Sequence[tuple[object, object]], ascii_only: bool = True) -> str:
+    return "".join(json.dumps({"text": text, "label": n}, ensure_ascii=ascii_only) + "\n" for text, n in rows)
 
 
 def as_parquet(frame: pd.DataFrame) -> bytes:
@@ -120,6 +122,9 @@ KINDS = [
     Kind("UTF-16 without a mark", "a.csv", as_csv(ROWS).encode("utf-16-le"), notes=("read as utf_16_le, which is",)),
     Kind("UTF-16, named", "a.csv", as_csv(SCRIPTS).encode("utf-16-be"), SCRIPTS, {"encoding": "utf-16-be"}),
     Kind("UTF-8 with a mark", "a.csv", as_csv(SCRIPTS).encode("utf-8-sig"), SCRIPTS),
+    Kind("UTF-8 with a mark, named", "a.csv", as_csv(ROWS).encode("utf-8-sig"), options={"encoding": "utf-8"}),
+    Kind("unusual line separators in records", "a.jsonl", as_lines(SEPARATED, False).encode(), SEPARATED),
+    Kind("commas between quoted line breaks", "a.csv", as_csv(LISTED).encode(), LISTED),
     Kind("records after a mark", "a.jsonl", as_lines(SCRIPTS).encode("utf-8-sig"), SCRIPTS),
     Kind("semicolons", "a.csv", as_csv(QUOTED, delimiter=";").encode(), QUOTED, notes=("separated by semicolons",)),
     Kind("tabs in a csv file", "a.csv", as_csv(ROWS, delimiter="\t").encode(), notes=("separated by tabs",)),
