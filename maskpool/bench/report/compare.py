@@ -12,7 +12,7 @@ from scipy import stats
 from maskpool.bench.design.study import parse_study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.part import grid_of
-from maskpool.bench.report.results import Results, difference_of, naming_cells, results_of, treatment_name
+from maskpool.bench.report.results import Results, difference_of, facts_of, naming_cells, results_of, treatment_name
 from maskpool.bench.report.verdicts import difference
 from maskpool.bench.score.intervals import CONFIDENCE, Cube, Vector, half_sample_intervals
 from maskpool.bench.store.folder import StudyFolder
@@ -68,13 +68,9 @@ class Finished:
                 (
                     *(facts["model"]["name"], facts["corpus"]["name"], layer, by),
                     *(comparison.pooling, comparison.plan.name, treatment_name(comparison)),
-                ): [difference_of(study, comparison, subsample, key["part"], cells) for subsample in subsamples]
-                for key, facts in cells.of_kind("facts")
-                for (layer, by), comparisons in grid_of(
-                    study, facts, cells[{"kind": "proof", "part": key["part"]}]["holds"]
-                )
-                .tables()
-                .items()
+                ): [difference_of(study, comparison, subsample, key, cells) for subsample in subsamples]
+                for (key, facts), part in zip(facts_of(study, cells), results["parts"], strict=True)
+                for (layer, by), comparisons in grid_of(study, facts, part["proof"]["holds"]).tables().items()
                 for comparison in comparisons
             }
         return cls(results, differences)

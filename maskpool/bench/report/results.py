@@ -50,7 +50,7 @@ def results_of(folder: StudyFolder, margin: float | None = None) -> Results:
     if margin is not None:
         study = replace(study, margin=margin)
     cells = folder.cells
-    parts = [(key, facts) for key, facts in cells.of_kind("facts") if key == key_of(study, key["part"], "facts")]
+    parts = facts_of(study, cells)
     expected = len(study.models) * len(about["corpora"])
     if len(parts) < expected:
         raise UnfinishedError(
@@ -63,13 +63,24 @@ def results_of(folder: StudyFolder, margin: float | None = None) -> Results:
                 **about,
                 "study": study.as_json(),
                 "notes": _notes(study),
-                "parts": [_part(study, key["part"], facts, cells) for key, facts in parts],
+                "parts": [_part(study, part, facts, cells) for part, facts in parts],
             }
         except MissingCellError as error:
             raise UnfinishedError(
                 f"the study in {folder.path} is not finished: it has {len(cells)} cells, and some are missing; run the "
                 "study again, which resumes from there"
             ) from error
+
+
+def facts_of(study: Study, cells: Cells) -> list[tuple[str, Results]]:
+    """Return the key of each part that has begun, with its facts.
+
+    Args:
+        study: The study.
+        cells: The cells of the study.
+    """
+    begun = cells.of_kind("facts")
+    return [(key["part"], facts) for key, facts in begun if key == key_of(study, key["part"], "facts")]
 
 
 @contextmanager
