@@ -281,6 +281,17 @@ KINDS = [
         QUOTED,
     ),
     Kind(
+        "line breaks in other columns",
+        "a.csv",
+        as_csv([(*row, "two\nlines") for row in ROWS], ("text", "label", "note")).encode(),
+    ),
+    Kind(
+        "two stray quotes in a line",
+        "a.csv",
+        b"note|text|more|label\n" + "".join(f'"{i}|{t}|5"|{n}\n' for i, (t, n) in enumerate(ROWS)).encode(),
+        notes=("separated by vertical bars",),
+    ),
+    Kind(
         "quoted line breaks where rows could begin",
         "a.csv",
         as_csv([("one, two\nthree", "x"), ('a "quote", b', "y"), *ROWS]).encode(),
@@ -384,13 +395,13 @@ REFUSED = [
         {"encoding": "utf-8"},
         "encoding must be the encoding of a.csv, which",
     ),
-    ("joined rows", "a.csv", JOINED, {}, "line 11 could be a row, but a quote that opens in line 11 joins"),
+    ("joined rows", "a.csv", JOINED, {}, "lines 11 and 12 could be rows, but a quote that opens in line 11 joins them"),
     (
         "joined rows, label first",
         "a.csv",
         JOINED_LAST,
         {},
-        "line 3 could be a row, but a quote that opens in line 2 joins i",
+        "lines 2 and 3 could be rows, but a quote that opens in line 2 joins them",
     ),
     (
         "no encoding",
@@ -452,7 +463,7 @@ def test_what_cannot_be_read_right_is_refused(
 def test_options_of_files_are_refused_without_a_file(option: dict[str, Any]) -> None:
     """An option that says how a file is read is refused for a corpus that is not a file."""
     (name,) = option
-    with pytest.raises(MaskpoolError, match=f"{name} has no effect on a corpus of docstrings: leave it out"):
+    with pytest.raises(MaskpoolError, match=f"{name} has no effect with docstrings, only with data"):
         CorpusSource(docstrings=True, **option)
 
 

@@ -336,7 +336,7 @@ def _read_separated(
         names = [str(number) for number in range(1, reading.width + 1)]
         way_out = ": without a header, columns are numbered from 1"
     if '"' in text and all(names.count(column) == 1 for column in wanted):
-        _refuse_joined_rows(text, reading, names.index(wanted[0]), names.index(wanted[1]))
+        _refuse_joined_rows(text, reading, names.index(wanted[1]))
     return Table(name, names, columns, tuple(notes), way_out)
 
 
@@ -364,8 +364,10 @@ def _reading(name: str, text: str, separator: str, header: bool) -> _Reading:
         if possible:
             return ordinary
         raise enclosing
-    if not possible or len(ordinary.rows) == len(enclosing.rows):
+    if not possible:
         return enclosing
+    if len(ordinary.rows) == len(enclosing.rows):
+        return min((enclosing, ordinary), key=lambda reading: len(reading.wrong))
     if separator == "\t":
         return ordinary
     raise InvalidValueError(
@@ -396,8 +398,10 @@ def _parsed(text: str, separator: str, header: bool, quoting: Any) -> _Reading: 
     return _Reading(separator, rows, width, ends)
 
 
-def _refuse_joined_rows(text: str, reading: _Reading, text_index: int, label_index: int) -> None:
-    """Refuse a row over several lines if a line of it could be a row, with the label of another row.
+def _refuse_joined_rows(text: str, reading: _Reading, label_index: int) -> None:
+    """Refuse a row over several lines if two of them could be rows.
+
+    One line proves nothing: it may hold the row's own label, next to a field with a line break.
 
     Raises:
         ValueError: There is such a row, because of a stray quote.
@@ -405,15 +409,16 @@ def _refuse_joined_rows(text: str, reading: _Reading, text_index: int, label_ind
     lines = list(io.StringIO(text, newline=""))
     labels = {row[label_index] for row in reading.rows if len(row) > label_index}
     for before, end in zip([0, *reading.ends], reading.ends, strict=False):
-        # The line with the row's own label always ends in a known label.
-        inner = range(before, end - 1) if label_index > text_index else range(before + 1, end)
-        for number in inner:
+        possible = []
+        for number in range(before, end):
             fields = lines[number].rstrip("\r\n").split(reading.separator)
             if len(fields) == reading.width and fields[label_index] in labels:
-                raise ValueError(
-                    f"line {number + 1} could be a row, but a quote that opens in line {before + 1} joins it with "
-                    "others: remove the quote, or save the file as jsonl"
-                )
+                possible.append(number + 1)
+        if len(possible) > 1:
+            raise ValueError(
+                f"lines {possible[0]} and {possible[1]} could be rows, but a quote that opens in line {before + 1} "
+                "joins them: remove the quote, or save the file as jsonl"
+            )
 
 
 # ------------------------------------------------------------------------------------------------- json and jsonl
