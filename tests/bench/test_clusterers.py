@@ -1,13 +1,13 @@
 """Clusters, and how well they agree with the labels."""
 
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pytest
 from scipy.stats import entropy, hypergeom
 from sklearn.metrics import normalized_mutual_info_score
 
-from maskpool.bench.score.clusterers import CLUSTERERS, cluster, cluster_ami
+from maskpool.bench.score.clusterers import CLUSTERERS, BERTopicHDBSCAN, cluster, cluster_ami
 from maskpool.bench.score.metrics import ami, score
 from maskpool.plans import Ints
 from tests.bench.tiny import LABELS
@@ -23,38 +23,38 @@ def test_a_renamed_copy_of_the_labels_is_perfect() -> None:
 
 
 def test_one_cluster_says_nothing() -> None:
-    """One cluster for all texts is complete, holds a third of them rightly, and is else worth nothing."""
+    """One cluster for all texts has completeness 1, accuracy 1/3, and 0 in every other score."""
     expected = dict.fromkeys(SCORES, 0.0) | {"completeness": 1.0, "accuracy": 1 / 3}
     assert score(TRUE, np.zeros_like(TRUE)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_scores_by_hand() -> None:
-    """Two of four texts in the wrong one of two clusters: ARI −1/2 and V 0, as counted by hand."""
-    found = score(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
-    assert found["ari"] == pytest.approx(-0.5)
-    assert found["v_measure"] == pytest.approx(0, abs=1e-12)
-    assert found["ami"] == pytest.approx(-0.5)
+    """Two clusters that each hold one text of each label have an ARI and AMI of −1/2 and a V-measure of 0."""
+    scores = score(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    assert scores["ari"] == pytest.approx(-0.5)
+    assert scores["v_measure"] == pytest.approx(0, abs=1e-12)
+    assert scores["ami"] == pytest.approx(-0.5)
 
 
 def test_v_measure_is_the_normalised_mutual_information() -> None:
-    """V-measure is 2 I(labels; clusters) / (H(labels) + H(clusters)), with each cluster's name of no weight."""
+    """V-measure is 2 I(labels; clusters) / (H(labels) + H(clusters)), the normalised mutual information."""
     rng = np.random.default_rng(0)
-    true, found = rng.integers(0, 4, 200), rng.integers(0, 6, 200)
+    true, assigned = rng.integers(0, 4, 200), rng.integers(0, 6, 200)
     joint = np.zeros((4, 6))
-    np.add.at(joint, (true, found), 1 / 200)
+    np.add.at(joint, (true, assigned), 1 / 200)
     rows, columns = joint.sum(axis=1), joint.sum(axis=0)
     information = np.nansum(joint * np.log(joint / np.outer(rows, columns), where=joint > 0, out=np.zeros_like(joint)))
     entropies = -(rows * np.log(rows)).sum() - (columns * np.log(columns)).sum()
-    assert score(true, found)["v_measure"] == pytest.approx(2 * information / entropies, abs=1e-9)
-    assert score(true, found)["v_measure"] == pytest.approx(normalized_mutual_info_score(true, found), abs=1e-9)
+    assert score(true, assigned)["v_measure"] == pytest.approx(2 * information / entropies, abs=1e-9)
+    assert score(true, assigned)["v_measure"] == pytest.approx(normalized_mutual_info_score(true, assigned), abs=1e-9)
 
 
 def clusterings(labels: int, clusters: int, texts: int) -> tuple[Ints, Ints]:
-    """Labels of unequal sizes, and clusters that agree with them here and there."""
+    """Return labels of unequal sizes, and clusters that agree with 40 % of them."""
     rng = np.random.default_rng([labels, clusters])
     true = np.minimum(rng.geometric(0.4, texts) - 1, labels - 1)
-    found = np.where(rng.random(texts) < 0.4, true % clusters, rng.integers(0, clusters, texts))
-    return true, found
+    assigned = np.where(rng.random(texts) < 0.4, true % clusters, rng.integers(0, clusters, texts))
+    return true, assigned
 
 
 SIZES = [(3, 3), (5, 2), (2, 7), (6, 10)]
@@ -63,72 +63,77 @@ SIZES = [(3, 3), (5, 2), (2, 7), (6, 10)]
 @pytest.mark.parametrize(("labels", "clusters"), SIZES)
 def test_ami_by_sums_over_the_hypergeometric(labels: int, clusters: int) -> None:
     """AMI is (I − E[I]) / (mean entropy − E[I]), with E[I] summed over all sizes that an overlap can have by chance."""
-    true, found = clusterings(labels, clusters, 90)
-    rows, columns = np.bincount(true), np.bincount(found)
+    true, assigned = clusterings(labels, clusters, 90)
+    rows, columns = np.bincount(true), np.bincount(assigned)
 
     def share_of_information(overlap: int, row: int, column: int) -> float:
         return overlap / 90 * np.log(90 * overlap / (row * column)) if overlap else 0.0
 
     information = expected = 0.0
-    for one, row in enumerate(rows):
-        for other, column in enumerate(columns):
-            information += share_of_information(int(np.sum((true == one) & (found == other))), row, column)
+    for label, row in enumerate(rows):
+        for cluster_id, column in enumerate(columns):
+            information += share_of_information(int(np.sum((true == label) & (assigned == cluster_id))), row, column)
             for overlap in range(1, min(row, column) + 1):
                 chance = float(hypergeom.pmf(overlap, 90, row, column))
                 expected += chance * share_of_information(overlap, row, column)
     mean_entropy = (entropy(rows) + entropy(columns)) / 2
     by_hand = (information - expected) / (mean_entropy - expected)
-    assert score(true, found)["ami"] == pytest.approx(by_hand, abs=1e-9)
-    assert ami(true, found) == score(true, found)["ami"]
+    assert score(true, assigned)["ami"] == pytest.approx(by_hand, abs=1e-9)
+    assert ami(true, assigned) == score(true, assigned)["ami"]
 
 
 @pytest.mark.parametrize(("labels", "clusters"), SIZES)
 def test_ari_by_counting_pairs(labels: int, clusters: int) -> None:
     """ARI is the share of pairs together in both, adjusted by what chance gives, over the mean of both sides' pairs."""
-    true, found = clusterings(labels, clusters, 60)
+    true, assigned = clusterings(labels, clusters, 60)
     pairs = list(combinations(range(60), 2))
     in_labels = sum(true[a] == true[b] for a, b in pairs)
-    in_clusters = sum(found[a] == found[b] for a, b in pairs)
-    in_both = sum(true[a] == true[b] and found[a] == found[b] for a, b in pairs)
+    in_clusters = sum(assigned[a] == assigned[b] for a, b in pairs)
+    in_both = sum(true[a] == true[b] and assigned[a] == assigned[b] for a, b in pairs)
     chance = in_labels * in_clusters / len(pairs)
     by_hand = (in_both - chance) / ((in_labels + in_clusters) / 2 - chance)
-    assert score(true, found)["ari"] == pytest.approx(by_hand, abs=1e-9)
+    assert score(true, assigned)["ari"] == pytest.approx(by_hand, abs=1e-9)
 
 
 def test_homogeneity_and_completeness_by_entropies() -> None:
-    """Homogeneity is 1 − H(labels | clusters) / H(labels), completeness the same the other way round."""
+    """Homogeneity is 1 − H(labels | clusters) / H(labels), and completeness is the same with both exchanged."""
     rng = np.random.default_rng(1)
-    true, found = rng.integers(0, 3, 150), rng.integers(0, 5, 150)
+    true, assigned = rng.integers(0, 3, 150), rng.integers(0, 5, 150)
 
     def conditional(of: Ints, given: Ints) -> float:
-        return float(sum(entropy(np.bincount(of[given == one])) * np.mean(given == one) for one in np.unique(given)))
+        entropies = (entropy(np.bincount(of[given == group])) * np.mean(given == group) for group in np.unique(given))
+        return float(sum(entropies))
 
-    scores = score(true, found)
-    assert scores["homogeneity"] == pytest.approx(1 - conditional(true, found) / entropy(np.bincount(true)), abs=1e-9)
-    assert scores["completeness"] == pytest.approx(1 - conditional(found, true) / entropy(np.bincount(found)), abs=1e-9)
+    scores = score(true, assigned)
+    assert scores["homogeneity"] == pytest.approx(
+        1 - conditional(true, assigned) / entropy(np.bincount(true)), abs=1e-9
+    )
+    assert scores["completeness"] == pytest.approx(
+        1 - conditional(assigned, true) / entropy(np.bincount(assigned)), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("clusters", [2, 4, 5])
 def test_accuracy_by_trying_every_assignment(clusters: int) -> None:
-    """Accuracy is the best share of any one-to-one assignment, whether there are fewer clusters than labels or more."""
+    """Accuracy is the best share over all one-to-one assignments of clusters to labels, of any numbers."""
     rng = np.random.default_rng(2)
-    true, found = rng.integers(0, 4, 40), rng.integers(0, clusters, 40)
+    true, assigned = rng.integers(0, 4, 40), rng.integers(0, clusters, 40)
     names = range(max(4, clusters))
-    best = max(np.mean(np.array(order)[found] == true) for order in permutations(names))
-    assert score(true, found)["accuracy"] == pytest.approx(best, abs=1e-12)
+    best = max(np.mean(np.array(order)[assigned] == true) for order in permutations(names))
+    assert score(true, assigned)["accuracy"] == pytest.approx(best, abs=1e-12)
 
 
 def test_chance_is_worth_nothing_to_ami_and_ari() -> None:
     """The mean AMI and ARI of random clusters are 0, and the mean V-measure is not."""
     rng = np.random.default_rng(0)
-    found = [score(rng.integers(0, 5, 60), rng.integers(0, 5, 60)) for _ in range(100)]
-    assert np.mean([one["ami"] for one in found]) == pytest.approx(0, abs=0.01)
-    assert np.mean([one["ari"] for one in found]) == pytest.approx(0, abs=0.01)
-    assert np.mean([one["v_measure"] for one in found]) > 0.05
+    scores = [score(rng.integers(0, 5, 60), rng.integers(0, 5, 60)) for _ in range(100)]
+    assert np.mean([by_name["ami"] for by_name in scores]) == pytest.approx(0, abs=0.01)
+    assert np.mean([by_name["ari"] for by_name in scores]) == pytest.approx(0, abs=0.01)
+    assert np.mean([by_name["v_measure"] for by_name in scores]) > 0.05
 
 
-def test_clusters_are_as_many_as_labels_and_the_seeds() -> None:
-    """k-means finds blobs that lie apart, gives as many clusters as asked for, and repeats itself under a seed."""
+def test_k_means_returns_the_requested_clusters() -> None:
+    """k-means separates distant blobs, returns the requested number of clusters, and is reproducible under a seed."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(len(LABELS)), 20)
     blobs = (5 * np.eye(len(LABELS))[labels] + rng.normal(0, 0.05, (100, len(LABELS)))).astype(np.float32)
@@ -148,6 +153,15 @@ def test_every_clusterer_finds_blobs(name: str) -> None:
     labels = np.repeat(np.arange(4), 30)
     blobs = (5 * np.eye(8)[labels] + rng.normal(0, 0.05, (120, 8))).astype(np.float32)
     assert max(ami(labels, cluster(blobs, 4, seed, name)) for seed in range(5)) == pytest.approx(1)
+
+
+def test_hdbscan_sees_five_principal_components() -> None:
+    """HDBSCAN separates blobs along the five largest principal components, and not along the sixth."""
+    corners = np.repeat(np.array(list(product((0, 1), repeat=6))), 12, axis=0)
+    noise = np.random.default_rng(0).normal(0, 0.05, corners.shape)
+    vectors = (corners * [10, 9, 8, 7, 6, 5] + noise).astype(np.float32)
+    labels = corners[:, :5] @ 2 ** np.arange(5)
+    assert ami(labels, cluster(vectors, 32, 0, BERTopicHDBSCAN.name)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", CLUSTERERS)

@@ -57,7 +57,7 @@ Laid = Mapping[tuple[Source, Positions, str], Mapping[tuple[int, int], "Vectors"
 
 @pytest.fixture(scope="module")
 def laid() -> Laid:
-    """A vector for every source, positions and mode, each text alone and as the subsamples pad it; clusters overlap."""
+    """Make a vector per source, positions, mode, text and width; clusters overlap."""
     rng = np.random.default_rng(0)
     pairs = {
         (int(text), int(width))
@@ -83,10 +83,10 @@ def pooled(laid: Laid, tmp_path_factory: pytest.TempPathFactory) -> Pooled:
     return tiny.write_vectors(tmp_path_factory.mktemp("vectors"), LENGTHS, laid)
 
 
-def found_in(
+def looked_up(
     laid: Laid, source: Source, positions: Positions, subsample: Subsample, plan: Plan, mode: str = "mean"
 ) -> Vectors:
-    """The vectors of every text of a subsample as a plan pads it, looked up one by one."""
+    """Return the vectors of a subsample as a plan pads it, looked up text by text."""
     there = laid[source, positions, mode]
     return np.array(
         [
@@ -112,32 +112,32 @@ def has_pads(subsample: Subsample, plan: Plan) -> list[bool]:
         ("mask not passed", "real", False),
     ],
 )
-def test_treatments_that_are_read_as_they_lie(
+def test_treatments_that_are_read_directly(
     laid: Laid, pooled: Pooled, treatment: str, positions: Positions, masked: bool, side: str, number: int
 ) -> None:
-    """These treatments hold each text's vector of one positions, at the width and on the side of the plan, in order."""
+    """These treatments are the vectors of one set of positions, at the width and on the side of the plan, in order."""
     subsample, plan = SUBSAMPLES[number], PLANS[side]
-    expected = found_in(laid, Source(plan.side, masked), positions, subsample, plan)
+    expected = looked_up(laid, Source(plan.side, masked), positions, subsample, plan)
     np.testing.assert_array_equal(treatment_vectors(pooled, subsample, -1, "mean", treatment, plan), expected)
 
 
 @pytest.mark.parametrize("number", SUBSAMPLES)
 @pytest.mark.parametrize("side", PLANS)
 def test_pads_only_are_those_of_texts_that_have_some(laid: Laid, pooled: Pooled, side: str, number: int) -> None:
-    """Of pads alone there is a vector for each text with a pad, and none for the others."""
+    """The treatment has a vector for each text with a pad, and none for the others."""
     subsample, plan = SUBSAMPLES[number], PLANS[side]
     padded = has_pads(subsample, plan)
     assert 0 < sum(padded) < len(padded)
-    expected = found_in(laid, Source(plan.side), "pads", subsample, plan)[padded]
+    expected = looked_up(laid, Source(plan.side), "pads", subsample, plan)[padded]
     np.testing.assert_array_equal(treatment_vectors(pooled, subsample, -1, "mean", "pads only", plan), expected)
 
 
 @pytest.mark.parametrize("number", SUBSAMPLES)
 @pytest.mark.parametrize("side", PLANS)
 def test_another_s_pads_only_are_never_the_text_s_own(laid: Laid, pooled: Pooled, side: str, number: int) -> None:
-    """Each text with a pad gets the pads of another such text, and those of each are given once."""
+    """Each text with a pad gets the pads of another text with pads, and the pads of each text are used once."""
     subsample, plan = SUBSAMPLES[number], PLANS[side]
-    own = found_in(laid, Source(plan.side), "pads", subsample, plan)[has_pads(subsample, plan)].tolist()
+    own = looked_up(laid, Source(plan.side), "pads", subsample, plan)[has_pads(subsample, plan)].tolist()
     given = treatment_vectors(pooled, subsample, -1, "mean", "another's pads only", plan).tolist()
     givers = [own.index(vector) for vector in given]
     assert sorted(givers) == list(range(len(own)))
@@ -149,12 +149,12 @@ def test_another_s_pads_only_are_never_the_text_s_own(laid: Laid, pooled: Pooled
 
 @pytest.mark.parametrize("number", SUBSAMPLES)
 @pytest.mark.parametrize("side", PLANS)
-def test_noise_lies_as_far_from_alone_as_included(laid: Laid, pooled: Pooled, side: str, number: int) -> None:
-    """Noise has, text by text, the included vector's length and its cosine to the text alone, and is another vector."""
+def test_noise_is_as_far_from_alone_as_included(laid: Laid, pooled: Pooled, side: str, number: int) -> None:
+    """Each noise vector has the length of the included vector and its cosine to the text alone, and differs from it."""
     subsample, plan = SUBSAMPLES[number], PLANS[side]
     noise = treatment_vectors(pooled, subsample, -1, "mean", "noise", plan)
     for text, turned, included in zip(
-        subsample.texts.tolist(), noise, found_in(laid, Source(plan.side), "whole", subsample, plan), strict=True
+        subsample.texts.tolist(), noise, looked_up(laid, Source(plan.side), "whole", subsample, plan), strict=True
     ):
         alone = laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])].astype(float)
         sizes = np.linalg.norm(included) * np.linalg.norm(alone)
@@ -164,39 +164,39 @@ def test_noise_lies_as_far_from_alone_as_included(laid: Laid, pooled: Pooled, si
     np.testing.assert_array_equal(treatment_vectors(pooled, subsample, -1, "mean", "noise", plan), noise)
 
 
-def test_random_treatments_of_two_draws_are_drawn_apart(pooled: Pooled) -> None:
-    """Noise and other texts are drawn again for another subsample of the same texts."""
-    one, other = subsample_of(FULL, np.arange(TEXTS)), subsample_of(FULL, np.arange(TEXTS), seed=1)
+def test_random_treatments_differ_between_subsamples(pooled: Pooled) -> None:
+    """Another subsample of the same texts has other noise and other partners."""
+    subsamples = subsample_of(FULL, np.arange(TEXTS)), subsample_of(FULL, np.arange(TEXTS), seed=1)
     for treatment in ("noise", "another's pads only"):
         first, second = (
-            treatment_vectors(pooled, subsample, -1, "mean", treatment, RIGHT_PLAN) for subsample in (one, other)
+            treatment_vectors(pooled, subsample, -1, "mean", treatment, RIGHT_PLAN) for subsample in subsamples
         )
         assert not np.allclose(first, second)
 
 
 @pytest.mark.parametrize("side", PLANS)
 def test_divided_by_width_is_the_sum_over_the_width(laid: Laid, pooled: Pooled, side: str) -> None:
-    """The mean of real tokens times their number, over the padded length: the sum divided by the batch's width."""
+    """The vector is the mean of real tokens times their number, divided by the padded length."""
     subsample, plan = SUBSAMPLES[1], PLANS[side]
-    real = found_in(laid, Source(plan.side), "real", subsample, plan)
-    found = treatment_vectors(pooled, subsample, -1, "mean", "divided by width", plan)
-    assert found.dtype == np.float32
+    real = looked_up(laid, Source(plan.side), "real", subsample, plan)
+    vectors = treatment_vectors(pooled, subsample, -1, "mean", "divided by width", plan)
+    assert vectors.dtype == np.float32
     for place, text in enumerate(subsample.texts):
         total = real[place].astype(float) * LENGTHS[text]
-        np.testing.assert_allclose(found[place], total / subsample.widths[plan.name][place], rtol=1e-6)
+        np.testing.assert_allclose(vectors[place], total / subsample.widths[plan.name][place], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", [MaxPooling.mode, MinPooling.mode])
 @pytest.mark.parametrize("side", PLANS)
-def test_zeroed_pads_join_the_extreme_where_there_are_any(laid: Laid, pooled: Pooled, mode: str, side: str) -> None:
-    """A zero is one more number to take the extreme of, in texts that have a pad alone."""
+def test_zeroed_pads_add_a_zero_to_the_extreme(laid: Laid, pooled: Pooled, mode: str, side: str) -> None:
+    """In texts with a pad, and only there, the extreme is taken over one more number, which is 0."""
     subsample, plan = SUBSAMPLES[FULL], PLANS[side]
     extreme = min if mode == MinPooling.mode else max
     padded = has_pads(subsample, plan)
     expected = [
         [extreme(number, 0.0) if pad else number for number in vector]
         for vector, pad in zip(
-            found_in(laid, Source(plan.side), "real", subsample, plan, mode).tolist(), padded, strict=True
+            looked_up(laid, Source(plan.side), "real", subsample, plan, mode).tolist(), padded, strict=True
         )
     ]
     np.testing.assert_array_equal(
@@ -205,14 +205,14 @@ def test_zeroed_pads_join_the_extreme_where_there_are_any(laid: Laid, pooled: Po
 
 
 def test_every_treatment_has_its_test() -> None:
-    """A treatment that is added is to be tested here as well."""
-    read_as_they_lie = {EXCLUDED, INCLUDED, "common pad", "another's pads", "mask not passed"}
+    """Every treatment of the catalogue is tested in this file."""
+    read_directly = {EXCLUDED, INCLUDED, "common pad", "another's pads", "mask not passed"}
     made = {"pads only", "another's pads only", "noise", "divided by width", "zeroed pads"}
-    assert set(TREATMENTS) == read_as_they_lie | made
+    assert set(TREATMENTS) == read_directly | made
 
 
 def expected_clusters(vectors: Vectors, by: str, seed: int) -> Ints:
-    """Cluster with scikit-learn, with the settings that the clusterers' names mean."""
+    """Cluster with scikit-learn, with the settings that each name means."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     labels: Ints
     match by:
@@ -231,31 +231,31 @@ def expected_clusters(vectors: Vectors, by: str, seed: int) -> Ints:
 
 @pytest.mark.parametrize("by", CLUSTERERS)
 def test_the_full_data_get_every_score_for_each_seed(laid: Laid, pooled: Pooled, by: str) -> None:
-    """On all texts each seed's clusters are kept, with every score, and their agreement with the lengths' deciles."""
+    """A fit of all texts has the clusters and scores of each seed, and their AMI with the deciles of lengths."""
     subsample = SUBSAMPLES[FULL]
     fit = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, by).fit(FULL)
-    found = compute_fit(pooled, CODES, subsample, fit, RIGHT_PLAN)
-    vectors = found_in(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
+    result = compute_fit(pooled, CODES, subsample, fit, RIGHT_PLAN)
+    vectors = looked_up(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
     expected = [expected_clusters(vectors, by, seed) for seed in subsample.seeds]
-    assert found["texts"] == TEXTS
-    for packed, one in zip(found["assignments"], expected, strict=True):
-        assert unpack(packed).tolist() == one.tolist()
-    scores = [score(CODES, one) for one in expected]
-    assert found["scores"] == {name: [one[name] for one in scores] for name in scores[0]}
-    agreement = np.mean([adjusted_mutual_info_score(deciles(LENGTHS), one) for one in expected])
-    assert found["length_ami"] == pytest.approx(agreement, abs=1e-9)
+    assert result["texts"] == TEXTS
+    for packed, clusters in zip(result["assignments"], expected, strict=True):
+        assert unpack(packed).tolist() == clusters.tolist()
+    scores = [score(CODES, clusters) for clusters in expected]
+    assert result["scores"] == {name: [by_name[name] for by_name in scores] for name in scores[0]}
+    agreement = np.mean([adjusted_mutual_info_score(deciles(LENGTHS), clusters) for clusters in expected])
+    assert result["length_ami"] == pytest.approx(agreement, abs=1e-9)
 
 
-def test_a_half_sample_gets_the_primary_score_alone(laid: Laid, pooled: Pooled) -> None:
-    """Of half of the texts the AMI is kept, for each seed, against the labels of that half."""
+def test_a_half_sample_gets_only_the_primary_score(laid: Laid, pooled: Pooled) -> None:
+    """A fit of half of the texts has only the AMI of each seed, against the labels of that half."""
     subsample = SUBSAMPLES[1]
     fit = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, "kmeans").fit(1)
-    found = compute_fit(pooled, CODES, subsample, fit, RIGHT_PLAN)
-    vectors = found_in(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
+    result = compute_fit(pooled, CODES, subsample, fit, RIGHT_PLAN)
+    vectors = looked_up(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
     amis = [
         adjusted_mutual_info_score(CODES[HALF], expected_clusters(vectors, "kmeans", seed)) for seed in subsample.seeds
     ]
-    assert found == {"texts": len(HALF), "scores": {"ami": pytest.approx(amis, abs=1e-9)}}
+    assert result == {"texts": len(HALF), "scores": {"ami": pytest.approx(amis, abs=1e-9)}}
 
 
 @pytest.mark.parametrize("number", SUBSAMPLES)
@@ -263,33 +263,33 @@ def test_the_reference_of_pads_only_is_of_the_same_texts(laid: Laid, pooled: Poo
     """A treatment of only the texts with pads is compared with the same texts alone, under the same labels."""
     subsample = SUBSAMPLES[number]
     padded = np.array(has_pads(subsample, RIGHT_PLAN))
-    one = Comparison(-1, "mean", RIGHT_PLAN, "pads only", "kmeans")
+    comparison = Comparison(-1, "mean", RIGHT_PLAN, "pads only", "kmeans")
     labels = CODES[subsample.texts[padded]]
     alone = np.array(
         [laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])] for text in subsample.texts[padded].tolist()]
     )
-    pads = found_in(laid, RIGHT, "pads", subsample, RIGHT_PLAN)[padded]
-    for fit, plan, vectors in ((one.reference(number), None, alone), (one.fit(number), RIGHT_PLAN, pads)):
-        found = compute_fit(pooled, CODES, subsample, fit, plan)
-        assert found["texts"] == sum(padded)
+    pads = looked_up(laid, RIGHT, "pads", subsample, RIGHT_PLAN)[padded]
+    for fit, plan, vectors in ((comparison.reference(number), None, alone), (comparison.fit(number), RIGHT_PLAN, pads)):
+        result = compute_fit(pooled, CODES, subsample, fit, plan)
+        assert result["texts"] == sum(padded)
         amis = [
             adjusted_mutual_info_score(labels, expected_clusters(vectors, "kmeans", seed)) for seed in subsample.seeds
         ]
-        assert found["scores"]["ami"] == pytest.approx(amis, abs=1e-9)
+        assert result["scores"]["ami"] == pytest.approx(amis, abs=1e-9)
 
 
 @pytest.mark.parametrize("number", SUBSAMPLES)
 def test_mixed_plans_pad_one_side(laid: Laid, pooled: Pooled, number: int) -> None:
-    """The index, or what is fitted, is padded; what asks is each text alone; the reference is alone on both sides."""
+    """The index or the fitted vectors are padded, and queries are texts alone; in the reference, both are alone."""
     subsample = SUBSAMPLES[number]
-    whole = found_in(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
+    whole = looked_up(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
     alone = alone_vectors(pooled, subsample, -1, "mean")
     labels = CODES[subsample.texts]
     for plan, vectors in ((RIGHT_PLAN, whole), (None, alone)):
 
         def computed(by: str, plan: Plan | None = plan) -> dict[str, Any]:
-            one = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, by)
-            fit = one.reference(number) if plan is None else one.fit(number)
+            comparison = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, by)
+            fit = comparison.reference(number) if plan is None else comparison.fit(number)
             return compute_fit(pooled, CODES, subsample, fit, plan)
 
         accuracy = nearest_accuracy(vectors, alone, labels)
@@ -303,7 +303,7 @@ def test_mixed_plans_pad_one_side(laid: Laid, pooled: Pooled, number: int) -> No
 def test_floors_shuffle_texts_with_their_labels(
     laid: Laid, pooled: Pooled, monkeypatch: pytest.MonkeyPatch, scored_under: str | None
 ) -> None:
-    """A floor is of the texts alone, each value of another order and seed, every vector with its own label."""
+    """Each floor value clusters texts alone in another order and with another seed, and keeps labels with vectors."""
     subsample = SUBSAMPLES[FULL]
     chosen = range(TEXTS) if scored_under is None else np.flatnonzero(has_pads(subsample, RIGHT_PLAN)).tolist()
     name_of = {laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])].tobytes(): text for text in chosen}
@@ -325,15 +325,15 @@ def test_floors_shuffle_texts_with_their_labels(
 
 @pytest.mark.parametrize("by", ["kmeans", FIT])
 def test_floors_spread_as_seeds_do(pooled: Pooled, by: str) -> None:
-    """Clusters that overlap give floors that differ between seeds, the same in another call."""
+    """Floors of overlapping clusters differ between seeds, and a second call returns the same floors."""
     fit = Fit(-1, "mean", EXCLUDED, None, by, None, FULL)
     values = floor_values(pooled, CODES, SUBSAMPLES[FULL], fit, 5)
     assert len(set(values)) > 2
     assert floor_values(pooled, CODES, SUBSAMPLES[FULL], fit, 5) == values
 
 
-def test_the_floor_of_an_index_is_none(pooled: Pooled) -> None:
-    """Nearest neighbours have no seed and no order: their floors are one value, that of the texts alone."""
+def test_the_floor_of_an_index_is_constant(pooled: Pooled) -> None:
+    """Floors of nearest neighbours, which have no seed and no order, are all the accuracy of texts alone."""
     fit = Fit(-1, "mean", EXCLUDED, None, INDEX, None, FULL)
     alone = alone_vectors(pooled, SUBSAMPLES[FULL], -1, "mean")
     values = floor_values(pooled, CODES, SUBSAMPLES[FULL], fit, 3)
@@ -342,9 +342,9 @@ def test_the_floor_of_an_index_is_none(pooled: Pooled) -> None:
 
 @pytest.mark.parametrize("assignment", [[], [0], [-1, 5, 2**31 - 1, 0, -1], list(range(3000))])
 def test_packed_clusters_come_back(assignment: list[int]) -> None:
-    """What was packed is unpacked as int64, those that HDBSCAN leaves out included, and is JSON's plain text."""
+    """Packed clusters are ASCII, and are unpacked as the same int64 numbers, including −1 of HDBSCAN."""
     packed = pack(np.array(assignment, dtype=np.int64))
     assert packed.isascii()
-    found = unpack(packed)
-    assert found.dtype == np.int64
-    assert found.tolist() == assignment
+    unpacked = unpack(packed)
+    assert unpacked.dtype == np.int64
+    assert unpacked.tolist() == assignment

@@ -46,7 +46,7 @@ PLANS = [
     Plan("random", 8, side="left"),
     Plan("sorted", 8, TOP, side="left"),
 ]
-# How the states of a source come about: out of one pass, or each run for real.
+# Whether the states are a prefix of one pass or each batch is run, and the source.
 WAYS = {
     "right, a prefix of one pass": (True, RIGHT),
     "right, run for real": (False, RIGHT),
@@ -63,11 +63,11 @@ def widths_of(plan: Plan, lengths: Ints) -> Ints:
 
 def subsamples_of(lengths: Ints, plans: Sequence[Plan] = PLANS) -> list[Subsample]:
     """Make a subsample of all texts and one of half of them, with separate batches."""
-    found = []
+    subsamples = []
     for number, texts in enumerate((np.arange(len(lengths)), np.arange(0, len(lengths), 2))):
         widths = {plan.name: widths_of(plan, lengths[texts]) for plan in plans}
-        found.append(Subsample(number, texts, widths, (0, 1), 0))
-    return found
+        subsamples.append(Subsample(number, texts, widths, (0, 1), 0))
+    return subsamples
 
 
 def naive(mode: str, x: Tensor) -> Tensor:
@@ -92,15 +92,15 @@ def naive(mode: str, x: Tensor) -> Tensor:
     raise AssertionError(mode)
 
 
-def assert_close(found: Vectors, expected: Tensor) -> None:
-    """Equal to 1e-5 of the vector's length."""
-    error = float((torch.as_tensor(found).double() - expected).norm())
+def assert_close(vector: Vectors, expected: Tensor) -> None:
+    """Assert that a vector is equal to 1e-5 of its length."""
+    error = float((torch.as_tensor(vector).double() - expected).norm())
     assert error <= 1e-5 * float(expected.norm()), error
 
 
 @dataclass
 class Truth:
-    """A model that is run on batches padded by hand, and what was pooled from few passes."""
+    """A model that runs batches padded by hand, and the vectors pooled from few passes."""
 
     encoder: Encoder
     ids: list[list[int]]
@@ -114,7 +114,7 @@ class Truth:
         return np.array([len(tokens) for tokens in self.ids])
 
     def run(self, texts: Sequence[int], width: int, source: Source) -> dict[int, Tensor]:
-        """The states of a batch in each layer, pads included."""
+        """Return the states of a batch by layer, pads included."""
         key = (tuple(texts), width, source)
         if key not in self.runs:
             pads = [[0] * (width - len(self.ids[text])) for text in texts]
@@ -123,61 +123,61 @@ class Truth:
             input_ids = torch.tensor([a + b if right else b + a for a, b in zip(real, pads, strict=True)])
             masks = [([1] * len(a), [0] * len(b)) for a, b in zip(real, pads, strict=True)]
             mask = torch.tensor([a + b if right else b + a for a, b in masks])
-            given = mask if source.masked else torch.ones_like(mask)
+            passed_mask = mask if source.masked else torch.ones_like(mask)
             model = self.encoder.model
             with torch.no_grad():
-                last = model(input_ids=input_ids, attention_mask=given).last_hidden_state
-                found = {-1: last}
+                last = model(input_ids=input_ids, attention_mask=passed_mask).last_hidden_state
+                states = {-1: last}
                 if 1 in self.layers:
-                    output = model(input_ids=input_ids, attention_mask=given, output_hidden_states=True)
-                    found[1] = output.hidden_states[1]
-                    found[0] = model.get_input_embeddings()(input_ids)
-            self.runs[key] = found
+                    output = model(input_ids=input_ids, attention_mask=passed_mask, output_hidden_states=True)
+                    states[1] = output.hidden_states[1]
+                    states[0] = model.get_input_embeddings()(input_ids)
+            self.runs[key] = states
         return self.runs[key]
 
     def parts(self, states: Tensor, length: int, source: Source) -> tuple[Tensor, Tensor]:
-        """The real tokens of one padded text, and its pads."""
+        """Split the states of one padded text into real tokens and pads."""
         pads = len(states) - length
         return (states[:length], states[length:]) if source.side == "right" else (states[pads:], states[:pads])
 
     def all_at(self, width: int, source: Source) -> tuple[list[int], dict[int, Tensor]]:
-        """Every text that has a pad at a padded length, so padded."""
+        """Return all texts shorter than a padded length, and their states at that length."""
         texts = np.flatnonzero(self.lengths < width).tolist()
         return texts, self.run(texts, width, source)
 
     def borrowed(self, text: int, width: int, prefix: bool, source: Source, layer: int, other: int) -> Tensor:
-        """The pads of another text, as many as a text needs, from the beginning again where there are fewer."""
+        """Return as many pads of another text as a text needs, repeated from the first if there are too few."""
         texts, states = self.all_at(TOP if prefix and source == RIGHT else width, source)
         pads = self.parts(states[layer][texts.index(other)], int(self.lengths[other]), source)[1]
         return torch.stack([pads[place % len(pads)] for place in range(width - int(self.lengths[text]))])
 
     def borrowed_sums(self, text: int, width: int, prefix: bool, source: Source, layer: int) -> Tensor:
-        """The sums of `borrowed` for every text that has a pad, in their order."""
-        texts, found = self.all_at(TOP if prefix and source == RIGHT else width, source)
-        states, lengths = found[layer], torch.from_numpy(self.lengths[texts]).unsqueeze(1)
+        """Return the sum of `borrowed` for every text that has a pad, in order."""
+        texts, by_layer = self.all_at(TOP if prefix and source == RIGHT else width, source)
+        states, lengths = by_layer[layer], torch.from_numpy(self.lengths[texts]).unsqueeze(1)
         pads = states.shape[1] - lengths
         places = torch.arange(width - int(self.lengths[text])) % pads + (lengths if source.side == "right" else 0)
         return states[torch.arange(len(texts)).unsqueeze(1), places].sum(1)
 
     def partner(self, text: int, width: int, prefix: bool, source: Source) -> int:
-        """The text whose pads a text was given: the one that gives its mean; never itself, if there is another."""
+        """Return the text whose pads explain the mean that was read; it is another text if another has pads."""
         key = (prefix, source, text, width)
         if key not in self.partners:
             layer, pooled = self.layers[-1], self.pooled[prefix][0]
-            one = np.array([text])
-            found = torch.from_numpy(pooled.read(source, "another", layer, "mean", one, np.array([width]))[0])
+            vectors = pooled.read(source, "another", layer, "mean", np.array([text]), np.array([width]))
+            mean = torch.from_numpy(vectors[0])
             texts, _ = self.all_at(TOP if prefix and source == RIGHT else width, source)
             own_texts, own = self.all_at(width, source)
             real, _ = self.parts(own[layer][own_texts.index(text)], int(self.lengths[text]), source)
             means = (real.sum(0) + self.borrowed_sums(text, width, prefix, source, layer)) / width
-            self.partners[key] = texts[int((means - found).norm(dim=1).argmin())]
+            self.partners[key] = texts[int((means - mean).norm(dim=1).argmin())]
             assert (self.partners[key] == text) == (len(texts) == 1)
         return self.partners[key]
 
     def expected(
         self, states: Tensor, text: int, prefix: bool, source: Source, layer: int, positions: Positions, common: Tensor
     ) -> Tensor:
-        """The positions that a positions pools of one really padded text."""
+        """Return the states that a set of positions selects from one text of a batch that was run."""
         width = len(states)
         real, pads = self.parts(states, int(self.lengths[text]), source)
         if positions == "real":
@@ -195,7 +195,7 @@ class Truth:
 def truth_of(encoder: Encoder, folder: Path, layers: tuple[int, ...], unmasked: bool, ways: Sequence[bool]) -> Truth:
     ids, _ = encoder.tokenize([text for text, _ in tiny.make_texts(NUMBER)])
     lengths = np.array([len(tokens) for tokens in ids])
-    found = {}
+    pooled_of = {}
     for prefix in ways:
         request = tiny.ask(
             lengths,
@@ -210,8 +210,8 @@ def truth_of(encoder: Encoder, folder: Path, layers: tuple[int, ...], unmasked: 
         )
         (folder / str(prefix)).mkdir()
         pooled, states, _ = pool_corpus(encoder, ids, request, folder / str(prefix), lambda texts: None)
-        found[prefix] = (pooled, states)
-    return Truth(encoder, ids, layers, found)
+        pooled_of[prefix] = (pooled, states)
+    return Truth(encoder, ids, layers, pooled_of)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def truth(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Truth:
 
 @pytest.fixture(scope="module")
 def planted(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[type[tiny.Planted], Truth]:
-    """Models without the prefix property; they give the last layer alone."""
+    """Return models without the prefix property, with vectors of their last layer only."""
     return {
         bug: truth_of(tiny.plant(encoder, bug), tmp_path_factory.mktemp("vectors"), (-1,), False, (False,))
         for bug in BUGS
@@ -229,9 +229,9 @@ def planted(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def assert_as_run(truth: Truth, prefix: bool, source: Source, positions: Positions, mode: str) -> None:
-    """Every text of every subsample under every plan of a side is what its really run batch gives, pooled naively."""
+    """Compare every text of every subsample and plan of a side with its batch, run and pooled naively."""
     pooled, _ = truth.pooled[prefix]
-    # The one vector of all pads, as a text that is padded furthest shows it at its end.
+    # The common pad vector, read from the padded end of a text.
     end = "lasttoken" if source.side == "right" else "cls"
     commons = {
         layer: torch.from_numpy(pooled.read(source, "common", layer, end, np.array([0]), np.array([TOP]))[0])
@@ -253,10 +253,8 @@ def assert_as_run(truth: Truth, prefix: bool, source: Source, positions: Positio
 
 
 @pairwise(way=WAYS, positions=get_args(Positions), mode=HOST_MODES)
-def test_each_set_of_positions_is_as_if_each_batch_had_been_run(
-    truth: Truth, way: str, positions: Positions, mode: str
-) -> None:
-    """Every set of positions of a padded text equals that of its batch, really run and pooled naively."""
+def test_positions_equal_those_of_batches_that_are_run(truth: Truth, way: str, positions: Positions, mode: str) -> None:
+    """Vectors of each set of positions equal those of batches that are run and pooled naively."""
     prefix, source = WAYS[way]
     assert_as_run(truth, prefix, source, positions, mode)
 
@@ -265,14 +263,14 @@ def test_each_set_of_positions_is_as_if_each_batch_had_been_run(
 def test_without_the_prefix_property_batches_are_run(
     planted: dict[type[tiny.Planted], Truth], bug: type[tiny.Planted], side: str, positions: Positions, mode: str
 ) -> None:
-    """A model whose states depend on the padded length gives what its real batches give, on either side."""
+    """For a model whose states depend on the padded length, vectors equal those of batches that are run."""
     assert_as_run(planted[bug], False, RIGHT if side == "right" else Source("left"), positions, mode)
 
 
 @pytest.mark.parametrize("mode", HOST_MODES)
 @pytest.mark.parametrize("prefix", [True, False])
-def test_alone_is_each_text_by_itself(truth: Truth, prefix: bool, mode: str) -> None:
-    """A text alone is what it gives in a batch of one, unpadded, in every layer."""
+def test_a_text_alone_is_a_batch_of_one(truth: Truth, prefix: bool, mode: str) -> None:
+    """The vector of a text alone is that of an unpadded batch of one, in every layer."""
     for layer in LAYERS:
         alone = truth.pooled[prefix][0].alone(layer, mode, np.arange(NUMBER))
         for text, length in enumerate(truth.lengths.tolist()):
@@ -293,7 +291,7 @@ def test_alone_is_alone_though_pads_leak(planted: dict[type[tiny.Planted], Truth
 @pytest.mark.parametrize("prefix", [True, False])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_the_common_pad_is_the_mean_of_pads(encoder: Encoder, tmp_path: Path, side: str, prefix: bool) -> None:
-    """The vector that replaces every pad is the mean of the texts' pads, each text padded furthest, on its own side."""
+    """The common pad vector is the mean of all pads, with each text padded to the longest length on that side."""
     plan = Plan("sorted", 8, TOP, side="left" if side == "left" else "right")
     ids, _ = encoder.tokenize([text for text, _ in tiny.make_texts(20)])
     lengths = np.array([len(tokens) for tokens in ids])
@@ -311,8 +309,8 @@ def test_the_common_pad_is_the_mean_of_pads(encoder: Encoder, tmp_path: Path, si
             assert_close(vector, torch.cat(pads).double().mean(0))
 
 
-def test_the_only_text_with_pads_keeps_its_own(encoder: Encoder, tmp_path: Path) -> None:
-    """Where no other text of the corpus has a pad, another's pads are the text's own."""
+def test_the_only_text_with_pads_keeps_them(encoder: Encoder, tmp_path: Path) -> None:
+    """If no other text of the corpus has a pad, another's pads are those of the text itself."""
     ids, _ = encoder.tokenize(["w1 w2 w3 w4", "w1 w2", "red1 red2 w3 w4"])
     lengths = np.array([len(tokens) for tokens in ids])
     plan = Plan("natural", 3)
@@ -325,7 +323,7 @@ def test_the_only_text_with_pads_keeps_its_own(encoder: Encoder, tmp_path: Path)
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_kept_states_are_the_longest_padding(truth: Truth, prefix: bool) -> None:
-    """The states that are kept are the last layer's of each text padded furthest, in the order asked for."""
+    """Kept states are those of the last layer at the longest padding, in the requested order."""
     _, states = truth.pooled[prefix]
     assert states.texts.tolist() == list(KEPT)
     assert states.values.shape == (len(KEPT), TOP, truth.encoder.dimension)
@@ -345,10 +343,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("prefix", "place"), sampled(product([True, False], [0, 1, 2, -1]), every=3))
-def test_a_killed_call_goes_on(
+def test_a_killed_call_resumes(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, prefix: bool
 ) -> None:
-    """A call that was killed after some blocks is followed by one that runs the others alone, to the same files."""
+    """After a kill, the next call runs only the missing blocks and writes the same files."""
     ids, lengths = some(encoder)
     plans = [PLANS[2], PLANS[5]]
     request = tiny.ask(
@@ -399,7 +397,7 @@ def test_a_killed_call_goes_on(
 
 
 def test_a_finished_call_runs_nothing(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that was finished is read again without the encoder's running one block, and counts all its texts."""
+    """A finished call is read again without running a block, and counts all its texts."""
     ids, lengths = some(encoder)
     request = replace(
         tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], top=TOP), position_sets={RIGHT: ("real", "whole")}
@@ -423,7 +421,7 @@ def test_a_finished_call_runs_nothing(encoder: Encoder, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_every_text_is_counted_once(encoder: Encoder, tmp_path: Path, prefix: bool) -> None:
-    """Progress adds up to the texts that are run: each once with the prefix property, else once a padded length."""
+    """Progress adds up to the texts that run: once each with the prefix property, else once per padded length."""
     ids, lengths = some(encoder, 40)
     plan = Plan("sorted", 8, 30)
     request = tiny.ask(lengths, subsamples_of(lengths, [plan]), [plan], prefix=prefix, top=30)
@@ -433,8 +431,8 @@ def test_every_text_is_counted_once(encoder: Encoder, tmp_path: Path, prefix: bo
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-def test_no_padded_text_is_run_in_a_block_of_its_own(encoder: Encoder, prefix: bool) -> None:
-    """Blocks of one padded length are of nearly one size, at most 32, and hold each text once."""
+def test_blocks_of_padded_texts_have_nearly_one_size(encoder: Encoder, prefix: bool) -> None:
+    """Blocks of one padded length have nearly the same size, at most 32, and hold each text once."""
     _, lengths = some(encoder)
     request = tiny.ask(lengths, subsamples_of(lengths, PLANS[2:3]), PLANS[2:3], prefix=prefix, top=TOP)
     sizes = [texts for texts, width in request.blocks(lengths) if width == TOP]
@@ -454,8 +452,8 @@ def test_vectors_are_read_from_files(encoder: Encoder, tmp_path: Path) -> None:
     assert (pooled.alone(-1, "mean", np.arange(NUMBER)) == 7).all()
 
 
-def test_what_is_read_is_a_copy(truth: Truth) -> None:
-    """Vectors that were read may be written to: the next reader gets those that were pooled."""
+def test_reading_returns_a_copy(truth: Truth) -> None:
+    """Writing to vectors that were read does not change what the next reader gets."""
     pooled, _ = truth.pooled[True]
     first = pooled.alone(-1, "mean", np.arange(5))
     first[:] = 0
@@ -466,7 +464,7 @@ def test_what_is_read_is_a_copy(truth: Truth) -> None:
 def test_a_full_disk_is_refused(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Sequence[int]
 ) -> None:
-    """A disk without room for the vectors is refused before the encoder runs, with the room that is missing."""
+    """A full disk is refused before the encoder runs, with the missing space in the message."""
 
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -487,7 +485,7 @@ def some_ids(encoder: Encoder, number: int) -> list[list[int]]:
 @pytest.mark.parametrize("layers", [(-1,), (0, 1, -1)])
 @pytest.mark.parametrize("number", [1, 2, 60])
 def test_the_clean_model_holds(encoder: Encoder, number: int, layers: tuple[int, ...]) -> None:
-    """The difference of a model that masks properly is noise of float32, and nothing at all in its embeddings."""
+    """A model that masks correctly differs by float32 noise, and not at all in its embeddings."""
     proof = prove_prefix(encoder, some_ids(encoder, number), 64, layers, np.random.default_rng(0))
     assert proof.holds
     assert proof.difference < 1e-5
@@ -495,17 +493,17 @@ def test_the_clean_model_holds(encoder: Encoder, number: int, layers: tuple[int,
 
 
 def difference(encoder: Encoder, ids: list[list[int]], top: int) -> float:
-    """The largest difference of any text alone that is padded further, of any position; a slow loop."""
-    found = []
+    """Return the largest difference between any text alone and padded to ``top``, by a slow loop."""
+    differences = []
     for tokens in ids:
-        one, _ = encoder.states([tokens])
-        other, _ = encoder.states([tokens], top)
-        found.append(float((one - other[:, : len(tokens)]).abs().max() / one.square().mean().sqrt()))
-    return max(found)
+        alone, _ = encoder.states([tokens])
+        padded, _ = encoder.states([tokens], top)
+        differences.append(float((alone - padded[:, : len(tokens)]).abs().max() / alone.square().mean().sqrt()))
+    return max(differences)
 
 
 def test_a_sample_is_not_trusted_against_the_census(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the census has outputs at pads count the pads in this attention, one pass is not relied on."""
+    """The prefix property is denied if the census says that outputs at pads count the pads in this attention."""
     here = str(encoder.model.config._attn_implementation)
     for appends, holds in (({here: True}, True), ({here: False}, False), ({here: True, "other": False}, True)):
         row = SimpleNamespace(name="some architecture", appends=appends)
@@ -518,14 +516,14 @@ def test_a_sample_is_not_trusted_against_the_census(encoder: Encoder, monkeypatc
 @pytest.mark.parametrize("bug", BUGS)
 @pytest.mark.parametrize("number", [3, 60])
 def test_a_leak_is_found(encoder: Encoder, bug: type[tiny.Planted], number: int) -> None:
-    """A model whose pads count the pads, or leak into real tokens, has no prefix property, on few texts too."""
+    """A model whose pads count the pads or leak into real tokens lacks the prefix property, even on few texts."""
     proof = prove_prefix(tiny.plant(encoder, bug), some_ids(encoder, number), 64, (-1,), np.random.default_rng(0))
     assert not proof.holds
     assert proof.difference > 2e-3
 
 
-def test_a_leak_is_found_though_texts_are_equally_long(encoder: Encoder) -> None:
-    """Texts of one length need no pads among themselves, and pads that reach real tokens are found all the same."""
+def test_a_leak_is_found_in_texts_of_one_length(encoder: Encoder) -> None:
+    """Pads that reach real tokens are found even if all texts have one length."""
     ids, _ = encoder.tokenize(["w1 w2 w3", "w4 w5 w6", "red1 red2 w3"])
     leaking = tiny.plant(encoder, tiny.ForgetsItsMask)
     proof = prove_prefix(leaking, ids, 64, (-1,), np.random.default_rng(0))
@@ -535,8 +533,8 @@ def test_a_leak_is_found_though_texts_are_equally_long(encoder: Encoder) -> None
 
 
 @pytest.mark.parametrize("layers", [(-1,), (-1, 0), (0, -1)])
-def test_states_that_are_no_numbers_are_refused(encoder: Encoder, layers: tuple[int, ...]) -> None:
-    """A model that gives NaN at pads is refused: its vectors with pads included could not be clustered."""
+def test_nan_states_are_refused(encoder: Encoder, layers: tuple[int, ...]) -> None:
+    """A model that returns NaN at pads is refused, because vectors that include pads cannot be clustered."""
     planted = tiny.plant(encoder, tiny.GivesNoNumbersAtPads)
     with pytest.raises(
         MaskpoolError, match=r"\Amodels must give token states that are numbers; some of .* are NaN: choose another"
@@ -545,7 +543,7 @@ def test_states_that_are_no_numbers_are_refused(encoder: Encoder, layers: tuple[
 
 
 @pytest.mark.parametrize("mode", ["mean", "max"])
-def test_vectors_that_are_no_numbers_are_refused(encoder: Encoder, tmp_path: Path, mode: str) -> None:
+def test_infinite_vectors_are_refused(encoder: Encoder, tmp_path: Path, mode: str) -> None:
     """States that overflow in a text outside the sample are refused when they are pooled."""
 
     class Overflows(tiny.Planted):
@@ -571,8 +569,8 @@ def narrow() -> Encoder:
     return Encoder.of(AlbertModel(config).train(False), tiny.tokenizer())
 
 
-def test_layers_may_have_widths_of_their_own(tmp_path: Path) -> None:
-    """Vectors and kept states are as wide as their layer, though the embedding matrix is narrower."""
+def test_layers_may_have_different_widths(tmp_path: Path) -> None:
+    """Vectors and kept states have the width of their layer, even if the embedding matrix is narrower."""
     encoder = narrow()
     ids, lengths = some(encoder, 6)
     for layers, widths in (((0, -1), (12, 32)), ((0,), (12,))):
@@ -590,7 +588,7 @@ def test_layers_may_have_widths_of_their_own(tmp_path: Path) -> None:
     ("layers", "deepest"), [((-2, 0), -2), ((-1, 1), -1), ((2, -3), 2), ((0, 2), 2), ((1, -3), 1), ((-3, -2), -2)]
 )
 def test_the_deepest_layer_is_kept(tmp_path: Path, layers: tuple[int, ...], deepest: int) -> None:
-    """The states that heads read are those of the layer nearest to the output, counted from whichever end."""
+    """Heads read the states of the layer nearest to the output, with layers counted from either end."""
     encoder = narrow()
     ids, lengths = some(encoder, 4)
     request = replace(tiny.ask(lengths, [], [], layers=layers, kept=(1, 3), top=30), position_sets={RIGHT: ("real",)})
@@ -599,8 +597,8 @@ def test_the_deepest_layer_is_kept(tmp_path: Path, layers: tuple[int, ...], deep
     torch.testing.assert_close(states.values, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_vectors_of_other_things_have_another_hash() -> None:
-    """What is asked for has one hash, and another where anything in it is another."""
+def test_a_changed_request_has_another_hash() -> None:
+    """Equal requests have equal hashes, and a change of any part changes the hash."""
     lengths = np.arange(3, 12)
     request = tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], kept=(1, 2))
     others = [
@@ -615,11 +613,11 @@ def test_vectors_of_other_things_have_another_hash() -> None:
         replace(request, seed=1),
     ]
     assert tiny.ask(lengths, subsamples_of(lengths), PLANS[:1], kept=(1, 2)).sha256 == request.sha256
-    assert len({one.sha256 for one in (request, *others)}) == 1 + len(others)
+    assert len({changed.sha256 for changed in (request, *others)}) == 1 + len(others)
 
 
 def test_states_that_depend_on_other_texts_are_refused(encoder: Encoder) -> None:
-    """A model whose states depend on the other texts of a batch, even at one padded length, is refused."""
+    """A model whose states depend on the other texts of a batch is refused, even at one padded length."""
     planted = tiny.plant(encoder, tiny.ReadsItsBatch)
     with pytest.raises(MaskpoolError, match=r"models .*depend on the other texts of the batch, even if all are padded"):
         prove_prefix(planted, some_ids(encoder, 60), 64, (-1,), np.random.default_rng(0))
@@ -632,7 +630,7 @@ def test_states_that_depend_on_other_texts_are_refused(encoder: Encoder) -> None
 def test_noise_is_measured_again_and_forgiven(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch, make: Callable[[Encoder], Encoder], holds: bool
 ) -> None:
-    """A difference that float64 does not show is noise, even where it exceeds what is tolerated; a leak stays one."""
+    """A large difference is noise if it vanishes in float64, and a leak otherwise."""
     monkeypatch.setattr("maskpool.bench.encode.forward.CLEAN", 1e-10)
     proof = prove_prefix(make(encoder), some_ids(encoder, 60), 64, (-1,), np.random.default_rng(0))
     assert proof.holds == holds
@@ -640,13 +638,13 @@ def test_noise_is_measured_again_and_forgiven(
 
 
 def test_half_precision_is_forgiven(model_folder: Path) -> None:
-    """A model in bfloat16 holds though its noise is a thousand times larger, and is left in bfloat16."""
+    """A model in bfloat16 has the prefix property in spite of larger noise, and stays in bfloat16."""
     half = Encoder.load(str(model_folder), dtype="bfloat16")
     proof = prove_prefix(half, some_ids(half, 60), 64, (-1,), np.random.default_rng(0))
     assert proof.holds
     assert half.model.dtype == torch.bfloat16
 
 
-def test_the_draw_of_all_texts_is_the_first() -> None:
-    """The first subsample here is the one that the harness calls full."""
+def test_the_first_subsample_is_full() -> None:
+    """The first subsample of these tests has the number of the full data."""
     assert subsamples_of(np.arange(3, 9))[0].number == FULL

@@ -51,7 +51,7 @@ def codes() -> Ints:
 
 @pytest.fixture(scope="module")
 def states(codes: Ints) -> States:
-    """Each text has one token of its class among noise, and its pads are loud garbage."""
+    """Return texts with one token of their class among noise, and large random values at pads."""
     random = torch.Generator().manual_seed(1)
     values = torch.randn(TEXTS, WIDTH, DIM, generator=random) / 2
     lengths = torch.randint(2, WIDTH, (TEXTS,), generator=random)
@@ -66,56 +66,56 @@ def measure(states: States, codes: Ints, seed: int = 0, mode: str = "attention")
 
 
 @pytest.fixture(scope="module")
-def found(states: States, codes: Ints) -> dict[str, Any]:
+def table(states: States, codes: Ints) -> dict[str, Any]:
     return measure(states, codes)
 
 
-def test_a_masked_head_spends_nothing_on_pads(found: dict[str, Any]) -> None:
-    """Served with the mask, a head spends exactly 0 attention on pads, however it was trained; without, it does not."""
-    shares = {(row["trained"], row["served"]): row["attention_on_pads"] for row in found["rows"]}
+def test_a_masked_head_gives_pads_no_attention(table: dict[str, Any]) -> None:
+    """A head gives pads exactly 0 attention with the mask and more without, no matter how it was trained."""
+    shares = {(row["trained"], row["served"]): row["attention_on_pads"] for row in table["rows"]}
     assert len(shares) == 4
     for (_, served), share in shares.items():
         assert share == 0 if served == "with mask" else 0 < share <= 1
 
 
-def test_pad_fraction_is_the_share_of_pads(found: dict[str, Any], states: States) -> None:
-    """The row has the share of pads, which is the attention on pads of a head that ignores content."""
-    assert found["rows"][0]["pad_fraction"] == pytest.approx(1 - float(states.mask.double().mean()))
-    assert found["width"] == WIDTH
-    assert found["texts"] == TEXTS
+def test_pad_fraction_is_the_share_of_pads(table: dict[str, Any], states: States) -> None:
+    """The result has the fraction of pads, which a head that ignores content would give as attention."""
+    assert table["rows"][0]["pad_fraction"] == pytest.approx(1 - float(states.mask.double().mean()))
+    assert table["width"] == WIDTH
+    assert table["texts"] == TEXTS
 
 
-def test_garbage_in_pads_harms_the_head_that_reads_it(found: dict[str, Any]) -> None:
-    """The head that never sees a pad clusters better than the one that always does; its own row is the reference."""
-    ami = {(row["trained"], row["served"]): row["ami"] for row in found["rows"]}
+def test_garbage_in_pads_harms_the_head_that_reads_it(table: dict[str, Any]) -> None:
+    """The head that never reads pads clusters better than the one that always does, and is the reference."""
+    ami = {(row["trained"], row["served"]): row["ami"] for row in table["rows"]}
     assert ami["with mask", "with mask"] > ami["without mask", "without mask"] + 0.2
-    reference = found["rows"][0]
+    reference = table["rows"][0]
     assert (reference["trained"], reference["served"]) == ("with mask", "with mask")
     assert (reference["delta"], reference["low"], reference["high"]) == (0, 0, 0)
-    for row in found["rows"]:
+    for row in table["rows"]:
         assert row["delta"] == pytest.approx(row["ami"] - reference["ami"])
         assert (row["low"] + row["high"]) / 2 == pytest.approx(row["delta"])
         assert row["floor"] == reference["floor"] > 0
 
 
-def test_intervals_hold_at_once(found: dict[str, Any]) -> None:
-    """The intervals of the table are Student's at an equal part of 5 % each, around the same differences."""
+def test_intervals_hold_at_once(table: dict[str, Any]) -> None:
+    """Simultaneous intervals are Student's with 5 % divided by their number, around the same differences."""
     for modes in (heads.LEARNED[:1], heads.LEARNED[:2]):
-        wide = heads.hold_at_once(dict.fromkeys(modes, found))
-        assert {**wide, "rows": found["rows"]} == {**found, "compared": 3 * len(modes)}
+        wide = heads.hold_at_once(dict.fromkeys(modes, table))
+        assert {**wide, "rows": table["rows"]} == {**table, "compared": 3 * len(modes)}
         factor = stats.t.ppf(1 - 0.025 / wide["compared"], heads.HEAD_SEEDS - 1)
         factor /= stats.t.ppf(0.975, heads.HEAD_SEEDS - 1)
-        for row, (mode, narrow) in zip(wide["rows"], product(modes, found["rows"]), strict=True):
+        for row, (mode, narrow) in zip(wide["rows"], product(modes, table["rows"]), strict=True):
             assert {**row, "low": narrow["low"], "high": narrow["high"]} == {"pooling": mode, **narrow}
             for end in ("low", "high"):
                 assert row[end] - row["delta"] == pytest.approx(factor * (narrow[end] - narrow["delta"]))
 
 
-def test_the_same_seed_gives_the_same_table(found: dict[str, Any], states: States, codes: Ints) -> None:
-    """Equal seeds give equal tables for any seed of torch, and other seeds give other tables."""
+def test_the_same_seed_gives_the_same_table(table: dict[str, Any], states: States, codes: Ints) -> None:
+    """Equal seeds give equal tables for any global seed of torch, and different seeds give different tables."""
     torch.manual_seed(99)
-    assert measure(states, codes) == found
-    assert measure(states, codes, seed=5) != found
+    assert measure(states, codes) == table
+    assert measure(states, codes, seed=5) != table
 
 
 @pytest.mark.parametrize("mode", sampled(heads.LEARNED, every=3))
@@ -131,14 +131,14 @@ def test_the_head_is_the_one_that_users_train(mode: str, masked: bool, states: S
     assert all(torch.equal(weight, trained[name]) for name, weight in expected.state_dict().items())
 
 
-def test_pads_do_not_reach_the_masked_row(found: dict[str, Any], states: States, codes: Ints) -> None:
-    """Other garbage in the pads changes no digit of the head that is trained and served with the mask."""
+def test_pads_do_not_reach_the_masked_row(table: dict[str, Any], states: States, codes: Ints) -> None:
+    """Other values at pads change no digit of the head that is trained and served with the mask."""
     other = States(states.texts, states.values.masked_fill(~states.mask.unsqueeze(2), 1e3), states.mask)
-    assert measure(other, codes)["rows"][0] == found["rows"][0]
+    assert measure(other, codes)["rows"][0] == table["rows"][0]
 
 
 def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each head is trained on half of the classes and scored on all texts of the other half, and of no other."""
+    """Each head is trained on half of the classes and scored on exactly the texts of the other half."""
     trained: list[set[int]] = []
     scored: list[tuple[set[int], int]] = []
     train = heads._train
@@ -166,7 +166,7 @@ def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeyp
 
 
 def test_each_head_is_counted(states: States, codes: Ints) -> None:
-    """Progress adds up to two heads a seed, and torch's own random numbers are left as they were."""
+    """Progress counts two heads per seed, and the global random state of torch does not change."""
     before, done = torch.random.get_rng_state(), []
     heads.two_by_two("attention", states, codes, 2, 0, lambda: done.append(1))
     assert len(done) == 2 * heads.HEAD_SEEDS
@@ -175,11 +175,11 @@ def test_each_head_is_counted(states: States, codes: Ints) -> None:
 
 @pytest.mark.parametrize("mode", sampled(heads.LEARNED, every=3))
 def test_every_learned_pooling(mode: str, states: States, codes: Ints, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each learned pooling is trained, and weighs pads with exactly 0 where it is served with the mask."""
+    """Each learned pooling can be trained, and gives pads weight 0 if and only if it is served with the mask."""
     monkeypatch.setattr(heads, "HEAD_SEEDS", ENOUGH_SEEDS)
-    found = measure(states, codes, mode=mode)
-    assert found["rows"][0]["ami"] > 0.1
-    for row in found["rows"]:
+    rows = measure(states, codes, mode=mode)["rows"]
+    assert rows[0]["ami"] > 0.1
+    for row in rows:
         assert (row["attention_on_pads"] == 0) == (row["served"] == "with mask")
 
 
@@ -199,8 +199,8 @@ def test_a_mode_is_served_with_its_options(states: States) -> None:
     assert not torch.equal(pooled, TopKMeanPooling(k=3)(states.values, states.mask))
 
 
-def test_a_saved_head_is_served_as_it_is(tmp_path: Path, states: States) -> None:
-    """The folder of a trained head is a pooling like a mode, and its weights are frozen."""
+def test_a_saved_head_is_not_trained(tmp_path: Path, states: States) -> None:
+    """The folder of a trained head can be named like a mode, and its weights are frozen."""
     path = str(_saved(tmp_path / "head"))
     layers = heads.layers_of(["mean", path], DIM)
     expected = build_pooling("attention", DIM)
@@ -211,7 +211,7 @@ def test_a_saved_head_is_served_as_it_is(tmp_path: Path, states: States) -> None
     assert not heads.is_saved("mean")
 
 
-def test_a_head_that_was_trained_further_is_another(tmp_path: Path) -> None:
+def test_the_hash_of_a_head_follows_its_weights(tmp_path: Path) -> None:
     """The hash of a head changes with its weights and with its settings."""
     path = _saved(tmp_path / "head")
     first = heads.saved_hash(str(path))
@@ -223,7 +223,7 @@ def test_a_head_that_was_trained_further_is_another(tmp_path: Path) -> None:
 
 
 def test_heads_that_do_not_fit(tmp_path: Path) -> None:
-    """A head for another width, or one that is cut off, is refused in a sentence."""
+    """A head for another width, or one with a broken file, is refused with the reason."""
     wide = str(_saved(tmp_path / "wide", 2 * DIM))
     with pytest.raises(
         MaskpoolError, match=rf"states are {DIM} wide; the head in .*wide is for tokens that are {2 * DIM}"
@@ -238,8 +238,8 @@ def test_heads_that_do_not_fit(tmp_path: Path) -> None:
         heads.layers_of([str(broken)], DIM)
 
 
-def test_a_whole_model_is_no_head(tmp_path: Path) -> None:
-    """The folder of a whole model is refused in words, with that of the head in it, if it has one."""
+def test_a_whole_model_is_not_a_head(tmp_path: Path) -> None:
+    """The folder of a whole model is refused; the message names the folder of its head if it has one."""
     model = tiny.save_model(tmp_path / "model")
     with pytest.raises(MaskpoolError, match=r"could not be opened: .* has no pooling_mode, .*, or save only the head"):
         heads.layers_of([str(model)], DIM)
@@ -252,8 +252,8 @@ def test_a_whole_model_is_no_head(tmp_path: Path) -> None:
     assert list(heads.layers_of([inside], 32)) == [inside]
 
 
-def test_a_head_is_seen_from_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of a head in a study file is relative to the file, as texts are, wherever the command runs."""
+def test_the_folder_of_a_head_is_relative_to_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a head is relative to the study file, like data files, and not to the working directory."""
     for place in ("study/heads", "elsewhere/heads"):
         (tmp_path / place).mkdir(parents=True)
     head, other = _saved(tmp_path / "study" / "heads" / "mine"), _saved(tmp_path / "elsewhere" / "heads" / "other")
@@ -269,8 +269,8 @@ def test_a_head_is_seen_from_the_study_file(tmp_path: Path, monkeypatch: pytest.
         read_study(file)
 
 
-def test_no_name_is_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the folder of a head, an empty name is still none."""
+def test_an_empty_name_is_not_a_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty name is not a head, even if the working directory is the folder of one."""
     monkeypatch.chdir(_saved(tmp_path / "head"))
     assert not heads.is_saved("")
     assert heads.is_saved(".")

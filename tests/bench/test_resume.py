@@ -38,27 +38,27 @@ from tests.bench import tiny
 from tests.matrix import FULL, cut
 from tests.once import once
 
-ASKED = Study(
+STUDY_TO_KILL = Study(
     models=("model",),
     corpora=(CorpusSource(data="colours.csv"),),
     poolings=("mean", "cls"),
     plans=(Plan("random", 16), Plan("sorted", 16, 64)),
     treatments=("included", "index padded, query alone"),
-    leaks=("first column taken as cls",),  # pads on the left: blocks of every length besides
+    leaks=("first column taken as cls",),  # pads on the left, which adds blocks of every length
     replicates=2,
     seeds=2,
 )
-SMALL = replace(ASKED, poolings=("mean",), plans=(Plan("random", 16),), treatments=("included",), leaks=())
+SMALL = replace(STUDY_TO_KILL, poolings=("mean",), plans=(Plan("random", 16),), treatments=("included",), leaks=())
 
 
 class Point(NamedTuple):
-    """Where a process is killed: when it comes to a place for the so manieth time, -1 being the last time."""
+    """Where a process is killed: when it reaches a place for the given time; -1 is the last time."""
 
     place: str
     number: int = 1
 
 
-# In each, the kills that follow one another, before the start that is let finish.
+# The kills of each case, in order; the start after them runs to the end.
 ALL_KILLS: dict[str, list[Point]] = {
     "at the claim": [Point("at an exchange")],
     "in the first block": [Point("in a block")],
@@ -78,7 +78,7 @@ ALL_KILLS: dict[str, list[Point]] = {
     ],
     "at some time": [Point("at some time")] * cut(1, 3),
 }
-# Before, in and behind blocks, within a line, behind the last cell, and several of them in one study.
+# Before, in and after blocks, within a line, after the last cell, and several kills in one study.
 SHORT = [
     "at the claim",
     "before a block is counted",
@@ -100,12 +100,12 @@ choose_backend = joblib.parallel_config
 
 
 def use_one_process(patch: pytest.MonkeyPatch) -> None:
-    """Starting processes would take most of the time."""
+    """Run jobs in this process, because starting processes would take most of the time."""
     patch.setattr("maskpool.bench.run.joblib.parallel_config", lambda *_, **__: choose_backend("sequential"))
 
 
 class Quiet:
-    """Progress that nobody looks at."""
+    """Progress that is not shown."""
 
     def __init__(self, on_block: Callable[[], None] = lambda: None) -> None:
         self.on_block = on_block
@@ -173,7 +173,7 @@ def blocks_of_all_starts(out: Path) -> int:
 
 
 def kill_oneself(point: Point) -> Callable[[str], None]:
-    """Ends this process without another word where the point says."""
+    """Return a callback that kills this process at a point."""
     left = point.number
 
     def come_to(place: str) -> None:
@@ -198,12 +198,12 @@ def kill_all(base: Path, folder: Path) -> None:
 
 
 def killed(base: Path, out: Path, point: Point) -> int:
-    """The signal that ended a process that was killed at a point."""
+    """Kill a study at a point, and return the signal that ended its process."""
     process = os.fork()
     if not process:
         try:
             # A time is a number of milliseconds.
-            start(ASKED, base, out, kill_oneself(point))
+            start(STUDY_TO_KILL, base, out, kill_oneself(point))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -217,7 +217,7 @@ def killed(base: Path, out: Path, point: Point) -> int:
 
 @dataclass(frozen=True)
 class Whole:
-    """A study that nobody killed, and those that a driver did."""
+    """A study that was not killed, and how the processes of the killed ones ended."""
 
     folder: Path
     did: dict[str, int]
@@ -243,7 +243,7 @@ def write_base(base: Path) -> None:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model and a corpus, which nothing changes."""
+    """Return a folder with a model and a corpus, which no test changes."""
     return once(tmp_path_factory, "base", write_base)
 
 
@@ -252,7 +252,7 @@ def run_and_kill(base: Path, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
         use_one_process(patch)
-        did = start(ASKED, base, folder / "whole")
+        did = start(STUDY_TO_KILL, base, folder / "whole")
     (folder / "did.json").write_text(json.dumps(did))
     last = {
         "after a block": did["in a block"],
@@ -281,11 +281,11 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(folder, *(json.loads((folder / name).read_text()) for name in ("did.json", "ends.json")))
 
 
-def without_times(found: Any) -> Any:
+def without_times(results: Any) -> Any:
     """Remove everything that is measured in seconds from results."""
-    if isinstance(found, dict):
-        return {name: without_times(value) for name, value in found.items() if "seconds" not in name}
-    return [without_times(value) for value in found] if isinstance(found, list) else found
+    if isinstance(results, dict):
+        return {name: without_times(value) for name, value in results.items() if "seconds" not in name}
+    return [without_times(value) for value in results] if isinstance(results, list) else results
 
 
 def files(folder: Path) -> list[str]:
@@ -293,7 +293,7 @@ def files(folder: Path) -> list[str]:
 
 
 def hashes(folder: Path) -> list[str]:
-    """Those of the cells that are whole, in the order of the file."""
+    """Return the hashes of the complete cells, in the order of the file."""
     path = folder / "cells.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line)["cell"] for line in lines]
@@ -302,8 +302,8 @@ def hashes(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.full) for name in ALL_KILLS]
 )
-def test_a_killed_study_goes_on(base: Path, whole: Whole, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study killed anywhere is not finished, goes on, does nothing twice, and says what an unbroken one says."""
+def test_a_killed_study_resumes(base: Path, whole: Whole, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed study has no results, resumes, computes nothing twice, and ends with the results of an unbroken one."""
     monkeypatch.chdir(base)
     out, places = whole.folder / name, [point.place for point in KILLS[name]]
     for end, place in zip(whole.ends[name], places, strict=True):
@@ -313,11 +313,11 @@ def test_a_killed_study_goes_on(base: Path, whole: Whole, name: str, monkeypatch
         with pytest.raises(MaskpoolError) as refused:
             results_of(StudyFolder(out))
         assert "\n" not in str(refused.value)
-    did = start(ASKED, base, out)
+    did = start(STUDY_TO_KILL, base, out)
     assert did["after a cell"] == whole.cells - len(finished)
     assert hashes(out)[: len(finished)] == finished
     assert len(set(hashes(out))) == len(hashes(out)) == whole.cells
-    # What was done of a block when the process was killed within it is lost.
+    # Work on an unfinished block is lost.
     lost = places.count("in a block") + (name == "before a block is counted")
     assert 0 <= blocks_of_all_starts(out) - whole.blocks - lost <= places.count("at some time"), kills_of(whole)
     assert without_times(results_of(StudyFolder(out))) == without_times(whole.results)
@@ -330,7 +330,7 @@ def kills_of(whole: Whole) -> str:
 
 
 def test_a_finished_study_is_not_run_again(base: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finished study that is started again runs no text through the encoder but one, and adds no cell."""
+    """A finished study that is started again encodes at most one text and adds no cell."""
     monkeypatch.chdir(base)
     out, passed, layers = whole.folder / "whole", [], Encoder.layers
     before = (out / "cells.jsonl").read_bytes(), (out / STUDY).read_bytes(), files(out)
@@ -340,7 +340,7 @@ def test_a_finished_study_is_not_run_again(base: Path, whole: Whole, monkeypatch
         return layers(encoder, ids, *arguments, **options)
 
     monkeypatch.setattr(Encoder, "layers", counting)
-    did = start(ASKED, base, out)
+    did = start(STUDY_TO_KILL, base, out)
     assert not did["in a block"] + did["after a cell"]
     assert len(passed) <= 1  # to see that the model has the layers
     assert ((out / "cells.jsonl").read_bytes(), (out / STUDY).read_bytes(), files(out)) == before
@@ -348,7 +348,7 @@ def test_a_finished_study_is_not_run_again(base: Path, whole: Whole, monkeypatch
 
 
 def stop_at(point: Point) -> Callable[[str], None]:
-    """What Ctrl-C does where the point says."""
+    """Return a callback that raises KeyboardInterrupt at a point."""
     left = Counter({point.place: point.number})
 
     def come_to(place: str) -> None:
@@ -359,8 +359,8 @@ def stop_at(point: Point) -> Callable[[str], None]:
     return come_to
 
 
-def test_a_study_of_two_parts_goes_on_in_either(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study of two corpora that is stopped has no results, says which part is missing, and leaves finished ones."""
+def test_a_study_of_two_parts_resumes_in_either(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped study of two corpora has no results, reports the missing part, and keeps the finished one."""
     monkeypatch.chdir(base)
     tiny.write_csv(tmp_path / "more.csv", tiny.make_texts(40, seed=1))
     two = replace(SMALL, corpora=(*SMALL.corpora, CorpusSource(data=str(tmp_path / "more.csv"))))
@@ -386,7 +386,7 @@ def test_a_study_of_two_parts_goes_on_in_either(base: Path, tmp_path: Path, monk
 def test_a_study_that_lacks_any_cell_has_no_results(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A study of which any one cell is missing is not finished; one that lacks its attention heads alone goes on."""
+    """A study that lacks any cell has no results, and one that lacks only its heads resumes with them."""
     monkeypatch.chdir(base)
     for least in ("_FEWEST_EPOCHS", "_FEWEST_STEPS"):
         monkeypatch.setattr(f"maskpool.integrations.sklearn.heads.{least}", 1)
@@ -427,8 +427,8 @@ def test_vectors_of_another_study_are_not_taken(
     assert files(tmp_path / "out") == ["cells.jsonl", STUDY]
 
 
-def test_two_runs_at_once_are_one(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A study that is started again while it runs is refused, and the first goes on to its end."""
+def test_a_running_study_is_not_started_twice(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second start of a running study is refused, and the first one finishes."""
     monkeypatch.chdir(base)
     refused = []
 
@@ -452,10 +452,10 @@ def test_two_runs_at_once_are_one(base: Path, tmp_path: Path, monkeypatch: pytes
     ],
     ids=["model", "corpus"],
 )
-def test_one_thing_under_two_names(
+def test_one_model_or_corpus_under_two_names(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twins: dict[str, Any]
 ) -> None:
-    """A study of the same weights or texts under two names is finished with both, or refused, but never for ever."""
+    """A study with the same weights or texts under two names finishes with both parts, or is refused."""
     monkeypatch.chdir(base)
     refused = ""
     try:
@@ -469,7 +469,7 @@ def test_one_thing_under_two_names(
 def test_other_weights_of_the_same_name_are_refused(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
 ) -> None:
-    """A study goes on with the weights that it began with: others under the same name are refused, cells stay."""
+    """Other weights under the same name are refused when a study resumes, and its cells stay."""
     monkeypatch.chdir(tmp_path)
     tiny.save_model(tmp_path / "model")
     out = tmp_path / "out"
