@@ -15,7 +15,7 @@ Each error derives from `MaskpoolError` and from the built-in error that a calle
 | `ReadOnlyError` | `AttributeError` | a read-only attribute was set |
 | `StorageError` | `OSError` | a folder or file cannot be read, written, locked or downloaded |
 | `RequirementError` | `ImportError` | a package is missing or has the wrong version |
-| `DivergedError` | `ArithmeticError` | the loss of a training run is not finite |
+| `DivergedError` | `ArithmeticError` | a loss or validation score of a training run is not finite |
 | `UnfinishedError` | `RuntimeError` | a study has no results yet |
 """
 
@@ -137,7 +137,7 @@ class RequirementError(MaskpoolError, ImportError):
 
 
 class DivergedError(MaskpoolError, ArithmeticError):
-    """The loss of a training run is NaN or infinite."""
+    """A loss or validation score of a training run is NaN or infinite."""
 
 
 class UnfinishedError(MaskpoolError, RuntimeError):

@@ -72,7 +72,7 @@ class PaddingBug:
     def account(self) -> str:
         """How it happens and where people met it, in a line."""
         threads = [re.sub(r"https://github.com/(.+)/(?:issues|pull)/", r"\1 #", thread) for thread in self.threads]
-        return f"{self.happens} ({', '.join(threads) or 'no public thread is known'})"
+        return f"{self.happens or self.title} ({', '.join(threads) or 'no public thread is known'})"
 
 
 def all_formulas(states: Tensor) -> dict[str, Callable[[], Tensor]]:

@@ -31,7 +31,10 @@ class ShuffledBatches:
 
     Args:
         rows: (rows,), the numbers to shuffle.
-        batch_size: Rows in a batch; the last batch may have fewer.
+        batch_size: Rows in a batch, at least 1; the last batch may have fewer.
+
+    Raises:
+        InvalidValueError: ``rows`` is empty, or ``batch_size`` is below 1.
 
     Example:
         >>> batches = ShuffledBatches(torch.arange(5), batch_size=2)
@@ -42,6 +45,10 @@ class ShuffledBatches:
     """
 
     def __init__(self, rows: Rows, batch_size: int) -> None:
+        if not len(rows):
+            raise InvalidValueError("rows", "must hold the number of at least one row, got none")
+        if batch_size < 1:
+            raise InvalidValueError("batch_size", f"must be at least 1, got {batch_size}")
         self.rows = rows
         self.batch_size = int(batch_size)
 
@@ -80,7 +87,7 @@ class History:
 
 def train(
     module: nn.Module,
-    loss: Callable[[Rows], Tensor],
+    loss: Callable[[Rows], Tensor | None],
     batches: Iterable[Rows],
     optimizer: torch.optim.Optimizer,
     *,
@@ -104,13 +111,16 @@ def train(
 
     Args:
         module: Everything that learns, and all state that a checkpoint must keep.
-        loss: Computes the loss of a batch from its rows.
+        loss: Computes the loss of a batch from its rows, or None if nothing can be learned from them: such a batch is
+            skipped, and does not count in the mean loss.
         batches: The batches of an epoch; iterated once an epoch.
         optimizer: Updates the parameters of ``module``.
-        epochs: The largest number of epochs.
+        epochs: The largest number of epochs, at least 1.
         schedule: Changes the learning rate after each batch.
-        validate: Computes a score after each epoch, greater if better. The weights of the best epoch are kept.
-        patience: Stop after this many epochs without a better score; None never stops early.
+        validate: Computes a score after each epoch, greater if better. The weights of the best epoch are kept, also if
+            a later epoch raises an error.
+        patience: Stop after this many epochs, at least 1, without a better score of ``validate``; None never stops
+            early.
         on_epoch: Called with the history after each epoch.
         checkpoint: A file that is written after each epoch, in one step, and resumed from if it exists. It is never
             unpickled.
@@ -121,9 +131,11 @@ def train(
         The losses and scores of all epochs, including those of the checkpoint.
 
     Raises:
-        DivergedError: The loss of an epoch is NaN or infinite.
+        DivergedError: A loss or a validation score is NaN or infinite. Without ``validate``, the weights are those
+            after the last step, and may not be finite.
         FolderError: The checkpoint is malformed.
-        InvalidValueError: The checkpoint is of another run, or an epoch has no batches.
+        InvalidValueError: The checkpoint is of another run; an epoch has no batches, or none with a loss; ``epochs`` or
+            ``patience`` is below 1; or ``patience`` has no ``validate``.
 
     Example:
         >>> from maskpool.nn import AttentionPooling
@@ -139,45 +151,74 @@ def train(
         >>> history.losses[-1] < 0.01 < history.losses[0]
         True
     """
+    for name, least in (("epochs", epochs), ("patience", patience)):
+        if least is not None and least < 1:
+            raise InvalidValueError(name, f"must be at least 1, got {least}")
+    if patience is not None and validate is None:
+        raise InvalidValueError("patience", f"must be None without validate, which gives the scores, got {patience}")
     history, best = History(), None
     file = None if checkpoint is None else _Checkpoint(Path(checkpoint), module, optimizer, schedule)
     if file is not None:
         file.identify(run, epochs, patience, validated=validate is not None)
         history, best = file.resume()
-    while len(history.losses) < epochs and (patience is None or history.epochs_without_gain < patience):
-        module.train()
-        total, rows_seen = 0.0, 0
-        for rows in batches:
-            batch_loss = loss(rows)
-            optimizer.zero_grad()
-            batch_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
-            total += float(batch_loss.detach()) * len(rows)
-            rows_seen += len(rows)
-        if not rows_seen:
-            raise InvalidValueError(
-                "batches",
-                f"must hold rows in each epoch, got none in epoch {len(history.losses) + 1}: a generator is empty "
-                "after its first epoch; pass a list or ShuffledBatches",
-            )
-        if not math.isfinite(total):
-            raise DivergedError(f"the loss became {total} in epoch {len(history.losses) + 1}")
-        history.losses.append(total / rows_seen)
-        if validate is not None:
-            module.eval()
-            history.scores.append(validate())
-            if history.epochs_without_gain == 0:
-                best = copy.deepcopy(module.state_dict())
-        if file is not None:
-            file.write(history, best)
-        if on_epoch is not None:
-            on_epoch(history)
-    if best is not None:
-        module.load_state_dict(best)
-    module.eval()
+    try:
+        while len(history.losses) < epochs and (patience is None or history.epochs_without_gain < patience):
+            module.train()
+            history.losses.append(_epoch(loss, batches, optimizer, schedule, len(history.losses) + 1))
+            if validate is not None:
+                module.eval()
+                score = float(validate())
+                if not math.isfinite(score):
+                    raise DivergedError(f"the validation score became {score} in epoch {len(history.losses)}")
+                history.scores.append(score)
+                if history.epochs_without_gain == 0:
+                    best = copy.deepcopy(module.state_dict())
+            if file is not None:
+                file.write(history, best)
+            if on_epoch is not None:
+                on_epoch(history)
+    finally:
+        if best is not None:
+            module.load_state_dict(best)
+        module.eval()
     return history
+
+
+def _epoch(
+    loss: Callable[[Rows], Tensor | None],
+    batches: Iterable[Rows],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    epoch: int,
+) -> float:
+    """Make a step for each batch that has a loss, and return the mean loss of their rows."""
+    total, rows_seen, rows_learned = 0.0, 0, 0
+    for rows in batches:
+        rows_seen += len(rows)
+        batch_loss = loss(rows)
+        if batch_loss is None:
+            continue
+        value = float(batch_loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(f"the loss became {value} in epoch {epoch}")
+        optimizer.zero_grad()
+        batch_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        total += value * len(rows)
+        rows_learned += len(rows)
+    if not rows_seen:
+        raise InvalidValueError(
+            "batches",
+            f"must hold rows in each epoch, got none in epoch {epoch}: a generator is empty after its first epoch; "
+            "pass a list or ShuffledBatches",
+        )
+    if not rows_learned:
+        raise InvalidValueError(
+            "loss", f"must be a tensor for some batch of each epoch, got None for all of epoch {epoch}"
+        )
+    return total / rows_learned
 
 
 class _Checkpoint:
@@ -274,7 +315,9 @@ class _Checkpoint:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         # A file that is cut off or altered shows up as errors of many kinds.
         except Exception as error:
-            raise FolderError(f"{expected}, and cannot be read: {error}") from error
+            raise FolderError(
+                f"{expected}, and cannot be read: delete it to start from the beginning, or choose another file"
+            ) from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT or not content.keys() >= _PARTS:
             raise FolderError(f"{expected}, got another file")
         return content

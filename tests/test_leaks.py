@@ -50,3 +50,17 @@ def test_what_is_recreated_exists(title: str) -> None:
     remake = REMADE[title]
     assert remake.pooling in POOLINGS
     assert remake.treatment in TREATMENTS
+    poolings = TREATMENTS[remake.treatment].poolings
+    assert not poolings or remake.pooling in poolings
+
+
+def test_remakes_are_distinct() -> None:
+    """No two bugs are re-created in the same way: a comparison of the benchmark belongs to one bug."""
+    assert len(set(REMADE.values())) == len(REMADE)
+
+
+@every_bug
+def test_an_account_begins_with_what_happens(bug: PaddingBug) -> None:
+    """The account says how the bug happens, or repeats its title."""
+    assert bug.account.startswith(bug.happens or bug.title)
+    assert not bug.account.startswith(" ")

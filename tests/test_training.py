@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -150,14 +151,14 @@ def test_modes_of_the_module() -> None:
     ("scores", "patience", "epochs", "best"),
     [
         ([1.0, 3.0, 3.0, 2.0, 9.0, 9.0], 2, 4, 2),
-        ([1.0, 3.0, float("nan"), 4.0, 2.0, 1.0], 2, 6, 4),
+        ([1.0, 3.0, 2.0, 4.0, 2.0, 1.0], 2, 6, 4),
         ([1.0, 2.0, 3.0, 1.0, 1.0, 1.0], None, 6, 3),
     ],
 )
 def test_early_stopping_keeps_the_best(scores: list[float], patience: int | None, epochs: int, best: int) -> None:
     """Training stops after `patience` epochs without a greater score, and the weights of the best epoch are kept."""
     weights, history = fit(scores=scores, patience=patience)
-    assert history.scores == pytest.approx(scores[:epochs], nan_ok=True)
+    assert history.scores == pytest.approx(scores[:epochs])
     assert len(history.losses) == epochs
     snapshots: list[Weights] = []
     fit(snapshots=snapshots)
@@ -199,7 +200,7 @@ def test_a_finished_checkpoint_is_not_trained_further(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"epochs": 7}, {"rate": 0.06}, {"patience": 3}, {"run": "other data"}, {"scores": [0.0] * 6}],
+    [{"seed": 1}, {"epochs": 7}, {"rate": 0.06}, {"run": "other data"}, {"scores": [0.0] * 6}],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     """Another seed, limit, rate or name of the data is noticed, and the file is left as it is."""
@@ -245,8 +246,11 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     for write in (lambda evil, path: path.write_bytes(pickle.dumps(evil)), torch.save):
         path = tmp_path / "run.pt"
         write(_Evil(tmp_path / "ran"), path)
-        with pytest.raises(FolderError, match=r"run\.pt must be a checkpoint that maskpool wrote, (got|and cannot)"):
+        with pytest.raises(
+            FolderError, match=r"run\.pt must be a checkpoint that maskpool wrote, (got|and cannot)"
+        ) as error:
             fit(checkpoint=path)
+        assert "weights_only" not in str(error.value)  # torch advises to unpickle the file
         assert not (tmp_path / "ran").exists()
 
 
@@ -283,3 +287,86 @@ def test_a_generator_is_refused_in_its_second_epoch() -> None:
     batches = (torch.arange(1) for _ in range(3))
     with pytest.raises(ValueError, match="batches must hold rows in each epoch, got none in epoch 2: a generator"):
         train(layer, lambda _: layer[0].sum(), batches, optimizer, epochs=2)
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_after_a_loss_that_is_not_finite(validated: bool) -> None:
+    """A NaN loss makes no step: the weights are those before it, or the best ones, in evaluation mode."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(layer.weight)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.25)
+    losses = iter([1.0, 1.0, float("nan")])
+    scores = iter([2.0, 1.0])
+    with pytest.raises(DivergedError, match="the loss became nan in epoch 3"):
+        train(
+            layer,
+            lambda _: layer.weight.sum() * next(losses),
+            [torch.arange(1)],
+            optimizer,
+            epochs=9,
+            validate=(lambda: next(scores)) if validated else None,
+        )
+    assert layer.weight.item() == (0.75 if validated else 0.5)
+    assert not layer.training
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_not_finite(score: float) -> None:
+    """A validation score that is not a finite number ends the training, because it chooses no epoch."""
+    with pytest.raises(DivergedError, match=rf"the validation score became {score} in epoch 2"):
+        fit(scores=[1.0, score, 3.0, 4.0, 5.0, 6.0])
+
+
+def test_a_score_of_numpy_resumes(tmp_path: Path) -> None:
+    """A score that is a number of numpy gives a checkpoint that can be read."""
+    scores = list(np.linspace(0, 1, 6))
+    assert isinstance(scores[0], np.float64)
+    weights, history = fit(scores=scores, checkpoint=tmp_path / "run.pt")
+    again, same_history = fit(scores=scores, checkpoint=tmp_path / "run.pt")
+    assert same(again, weights)
+    assert same_history == history
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": -1}, "epochs must be at least 1, got -1"),
+        ({"patience": 0, "scores": [1.0] * 6}, "patience must be at least 1, got 0"),
+        ({"patience": 3}, "patience must be None without validate, which gives the scores, got 3"),
+    ],
+)
+def test_limits_that_train_nothing_or_have_no_effect(options: dict[str, Any], message: str) -> None:
+    """Limits below 1, and patience without scores, are refused."""
+    layer = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    scores = options.pop("scores", None)
+    with pytest.raises(InvalidValueError, match=message):
+        train(
+            layer,
+            lambda _: layer.weight.sum(),
+            [torch.arange(1)],
+            optimizer,
+            validate=None if scores is None else lambda: 1.0,
+            **options,
+        )
+
+
+def test_batches_without_a_loss_are_left_out() -> None:
+    """A batch whose loss is None makes no step and is not in the mean; an epoch of such batches is refused."""
+    layer = nn.ParameterList([torch.ones(1)])
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.25)
+    batches = [torch.arange(3), torch.arange(1)]
+    history = train(layer, lambda rows: layer[0].sum() if len(rows) == 1 else None, batches, optimizer)
+    assert history.losses == [1.0]
+    assert layer[0].item() == 0.75
+    with pytest.raises(InvalidValueError, match="loss must be a tensor for some batch of each epoch, got None for all"):
+        train(layer, lambda _: None, batches, optimizer)
+
+
+def test_batches_of_nothing_are_refused() -> None:
+    """No rows, or batches of none, are refused."""
+    with pytest.raises(InvalidValueError, match="rows must hold the number of at least one row, got none"):
+        ShuffledBatches(torch.arange(0), 4)
+    with pytest.raises(InvalidValueError, match="batch_size must be at least 1, got 0"):
+        ShuffledBatches(torch.arange(5), 0)

@@ -235,7 +235,7 @@ def _input_gradient(subject: Subject) -> Result:
     through_input, _ = subject.gradients
     return Result(
         f"{'No' if through_input == 0 else 'Yes'}: without pads in the batch its gradient through the inputs is "
-        f" {show(through_input)}.",
+        f"{show(through_input)}.",
         through_input,
         {},
         f"norm of the loss' gradient to {subject.row_name}, output head separate; {_separate_texts(subject)}",

@@ -27,7 +27,6 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import normalize
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from torch import Tensor
 from transformers import T5Config, T5Model
 
 from benchmarks.learned_heads import Task, fit_peer
@@ -238,13 +237,35 @@ def test_the_contrastive_loss_is_the_papers() -> None:
 
 @pytest.mark.parametrize("texts", [1, 3])
 def test_a_batch_of_strangers_teaches_nothing(texts: int) -> None:
-    """A batch in which no two texts are of one class has the loss 0, and the gradient 0, not NaN."""
-    x = torch.randn(texts, 4, requires_grad=True)
-    loss = _SupervisedContrastive(0.1)(x, torch.arange(texts))
-    loss.backward()
-    assert loss.item() == 0
-    assert isinstance(x.grad, Tensor)
-    assert not x.grad.any()
+    """A batch in which no two texts are of one class has no loss."""
+    assert _SupervisedContrastive(0.1)(torch.randn(texts, 4), torch.arange(texts)) is None
+
+
+def test_a_fit_whose_batches_are_all_strangers_is_refused() -> None:
+    """A contrast needs batches of two texts, and one batch an epoch with two texts of a class."""
+    made, labels = make_states([1] * 40, np.eye(40)), [0, 0, *range(1, 39)]
+    with pytest.raises(ValueError, match="batch_size == 1, must be >= 2"):
+        PoolingTransformer(batch_size=1).fit(made, labels)
+    with pytest.raises(ValueError, match=r"batch_size must let texts of one class share a batch; .*, got 2: choose a"):
+        PoolingTransformer(batch_size=2, random_state=0).fit(made, labels)
+
+
+@pytest.mark.parametrize(("texts", "classes", "held"), [(100, 10, 10), (100, 4, 10), (40, 10, 4), (12, 3, 4)])
+def test_a_contrast_is_validated_on_pairs(texts: int, classes: int, held: int) -> None:
+    """Two texts of some class are held out, and two to learn from are left of those, so the score changes."""
+    labels = np.arange(texts) % classes
+    made = make_states([2] * texts, np.random.default_rng(0).normal(size=(2 * texts, 5)))
+    head = PoolingTransformer(early_stopping=True, random_state=0)
+    learn, held_out = head._split(texts, labels, np.random.RandomState(0))
+    assert held_out is not None
+    assert len(held_out) == held
+    assert sorted([*learn.tolist(), *held_out.tolist()]) == list(range(texts))
+    assert sum(np.bincount(labels[held_out]) > 1) >= 2 or classes == 4
+    assert min(np.bincount(labels[learn])) >= 2
+    scores = head.fit(made, labels).validation_scores_
+    assert scores is not None
+    assert len(set(scores)) == len(scores)
+    assert max(scores) < 0
 
 
 @BOTH
@@ -351,7 +372,7 @@ def test_a_checkpoint_is_of_one_fit(kind: Any, learn: Any, tmp_path: Path) -> No
     for change, X, y in changes:  # noqa: N806  # scikit-learn's name
         with pytest.raises(ValueError, match=r"checkpoint must be a new file or .*fit\.pt' of another run"):
             kind(**options | change).fit(X, y)
-    kind(**options | {"verbose": True}).fit(states, labels)  # nothing that a fit depends on
+    kind(**options | {"verbose": True, "device": "cpu"}).fit(states, labels)  # nothing that a fit depends on
     with pytest.raises(ValueError, match=r"random_state must be an integer or a RandomState, to resume .*, got None"):
         kind(**options | {"random_state": None}).fit(states, labels)
     with pytest.raises(TypeError, match="checkpoint must be a path or None, got int"):
@@ -390,6 +411,10 @@ def test_nothing_to_learn(learn: Any) -> None:
     """A pooling without parameters is used as it is; only the classifier is fitted."""
     head = PoolingTransformer("max", early_stopping=True).fit(*learn)
     assert (head.n_iter_, head.loss_curve_) == (0, [])
+    with pytest.raises(
+        ValueError, match=r"checkpoint must be None for a pooling that has no parameters .* got 'a\.pt'"
+    ):
+        PoolingTransformer("max", checkpoint="a.pt", random_state=0).fit(*learn)
     expected = np.stack([learn[0][[i]].batch([0]).values.numpy().max(axis=0) for i in range(5)])
     np.testing.assert_array_equal(head.transform(learn[0][:5]), expected)
 
@@ -714,6 +739,8 @@ def test_too_few_of_a_class(states: TokenStates) -> None:
         PoolingTransformer().fit(states, np.arange(60))
     with pytest.raises(ValueError, match=r"X must have enough texts for a validation split of 0\.1, got 1"):
         PoolingClassifier(early_stopping=True).fit(states[:1], [[0, 1]])
+    with pytest.raises(ValueError, match=r"y must have at least four texts of each of two classes, .* got 0 such"):
+        PoolingTransformer(early_stopping=True).fit(states, np.arange(60) // 3)
     with pytest.raises(ValueError, match=r"y must have one label a text, the shape \(texts,\), got \(60, 2\)"):
         PoolingTransformer().fit(states, np.eye(2, dtype=int)[[0, 1] * 30])
 

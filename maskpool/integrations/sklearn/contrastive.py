@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maskpool.encoder import BUNDLED, Encoder, TokenStates
 from maskpool.errors import InvalidValueError
 from maskpool.integrations.sklearn.heads import PoolingHead
-from maskpool.integrations.sklearn.labels import check_labels, encode_labels
+from maskpool.integrations.sklearn.labels import Labels, check_labels, encode_labels
 
 
 class PoolingTransformer(PoolingHead):
@@ -37,11 +37,12 @@ class PoolingTransformer(PoolingHead):
         model: What reads texts: the name or folder of a transformers model, or an `Encoder`; token states need none.
         temperature: τ, above 0.
         max_iter: Most epochs; many more of them overfit few texts. None as for `PoolingClassifier`.
-        batch_size: Texts at a step. A text learns only from others of its class in the batch, so large batches
-            learn more.
+        batch_size: Texts at a step, at least 2. A text learns only from others of its class in the batch, so large
+            batches learn more; a batch without two texts of a class is skipped.
         learning_rate_init: Adam's rate at the start.
         early_stopping: As for `PoolingClassifier`.
-        validation_fraction: The share of texts held out, stratified by class.
+        validation_fraction: The share of texts held out, stratified by class. Where it would be fewer than two texts a
+            class, two texts each of as many random classes are held out, at least of two, because a loss needs pairs.
         n_iter_no_change: Epochs without a better score before training stops.
         checkpoint: As for `PoolingClassifier`.
         device: Where to learn and pool, as torch names it; None is the CPU.
@@ -103,9 +104,11 @@ class PoolingTransformer(PoolingHead):
 
         Raises:
             TypeError: ``X`` is neither, or a parameter is of another type.
-            ValueError: As `PoolingClassifier.fit` says; or no class has two texts; or ``y`` has several labels a text.
+            ValueError: As `PoolingClassifier.fit` says; or no class has two texts; or ``y`` has several labels a text;
+                or an epoch has no batch with two texts of a class.
         """
         self._check_parameters()
+        check_scalar(self.batch_size, "batch_size", Integral, min_val=2)
         check_scalar(self.temperature, "temperature", Real, min_val=0, include_boundaries="neither")
         states = self._states(X, fitted=False)
         labels = check_labels(y, len(states))
@@ -120,22 +123,42 @@ class PoolingTransformer(PoolingHead):
         self._train(states, torch.from_numpy(classes), labels, lambda *_: objective)
         return self
 
+    def _split(self, texts: int, classes: Labels | None, rng: np.random.RandomState) -> tuple[Tensor, Tensor | None]:
+        """Return the numbers of the texts to learn from, and of those held out, with two of some classes among each."""
+        assert classes is not None  # fit refuses several labels a text
+        learn, held_out = super()._split(texts, classes, rng)
+        names, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        size = math.ceil(self.validation_fraction * texts)
+        if held_out is None or size >= 2 * len(names):
+            return learn, held_out
+        frequent = np.flatnonzero(counts >= 4)
+        if len(frequent) < 2:
+            raise InvalidValueError(
+                "y",
+                f"must have at least four texts of each of two classes, two to learn from and two for the validation "
+                f"split, got {len(frequent)} such classes: add texts, or set early_stopping=False",
+            )
+        chosen = rng.permutation(frequent)[: max(2, size // 2)]
+        held = np.concatenate([rng.choice(np.flatnonzero(codes == code), 2, replace=False) for code in chosen])
+        return torch.from_numpy(np.setdiff1d(np.arange(texts), held)), torch.from_numpy(held)
+
 
 class _SupervisedContrastive(nn.Module):
-    """Supervised contrastive loss, by the formula of `PoolingTransformer`."""
+    """Supervised contrastive loss, by the formula of `PoolingTransformer`; None without two texts of a class."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, vectors: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, targets: Tensor) -> Tensor | None:
         itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
         positive = (targets.unsqueeze(1) == targets) & ~itself
         positives = positive.sum(dim=1)
         if not positives.any():
-            return vectors.sum() * 0  # nothing to bring together, and still a gradient
+            return None
         unit = nn.functional.normalize(vectors, dim=1)
         similarity = (unit @ unit.T / self.temperature).masked_fill(itself, -math.inf)
         logs = (similarity - similarity.logsumexp(dim=1, keepdim=True)).masked_fill(~positive, 0.0)
         anchors = positives > 0
-        return -(logs.sum(dim=1)[anchors] / positives[anchors]).mean()
+        computed: Tensor = -(logs.sum(dim=1)[anchors] / positives[anchors]).mean()
+        return computed

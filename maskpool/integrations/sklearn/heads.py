@@ -185,7 +185,8 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             targets: One row a text, as the objective reads them.
             classes: The class of each text, by which the validation split is stratified, or None.
             objective_of: Makes, from some vectors that the pooling gives before it has learned, and from the targets of
-                all texts that it learns from, a module that turns vectors and targets into a loss.
+                all texts that it learns from, a module that turns vectors and targets into a loss, or into None where
+                nothing can be learned from them.
 
         Returns:
             The trained objective, on the CPU.
@@ -202,8 +203,8 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             objective = objective_of(vectors, targets[learn]).to(where)
             parts = nn.ModuleList([pooling, objective])
 
-            def loss(texts: Tensor) -> Tensor:
-                computed: Tensor = objective(pooling(_read(states, texts, where)), targets[texts].to(where))
+            def loss(texts: Tensor) -> Tensor | None:
+                computed: Tensor | None = objective(pooling(_read(states, texts, where)), targets[texts].to(where))
                 return computed
 
             if any(True for _ in parts.parameters()):
@@ -234,6 +235,18 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                             f"must hold finite token states, and learning_rate_init be small enough for them; {error} "
                             f"with learning_rate_init={self.learning_rate_init}",
                         ) from error
+                    except InvalidValueError as error:
+                        if error.argument != "loss":
+                            raise
+                        raise InvalidValueError(
+                            "batch_size",
+                            "must let texts of one class share a batch; in an epoch, no batch held two texts of a "
+                            f"class, got {self.batch_size}: choose a larger one, or bring more texts of each class",
+                        ) from error
+            elif self.checkpoint is not None:
+                raise InvalidValueError(
+                    "checkpoint", f"must be None for a pooling that has no parameters to learn, got {self.checkpoint!r}"
+                )
         self.loss_curve_, self.n_iter_ = history.losses, len(history.losses)
         self.validation_scores_ = None if held_out is None else history.scores
         self.pooling_ = pooling.cpu().eval()
@@ -247,7 +260,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _run_identity(self, states: TokenStates, targets: Tensor) -> str:
         """Hash the data and the parameters: a checkpoint belongs to one fit."""
         parameters = self.get_params(deep=False)
-        for name in ("checkpoint", "model", "verbose", "random_state"):  # the loop compares the random state itself
+        for name in ("checkpoint", "model", "verbose", "device", "random_state"):  # the loop compares the last two
             del parameters[name]
         digest = hashlib.sha256(repr((type(self).__name__, sorted(parameters.items()))).encode())
         for texts in torch.split(torch.arange(len(states)), _POOLED_TOGETHER):
@@ -403,9 +416,11 @@ def _pool(pooling: nn.Module, states: TokenStates, texts: Tensor, where: torch.d
 
 
 @torch.no_grad()
-def _mean_loss(loss: Callable[[Tensor], Tensor], texts: Tensor) -> float:
-    """Return the mean loss of texts, in batches that are the same at each call."""
-    return sum(float(loss(some)) * len(some) for some in torch.split(texts, _POOLED_TOGETHER)) / len(texts)
+def _mean_loss(loss: Callable[[Tensor], Tensor | None], texts: Tensor) -> float:
+    """Return the mean loss of texts, in batches that are the same at each call; batches without a loss are left out."""
+    batches = torch.split(texts, _POOLED_TOGETHER)
+    losses = [(float(value), len(some)) for some in batches if (value := loss(some)) is not None]
+    return sum(value * size for value, size in losses) / sum(size for _, size in losses)
 
 
 def _device(device: str | None) -> torch.device:
