@@ -366,8 +366,8 @@ def _key_bias(mask: Tensor) -> Tensor:
     return (1.0 - mask[:, None, :].float()) * -1e9
 
 
-def _each(texts: list[str], one: Callable[[str], Array]) -> Array:
-    return np.stack([one(text) for text in texts])
+def _each(texts: list[str], embed_text: Callable[[str], Array]) -> Array:
+    return np.stack([embed_text(text) for text in texts])
 
 
 # Plants: everything padded to one width
@@ -2079,7 +2079,7 @@ _add(
     lambda: (encoder("qwen3"), tokenizer("left", bos=False), _last),
 )
 _add("tuple_attention_pooling_masked", _attention_pool_solo, lambda: (encoder(), tokenizer(), AttentionPool(True)))
-_add("numpy_one_by_one", _word_mean, lambda: functools.partial(_each, one=_word_mean))
+_add("numpy_one_by_one", _word_mean, lambda: functools.partial(_each, embed_text=_word_mean))
 _add(
     "tanh_and_whitening",
     lambda text: _whiten(_states(text).mean(0, keepdim=True).tanh().numpy())[0],
@@ -2288,9 +2288,9 @@ def _letters_solo(text: str) -> Array:
     return np.log1p(counts).astype(np.float32)
 
 
-_add("letter_counts", _letters_solo, lambda: functools.partial(_each, one=_letters_solo))
-_add("fixed_word_weights", _weighted_words, lambda: functools.partial(_each, one=_weighted_words))
-_add("chunks_averaged", _chunk_solo, lambda: functools.partial(_each, one=_chunk_solo))
+_add("letter_counts", _letters_solo, lambda: functools.partial(_each, embed_text=_letters_solo))
+_add("fixed_word_weights", _weighted_words, lambda: functools.partial(_each, embed_text=_weighted_words))
+_add("chunks_averaged", _chunk_solo, lambda: functools.partial(_each, embed_text=_chunk_solo))
 
 
 @_clean(lambda text: _word_mean(" ".join(text.split()[:6])))

@@ -235,19 +235,19 @@ def _kind(stored: str) -> str:
 
 
 def _unusable(folder: Folder, entries: list[tuple[str, str]], kinds: list[str], places: list[int]) -> str:
-    way_out = (
+    advice = (
         "pass pooling= to pool the token states by a mode of your choice, or open the whole model with "
         "maskpool.integrations.sentence_transformers.load"
     )
     path = folder.at("modules.json")
     if len(places) > 1:
-        return f"{path} names {len(places)} poolings, and token states can be pooled by one: {way_out}"
+        return f"{path} names {len(places)} poolings, and token states can be pooled by one: {advice}"
     before = kinds[: places[0]] if places else kinds
     others = [kind for kind in before if kind not in ("Transformer", "Dropout")]
     if others or (places and "Transformer" not in before):
         between = ", ".join(others) or "no Transformer"
         where = "in front of the pooling" if places else "and no pooling of sentence-transformers or maskpool"
-        return f"{path} names {between} {where}, so token states cannot be pooled as the model is saved: {way_out}"
+        return f"{path} names {between} {where}, so token states cannot be pooled as the model is saved: {advice}"
     return ""
 
 

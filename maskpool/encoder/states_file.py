@@ -267,10 +267,10 @@ class StatesPart:
         try:
             yield
         except OSError as error:
-            way_out = "free some space" if error.errno in _NO_ROOM else "fix that"
+            advice = "free some space" if error.errno in _NO_ROOM else "fix that"
             raise StorageError(
                 f"must be a file that can be written; {self.target} could not be written: {error.strerror or error}; "
-                f"{way_out} and call again, which resumes where this stopped",
+                f"{advice} and call again, which resumes where this stopped",
                 argument="path",
             ) from error
 
@@ -304,10 +304,10 @@ def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, An
         layout = Layout.read(raw)
     except _MALFORMED as error:
         raise FolderError(f"{expected}, but it is another file, or was cut off or altered: {error}") from error
-    way_out = "delete it and call cache_states again"
+    advice = "delete it and call cache_states again"
     if size != layout.size:
         raise FolderError(
-            f"{path} is cut off or too long: it has {size:,} bytes, its header says {layout.size:,}; {way_out}"
+            f"{path} is cut off or too long: it has {size:,} bytes, its header says {layout.size:,}; {advice}"
         )
     # The offsets come first, because they locate the blocks.
     intact = _HASH(raw[: layout.checksums]).digest() == raw[layout.checksum(layout.blocks) : layout.values]
@@ -317,7 +317,7 @@ def read_file(path: Path, check_values: bool = True) -> tuple[Layout, Tensor, An
         begin = layout.checksum(number)
         intact = intact and _HASH(raw[start:end]).digest() == raw[begin : begin + _HASH_BYTES]
     if not intact:
-        raise FolderError(f"{path} was altered: its content and its checksums differ; {way_out}")
+        raise FolderError(f"{path} was altered: its content and its checksums differ; {advice}")
     values = content[layout.values :].view(layout.dtype).view(-1, layout.dim)
     return layout, values, offsets, _HASH(raw[: layout.values]).hexdigest()
 

@@ -431,8 +431,8 @@ def check_texts(texts: object, name: str = "texts") -> list[str]:
             that is not a string.
     """
     if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable):
-        way_out = ": put it into a list, [text]" if isinstance(texts, str) else ""
-        raise InvalidTypeError(name, f"must be a list of strings, got one {type(texts).__name__}{way_out}")
+        advice = ": put it into a list, [text]" if isinstance(texts, str) else ""
+        raise InvalidTypeError(name, f"must be a list of strings, got one {type(texts).__name__}{advice}")
     dimensions = getattr(texts, "ndim", 1)
     if dimensions != 1:
         raise InvalidTypeError(

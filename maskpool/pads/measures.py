@@ -117,10 +117,10 @@ def is_causal(model: PreTrainedModel, batch: Batch) -> bool:
             break
         if distance(own, again, batch.real) <= SAME_OUTPUTS * finite(own[batch.real].abs().max()):
             return causal
-    way_out = "; encoders like BERT take one in transformers>=5.0" if is_older("transformers", "5.0") else ""
+    advice = "; encoders like BERT take one in transformers>=5.0" if is_older("transformers", "5.0") else ""
     raise DoesNotApplyError(
         f"a {type(model).__name__} takes no additive mask (batch, 1, seq, seq) in place of its own in transformers "
-        f"{version('transformers')}{way_out}"
+        f"{version('transformers')}{advice}"
     )
 
 
