@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from transformers import BertModel, CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
@@ -236,27 +237,25 @@ def test_noise_has_the_cosine_shift_of_pads(study: Measured) -> None:
 
 
 def test_pads_against_noise_is_a_comparison_of_the_table(study: Measured) -> None:
-    """Pads are compared with noise by their scores per subsample, with the quantile of the table's other intervals."""
+    """Pads are compared with noise by their scores per subsample, with the tail probability of the other intervals."""
     cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
-    fits = {
-        tuple(cell["key"].get(name) for name in ("pooling", "plan", "treatment", "subsample")): cell["value"]["scores"][
-            "ami"
-        ]
-        for cell in cells
-        if cell["key"]["kind"] == "fit" and cell["key"]["by"] == "kmeans"
-    }
-    (quantile,) = {
-        round((row["high"] - row["delta"]) / row["standard_error"], 6)
+    fits: dict[tuple[Any, ...], list[float]] = {}
+    for cell in cells:
+        if cell["key"]["kind"] == "fit" and cell["key"]["by"] == "kmeans":
+            name = tuple(cell["key"][part] for part in ("pooling", "plan", "treatment", "subsample"))
+            fits.setdefault(name, []).extend(cell["value"]["scores"]["ami"])
+    tails = [
+        float(stats.t.sf((row["high"] - row["delta"]) / row["standard_error"], row["freedom"]))
         for row in study.rows
         if row.get("standard_error")
-    }
+    ]
+    assert tails == pytest.approx([tails[0]] * len(tails))
     rows = [row for row in study.rows if row["treatment"] == "included"]
     assert len(rows) == 2 * 3
     for row in rows:
+        about = row["pooling"], row["plan"]
         full, *subsamples = (
-            np.subtract(
-                *(fits[row["pooling"], row["plan"], treatment, subsample] for treatment in ("included", "noise"))
-            )
+            np.subtract(fits[*about, "included", subsample], fits[*about, "noise", subsample])
             for subsample in range(REPLICATES + 1)
         )
         halves = np.array(subsamples)
@@ -266,8 +265,9 @@ def test_pads_against_noise_is_a_comparison_of_the_table(study: Measured) -> Non
         error = np.sqrt(max(variance, 0) + on_full / len(full))
         comparison = row["against_noise"]
         assert comparison["delta"] == pytest.approx(full.mean())
-        assert comparison["high"] - comparison["delta"] == pytest.approx(quantile * error, rel=1e-4)
-        assert comparison["delta"] - comparison["low"] == pytest.approx(quantile * error, rel=1e-4)
+        half_width = stats.t.isf(tails[0], comparison["freedom"]) * error
+        assert comparison["high"] - comparison["delta"] == pytest.approx(half_width, rel=1e-4)
+        assert comparison["delta"] - comparison["low"] == pytest.approx(half_width, rel=1e-4)
     assert all(("against_noise" in row) == (row["treatment"] == "included") for row in study.rows)
 
 

@@ -103,7 +103,7 @@ def naming_cells(folder: StudyFolder) -> Iterator[None]:
         raise FolderError(f"{what} has no {shortened(error.args[0])}: {way_out}") from error
     except UndefinedError as error:
         raise FolderError(f"{what} lacks a field: {error.message}: {way_out}") from error
-    except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+    except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         if isinstance(error, MaskpoolError):
             raise
         raise FolderError(f"{what} is malformed: {reason_of(error)}; {way_out}") from error
