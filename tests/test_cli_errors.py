@@ -197,7 +197,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "bench": (("bench", "--data", "{data}", "--out", "{out}"), "maskpool.bench.run.run_study"),
     "report": (("bench", "report", "{out}"), "maskpool.bench.report.results.results_of"),
     "compare": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.report.compare.compare"),
-    "compare, its studies": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.report.results.results_of"),
+    "compare, its studies": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.report.compare.Finished.of"),
 }
 UNEXPECTED: list[tuple[BaseException, str]] = [
     (ZeroDivisionError("division by zero\nand more"), "unexpected ZeroDivisionError: division by zero"),
@@ -220,7 +220,7 @@ def start(command: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, t
 
     arguments, place = COMMANDS[command]
     if command == "compare":
-        monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda _: {})
+        monkeypatch.setattr("maskpool.bench.report.compare.Finished.of", lambda _: {})
     monkeypatch.setattr(place, fail)
     data = tiny.write_csv(tmp_path / "colours.csv", tiny.make_texts(60))
     return run(*flags, *(word.format(data=data, out=tmp_path / "out") for word in arguments))

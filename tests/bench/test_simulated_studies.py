@@ -108,7 +108,9 @@ def rows_of(corpus: Simulated, study: Study) -> list[Results]:
         for one in comparisons:
             for subsample in range(study.replicates + 1):
                 for fit, plan in ((one.reference(subsample), None), (one.fit(subsample), PLAN)):
-                    cells.add(fit.key("p"), compute_fit(pooled, corpus.codes, subsamples[subsample], fit, plan), 0)
+                    for of_seed in fit.of_seeds(study.seeds):
+                        value = compute_fit(pooled, corpus.codes, subsamples[subsample], of_seed, plan)
+                        cells.add(of_seed.key("p"), value, 0)
             about = {"layer": LAYER, "pooling": one.pooling}
             reference = one.reference(FULL)
             values = floor_values(pooled, corpus.codes, subsamples[FULL], reference, cut(4, FLOOR_FITS))

@@ -146,9 +146,9 @@ def study(folder: Path) -> None:
     from maskpool.bench.store.cells import content_hash
 
     description = {"study": Study().as_json(), "corpora": {"c": "0" * 64}, "versions": {}}
-    (folder / "study.json").write_text(json.dumps(description))
+    (folder / "study.json").write_text(json.dumps(description | {"sha256": content_hash(description)}))
     key = {"kind": "facts", "part": "p"}
-    cell = {"cell": content_hash(key), "key": key, "value": {}, "seconds": 0.1}
+    cell = {"cell": content_hash({"key": key, "value": {}}), "key": key, "value": {}, "seconds": 0.1}
     (folder / "cells.jsonl").write_text(json.dumps(cell) + "\n")
     (folder / "study.toml").write_text('models = ["some-model"]\npoolings = ["mean"]\n')
 

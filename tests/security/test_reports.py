@@ -43,7 +43,7 @@ def _rewritten(finished: Path, folder: Path, alter: Callable[[dict[str, Any]], o
     cells = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for cell in cells:
         alter(cell)
-        cell["cell"] = content_hash(cell["key"])
+        cell["cell"] = content_hash({"key": cell["key"], "value": cell["value"]})
     path.write_text("".join(json.dumps(cell) + "\n" for cell in cells), encoding="utf-8")
     return folder
 

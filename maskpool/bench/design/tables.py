@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from maskpool.errors import InvalidValueError
+from maskpool.errors import DataError, InvalidValueError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zip")
@@ -150,7 +150,7 @@ def with_class_names(values: list[object], feature: object) -> list[object]:
     name_of: dict[object, object] = {None: None, -1: UNLABELLED, **dict(enumerate(feature.names))}
     unknown = next((code for code in values if code not in name_of), None)
     if unknown is not None:
-        raise ValueError(f"a label has the code {unknown}, but there are {len(feature.names)} classes")
+        raise DataError(f"a label has the code {unknown}, but there are {len(feature.names)} classes")
     return [name_of[code] for code in values]
 
 
@@ -199,7 +199,7 @@ def _uncompressed(path: Path) -> tuple[str, bytes]:
         # macOS adds a hidden file with the attributes of each file.
         files = [file for file in archive.infolist() if not file.is_dir() and not file.filename.startswith("__MACOSX/")]
         if len(files) != 1:
-            raise ValueError(f"it must have one file, but has {len(files)}")
+            raise DataError(f"it must have one file, but has {len(files)}")
         return PurePosixPath(files[0].filename).name, archive.read(files[0])
 
 
@@ -314,13 +314,13 @@ def _read_separated(
     reading = matching[0]
     rows = reading.rows[header:]
     if not rows:
-        raise ValueError("it has no rows")
+        raise DataError("it has no rows")
     notes = []
     if reading.separator != usual:
         notes.append(f"The fields of {name} are separated by {_SEPARATORS[reading.separator]}.")
     long = next((number for number, row in enumerate(rows, 1) if len(row) > reading.width), None)
     if long is not None:
-        raise ValueError(f"row {long} has {len(rows[long - 1])} fields, but {reading.width} are expected")
+        raise DataError(f"row {long} has {len(rows[long - 1])} fields, but {reading.width} are expected")
     short = [number for number, row in enumerate(rows, 1) if len(row) < reading.width]
     if short:
         notes.append(
@@ -415,7 +415,7 @@ def _refuse_joined_rows(text: str, reading: _Reading, label_index: int) -> None:
             if len(fields) == reading.width and fields[label_index] in labels:
                 possible.append(number + 1)
         if len(possible) > 1:
-            raise ValueError(
+            raise DataError(
                 f"lines {possible[0]} and {possible[1]} could be rows, but a quote that opens in line {before + 1} "
                 "joins them: remove the quote, or save the file as jsonl"
             )
@@ -430,7 +430,7 @@ def _read_json(name: str, text: str) -> Table:
     The json module keeps 1, 1.0, "01" and dates as they are written, and fields that first appear late.
     """
     if not text.strip():
-        raise ValueError("it has no rows")
+        raise DataError("it has no rows")
     try:
         content = json.loads(text, object_pairs_hook=_record)
         records = content if isinstance(content, list) else _only_array(content)
@@ -447,11 +447,11 @@ def _read_json(name: str, text: str) -> Table:
     flat: list[dict[str, object]] = []
     for row, record in enumerate(records, 1):
         if not isinstance(record, dict):
-            raise ValueError(f"row {row} is not a record with named fields, but {str(record)[:40]!r}")
+            raise DataError(f"row {row} is not a record with named fields, but {str(record)[:40]!r}")
         pairs = [pair for key, value in record.items() for pair in _flattened(key, value)]
         flat.append(_record(pairs))
     if not flat:
-        raise ValueError("it has no rows")
+        raise DataError("it has no rows")
     names = list(dict.fromkeys(key for record in flat for key in record))
     return Table(name, names, [[record.get(key) for record in flat] for key in names])
 
@@ -460,7 +460,7 @@ def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         repeated = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise ValueError(f"a record has two fields {repeated!r}")
+        raise DataError(f"a record has two fields {repeated!r}")
     return record
 
 
@@ -473,14 +473,14 @@ def _flattened(key: str, value: object) -> list[tuple[str, object]]:
 def _only_array(content: object) -> list[Any]:
     """Return the array of records in an object; an object without one is itself a record."""
     if not isinstance(content, dict):
-        raise ValueError(f"it holds {content!r} instead of records")
+        raise DataError(f"it holds {content!r} instead of records")
     arrays = {
         key: value
         for key, value in content.items()
         if isinstance(value, list) and any(isinstance(item, dict) for item in value)
     }
     if len(arrays) > 1:
-        raise ValueError(f"it must have one array of records, but has {', '.join(arrays)}: save one of them")
+        raise DataError(f"it must have one array of records, but has {', '.join(arrays)}: save one of them")
     return next(iter(arrays.values()), [content])
 
 
@@ -496,7 +496,7 @@ def _read_parquet(name: str, content: bytes, wanted: Sequence[str]) -> Table:
     features = Features.from_arrow_schema(table.schema).flatten(max_depth=2)
     flat = table.flatten()
     if not flat.num_rows:
-        raise ValueError("it has no rows")
+        raise DataError("it has no rows")
     names = [column.strip() for column in flat.column_names]
     columns = [
         with_class_names(column.to_pylist(), features.get(label)) if name in wanted else []

@@ -47,18 +47,17 @@ def _read(line: bytes) -> tuple[Key, Any]:
     """Read a line.
 
     Raises:
-        ValueError: The line was changed after it was written.
+        FolderError: The line is not a table, or was changed after it was written.
         KeyError: It lacks a field.
-        TypeError: It is not a table.
     """
     cell = json.loads(line)
     if not isinstance(cell, dict) or not isinstance(cell["key"], dict):
-        raise TypeError(f"it is not a cell with a key, {shortened(line.decode(errors='replace'))}")
+        raise FolderError(f"it is not a cell with a key, {shortened(line.decode(errors='replace'))}")
     key, value = cell["key"], cell["value"]
     if not isinstance(key["kind"], str):
-        raise TypeError("its kind is not a string")
+        raise FolderError("its kind is not a string")
     if cell["cell"] != _hash_of(key, value):
-        raise ValueError(f"{_described(key)} was changed after it was written")
+        raise FolderError(f"{_described(key)} was changed after it was written")
     return key, value
 
 
@@ -95,8 +94,8 @@ class Cells:
                 key, value = _read(line)
                 name = content_hash(key)
                 if self._finished.setdefault(name, (key, value))[1] != value:
-                    raise ValueError(f"{_described(key)} has another value in an earlier line")
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    raise FolderError(f"{_described(key)} has another value in an earlier line")
+            except (ValueError, KeyError, TypeError, RecursionError, FolderError) as error:
                 reason = f"it has no {error}" if isinstance(error, KeyError) else error
                 raise FolderError(
                     f"{path} must hold a finished cell in each line, but line {number} does not: {reason}; delete the "
