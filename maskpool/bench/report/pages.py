@@ -289,7 +289,7 @@ def causes(part: Results) -> dict[str, list[str]]:
             against = rows[INCLUDED]["against_noise"]
             sentences.append(
                 f"Noise that moves each text just as far gives Δ {difference(rows['noise'])}, and the pads give "
-                f"{difference(rows[INCLUDED])}; pads minus noise is {difference(against)}: "
+                f"{difference(rows[INCLUDED])}; pads minus noise is {difference(against)}; "
                 + _AGAINST_NOISE[against["verdict"]["kind"]]
             )
         for treatment, meaning in (
