@@ -36,7 +36,7 @@ def test_only_the_masked_head_is_the_reference() -> None:
         head("without mask", "without mask", -0.3, 0.01),
     ]
     table = learned_table({"learned": {"rows": [judged(row) for row in rows]}, "margin": 0.03})
-    assert [cells[2] for cells in table] == ["reference", "lowered", "no change > 0.03", "lowered"]
+    assert [cells[2] for cells in table] == ["reference", "lowered", "no change above 0.03", "lowered"]
     assert [cells[3] for cells in table] == [
         "",
         "−0.200 [−0.200, −0.200]",

@@ -81,7 +81,7 @@ def test_the_report_of_a_usual_study_has_no_needless_backslashes(finished: Path)
     """Numbers, intervals and plain names are not escaped."""
     written = (finished / "report.md").read_text(encoding="utf-8")
     assert not re.search(r"\\[^_|]", written)
-    assert re.search(r"\| [-+]0\.\d{3} \[[-+]", written)
+    assert re.search(r"\| [−+]0\.\d{3} \[[−+]", written)  # the minus sign of reports
 
 
 def _without(kind: str, *names: str) -> Callable[[dict[str, Any]], object]:

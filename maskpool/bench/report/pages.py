@@ -75,7 +75,7 @@ TERMS = {
     "plan": "how texts are batched and padded; “any”: every plan under which pads do not change the real tokens",
     "confounded": "texts of one label are padded alike under this plan, so its scores depend on the labels",
     "lowered, raised": "the interval of the difference does not contain 0; harmed: AMI is lowered",
-    "no change > margin": "the interval contains 0, and all of it is inside the margin",
+    "no change above margin": "the interval contains 0, and all of it is inside the margin",
     "could not tell": "the interval contains 0 and ends beyond the margin: there may be a harm of that size or none",
     "identical": "the vectors are those of the texts alone",
     "cosine shift": "how far vectors move: the mean of 1 − cosine to the vector of the same text alone",

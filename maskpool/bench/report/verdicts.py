@@ -130,7 +130,7 @@ def short(row: Row, margin: float) -> str:
     """
     kind, within = row["verdict"]["kind"], row["verdict"]["within_margin"]
     if kind == "no change":
-        return f"no change > {margin:g}"
+        return f"no change above {margin:g}"
     if kind == "unknown":
         return "could not tell"
     return f"{kind} by < {margin:g}" if within and kind != "identical" else str(kind)
