@@ -264,7 +264,7 @@ def test_the_command_explains(saved: Path) -> None:
     ("arguments", "sentence"),
     [
         (["no/such/folder"], ".*no/such/folder.*"),
-        (["{saved}", "--pooling", "meann"], "--pooling must be a mode .*"),
+        (["{saved}", "--pooling", "meann"], r"--pooling must be one of .*; did you mean 'mean'\?"),
         (["{saved}", "--texts", "none.txt"], "--texts must be a file of texts in UTF-8, one per line, got none.*"),
         (["{saved}", "--texts", "{saved}/one.txt"], "--texts must hold at least three different texts.*"),
         (["{saved}", "--device", "abacus"], "--device must be one that torch can use here.*"),
