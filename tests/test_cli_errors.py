@@ -184,6 +184,74 @@ def test_no_study_is_2(tmp_path: Path, command: list[str]) -> None:
     assert_refused(run("bench", *(word.format(none=tmp_path / "none") for word in command)), ".+")
 
 
+# What is typed as the model, and what the message says of it after its name.
+NOT_MODELS = {
+    "none": "there is no such folder, and no such model in the cache of .* hub, which is offline because .* is set",
+    "all-minilm-l6-v2": r"there is no .* \(did you mean 'all-MiniLM-L6-v2'\?\)",
+    "all-minilm": r"there is no .* \(did you mean 'all-MiniLM-L6-v2'\?\)",
+    "all-MiniLM-L12-v2": "there is no such folder, and no such model .* is set",
+    "./none": "there is no such folder, and the Hugging Face hub accepts no such name",
+    "{tmp}/one.txt": "it is a file, not a folder",
+    "{tmp}/empty": r"\S*/empty must hold a config.json: it is not the folder of a transformers model",
+    "{tmp}/bad": r"\S*/bad/config.json must be a JSON table: .*",
+}
+
+
+@pytest.mark.parametrize("command", [AUDIT, BENCH], ids=["audit", "bench"])
+@pytest.mark.parametrize("typed", NOT_MODELS)
+def test_a_name_that_is_not_a_model_is_explained(
+    data: Path, tmp_path: Path, typed: str, command: tuple[str, ...]
+) -> None:
+    """The message names the option and what was typed, and says why it is not a model, with the way out."""
+    (tmp_path / "one.txt").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "config.json").write_text("{nope", "utf-8")
+    model = typed.format(tmp=tmp_path)
+    more = ["--data", data, "--out", tmp_path / "out"] if command is BENCH else []
+    option = "--model" if command is BENCH else "NAME_OR_PATH"
+    expected = rf"{option} must be a folder .*; '{re.escape(model)}' could not be loaded: {NOT_MODELS[typed]}"
+    assert_refused(run(*command, model, *more), expected)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["bench", "--out", ""], "--out"),
+        (["bench", "--data", ""], "--data"),
+        (["bench", "--study", ""], "--study"),
+        (["bench", "report", ""], "DIR"),
+        (["bench", "compare", "", "x"], "DIR_A"),
+        (["bench", "compare", "x", ""], "DIR_B"),
+        (["audit", "x", "--texts", ""], "--texts"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_empty_path_is_refused(arguments: list[str], name: str) -> None:
+    """An empty path, as of an unset variable, does not mean the working folder."""
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert f"Invalid value for '{name}': must not be empty" in ran.err
+
+
+def test_a_folder_as_data_is_named(tmp_path: Path) -> None:
+    """A folder passed as the data is named as it was typed."""
+    assert_refused(run("bench", "--data", tmp_path), f"--data must name a file, got the folder {tmp_path}")
+
+
+def test_a_folder_that_is_not_a_head_is_refused_before_anything_is_written(
+    plain: Path, data: Path, tmp_path: Path
+) -> None:
+    """A pooling that names the folder of something else is refused before the folder of the study is made."""
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / "config.json").write_text("{}", "utf-8")
+    out = tmp_path / "out"
+    ran = run("bench", "--model", plain, "--data", data, "--pooling", tmp_path / "head", "--out", out)
+    assert_refused(ran, r"--pooling must be .*; \S*/head could not be opened: .*")
+    assert not out.exists()
+
+
 # ------------------------------------------------------------------------------------------------ unexpected errors
 
 

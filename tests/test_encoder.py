@@ -232,7 +232,18 @@ OF_GEMMA: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", module._ENCODERS)
+# Written out, so a class that is missing from the package's list is seen.
+SAVED_ENCODERS = (
+    "LongT5EncoderModel",
+    "MT5EncoderModel",
+    "SwitchTransformersEncoderModel",
+    "T5EncoderModel",
+    "T5GemmaEncoderModel",
+    "UMT5EncoderModel",
+)
+
+
+@pytest.mark.parametrize("name", SAVED_ENCODERS)
 def test_an_encoder_that_is_saved_without_its_decoder_is_loaded(name: str, tmp_path: Path) -> None:
     """The states of a folder saved as T5EncoderModel or one of its relatives are those of that class."""
     cls: Any = getattr(transformers, name)

@@ -197,6 +197,8 @@ class Part:
                 f"must need only texts; {encoder.name} could not be run on token ids and their mask: "
                 f"{str(error).strip().splitlines()[0]}",
             ) from error
+        # A folder that is not a head fails here and not after hours of encoding.
+        heads.layers_of([pooling for pooling in study.poolings if heads.is_saved(pooling)], encoder.dimension)
         part = cls(study, corpus, encoder, ids, truncated, plans)
         if any(len(np.unique(part.codes[subsample.texts])) < 2 for subsample in part.subsamples.values()):
             raise DataError(

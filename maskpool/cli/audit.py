@@ -15,6 +15,7 @@ from maskpool.cli.endings import (
     UNKNOWN,
     expected_errors,
     needs_bench,
+    not_empty,
     stoppable,
 )
 from maskpool.cli.screen import Screen, notes_on_pooling
@@ -45,6 +46,8 @@ def audit(
     texts: Annotated[
         Path | None,
         typer.Option(
+            parser=not_empty,
+            metavar="PATH",
             help="A file of texts, one per line: at least three; of more than 32, a sample is used. Default: built-in "
             "short texts.",
             show_default=False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskpool.cli.compare import compare_studies
-from maskpool.cli.endings import CommandError, needs_bench, stoppable
+from maskpool.cli.endings import CommandError, needs_bench, not_empty, stoppable
 from maskpool.cli.report import rebuild_report
 from maskpool.cli.screen import Screen, notes_on_pooling, print_wide
 from maskpool.errors import rename_arguments
@@ -68,6 +68,8 @@ def bench(
     data: Annotated[
         Path | None,
         typer.Option(
+            parser=not_empty,
+            metavar="PATH",
             help="Labelled texts: a csv, tsv, json, jsonl or parquet file, or one in a gz or zip file. "
             "Default: public docstrings, a demonstration.",
             show_default=False,
@@ -131,6 +133,8 @@ def bench(
     study: Annotated[
         Path | None,
         typer.Option(
+            parser=not_empty,
+            metavar="PATH",
             help="A study as a TOML file, instead of the options above and below.",
             show_default=False,
             rich_help_panel=_MEASURED,
@@ -163,7 +167,12 @@ def bench(
     device: Annotated[str, typer.Option(help="The device that the model runs on.", rich_help_panel=_OUTPUT)] = "cpu",
     out: Annotated[
         Path,
-        typer.Option(help="Folder for cells and reports; an interrupted study resumes there.", rich_help_panel=_OUTPUT),
+        typer.Option(
+            parser=not_empty,
+            metavar="PATH",
+            help="Folder for cells and reports; an interrupted study resumes there.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = Path("maskpool-bench"),
     quote_texts: Annotated[
         bool,

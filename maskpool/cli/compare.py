@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from maskpool.cli.endings import needs_bench, stoppable
+from maskpool.cli.endings import needs_bench, not_empty, stoppable
 
 
 def compare_studies(
-    first: Annotated[Path, typer.Argument(metavar="DIR_A", help="The folder of a finished study.")],
-    second: Annotated[Path, typer.Argument(metavar="DIR_B", help="The folder of another finished study.")],
+    first: Annotated[Path, typer.Argument(metavar="DIR_A", parser=not_empty, help="The folder of a finished study.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="DIR_B", parser=not_empty, help="The folder of another finished study.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Compare two finished studies, row by row."""

@@ -42,6 +42,17 @@ def stoppable(out: Path | None = None) -> Iterator[None]:
         raise typer.Abort from error  # typer does the same and also prints an empty line
 
 
+def not_empty(text: str) -> Path:
+    """Read a path from the command line; an empty one, as of an unset variable, would be the working folder.
+
+    Raises:
+        BadParameter: The path is empty.
+    """
+    if not text:
+        raise typer.BadParameter("must not be empty")
+    return Path(text)
+
+
 @contextlib.contextmanager
 def needs_bench() -> Iterator[None]:
     """Turn the error for a missing package into one that says which extra to install."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskpool.cli.endings import needs_bench, stoppable
+from maskpool.cli.endings import needs_bench, not_empty, stoppable
 from maskpool.errors import rename_arguments
 
 # The command's name for each argument of the functions that it calls.
@@ -15,7 +15,7 @@ OPTIONS = {"out": "DIR", "margin": "--margin"}
 
 
 def rebuild_report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished study.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=not_empty, help="The folder of a finished study.")],
     margin: Annotated[
         float | None,
         typer.Option(help="Judge the differences by another margin. Default: that of the study.", show_default=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -292,7 +293,15 @@ def _naming_model(name: str) -> Iterator[None]:
     try:
         yield
     except (NotFoundError, FolderError) as error:
-        raise type(error)(f"{refused}: {error}", argument="name") from error
+        guess = f" (did you mean {BUNDLED!r}?)" if isinstance(error, NotFoundError) and _means_bundled(name) else ""
+        raise type(error)(f"{refused}: {error}{guess}", argument="name") from error
+
+
+def _means_bundled(name: str) -> bool:
+    """Return whether a name is a typing error of the bundled model, and not another model of its family."""
+    typed = name.rpartition("/")[2].lower()
+    digits = "".join(filter(str.isdigit, typed))
+    return digits in ("", "6", "62") and bool(difflib.get_close_matches(typed, [BUNDLED.lower()], cutoff=0.7))
 
 
 def bundled_folder_of(name: str) -> str:

@@ -49,7 +49,7 @@ def find_folder(
     except ModuleNotFoundError as error:
         raise RequirementError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
     if os.path.exists(name):
-        raise NotFoundError(f"there must be a folder at {name}, got something else")
+        raise NotFoundError("it is a file, not a folder")
     ignored = [pattern for pattern in _NOT_NEEDED if pattern not in _OTHER_BACKENDS.get(backend, ())]
     where: dict[str, Any] = {
         "revision": revision,
@@ -72,12 +72,19 @@ def find_folder(
         incomplete = getattr(error, "snapshot_path", None)
         if incomplete is not None and os.path.isdir(incomplete):
             return Path(incomplete)  # opening it names the missing files
-        raise NotFoundError(_not_found(name, error)) from error
+        raise NotFoundError(_not_found(error)) from error
 
 
-def _not_found(name: str, error: Exception) -> str:
+def _not_found(error: Exception) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+
+    if isinstance(error, HFValidationError):
+        return "there is no such folder, and the Hugging Face hub accepts no such name"
+    if constants.HF_HUB_OFFLINE:
+        return (
+            "there is no such folder, and no such model in the cache of the Hugging Face hub, which is offline "
+            "because HF_HUB_OFFLINE is set"
+        )
     reason = next(iter(str(error).strip().split("\n")), "") or type(error).__name__
-    return (
-        f"the folder {name!r} does not exist, and a model of that name could not be downloaded from the Hugging Face "
-        f"hub: {reason}"
-    )
+    return f"there is no such folder, and the Hugging Face hub gave no such model: {reason}"

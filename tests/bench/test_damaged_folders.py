@@ -15,8 +15,8 @@ from maskpool.bench.report.results import results_of
 from maskpool.bench.store.cells import content_hash
 from maskpool.bench.store.folder import StudyFolder
 from maskpool.errors import MaskpoolError
-from tests.bench.test_extension import STUDY, run
-from tests.bench.test_resume import use_one_process, without_times, write_base
+from tests.bench.test_extension import write_finished
+from tests.bench.test_resume import without_times
 from tests.command import run as run_command
 from tests.matrix import cut
 
@@ -41,14 +41,7 @@ JUNK: list[Any] = [None, True, -1, 0, 10**400, 1e308, "", "\0", "x" * 10_000, []
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, a corpus, and the folder of a finished study of them."""
-    folder = tmp_path_factory.mktemp("base")
-    write_base(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        use_one_process(patch)
-        run(STUDY, folder, folder / "finished")
-    return folder
+    return write_finished(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(autouse=True)

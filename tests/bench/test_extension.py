@@ -36,16 +36,19 @@ ADDITIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, a corpus, and the folder of a finished study of them."""
-    folder = tmp_path_factory.mktemp("base")
+def write_finished(folder: Path) -> Path:
+    """Write a model, a corpus, and the folder of a finished study of them."""
     write_base(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         use_one_process(patch)
         run(STUDY, folder, folder / "finished")
     return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_finished(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(autouse=True)

@@ -503,7 +503,7 @@ def check_known(
     if value in known:
         return
     if suggest is None:
-        near = next(iter(difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)), None)
+        near = next(iter(difflib.get_close_matches(str(value), known, n=1, cutoff=0.6)), None)
     else:
         near = suggest(str(value))
     guess = f" (did you mean {near!r}?)" if near in known and near != value else ""

@@ -92,6 +92,8 @@ def read_table(
     Raises:
         InvalidValueError: The file cannot be read, or an argument does not fit it.
     """
+    if path.is_dir():
+        raise InvalidValueError("data", f"must name a file, got the folder {path}")
     suffix = _inner(path.name).suffix.lower()
     if suffix not in SUFFIXES and path.suffix.lower() != ".zip":
         raise _unknown_suffix(path.name)
