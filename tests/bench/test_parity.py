@@ -18,6 +18,7 @@ from torch import nn
 from maskpool.bench.store.cells import Cells
 from maskpool.encoder import BUNDLED, bundled_folder_of
 from tests.bench import tiny
+from tests.bench.test_resume import use_one_process
 from tests.command import run
 
 if TYPE_CHECKING:
@@ -133,8 +134,9 @@ def assert_parity(data: Path, folder: Path, label: str, width: int) -> dict[str,
     return largest
 
 
-def test_a_small_study_equals_stock_libraries(tmp_path: Path) -> None:
+def test_a_small_study_equals_stock_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """AMI, V, shift and neighbours kept are those of stock libraries on batches that are really run."""
+    use_one_process(monkeypatch)
     rows = sorted(tiny.make_texts(100, longest=8), key=lambda row: row[1])
     assert_parity(tiny.write_csv(tmp_path / "texts.csv", rows), tmp_path, "label", 40)
 

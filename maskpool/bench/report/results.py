@@ -147,7 +147,7 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
             for layer, pooling, plan in grid.batch_effects()
         ],
         "learned": heads.hold_at_once({mode: cell("heads", **heads.recipe(mode)) for mode in study.learned})
-        if facts["heads"]
+        if study.learned and facts["heads"]
         else None,
     }
     for row in results["learned"]["rows"] if results["learned"] else []:
@@ -189,7 +189,9 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
     for index, comparison in enumerate(comparisons):
         reference, fit = comparison.reference(FULL), value(comparison.fit(FULL))
         pooling, plan = comparison.pooling, comparison.plan.name
-        seeds = floor(np.array(cells[reference.floor_key(part)]), study.seeds)
+        floor_scores = cells[reference.floor_key(part)]
+        _check_scores(floor_scores, cells)
+        seeds = floor(np.array(floor_scores), study.seeds)
         if reference not in referenced and comparison.scored_under is None:
             referenced.add(reference)
             rows.append(_row(pooling, "any", EXCLUDED, comparison, value(reference)) | {"floor": seeds})
@@ -232,7 +234,18 @@ def treatment_name(comparison: Comparison) -> str:
 
 
 def _value(study: Study, fit: Fit, part: str, cells: Cells) -> Results:
-    return join_seeds([cells[of_seed.key(part)] for of_seed in fit.of_seeds(study.seeds)])
+    value = join_seeds([cells[of_seed.key(part)] for of_seed in fit.of_seeds(study.seeds)])
+    for scores in value["scores"].values():
+        _check_scores(scores, cells)
+    return value
+
+
+def _check_scores(scores: list[float], cells: Cells) -> None:
+    if not all(-1 <= score <= 1 for score in scores):
+        raise FolderError(
+            f"{cells.path} must hold scores between -1 and 1, got {shortened(scores)}: delete the folder and run the "
+            "study again"
+        )
 
 
 def _primary(comparison: Comparison) -> str:
