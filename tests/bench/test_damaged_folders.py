@@ -156,3 +156,15 @@ def test_a_damaged_study_file_is_refused_or_read(
         assert ran.code in (0, 2), (case, ran.err)
         if ran.code == 2:
             assert len([line for line in ran.err.splitlines() if line != "loading …"]) == 1, (case, ran.err)
+
+
+def test_a_number_that_is_not_a_score_is_refused(base: Path, tmp_path: Path) -> None:
+    """A huge score under a right hash is refused; an AMI that rounding took above 1 is read."""
+    cells = [json.loads(line) for line in (base / "finished" / "cells.jsonl").read_bytes().splitlines()]
+    (place, *_) = (place for place, cell in enumerate(cells) if cell["key"]["kind"] == "floor")
+    shutil.copytree(base / "finished", tmp_path / "out")
+    for score, refused in ((1.0000000000000002, False), (1e308, True)):
+        cells[place]["value"][0] = score
+        cells[place]["cell"] = content_hash({"key": cells[place]["key"], "value": cells[place]["value"]})
+        (tmp_path / "out" / "cells.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+        assert ("must hold scores, got" in outcome(tmp_path / "out")[1]) == refused
