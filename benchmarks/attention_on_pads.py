@@ -47,7 +47,7 @@ from torch import Tensor, nn
 
 from maskpool import training
 from maskpool.bench.design.corpora import Corpus, read_file
-from maskpool.bench.score.clusterers import cluster_ami
+from maskpool.bench.score.metrics import cluster_ami
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.files import atomic_write

@@ -103,7 +103,7 @@ def run_each_plan(part: Part) -> Batched:
         for treatment in (EXCLUDED, INCLUDED):
             for mode in poolings:
                 vectors[plan.name, treatment, mode] = np.empty((len(part.ids), part.encoder.dimension), np.float32)
-        for texts, width in plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name), part.characters):
+        for texts, width in part.batches(plan):
             started = time.perf_counter()
             (states,) = part.encoder.layers([part.ids[text] for text in texts.tolist()], (-1,), width)
             encoder[plan.name] += time.perf_counter() - started
@@ -180,7 +180,7 @@ def time_the_rest(part: Part, harnessed: Harnessed) -> dict[str, float]:
     """Time the other cells that a study computes without a clusterer, in one process."""
     began = time.perf_counter()
     for plan in part.plans:
-        seconds(part, plan)
+        seconds(part.encoder, part.ids, plan, part.batches(plan))
     timed = time.perf_counter()
     for comparison in harnessed.grid.moved():
         compute_shift(harnessed.pooled, part.subsamples[FULL].only(comparison.plan.name), comparison)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,15 @@ ROOT = Path(maskpool.__file__).parent
 # From top to bottom; parts of one line may import each other.
 LEVELS = (
     ("cli",),
-    ("bench",),
+    ("bench.report",),
+    ("bench.estimate",),
+    ("bench.run",),
+    ("bench.part",),
+    ("bench.store",),
+    ("bench.score",),
+    ("bench.encode",),
+    ("bench.design",),
+    ("bench.vectors",),
     ("audit",),
     ("pads",),
     ("integrations",),
@@ -30,33 +39,114 @@ LEVELS = (
     ("trust", "files", "types", "tolerances"),
     ("errors",),
 )
+HOME: dict[str, str] = vars(maskpool)["_HOME"]  # the modules of the names at the front door
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.stem in LEVEL]
 
 
-def imported_parts(source: str) -> Iterator[str]:
-    """Yield the top-level parts of maskpool that a file imports, also inside functions."""
+def module_of(path: Path) -> str:
+    """Return the dotted name of a file of the package."""
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def part_of(module: str) -> str:
+    """Return the part that a module belongs to: the package's first level, and the suites of bench."""
+    _, *names = module.split(".")
+    return ".".join(names[: 2 if names[:1] == ["bench"] else 1])
+
+
+FILES = {module_of(path): path for path in sorted(ROOT.rglob("*.py")) if part_of(module_of(path)) in LEVEL}
+
+
+def imported_modules(source: str, package: str) -> Iterator[str]:
+    """Yield the modules of maskpool that a file imports, also inside functions and by `import_module`.
+
+    Args:
+        source: The code.
+        package: The package of the file, which relative imports start from.
+    """
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == "maskpool":
-            yield from (alias.name for alias in node.names if alias.name in LEVEL)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("maskpool."):
-            yield str(node.module).split(".")[1]
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("maskpool."))
+        modules: list[str] = []
+        match node:
+            case ast.Import():
+                modules = [alias.name for alias in node.names]
+            case ast.ImportFrom():
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                modules = [f"{base}.{alias.name}" for alias in node.names]
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[argument, *_]) if name in (
+                "import_module",
+                "__import__",
+            ):
+                first = argument.values[0] if isinstance(argument, ast.JoinedStr) else argument
+                if isinstance(first, ast.Constant):
+                    modules = [resolve_name(str(first.value), package)]
+        for module in modules:
+            top, _, name = module.partition(".")
+            if top == "maskpool":
+                yield HOME.get(name, module)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports_go_down(path: Path) -> None:
+def climbs(source: str, module: str, package: str) -> list[str]:
+    """Return the imports of a file that do not go down: of a higher part, or of the front door."""
+    level = LEVEL[part_of(module)]
+    return [
+        imported
+        for imported in imported_modules(source, package)
+        if imported != "maskpool.__version__" and LEVEL.get(part_of(imported), -1) < level
+    ]
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_go_down(module: str) -> None:
     """A file imports its own part and parts below it."""
-    part = path.relative_to(ROOT).with_suffix("").parts[0]
-    for imported in imported_parts(path.read_text(encoding="utf-8")):
-        assert imported == part or LEVEL[imported] >= LEVEL[part], f"{part} imports {imported}"
+    path = FILES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    assert not climbs(path.read_text(encoding="utf-8"), module, package)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import maskpool",
+        "import maskpool.audit.run",
+        "from maskpool import audit_padding",
+        "from maskpool import audit",
+        "from maskpool.audit import run",
+        "from maskpool.bench import run",
+        "from ..audit import run",
+        "from .. import audit",
+        "def later():\n    from maskpool.cli.app import main",
+        "import_module('maskpool.audit')",
+        "importlib.import_module('..audit', __package__)",
+        "importlib.import_module(f'maskpool.audit.{name}')",
+        "__import__('maskpool.pads')",
+    ],
+)
+def test_every_way_to_import_is_seen(source: str) -> None:
+    """Every way to import a higher part is seen."""
+    assert climbs(source, "maskpool.encoder.cache", "maskpool.encoder")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch.nn, maskpool.errors",
+        "from maskpool import TokenBatch, errors, __version__",
+        "from maskpool.encoder.identity import model_hash",
+        "from . import identity",
+        "from ..trust import Folder",
+        "import_module('maskpool.trust.hub')",
+        "import_module(name)",
+    ],
+)
+def test_imports_down_are_accepted(source: str) -> None:
+    """The same ways to import the own part or a lower one are accepted."""
+    assert not climbs(source, "maskpool.encoder.cache", "maskpool.encoder")
 
 
 def test_every_part_has_a_level() -> None:
-    """A new part of the package needs a level."""
-    parts = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert parts - {"__init__", "__main__"} <= set(LEVEL)
+    """A new part of the package or of bench needs a level."""
+    parts = {part_of(module_of(path)) for path in ROOT.rglob("*.py")}
+    assert parts - {"", "__main__", "bench"} == set(LEVEL)
 
 
 # Small numbers of these parts that are not tolerances: the settings of an optimizer, by their names.

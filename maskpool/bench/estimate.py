@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from maskpool.bench.design.clusterers import cluster, fit_kmeans
 from maskpool.bench.design.subsamples import FULL
+from maskpool.bench.design.treatments import FIT, INDEX
 from maskpool.bench.encode.forward import Pooled, States, prove_prefix
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.run import FLOOR_FITS, jobs_of, own_cells
 from maskpool.bench.score import heads
-from maskpool.bench.score.clusterers import cluster, fit_kmeans
 from maskpool.bench.score.fits import Fit
 from maskpool.bench.score.measures import TIMED_TEXTS, tfidf_of
 from maskpool.bench.score.metrics import ami
-from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
+from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
 from maskpool.bench.score.shift import neighbours_kept
 from maskpool.bench.store.cells import Cells
 from maskpool.bench.vectors import Vectors

@@ -16,17 +16,16 @@ import torch
 from torch import nn
 
 from maskpool import __version__
+from maskpool.bench.design.clusterers import CLUSTERERS
 from maskpool.bench.design.corpora import FEWEST_TEXTS_A_LABEL, Corpus
-from maskpool.bench.design.study import Study
+from maskpool.bench.design.study import LEARNED, Study, is_saved
 from maskpool.bench.design.subsamples import FULL, Subsample, make_subsamples
-from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, TREATMENTS, Positions
 from maskpool.bench.encode.forward import Request, pair_keys
-from maskpool.bench.encode.positions import RIGHT, Positions, Source
+from maskpool.bench.encode.positions import RIGHT, Source
 from maskpool.bench.score import heads
-from maskpool.bench.score.clusterers import CLUSTERERS
 from maskpool.bench.score.fits import Comparison, Fit
 from maskpool.bench.score.metrics import ami
-from maskpool.bench.score.mixed import MIXED
 from maskpool.bench.store.cells import content_hash
 from maskpool.encoder import Encoder
 from maskpool.errors import DataError, InvalidValueError
@@ -65,7 +64,7 @@ class Grid:
     def poolings(self) -> tuple[str, ...]:
         """Modes that are not trained here, including those of the leaks, and heads that were trained elsewhere."""
         leaks = [REMADE[name].pooling for name in self.study.leaks]
-        return tuple(mode for mode in dict.fromkeys([*self.study.poolings, *leaks]) if mode not in heads.LEARNED)
+        return tuple(mode for mode in dict.fromkeys([*self.study.poolings, *leaks]) if mode not in LEARNED)
 
     def tables(self) -> dict[tuple[int, str], list[Comparison]]:
         """Return the comparisons of each table by layer and clusterer; mixed plans share the table ``mixed``."""
@@ -77,7 +76,7 @@ class Grid:
         }
         for layer in self.study.layers:
             for pooling in self.study.poolings if mixed else ():
-                if pooling not in heads.LEARNED:
+                if pooling not in LEARNED:
                     comparisons_of.setdefault((layer, "mixed"), []).extend(
                         Comparison(layer, pooling, plan, INCLUDED, by) for plan in self.plans for by in mixed
                     )
@@ -135,7 +134,7 @@ class Grid:
             (layer, pooling, plan)
             for layer in self.study.layers
             for pooling in self.study.poolings
-            if pooling not in heads.LEARNED
+            if pooling not in LEARNED
             for plan in self.plans
             if plan.order == "random" and plan.pad_to == "longest" and INCLUDED in self.study.treatments
         ]
@@ -198,7 +197,7 @@ class Part:
                 f"{str(error).strip().splitlines()[0]}",
             ) from error
         # A folder that is not a head fails here and not after hours of encoding.
-        heads.layers_of([pooling for pooling in study.poolings if heads.is_saved(pooling)], encoder.dimension)
+        heads.layers_of([pooling for pooling in study.poolings if is_saved(pooling)], encoder.dimension)
         part = cls(study, corpus, encoder, ids, truncated, plans)
         if any(len(np.unique(part.codes[subsample.texts])) < 2 for subsample in part.subsamples.values()):
             raise DataError(
@@ -232,6 +231,10 @@ class Part:
         """Every subsample, by number."""
         return make_subsamples(self.all_plans, self.lengths, self.characters, self.study)
 
+    def batches(self, plan: Plan) -> list[tuple[Ints, int]]:
+        """Return the texts of each batch of a plan over all texts, and the length to which they are padded."""
+        return plan.batches(self.lengths, self.subsamples[FULL].rng(plan.name), self.characters)
+
     @cached_property
     def key(self) -> str:
         """Hash of everything that a cell depends on except its own key."""
@@ -250,7 +253,7 @@ class Part:
     @cached_property
     def saved_heads(self) -> dict[str, str]:
         """Hashes of the poolings that are folders of trained heads, by folder."""
-        return {folder: heads.saved_hash(folder) for folder in self.study.poolings if heads.is_saved(folder)}
+        return {folder: heads.saved_hash(folder) for folder in self.study.poolings if is_saved(folder)}
 
     @cached_property
     def kept(self) -> Ints:

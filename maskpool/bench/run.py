@@ -208,10 +208,13 @@ def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
     with progress.task(f"{part.corpus.name}: proof, TF-IDF, seconds of the plans", 2 + len(part.plans)) as advance:
         proof = prefix_proof(part, cells)
         advance(1)
-        cells.once(key_of(study, part.key, "baselines"), lambda: baselines(part))
+        cells.once(key_of(study, part.key, "baselines"), lambda: baselines(part.corpus, part.lengths, study.seeds))
         advance(1)
         for plan in part.plans:
-            cells.once(key_of(study, part.key, "seconds", plan=plan.name), partial(seconds, part, plan))
+            cells.once(
+                key_of(study, part.key, "seconds", plan=plan.name),
+                partial(seconds, part.encoder, part.ids, plan, part.batches(plan)),
+            )
             advance(1)
     grid = Grid(study, part.plans, proof.holds, facts["with_pads"])
     request = part.request(grid)

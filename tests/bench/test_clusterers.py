@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import entropy, hypergeom
 from sklearn.metrics import normalized_mutual_info_score
 
-from maskpool.bench.score.clusterers import CLUSTERERS, BERTopicHDBSCAN, cluster, cluster_ami
-from maskpool.bench.score.metrics import ami, score
+from maskpool.bench.design.clusterers import CLUSTERERS, BERTopicHDBSCAN, cluster
+from maskpool.bench.score.metrics import ami, cluster_ami, score
 from maskpool.plans import Ints
 from tests.bench.tiny import LABELS
 

@@ -11,11 +11,11 @@ from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_mutual_info_score
 
+from maskpool.bench.design.clusterers import CLUSTERERS
 from maskpool.bench.design.subsamples import FULL, Subsample
-from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
+from maskpool.bench.design.treatments import EXCLUDED, FIT, INCLUDED, INDEX, TREATMENTS, Positions
 from maskpool.bench.encode.forward import Pooled
-from maskpool.bench.encode.positions import RIGHT, Positions, Source
-from maskpool.bench.score.clusterers import CLUSTERERS
+from maskpool.bench.encode.positions import RIGHT, Source
 from maskpool.bench.score.fits import (
     Comparison,
     Fit,
@@ -27,7 +27,7 @@ from maskpool.bench.score.fits import (
     unpack,
 )
 from maskpool.bench.score.metrics import score
-from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
+from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
 from maskpool.bench.score.shift import deciles
 from maskpool.nn import MaxPooling, MinPooling
 from maskpool.plans import Plan

@@ -20,8 +20,9 @@ from torch import Tensor
 from transformers import AlbertConfig, AlbertModel
 
 from maskpool.bench.design.subsamples import FULL, Subsample
+from maskpool.bench.design.treatments import Positions
 from maskpool.bench.encode.forward import Pooled, States, pool_corpus, prove_prefix
-from maskpool.bench.encode.positions import RIGHT, Positions, Source
+from maskpool.bench.encode.positions import RIGHT, Source
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan

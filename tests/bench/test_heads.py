@@ -16,10 +16,10 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
 from maskpool import build_pooling
-from maskpool.bench.design.study import parse_study, read_study
+from maskpool.bench.design.study import LEARNED, is_saved, parse_study, read_study
 from maskpool.bench.encode.forward import States
 from maskpool.bench.score import heads
-from maskpool.bench.score.clusterers import cluster_ami
+from maskpool.bench.score.metrics import cluster_ami
 from maskpool.encoder import TokenStates
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
@@ -100,7 +100,7 @@ def test_garbage_in_pads_harms_the_head_that_reads_it(table: dict[str, Any]) -> 
 
 def test_intervals_hold_at_once(table: dict[str, Any]) -> None:
     """Simultaneous intervals are Student's with 5 % divided by their number, around the same differences."""
-    for modes in (heads.LEARNED[:1], heads.LEARNED[:2]):
+    for modes in (LEARNED[:1], LEARNED[:2]):
         wide = heads.hold_at_once(dict.fromkeys(modes, table))
         assert {**wide, "rows": table["rows"]} == {**table, "compared": 3 * len(modes)}
         factor = stats.t.ppf(1 - 0.025 / wide["compared"], heads.HEAD_SEEDS - 1)
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_table(table: dict[str, Any], states: State
     assert measure(states, codes, seed=5) != table
 
 
-@pytest.mark.parametrize("mode", sampled(heads.LEARNED, every=3))
+@pytest.mark.parametrize("mode", sampled(LEARNED, every=3))
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_head_is_the_one_that_users_train(mode: str, masked: bool, states: States, codes: Ints) -> None:
     """On the same tokens and with the same seed, the harness and `PoolingClassifier` give the same weights."""
@@ -173,7 +173,7 @@ def test_each_head_is_counted(states: States, codes: Ints) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("mode", sampled(heads.LEARNED, every=3))
+@pytest.mark.parametrize("mode", sampled(LEARNED, every=3))
 def test_every_learned_pooling(mode: str, states: States, codes: Ints, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each learned pooling can be trained, and gives pads weight 0 if and only if it is served with the mask."""
     monkeypatch.setattr(heads, "HEAD_SEEDS", ENOUGH_SEEDS)
@@ -207,8 +207,8 @@ def test_a_saved_head_is_not_trained(tmp_path: Path, states: States) -> None:
     expected.load_state_dict(Pooling.load(path).pooling.state_dict())
     assert torch.equal(layers[path](states.values, states.mask), expected(states.values, states.mask))
     assert not any(parameter.requires_grad for parameter in layers[path].parameters())
-    assert heads.is_saved(path)
-    assert not heads.is_saved("mean")
+    assert is_saved(path)
+    assert not is_saved("mean")
 
 
 def test_the_hash_of_a_head_follows_its_weights(tmp_path: Path) -> None:
@@ -272,5 +272,5 @@ def test_the_folder_of_a_head_is_relative_to_the_study_file(tmp_path: Path, monk
 def test_an_empty_name_is_not_a_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty name is not a head, even if the working directory is the folder of one."""
     monkeypatch.chdir(_saved(tmp_path / "head"))
-    assert not heads.is_saved("")
-    assert heads.is_saved(".")
+    assert not is_saved("")
+    assert is_saved(".")

@@ -212,7 +212,7 @@ def scores(labels: Sequence[str], clusters: Sequence[int]) -> dict[str, float]:
 
 def test_baselines_are_scikit_learns(part: Part) -> None:
     """k-means on TF-IDF over the study's seeds, and the deciles of the lengths, have scikit-learn's scores."""
-    found = baselines(part)
+    found = baselines(part.corpus, part.lengths, part.study.seeds)
     matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(part.corpus.texts)
     fits = [KMeans(5, n_init=1, random_state=seed).fit_predict(matrix).tolist() for seed in range(3)]
     each = [scores(part.corpus.labels, clusters) for clusters in fits]
@@ -253,7 +253,7 @@ def test_seconds_are_scaled_from_batches_to_all_tokens(
     monkeypatch.setattr("maskpool.bench.score.measures.time.perf_counter", lambda: now)
     monkeypatch.setattr(Encoder, "layers", encode)
     subsample = Subsample(FULL, np.arange(90), {}, (), part.study.seed)
-    found = seconds(part, plan)
+    found = seconds(part.encoder, part.ids, plan, part.batches(plan))
     assert found["seconds"] == pytest.approx(
         plan.widths(part.lengths, subsample.rng(plan.name), part.characters).sum() / 1000
     )

@@ -11,13 +11,12 @@ import torch
 from maskpool import build_pooling
 from maskpool.bench.design import corpora
 from maskpool.bench.design.corpora import Corpus
-from maskpool.bench.design.study import KNOWN_POOLINGS, Study
+from maskpool.bench.design.study import KNOWN_POOLINGS, LEARNED, Study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
 from maskpool.bench.encode.forward import pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.score.fits import treatment_vectors
-from maskpool.bench.score.heads import LEARNED
 from maskpool.encoder import Encoder
 from maskpool.nn import MedianPooling
 from maskpool.plans import Plan

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
+from maskpool.bench.design.clusterers import UnitKMeans
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
+from maskpool.bench.design.treatments import MIXED
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.part import Part
 from maskpool.bench.report.results import about_corpus, results_of
 from maskpool.bench.run import run_study
-from maskpool.bench.score.clusterers import UnitKMeans
 from maskpool.bench.score.fits import unpack
-from maskpool.bench.score.mixed import MIXED, predicted_ami
+from maskpool.bench.score.mixed import predicted_ami
 from maskpool.bench.store.folder import StudyFolder
 from maskpool.bench.vectors import Vectors
 from maskpool.encoder import Encoder

@@ -17,8 +17,9 @@ from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedToken
 
 from maskpool import build_pooling
 from maskpool.bench.design.subsamples import Subsample
+from maskpool.bench.design.treatments import Positions
 from maskpool.bench.encode.forward import Pooled, Request, pair_keys
-from maskpool.bench.encode.positions import RIGHT, Positions, Source
+from maskpool.bench.encode.positions import RIGHT, Source
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import tomllib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,11 +30,9 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from maskpool.bench.design import corpora
+from maskpool.bench.design.clusterers import CLUSTERERS
 from maskpool.bench.design.corpora import Corpus
-from maskpool.bench.design.treatments import EXCLUDED, TREATMENTS
-from maskpool.bench.score.clusterers import CLUSTERERS
-from maskpool.bench.score.heads import LEARNED, is_saved
-from maskpool.bench.score.mixed import MIXED
+from maskpool.bench.design.treatments import EXCLUDED, MIXED, TREATMENTS
 from maskpool.encoder import BUNDLED, DTYPES
 from maskpool.errors import (
     FolderError,
@@ -54,6 +53,8 @@ DEFAULT_PAD_TO = 128
 DEFAULT_TREATMENTS = ("included", "pads only", "common pad", "another's pads", "noise", *MIXED)
 # The modes that need no options.
 KNOWN_POOLINGS = tuple(mode for mode, layer in POOLINGS.items() if not layer.required_options())
+# The modes that a study trains; they have a separate table.
+LEARNED = tuple(mode for mode, layer in POOLINGS.items() if layer.learns)
 _KINDS = ("data", "task", "hub", "newsgroups", "docstrings")
 # The sources that each setting of a corpus has an effect on; all others have one on every source.
 _READ_BY = {
@@ -479,6 +480,11 @@ def find_pooling(value: str, name: str, folder: Path | None = None) -> str:
             "with PoolingClassifier, save it with save_head, and name its folder",
         )
     return spell_mode(mode, options)
+
+
+def is_saved(pooling: str) -> bool:
+    """Return whether a pooling of a study is the folder of a trained head instead of a mode."""
+    return pooling not in ("", *POOLINGS) and os.path.lexists(Path(pooling) / "config.json")
 
 
 def check_known(

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from maskpool.bench.encode.positions import Positions
 from maskpool.bench.vectors import Vectors, unit
 from maskpool.nn import MaxPooling, MeanPooling, MinPooling
 from maskpool.plans import Ints
+
+# The positions of a padded text that a treatment pools; `maskpool.bench.encode.positions` finds them.
+Positions = Literal["real", "whole", "pads", "common", "another"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,15 @@ TREATMENTS: dict[str, Treatment] = {
         ),
         Treatment("mask not passed", "real tokens of an encoder that got no mask", "real", masked=False),
     )
+}
+
+# Treatments of mixed plans, which score one treatment against another in their own way.
+INDEX, FIT = "index padded, query alone", "fit padded, predict alone"
+MIXED = {
+    INDEX: "an index of vectors with pads included, queried with each text alone: share of texts whose nearest other "
+    "text has the same label (1-NN accuracy)",
+    FIT: "k-means fitted on half of the texts with pads included; the texts of the other half, each alone, are "
+    "assigned to its clusters: AMI of that half",
 }
 
 

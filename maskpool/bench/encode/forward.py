@@ -20,7 +20,8 @@ from torch import Tensor
 
 from maskpool.audit.census import find_row
 from maskpool.audit.states import relative
-from maskpool.bench.encode.positions import RIGHT, Positions, Source, Windows, partners
+from maskpool.bench.design.treatments import Positions
+from maskpool.bench.encode.positions import RIGHT, Source, Windows, partners
 from maskpool.bench.vectors import Vectors
 from maskpool.encoder import Encoder, layer_states
 from maskpool.errors import FolderError, InvalidValueError, StorageError

@@ -12,8 +12,6 @@ from torch import Tensor
 from maskpool.batch.token_batch import SparseBatch
 from maskpool.plans import Ints
 
-Positions = Literal["real", "whole", "pads", "common", "another"]
-
 
 @dataclass(frozen=True, order=True)
 class Source:

@@ -16,7 +16,9 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from maskpool.bench.design.treatments import INCLUDED, TREATMENTS
+from maskpool.bench.design.clusterers import CLUSTERERS
+from maskpool.bench.design.study import LEARNED
+from maskpool.bench.design.treatments import INCLUDED, MIXED, TREATMENTS
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.results import (
     Results,
@@ -28,9 +30,6 @@ from maskpool.bench.report.results import (
     of_table,
 )
 from maskpool.bench.report.verdicts import difference, short
-from maskpool.bench.score.clusterers import CLUSTERERS
-from maskpool.bench.score.heads import LEARNED
-from maskpool.bench.score.mixed import MIXED
 from maskpool.bench.store.folder import StudyFolder
 
 CSV_COLUMNS = (

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from maskpool.bench.design.clusterers import cluster, fit_kmeans
 from maskpool.bench.design.subsamples import Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
-from maskpool.bench.score.clusterers import cluster, fit_kmeans
 from maskpool.bench.score.fits import treatment_vectors
 from maskpool.bench.score.metrics import matched
 from maskpool.bench.score.shift import neighbours, neighbours_kept

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from maskpool.bench.design.clusterers import cluster
 from maskpool.bench.design.subsamples import FULL, Subsample
-from maskpool.bench.design.treatments import EXCLUDED, TREATMENTS, PooledTexts
+from maskpool.bench.design.treatments import EXCLUDED, FIT, INDEX, TREATMENTS, PooledTexts
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.encode.positions import Source
-from maskpool.bench.score.clusterers import cluster
 from maskpool.bench.score.metrics import ami, score
-from maskpool.bench.score.mixed import FIT, INDEX, nearest_accuracy, predicted_ami
+from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
 from maskpool.bench.score.shift import deciles
 from maskpool.bench.vectors import Vectors
 from maskpool.plans import Ints, Plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,13 +13,14 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from maskpool.bench.design.study import is_saved
 from maskpool.bench.encode.forward import States
-from maskpool.bench.score.clusterers import cluster_ami
 from maskpool.bench.score.intervals import CONFIDENCE, floor
+from maskpool.bench.score.metrics import cluster_ami
 from maskpool.bench.vectors import unit
 from maskpool.encoder import TokenStates
 from maskpool.errors import FolderError, InvalidValueError
-from maskpool.nn import POOLINGS, MeanPooling, PoolingLayer
+from maskpool.nn import MeanPooling, PoolingLayer
 from maskpool.plans import Ints
 from maskpool.poolings.build import build_pooling
 from maskpool.poolings.spelling import parse_mode
@@ -29,8 +29,6 @@ from maskpool.trust import Folder
 if TYPE_CHECKING:
     from maskpool.integrations.sklearn import PoolingClassifier
 
-# The modes that are trained here; they have a separate table.
-LEARNED = tuple(mode for mode, layer in POOLINGS.items() if layer.learns)
 HEAD_SEEDS = 5
 MOST_TEXTS = 2_000  # whose token states are kept, 128 x 384 floats each
 FEWEST_LABELS = 4  # two to train on, two to cluster
@@ -74,7 +72,7 @@ def two_by_two(
     classifier.
 
     Args:
-        mode: One of ``LEARNED``.
+        mode: One of `maskpool.bench.design.study.LEARNED`.
         states: Token states with their pads.
         codes: The label of each of their texts.
         seeds: Number of k-means seeds per cell.
@@ -160,11 +158,6 @@ def recipe(mode: str) -> dict[str, Any]:
 
     settings = {name: repr(value) for name, value in PoolingClassifier(mode).get_params().items()}
     return {"pooling": mode, "training": settings}
-
-
-def is_saved(pooling: str) -> bool:
-    """Return whether a pooling of a study is the folder of a trained head instead of a mode."""
-    return pooling not in ("", *POOLINGS) and os.path.lexists(Path(pooling) / "config.json")
 
 
 def saved_hash(folder: str) -> str:

@@ -11,15 +11,16 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from maskpool.bench.design.subsamples import FULL, Subsample
+from maskpool.bench.design.clusterers import fit_kmeans
+from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.subsamples import Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
-from maskpool.bench.part import Part
-from maskpool.bench.score.clusterers import fit_kmeans
 from maskpool.bench.score.fits import Comparison, alone_vectors, treatment_vectors
 from maskpool.bench.score.metrics import score
 from maskpool.bench.score.shift import Floats, cosine_shift, deciles, length_leakage, neighbours_kept
-from maskpool.plans import Plan
+from maskpool.encoder import Encoder
+from maskpool.plans import Ints, Plan
 from maskpool.tolerances import IDENTICAL
 
 _FRACTION_BINS = 10
@@ -73,15 +74,23 @@ def _by_fraction(fraction: Floats, shift: Floats) -> list[dict[str, Any]]:
     ]
 
 
-def seconds(part: Part, plan: Plan) -> dict[str, Any]:
-    """Estimate the encoder's seconds under a plan from batches spread evenly over its padded lengths."""
-    batches = plan.batches(part.lengths, part.subsamples[FULL].rng(plan.name), part.characters)
-    batches.sort(key=lambda batch: batch[1])
+def seconds(
+    encoder: Encoder, ids: Sequence[Sequence[int]], plan: Plan, batches: Sequence[tuple[Ints, int]]
+) -> dict[str, Any]:
+    """Estimate the encoder's seconds under a plan from batches spread evenly over its padded lengths.
+
+    Args:
+        encoder: The model.
+        ids: Token ids of each text.
+        plan: The plan.
+        batches: The texts of each batch of the plan, and the length to which they are padded.
+    """
+    batches = sorted(batches, key=lambda batch: batch[1])
     number = min(len(batches), max(2, TIMED_TEXTS // plan.batch_size))
     chosen = [batches[place] for place in np.linspace(0, len(batches) - 1, number).round().astype(int)]
     began = time.perf_counter()
     for texts, width in chosen:
-        part.encoder.layers([part.ids[text] for text in texts], (-1,), width, plan.side)
+        encoder.layers([ids[text] for text in texts], (-1,), width, plan.side)
     took = time.perf_counter() - began
     tokens = sum(len(texts) * width for texts, width in chosen)
     total = sum(len(texts) * width for texts, width in batches)
@@ -98,12 +107,17 @@ def tfidf_of(texts: Sequence[str]) -> csr_matrix:
     return tfidf
 
 
-def baselines(part: Part) -> dict[str, Any]:
-    """Score two trivial methods: k-means on TF-IDF, and the deciles of the lengths as clusters."""
-    codes, seeds = part.codes, part.study.seeds
-    tfidf = tfidf_of(part.corpus.texts)
+def baselines(corpus: Corpus, lengths: Ints, seeds: int) -> dict[str, Any]:
+    """Score two trivial methods: k-means on TF-IDF, and the deciles of the lengths as clusters.
+
+    Args:
+        corpus: The texts and labels.
+        lengths: Tokens of each text.
+        seeds: Number of k-means seeds.
+    """
+    codes, tfidf = corpus.codes, tfidf_of(corpus.texts)
     scores = [score(codes, fit_kmeans(tfidf, len(np.unique(codes)), seed).labels_) for seed in range(seeds)]
     return {
         "tfidf": {name: float(np.mean([of_seed[name] for of_seed in scores])) for name in scores[0]},
-        "length_deciles": score(codes, deciles(part.lengths)),
+        "length_deciles": score(codes, deciles(lengths)),
     }

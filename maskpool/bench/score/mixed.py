@@ -5,18 +5,12 @@ from __future__ import annotations
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from maskpool.bench.score.clusterers import fit_kmeans
+from maskpool.bench.design.clusterers import fit_kmeans
+from maskpool.bench.design.treatments import FIT, INDEX
 from maskpool.bench.score.metrics import ami
 from maskpool.bench.vectors import Vectors, unit
 from maskpool.plans import Ints
 
-INDEX, FIT = "index padded, query alone", "fit padded, predict alone"
-MIXED = {
-    INDEX: "an index of vectors with pads included, queried with each text alone: share of texts whose nearest other "
-    "text has the same label (1-NN accuracy)",
-    FIT: "k-means fitted on half of the texts with pads included; the texts of the other half, each alone, are "
-    "assigned to its clusters: AMI of that half",
-}
 METRIC = {INDEX: "1-NN accuracy", FIT: "AMI"}
 
 

@@ -14,7 +14,6 @@ from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
-from maskpool.bench.score.metrics import ami
 from maskpool.bench.vectors import Vectors, unit
 from maskpool.plans import Ints
 
@@ -101,9 +100,3 @@ CLUSTERERS: dict[str, Clusterer] = {
 def cluster(vectors: Vectors, clusters: int, seed: int, clusterer: str = UnitKMeans.name) -> Ints:
     """Assign each vector to a cluster with a clusterer chosen by name; see `Clusterer.fit_predict`."""
     return CLUSTERERS[clusterer].fit_predict(vectors, clusters, seed)
-
-
-def cluster_ami(vectors: Vectors, labels_true: Ints, seed: int) -> float:
-    """Return the AMI of k-means with as many clusters as labels."""
-    clusters = len(np.unique(labels_true))
-    return ami(labels_true, cluster(vectors, clusters, seed))
