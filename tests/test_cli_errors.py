@@ -262,6 +262,7 @@ class PanicException(BaseException):
 # Each command with a function that it calls.
 COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "audit": (("audit", "x"), "maskpool.audit.opening.open_pipeline"),
+    "info": (("info",), "maskpool.cli.info.collect"),
     "bench": (("bench", "--data", "{data}", "--out", "{out}"), "maskpool.bench.run.run_study"),
     "report": (("bench", "report", "{out}"), "maskpool.bench.report.results.results_of"),
     "compare": (("bench", "compare", "{out}", "{out}"), "maskpool.bench.report.compare.compare"),

@@ -10,11 +10,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from maskpool.cli.info import EXTRAS
 from maskpool.integrations import MINIMUM
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("st", "bench", "mteb", "onnx")  # the extras for users
 
 
 def _bounds() -> dict[str, str]:

@@ -13,12 +13,14 @@ from maskpool import __version__
 from maskpool.cli.audit import audit
 from maskpool.cli.bench import bench_app
 from maskpool.cli.endings import FAILURE, INTERRUPTED, SUCCESS, discard_output, is_broken_pipe, sentence
+from maskpool.cli.info import info
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 app.add_typer(bench_app, name="bench")
 app.command()(audit)
+app.command()(info)
 
 
 class _Debug:
