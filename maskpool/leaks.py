@@ -1,7 +1,8 @@
 """The catalogue of padding bugs.
 
 Each bug is declared once: what it is called, how it happens, how to fix it, where people met it, the wrong formula that
-the audit recognises it by, and the treatment that the benchmark re-creates it with.
+the audit recognises it by, and the treatment that the benchmark re-creates it with. The audit makes its findings from
+these declarations.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ class PaddingBug:
     """One way in which padding changes vectors.
 
     Attributes:
-        id: The name of its page, ``docs/bugs/<id>.md``.
         title: The name in findings, studies and reports.
         fix: What to do about it.
         happens: The code that makes it, in a sentence; empty where the title says it.
@@ -54,7 +54,6 @@ class PaddingBug:
         leak: Whether vectors depend on padding or on other texts; False for non-determinism.
     """
 
-    id: str
     title: str
     fix: str
     happens: str = ""
@@ -62,6 +61,11 @@ class PaddingBug:
     formula: WrongFormula | None = None
     remake: Remake | None = None
     leak: bool = True
+
+    @property
+    def id(self) -> str:
+        """The name of its page."""
+        return self.title.lower().replace(" ", "-")
 
     @property
     def url(self) -> str:
@@ -121,233 +125,197 @@ def _others_of_all(states: Tensor, real: Tensor) -> dict[str, Tensor]:
     return {f"{mode} over all columns": formulas[mode]() for mode in others}
 
 
-# Formulas are tried in this order.
+# The bugs. Formulas are tried in this order.
+MEAN_OVER_PADS = PaddingBug(
+    "mean over pads",
+    "pool with the mask: maskpool.functional.mean_pool(token_embeddings, attention_mask)",
+    happens="last_hidden_state.mean(1) over a padded batch",
+    threads=("https://github.com/huggingface/transformers/issues/17463",),
+    formula=_mean_of_all,
+    remake=Remake("mean", "included"),
+)
+DIVIDED_BY_WIDTH = PaddingBug(
+    "divided by the batch width",
+    "divide by the number of real tokens, not by the padded length: maskpool.functional.mean_pool does",
+    happens="real tokens summed, then divided by the padded length",
+    threads=("https://github.com/dpressel/mead-baseline/pull/325",),
+    formula=_divided_by_width,
+    remake=Remake("mean", "divided by width"),
+)
+ZEROED_PADS = PaddingBug(
+    "zeroed pads in a max",
+    "a zero is larger than a negative feature: leave pads out instead, with maskpool.functional.max_pool",
+    happens="tokens multiplied by the mask before the max, so no feature falls below zero",
+    formula=_zeroed_max,
+    remake=Remake("max", "zeroed pads"),
+)
+MAX_OVER_PADS = PaddingBug(
+    "max over pads",
+    "pool with the mask: maskpool.functional.max_pool(token_embeddings, attention_mask)",
+    happens="last_hidden_state.max(1) over a padded batch",
+    formula=_max_of_all,
+)
+FIRST_COLUMN = PaddingBug(
+    "first column taken as cls",
+    "under left padding the first column is a pad: pad on the right, or take the first real token with "
+    "maskpool.functional.cls_pool",
+    happens="last_hidden_state[:, 0] of a batch padded on the left",
+    threads=("https://github.com/huggingface/sentence-transformers/issues/3208",),
+    formula=_first_column,
+    remake=Remake("cls", "included", "left"),
+)
+LAST_COLUMN = PaddingBug(
+    "last column taken as last token",
+    "take the last real token of each text: maskpool.pool(token_embeddings, attention_mask, 'lasttoken')",
+    happens="last_hidden_state[:, -1] of a batch padded on the right",
+    threads=("https://github.com/zihangdai/xlnet/issues/73",),
+    formula=_last_column,
+    remake=Remake("lasttoken", "included"),
+)
+ADDITIVE_MASK = PaddingBug(
+    "additive mask taken for a multiplicative one",
+    "masks of tokens are 1 at real tokens and 0 at pads; an additive mask (0 and a large negative "
+    "number), or an inverted one, is only for attention scores",
+    formula=_pads_only,
+)
+PADS_READ = PaddingBug(
+    "pads read by the pooling",
+    "pool only real tokens: give the mask to a layer of maskpool (maskpool.build_pooling)",
+    formula=_others_of_all,
+)
+PADDED_LENGTH_READ = PaddingBug(
+    "padded length read by the pooling",
+    "count tokens, not columns: what a pooling divides by or weighs with must come from the mask, as in "
+    "maskpool.build_pooling",
+)
+LAST_TOKEN_BY_COLUMN = PaddingBug(
+    "last token counted by column",
+    "sum(mask) − 1 is the column of the last token only under right padding: use "
+    "maskpool.functional.last_token_pool, which reads the mask",
+)
+WEIGHTS_BY_COLUMN = PaddingBug(
+    "position weights counted by column",
+    "count positions from the first real token of each text, as "
+    "maskpool.functional.position_weighted_mean_pool does, or pad on the right",
+)
+PROMPT_BY_COLUMN = PaddingBug(
+    "prompt counted by column",
+    "under left padding the first columns are pads: leave the prompt out with "
+    "maskpool.masks.exclude_prompt(attention_mask, prompt_length), or pad on the right",
+)
+NAN_AT_PADS = PaddingBug(
+    "NaN at pads read by the pooling",
+    "0 × NaN is NaN: leave pads out with torch.where, as maskpool.functional.mean_pool does, instead of "
+    "multiplying by the mask",
+)
+NAN_IN_ENCODER = PaddingBug(
+    "NaN in the encoder of padded texts",
+    "a row of attention scores that are all −inf gives 0 / 0: mask with torch.finfo(dtype).min, or set "
+    "the outputs of such rows to zero; torch.nan_to_num on the vectors only hides it",
+)
+NAN_WHERE_PADDED = PaddingBug(
+    "NaN where texts are padded",
+    "look for 0 / 0 in attention rows that see no token, and for a multiplication of pads by 0; pass the "
+    "model, tokenizer and pooling to the audit, which can then look inside",
+)
+MASK_NOT_PASSED = PaddingBug(
+    "mask not passed to the encoder",
+    "pass attention_mask=… to the model together with input_ids",
+    happens="model(input_ids) of a padded batch, pooled with the mask or without",
+    threads=("https://github.com/lean-dojo/ReProver/issues/34",),
+    remake=Remake("mean", "mask not passed"),
+)
+ALL_ONES_MASK = PaddingBug(
+    "all-ones mask",
+    "the mask says that pads are tokens: take the tokenizer's attention_mask, or make one of texts' lengths",
+)
+MASK_OF_OTHER_TOKENS = PaddingBug(
+    "mask of other tokens",
+    "the mask must be 1 at every token of the text and 0 at every pad: take the tokenizer's attention_mask",
+)
+OTHER_PATH = PaddingBug(
+    "other path where nothing is padded",
+    "the encoder treats a batch without pads differently, so the same text has two vectors: give a mask "
+    "of ones the same path as any other mask; do not drop it, and do not let is_causal depend on it",
+)
+PAD_IS_END_OF_TEXT = PaddingBug(
+    "pad token is end-of-text",
+    "a mask made by input_ids != pad hides the end-of-text token of each text: take the tokenizer's "
+    "attention_mask, or maskpool.masks.mask_from_input_ids(ids, pad, eos_token_id=pad), which keeps the "
+    "first one, if that id ends each text",
+)
+POSITION_IDS_ON_THE_LEFT = PaddingBug(
+    "position ids under left padding",
+    "pass position_ids that count real tokens, or pad on the right (tokenizer.padding_side = 'right') and "
+    "pool with the mask: [:, -1] is the last token under left padding only, "
+    "maskpool.functional.last_token_pool under both",
+)
+POSITION_IDS_BY_COLUMN = PaddingBug(
+    "position ids counted by column",
+    "the pipeline passes position_ids that depend on the padded length: count the real tokens of each "
+    "text from its first one, as the model does for a text alone",
+)
+MASK_IGNORED = PaddingBug(
+    "mask ignored inside the encoder",
+    "the encoder does not use the mask that it is given: fix its attention, or run texts of one length together",
+)
+CONVOLUTION = PaddingBug(
+    "convolution across pads",
+    "set pads to zero before each convolution, or run texts of one length together",
+)
+RECURRENT_STATE = PaddingBug(
+    "recurrent state through pads",
+    "pack the batch (torch.nn.utils.rnn.pack_padded_sequence), pad on the right for a causal state, or "
+    "run texts of one length together",
+)
+NORMALISATION = PaddingBug(
+    "normalisation over positions",
+    "take the statistics over real tokens only: normalise over features (LayerNorm), or weight by the mask",
+)
+PADS_REACH_TOKENS = PaddingBug(
+    "pads reach real tokens inside the encoder",
+    "run texts of one length together, and look into the module that the evidence names",
+)
+COUPLING = PaddingBug(
+    "coupling through the batch",
+    "a text's vector depends on the other texts of its batch without any padding: call model.eval(), and "
+    "compute statistics, routing and weights for each text separately, or once for all texts",
+)
+DYNAMIC_QUANTISATION = PaddingBug(
+    "dynamic quantisation shared by the batch",
+    "dynamic quantisation rounds the whole input by one scale, other texts and pads included: quantise "
+    "weights only, use static scales or one scale per token, or run in floating point",
+)
+ROWS_IN_ANOTHER_ORDER = PaddingBug(
+    "rows in another order",
+    "give vectors back in the order of the texts: undo the sorting by length with the inverse permutation",
+)
+CUT_TO_A_SHORTER_TEXT = PaddingBug(
+    "cut to a shorter text of the batch",
+    "pad to the longest text of the batch (padding=True), and truncate by max_length only",
+)
+STATE_KEPT = PaddingBug(
+    "state kept between calls",
+    "a vector depends on what was embedded before: clear buffers and caches, or key them by everything "
+    "that their contents depend on",
+)
+CACHED_VECTORS = PaddingBug(
+    "vectors cached from a padded run",
+    "empty the cache, fix the pipeline that filled it, and key it by everything that a vector depends on",
+)
+UNKNOWN_CAUSE = PaddingBug(
+    "padding of unknown cause",
+    "give the audit the model, tokenizer and pooling instead of a callable, and it can look inside",
+)
+NON_DETERMINISM = PaddingBug(
+    "non-determinism",
+    "the same call gives other vectors: call model.eval() to turn dropout off, or seed the random numbers",
+    leak=False,
+)
+
+# Every bug above, by title.
 PADDING_BUGS: dict[str, PaddingBug] = {
-    bug.title: bug
-    for bug in (
-        PaddingBug(
-            "mean-over-pads",
-            "mean over pads",
-            "pool with the mask: maskpool.functional.mean_pool(token_embeddings, attention_mask)",
-            happens="last_hidden_state.mean(1) over a padded batch",
-            threads=("https://github.com/huggingface/transformers/issues/17463",),
-            formula=_mean_of_all,
-            remake=Remake("mean", "included"),
-        ),
-        PaddingBug(
-            "divided-by-the-batch-width",
-            "divided by the batch width",
-            "divide by the number of real tokens, not by the padded length: maskpool.functional.mean_pool does",
-            happens="real tokens summed, then divided by the padded length",
-            threads=("https://github.com/dpressel/mead-baseline/pull/325",),
-            formula=_divided_by_width,
-            remake=Remake("mean", "divided by width"),
-        ),
-        PaddingBug(
-            "zeroed-pads-in-a-max",
-            "zeroed pads in a max",
-            "a zero is larger than a negative feature: leave pads out instead, with maskpool.functional.max_pool",
-            happens="tokens multiplied by the mask before the max, so no feature falls below zero",
-            formula=_zeroed_max,
-            remake=Remake("max", "zeroed pads"),
-        ),
-        PaddingBug(
-            "max-over-pads",
-            "max over pads",
-            "pool with the mask: maskpool.functional.max_pool(token_embeddings, attention_mask)",
-            happens="last_hidden_state.max(1) over a padded batch",
-            formula=_max_of_all,
-        ),
-        PaddingBug(
-            "first-column-taken-as-cls",
-            "first column taken as cls",
-            "under left padding the first column is a pad: pad on the right, or take the first real token with "
-            "maskpool.functional.cls_pool",
-            happens="last_hidden_state[:, 0] of a batch padded on the left",
-            threads=("https://github.com/huggingface/sentence-transformers/issues/3208",),
-            formula=_first_column,
-            remake=Remake("cls", "included", "left"),
-        ),
-        PaddingBug(
-            "last-column-taken-as-last-token",
-            "last column taken as last token",
-            "take the last real token of each text: maskpool.pool(token_embeddings, attention_mask, 'lasttoken')",
-            happens="last_hidden_state[:, -1] of a batch padded on the right",
-            threads=("https://github.com/zihangdai/xlnet/issues/73",),
-            formula=_last_column,
-            remake=Remake("lasttoken", "included"),
-        ),
-        PaddingBug(
-            "additive-mask-taken-for-a-multiplicative-one",
-            "additive mask taken for a multiplicative one",
-            "masks of tokens are 1 at real tokens and 0 at pads; an additive mask (0 and a large negative "
-            "number), or an inverted one, is only for attention scores",
-            formula=_pads_only,
-        ),
-        PaddingBug(
-            "pads-read-by-the-pooling",
-            "pads read by the pooling",
-            "pool only real tokens: give the mask to a layer of maskpool (maskpool.build_pooling)",
-            formula=_others_of_all,
-        ),
-        PaddingBug(
-            "padded-length-read-by-the-pooling",
-            "padded length read by the pooling",
-            "count tokens, not columns: what a pooling divides by or weighs with must come from the mask, as in "
-            "maskpool.build_pooling",
-        ),
-        PaddingBug(
-            "last-token-counted-by-column",
-            "last token counted by column",
-            "sum(mask) − 1 is the column of the last token only under right padding: use "
-            "maskpool.functional.last_token_pool, which reads the mask",
-        ),
-        PaddingBug(
-            "position-weights-counted-by-column",
-            "position weights counted by column",
-            "count positions from the first real token of each text, as "
-            "maskpool.functional.position_weighted_mean_pool does, or pad on the right",
-        ),
-        PaddingBug(
-            "prompt-counted-by-column",
-            "prompt counted by column",
-            "under left padding the first columns are pads: leave the prompt out with "
-            "maskpool.masks.exclude_prompt(attention_mask, prompt_length), or pad on the right",
-        ),
-        PaddingBug(
-            "nan-at-pads-read-by-the-pooling",
-            "NaN at pads read by the pooling",
-            "0 × NaN is NaN: leave pads out with torch.where, as maskpool.functional.mean_pool does, instead of "
-            "multiplying by the mask",
-        ),
-        PaddingBug(
-            "nan-in-the-encoder-of-padded-texts",
-            "NaN in the encoder of padded texts",
-            "a row of attention scores that are all −inf gives 0 / 0: mask with torch.finfo(dtype).min, or set "
-            "the outputs of such rows to zero; torch.nan_to_num on the vectors only hides it",
-        ),
-        PaddingBug(
-            "nan-where-texts-are-padded",
-            "NaN where texts are padded",
-            "look for 0 / 0 in attention rows that see no token, and for a multiplication of pads by 0; pass the "
-            "model, tokenizer and pooling to the audit, which can then look inside",
-        ),
-        PaddingBug(
-            "mask-not-passed-to-the-encoder",
-            "mask not passed to the encoder",
-            "pass attention_mask=… to the model together with input_ids",
-            happens="model(input_ids) of a padded batch, pooled with the mask or without",
-            threads=("https://github.com/lean-dojo/ReProver/issues/34",),
-            remake=Remake("mean", "mask not passed"),
-        ),
-        PaddingBug(
-            "all-ones-mask",
-            "all-ones mask",
-            "the mask says that pads are tokens: take the tokenizer's attention_mask, or make one of texts' lengths",
-        ),
-        PaddingBug(
-            "mask-of-other-tokens",
-            "mask of other tokens",
-            "the mask must be 1 at every token of the text and 0 at every pad: take the tokenizer's attention_mask",
-        ),
-        PaddingBug(
-            "other-path-where-nothing-is-padded",
-            "other path where nothing is padded",
-            "the encoder treats a batch without pads differently, so the same text has two vectors: give a mask "
-            "of ones the same path as any other mask; do not drop it, and do not let is_causal depend on it",
-        ),
-        PaddingBug(
-            "pad-token-is-end-of-text",
-            "pad token is end-of-text",
-            "a mask made by input_ids != pad hides the end-of-text token of each text: take the tokenizer's "
-            "attention_mask, or maskpool.masks.mask_from_input_ids(ids, pad, eos_token_id=pad), which keeps the "
-            "first one, if that id ends each text",
-        ),
-        PaddingBug(
-            "position-ids-under-left-padding",
-            "position ids under left padding",
-            "pass position_ids that count real tokens, or pad on the right (tokenizer.padding_side = 'right') and "
-            "pool with the mask: [:, -1] is the last token under left padding only, "
-            "maskpool.functional.last_token_pool under both",
-        ),
-        PaddingBug(
-            "position-ids-counted-by-column",
-            "position ids counted by column",
-            "the pipeline passes position_ids that depend on the padded length: count the real tokens of each "
-            "text from its first one, as the model does for a text alone",
-        ),
-        PaddingBug(
-            "mask-ignored-inside-the-encoder",
-            "mask ignored inside the encoder",
-            "the encoder does not use the mask that it is given: fix its attention, or run texts of one length "
-            "together",
-        ),
-        PaddingBug(
-            "convolution-across-pads",
-            "convolution across pads",
-            "set pads to zero before each convolution, or run texts of one length together",
-        ),
-        PaddingBug(
-            "recurrent-state-through-pads",
-            "recurrent state through pads",
-            "pack the batch (torch.nn.utils.rnn.pack_padded_sequence), pad on the right for a causal state, or "
-            "run texts of one length together",
-        ),
-        PaddingBug(
-            "normalisation-over-positions",
-            "normalisation over positions",
-            "take the statistics over real tokens only: normalise over features (LayerNorm), or weight by the mask",
-        ),
-        PaddingBug(
-            "pads-reach-real-tokens-inside-the-encoder",
-            "pads reach real tokens inside the encoder",
-            "run texts of one length together, and look into the module that the evidence names",
-        ),
-        PaddingBug(
-            "coupling-through-the-batch",
-            "coupling through the batch",
-            "a text's vector depends on the other texts of its batch without any padding: call model.eval(), and "
-            "compute statistics, routing and weights for each text separately, or once for all texts",
-        ),
-        PaddingBug(
-            "dynamic-quantisation-shared-by-the-batch",
-            "dynamic quantisation shared by the batch",
-            "dynamic quantisation rounds the whole input by one scale, other texts and pads included: quantise "
-            "weights only, use static scales or one scale per token, or run in floating point",
-        ),
-        PaddingBug(
-            "rows-in-another-order",
-            "rows in another order",
-            "give vectors back in the order of the texts: undo the sorting by length with the inverse permutation",
-        ),
-        PaddingBug(
-            "cut-to-a-shorter-text-of-the-batch",
-            "cut to a shorter text of the batch",
-            "pad to the longest text of the batch (padding=True), and truncate by max_length only",
-        ),
-        PaddingBug(
-            "state-kept-between-calls",
-            "state kept between calls",
-            "a vector depends on what was embedded before: clear buffers and caches, or key them by everything "
-            "that their contents depend on",
-        ),
-        PaddingBug(
-            "vectors-cached-from-a-padded-run",
-            "vectors cached from a padded run",
-            "empty the cache, fix the pipeline that filled it, and key it by everything that a vector depends on",
-        ),
-        PaddingBug(
-            "padding-of-unknown-cause",
-            "padding of unknown cause",
-            "give the audit the model, tokenizer and pooling instead of a callable, and it can look inside",
-        ),
-        PaddingBug(
-            "non-determinism",
-            "non-determinism",
-            "the same call gives other vectors: call model.eval() to turn dropout off, or seed the random numbers",
-            leak=False,
-        ),
-    )
+    bug.title: bug for bug in tuple(globals().values()) if isinstance(bug, PaddingBug)
 }
 # How the benchmark re-creates those that it can.
 REMADE: dict[str, Remake] = {title: bug.remake for title, bug in PADDING_BUGS.items() if bug.remake is not None}

@@ -15,14 +15,26 @@ from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
 from maskpool.audit.states import relative
 from maskpool.audit.trace import OnModule, TokenCall, watch
+from maskpool.leaks import (
+    ADDITIVE_MASK,
+    ALL_ONES_MASK,
+    CONVOLUTION,
+    DYNAMIC_QUANTISATION,
+    MASK_IGNORED,
+    MASK_NOT_PASSED,
+    MASK_OF_OTHER_TOKENS,
+    NAN_IN_ENCODER,
+    NORMALISATION,
+    OTHER_PATH,
+    PADS_REACH_TOKENS,
+    POSITION_IDS_BY_COLUMN,
+    POSITION_IDS_ON_THE_LEFT,
+    RECURRENT_STATE,
+    PaddingBug,
+)
 from maskpool.tolerances import CLEAN, LEAK, OTHER_STATES, STATE_ROUNDINGS
 
-_CONVOLUTION, _STATE = "convolution across pads", "recurrent state through pads"
-_NORM, _MASK = "normalisation over positions", "mask ignored inside the encoder"
-_NOT_PASSED, _ADDITIVE = "mask not passed to the encoder", "additive mask taken for a multiplicative one"
-_POSITIONS, _UNKNOWN = "position ids under left padding", "pads reach real tokens inside the encoder"
 _HIDES = -1e3  # added to a score, it hides a token
-QUANTISED = "dynamic quantisation shared by the batch"
 
 
 def encoder_finding(seen: Seen, precision: float = 0.0) -> Finding | None:
@@ -43,7 +55,7 @@ def encoder_finding(seen: Seen, precision: float = 0.0) -> Finding | None:
         module, _ = _culprit(seen, across=not _is_one_module(seen))
         evidence = f"token states of real tokens are NaN or infinite in the padded row ({seen.shape}), and finite alone"
         where = f"; first in {module}" if module else ""
-        return Finding("NaN in the encoder of padded texts", evidence + where, math.inf, seen.moved.texts)
+        return Finding(NAN_IN_ENCODER, evidence + where, math.inf, seen.moved.texts)
     size = _states_difference(seen)
     if size is None or size <= CLEAN:
         return None
@@ -74,11 +86,11 @@ def _content_finding(seen: Seen) -> Finding | None:
         return None
     size = relative(seen.at_real(states), seen.at_real(other_states))
     mask = seen.padded.mask
-    cause = _UNKNOWN
+    cause = PADS_REACH_TOKENS
     if seen.padded.mask_name is not None and mask is None:
-        cause = _NOT_PASSED
+        cause = MASK_NOT_PASSED
     elif mask is not None and bool((mask == 1).all()):
-        cause = "all-ones mask"
+        cause = ALL_ONES_MASK
     evidence = f"other ids at the pads move the token states of real tokens by {size:.2g} ({seen.shape})"
     return Finding(cause, evidence, size, seen.moved.texts)
 
@@ -91,42 +103,40 @@ def _within_module(seen: Seen, size: float) -> Finding:
     """Find the cause in an encoder that is one module, by running it again with other arguments."""
     mask, real = seen.padded.mask, seen.real
 
-    def finding(cause: str, evidence: str) -> Finding:
+    def finding(cause: PaddingBug, evidence: str) -> Finding:
         return Finding(cause, f"{_moved(seen, size)}; {evidence}", size, seen.moved.texts)
 
     name = seen.padded.mask_name
     if name is not None:
         cured = _cured(seen, **{name: ~real if "padding_mask" in name else real.to(torch.int64)})
         if mask is None and cured:
-            return finding(_NOT_PASSED, f"{name} was not given; given, they stay")
+            return finding(MASK_NOT_PASSED, f"{name} was not given; given, they stay")
         if mask is None and seen.start and "padding_mask" not in name and _cured(seen, **_with_positions(seen, name)):
-            return finding(_NOT_PASSED, f"{name} was not given; given together with position_ids, they stay")
+            return finding(MASK_NOT_PASSED, f"{name} was not given; given together with position_ids, they stay")
         if mask is not None and mask.shape == real.shape:
             values = mask[0].float()
             if bool((mask == 1).all()) and cured:
-                return finding(
-                    "all-ones mask", f"{name} is 1 at all {seen.width} columns; with the right one they stay"
-                )
+                return finding(ALL_ONES_MASK, f"{name} is 1 at all {seen.width} columns; with the right one they stay")
             if bool((mask[0].bool() != real[0]).any()) and (float(values.min()) < 0 or cured):
                 numbers = sorted(set(values.tolist()))
                 if float(values.min()) < 0 or bool((mask[0].bool() == ~real[0]).all()):
-                    return finding(_ADDITIVE, f"{name} holds {numbers}, and 1 must mean a real token")
+                    return finding(ADDITIVE_MASK, f"{name} holds {numbers}, and 1 must mean a real token")
                 wrong = int((mask[0].bool() != real[0]).sum())
                 return finding(
-                    "mask of other tokens", f"{name} is wrong at {wrong} columns; with the right one they stay"
+                    MASK_OF_OTHER_TOKENS, f"{name} is wrong at {wrong} columns; with the right one they stay"
                 )
     if _positions_differ(seen):
-        return finding(
-            "position ids counted by column", "the position ids given for its tokens are not those of the text alone"
-        )
+        return finding(POSITION_IDS_BY_COLUMN, "the position ids given for its tokens are not those of the text alone")
     if (hidden := _hidden_tokens(seen)) is not None:
-        return finding("mask of other tokens", f"{hidden[0]} hides {hidden[1]} of them from all others")
+        return finding(MASK_OF_OTHER_TOKENS, f"{hidden[0]} hides {hidden[1]} of them from all others")
     if seen.start:
         for convention, first in (("from 0", 0), ("from behind the pad's id", int(seen.padded.ids[0, 0]) + 1)):
             columns = torch.arange(seen.width, device=real.device).unsqueeze(0) - seen.start
             positions = columns.clamp(min=0) + first
             if _cured(seen, position_ids=positions):
-                return finding(_POSITIONS, f"with position_ids that count real tokens {convention}, they stay")
+                return finding(
+                    POSITION_IDS_ON_THE_LEFT, f"with position_ids that count real tokens {convention}, they stay"
+                )
     module, kind = _culprit(seen)
     where = (
         f"the first module that turns equal inputs into other outputs is {module}"
@@ -134,22 +144,22 @@ def _within_module(seen: Seen, size: float) -> Finding:
         else "no single module changes them"
     )
     if _reads_no_pad(seen):
-        if kind in (None, _MASK) and _kind_by_reach(seen) is None and _only_first_pad_counts(seen):
+        if kind in (None, MASK_IGNORED) and _kind_by_reach(seen) is None and _only_first_pad_counts(seen):
             return finding(
-                "other path where nothing is padded",
+                OTHER_PATH,
                 f"one pad and {seen.width - seen.length} give the same states, and none gives others; {where}",
             )
         where = f"other ids under the mask change nothing, so that places, or the number of pads, move them; {where}"
-        if kind == QUANTISED:
+        if kind == DYNAMIC_QUANTISATION:
             return finding(kind, where)
-        return finding(_POSITIONS if seen.start else _UNKNOWN, where)
+        return finding(POSITION_IDS_ON_THE_LEFT if seen.start else PADS_REACH_TOKENS, where)
     if kind is None and module is not None:
         kind = _kind_by_reach(seen)
-    if kind not in (None, _MASK):
-        return finding(kind or _UNKNOWN, where)
+    if kind not in (None, MASK_IGNORED):
+        return finding(kind or PADS_REACH_TOKENS, where)
     if name is not None and mask is not None and _is_ignored(seen, name):
-        return finding(_MASK, f"without the mask they are the same; {where}")
-    return finding(_UNKNOWN, where)
+        return finding(MASK_IGNORED, f"without the mask they are the same; {where}")
+    return finding(PADS_REACH_TOKENS, where)
 
 
 def _across_modules(seen: Seen, size: float) -> Finding:
@@ -160,11 +170,11 @@ def _across_modules(seen: Seen, size: float) -> Finding:
         if module
         else ("each module maps equal inputs to equal outputs, so the code between them is the cause")
     )
-    if kind == _MASK:  # no single module was given a mask
-        kind = _NOT_PASSED
+    if kind == MASK_IGNORED:  # no single module was given a mask
+        kind = MASK_NOT_PASSED
     if kind is None:
         kind = _kind_of_reach(seen, seen.alone.states, seen.padded.states)
-    return Finding(kind or _UNKNOWN, f"{_moved(seen, size)}; {where}", size, seen.moved.texts)
+    return Finding(kind or PADS_REACH_TOKENS, f"{_moved(seen, size)}; {where}", size, seen.moved.texts)
 
 
 def reads_other_ids(seen: Seen) -> bool:
@@ -190,7 +200,12 @@ def module_finding(seen: Seen) -> Finding | None:
         f"its vector moves by {seen.moved.size:.2g} ({seen.shape}); the first module that turns equal inputs into "
         f"other outputs is {module}"
     )
-    return Finding(_NOT_PASSED if kind == _MASK else kind or _UNKNOWN, evidence, seen.moved.size, seen.moved.texts)
+    return Finding(
+        MASK_NOT_PASSED if kind == MASK_IGNORED else kind or PADS_REACH_TOKENS,
+        evidence,
+        seen.moved.size,
+        seen.moved.texts,
+    )
 
 
 def _is_one_module(seen: Seen) -> bool:
@@ -298,21 +313,25 @@ def _agree(states: Tensor, other_states: Tensor) -> bool:
     return relative(states, other_states) <= max(LEAK, STATE_ROUNDINGS * torch.finfo(states.dtype).eps)
 
 
-_KINDS: tuple[tuple[str, tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
-    (_STATE, (nn.RNNBase, nn.RNNCellBase), ("mamba", "rwkv", "lstm", "gru", "recurrent", "ssm", "statespace", "lru")),
-    (_CONVOLUTION, (nn.modules.conv._ConvNd,), ("conv",)),
+_KINDS: tuple[tuple[PaddingBug, tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
     (
-        _NORM,
+        RECURRENT_STATE,
+        (nn.RNNBase, nn.RNNCellBase),
+        ("mamba", "rwkv", "lstm", "gru", "recurrent", "ssm", "statespace", "lru"),
+    ),
+    (CONVOLUTION, (nn.modules.conv._ConvNd,), ("conv",)),
+    (
+        NORMALISATION,
         (nn.modules.batchnorm._NormBase, nn.GroupNorm),
         ("batchnorm", "instancenorm", "groupnorm", "norm"),
     ),
-    (_MASK, (nn.MultiheadAttention, nn.TransformerEncoderLayer), ("attention", "attn")),
+    (MASK_IGNORED, (nn.MultiheadAttention, nn.TransformerEncoderLayer), ("attention", "attn")),
 )
 
 
-def _kind(module: nn.Module) -> str | None:
+def _kind(module: nn.Module) -> PaddingBug | None:
     if is_dynamically_quantised(module):
-        return QUANTISED
+        return DYNAMIC_QUANTISATION
     name = type(module).__name__.lower()
     for kind, types, _ in _KINDS:
         if isinstance(module, types):
@@ -325,7 +344,7 @@ def is_dynamically_quantised(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.ao.nn.quantized.dynamic")
 
 
-def _culprit(seen: Seen, across: bool = False, behind: bool = False) -> tuple[str | None, str | None]:
+def _culprit(seen: Seen, across: bool = False, behind: bool = False) -> tuple[str | None, PaddingBug | None]:
     """Find the innermost module with equal inputs and different outputs at real tokens.
 
     Args:
@@ -409,12 +428,12 @@ def _cut(seen: Seen, alone: Tensor, padded: Tensor, rows: int) -> Tensor | None:
     return padded
 
 
-def _kind_by_reach(seen: Seen) -> str | None:
+def _kind_by_reach(seen: Seen) -> PaddingBug | None:
     """Return the kind of leak by the real tokens that pads reach: only those next to them, or more."""
     return _kind_of_reach(seen, _again(seen.alone), _again(seen.padded))
 
 
-def _kind_of_reach(seen: Seen, alone: Tensor | None, padded: Tensor | None) -> str | None:
+def _kind_of_reach(seen: Seen, alone: Tensor | None, padded: Tensor | None) -> PaddingBug | None:
     if alone is None or padded is None:
         return None
     scale = float(alone.double().square().mean().sqrt())
@@ -422,4 +441,4 @@ def _kind_of_reach(seen: Seen, alone: Tensor | None, padded: Tensor | None) -> s
     if seen.start:
         moved = moved.flip(0)  # the pads come first
     reach = int(moved.flip(0).long().cumprod(0).sum())
-    return _CONVOLUTION if reach == int(moved.sum()) and 0 < reach <= seen.length // 2 else None
+    return CONVOLUTION if reach == int(moved.sum()) and 0 < reach <= seen.length // 2 else None

@@ -8,7 +8,7 @@ from maskpool.audit.pooling_causes import same
 from maskpool.audit.probes import Measured
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
-from maskpool.leaks import all_formulas
+from maskpool.leaks import MASK_OF_OTHER_TOKENS, PAD_IS_END_OF_TEXT, all_formulas
 
 
 def unpooled_end_finding(seen: Seen) -> Finding | None:
@@ -26,7 +26,7 @@ def unpooled_end_finding(seen: Seen) -> Finding | None:
     hidden = int(real.sum() - kept.sum())
     evidence = f"its vector is {formula} without {hidden} of its {seen.length} tokens, which have the pad's id"
     inner = bool((~kept[real])[1:-1].any())
-    cause = "mask of other tokens" if inner else "pad token is end-of-text"
+    cause = MASK_OF_OTHER_TOKENS if inner else PAD_IS_END_OF_TEXT
     return Finding(cause, evidence, hidden / seen.length, seen.moved.texts)
 
 
@@ -49,4 +49,4 @@ def hidden_tokens_finding(measured: Measured) -> Finding | None:
     if len(set(hidden)) != 1 or len(hidden) == width:
         return None
     evidence = f"alone, where nothing is padded, the mask hides {len(hidden)} of {width} tokens, of id {hidden[0]}"
-    return Finding("pad token is end-of-text", evidence, len(hidden) / width, (text,))
+    return Finding(PAD_IS_END_OF_TEXT, evidence, len(hidden) / width, (text,))

@@ -16,21 +16,31 @@ from maskpool.audit.encoder_causes import module_finding, reads_other_ids
 from maskpool.audit.probes import Measured, difference
 from maskpool.audit.report import Finding
 from maskpool.audit.seen import Seen
-from maskpool.leaks import PADDING_BUGS, all_formulas
+from maskpool.leaks import (
+    ADDITIVE_MASK,
+    CUT_TO_A_SHORTER_TEXT,
+    DIVIDED_BY_WIDTH,
+    FIRST_COLUMN,
+    LAST_COLUMN,
+    LAST_TOKEN_BY_COLUMN,
+    MAX_OVER_PADS,
+    MEAN_OVER_PADS,
+    NAN_AT_PADS,
+    PADDED_LENGTH_READ,
+    PADDING_BUGS,
+    PADS_REACH_TOKENS,
+    PADS_READ,
+    PROMPT_BY_COLUMN,
+    UNKNOWN_CAUSE,
+    WEIGHTS_BY_COLUMN,
+    ZEROED_PADS,
+    PaddingBug,
+    all_formulas,
+)
 from maskpool.poolings.build import build_pooling
 from maskpool.tolerances import PARALLEL, SAME_VECTOR, TIMES_NOISE, UNIT_LENGTH, VECTOR_CHANGE
 
 Change: TypeAlias = Callable[[Tensor], Tensor]
-
-_ADDITIVE = "additive mask taken for a multiplicative one"
-_READ, _COUNTED = "pads read by the pooling", "padded length read by the pooling"
-_MEAN, _MAX = "mean over pads", "max over pads"
-_FIRST, _LAST = "first column taken as cls", "last column taken as last token"
-_LAST_BY_COLUMN, _WEIGHTS_BY_COLUMN = "last token counted by column", "position weights counted by column"
-_PROMPT_BY_COLUMN = "prompt counted by column"
-_UNKNOWN, _REACH = "padding of unknown cause", "pads reach real tokens inside the encoder"
-_CUT = "cut to a shorter text of the batch"
-_WIDTH, _ZEROED = "divided by the batch width", "zeroed pads in a max"
 
 
 def pooling_finding(seen: Seen, measured: Measured, moved: bool, named: bool) -> Finding | None:
@@ -67,10 +77,10 @@ def exact_finding(seen: Seen, measured: Measured) -> Finding | None:
     edits = _Edits(seen, measured)
     if reads_other_ids(seen):
         evidence = f"other ids under the mask change the token states of real tokens ({seen.shape})"
-        return Finding(_REACH, evidence, seen.moved.size, seen.moved.texts)
+        return Finding(PADS_REACH_TOKENS, evidence, seen.moved.size, seen.moved.texts)
     if edits.reads(edits.pads):
         evidence = f"the vector depends on the token states of pads; it moves by {seen.moved.size:.2g} ({seen.shape})"
-        return Finding(_READ, evidence, seen.moved.size, seen.moved.texts)
+        return Finding(PADS_READ, evidence, seen.moved.size, seen.moved.texts)
     return None
 
 
@@ -84,7 +94,7 @@ def is_clean_formula(seen: Seen) -> bool:
 def is_pooling_of(states: Tensor, vectors: Sequence[Tensor]) -> bool:
     """Return whether one of the vectors is a pooling without parameters of all states (1, seq, dim)."""
     clean = {name: formula() for name, formula in all_formulas(states[0].double().cpu()).items()}
-    return any(_cause_of(vector, {}, clean) == _CLEAN for vector in vectors)
+    return any(_cause_of(vector, {}, clean) is True for vector in vectors)
 
 
 def vectors_on_the_way(vector: Tensor, pooled: Sequence[Tensor]) -> list[Tensor]:
@@ -113,12 +123,12 @@ def _by_formula(seen: Seen, moved: bool) -> Finding | bool:
         return False
     for vector in _vectors(seen):
         cause_and_formula = _cause_of(vector, leaks, clean)
-        if cause_and_formula == _CLEAN:
+        if cause_and_formula is True:
             return True
-        if cause_and_formula is None:
+        if cause_and_formula is False:
             continue
         cause, formula = cause_and_formula
-        if cause == _ZEROED and not moved:  # a rectifier gives the same
+        if cause == ZEROED_PADS and not moved:  # a rectifier gives the same
             continue
         near = [right for right in clean.values() if right.shape == vector.shape]
         size = seen.moved.size if moved else min((difference(vector, right) for right in near), default=1.0)
@@ -128,28 +138,25 @@ def _by_formula(seen: Seen, moved: bool) -> Finding | bool:
     return False
 
 
-_CLEAN = ("", "")
-
-
 def _cause_of(
-    vector: Tensor, leaks: Mapping[str, Mapping[str, Tensor]], clean: dict[str, Tensor]
-) -> tuple[str, str] | None:
-    """Return cause and formula of a vector, ``_CLEAN`` if it is clean, None if no formula gives it.
+    vector: Tensor, leaks: Mapping[PaddingBug, Mapping[str, Tensor]], clean: dict[str, Tensor]
+) -> tuple[PaddingBug, str] | bool:
+    """Return the cause and formula of a vector, else whether a clean formula gives it.
 
     A vector of several concatenated poolings is compared block by block.
     """
     if any(same(vector, right) for right in clean.values()):
-        return _CLEAN
+        return True
     for cause, candidates in leaks.items():
         for formula, candidate in candidates.items():
-            if same(vector, candidate) or (cause == _ADDITIVE and _parallel(vector, candidate)):
+            if same(vector, candidate) or (cause == ADDITIVE_MASK and _parallel(vector, candidate)):
                 return cause, formula
     width = len(clean["mean"])
     blocks = torch.split(vector, width) if len(vector) > width and len(vector) % width == 0 else ()
     if not blocks:
-        return None
+        return False
     unit = abs(float(vector.norm()) - 1) < UNIT_LENGTH  # normalised as a whole, or block by block
-    first_leak: tuple[str, str] | None = None
+    first_leak: tuple[PaddingBug, str] | None = None
     scales = []
     for number, block in enumerate(blocks, start=1):
         rights = [right for right in clean.values() if _fits(block, right, unit)]
@@ -163,7 +170,7 @@ def _cause_of(
             if _fits(block, candidate, unit)
         ]
         if not wrongs:
-            return None
+            return False
         cause, formula, candidate = wrongs[0]
         scales += [float(block.norm() / candidate.norm())] if float(candidate.norm()) else []
         first_leak = first_leak or (cause, formula)
@@ -171,8 +178,8 @@ def _cause_of(
         abs(float(block.norm()) * len(blocks) ** 0.5 - 1) < UNIT_LENGTH or abs(float(block.norm()) - 1) < UNIT_LENGTH
         for block in blocks
     ):
-        return None
-    return first_leak or _CLEAN
+        return False
+    return first_leak or True
 
 
 def _fits(block: Tensor, candidate: Tensor, unit: bool) -> bool:
@@ -183,14 +190,14 @@ def _fits(block: Tensor, candidate: Tensor, unit: bool) -> bool:
     return block.shape == candidate.shape and float(cosine_similarity(block, candidate, dim=0)) > 1 - PARALLEL
 
 
-def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]:
+def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[PaddingBug, str]]:
     """Yield causes and evidence of formulas that count columns, pads included, under left padding."""
     vector, columns = seen.moved.batched, torch.arange(len(x))
     if not seen.start:
         return
     if not _pads_agree(seen, x) and same(vector, x[seen.length - 1]):
         yield (
-            _LAST_BY_COLUMN,
+            LAST_TOKEN_BY_COLUMN,
             f"the vector of the padded text is column {seen.length - 1}, the number of tokens minus one",
         )
     weights = (columns + 1).double() * real
@@ -200,7 +207,7 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]
     )
     if same(vector, by_column) and not same(vector, clean[0]):
         yield (
-            _WEIGHTS_BY_COLUMN,
+            WEIGHTS_BY_COLUMN,
             "the vector of the padded text is a mean weighted by column, not by position in the text",
         )
     alone = seen.alone.states
@@ -217,7 +224,7 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[str, str]]
         mode = next((name for name in modes if same(seen.moved.alone, short[name]())), None)
         if mode is not None and same(vector, in_row[mode]()):
             yield (
-                _PROMPT_BY_COLUMN,
+                PROMPT_BY_COLUMN,
                 f"alone its vector is {mode} without its first {left_out} tokens, in the padded row {mode} without the "
                 f"first {left_out} columns, {min(left_out, seen.start)} of which are pads",
             )
@@ -233,9 +240,9 @@ def _ones(x: Tensor) -> Tensor:
     return torch.ones(1, len(x), dtype=torch.int64)
 
 
-def _wrong_formulas(x: Tensor, real: Tensor) -> dict[str, Mapping[str, Tensor]]:
+def _wrong_formulas(x: Tensor, real: Tensor) -> dict[PaddingBug, Mapping[str, Tensor]]:
     """Return what each wrong formula of the catalogue gives, by its bug."""
-    return {bug.title: bug.formula(x, real) for bug in PADDING_BUGS.values() if bug.formula is not None}
+    return {bug: bug.formula(x, real) for bug in PADDING_BUGS.values() if bug.formula is not None}
 
 
 def same(vector: Tensor, candidate: Tensor) -> bool:
@@ -323,16 +330,19 @@ def _by_edits(seen: Seen, measured: Measured, moved: bool, named: bool) -> Findi
     pads, size = edits.pads, seen.moved.size
     move = f"; it moves by {size:.2g} ({seen.shape})" if moved else f" ({seen.shape})"
 
-    def finding(cause: str, evidence: str) -> Finding:
-        if cause in (_READ, _COUNTED) and isinstance(seen.padded.maker, nn.Embedding):
-            cause, evidence = _UNKNOWN, f"{evidence}, but code that is not a module runs after the token embeddings"
+    def finding(cause: PaddingBug, evidence: str) -> Finding:
+        if cause in (PADS_READ, PADDED_LENGTH_READ) and isinstance(seen.padded.maker, nn.Embedding):
+            cause, evidence = (
+                UNKNOWN_CAUSE,
+                f"{evidence}, but code that is not a module runs after the token embeddings",
+            )
         return Finding(cause, evidence + move, size, seen.moved.texts)
 
     states = seen.padded.states
     lost = states is not None and not bool(states[0, pads.to(states.device)].isfinite().all())
     if lost and moved and edits.agree(edits.vector(edits.noise(pads, 1)), seen.moved.alone):
         return finding(
-            "NaN at pads read by the pooling",
+            NAN_AT_PADS,
             "token states are NaN or infinite at pads; with numbers there, the vector is that of the text alone",
         )
     read = edits.reads(pads)
@@ -352,15 +362,17 @@ def _by_edits(seen: Seen, measured: Measured, moved: bool, named: bool) -> Findi
     return finding(cause, evidence)
 
 
-def _how_pads_are_read(edits: _Edits) -> tuple[str, str]:
+def _how_pads_are_read(edits: _Edits) -> tuple[PaddingBug, str]:
     seen, pads = edits.seen, edits.pads
     columns = torch.arange(len(pads))
     if edits.reads(~pads) is False:
-        for cause, column in ((_LAST_BY_COLUMN, seen.length - 1), (_FIRST, 0)) if seen.start else ((_LAST, -1),):
+        for cause, column in (
+            ((LAST_TOKEN_BY_COLUMN, seen.length - 1), (FIRST_COLUMN, 0)) if seen.start else ((LAST_COLUMN, -1),)
+        ):
             only = columns == column % len(pads)
             if bool(pads[only].all()) and edits.reads(only) and not edits.reads(~only):
                 return cause, f"the vector depends on the token state of column {column % len(pads)}, a pad, only"
-        return _ADDITIVE, "the vector depends on the token states of pads, and not on those of real tokens"
+        return ADDITIVE_MASK, "the vector depends on the token states of pads, and not on those of real tokens"
     base, scale = edits.vector(lambda x: x), edits.noise(pads, 1)
 
     def moved_between(pad: int, token: int) -> Change:
@@ -380,12 +392,14 @@ def _how_pads_are_read(edits: _Edits) -> tuple[str, str]:
         alone = _Edits(_as_seen_alone(seen), edits.measured)
         filled = [runs.vector(runs.noise(torch.ones_like(runs.pads), 3)) for runs in (edits, alone)]
         weighs = "moving numbers from a real token to a pad does not change the vector: both have equal weight"
-        return (_MEAN if edits.agree(*filled) else _READ), weighs  # a sum of equal states grows with the width
+        return (
+            MEAN_OVER_PADS if edits.agree(*filled) else PADS_READ
+        ), weighs  # a sum of equal states grows with the width
     low = [edits.vector(_filled(pads, -size)) for size in (1e3, 2e3)]
     copies = [edits.vector(_copied(pads, token)) for token in (tokens[0], tokens[-1])]
     if edits.agree(*low) and all(edits.agree(vector, low[0]) for vector in copies):
-        return _MAX, "the vector depends on the token states of pads, unless these are smaller than all others"
-    return _READ, "the vector depends on the token states of pads"
+        return MAX_OVER_PADS, "the vector depends on the token states of pads, unless these are smaller than all others"
+    return PADS_READ, "the vector depends on the token states of pads"
 
 
 def _filled(columns: Tensor, times: float) -> Change:
@@ -406,7 +420,7 @@ def _copied(columns: Tensor, token: int) -> Change:
     return change
 
 
-def _how_pads_are_counted(edits: _Edits) -> tuple[str, str]:
+def _how_pads_are_counted(edits: _Edits) -> tuple[PaddingBug, str]:
     seen, pads = edits.seen, edits.pads
 
     def stretched(x: Tensor) -> Tensor:
@@ -415,28 +429,31 @@ def _how_pads_are_counted(edits: _Edits) -> tuple[str, str]:
         return x
 
     if edits.agree(edits.vector(stretched), seen.moved.alone):
-        return _WIDTH, "it equals that of the text alone if the token states are multiplied by width / length"
+        return DIVIDED_BY_WIDTH, "it equals that of the text alone if the token states are multiplied by width / length"
     if seen.start and (column := seen.length - 1) >= seen.start:
         only = torch.arange(len(pads)) == column
         if edits.reads(only) and not edits.reads(~only):
-            return _LAST_BY_COLUMN, f"the vector depends only on column {column}, the number of tokens minus one"
+            return LAST_TOKEN_BY_COLUMN, f"the vector depends only on column {column}, the number of tokens minus one"
     alone = _Edits(_as_seen_alone(seen), edits.measured)
     last, last_alone = (
         torch.zeros_like(columns).index_fill(0, torch.tensor(place), True)
         for columns, place in ((pads, seen.start + seen.length - 1), (alone.pads, seen.length - 1))
     )
     if alone.reads(last_alone) and edits.reads(last) is False:
-        return _CUT, "the token state of its last token is read in a batch of one, and not in the batch"
+        return (
+            CUT_TO_A_SHORTER_TEXT,
+            "the token state of its last token is read in a batch of one, and not in the batch",
+        )
     # A zero has no effect on a maximum of positive numbers, and is the maximum of negative ones.
     positive = edits.agree(*(runs.vector(_signed(~runs.pads, 1)) for runs in (edits, alone)))
     negative = [runs.vector(_signed(~runs.pads, sign)) for runs in (edits, alone) for sign in (-1, -2)]
     if positive and edits.agree(*negative[:2]) and not edits.agree(*negative[2:]):
         return (
-            _ZEROED,
+            ZEROED_PADS,
             "it equals that of the text alone if all token states are positive, and does not depend on negative ones",
         )
     return (
-        _COUNTED,
+        PADDED_LENGTH_READ,
         "no token state of a pad is read, and the token states of real tokens equal those of the text alone",
     )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from maskpool.leaks import PADDING_BUGS
+from maskpool.leaks import PaddingBug
 
 _SHOWN = 6  # texts of a finding that the report prints
 Verdict = Literal["clean", "leaks", "unknown"]
@@ -17,36 +17,54 @@ class Finding:
     """One bug of a pipeline, with its evidence.
 
     Attributes:
-        cause: A title of `maskpool.leaks.PADDING_BUGS`.
+        bug: The cause, an entry of `maskpool.leaks`.
         evidence: A sentence with the numbers that show it.
         size: The relative difference, ‖a − b‖ / max(‖a‖, ‖b‖), unless the evidence says otherwise.
         texts: The batch that shows it; the vector of the first text moves.
     """
 
-    cause: str
+    bug: PaddingBug
     evidence: str
     size: float
     texts: tuple[str, ...] = ()
 
     @property
+    def cause(self) -> str:
+        """The title of the bug."""
+        return self.bug.title
+
+    @property
     def fix(self) -> str:
         """How to fix it."""
-        return PADDING_BUGS[self.cause].fix
+        return self.bug.fix
 
     @property
     def threads(self) -> tuple[str, ...]:
         """Public threads about the bug."""
-        return PADDING_BUGS[self.cause].threads
+        return self.bug.threads
 
     @property
     def url(self) -> str:
         """The page about the bug."""
-        return PADDING_BUGS[self.cause].url
+        return self.bug.url
 
     @property
     def leak(self) -> bool:
         """Whether it makes vectors depend on padding, or on other texts."""
-        return PADDING_BUGS[self.cause].leak
+        return self.bug.leak
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as JSON values."""
+        return {
+            "cause": self.cause,
+            "evidence": self.evidence,
+            "size": self.size,
+            "texts": list(self.texts),
+            "fix": self.fix,
+            "threads": list(self.threads),
+            "url": self.url,
+            "leak": self.leak,
+        }
 
 
 @dataclass(frozen=True)
@@ -78,14 +96,9 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; an infinite size, of a vector with NaN, is None."""
-        report: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
-        for entry, finding in zip(report["findings"], self.findings, strict=True):
-            entry |= {
-                "fix": finding.fix,
-                "threads": list(finding.threads),
-                "url": finding.url,
-                "leak": finding.leak,
-            }
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        content["findings"] = [finding.to_dict() for finding in self.findings]
+        report: dict[str, Any] = json.loads(json.dumps(content), parse_constant=lambda _: None)
         return report
 
     def __str__(self) -> str:

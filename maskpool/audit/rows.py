@@ -5,6 +5,7 @@ from __future__ import annotations
 from maskpool.audit.pipelines import Pipeline
 from maskpool.audit.probes import Measured, difference
 from maskpool.audit.report import Finding
+from maskpool.leaks import CUT_TO_A_SHORTER_TEXT, ROWS_IN_ANOTHER_ORDER, STATE_KEPT
 
 
 def mixed_up_finding(measured: Measured) -> Finding | None:
@@ -18,7 +19,7 @@ def mixed_up_finding(measured: Measured) -> Finding | None:
         other = next((text for text in others if difference(moved.batched, alone[text]) <= threshold), None)
         if other is not None and difference(alone[own], alone[other]) > threshold:
             evidence = f"in a batch the row of {own!r} holds the vector of {other!r}"
-            return Finding("rows in another order", evidence, moved.size, moved.texts)
+            return Finding(ROWS_IN_ANOTHER_ORDER, evidence, moved.size, moved.texts)
     return None
 
 
@@ -36,7 +37,7 @@ def cut_finding(measured: Measured) -> Finding | None:
                 cut = next((row for row in rows if len(row) < len(ids) and ids[: len(row) - 1] == row[:-1]), None)
                 if cut is not None:
                     evidence = f"alone it is {len(ids)} tokens long, in the batch {len(cut)}"
-                    return Finding("cut to a shorter text of the batch", evidence, moved.size, moved.texts)
+                    return Finding(CUT_TO_A_SHORTER_TEXT, evidence, moved.size, moved.texts)
     return None
 
 
@@ -49,4 +50,4 @@ def state_finding(pipeline: Pipeline, measured: Measured) -> Finding | None:
         if any(difference(again[0], vector) > measured.step for vector in again):
             return None
     evidence = f"after other calls the same call differs by {measured.repeated:.2g}, right after itself it does not"
-    return Finding("state kept between calls", evidence, measured.repeated, (text,))
+    return Finding(STATE_KEPT, evidence, measured.repeated, (text,))

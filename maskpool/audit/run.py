@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from maskpool.audit.census import describe
-from maskpool.audit.encoder_causes import QUANTISED, encoder_finding, is_dynamically_quantised
+from maskpool.audit.encoder_causes import encoder_finding, is_dynamically_quantised
 from maskpool.audit.end_of_text import hidden_tokens_finding, unpooled_end_finding
 from maskpool.audit.evidence import ROUNDING, doubt
 from maskpool.audit.opening import open_pipeline
@@ -24,6 +24,16 @@ from maskpool.audit.seen import look_inside, never_padded
 from maskpool.audit.signature import signature_finding
 from maskpool.encoder import check_texts
 from maskpool.errors import InvalidValueError, rename_arguments
+from maskpool.leaks import (
+    ALL_ONES_MASK,
+    CACHED_VECTORS,
+    COUPLING,
+    DYNAMIC_QUANTISATION,
+    MASK_OF_OTHER_TOKENS,
+    NON_DETERMINISM,
+    PAD_IS_END_OF_TEXT,
+    UNKNOWN_CAUSE,
+)
 from maskpool.tolerances import COARSER_THAN_FLOAT32, SAME_VECTOR
 
 MAX_TEXTS = 32
@@ -85,7 +95,7 @@ def audit_padding(
         seeded = bool(measured.training) and all("Dropout" in name for name in measured.training) and not findings
         if seeded:
             names = ", ".join(sorted(measured.training))
-            findings.append(Finding("non-determinism", f"in training mode: {names}", measured.padded[0].size))
+            findings.append(Finding(NON_DETERMINISM, f"in training mode: {names}", measured.padded[0].size))
         if (measured.loud and measured.training) or seeded:
             modes.enter_context(evaluated([root for call in measured.alone.values() for root in call.roots]))
             measured = measure(probe, chosen)
@@ -153,7 +163,7 @@ def _nondeterminism(probe: Pipeline, measured: Measured) -> list[Finding]:
     training = ", ".join(sorted(measured.training))
     where = f"; in training mode: {training}" if training else ""
     evidence = f"two equal calls differ by {measured.repeated:.2g}{where}"
-    return [Finding("non-determinism", evidence, measured.repeated)]
+    return [Finding(NON_DETERMINISM, evidence, measured.repeated)]
 
 
 def _findings(measured: Measured) -> list[Finding]:
@@ -171,7 +181,7 @@ def _findings(measured: Measured) -> list[Finding]:
         ]
         if quantised:
             evidence += f"; {len(quantised)} modules are quantised dynamically, such as {quantised[0]}"
-        cause = QUANTISED if quantised else "coupling through the batch"
+        cause = DYNAMIC_QUANTISATION if quantised else COUPLING
         candidates.append(Finding(cause, evidence, coupled.size, coupled.texts))
     if measured.cached is not None:
         size = measured.cached.size
@@ -179,7 +189,7 @@ def _findings(measured: Measured) -> list[Finding]:
             "embedded alone after it was padded, it keeps the padded vector; under another spelling of the same tokens "
             f"it has another, by {size:.2g}"
         )
-        candidates.append(Finding("vectors cached from a padded run", evidence, size, measured.cached.texts))
+        candidates.append(Finding(CACHED_VECTORS, evidence, size, measured.cached.texts))
     candidates += [hidden_tokens_finding(measured), cut_finding(measured)]
     moved = measured.padded[0].size > measured.threshold
     inside = look_inside(measured)
@@ -188,16 +198,16 @@ def _findings(measured: Measured) -> list[Finding]:
         half = measured.precision > COARSER_THAN_FLOAT32
         if moves or padded_alone or half:
             candidates.append(encoder_finding(seen, measured.precision))
-        named = [finding.cause for finding in candidates if finding is not None]
-        if "pad token is end-of-text" not in named:
+        named = [finding.bug for finding in candidates if finding is not None]
+        if PAD_IS_END_OF_TEXT not in named:
             candidates.append(unpooled_end_finding(seen))
         # The pooling gets a wrong mask as well.
-        if (moves or padded_alone) and not {"all-ones mask", "mask of other tokens"} & set(named):
+        if (moves or padded_alone) and not {ALL_ONES_MASK, MASK_OF_OTHER_TOKENS} & set(named):
             candidates.append(pooling_finding(seen, measured, moves, bool(named)))
         elif half and not named:  # a leak may be smaller than rounding in half precision
             candidates.append(exact_finding(seen, measured))
-    first = {finding.cause: finding for finding in reversed(candidates) if finding is not None}
-    findings = [finding for finding in candidates if finding is not None and first[finding.cause] is finding]
+    first = {finding.bug: finding for finding in reversed(candidates) if finding is not None}
+    findings = [finding for finding in candidates if finding is not None and first[finding.bug] is finding]
     if not findings and moved and not measured.doubtful:
         findings.append(signature_finding(measured))
     if not findings:
@@ -215,7 +225,7 @@ def _other_unpadded(measured: Measured) -> list[Finding]:
         if size > max(measured.threshold, SAME_VECTOR) and not measured.rounded(size):
             pads = sum(width - (real.stop - real.start) for width, real in own.columns.items())
             evidence = f"alone it is padded by {pads} columns; without them its vector moves by {size:.2g}"
-            return [Finding("padding of unknown cause", evidence, size, (text,))]
+            return [Finding(UNKNOWN_CAUSE, evidence, size, (text,))]
     return []
 
 

@@ -9,6 +9,15 @@ from torch.nn.functional import cosine_similarity
 
 from maskpool.audit.probes import Measured, Moved
 from maskpool.audit.report import Finding
+from maskpool.leaks import (
+    DIVIDED_BY_WIDTH,
+    MAX_OVER_PADS,
+    MEAN_OVER_PADS,
+    NAN_WHERE_PADDED,
+    UNKNOWN_CAUSE,
+    ZEROED_PADS,
+    PaddingBug,
+)
 from maskpool.tolerances import PARALLEL, SAME_LINE, SAME_RATIO, VECTOR_CHANGE
 
 
@@ -21,37 +30,33 @@ def signature_finding(measured: Measured) -> Finding:
     evidence = f"the vector of a text next to a longer one moves by {moved.size:.2g}"
     if not bool(moved.batched.isfinite().all()):
         return Finding(
-            "NaN where texts are padded",
+            NAN_WHERE_PADDED,
             "the vector of a text next to a longer one is NaN or infinite, and finite alone",
             moved.size,
             moved.texts,
         )
 
-    def finding(cause: str, more: str) -> Finding:
+    def finding(cause: PaddingBug, more: str) -> Finding:
         return Finding(cause, f"{evidence}; {more}", moved.size, moved.texts)
 
     if measured.inside:  # modules would have shown it
-        return finding("padding of unknown cause", "the modules that were seen do not say why")
+        return finding(UNKNOWN_CAUSE, "the modules that were seen do not say why")
     cosine = float(cosine_similarity(a, b, dim=0))
     if cosine > 1 - PARALLEL and float(b.norm()) < float(a.norm()):
-        return finding(
-            "divided by the batch width", f"it keeps its direction and shrinks to {float(b.norm() / a.norm()):.2f}"
-        )
+        return finding(DIVIDED_BY_WIDTH, f"it keeps its direction and shrinks to {float(b.norm() / a.norm()):.2f}")
     batches = [text for text in measured.padded if text.texts[0] == moved.texts[0]]
     if bool((a < -small).any()) and all(
         bool((text.batched - text.alone.clamp(min=0)).abs().max() <= small) for text in batches
     ):
-        return finding(
-            "zeroed pads in a max", "it is the vector of the text alone with every negative number made zero"
-        )
+        return finding(ZEROED_PADS, "it is the vector of the text alone with every negative number made zero")
     partly_equal = bool(((b - a).abs() <= small).any())  # a mean moves every number
     if partly_equal and all(bool((text.batched >= text.alone - small).all()) for text in batches):
-        return finding("max over pads", "no number in it is smaller than in the vector of the text alone")
+        return finding(MAX_OVER_PADS, "no number in it is smaller than in the vector of the text alone")
     if _is_mean_over_pads(batches, measured.threshold):
         return finding(
-            "mean over pads", "longer companions move it as a mean over pads does: along one line, by 1 − n / width"
+            MEAN_OVER_PADS, "longer companions move it as a mean over pads does: along one line, by 1 − n / width"
         )
-    return finding("padding of unknown cause", "its vectors do not show why")
+    return finding(UNKNOWN_CAUSE, "its vectors do not show why")
 
 
 _SPECIAL = 4  # at most so many tokens that a tokenizer adds to a text

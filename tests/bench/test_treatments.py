@@ -1,4 +1,9 @@
-"""Spans of positions, unit vectors, and noise of the same cosine."""
+"""Names of treatments, spans of positions, unit vectors, and noise of the same cosine."""
+
+import ast
+import inspect
+from collections.abc import Collection
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -7,12 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskpool import build_pooling
-from maskpool.bench.design.treatments import matched_noise
+from maskpool.bench.design import clusterers, treatments
+from maskpool.bench.design.clusterers import CLUSTERERS
+from maskpool.bench.design.treatments import MIXED, TREATMENTS, matched_noise
 from maskpool.bench.encode.positions import spans
 from maskpool.bench.vectors import unit
 from tests.poolings import HOST_MODES
 
 TEXTS, WIDTH, DIM = 4, 9, 5
+
+
+@pytest.mark.parametrize(("module", "names"), [(treatments, TREATMENTS), (clusterers, CLUSTERERS)])
+def test_names_are_distinct(module: ModuleType, names: Collection[str]) -> None:
+    """No two treatments or clusterers share a name, which would replace the first; nor does one with a mixed plan."""
+    (declared,) = (
+        len(node.generators[0].iter.elts)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.DictComp) and isinstance(node.generators[0].iter, ast.Tuple)
+    )
+    assert len(names) == declared
+    assert not set(names) & set(MIXED)
 
 
 @pytest.mark.parametrize("mode", HOST_MODES)
