@@ -1,4 +1,4 @@
-"""The type of pooled vectors, and their normalisation."""
+"""The types of pooled vectors and of their row numbers, and normalisation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+Rows: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 
 def unit(vectors: Vectors) -> Vectors:

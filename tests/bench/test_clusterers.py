@@ -5,12 +5,21 @@ from itertools import combinations, permutations, product
 import numpy as np
 import pytest
 from scipy.stats import entropy, hypergeom
+from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
-from maskpool.bench.design.clusterers import CLUSTERERS, BERTopicHDBSCAN, cluster
+from maskpool.bench.design.clusterers import (
+    CLUSTERERS,
+    BERTopicHDBSCAN,
+    cluster,
+    fit_kmeans,
+    fit_kmeans_of_seeds,
+)
 from maskpool.bench.score.metrics import ami, cluster_ami, score
+from maskpool.bench.vectors import unit
 from maskpool.plans import Ints
 from tests.bench.tiny import LABELS
+from tests.matrix import cut
 
 TRUE = np.repeat(np.arange(3), 8)
 
@@ -144,6 +153,21 @@ def test_k_means_returns_the_requested_clusters() -> None:
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert cluster_ami(blobs, labels, 3) == pytest.approx(score(labels, cluster(blobs, len(LABELS), 3))["ami"])
+
+
+@pytest.mark.parametrize("repeats", [1, 4])
+@pytest.mark.parametrize("clusters", [1, 2, 30])
+def test_k_means_is_scikit_learns(clusters: int, repeats: int) -> None:
+    """Several seeds at once give the labels and inertia that scikit-learn gives for each, also if texts repeat."""
+    rng, seeds = np.random.default_rng(clusters), range(cut(10, 100))
+    centres = rng.normal(size=(40, 16))
+    vectors = unit((centres[rng.integers(0, 40, 300)] + 0.5 * rng.normal(size=(300, 16))).astype(np.float32))
+    vectors = vectors.repeat(repeats, axis=0)
+    for seed, model in zip(seeds, fit_kmeans_of_seeds(vectors, clusters, seeds), strict=True):
+        alone = KMeans(clusters, n_init=1, random_state=seed).fit(vectors)
+        np.testing.assert_array_equal(model.labels_, alone.labels_)
+        assert model.inertia_ == pytest.approx(alone.inertia_, rel=1e-6)
+        np.testing.assert_array_equal(fit_kmeans(vectors, clusters, seed).labels_, alone.labels_)
 
 
 @pytest.mark.parametrize("name", CLUSTERERS)

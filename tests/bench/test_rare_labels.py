@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,13 +103,13 @@ def test_half_samples_have_as_many_clusters_as_labels(
     numbers = {number: len(np.unique(part.codes[half.texts])) for number, half in part.subsamples.items()}
     assert min(numbers.values()) < 12
     asked: list[int] = []
-    cluster = UnitKMeans().fit_predict
+    cluster = UnitKMeans.fit_predict_seeds
 
-    def watched(vectors: Vectors, clusters: int, seed: int, _: str) -> Ints:
+    def watched(self: UnitKMeans, vectors: Vectors, clusters: int, seeds: Sequence[int]) -> list[Ints]:
         asked.append(clusters)
-        return cluster(vectors, clusters, seed)
+        return cluster(self, vectors, clusters, seeds)
 
-    monkeypatch.setattr(fits, "cluster", watched)
+    monkeypatch.setattr(UnitKMeans, "fit_predict_seeds", watched)
     vectors = np.random.default_rng(0).standard_normal((120, 4)).astype(np.float32)
     monkeypatch.setattr(fits, "alone_vectors", lambda pooled, half, *_: vectors[half.texts])
     for number, half in part.subsamples.items():

@@ -7,22 +7,74 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
-from maskpool.bench.vectors import Vectors, unit
+from maskpool.bench.vectors import Rows, Vectors, unit
 from maskpool.plans import Ints
 
 
 def fit_kmeans(vectors: Vectors | csr_matrix, clusters: int, seed: int) -> KMeans:
     """Fit k-means with one k-means++ start; do not warn if identical vectors give fewer clusters."""
+    return fit_kmeans_of_seeds(vectors, clusters, [seed])[0]
+
+
+def fit_kmeans_of_seeds(vectors: Vectors | csr_matrix, clusters: int, seeds: Sequence[int]) -> list[KMeans]:
+    """Fit k-means once for each seed, as `fit_kmeans` does, in less time."""
+    if issparse(vectors) or len(vectors) < clusters:
+        starts: Sequence[str | Vectors] = ["k-means++"] * len(seeds)
+    else:
+        starts = [vectors[rows] for rows in plus_plus(vectors, clusters, seeds)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(clusters, init="k-means++", n_init=1, random_state=seed).fit(vectors)
+        return [
+            KMeans(clusters, init=start, n_init=1, random_state=seed).fit(vectors)
+            for start, seed in zip(starts, seeds, strict=True)
+        ]
+
+
+def plus_plus(vectors: Vectors, clusters: int, seeds: Sequence[int]) -> Rows:
+    """Choose the vectors at which scikit-learn's k-means starts, for each seed; return rows, (seeds, clusters).
+
+    scikit-learn converts all vectors to float64 again for each cluster, which takes most of a fit with many clusters.
+    Here they are converted once, and one matrix product per cluster serves all seeds.
+
+    References:
+        Arthur and Vassilvitskii 2007, k-means++; scikit-learn, ``sklearn.cluster.kmeans_plusplus``.
+    """
+    exact = (vectors - vectors.mean(axis=0)).astype(np.float64)
+    norms, texts = np.einsum("ij,ij->i", exact, exact), len(exact)
+
+    def squared_distances(rows: Ints) -> Vectors:
+        squares = exact[rows.ravel()] @ exact.T
+        squares *= -2
+        squares += norms[rows.ravel(), None]
+        squares += norms
+        distances: Vectors = np.maximum(squares.astype(vectors.dtype), 0).reshape(*rows.shape, texts)
+        return distances
+
+    # The draws and sums are scikit-learn's, in its order and dtype, so a seed gives the same start.
+    weights, every_seed = np.ones(texts, vectors.dtype), np.arange(len(seeds))
+    rngs = [np.random.RandomState(seed) for seed in seeds]
+    chosen = np.empty((len(seeds), clusters), np.int64)
+    chosen[:, 0] = [rng.choice(texts, p=weights / weights.sum()) for rng in rngs]
+    nearest = squared_distances(chosen[:, 0])
+    for place in range(1, clusters):
+        draws = [
+            rng.uniform(size=2 + int(np.log(clusters))) * (row @ weights)
+            for rng, row in zip(rngs, nearest, strict=True)
+        ]
+        tried = np.array([np.searchsorted(np.cumsum(row), draw) for row, draw in zip(nearest, draws, strict=True)])
+        tried = tried.clip(max=texts - 1)
+        squares = np.minimum(nearest[:, None], squared_distances(tried))
+        best = (squares @ weights).argmin(axis=1)
+        nearest, chosen[:, place] = squares[every_seed, best], tried[every_seed, best]
+    return chosen
 
 
 class Clusterer(ABC):
@@ -48,6 +100,10 @@ class Clusterer(ABC):
             seed: Seed of the start.
         """
 
+    def fit_predict_seeds(self, vectors: Vectors, clusters: int, seeds: Sequence[int]) -> list[Ints]:
+        """Assign each vector to a cluster, once for each seed; a subclass may share work between seeds."""
+        return [self.fit_predict(vectors, clusters, seed) for seed in seeds]
+
 
 class UnitKMeans(Clusterer):
     """k-means on unit vectors."""
@@ -56,8 +112,10 @@ class UnitKMeans(Clusterer):
     meaning = "k-means on unit vectors, as many clusters as labels, one k-means++ start per seed"
 
     def fit_predict(self, vectors: Vectors, clusters: int, seed: int) -> Ints:  # noqa: D102  # see Clusterer
-        labels: Ints = fit_kmeans(unit(vectors), clusters, seed).labels_
-        return labels
+        return self.fit_predict_seeds(vectors, clusters, [seed])[0]
+
+    def fit_predict_seeds(self, vectors: Vectors, clusters: int, seeds: Sequence[int]) -> list[Ints]:  # noqa: D102  # see Clusterer
+        return [model.labels_ for model in fit_kmeans_of_seeds(unit(vectors), clusters, seeds)]
 
 
 class MTEBKMeans(Clusterer):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maskpool.bench.design.clusterers import cluster, fit_kmeans
+from maskpool.bench.design.clusterers import UnitKMeans, fit_kmeans
 from maskpool.bench.design.subsamples import Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
@@ -55,7 +55,11 @@ def batch_effect(
     clusters = len(np.unique(codes))
     alone = pooled.alone(layer, pooling, full.texts)
     here, there = (treatment_vectors(pooled, subsample, layer, pooling, INCLUDED, plan) for subsample in (full, other))
-    fits = {name: [cluster(v, clusters, seed) for seed in full.seeds] for name, v in (("here", here), ("there", there))}
+    kmeans = UnitKMeans()
+    fits = {
+        "here": kmeans.fit_predict_seeds(here, clusters, full.seeds),
+        "there": kmeans.fit_predict_seeds(there, clusters, full.seeds),
+    }
     fixed = fit_kmeans(unit(alone), clusters, full.seeds[0])
     labels_here, labels_there = fixed.predict(unit(here)), fixed.predict(unit(there))
     kept = neighbours_kept(here, there)

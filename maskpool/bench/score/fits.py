@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maskpool.bench.design.clusterers import cluster
+from maskpool.bench.design.clusterers import CLUSTERERS, cluster
 from maskpool.bench.design.subsamples import FULL, Subsample
 from maskpool.bench.design.treatments import EXCLUDED, FIT, INDEX, TREATMENTS, PooledTexts
 from maskpool.bench.encode.forward import Pooled
@@ -160,7 +160,7 @@ def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, pla
         result["scores"] = {"ami": [predicted_ami(vectors, alone, labels, seed) for seed in seeds]}
         return result
     clusters = len(np.unique(labels))
-    assignments = [cluster(vectors, clusters, seed, fit.by) for seed in seeds]
+    assignments = CLUSTERERS[fit.by].fit_predict_seeds(vectors, clusters, seeds)
     if subsample.number != FULL:  # only the primary score has intervals
         result["scores"] = {"ami": [ami(labels, assignment) for assignment in assignments]}
     else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from maskpool.bench.design.clusterers import fit_kmeans
 from maskpool.bench.design.treatments import FIT, INDEX
 from maskpool.bench.score.metrics import ami
+from maskpool.bench.score.shift import similarities
 from maskpool.bench.vectors import Vectors, unit
 from maskpool.plans import Ints
 
@@ -27,9 +27,7 @@ def nearest_accuracy(index: Vectors, queries: Vectors, labels: Ints) -> float:
         >>> nearest_accuracy(vectors, vectors, np.array([0, 0, 1, 0]))
         0.5
     """
-    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(unit(index))
-    neighbours = search.kneighbors(unit(queries), return_distance=False)
-    nearest = np.where(neighbours[:, 0] == np.arange(len(labels)), neighbours[:, 1], neighbours[:, 0])
+    nearest = np.concatenate([similar.argmax(axis=1) for _, similar in similarities(unit(index), unit(queries))])
     return float((labels[nearest] == labels).mean())
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.stats import spearmanr
 
-from maskpool.bench.vectors import Vectors, unit
+from maskpool.bench.vectors import Rows, Vectors, unit
 from maskpool.plans import Ints
 from maskpool.tolerances import SAME_SIMILARITY
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
-Rows = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 Floats32 = np.ndarray[tuple[int], np.dtype[np.float32]]
 
-_BLOCK = 2**21  # similarities held at once, 8 MB for each set
+_BLOCK = 2**21  # similarities held at once, 8 MB
 
 
 def cosine_shift(reference: Vectors, other: Vectors) -> Floats:
@@ -21,6 +22,21 @@ def cosine_shift(reference: Vectors, other: Vectors) -> Floats:
     reference, other = unit(reference), unit(other)
     shift: Floats = 1.0 - (reference.astype(np.float64) * other).sum(axis=1)
     return shift
+
+
+def similarities(index: Vectors, queries: Vectors) -> Iterator[tuple[Ints, Vectors]]:
+    """Yield blocks of texts and the cosines of their queries with all texts; −inf with the text itself.
+
+    Args:
+        index: Unit vectors, (texts, dim).
+        queries: Unit vectors of the same texts, (texts, dim).
+    """
+    texts = len(index)
+    for start in range(0, texts, step := max(1, _BLOCK // texts)):
+        block = np.arange(start, min(start + step, texts))
+        similar = queries[block] @ index.T
+        similar[np.arange(len(block)), block] = -np.inf
+        yield block, similar
 
 
 def neighbours(vectors: Vectors, texts: Ints, count: int) -> Rows:
@@ -50,12 +66,11 @@ def neighbours_kept(reference: Vectors, other: Vectors, count: int = 10) -> Floa
         [1.0, 1.0, 1.0]
     """
     reference, other = unit(reference), unit(other)
-    texts = len(reference)
-    count = min(count, texts - 1)
-    kept = np.ones(texts)
-    for start in range(0, texts, step := max(1, _BLOCK // texts)):
-        block = np.arange(start, min(start + step, texts))
-        beyond, beyond_other = (_beyond_the_last(vectors, block, count) for vectors in (reference, other))
+    count = min(count, len(reference) - 1)
+    kept = np.ones(len(reference))
+    in_both = zip(similarities(reference, reference), similarities(other, other), strict=True)
+    for (block, similar), (_, similar_other) in in_both:
+        beyond, beyond_other = (_beyond_the_last(cosines, count) for cosines in (similar, similar_other))
         near = np.maximum(beyond, beyond_other) >= -2 * SAME_SIMILARITY
         rows, size = np.nonzero(near)[0], len(block)
         in_a, in_b = beyond[near], beyond_other[near]
@@ -67,11 +82,9 @@ def neighbours_kept(reference: Vectors, other: Vectors, count: int = 10) -> Floa
     return kept
 
 
-def _beyond_the_last(vectors: Vectors, texts: Ints, count: int) -> Vectors:
-    """Compute how much more similar each text is than the last of some texts' neighbours; (texts, all texts)."""
-    similar = vectors[texts] @ vectors.T
-    similar[np.arange(len(texts)), texts] = -np.inf
-    last = len(vectors) - count
+def _beyond_the_last(similar: Vectors, count: int) -> Vectors:
+    """Compute how much more similar each text is than the last neighbour, in place; (texts, all texts)."""
+    last = similar.shape[1] - count
     similar -= np.partition(similar, last, axis=1)[:, last, None]
     return similar
 
