@@ -16,20 +16,9 @@ from torch import Tensor, nn
 
 from maskpool.encoder.annotations import PreTrainedModel, PreTrainedTokenizerBase
 from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, NotFoundError, RequirementError
-from maskpool.trust import (
-    EXPLICIT,
-    Folder,
-    as_folder_error,
-    check_size,
-    check_token_ids,
-    check_transformer,
-    find_device,
-    find_folder,
-    naming_tokenizer,
-    no_panics,
-    no_questions,
-    refuse_partial,
-)
+from maskpool.trust import EXPLICIT, Folder, as_folder_error, check_transformer, find_folder, no_panics, no_questions
+from maskpool.trust.devices import find_device
+from maskpool.trust.sizes import check_size, check_token_ids, naming_tokenizer, refuse_partial
 
 BUNDLED = "all-MiniLM-L6-v2"
 _BUNDLED_NAMES = (BUNDLED, f"sentence-transformers/{BUNDLED}")

@@ -1,18 +1,15 @@
-"""Load models safely: the arguments of every load, errors that name the file, and checks of the loaded model."""
+"""Load models safely: the arguments of every load, and errors that name the file."""
 
 from __future__ import annotations
 
 import importlib
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import nn
-
-from maskpool.errors import DeviceError, FolderError, InvalidTypeError, InvalidValueError, MaskpoolError, WeightsError
+from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, MaskpoolError
 
 # With these arguments transformers does not ask on the terminal and does not contact the hub.
 EXPLICIT: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -98,57 +95,3 @@ def reason_of(error: BaseException) -> str:
     text = lines[0] if lines else type(error).__name__
     # The next line names the weights that do not fit.
     return " ".join(lines[:2]) if text.endswith(":") and len(lines) > 1 else text
-
-
-def find_device(device: str | torch.device) -> torch.device:
-    """Return a device that torch can compute on, with its index, as torch reports it for tensors on the device.
-
-    Raises:
-        DeviceError: Torch cannot use the device.
-    """
-    try:
-        probe = torch.zeros(1, device=torch.device(device))
-        probe.item()
-    # Torch raises AssertionError for a device it was built without, and TypeError for a value that is not a device.
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise DeviceError(
-            f"must be one that torch can use here, such as cpu, got {str(device)!r}: {reason_of(error)}",
-            argument="device",
-        ) from error
-    return probe.device
-
-
-def refuse_partial(name: str, model: nn.Module, info: Mapping[str, Collection[Any]]) -> None:
-    """Refuse weights that do not fill the model, or that belong to layers the model does not have.
-
-    Weights of heads are not part of the model and may be left over. The weights of an unused pooler may be missing.
-
-    Args:
-        name: The name of the opened folder, for the message.
-        model: The model.
-        info: The loading report of transformers.
-
-    Raises:
-        WeightsError: The weights belong to another model.
-    """
-    missing = sorted(str(key) for key in info.get("missing_keys", ()) if "pooler" not in str(key).split("."))
-    if missing:
-        raise WeightsError(
-            f"{name} must hold all weights of its model, and {len(missing)} are missing, such as {missing[0]}, which "
-            "would be random numbers: its weights and its config.json belong to different models"
-        )
-    shapes = {_without_numbers(key) for key in model.state_dict()}
-    prefix = str(getattr(model, "base_model_prefix", "")) + "."
-    left = [str(key) for key in info.get("unexpected_keys", ())]
-    layers = sorted(
-        key for key in left if re.search(r"\d", key) and _without_numbers(key.removeprefix(prefix)) in shapes
-    )
-    if layers:
-        raise WeightsError(
-            f"{name} must have a config.json that fits its weights, and {len(layers)} weights of further layers are "
-            f"left over, such as {layers[0]}: set the number of layers in config.json to that of the weights"
-        )
-
-
-def _without_numbers(key: str) -> str:
-    return re.sub(r"\d+", "0", key)

@@ -29,7 +29,7 @@ from maskpool.trust.fields import (
     table,
 )
 from maskpool.trust.files import Folder, is_inner_path, is_plain_name, shortened
-from maskpool.trust.sizes import check_tokenizer_file
+from maskpool.trust.tokenizer_file import check_tokenizer_file
 from maskpool.trust.transformer import check_tokenizer, check_transformer, find_weights, tensor_shapes
 
 _MOST_ROUTERS = 8  # nesting depth

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskpool.errors import FolderError, MaskpoolError
-from maskpool.trust.fields import refused
+from maskpool.errors import FolderError, MaskpoolError, WeightsError
 from maskpool.trust.loading import as_folder_error, is_panic
 
 _FREE = 1 << 24  # parameters that a model may have in addition, for any size of its weights
 # Files may hold only the encoder of a model, at eight bits per parameter, and the model is built as a whole.
 _NUMBERS_A_BYTE = 2
-_GROWTH = 64  # the factor by which a text may grow before it is tokenized
 _TEXTS = ("a text", "ẞ☃ 𝕏")  # few vocabularies have the characters of the second text
-_MOST_IDS = 512  # tokens that may be added to each text
 
 
 def check_size(place: str | os.PathLike[str], config: Any) -> None:
@@ -117,47 +115,37 @@ def check_token_ids(place: str | os.PathLike[str], tokenizer: Any, model: nn.Mod
         )
 
 
-def check_tokenizer_file(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse steps of a tokenizer.json that make texts or batches many times longer.
+def refuse_partial(name: str, model: nn.Module, info: Mapping[str, Collection[Any]]) -> None:
+    """Refuse weights that do not fill the model, or that belong to layers the model does not have.
+
+    Weights of heads are not part of the model and may be left over. The weights of an unused pooler may be missing.
 
     Args:
-        path: The file.
-        content: The content of the file.
+        name: The name of the opened folder, for the message.
+        model: The model.
+        info: The loading report of transformers.
 
     Raises:
-        FolderError: A step adds too much; the message names the field.
+        WeightsError: The weights belong to another model.
     """
-    for part in ("normalizer", "pre_tokenizer"):
-        growth = 1
-        for step in _steps(content.get(part)):
-            # A step may replace or prepend at every character.
-            for name in ("content", "prepend"):
-                text = step.get(name)
-                if isinstance(text, str):
-                    growth *= max(1, len(text))
-            if growth > _GROWTH:
-                raise FolderError(
-                    f"{path} must not make texts more than {_GROWTH} times longer, and the {part} replaces or prepends "
-                    f"{growth:,} characters: remove the step"
-                )
-    for step in _steps(content.get("post_processor")):
-        added = 0
-        for kind in ("single", "pair"):
-            template = step.get(kind)
-            added = max(added, len(template) if isinstance(template, list) else 0)
-        special = step.get("special_tokens")
-        for token in special.values() if isinstance(special, dict) else ():
-            ids = token.get("ids") if isinstance(token, dict) else None
-            added += len(ids) if isinstance(ids, list) else 0
-        if added > _MOST_IDS:
-            raise refused(path, "post_processor", f"a template of up to {_MOST_IDS} tokens", added)
+    missing = sorted(str(key) for key in info.get("missing_keys", ()) if "pooler" not in str(key).split("."))
+    if missing:
+        raise WeightsError(
+            f"{name} must hold all weights of its model, and {len(missing)} are missing, such as {missing[0]}, which "
+            "would be random numbers: its weights and its config.json belong to different models"
+        )
+    shapes = {_without_numbers(key) for key in model.state_dict()}
+    prefix = str(getattr(model, "base_model_prefix", "")) + "."
+    left = [str(key) for key in info.get("unexpected_keys", ())]
+    layers = sorted(
+        key for key in left if re.search(r"\d", key) and _without_numbers(key.removeprefix(prefix)) in shapes
+    )
+    if layers:
+        raise WeightsError(
+            f"{name} must have a config.json that fits its weights, and {len(layers)} weights of further layers are "
+            f"left over, such as {layers[0]}: set the number of layers in config.json to that of the weights"
+        )
 
 
-def _steps(part: object) -> Iterable[Mapping[str, Any]]:
-    """Yield the steps of a part of a tokenizer, including those inside sequences."""
-    if isinstance(part, Mapping):
-        yield part
-        for value in part.values():
-            if isinstance(value, list):
-                for inner in value:
-                    yield from _steps(inner)
+def _without_numbers(key: str) -> str:
+    return re.sub(r"\d+", "0", key)

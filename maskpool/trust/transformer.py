@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from maskpool.errors import FolderError
 from maskpool.trust.fields import (
     ATTENTION,
@@ -33,7 +31,7 @@ from maskpool.trust.fields import (
 from maskpool.trust.files import Folder, is_plain_name, names_a_place, shortened
 from maskpool.trust.loading import as_folder_error
 from maskpool.trust.processors import PROCESSORS, REFUSED_TYPES, check_processor_classes, check_processor_fields
-from maskpool.trust.sizes import check_tokenizer_file
+from maskpool.trust.tokenizer_file import check_tokenizer_file
 
 CONFIG = "config.json"
 _TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -467,6 +465,8 @@ def _missing_weights(place: Path) -> FolderError:
 
 def _pickle(path: Path) -> Mapping[str, Any]:
     """Read the names and shapes of the weights in a pickle, without their values."""
+    import torch
+
     with as_folder_error(f"{path} must hold the weights of a model"):
         stored = torch.load(path, map_location="meta", weights_only=True)
         if not isinstance(stored, Mapping):

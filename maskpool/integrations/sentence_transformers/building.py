@@ -14,17 +14,8 @@ from maskpool.encoder import text_encoder
 from maskpool.errors import WeightsError
 from maskpool.integrations.st_host import check_word_embeddings
 from maskpool.integrations.st_host import modules as host
-from maskpool.trust import (
-    EXPLICIT,
-    Folder,
-    ModuleEntry,
-    as_folder_error,
-    check_size,
-    check_token_ids,
-    naming_tokenizer,
-    no_questions,
-    refuse_partial,
-)
+from maskpool.trust import EXPLICIT, Folder, ModuleEntry, as_folder_error, no_questions
+from maskpool.trust.sizes import check_size, check_token_ids, naming_tokenizer, refuse_partial
 from maskpool.trust.transformer import find_weights, tensor_shapes
 
 _WITH_WEIGHTS = (host.CNN, host.Dense, host.LSTM, host.LayerNorm, host.WeightedLayerPooling)

@@ -13,15 +13,8 @@ from maskpool.integrations.sentence_transformers.classes import CLASSES
 from maskpool.integrations.sentence_transformers.pooling import Pooling
 from maskpool.integrations.sentence_transformers.settings import read_settings
 from maskpool.integrations.st_host import SentenceTransformer
-from maskpool.trust import (
-    Folder,
-    as_folder_error,
-    check_modules,
-    check_transformer,
-    find_device,
-    find_folder,
-    reason_of,
-)
+from maskpool.trust import Folder, as_folder_error, check_modules, check_transformer, find_folder, reason_of
+from maskpool.trust.devices import find_device
 
 
 def load(name_or_path: str | os.PathLike[str], **kwargs: Any) -> SentenceTransformer:

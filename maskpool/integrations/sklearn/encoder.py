@@ -16,7 +16,8 @@ from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, re
 from maskpool.integrations.sentence_transformers import load, load_plain, warn_if_pooled_otherwise, with_pooling
 from maskpool.integrations.st_host import SentenceTransformer
 from maskpool.integrations.st_host import modules as host
-from maskpool.trust import find_device, no_panics
+from maskpool.trust import no_panics
+from maskpool.trust.devices import find_device
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 

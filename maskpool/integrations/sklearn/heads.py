@@ -33,7 +33,7 @@ from maskpool.integrations.st_host import SentenceTransformer
 from maskpool.integrations.st_host import modules as host
 from maskpool.poolings.build import build_pooling
 from maskpool.training import History, ShuffledBatches, train
-from maskpool.trust import find_device
+from maskpool.trust.devices import find_device
 
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 Labels: TypeAlias = np.ndarray[Any, np.dtype[Any]]
