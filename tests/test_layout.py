@@ -30,6 +30,7 @@ LEVELS = (
     ("integrations",),
     ("training",),
     ("encoder",),
+    ("config",),
     ("leaks",),
     ("weights", "plans"),
     ("nn", "functional"),

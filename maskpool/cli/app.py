@@ -7,11 +7,11 @@ import traceback
 from typing import Annotated
 
 import typer
-from typer.rich_utils import rich_format_error
 
 from maskpool import __version__
 from maskpool.cli.audit import audit
 from maskpool.cli.bench import bench_app
+from maskpool.cli.config import config_app
 from maskpool.cli.endings import FAILURE, INTERRUPTED, SUCCESS, discard_output, is_broken_pipe, sentence
 from maskpool.cli.info import info
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(config_app, name="config")
 app.command()(audit)
 app.command()(info)
 
@@ -65,6 +66,8 @@ def _run() -> int:
         if is_broken_pipe(error):
             discard_output()
         elif hasattr(error, "format_message"):  # a wrong command line
+            from typer.rich_utils import rich_format_error  # slow to import
+
             rich_format_error(error)  # type: ignore[arg-type]  # typer's own class is private
         elif _Debug.wanted:
             traceback.print_exc()

@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 
+from maskpool.config.saved import (
+    SavedModule,
+    normalizes_vectors,
+    read_modules,
+    read_pooling,
+    read_prompts,
+    read_transformer,
+)
 from maskpool.encoder.annotations import PreTrainedModel
 from maskpool.errors import FolderError, NotFoundError
 from maskpool.nn import PoolingLayer
 from maskpool.poolings.build import build_pooling
 from maskpool.poolings.spelling import spell_mode
-from maskpool.trust import Folder, as_folder_error, check_head, reason_of
-from maskpool.trust.fields import BOOLEAN, refused
-from maskpool.trust.modules import LEGACY_MODES, read_module_list
+from maskpool.trust import Folder, as_folder_error, reason_of
 from maskpool.trust.transformer import find_weights, tensor_shapes
-
-_HOST_MODES = tuple(LEGACY_MODES.values())
-_DIMENSIONS = ("embedding_dimension", "word_embedding_dimension")
-_HOST, _OURS = "sentence_transformers.", "maskpool.integrations.sentence_transformers."
-_DEFAULTS: dict[str, Any] = {"include_prompt": True, "include_special_tokens": True, "on_empty": "zero"}
 
 
 @dataclass(frozen=True)
@@ -197,44 +198,24 @@ def read_saved_pooling(source: str | os.PathLike[str]) -> SavedPooling | None:
         FolderError: A file is malformed; the message names the file and the field.
     """
     folder = Folder(source)
-    entries = _entries(folder)
-    if not entries:
+    modules = read_modules(folder)
+    if not modules:
         return None
-    kinds = [_kind(kind) for kind, _ in entries]
-    normalize = False
-    places = [place for place, kind in enumerate(kinds) if kind == "Pooling"]
-    for place, (kind, (_, path)) in enumerate(zip(kinds, entries, strict=True)):
-        if kind == "Normalize" and places and place > places[0]:
-            normalize = normalize or _normalizes_vectors(folder, path)
-    unusable = _unusable(folder, entries, kinds, places)
+    places = [place for place, module in enumerate(modules) if module.kind == "Pooling"]
+    behind = modules[places[0] + 1 :] if places else []
+    normalize = any(module.kind == "Normalize" and normalizes_vectors(folder, module) for module in behind)
+    unusable = _unusable(folder, modules, places)
     if unusable:
         return SavedPooling(folder, normalize=normalize, unusable=unusable)
     if not places:
         return None
-    stored, path = entries[places[0]]
-    left_out = [
-        f"{kind} ({path})"
-        for kind, (_, path) in zip(kinds[places[0] + 1 :], entries[places[0] + 1 :], strict=True)
-        if kind not in ("Normalize", "Dropout")
-    ]
-    left_out += _changes_of_texts(folder, entries[kinds.index("Transformer")][1])
-    return _read_settings(folder, path, stored.startswith(_OURS), normalize, left_out)
+    left_out = [f"{module.kind} ({module.path})" for module in behind if module.kind not in ("Normalize", "Dropout")]
+    transformer = next(module for module in modules if module.kind == "Transformer")
+    left_out += _changes_of_texts(folder, transformer)
+    return _read_settings(folder, modules[places[0]], normalize, left_out)
 
 
-def _entries(folder: Folder) -> list[tuple[str, str]]:
-    """Return the class and the folder of each module."""
-    return [(entry["type"], entry["path"]) for entry in read_module_list(folder) or []]
-
-
-def _kind(stored: str) -> str:
-    """Return the class name for classes of sentence-transformers and maskpool, the stored path for others."""
-    name = stored.rpartition(".")[2]
-    if stored.startswith(_OURS):
-        return "Pooling" if name in ("Pooling", "AttentionPoolingModule") else stored
-    return name if stored.startswith(_HOST) else stored
-
-
-def _unusable(folder: Folder, entries: list[tuple[str, str]], kinds: list[str], places: list[int]) -> str:
+def _unusable(folder: Folder, modules: list[SavedModule], places: list[int]) -> str:
     advice = (
         "pass pooling= to pool the token states by a mode of your choice, or open the whole model with "
         "maskpool.integrations.sentence_transformers.load"
@@ -242,7 +223,7 @@ def _unusable(folder: Folder, entries: list[tuple[str, str]], kinds: list[str], 
     path = folder.at("modules.json")
     if len(places) > 1:
         return f"{path} names {len(places)} poolings, and token states can be pooled by one: {advice}"
-    before = kinds[: places[0]] if places else kinds
+    before = [module.kind for module in (modules[: places[0]] if places else modules)]
     others = [kind for kind in before if kind not in ("Transformer", "Dropout")]
     if others or (places and "Transformer" not in before):
         between = ", ".join(others) or "no Transformer"
@@ -251,66 +232,34 @@ def _unusable(folder: Folder, entries: list[tuple[str, str]], kinds: list[str], 
     return ""
 
 
-def _normalizes_vectors(folder: Folder, path: str) -> bool:
-    settings = folder.table(path, "config.json") if path else None
-    name = "sentence_embedding"
-    settings = settings or {}
-    return settings.get("module_input_name", name) == name and settings.get("module_output_name") in (None, name)
-
-
-def _changes_of_texts(folder: Folder, transformer: str) -> list[str]:
+def _changes_of_texts(folder: Folder, transformer: SavedModule) -> list[str]:
     """List the changes that the saved model makes to texts before it tokenizes them."""
     changes = []
-    place = folder.at(transformer, "sentence_bert_config.json")
-    lower = (folder.table(transformer, "sentence_bert_config.json") or {}).get("do_lower_case", False)
-    if not BOOLEAN.holds(lower):
-        raise refused(place, "do_lower_case", BOOLEAN.words, lower)
-    if lower:
+    if read_transformer(folder, transformer).lower_case:
         changes.append("lower-casing (do_lower_case=True)")
-    config = folder.table("config_sentence_transformers.json") or {}
-    name, prompts = config.get("default_prompt_name"), config.get("prompts")
-    if name is not None:
-        place = folder.at("config_sentence_transformers.json")
-        if not isinstance(name, str):
-            raise refused(place, "default_prompt_name", "a string or null", name)
-        if not isinstance(prompts, dict):
-            raise refused(place, "prompts", "a table", prompts)
-        changes += [f"the default prompt {prompts[name]!r}"] if prompts.get(name) else []
-    return changes
+    prompts, name = read_prompts(folder)
+    return [*changes, *([f"the default prompt {prompts[name]!r}"] if name and prompts.get(name) else [])]
 
 
-def _read_settings(folder: Folder, path: str, ours: bool, normalize: bool, left_out: list[str]) -> SavedPooling:
-    settings = dict(check_head(folder, path).settings)
-    file = folder.at(path, "config.json")
-    mode = settings.pop("pooling_mode", None)
-    flags = {name: settings.pop(name) for name in LEGACY_MODES if name in settings}
-    if mode is None:
-        active = tuple(LEGACY_MODES[name] for name in LEGACY_MODES if flags.get(name))
-        mode = active or "mean"
-    if not isinstance(mode, str):
-        mode = mode[0] if len(mode) == 1 else tuple(mode)
-    widths = [settings.pop(name) for name in _DIMENSIONS if name in settings]
-    if not widths:
-        raise FolderError(f"{file} must set embedding_dimension for its pooling: save the model again")
-    flags = {name: settings.pop(name, default) for name, default in _DEFAULTS.items() if name.startswith("include_")}
-    for name, value in flags.items():
-        if not BOOLEAN.holds(value):
-            raise refused(file, name, BOOLEAN.words, value)
-    if not ours:
-        unknown = [*settings, *([] if flags["include_special_tokens"] else ["include_special_tokens"])]
-        if unknown:
-            raise FolderError(f"{file} must hold settings of sentence-transformers' Pooling, got {', '.join(unknown)}")
-        modes = (mode,) if isinstance(mode, str) else mode
-        foreign = [mode_name for mode_name in modes if mode_name not in _HOST_MODES]
-        if foreign:
-            raise refused(file, "pooling_mode", f"one of {', '.join(map(repr, _HOST_MODES))}", foreign[0])
-    options = {name: value for name, value in settings.items() if _DEFAULTS.get(name) != value}
+def _read_settings(folder: Folder, module: SavedModule, normalize: bool, left_out: list[str]) -> SavedPooling:
+    settings = read_pooling(folder, module)
+    mode = settings.modes[0] if len(settings.modes) == 1 else settings.modes
+    options = settings.options
+    file = folder.at(module.path, "config.json")
     with as_folder_error(f"{file} must hold the settings of a pooling"), torch.device("meta"):
-        learned = any(True for _ in build_pooling(mode, widths[0], **options).parameters())
-    if not flags["include_prompt"]:
+        learned = any(True for _ in build_pooling(mode, settings.width, **options).parameters())
+    if not settings.include_prompt:
         left_out = [*left_out, "a pooling without the tokens of a prompt (include_prompt=False)"]
     return SavedPooling(
-        folder, path, mode, options, learned=learned, normalize=normalize, left_out=tuple(left_out), **flags
+        folder,
+        module.path,
+        mode,
+        options,
+        include_prompt=settings.include_prompt,
+        include_special_tokens=settings.include_special_tokens,
+        learned=learned,
+        normalize=normalize,
+        left_out=tuple(left_out),
     )
 
 
@@ -334,11 +283,10 @@ def _snapshot(name: str) -> Path | None:
     if modules is None:
         return None
     folder = Folder(modules.parent)
-    for stored, path in _entries(folder):
-        kind = _kind(stored)
-        if path and kind in ("Pooling", "Normalize"):
-            fetch(f"{path}/config.json", required=kind == "Pooling")
-        if path and stored.startswith(_OURS):
-            fetch(f"{path}/model.safetensors", required=False)
+    for module in read_modules(folder):
+        if module.path and module.kind in ("Pooling", "Normalize"):
+            fetch(f"{module.path}/config.json", required=module.kind == "Pooling")
+        if module.path and module.is_ours:
+            fetch(f"{module.path}/model.safetensors", required=False)
     fetch("config_sentence_transformers.json", required=False)
     return modules.parent

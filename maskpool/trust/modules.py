@@ -143,7 +143,7 @@ _PROCESSING = {
     "continue_final_message": BOOLEAN,
     "enable_thinking": BOOLEAN,
 }
-_TRANSFORMER_FILES = (
+TRANSFORMER_FILES = (
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -482,7 +482,7 @@ def _check_module_weights(folder: Folder, place: str) -> None:
 
 def _check_transformer_module(folder: Folder, place: str, weights: bool) -> None:
     # The host reads the first file that is not empty.
-    for name in _TRANSFORMER_FILES:
+    for name in TRANSFORMER_FILES:
         content = folder.table(place, name)
         if content:
             _check_transformer_config(folder.at(place, name), content)
