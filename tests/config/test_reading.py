@@ -104,6 +104,7 @@ def test_layers_behind_the_pooling_are_listed(tmp_path: Path) -> None:
     config = read_config(write_model(tmp_path, dense=True, normalize=True))
     assert config.dense.value == ("Dense 8 -> 4 Tanh (2_Dense)",)
     assert config.normalize.value is True
+    assert read_config(write_model(tmp_path / "dense", dense=True)).normalize.value is False
 
 
 def test_plain_folder_states_no_pooling(tmp_path: Path) -> None:
