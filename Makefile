@@ -1,9 +1,15 @@
 .PHONY: check test full docs mutation
 
-check:  ## style and types
+FORMS = $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+check:  ## style, types, and the files of the repository's host
 	ruff check .
 	ruff format --check .
 	mypy
+	zizmor --offline --quiet --persona=pedantic .github
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.github-issue-forms $(FORMS)
+	check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 test:  ## the default tests
 	pytest
