@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
 from sklearn.utils import _safe_indexing
+from torch import Tensor
 
 from benchmarks import state_cache
 from maskpool import TokenBatch
@@ -500,6 +501,28 @@ def test_states_that_do_not_fit(values: tuple[int, ...], offsets: list[int], tex
     """Offsets that do not split the tokens into texts are refused."""
     with pytest.raises(ValueError, match=text):
         TokenStates(torch.zeros(values), torch.tensor(offsets, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(torch.zeros(3, 2, dtype=dtype) for dtype in (torch.bfloat16, torch.float64, torch.int64)),
+        torch.zeros(3, 2, requires_grad=True),
+        torch.zeros(3, 2, device="meta"),
+    ],
+    ids=lambda values: f"{values.dtype}-{values.device}-{values.requires_grad}",
+)
+def test_states_that_numpy_cannot_hold_or_would_round(values: Tensor) -> None:
+    """Values that NumPy cannot read, or that a batch in float32 would round, are refused with the way out."""
+    with pytest.raises(TypeError, match=r"values must be float16 or float32 on the CPU .*detach\(\).float\(\).cpu\(\)"):
+        TokenStates(values, torch.tensor([0, 1, 3]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_documented_dtypes_make_batches(dtype: torch.dtype) -> None:
+    """States in float16 and float32 make batches in float32 with equal values."""
+    values = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(TokenStates(values, torch.tensor([0, 1, 3])).batch([0, 1]).values, values.float())
 
 
 @pytest.mark.parametrize("texts", [[True, False], torch.ones(3, dtype=torch.bool), [0.5], [[0]], 3])

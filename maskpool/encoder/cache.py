@@ -38,13 +38,14 @@ class TokenStates:
         identity: The encoder and the texts that the states were computed from; it is compared before they are used.
 
     Args:
-        values: (tokens, dim).
+        values: (tokens, dim), float16 or float32, on the CPU and without a gradient: they are read through NumPy.
         offsets: (texts + 1,).
         identity: The identity of the states; empty by default.
         texts: Which texts are chosen; all by default.
 
     Raises:
         ValueError: The shapes do not fit, or ``offsets`` does not split the tokens into texts.
+        TypeError: ``values`` have another dtype, are on another device or require a gradient.
 
     Example:
         >>> states = TokenStates(torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([0, 1, 3]))
@@ -64,6 +65,13 @@ class TokenStates:
     ) -> None:
         if values.dim() != 2:
             raise InvalidValueError("values", f"must have the shape (tokens, dim), got {tuple(values.shape)}")
+        if values.dtype not in _DTYPES.values() or values.device.type != "cpu" or values.requires_grad:
+            gradient = " with a gradient" if values.requires_grad else ""
+            raise InvalidTypeError(
+                "values",
+                f"must be float16 or float32 on the CPU without a gradient, got {values.dtype} on {values.device}"
+                f"{gradient}: pass values.detach().float().cpu()",
+            )
         ends = (int(offsets[0]), int(offsets[-1])) if offsets.dim() == 1 and len(offsets) else None
         if ends != (0, len(values)) or bool((offsets.diff() < 0).any()):
             raise InvalidValueError(
