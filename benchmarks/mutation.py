@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -69,6 +70,20 @@ def keep_sample(database: sqlite3.Connection, folder: Path, size: int, seed: int
     print(f"{len(kept)} mutants, at as many of {len(places)} places", flush=True)
 
 
+def report(database: sqlite3.Connection) -> str:
+    """Return the survivors, and how many mutants were tested; a mutant without a test's outcome was not."""
+    (planted,) = database.execute("SELECT count(*) FROM work_items").fetchone()
+    results = database.execute(
+        "SELECT test_outcome, output IS 'timeout', diff FROM work_results WHERE test_outcome IN ('SURVIVED', 'KILLED')"
+    ).fetchall()
+    survivors = [diff for outcome, _, diff in results if outcome == "SURVIVED"]
+    timeouts = sum(timed_out for _, timed_out, _ in results)
+    counts = (
+        f"{len(results)} of {planted} tested, {len(survivors)} survived; {timeouts} of the others ran into the timeout"
+    )
+    return "\n\n".join([*survivors, counts])
+
+
 def main() -> None:
     """Clone the repository, plant and test the mutants, and print the survivors."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -84,18 +99,17 @@ def main() -> None:
         timeout = 3 * (time.perf_counter() - start)
         (folder / "mutation.toml").write_text(
             f"[cosmic-ray]\nmodule-path = {json.dumps(MUTATED)}\ntimeout = {timeout}\nexcluded-modules = []\n"
-            f'test-command = {json.dumps(" ".join(COMMAND))}\ndistributor.name = "local"\n'
+            f'test-command = {json.dumps(shlex.join(COMMAND))}\ndistributor.name = "local"\n'
         )
         subprocess.run(["cosmic-ray", "init", "mutation.toml", "mutation.sqlite"], cwd=folder, check=True)
         database = sqlite3.connect(folder / "mutation.sqlite")
         keep_sample(database, folder, arguments.sample, arguments.seed)
+        status = 0
         with contextlib.suppress(KeyboardInterrupt):  # an interrupted run reports the finished mutants
-            subprocess.run(["cosmic-ray", "exec", "mutation.toml", "mutation.sqlite"], cwd=folder)
-        results = database.execute("SELECT test_outcome, output IS 'timeout', diff FROM work_results").fetchall()
-    survivors = [diff for outcome, _, diff in results if outcome == "SURVIVED"]
-    print(*survivors, sep="\n\n")
-    timeouts = sum(timed_out for _, timed_out, _ in results)
-    print(f"{len(results)} planted, {len(survivors)} survived; {timeouts} of the others ran into the timeout")
+            status = subprocess.run(["cosmic-ray", "exec", "mutation.toml", "mutation.sqlite"], cwd=folder).returncode
+        print(report(database))
+    if status:
+        raise SystemExit(f"cosmic-ray failed with exit status {status}: not every mutant was tested")
 
 
 if __name__ == "__main__":

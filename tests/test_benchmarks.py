@@ -140,3 +140,17 @@ def test_mutants_are_sampled_where_tests_can_detect_them(tmp_path: Path) -> None
     kept = database.execute("SELECT start_pos_row, start_pos_col FROM mutation_specs ORDER BY 1").fetchall()
     assert kept == [(1, 38), (4, 13)]
     assert database.execute("SELECT count(*) FROM work_items").fetchone() == (2,)
+
+
+def test_mutants_without_an_outcome_are_not_tested() -> None:
+    """The report has the survivors and counts mutants that were not run, or whose tests did not start, as untested."""
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE TABLE work_items (job_id)")
+    database.execute("CREATE TABLE work_results (test_outcome, output, diff)")
+    database.executemany("INSERT INTO work_items VALUES (?)", [(job,) for job in range(7)])
+    outcomes = [("SURVIVED", ""), ("KILLED", "1 failed"), ("KILLED", "timeout"), ("INCOMPETENT", ""), (None, None)]
+    rows = [(outcome, output, f"- {outcome}") for outcome, output in outcomes]
+    database.executemany("INSERT INTO work_results VALUES (?, ?, ?)", rows)
+    assert mutation.report(database) == (
+        "- SURVIVED\n\n3 of 7 tested, 1 survived; 1 of the others ran into the timeout"
+    )
