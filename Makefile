@@ -1,4 +1,4 @@
-.PHONY: check test full docs mutation
+.PHONY: check test full docs docs-tests mutation
 
 FORMS = $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 check:  ## style, types, and the files of the repository's host
@@ -17,8 +17,12 @@ test:  ## the default tests
 full:  ## every test, with whole matrices and new random examples
 	pytest -m full
 
-docs:  ## examples of docstrings, links to files, and the code and commands of README.md
-	pytest -m full maskpool tests/test_readme.py tests/test_docs.py
+docs:  ## the site of the documentation, into build/site
+	python -m benchmarks.site
+
+DOCS_TESTS = maskpool tests/test_readme.py tests/test_docs.py tests/test_bug_pages.py tests/test_site.py tests/pads
+docs-tests:  ## examples of docstrings, links, numbers, the code and commands of every page, and the site in a browser
+	pytest -m full $(DOCS_TESTS)
 
 SAMPLE ?= 120
 SEED ?= 0

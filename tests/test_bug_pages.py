@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from maskpool.leaks import PADDING_BUGS, PAGES, PaddingBug
+from tests.blocks import run_python_blocks
 from tests.matrix import sampled
-from tests.test_readme import run_python_blocks
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 80
@@ -64,4 +64,4 @@ def test_the_code_of_a_page_shows_the_bug_and_its_fix(bug: PaddingBug) -> None:
     page = page_of(bug)
     assert f"['{bug.title}']\n```" in page
     assert page.count("\nclean\n") == (bug.title not in ("NaN where texts are padded", "padding of unknown cause"))
-    assert run_python_blocks(page) == 2
+    assert run_python_blocks(page, together=True) == 2

@@ -40,7 +40,7 @@ WRITTEN = {
     "benchmarks": ("**/*.py", "*.md", "**/*.toml"),
     "docs": ("**/*.md",),
 }
-LEFT_OUT = {Path(__file__), ROOT / "README.md"}  # the second is rewritten at the moment
+LEFT_OUT = {Path(__file__)}
 # What surrounds a line of prose: indentation, marks of comments, quotes of a string that goes on.
 _MARGIN = re.compile(r"""^\s*(?:\#+\ |[-*>|]\ )?(?:[rf]{0,2}["'])?|["']?\\?\s*$""", re.VERBOSE)
 

@@ -2,63 +2,66 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import json
 import re
-from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.readme import rewritten
+from benchmarks.tables import RESULTS
+from maskpool.encoder import Encoder
+from tests.blocks import fenced_blocks, run_python_blocks
 
 README = Path(__file__).parent.parent / "README.md"
-
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    text: str
-    line: int
-
-
-def fenced_blocks(markdown: str) -> list[Block]:
-    return [
-        Block(match[1], match[2], markdown.count("\n", 0, match.start(2)))
-        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
-    ]
-
-
-def run_python_blocks(markdown: str) -> int:
-    """Run the python blocks in order, in one namespace, and compare each output with the text block that follows."""
-    blocks = fenced_blocks(markdown)
-    namespace: dict[str, Any] = {"__name__": "readme"}
-    for block, following in zip_longest(blocks, blocks[1:]):
-        if block.language != "python":
-            continue
-        printed = io.StringIO()
-        code = compile("\n" * block.line + block.text, str(README), "exec")  # errors then name the README's line
-        with contextlib.redirect_stdout(printed):
-            exec(code, namespace)
-        if following is not None and following.language == "text":
-            got, promised = printed.getvalue().strip().splitlines(), following.text.strip().splitlines()
-            assert [line.rstrip() for line in got] == [line.rstrip() for line in promised]
-    return sum(block.language == "python" for block in blocks)
+MOST_LINES = 150
 
 
 @pytest.mark.full  # runs the README, as .ci/docs does
 def test_python_blocks_print_the_documented_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every python block runs unchanged, after those above it, and prints the text block that follows."""
+    """Every python block runs when it is copied without the others, and prints the text block that follows."""
     monkeypatch.chdir(tmp_path)
-    assert run_python_blocks(README.read_text(encoding="utf-8")) > 0
+    assert run_python_blocks(README.read_text(encoding="utf-8"), "README.md") > 0
 
 
-def test_numbers_match_the_results() -> None:
-    """The README's tables match the committed results."""
-    text = README.read_text(encoding="utf-8")
-    assert rewritten(text) == text
+def mean_pooling(model_output: Any, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Pool as model cards do."""
+    weights = attention_mask.unsqueeze(-1).float()
+    states: torch.Tensor = model_output[0]
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+
+
+def test_it_is_short() -> None:
+    """The README is read in a few minutes."""
+    assert README.read_text(encoding="utf-8").count("\n") <= MOST_LINES
+
+
+def test_the_number_below_the_picture() -> None:
+    """The cosine that the README quotes is that of the picture."""
+    results = json.loads((RESULTS / "batch_size.json").read_text(encoding="utf-8"))
+    quoted = re.search(
+        r"the cosine is ([\d.]+) in a batch of (\d+)", README.read_text(encoding="utf-8").replace("\n", " ")
+    )
+    assert quoted
+    assert f"{results['naive'][results['sizes'].index(int(quoted[2]))]:.2f}" == quoted[1]
+    assert set(results["maskpool"]) == {1.0}
+
+
+@pytest.mark.full  # runs the README, as .ci/docs does
+def test_the_function_of_model_cards_is_replaced(tmp_path: Path) -> None:
+    """The added lines of the diff give the vectors of the function that model cards define."""
+    encoder = Encoder.load()
+    encoded_input = encoder.tokenizer(["a text", "another text, which is longer"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        model_output = encoder.model(**encoded_input)
+    (diff,) = (block.text for block in fenced_blocks(README.read_text(encoding="utf-8")) if block.language == "diff")
+    names = {"encoded_input": encoded_input, "model_output": model_output, "mean_pooling": mean_pooling}
+    vectors = []
+    for sign in "-+":
+        exec("\n".join(line[1:] for line in diff.splitlines() if line.startswith(sign)), names)
+        vectors.append(names["sentence_embeddings"])
+    torch.testing.assert_close(*vectors, atol=1e-6, rtol=0)
 
 
 def test_set_up_commands() -> None:
@@ -77,13 +80,3 @@ def test_first_line_is_one_sentence() -> None:
     assert after
     assert re.fullmatch(r"[A-Z].*\.", first), "one line, ending in a full stop"
     assert not re.search(r"[.!?]\s", first), "one sentence"
-
-
-def test_wrong_output_is_detected() -> None:
-    """A block that fails or prints another text than promised fails the check."""
-    kept = "# T\n\n```python\nx = 1\n```\n\n```python\nprint(x)\n```\n\nprints\n\n```text\n1\n```\n"
-    assert run_python_blocks(kept) == 2
-    with pytest.raises(AssertionError):
-        run_python_blocks(kept.replace("x = 1", "x = 2"))
-    with pytest.raises(NameError):
-        run_python_blocks(kept.replace("x = 1", "y = 1"))

@@ -1,0 +1,403 @@
+"""Write the tables of the documentation from the code and from the committed results.
+
+``python -m benchmarks.tables`` rewrites the blocks between their comments, in README.md and in ``docs/``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from benchmarks.census.table import counts
+from maskpool.bench.design.study import DEFAULT_TREATMENTS, CorpusSource, Study
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, TREATMENTS
+from maskpool.bench.report.pages import HEADER, LEARNED_HEADER, learned_table, main_table, markdown_table
+from maskpool.bench.report.results import main_table_of
+from maskpool.cli import app
+from maskpool.integrations.st_host import modules as host
+from maskpool.leaks import PADDING_BUGS
+from maskpool.nn import POOLINGS
+from maskpool.plans import Plan
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+# The columns of a report's cluster table that the documentation shows.
+COLUMNS = (
+    "pooling",
+    "plan",
+    "treatment",
+    "verdict",
+    "ΔAMI [95 %]",
+    "AMI",
+    "V",
+    "cosine shift",
+    "neighbours kept",
+    "floor",
+)
+
+
+def clusters(results: dict[str, Any]) -> str:
+    """Make the block of a study: its verdict, and the rows of the excluded and included treatments."""
+    (part,), study = results["parts"], results["study"]
+    corpus = part["corpus"]
+    rows = [dict(zip(HEADER, row, strict=True)) for row in main_table(part, main_table_of(part))]
+    cells = [[row[name] for name in COLUMNS] for row in rows if row["treatment"] in (EXCLUDED, INCLUDED, "baseline")]
+    return "\n".join(
+        [
+            f"**{' '.join(part['headline'])}**",
+            "",
+            f"{corpus['texts']:,} texts, {corpus['labels']} labels, {corpus['mean_length']:.0f} tokens on average, "
+            f"{study['seeds']} k-means seeds, {study['replicates']} half-samples.",
+            "",
+            *markdown_table(COLUMNS, cells),
+        ]
+    )
+
+
+def demonstration(results: dict[str, Any]) -> str:
+    """Make the block of the default run."""
+    learned = results["parts"][0]["learned"]
+    return "\n".join(
+        [
+            clusters(results),
+            "",
+            f"An attention head, trained on half of the classes with states padded to {learned['width']}, clustering "
+            f"the other half ({learned['head_seeds']} head seeds):",
+            "",
+            *markdown_table(LEARNED_HEADER, learned_table(results["parts"][0])),
+        ]
+    )
+
+
+def attention_on_pads(results: dict[str, Any]) -> str:
+    """Make the table of attention trained without a mask: its share on pads and its scores, by width."""
+    widths, rows = results["widths"], results["rows"]
+    lines = []
+    for task, scores in dict.fromkeys((row["task"], row["scores"]) for row in rows):
+        of_task = {row["width"]: row for row in rows if (row["task"], row["scores"]) == (task, scores)}
+        lines.append(
+            [
+                f"{task}, {scores}",
+                " / ".join(f"{of_task[width]['pad_share']:.0%}" for width in widths),
+                " / ".join(f"{of_task[width]['attention_on_pads']['mean']:.1%}" for width in widths),
+                f"{of_task[None]['accuracy']['mean']:.1%}",
+                " / ".join(f"{of_task[width]['accuracy']['mean']:.1%}" for width in widths),
+                f"{of_task[widths[0]]['served'][str(widths[-1])]['accuracy']['mean']:.1%}",
+                f"{of_task[None]['ami']['mean']:.2f}" if "ami" in of_task[None] else "",
+                " / ".join(_change(of_task[width]) for width in widths) if "ami" in of_task[None] else "",
+            ]
+        )
+    shown = " / ".join(map(str, widths))
+    header = (
+        "labels, scores",
+        f"pads at {shown}",
+        "attention on them, trained without mask",
+        "accuracy with mask",
+        f"without, at {shown}",
+        f"without, trained at {widths[0]}, served at {widths[-1]}",
+        "AMI with mask",
+        f"without minus with, at {shown}",
+    )
+    return "\n".join(markdown_table(header, lines))
+
+
+def _change(row: dict[str, Any]) -> str:
+    """Format a change of AMI, with a star if its interval does not contain zero."""
+    change = row["ami_minus_masked"]
+    return f"{change['mean']:+.3f}{'*' * (change['low'] > 0 or change['high'] < 0)}"
+
+
+def learned_heads(results: dict[str, Any]) -> str:
+    """Make the table of the accuracy of each learned head and of logistic regression on mean vectors."""
+    tasks = results["tasks"]
+    row_of = {(row["task"], row["head"]): row for row in results["rows"]}
+
+    def cells(task: str, head: str) -> list[str]:
+        row, to_peer = row_of[task, head], row_of[task, head]["to_peer"]
+        return [f"{row['accuracy']:.1%}", f"{to_peer['points']:+.2f} [{to_peer['low']:+.2f}, {to_peer['high']:+.2f}]"]
+
+    heads = dict.fromkeys(head for _, head in row_of)
+    lines = [[head, *(cell for task in tasks for cell in cells(task, head))] for head in heads]
+    peers = [cell for task in tasks.values() for cell in (f"{task['peer']['accuracy']:.1%}", "reference")]
+    titles = [title for task in tasks for title in (task, "points to logistic regression")]
+    return "\n".join(
+        markdown_table(("pooling under a classifier", *titles), [*lines, ["logistic regression on means", *peers]])
+    )
+
+
+def census(results: dict[str, Any]) -> str:
+    """Format the counts of the padding census."""
+    return f"transformers {results['transformers']}: {counts(results)}"
+
+
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+
+
+def speed(results: dict[str, Any]) -> str:
+    """Make the short table of the pooling benchmark: its first shape, forward only, and the environment."""
+    rows, environment, padding = results["rows"], results["environment"], results["padding"]
+    shape = rows[0]["shape"]
+    times_of = {
+        (row["mode"], row["layout"], row["dtype"]): row["ms"]
+        for row in rows
+        if (row["shape"], row["direction"]) == (shape, "forward")
+    }
+    columns = [
+        ("padded", "host", "sentence-transformers"),
+        ("padded", "recipe", "recipe"),
+        ("padded", "compiled recipe", "compiled recipe (float32)"),
+        ("packed", "host", "sentence-transformers, flat"),
+        ("packed", "loop", "loop, packed"),
+        ("nested", "torch.nested", "torch.nested"),
+    ]
+    lines = []
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        cells = [_ratios(times_of, mode, layout, peer) for layout, peer, _ in columns]
+        lines.append([mode if "," in mode else f"`{mode}`", *cells])
+    size, fraction = shape.split(":")
+    times = [row["ms"]["ours"] for row in padding]
+    return "\n".join(
+        [
+            f"How many times as long as maskpool each peer takes, {' / '.join(DTYPE_NAMES)}; batches of "
+            f"{size.replace('x', ' × ')} with {float(fraction):.0%} real tokens, forward, checks and preparation "
+            f"included; sentence-transformers {environment['sentence-transformers']}, torch {environment['torch']}, in "
+            f"one process, in turn, on {environment['threads']} threads:",
+            "",
+            *markdown_table(("pooling", *(title for _, _, title in columns)), lines),
+            "",
+            f"At the same real tokens, mean pooling takes {times[-1] / times[0]:.2f} times as long at "
+            f"{1 - padding[-1]['real_fraction']:.0%} padding as at none.",
+            "",
+            "![Ratios by pooling and layout, and time against padding](../benchmarks/results/pooling_speed.png)",
+        ]
+    )
+
+
+def _ratios(times_of: dict[tuple[str, str, str], dict[str, float]], mode: str, layout: str, peer: str) -> str:
+    """Format a peer's time over ours in each dtype as one cell; empty if the peer does not have the mode."""
+    times = [times_of.get((mode, layout, dtype), {}) for dtype in DTYPE_NAMES]
+    ratios = [ms[peer] / ms["ours"] for ms in times if peer in ms]
+    return " / ".join(f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}" for ratio in ratios)
+
+
+def poolings() -> str:
+    """Return the table of all registered poolings."""
+    lines = []
+    known = host.Pooling.POOLING_MODES
+    for mode, layer in sorted(POOLINGS.items(), key=lambda item: (item[1].learns, item[0] not in known)):
+        marks = {"*": mode in known, "w": layer.takes_token_weights, "p": layer.learns}
+        options = ", ".join(f"`{name}`" for name in layer.options() if name not in ("on_empty", "start"))
+        name = " ".join([f"`{mode}`", *(mark for mark, holds in marks.items() if holds)])
+        lines.append([name, f"`{layer.__name__}`", layer.formula.replace("|", r"\|"), options, layer.source])
+    return "\n".join(markdown_table(("mode", "layer", "formula over real tokens", "options", "source"), lines))
+
+
+def finding(results: dict[str, Any]) -> str:
+    """Say in a sentence what a plain mean over the pads of random batches does to the clusters of a study."""
+    (part,) = results["parts"]
+    corpus = part["corpus"]
+    rows = {
+        (row["pooling"], row["plan"], row["treatment"]): row
+        for row in map(_named, main_table(part, main_table_of(part)))
+    }
+    alone = rows["mean", "any", EXCLUDED]
+    plan = next(name for name in part["with_pads"] if name.startswith("random"))
+    padded = rows["mean", plan, INCLUDED]
+    return (
+        f"On {corpus['name']} ({corpus['texts']:,} texts, {corpus['labels']} labels) with {part['model']['name']}, a "
+        f"plain mean over {plan} changes AMI from {alone['AMI']} to {padded['AMI']}: ΔAMI = {padded['ΔAMI [95 %]']}, "
+        f"**{padded['verdict']}**."
+    )
+
+
+def _named(row: Sequence[str]) -> dict[str, str]:
+    return dict(zip(HEADER, row, strict=True))
+
+
+def cache(results: dict[str, Any]) -> str:
+    """Say what the file of cached states costs and saves."""
+    compared, corpus = results["compared"], results["corpus"]
+    return (
+        f"Measured on {corpus['texts']:,} texts with {results['environment']['threads']} threads: the file is "
+        f"{compared['size_ratio']['found']:.3f} times as large as its numbers, a batch is read "
+        f"{compared['speed_of_plain_read']['found']:.1f} times as fast as from a plain memory map, and an epoch over "
+        f"the file is {compared['epoch_times_as_fast']['found']:.0f} times as fast as one that runs the encoder on "
+        "batches sorted by number of tokens. `python -m benchmarks.state_cache` measures it on your machine."
+    )
+
+
+def bugs() -> str:
+    """Return the table of padding bugs: what people notice, and the page."""
+    lines = []
+    for bug in PADDING_BUGS.values():
+        symptom = (ROOT / bug.url).read_text(encoding="utf-8").split("\n\n")[1]
+        page = Path("..", *Path(bug.url).parts[1:]).as_posix()
+        lines.append([" ".join(symptom.split()), f"[{bug.title[0].upper()}{bug.title[1:]}]({page})"])
+    return "\n".join(markdown_table(("what people notice", "bug"), lines))
+
+
+def keys(settings: type[Any]) -> str:
+    """Return the table of a class of settings: its attributes, their defaults, and what its docstring says of them."""
+    text = inspect.getdoc(settings) or ""
+    section = re.search(r"^Attributes:\n((?:    .*\n?)+)", text, re.MULTILINE)
+    assert section is not None, settings
+    meanings = dict(re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section[1], re.MULTILINE))
+    lines = []
+    for field in fields(settings):
+        meaning = re.sub(r"``(.*?)``", r"`\1`", " ".join(meanings[field.name].split()))
+        lines.append([f"`{field.name}`", _default(field.default), meaning.replace("|", r"\|")])
+    return "\n".join(markdown_table(("key", "default", "meaning"), lines))
+
+
+def _default(value: object) -> str:
+    """Write a default as it is in a TOML file; None, and defaults that the meaning describes, are empty."""
+    if isinstance(value, tuple):
+        simple = all(isinstance(item, (str, int)) for item in value)
+        return f"`[{', '.join(json.dumps(item) for item in value)}]`" if value and simple else ""
+    return "" if value is None else f"`{json.dumps(value)}`"
+
+
+def treatments() -> str:
+    """Return the table of treatments."""
+    meanings = {name: treatment.meaning for name, treatment in TREATMENTS.items() if name != EXCLUDED} | MIXED
+    default = {name: "yes" if name in DEFAULT_TREATMENTS else "" for name in meanings}
+    lines = [[f"`{name}`", default[name], meaning.replace("|", r"\|")] for name, meaning in meanings.items()]
+    return "\n".join(markdown_table(("treatment", "by default", "what is pooled"), lines))
+
+
+def commands() -> str:
+    """Return one section per command of the command line, with its arguments and options."""
+    lines: list[str] = []
+    for name, command in _walk("maskpool", typer.main.get_command(app)):
+        if name == "maskpool":
+            continue
+        help_text = re.sub(r"``(.*?)``", r"`\1`", (command.help or "").replace("\b\n", "").strip())
+        lines += [f"## {name}", "", *help_text.splitlines(), ""]
+        rows = []
+        for parameter in command.params:
+            options = ", ".join(f"`{option}`" for option in parameter.opts) if parameter.opts[0].startswith("-") else ""
+            label = options or f"`{parameter.metavar or (parameter.name or '').upper()}`"
+            shown = (
+                ""
+                if parameter.default in (None, False, []) or callable(parameter.default)
+                else f"`{_shown(parameter.default)}`"
+            )
+            rows.append([label, shown, (getattr(parameter, "help", None) or "").replace("|", r"\|")])
+        lines += [*markdown_table(("option", "default", "meaning"), rows), ""]
+    return "\n".join(lines).strip()
+
+
+def _shown(default: object) -> str:
+    return ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+
+
+def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:  # Any: typer's own click, which has no types
+    yield name, command
+    for child, below in getattr(command, "commands", {}).items():
+        yield from _walk(f"{name} {child}", below)
+
+
+# The modules of the Reference, with the name of their page; all other modules are internal.
+MODULES = {
+    "maskpool": "maskpool",
+    "maskpool.nn": "nn",
+    "maskpool.functional": "functional",
+    "maskpool.masks": "masks",
+    "maskpool.weights": "weights",
+    "maskpool.encoder": "encoder",
+    "maskpool.training": "training",
+    "maskpool.plans": "plans",
+    "maskpool.audit": "audit",
+    "maskpool.leaks": "leaks",
+    "maskpool.pads": "pads",
+    "maskpool.errors": "errors",
+    "maskpool.integrations.sentence_transformers": "sentence-transformers",
+    "maskpool.integrations.transformers": "transformers",
+    "maskpool.integrations.sklearn": "sklearn",
+    "maskpool.integrations.mteb": "mteb",
+    "maskpool.integrations.onnx": "onnx",
+}
+
+
+def public_names(module_name: str) -> list[str]:
+    """Return the names in ``__all__`` that are not modules, or the classes and functions that a module defines."""
+    module = importlib.import_module(module_name)
+    listed = getattr(module, "__all__", None)
+    if listed is not None:
+        return [name for name in listed if not inspect.ismodule(getattr(module, name))]
+    return [
+        name
+        for name, member in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(member) or inspect.isfunction(member))
+        and member.__module__ == module_name
+    ]
+
+
+def reference(module_name: str) -> str:
+    """Return what mkdocstrings replaces by the docstrings of a module and of its public names."""
+    names = ", ".join(public_names(module_name))
+    options = ["show_root_heading: false", "show_root_toc_entry: false", f"members: [{names}]"]
+    return "\n".join([f"::: {module_name}", "    options:", *(f"      {option}" for option in options)])
+
+
+BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+    "finding": (RESULTS / "banking77" / "results.json", finding),
+    "BANKING77": (RESULTS / "banking77" / "results.json", clusters),
+    "SNIPS": (RESULTS / "snips" / "results.json", clusters),
+    "demonstration": (RESULTS / "docstrings" / "results.json", demonstration),
+    "attention": (RESULTS / "attention_on_pads.json", attention_on_pads),
+    "heads": (RESULTS / "learned_heads.json", learned_heads),
+    "cache": (RESULTS / "state_cache.json", cache),
+    "census": (RESULTS / "census.json", census),
+    "speed": (RESULTS / "pooling_speed.json", speed),
+}
+BLOCK = re.compile(r"(<!-- ([\w .]+): [^\n]*-->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+
+
+def made_blocks() -> dict[str, str]:
+    """Return the content of every block, by its name."""
+    results = {name: make(json.loads(path.read_text(encoding="utf-8"))) for name, (path, make) in BLOCKS.items()}
+    of_code = {
+        "poolings": poolings(),
+        "bugs": bugs(),
+        "study keys": keys(Study),
+        "corpus keys": keys(CorpusSource),
+        "plan keys": keys(Plan),
+        "treatments": treatments(),
+        "commands": commands(),
+    }
+    return {**of_code, **{f"names of {module}": reference(module) for module in MODULES}, **results}
+
+
+def pages() -> list[Path]:
+    """Return the pages that may hold blocks."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def rewritten(text: str, blocks: dict[str, str]) -> str:
+    """Return a page with every block generated again.
+
+    Raises:
+        KeyError: A block has an unknown name.
+    """
+    return BLOCK.sub(lambda match: f"{match[1]}\n{blocks[match[2]]}\n\n{match[3]}", text)
+
+
+def main() -> None:
+    """Rewrite all pages."""
+    blocks = made_blocks()
+    for page in pages():
+        page.write_text(rewritten(page.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
