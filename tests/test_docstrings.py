@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable
@@ -45,3 +46,29 @@ def test_every_argument_is_described(name: str) -> None:
 def test_the_shared_arguments_are_known() -> None:
     """The list of shared arguments is found in the docstring of `maskpool.functional`."""
     assert {"token_embeddings", "attention_mask", "cu_seqlens", "token_weights", "on_empty"} == SHARED
+
+
+def section(documented: Any, name: str) -> str:
+    """Return a section of a docstring in one line; empty if there is none."""
+    lines = re.search(rf"^{name}:\n((?:    .*\n?)+)", inspect.getdoc(documented) or "", re.MULTILINE)
+    return " ".join(lines[1].split()) if lines else ""
+
+
+@pytest.mark.parametrize("mode", nn.POOLINGS)
+def test_every_layer_cites_its_source_and_names_relatives(mode: str) -> None:
+    """The references of a layer have the years of its source in the registry, and it names other poolings."""
+    layer = nn.POOLINGS[mode]
+    years = re.compile(r"\b(?:19|20)\d\d\b")
+    assert section(layer, "References")
+    assert set(years.findall(layer.source)) <= set(years.findall(section(layer, "References")))
+    assert f"`maskpool.nn.{layer.__name__}`" not in section(layer, "See Also")
+    assert "`maskpool.nn." in section(layer, "See Also")
+
+
+@pytest.mark.parametrize("name", [*maskpool.functional.__all__, *LAYERS])
+def test_what_to_see_exists(name: str) -> None:
+    """Each name under See Also can be imported."""
+    documented = getattr(nn if name in LAYERS else maskpool.functional, name)
+    for path in re.findall(r"`(maskpool\.\S+)`", section(documented, "See Also")):
+        module, _, attribute = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), path

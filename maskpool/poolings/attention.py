@@ -348,6 +348,13 @@ class AttentionPooling(LearnedPooling):
         InvalidValueError: A dimension or number of heads is not a positive integer, or does not divide, or ``start`` is
             not accepted.
 
+    See Also:
+        `maskpool.functional.attention_scores`, `maskpool.functional.attention_pool`: The scores, and the pooling by
+            given scores.
+        `maskpool.nn.GatedAttentionPooling`: Passes the scores through a gate.
+        `maskpool.nn.StructuredAttentionPooling`: Pools whole tokens by each query.
+        `maskpool.nn.MultiheadAttentionPooling`: Projects the features before and after.
+
     Example:
         >>> layer = AttentionPooling(2)
         >>> x, mask = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]]]), torch.tensor([[1, 1, 0]])
@@ -417,6 +424,10 @@ class GatedAttentionPooling(LearnedPooling):
     Raises:
         InvalidValueError: See `AttentionPooling`.
 
+    See Also:
+        `maskpool.functional.gated_attention_scores`: The scores as a function.
+        `maskpool.nn.AttentionPooling`: The same without the gate.
+
     Example:
         >>> layer = GatedAttentionPooling(2)
         >>> x, mask = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]]]), torch.tensor([[1, 1, 0]])
@@ -479,6 +490,11 @@ class StructuredAttentionPooling(LearnedPooling):
 
     Raises:
         InvalidValueError: A size is not a positive integer, or ``start`` is not accepted.
+
+    See Also:
+        `maskpool.functional.structured_attention_pool`, `maskpool.functional.attention_penalty`: The pooling and the
+            penalty as functions.
+        `maskpool.nn.AttentionPooling`: Pools a slice of the features by each query, so the width stays the same.
 
     Example:
         >>> layer = StructuredAttentionPooling(1, num_hops=2)

@@ -69,6 +69,13 @@ def mean(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpty) -> Sent
 class MeanPooling(PoolingLayer):
     """The mean of the real tokens, (1/n) Σₜ xₜ: `maskpool.functional.mean_pool` as a layer.
 
+    References:
+        Reimers and Gurevych 2019, Sentence-BERT.
+
+    See Also:
+        `maskpool.nn.PositionWeightedMeanPooling`: Later tokens weigh more.
+        `maskpool.nn.AttentionPooling`: Learns the weights; starts equal to this layer.
+
     Example:
         >>> MeanPooling()(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))
         tensor([[2.]])
@@ -128,6 +135,13 @@ def _mean_sqrt_len(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpt
 )
 class MeanSqrtLenPooling(PoolingLayer):
     """The sum divided by the root of the length, (1/√n) Σₜ xₜ: `maskpool.functional.mean_sqrt_len_pool` as a layer.
+
+    References:
+        sentence-transformers, ``pooling_mode="mean_sqrt_len_tokens"``.
+
+    See Also:
+        `maskpool.nn.MeanPooling`: Divides by the number of tokens.
+        `maskpool.nn.SumPooling`: Divides by nothing.
 
     Example:
         >>> MeanSqrtLenPooling()(torch.ones(1, 5, 1), torch.tensor([[1, 1, 1, 1, 0]]))
@@ -191,6 +205,13 @@ def _position_weighted_mean(batch: TokenBatch, weights: PerToken | None, on_empt
 class PositionWeightedMeanPooling(PoolingLayer):
     """A mean whose weights grow with position: `maskpool.functional.position_weighted_mean_pool` as a layer.
 
+    References:
+        Muennighoff 2022, SGPT.
+
+    See Also:
+        `maskpool.nn.MeanPooling`: All tokens weigh the same.
+        `maskpool.nn.LastTokenPooling`: Only the last token.
+
     Example:
         >>> PositionWeightedMeanPooling()(torch.tensor([[[99.0], [1.0], [4.0]]]), torch.tensor([[0, 1, 1]]))
         tensor([[3.]])
@@ -244,6 +265,12 @@ def _sum(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpty) -> Sent
 )
 class SumPooling(PoolingLayer):
     """The sum of the real tokens, Σₜ xₜ: `maskpool.functional.sum_pool` as a layer.
+
+    References:
+        Xu et al. 2019, How Powerful are Graph Neural Networks?
+
+    See Also:
+        `maskpool.nn.MeanPooling`: Does not grow with the number of tokens.
 
     Example:
         >>> SumPooling()(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))

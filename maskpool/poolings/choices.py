@@ -58,6 +58,13 @@ def max_pool(
 class MaxPooling(PoolingLayer):
     """The largest value of each feature, maxₜ xₜ: `maskpool.functional.max_pool` as a layer.
 
+    References:
+        sentence-transformers, ``pooling_mode="max"``.
+
+    See Also:
+        `maskpool.nn.TopKMeanPooling`: The mean of several large values.
+        `maskpool.nn.LogSumExpPooling`, `maskpool.nn.SoftmaxPooling`: Smooth maxima, with a gradient for every token.
+
     Example:
         >>> MaxPooling()(torch.tensor([[[-1.0], [-3.0], [0.0]]]), torch.tensor([[1, 1, 0]]))
         tensor([[-1.]])
@@ -103,6 +110,12 @@ def cls_pool(
 )
 class CLSPooling(PoolingLayer):
     """The first real token: `maskpool.functional.cls_pool` as a layer.
+
+    References:
+        Devlin et al. 2019, BERT.
+
+    See Also:
+        `maskpool.nn.LastTokenPooling`: For causal models, whose first token attends to no other.
 
     Example:
         >>> CLSPooling()(torch.tensor([[[9.0], [1.0], [2.0]]]), torch.tensor([[0, 1, 1]]))
@@ -152,6 +165,13 @@ def last_token_pool(
 class LastTokenPooling(PoolingLayer):
     """The last real token: `maskpool.functional.last_token_pool` as a layer.
 
+    References:
+        sentence-transformers, ``pooling_mode="lasttoken"``.
+
+    See Also:
+        `maskpool.nn.CLSPooling`: For models whose first token attends to all others.
+        `maskpool.nn.PositionWeightedMeanPooling`: All tokens of a causal model, late ones more.
+
     Example:
         >>> LastTokenPooling()(torch.tensor([[[1.0], [2.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
         tensor([[2.]])
@@ -192,6 +212,13 @@ def min_pool(
 @register("min", formula="minₜ xₜ", source="Rücklé et al. 2018", also_called=("minimum",))
 class MinPooling(PoolingLayer):
     """The smallest value of each feature, minₜ xₜ: `maskpool.functional.min_pool` as a layer.
+
+    References:
+        Rücklé et al. 2018, Concatenated Power Mean Word Embeddings.
+
+    See Also:
+        `maskpool.nn.MaxPooling`: The largest values.
+        `maskpool.nn.ConcatPooling`: Minimum, mean and maximum in one vector, as in the paper.
 
     Example:
         >>> MinPooling()(torch.tensor([[[1.0], [3.0], [0.0]]]), torch.tensor([[1, 1, 0]]))
@@ -234,6 +261,12 @@ def median_pool(
 @register("median", formula="the lower median over t of xₜ", source="torch; PyTorch Geometric", also_called=("med",))
 class MedianPooling(PoolingLayer):
     """The lower median of each feature: `maskpool.functional.median_pool` as a layer.
+
+    References:
+        PyTorch Geometric, ``MedianAggregation``.
+
+    See Also:
+        `maskpool.nn.MeanPooling`: Moves with every token, outliers included.
 
     Example:
         >>> MedianPooling()(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))
@@ -292,11 +325,17 @@ class TopKMeanPooling(PoolingLayer):
 
     ``on_empty`` is described in `maskpool.nn.PoolingLayer`.
 
+    References:
+        Durand et al. 2017, WILDCAT.
+
     Args:
         k: How many values, at least 1.
 
     Raises:
         InvalidValueError: ``k`` is not a positive integer.
+
+    See Also:
+        `maskpool.nn.MaxPooling`: The same with ``k=1``.
 
     Example:
         >>> TopKMeanPooling(k=2)(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))

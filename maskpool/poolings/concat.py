@@ -21,6 +21,9 @@ class ConcatPooling(PoolingLayer):
 
     Token weights are used by the layers that take them, and refused if one of the layers does not.
 
+    References:
+        Rücklé et al. 2018, Concatenated Power Mean Word Embeddings.
+
     Args:
         poolings: The layers, at least one.
         on_empty: What empty sentences get, in all layers, which are then copies with the same parameters; None keeps
@@ -29,6 +32,10 @@ class ConcatPooling(PoolingLayer):
     Raises:
         InvalidTypeError: One of ``poolings`` is not a maskpool layer.
         InvalidValueError: ``poolings`` is empty, or ``on_empty`` is unknown.
+
+    See Also:
+        `maskpool.build_pooling`: Makes this layer from a tuple of modes.
+        `maskpool.nn.MeanStdPooling`: Mean and standard deviation, computed together.
 
     Example:
         >>> from maskpool.nn import MaxPooling, MeanPooling

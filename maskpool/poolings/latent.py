@@ -160,6 +160,10 @@ class LatentAttentionPooling(LearnedPooling):
     Raises:
         InvalidValueError: See `AttentionPooling`.
 
+    See Also:
+        `maskpool.functional.latent_attention_pool`: The function.
+        `maskpool.nn.MultiheadAttentionPooling`: Learned queries attend to the tokens, instead of the reverse.
+
     Example:
         >>> layer = LatentAttentionPooling(2, num_latents=3)
         >>> x, mask = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]]]), torch.tensor([[1, 1, 0]])

@@ -132,6 +132,10 @@ class LayerMix(nn.Module):
         InvalidValueError: ``num_layers`` is not a positive integer.
         InvalidTypeError: ``pooling`` is not a maskpool layer.
 
+    See Also:
+        `maskpool.functional.mix_layers`: The mix as a function.
+        `maskpool.nn.FirstLastAveragePooling`: The mean of two layers.
+
     Example:
         >>> layers = (torch.zeros(1, 2, 1), torch.full((1, 2, 1), 4.0))
         >>> LayerMix(2)(layers, torch.tensor([[1, 0]])).detach()
@@ -211,8 +215,14 @@ class FirstLastAveragePooling(nn.Module):
 
     ``on_empty`` is described in `maskpool.nn.PoolingLayer`.
 
+    References:
+        Su et al. 2021, BERT-whitening; Gao et al. 2021, SimCSE (``avg_first_last``).
+
     Raises:
         InvalidValueError: ``on_empty`` is unknown.
+
+    See Also:
+        `maskpool.nn.LayerMix`: Any number of layers, with learned weights.
 
     Example:
         >>> layers = (torch.zeros(1, 2, 1), torch.full((1, 2, 1), 9.0), torch.ones(1, 2, 1))

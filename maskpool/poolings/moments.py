@@ -54,6 +54,12 @@ def std_pool(
 class StdPooling(PoolingLayer):
     """The standard deviation of each feature: `maskpool.functional.std_pool` as a layer.
 
+    References:
+        Snyder et al. 2018, X-vectors (statistics pooling).
+
+    See Also:
+        `maskpool.nn.MeanStdPooling`: Together with the mean, as in the paper.
+
     Example:
         >>> StdPooling()(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))
         tensor([[1.]])
@@ -102,6 +108,12 @@ def mean_std_pool(
 )
 class MeanStdPooling(PoolingLayer):
     """Mean and standard deviation, concatenated: `maskpool.functional.mean_std_pool` as a layer.
+
+    References:
+        Snyder et al. 2018, X-vectors (statistics pooling).
+
+    See Also:
+        `maskpool.nn.StdPooling`: The second half of the result.
 
     Example:
         >>> MeanStdPooling()(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))

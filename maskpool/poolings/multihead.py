@@ -139,6 +139,11 @@ class MultiheadAttentionPooling(LearnedPooling):
     Raises:
         InvalidValueError: See `AttentionPooling`.
 
+    See Also:
+        `maskpool.functional.multihead_attention_pool`: The function.
+        `maskpool.nn.AttentionPooling`: Without projections.
+        `maskpool.nn.LatentAttentionPooling`: Tokens attend to learned vectors, instead of the reverse.
+
     Example:
         >>> layer = MultiheadAttentionPooling(2, num_heads=2)
         >>> x, mask = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]]]), torch.tensor([[1, 1, 0]])

@@ -146,6 +146,10 @@ class GeneralizedMeanPooling(LearnedPooling):
     Raises:
         InvalidValueError: ``p`` is not a finite number above 0, or ``start`` is not accepted.
 
+    See Also:
+        `maskpool.functional.generalized_mean_pool`: The function, with a given exponent.
+        `maskpool.nn.SoftmaxPooling`: Between mean and maximum without parameters.
+
     Example:
         >>> GeneralizedMeanPooling(p=3.0)(torch.tensor([[[1.0], [7.0], [99.0]]]), torch.tensor([[1, 1, 0]])).detach()
         tensor([[5.5613]])

@@ -50,6 +50,12 @@ def logsumexp_pool(
 class LogSumExpPooling(PoolingLayer):
     """A smooth maximum of each feature, log Σₜ exp(xₜ): `maskpool.functional.logsumexp_pool` as a layer.
 
+    References:
+        Pinheiro and Collobert 2015, From Image-level to Pixel-level Labeling.
+
+    See Also:
+        `maskpool.nn.SoftmaxPooling`: A smooth maximum that does not grow with the number of tokens.
+
     Example:
         >>> LogSumExpPooling()(torch.zeros(1, 3, 1), torch.tensor([[1, 1, 0]]))
         tensor([[0.6931]])
@@ -117,11 +123,18 @@ class SoftmaxPooling(PoolingLayer):
 
     ``on_empty`` is described in `maskpool.nn.PoolingLayer`.
 
+    References:
+        Li et al. 2020, DeeperGCN.
+
     Args:
         temperature: τ, above 0; large values give the mean, small ones the maximum.
 
     Raises:
         InvalidValueError: ``temperature`` is not a finite number above 0.
+
+    See Also:
+        `maskpool.nn.LogSumExpPooling`: Another smooth maximum.
+        `maskpool.nn.AttentionPooling`: One learned weight per token and head, not per feature.
 
     Example:
         >>> SoftmaxPooling(temperature=1e-3)(torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[1, 1, 0]]))
