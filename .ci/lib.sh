@@ -34,13 +34,13 @@ trap finish EXIT
 
 # The one set-up command of README.md, from its bash blocks, that ends in "&& $1".
 readme_command() {
-  local found
-  found=$(sed -n '/^```bash$/,/^```$/p' README.md | grep -E "^pip install .* && $1\$") || true
-  if [[ -z $found || $found == *$'\n'* ]]; then
-    echo "README.md must hold exactly one command 'pip install ... && $1' in its bash blocks; found: ${found:-none}" >&2
+  local commands
+  commands=$(sed -n '/^```bash$/,/^```$/p' README.md | grep -E "^pip install .* && $1\$") || true
+  if [[ -z $commands || $commands == *$'\n'* ]]; then
+    echo "README.md must hold exactly one command 'pip install ... && $1' in its bash blocks; found: ${commands:-none}" >&2
     return 1
   fi
-  printf '%s\n' "$found"
+  printf '%s\n' "$commands"
 }
 
 # Make the empty environment that `in_environment` uses.

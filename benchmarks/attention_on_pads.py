@@ -133,8 +133,8 @@ class Split:
 
     def states(self) -> np.ndarray[Any, np.dtype[np.float16]]:
         """The states, mapped into memory."""
-        found: np.ndarray[Any, np.dtype[np.float16]] = np.load(self.file, mmap_mode="r")
-        return found
+        states: np.ndarray[Any, np.dtype[np.float16]] = np.load(self.file, mmap_mode="r")
+        return states
 
     def batch(self, rows: Ints, width: int | None) -> tuple[Tensor, Tensor]:
         """States of some texts and the mask that a head is given: ones over ``width``, or with None the true one."""
@@ -271,11 +271,11 @@ def scores(logits: Tensor, targets: np.ndarray[Any, Any]) -> dict[str, float]:
     """Accuracy; of texts with several labels micro-F1, and accuracy is that all are right and none besides."""
     if targets.ndim == 1:
         return {"accuracy": float((logits.argmax(dim=1).numpy() == targets).mean())}
-    found, true = (logits > 0).numpy(), targets > 0
-    hits = int((found & true).sum())
+    predicted, true = (logits > 0).numpy(), targets > 0
+    hits = int((predicted & true).sum())
     return {
-        "accuracy": float((found == true).all(axis=1).mean()),
-        "micro_f1": 2 * hits / max(int(found.sum()) + int(true.sum()), 1),
+        "accuracy": float((predicted == true).all(axis=1).mean()),
+        "micro_f1": 2 * hits / max(int(predicted.sum()) + int(true.sum()), 1),
     }
 
 
@@ -297,7 +297,7 @@ def measure_head(task: Task, hidden: int | None, arm: Arm, sizes: Sizes, rate: f
     valid = scores(serve(head, task.train, held, arm.width)[1], task.train.targets[held])
     every = np.arange(len(task.test.lengths))
     pooled, logits, on_pads = serve(head, task.test, every, arm.width)
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "seed": seed,
         "validation_accuracy": valid["accuracy"],
         "curve": [list(point) for point in head.curve],
@@ -306,7 +306,7 @@ def measure_head(task: Task, hidden: int | None, arm: Arm, sizes: Sizes, rate: f
         "served": {},
     }
     if not task.several:
-        found["ami"] = _ami(pooled, task.test.targets, sizes)
+        row["ami"] = _ami(pooled, task.test.targets, sizes)
     for width in (*WIDTHS, None):
         if arm.width is None and width is not None:
             # With the mask, at a padded width: the law says that nothing changes, and that no pad gets anything.
@@ -314,15 +314,15 @@ def measure_head(task: Task, hidden: int | None, arm: Arm, sizes: Sizes, rate: f
             pads = task.test.is_pad(every[:_CHUNK], width)
             with torch.inference_mode():
                 again, attention = head.pooling(values, ~pads, return_weights=True)
-            found[f"difference_at_{width}"] = float((again - pooled[:_CHUNK]).abs().max())
-            found[f"attention_on_pads_at_{width}"] = float(attention[:, 0][pads].sum())
+            row[f"difference_at_{width}"] = float((again - pooled[:_CHUNK]).abs().max())
+            row[f"attention_on_pads_at_{width}"] = float(attention[:, 0][pads].sum())
             continue
         _, logits, on_pads = serve(head, task.test, every, width)
-        found["served"][UNPADDED if width is None else str(width)] = {
+        row["served"][UNPADDED if width is None else str(width)] = {
             **scores(logits, task.test.targets),
             "attention_on_pads": on_pads,
         }
-    return found
+    return row
 
 
 def ami_unseen(task: Task, hidden: int | None, arm: Arm, sizes: Sizes, rate: float, seed: int) -> float:
@@ -356,7 +356,7 @@ def summarise(
             row[name] = interval([head[name] for head in heads])
             if arm.width is not None and name != "attention_on_pads":
                 pairs = zip(heads, masked, strict=True)
-                row[f"{name}_minus_masked"] = interval([one[name] - other[name] for one, other in pairs])
+                row[f"{name}_minus_masked"] = interval([head[name] - masked_head[name] for head, masked_head in pairs])
     epochs = [at for at, _ in heads[0]["curve"]]
     row["curve"] = [
         {"epoch": at, **interval([head["curve"][place][1] for head in heads])} for place, at in enumerate(epochs)
@@ -430,12 +430,12 @@ def _pairs(encoder: Encoder, corpus: Corpus, seed: int) -> Corpus:
     texts: list[str] = []
     labels: list[str] = []
     while len(texts) < len(corpus.texts):
-        one, other = (int(row) for row in rng.integers(0, len(corpus.texts), 2))
-        text, label = corpus.texts[one], corpus.labels[one]
+        first, second = (int(row) for row in rng.integers(0, len(corpus.texts), 2))
+        text, label = corpus.texts[first], corpus.labels[first]
         if rng.random() < 0.5:
             # Two of one label, or two that are too long together: drawn again.
-            text, label = f"{text.rstrip(' .?!')}. {corpus.texts[other]}", f"{label}\n{corpus.labels[other]}"
-            if corpus.labels[one] == corpus.labels[other] or len(encoder.tokenize([text])[0][0]) > min(WIDTHS):
+            text, label = f"{text.rstrip(' .?!')}. {corpus.texts[second]}", f"{label}\n{corpus.labels[second]}"
+            if corpus.labels[first] == corpus.labels[second] or len(encoder.tokenize([text])[0][0]) > min(WIDTHS):
                 continue
         texts.append(text)
         labels.append(label)
@@ -497,15 +497,15 @@ def measure(tasks: Sequence[Task], sizes: Sizes) -> list[dict[str, Any]]:
         *((task, None) for task in tasks[1:]),
     ]
     grid = [(task, hidden, arm) for task, hidden in kinds for arm in ARMS]
-    tried = [(*one, sizes, rate, seed) for one in grid for rate in sizes.rates for seed in range(sizes.seeds)]
+    tried = [(*cell, sizes, rate, seed) for cell in grid for rate in sizes.rates for seed in range(sizes.seeds)]
     by_arm = _grouped(_grouped(_in_processes(measure_head, tried, "heads"), sizes.seeds), len(sizes.rates))
     valid = np.array([[[head["validation_accuracy"] for head in heads] for heads in rates] for rates in by_arm])
     best = valid.mean(axis=2).argmax(axis=1).tolist()
     chosen = [rates[place] for rates, place in zip(by_arm, best, strict=True)]
     clustered = [n for n, (task, hidden, _) in enumerate(grid) if hidden is None and not task.several]
     halves = [(*grid[n], sizes, sizes.rates[best[n]], seed) for n in clustered for seed in range(sizes.seeds)]
-    found = _grouped(_in_processes(ami_unseen, halves, "heads of half the classes"), sizes.seeds)
-    for number, amis in zip(clustered, found, strict=True):
+    amis_of_cells = _grouped(_in_processes(ami_unseen, halves, "heads of half the classes"), sizes.seeds)
+    for number, amis in zip(clustered, amis_of_cells, strict=True):
         for head, ami in zip(chosen[number], amis, strict=True):
             head["ami_unseen_classes"] = ami
     rows = []
@@ -539,7 +539,9 @@ def _grouped(items: list[Any], size: int) -> list[list[Any]]:
 
 def _in_processes(call: Any, arguments: Sequence[tuple[Any, ...]], what: str) -> list[Any]:
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        work = joblib.Parallel(n_jobs=-1, return_as="generator")(joblib.delayed(call)(*one) for one in arguments)
+        work = joblib.Parallel(n_jobs=-1, return_as="generator")(
+            joblib.delayed(call)(*of_call) for of_call in arguments
+        )
         return list(track(work, what, len(arguments), console=Console(stderr=True)))
 
 

@@ -122,8 +122,8 @@ def fit_heads(task: Task, name: str, seeds: int, options: dict[str, Any]) -> tup
         head.fit(task.learn, task.labels)
         seconds.append(time.perf_counter() - start)
         right.append(head.predict(task.test) == task.truth)
-    found = np.array(right)
-    accuracies = found.mean(axis=1)
+    right_by_seed = np.array(right)
+    accuracies = right_by_seed.mean(axis=1)
     facts = {
         "task": task.name,
         "head": name,
@@ -133,7 +133,7 @@ def fit_heads(task: Task, name: str, seeds: int, options: dict[str, Any]) -> tup
         "epochs": head.n_iter_,
         "fit_seconds": seconds,
     }
-    return facts, found
+    return facts, right_by_seed
 
 
 def interval(right: Truths, peer: Truths) -> dict[str, float]:

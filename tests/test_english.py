@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from bisect import bisect
 from pathlib import Path
@@ -40,6 +41,8 @@ WRITTEN = {
     "benchmarks": ("**/*.py", "*.md", "**/*.toml"),
     "docs": ("**/*.md",),
 }
+# Names that do not say what they hold.
+VAGUE = {"found", "one"}
 LEFT_OUT = {Path(__file__)}
 # What surrounds a line of prose: indentation, marks of comments, quotes of a string that goes on.
 _MARGIN = re.compile(r"""^\s*(?:\#+\ |[-*>|]\ )?(?:[rf]{0,2}["'])?|["']?\\?\s*$""", re.VERBOSE)
@@ -91,3 +94,15 @@ def test_no_text_reads_as_if_translated(folder: str) -> None:
     rewrite = [f"{path}:{line}: write: {instead}" for path, text in texts.items() for line, instead in phrases_in(text)]
     assert texts
     assert not rewrite, f"{len(rewrite)} phrases:\n" + "\n".join(rewrite)
+
+
+@pytest.mark.parametrize("folder", ["maskpool", "tests", "benchmarks"])
+def test_names_say_what_they_hold(folder: str) -> None:
+    """No variable or argument has a name that fits anything."""
+    vague = {
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Name) and node.id in VAGUE) or (isinstance(node, ast.arg) and node.arg in VAGUE)
+    }
+    assert not vague

@@ -44,9 +44,9 @@ def test_changed_is_the_least_of_all_renamings(here: int, there: int) -> None:
     """The share of texts in another cluster is the smallest under any one-to-one renaming, in both directions."""
     rng = np.random.default_rng(0)
     for _ in range(20):
-        one, other = rng.integers(0, here, 30), 10 + rng.integers(0, there, 30)
-        assert changed(one, other) == pytest.approx(slow_changed(one, other), abs=1e-12)
-        assert changed(other, one) == pytest.approx(changed(one, other), abs=1e-12)
+        first, second = rng.integers(0, here, 30), 10 + rng.integers(0, there, 30)
+        assert changed(first, second) == pytest.approx(slow_changed(first, second), abs=1e-12)
+        assert changed(second, first) == pytest.approx(changed(first, second), abs=1e-12)
 
 
 def test_renaming_clusters_changes_no_text() -> None:
@@ -109,10 +109,12 @@ def test_batch_effect_is_the_slow_loop(laid: dict[tuple[int, int], Vectors], poo
     centres = fitted(alone, SEEDS[0]).cluster_centers_
     moved, kept = [], []
     for text in range(TEXTS):
-        one, other = (int(np.sum((centres - vectors[text]) ** 2, axis=1).argmin()) for vectors in (here, there))
+        cluster_here, cluster_there = (
+            int(np.sum((centres - vectors[text]) ** 2, axis=1).argmin()) for vectors in (here, there)
+        )
         near, near_there = set(slow_neighbours(here, text)), set(slow_neighbours(there, text))
         kept.append(len(near & near_there) / len(near | near_there))
-        if one != other:
+        if cluster_here != cluster_there:
             moved.append(text)
     assert len(moved) > 3
     assert effect["by_batch_fixed_clusters"] == pytest.approx(len(moved) / TEXTS, abs=1e-9)
@@ -132,14 +134,16 @@ def test_examples_changed_neighbours(tmp_path: Path) -> None:
     # All texts padded to one length move together, so every text keeps its neighbours, and some change cluster.
     turn, _ = np.linalg.qr(rng.normal(0, 1, (DIM, DIM)))
     padded = (alone @ turn).astype(np.float32)
-    one, other = int(LENGTHS.max()), int(LENGTHS.max()) + 1
-    laid = {(text, one): alone[text] for text in range(TEXTS)} | {(text, other): padded[text] for text in range(TEXTS)}
+    longest, wider = int(LENGTHS.max()), int(LENGTHS.max()) + 1
+    laid = {(text, longest): alone[text] for text in range(TEXTS)} | {
+        (text, wider): padded[text] for text in range(TEXTS)
+    }
     real = {(text, length): alone[text] for text, length in enumerate(LENGTHS.tolist())}
     laid, real = laid | {pair: vector for pair, vector in real.items() if pair not in laid}, laid | real
     pooled = tiny.write_vectors(
         tmp_path, LENGTHS, {(RIGHT, "whole", "mean"): laid, (RIGHT, "real", "mean"): laid | real}
     )
-    here, there = (replace(HERE, widths={PLAN.name: np.full(TEXTS, width, np.int64)}) for width in (one, other))
+    here, there = (replace(HERE, widths={PLAN.name: np.full(TEXTS, width, np.int64)}) for width in (longest, wider))
     effect = batch_effect(pooled, CODES, here, there, -1, "mean", PLAN)
     assert effect["by_batch_fixed_clusters"] > 0
     assert effect["neighbours_kept"] > 0.99

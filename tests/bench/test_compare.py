@@ -56,8 +56,8 @@ def study(rows: list[dict[str, Any]], layer: int = -1, model: str = "m", corpus:
     return Finished(results, differences)
 
 
-ONE = study([row("included", -0.1, 0.03, 0.01), row("noise", -0.2, 0.01, 0.05), row("pads only", 0.3, 0.02, 0.01)])
-OTHER = study(
+STUDY_A = study([row("included", -0.1, 0.03, 0.01), row("noise", -0.2, 0.01, 0.05), row("pads only", 0.3, 0.02, 0.01)])
+STUDY_B = study(
     [
         row("noise", 0.1, 0.04, 0.02),
         row("common pad", 0.0, 0.02, 0.01),
@@ -70,7 +70,7 @@ OTHER = study(
 
 def test_common_rows_are_subtracted() -> None:
     """A common row has B − A, the larger floor and both rows; rows in only one study are counted."""
-    compared = compare(ONE, OTHER)
+    compared = compare(STUDY_A, STUDY_B)
     assert [common["treatment"] for common in compared["rows"]] == ["included", "noise"]
     included, noise = compared["rows"]
     assert included["delta"] == pytest.approx(-0.05, abs=1e-12)
@@ -85,9 +85,9 @@ def test_common_rows_are_subtracted() -> None:
 @pytest.mark.parametrize("number", [1, 2, 40])
 def test_intervals_are_sidaks_over_the_common_rows(number: int) -> None:
     """Of independent studies, half-widths are Welch's t quantile at 0.95^(1/rows) times the root of summed squares."""
-    one = study([row(f"treatment {place}", 0.1, 0.03, 0.01) for place in range(number)] + [row("a's own", 0, 1, 0)])
-    other = study([row(f"treatment {place}", 0.3, 0.04, 0.01) for place in range(number)], seed=1)
-    rows = compare(one, other)["rows"]
+    study_a = study([row(f"treatment {place}", 0.1, 0.03, 0.01) for place in range(number)] + [row("a's own", 0, 1, 0)])
+    study_b = study([row(f"treatment {place}", 0.3, 0.04, 0.01) for place in range(number)], seed=1)
+    rows = compare(study_a, study_b)["rows"]
     freedom = 0.05**4 / ((0.03**4 + 0.04**4) / FREEDOM)
     quantile = -stats.t.ppf((1 - 0.95 ** (1 / number)) / 2, freedom)
     assert len(rows) == number
@@ -98,7 +98,7 @@ def test_intervals_are_sidaks_over_the_common_rows(number: int) -> None:
 
 def test_a_study_does_not_differ_from_itself() -> None:
     """A study compared with itself has no differing setting, no row without a partner, and no difference."""
-    compared = compare(ONE, deepcopy(ONE))
+    compared = compare(STUDY_A, deepcopy(STUDY_A))
     assert compared["settings"] == []
     assert (compared["only_in_a"], compared["only_in_b"]) == (0, 0)
     assert compared["paired"]
@@ -107,12 +107,12 @@ def test_a_study_does_not_differ_from_itself() -> None:
 
 def test_studies_of_the_same_half_samples_are_compared_in_each() -> None:
     """What the half-samples do to both studies cancels, and the interval is that of the differences B − A."""
-    one, other = study([row("included", 0.1, 0.03, 0.01)]), study([row("included", 0.3, 0.03, 0.01)])
-    ((key, values),) = one.differences.items()
+    study_a, study_b = study([row("included", 0.1, 0.03, 0.01)]), study([row("included", 0.3, 0.03, 0.01)])
+    ((key, values),) = study_a.differences.items()
     rng = np.random.default_rng(1)
     added = [0.2 + rng.normal(0, 0.002, 3) for _ in values]
-    other = Finished(other.results, {key: [value + more for value, more in zip(values, added, strict=True)]})
-    compared = compare(one, other)
+    study_b = Finished(study_b.results, {key: [value + more for value, more in zip(values, added, strict=True)]})
+    compared = compare(study_a, study_b)
     (common,) = compared["rows"]
     expected = half_sample_intervals(np.array([added[0]]), np.array(added[1:])[:, None])
     assert compared["paired"]
@@ -126,20 +126,20 @@ def test_studies_of_the_same_half_samples_are_compared_in_each() -> None:
 )
 def test_studies_of_other_subsamples_are_independent(group: str, name: str, value: object) -> None:
     """Another seed, other numbers of seeds or half-samples and other texts leave nothing to pair."""
-    other = deepcopy(ONE)
-    other.results[group][name] = value
-    compared = compare(ONE, other)
+    study_b = deepcopy(STUDY_A)
+    study_b.results[group][name] = value
+    compared = compare(STUDY_A, study_b)
     assert not compared["paired"]
     assert all(common["low"] < 0 < common["high"] for common in compared["rows"])
 
 
 def test_settings_that_differ_are_named_with_both_values() -> None:
     """All differing settings, corpora and versions are listed, including those that only one study has."""
-    other = deepcopy(OTHER)
-    other.results["study"] = {"seeds": 5, "dtype": "float32", "pad_to": 64, "seed": 0, "replicates": HALVES}
-    other.results["corpora"] = {"c": "another hash", "d": "hash"}
-    other.results["versions"] = {"torch": "2.14"}
-    assert compare(ONE, other)["settings"] == [
+    study_b = deepcopy(STUDY_B)
+    study_b.results["study"] = {"seeds": 5, "dtype": "float32", "pad_to": 64, "seed": 0, "replicates": HALVES}
+    study_b.results["corpora"] = {"c": "another hash", "d": "hash"}
+    study_b.results["versions"] = {"torch": "2.14"}
+    assert compare(STUDY_A, study_b)["settings"] == [
         ("pad_to", None, 64),
         ("seeds", 3, 5),
         ("c", "hash", "another hash"),
@@ -149,7 +149,7 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    "study_b",
     [
         study([row("common pad", 0.1, 0.1, 0.1)]),
         study([row("included", 0.1, 0.1, 0.1)], model="another"),
@@ -159,20 +159,20 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
         study([]),
     ],
 )
-def test_nothing_in_common_is_refused(other: Finished) -> None:
+def test_nothing_in_common_is_refused(study_b: Finished) -> None:
     """Studies without a row with the same model, corpus, layer, pooling, plan and treatment are refused."""
     with pytest.raises(
         MaskpoolError, match=r"the two studies have no row in common: they must share a pooling, a plan"
     ):
-        compare(ONE, other)
+        compare(STUDY_A, study_b)
 
 
 @pytest.mark.parametrize(("layer", "by"), [(-1, "kmeans"), (0, "kmeans, layer 0")])
 def test_a_table_has_a_cell_for_each_column(layer: int, by: str) -> None:
     """Each row as text has every difference with its interval, and names a layer that is not the last."""
-    one = study([row("included", -0.1, 0.03, 0.01)], layer)
-    other = study([row("included", -0.15, 0.04, 0.03)], layer, seed=1)
-    (shown,) = table(compare(one, other))
+    study_a = study([row("included", -0.1, 0.03, 0.01)], layer)
+    study_b = study([row("included", -0.15, 0.04, 0.03)], layer, seed=1)
+    (shown,) = table(compare(study_a, study_b))
     assert dict(zip(HEADER, shown, strict=True)) == {
         "model": "m",
         "corpus": "c",

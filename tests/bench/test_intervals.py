@@ -22,9 +22,9 @@ def halves_that_only_texts_move(rng: np.random.Generator, number: int, compariso
     return np.repeat(full, 5, axis=1), np.repeat(replicates, 3, axis=2)
 
 
-def quantile(found: Intervals) -> float:
+def quantile(intervals: Intervals) -> float:
     """The factor of the standard error that comparisons share if they have equal degrees of freedom."""
-    factors = (found.high - found.delta) / found.standard_error
+    factors = (intervals.high - intervals.delta) / intervals.standard_error
     np.testing.assert_allclose(factors, factors[0])
     return float(factors[0])
 
@@ -39,7 +39,7 @@ def slow_standard_errors(full: Table, replicates: Cube) -> list[float]:
 
     The latter is ((S − 1) · what the full data's seeds say + what the half-samples' say) / S.
     """
-    found = []
+    errors = []
     for comparison in range(full.shape[0]):
         means, within = [], []
         for replicate in replicates:
@@ -50,8 +50,8 @@ def slow_standard_errors(full: Table, replicates: Cube) -> list[float]:
         from_seeds = on_half / replicates.shape[2]
         seeds = full.shape[1]
         on_full = ((seeds - 1) * variance([float(value) for value in full[comparison]]) + on_half) / seeds
-        found.append((max(variance(means) - from_seeds, 0.0) + on_full / seeds) ** 0.5)
-    return found
+        errors.append((max(variance(means) - from_seeds, 0.0) + on_full / seeds) ** 0.5)
+    return errors
 
 
 @pytest.mark.parametrize(("comparisons", "inner", "outer"), [(1, 3, 5), (4, 3, 5), (4, 2, 2)])
@@ -61,10 +61,10 @@ def test_standard_error_is_its_formula(comparisons: int, inner: int, outer: int)
     scale = np.arange(1, comparisons + 1)[:, None]
     full = rng.normal(0.1, 0.02, (comparisons, outer)) * scale
     replicates = (rng.normal(0.1, 0.03, (20, comparisons, 1)) + rng.normal(0, 0.02, (20, comparisons, inner))) * scale
-    found = half_sample_intervals(full, replicates)
-    np.testing.assert_allclose(found.standard_error, slow_standard_errors(full, replicates))
-    np.testing.assert_allclose(found.delta, full.mean(axis=1))
-    np.testing.assert_allclose((found.low + found.high) / 2, found.delta)
+    intervals = half_sample_intervals(full, replicates)
+    np.testing.assert_allclose(intervals.standard_error, slow_standard_errors(full, replicates))
+    np.testing.assert_allclose(intervals.delta, full.mean(axis=1))
+    np.testing.assert_allclose((intervals.low + intervals.high) / 2, intervals.delta)
 
 
 def test_seed_noise_alone_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,23 +72,23 @@ def test_seed_noise_alone_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> No
     # The quantile of 400 comparisons is not needed.
     monkeypatch.setattr("maskpool.bench.score.intervals._DRAWS", 100)
     rng = np.random.default_rng(0)
-    found = half_sample_intervals(rng.normal(0, 1, (400, 5)), rng.normal(0, 1, (REPLICATES, 400, 3)))
-    assert np.sqrt(np.mean(found.standard_error**2)) == pytest.approx((1 / 5) ** 0.5, rel=0.1)
+    intervals = half_sample_intervals(rng.normal(0, 1, (400, 5)), rng.normal(0, 1, (REPLICATES, 400, 3)))
+    assert np.sqrt(np.mean(intervals.standard_error**2)) == pytest.approx((1 / 5) ** 0.5, rel=0.1)
 
 
 def test_one_comparison_has_students_quantile() -> None:
     """For one comparison the interval is Student's, with one degree of freedom less than replicates."""
     rng = np.random.default_rng(0)
-    found = half_sample_intervals(*halves_that_only_texts_move(rng, REPLICATES, 1))
-    assert quantile(found) == pytest.approx(stats.t.ppf(0.975, REPLICATES - 1))
+    intervals = half_sample_intervals(*halves_that_only_texts_move(rng, REPLICATES, 1))
+    assert quantile(intervals) == pytest.approx(stats.t.ppf(0.975, REPLICATES - 1))
 
 
 def test_independent_comparisons_have_sidaks_quantile() -> None:
     """For twenty independent comparisons the quantile is near Šidák's, which is the normal's at 0.95^(1/20)."""
     rng = np.random.default_rng(0)
     number = 2_000  # replicates, enough for correlations near 0 and a Student quantile near the normal quantile
-    found = half_sample_intervals(*halves_that_only_texts_move(rng, number, 20))
-    assert quantile(found) == pytest.approx(stats.norm.ppf((1 + 0.95 ** (1 / 20)) / 2), rel=0.01)
+    intervals = half_sample_intervals(*halves_that_only_texts_move(rng, number, 20))
+    assert quantile(intervals) == pytest.approx(stats.norm.ppf((1 + 0.95 ** (1 / 20)) / 2), rel=0.01)
 
 
 def test_twenty_copies_of_a_comparison_count_as_one() -> None:
@@ -97,15 +97,15 @@ def test_twenty_copies_of_a_comparison_count_as_one() -> None:
     full, replicates = halves_that_only_texts_move(rng, REPLICATES, 1)
     # Of either sign, and of any size: what counts is |t|.
     scale = np.linspace(-2, 3, 20)[:, None]
-    found = half_sample_intervals(full * scale, replicates * scale)
-    assert quantile(found) == pytest.approx(stats.t.ppf(0.975, REPLICATES - 1), rel=0.02)
+    intervals = half_sample_intervals(full * scale, replicates * scale)
+    assert quantile(intervals) == pytest.approx(stats.t.ppf(0.975, REPLICATES - 1), rel=0.02)
 
 
 def test_more_comparisons_than_replicates() -> None:
     """With more comparisons than replicates the quantile lies between one comparison's and Bonferroni's."""
     rng = np.random.default_rng(0)
-    found = half_sample_intervals(*halves_that_only_texts_move(rng, 10, 30))
-    assert stats.t.ppf(0.975, 9) < quantile(found) < stats.t.ppf(1 - 0.025 / 30, 9)
+    intervals = half_sample_intervals(*halves_that_only_texts_move(rng, 10, 30))
+    assert stats.t.ppf(0.975, 9) < quantile(intervals) < stats.t.ppf(1 - 0.025 / 30, 9)
 
 
 def test_a_treatment_that_equals_the_other_has_width_0() -> None:
@@ -147,8 +147,8 @@ def coverage(simulations: int, comparisons: int = 1) -> float:
     for _ in range(simulations):
         data = rng.normal(truth, 1, (texts, comparisons))
         halves = [fits(data[rng.permutation(texts)[: texts // 2]], 3) for _ in range(REPLICATES)]
-        found = half_sample_intervals(fits(data, 5), np.stack(halves))
-        held += bool(((found.low <= truth) & (truth <= found.high)).all())
+        intervals = half_sample_intervals(fits(data, 5), np.stack(halves))
+        held += bool(((intervals.low <= truth) & (truth <= intervals.high)).all())
     return held / simulations
 
 
@@ -192,9 +192,9 @@ def test_degrees_of_freedom_are_satterthwaites() -> None:
     square = sum(weight * part for weight, part, _ in parts)
     freedom = square**2 / sum((weight * part) ** 2 / own for weight, part, own in parts)
     assert 5 < freedom < 49
-    found = half_sample_intervals(full, replicates)
-    assert found.standard_error[0] ** 2 == pytest.approx(square)
-    assert found.quantile[0] == pytest.approx(stats.t.ppf(0.975, freedom))
+    intervals = half_sample_intervals(full, replicates)
+    assert intervals.standard_error[0] ** 2 == pytest.approx(square)
+    assert intervals.quantile[0] == pytest.approx(stats.t.ppf(0.975, freedom))
 
 
 def test_only_the_seed_part_has_degrees_of_freedom_where_no_sampling_is_seen() -> None:
@@ -214,10 +214,10 @@ def test_unequal_degrees_of_freedom_share_a_tail_probability() -> None:
     rng = np.random.default_rng(4)
     full, replicates = halves_that_only_texts_move(rng, REPLICATES, 2)
     full[1], replicates[:, 1] = rng.normal(size=5), rng.normal(size=(REPLICATES, 3)) * 0.1
-    found = half_sample_intervals(full, replicates)
-    tail = 2 * stats.t.sf(found.quantile[0], REPLICATES - 1)
+    intervals = half_sample_intervals(full, replicates)
+    tail = 2 * stats.t.sf(intervals.quantile[0], REPLICATES - 1)
     assert tail == pytest.approx(0.0253, rel=0.1)  # Šidák: 1 − √0.95
-    assert found.quantile[1] > 1.3 * found.quantile[0]
+    assert intervals.quantile[1] > 1.3 * intervals.quantile[0]
 
 
 def test_the_parts_of_an_error_add_up() -> None:

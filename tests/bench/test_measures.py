@@ -48,14 +48,14 @@ def laid() -> dict[str, Vectors]:
     share = (1 - LENGTHS / WIDTHS)[:, None]
     whole = 1.5 * (alone + share * rng.normal(0, 1, (TEXTS, DIM)))
     pads = rng.normal(0, 3, (TEXTS, DIM))
-    return {name: found.astype(np.float32) for name, found in (("real", alone), ("whole", whole), ("pads", pads))}
+    return {name: vectors.astype(np.float32) for name, vectors in (("real", alone), ("whole", whole), ("pads", pads))}
 
 
 @pytest.fixture(scope="module")
 def pooled(laid: dict[str, Vectors], tmp_path_factory: pytest.TempPathFactory) -> Pooled:
     def placed(name: str) -> dict[tuple[int, int], Vectors]:
-        found = {(text, length): laid["real"][text] for text, length in enumerate(LENGTHS.tolist())}
-        return found | {(text, width): laid[name][text] for text, width in enumerate(WIDTHS.tolist())}
+        alone = {(text, length): laid["real"][text] for text, length in enumerate(LENGTHS.tolist())}
+        return alone | {(text, width): laid[name][text] for text, width in enumerate(WIDTHS.tolist())}
 
     position_sets = {(RIGHT, positions, "mean"): placed(positions) for positions in ("real", "whole", "pads")}
     return tiny.write_vectors(tmp_path_factory.mktemp("vectors"), LENGTHS, position_sets)  # type: ignore[arg-type]  # position_sets
@@ -79,27 +79,27 @@ def quantile(values: Sequence[float], share: float) -> float:
     return below + (place - int(place)) * (ordered[min(int(place) + 1, len(ordered) - 1)] - below)
 
 
-def jaccard(one: Vectors, other: Vectors) -> float:
-    found = []
-    for text in range(len(one)):
+def jaccard(alone: Vectors, moved: Vectors) -> float:
+    indices = []
+    for text in range(len(alone)):
         near = []
-        for vectors in (one, other):
-            rest = [place for place in range(len(one)) if place != text]
+        for vectors in (alone, moved):
+            rest = [place for place in range(len(alone)) if place != text]
             by_cosine = sorted(rest, key=lambda place: shifts(vectors[text : text + 1], vectors[place : place + 1])[0])
             near.append(set(by_cosine[:10]))
-        found.append(len(near[0] & near[1]) / len(near[0] | near[1]))
-    return sum(found) / len(found)
+        indices.append(len(near[0] & near[1]) / len(near[0] | near[1]))
+    return sum(indices) / len(indices)
 
 
-def assert_moved(found: dict[str, Any], alone: Vectors, other: Vectors) -> list[float]:
+def assert_moved(measures: dict[str, Any], alone: Vectors, moved: Vectors) -> list[float]:
     """Check the measures of every treatment against slow loops, to the seven digits of float32."""
-    expected = shifts(alone, other)
-    assert found["cosine_shift"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
-    assert found["cosine_shift_p95"] == pytest.approx(quantile(expected, 0.95), abs=1e-6)
-    assert found["cosine_shift_max"] == pytest.approx(max(expected), abs=1e-6)
-    ratios = [size(b) / size(a) for a, b in zip(alone, other, strict=True)]
-    assert found["length_ratio"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-6)
-    assert found["neighbours_kept"] == pytest.approx(jaccard(alone, other), abs=1e-9)
+    expected = shifts(alone, moved)
+    assert measures["cosine_shift"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+    assert measures["cosine_shift_p95"] == pytest.approx(quantile(expected, 0.95), abs=1e-6)
+    assert measures["cosine_shift_max"] == pytest.approx(max(expected), abs=1e-6)
+    ratios = [size(b) / size(a) for a, b in zip(alone, moved, strict=True)]
+    assert measures["length_ratio"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-6)
+    assert measures["neighbours_kept"] == pytest.approx(jaccard(alone, moved), abs=1e-9)
     return expected
 
 
@@ -120,33 +120,35 @@ def test_tfidf_is_of_words_where_there_are_some(texts: list[str], terms: set[str
 
 def test_shift_of_included_is_the_slow_loop(laid: dict[str, Vectors], pooled: Pooled) -> None:
     """The shift by pads, its correlation with the pads and its bins equal those counted text by text."""
-    found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
-    shift = assert_moved(found, laid["real"], laid["whole"])
+    measures = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
+    shift = assert_moved(measures, laid["real"], laid["whole"])
     fractions = [1 - length / width for length, width in zip(LENGTHS.tolist(), WIDTHS.tolist(), strict=True)]
     # Spearman's correlation is Pearson's of the ranks; texts without pads are tied despite float32 noise in shifts.
     unmoved = [value if fraction else 0.0 for value, fraction in zip(shift, fractions, strict=True)]
     expected = np.corrcoef(rankdata(unmoved), rankdata(fractions))[0, 1]
-    assert found["shift_by_padding"] == pytest.approx(expected, abs=1e-9)
-    assert sum(one["texts"] for one in found["by_pad_fraction"]) == TEXTS
+    assert measures["shift_by_padding"] == pytest.approx(expected, abs=1e-9)
+    assert sum(bin_of_texts["texts"] for bin_of_texts in measures["by_pad_fraction"]) == TEXTS
     bins: dict[int, list[int]] = {}
     for text, fraction in enumerate(fractions):
         bins.setdefault(min(int(fraction * 10), 9), []).append(text)
-    for one, (_, texts) in zip(found["by_pad_fraction"], sorted(bins.items()), strict=True):
+    for bin_of_texts, (_, texts) in zip(measures["by_pad_fraction"], sorted(bins.items()), strict=True):
         inside = [shift[text] for text in texts]
-        assert one["texts"] == len(texts)
-        assert one["pad_fraction"] == pytest.approx(sum(fractions[text] for text in texts) / len(texts), abs=1e-9)
-        assert one["mean"] == pytest.approx(sum(inside) / len(inside), abs=1e-6)
-        assert one["p5"] == pytest.approx(quantile(inside, 0.05), abs=1e-6)
-        assert one["p95"] == pytest.approx(quantile(inside, 0.95), abs=1e-6)
+        assert bin_of_texts["texts"] == len(texts)
+        assert bin_of_texts["pad_fraction"] == pytest.approx(
+            sum(fractions[text] for text in texts) / len(texts), abs=1e-9
+        )
+        assert bin_of_texts["mean"] == pytest.approx(sum(inside) / len(inside), abs=1e-6)
+        assert bin_of_texts["p5"] == pytest.approx(quantile(inside, 0.05), abs=1e-6)
+        assert bin_of_texts["p95"] == pytest.approx(quantile(inside, 0.95), abs=1e-6)
 
 
 def test_shift_of_pads_only_is_of_the_texts_that_have_some(laid: dict[str, Vectors], pooled: Pooled) -> None:
     """Only pads are compared with the same texts alone, without a correlation with the share of pads."""
-    found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "pads only", "kmeans"))
+    measures = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "pads only", "kmeans"))
     padded = WIDTHS > LENGTHS
     assert 10 < padded.sum() < TEXTS
-    assert_moved(found, laid["real"][padded], laid["pads"][padded])
-    assert not found.keys() & {"shift_by_padding", "by_pad_fraction"}
+    assert_moved(measures, laid["real"][padded], laid["pads"][padded])
+    assert not measures.keys() & {"shift_by_padding", "by_pad_fraction"}
 
 
 @pytest.mark.parametrize(("moved", "identical"), [(0.0, True), (5e-7, True), (2e-6, False)])
@@ -161,15 +163,15 @@ def test_identical_vectors_equal_those_of_the_texts_alone(
     padded = real | {(text, width): whole[text] for text, width in enumerate(WIDTHS.tolist())}
     position_sets: Any = {(RIGHT, "real", "mean"): real | padded, (RIGHT, "whole", "mean"): padded}
     pooled = tiny.write_vectors(tmp_path, LENGTHS, position_sets)
-    found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
-    assert found["identical"] is identical
+    measures = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
+    assert measures["identical"] is identical
 
 
 def test_a_treatment_other_than_included_has_no_bins(pooled: Pooled) -> None:
     """Only the included treatment has a curve over the share of pads; each treatment of all texts has a correlation."""
-    found = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "noise", "kmeans"))
-    assert "shift_by_padding" in found
-    assert "by_pad_fraction" not in found
+    measures = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "noise", "kmeans"))
+    assert "shift_by_padding" in measures
+    assert "by_pad_fraction" not in measures
 
 
 @pytest.fixture(scope="module")
@@ -212,15 +214,17 @@ def scores(labels: Sequence[str], clusters: Sequence[int]) -> dict[str, float]:
 
 def test_baselines_are_scikit_learns(part: Part) -> None:
     """k-means on TF-IDF over the study's seeds, and the deciles of the lengths, have scikit-learn's scores."""
-    found = baselines(part.corpus, part.lengths, part.study.seeds)
+    baseline_scores = baselines(part.corpus, part.lengths, part.study.seeds)
     matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(part.corpus.texts)
     fits = [KMeans(5, n_init=1, random_state=seed).fit_predict(matrix).tolist() for seed in range(3)]
     each = [scores(part.corpus.labels, clusters) for clusters in fits]
-    assert found["tfidf"] == pytest.approx({name: sum(one[name] for one in each) / 3 for name in each[0]}, abs=1e-9)
+    assert baseline_scores["tfidf"] == pytest.approx(
+        {name: sum(scores_of_fit[name] for scores_of_fit in each) / 3 for name in each[0]}, abs=1e-9
+    )
     tokens = [len(text.split()) + 2 for text in part.corpus.texts]
     cuts = [quantile(tokens, share / 10) for share in range(1, 10)]
     deciles = [sum(number > cut + 1e-9 for cut in cuts) for number in tokens]
-    assert found["length_deciles"] == pytest.approx(scores(part.corpus.labels, deciles), abs=1e-9)
+    assert baseline_scores["length_deciles"] == pytest.approx(scores(part.corpus.labels, deciles), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -253,11 +257,11 @@ def test_seconds_are_scaled_from_batches_to_all_tokens(
     monkeypatch.setattr("maskpool.bench.score.measures.time.perf_counter", lambda: now)
     monkeypatch.setattr(Encoder, "layers", encode)
     subsample = Subsample(FULL, np.arange(90), {}, (), part.study.seed)
-    found = seconds(part.encoder, part.ids, plan, part.batches(plan))
-    assert found["seconds"] == pytest.approx(
+    estimate = seconds(part.encoder, part.ids, plan, part.batches(plan))
+    assert estimate["seconds"] == pytest.approx(
         plan.widths(part.lengths, subsample.rng(plan.name), part.characters).sum() / 1000
     )
-    assert (found["timed_batches"], found["batches"], len(seen)) == (timed, batches, timed)
+    assert (estimate["timed_batches"], estimate["batches"], len(seen)) == (timed, batches, timed)
     assert {side for *_, side in seen} == {plan.side}
     widths = [width for _, width in plan.batches(part.lengths, subsample.rng(plan.name), part.characters)]
     assert {min(widths), max(widths)} <= {width for _, width, _ in seen}, "from the narrowest to the widest"

@@ -44,8 +44,8 @@ def test_nearest_accuracy_is_the_slow_loop(spread: float, seed: int) -> None:
     """The accuracy equals that of a search in the index for each text's nearest other text, by cosine."""
     index, labels = blobs(80, spread, seed)
     queries = (index + np.random.default_rng(seed).normal(0, spread / 2, index.shape)).astype(np.float32)
-    found = nearest_accuracy(index, queries, labels)
-    assert found == pytest.approx(slow_accuracy(index, queries, labels), abs=1e-9)
+    accuracy = nearest_accuracy(index, queries, labels)
+    assert accuracy == pytest.approx(slow_accuracy(index, queries, labels), abs=1e-9)
 
 
 def test_index_and_queries_cannot_be_swapped() -> None:
@@ -76,8 +76,8 @@ def test_many_twins_find_no_stranger(copies: int) -> None:
 def test_of_texts_equally_near_one_is_found() -> None:
     """A query halfway between two other texts gets the label of either."""
     vectors = np.array([[1, 1], [1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
-    found = nearest_accuracy(vectors, vectors, np.array([0, 0, 0, 1, 2]))
-    assert found == pytest.approx(3 / 5)
+    accuracy = nearest_accuracy(vectors, vectors, np.array([0, 0, 0, 1, 2]))
+    assert accuracy == pytest.approx(3 / 5)
 
 
 def slow_predicted_ami(fitted: Vectors, predicted: Vectors, labels: Ints, seed: int) -> float:
@@ -86,13 +86,13 @@ def slow_predicted_ami(fitted: Vectors, predicted: Vectors, labels: Ints, seed: 
     predict = [text for place, text in enumerate(order) if place % 2 == 1]
     rows = np.array([fitted[text] / np.linalg.norm(fitted[text]) for text in fit])
     model = KMeans(len(set(labels.tolist())), init="k-means++", n_init=1, random_state=seed).fit(rows)
-    found = []
+    assigned = []
     for text in predict:
         vector = predicted[text] / np.linalg.norm(predicted[text])
-        found.append(
+        assigned.append(
             min(range(model.n_clusters), key=lambda c: float(np.sum((model.cluster_centers_[c] - vector) ** 2)))
         )
-    return float(adjusted_mutual_info_score(labels[predict], found))
+    return float(adjusted_mutual_info_score(labels[predict], assigned))
 
 
 @pytest.mark.parametrize("texts", [80, 81])
@@ -101,8 +101,8 @@ def test_predicted_ami_is_the_slow_loop(texts: int, seed: int) -> None:
     """The AMI equals that of every second text of an order, assigned to the nearest centre of the others."""
     fitted, labels = blobs(texts, 0.5, seed)
     predicted = (fitted + np.random.default_rng(seed).normal(0, 0.5, fitted.shape)).astype(np.float32)
-    found = predicted_ami(fitted, predicted, labels, seed)
-    assert found == pytest.approx(slow_predicted_ami(fitted, predicted, labels, seed), abs=1e-9)
+    agreement = predicted_ami(fitted, predicted, labels, seed)
+    assert agreement == pytest.approx(slow_predicted_ami(fitted, predicted, labels, seed), abs=1e-9)
 
 
 def test_no_text_is_fitted_and_predicted() -> None:

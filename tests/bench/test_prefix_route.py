@@ -82,8 +82,8 @@ def largest_difference(encoder: Encoder, corpus: Corpus, fixed: int, folder: Pat
 def test_every_pooling_is_that_of_really_run_batches(encoder: Encoder, tmp_path: Path) -> None:
     """Under ten plans, every pooling gives the same vectors from one pass as from each batch at its width."""
     texts, labels = zip(*tiny.make_texts(70), strict=True)
-    found = largest_difference(encoder, Corpus("colours", list(texts), list(labels)), 48, tmp_path)
-    assert max(found.values()) < 1e-5, found
+    differences = largest_difference(encoder, Corpus("colours", list(texts), list(labels)), 48, tmp_path)
+    assert max(differences.values()) < 1e-5, differences
 
 
 # Rounding in float32 moves single states of this model by up to 2.6e-5 from their float64 values in any run; averages
@@ -99,7 +99,7 @@ def test_every_pooling_of_the_bundled_model_is_that_of_really_run_batches(
     corpus = corpora.docstrings()
     short = [place for place, text in enumerate(corpus.texts) if len(text) < 400][::7][:100]
     some = Corpus("docstrings", [corpus.texts[place] for place in short], [corpus.labels[place] for place in short])
-    found = largest_difference(Encoder.load(dtype=dtype), some, 160, tmp_path)
-    single = {mode: found.pop(mode) for mode in ("cls", "lasttoken", MedianPooling.mode)}
-    assert max(found.values()) < bound, found
+    differences = largest_difference(Encoder.load(dtype=dtype), some, 160, tmp_path)
+    single = {mode: differences.pop(mode) for mode in ("cls", "lasttoken", MedianPooling.mode)}
+    assert max(differences.values()) < bound, differences
     assert max(single.values()) < bound_of_single_states, single

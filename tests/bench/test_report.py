@@ -66,10 +66,10 @@ def row(treatment: str, delta: float, half: float = 0.01, **more: object) -> dic
 
 
 def part(*tables: tuple[int, str, list[dict[str, Any]]]) -> dict[str, Any]:
-    found = [{"layer": layer, "by": by, "rows": rows} for layer, by, rows in tables]
+    tables_with_rows = [{"layer": layer, "by": by, "rows": rows} for layer, by, rows in tables]
     corpus = {"name": "colours", "texts": 60, "demonstration": False}
     about: dict[str, Any] = {"learned": None, "margin": 0.03, "batch_effect": []}
-    return about | {"tables": found, "plans": [plan()], "corpus": corpus, "model": {"name": "tiny"}}
+    return about | {"tables": tables_with_rows, "plans": [plan()], "corpus": corpus, "model": {"name": "tiny"}}
 
 
 @pytest.mark.parametrize(
@@ -104,16 +104,16 @@ def test_what_is_said_is_of_the_deepest_layer(tables: list[tuple[int, str]], cho
     noise: dict[str, Any] = {"against_noise": judged({"delta": -0.2, "low": -0.3, "high": -0.1})}
     right = [row("included", -0.222, leak="mean over pads", recreates="x", **noise), row("noise", 0.0)]
     wrong = [row("included", 0.444, leak="mean over pads", recreates="x", **noise), row("noise", 0.0)]
-    one = part(*((*table, right if table == chosen else wrong) for table in tables))
-    assert main_table_of(one)["rows"] == right
+    results_of_part = part(*((*table, right if table == chosen else wrong) for table in tables))
+    assert main_table_of(results_of_part)["rows"] == right
     named = ("" if layer == -1 else f", layer {layer}") + ("" if by == "kmeans" else f", {by}")
-    (sentence,) = results._conclusions(Study(), one)["headline"]
+    (sentence,) = results._conclusions(Study(), results_of_part)["headline"]
     assert sentence == "Mean pooling: harmed under “random longest right” (lowered AMI by 0.222 [0.212, 0.232])."
-    assert list(causes(one)) == [f"mean{named}, random longest right"]
-    (cost,), (leak,) = cost_table(one), leak_table(one)
+    assert list(causes(results_of_part)) == [f"mean{named}, random longest right"]
+    (cost,), (leak,) = cost_table(results_of_part), leak_table(results_of_part)
     assert cost[4] == "0.001"
-    one["plans"][0] |= {"label_width_ami": 0.031, "confounded": True}
-    assert cost_table(one)[0][4] == "0.031, confounded"
+    results_of_part["plans"][0] |= {"label_width_ami": 0.031, "confounded": True}
+    assert cost_table(results_of_part)[0][4] == "0.031, confounded"
     assert leak[0] == f"mean over pads{named}"
     assert leak[4].startswith("−0.222")
 
@@ -174,9 +174,9 @@ def test_pads_are_held_against_noise_by_their_difference(delta: float, half: flo
 @pytest.mark.parametrize("kind", FIGURES)
 def test_a_name_is_not_read_as_a_formula(kind: str, tmp_path: Path) -> None:
     """A corpus whose name has what makes a formula elsewhere is named as it is, in lines as wide as the figure."""
-    one = part((-1, "kmeans", [row("included", -0.2)]))
-    one["corpus"]["name"] = r"prices in $\here$ and " + "far and wide " * 9
-    FIGURES[kind](one, tmp_path / "figure.svg")
+    results_of_part = part((-1, "kmeans", [row("included", -0.2)]))
+    results_of_part["corpus"]["name"] = r"prices in $\here$ and " + "far and wide " * 9
+    FIGURES[kind](results_of_part, tmp_path / "figure.svg")
     drawn = (tmp_path / "figure.svg").read_text()
     assert r"prices in $\here$ and far" in drawn
     width = float(re.findall(r'width="([\d.]+)pt"', drawn)[0])
@@ -199,9 +199,12 @@ def test_excluded_pads_are_said_to_be_harmless_as_measured(
 ) -> None:
     """That no batch moves a text without pads is said after a proof or equal vectors, and not otherwise."""
     rows = [] if verdict is None else [row("excluded", 0.0, cosine_shift_max=0.25, **verdict)]
-    one = part((-1, "kmeans", rows)) | {"proof": {"difference": 2e-6}, "batch_effect": [{"plan": plan()["name"]}]}
-    one["plans"] = [plan() | {"run_for_real": run_for_real}, plan("sorted") | {"run_for_real": True}]
-    said = results._conclusions(Study(), one)["excluded_batches"]
+    results_of_part = part((-1, "kmeans", rows)) | {
+        "proof": {"difference": 2e-6},
+        "batch_effect": [{"plan": plan()["name"]}],
+    }
+    results_of_part["plans"] = [plan() | {"run_for_real": run_for_real}, plan("sorted") | {"run_for_real": True}]
+    said = results._conclusions(Study(), results_of_part)["excluded_batches"]
     assert len(said) == len(says)
     assert all(sentence.startswith(start) for sentence, start in zip(said, says, strict=True))
     if verdict == {"identical": False}:
@@ -210,13 +213,13 @@ def test_excluded_pads_are_said_to_be_harmless_as_measured(
 
 def test_a_confounded_plan_decides_nothing() -> None:
     """A harm under a plan that follows the labels is in the headline, and the advice does not rest on it."""
-    one = part((-1, "kmeans", [row("included", -0.2), row("included", 0.001, plan="sorted longest right")]))
-    one["plans"] = [plan() | {"confounded": True}, plan("sorted") | {"confounded": False}]
-    said = results._conclusions(Study(), one)
+    results_of_part = part((-1, "kmeans", [row("included", -0.2), row("included", 0.001, plan="sorted longest right")]))
+    results_of_part["plans"] = [plan() | {"confounded": True}, plan("sorted") | {"confounded": False}]
+    said = results._conclusions(Study(), results_of_part)
     assert "harmed under “random longest right”, confounded with the labels (" in said["headline"][0]
     assert said["advice"].startswith("Nothing has to change")
-    one["plans"][0]["confounded"] = False
-    assert results._conclusions(Study(), one)["advice"].startswith("Pass the attention mask")
+    results_of_part["plans"][0]["confounded"] = False
+    assert results._conclusions(Study(), results_of_part)["advice"].startswith("Pass the attention mask")
 
 
 def test_only_included_rows_count() -> None:

@@ -50,9 +50,9 @@ def test_cosine_shift_of_equal_orthogonal_and_opposite_vectors() -> None:
 @pytest.mark.parametrize("count", [1, 3, 10])
 def test_neighbours_kept_is_the_slow_loop(count: int) -> None:
     """Without ties it is the mean Jaccard index of two sorted lists; a text is not its own neighbour."""
-    one = vectors(60, 0)
-    other = unit((one + vectors(60, 1)).astype(np.float32))
-    assert neighbours_kept(one, other, count).mean() == pytest.approx(jaccard(one, other, count))
+    reference = vectors(60, 0)
+    moved = unit((reference + vectors(60, 1)).astype(np.float32))
+    assert neighbours_kept(reference, moved, count).mean() == pytest.approx(jaccard(reference, moved, count))
 
 
 def places(vectors: Vectors, text: int, count: int) -> dict[int, Fraction]:
@@ -141,9 +141,9 @@ def test_with_fewer_texts_than_neighbours_all_others_are_neighbours() -> None:
 
 def test_neighbours_of_equal_treatments_are_kept_and_of_unrelated_treatments_are_not() -> None:
     """Equal treatments keep every neighbour, and unrelated treatments keep hardly any."""
-    one, other = vectors(400, 0), vectors(400, 1)
-    assert neighbours_kept(one, one).mean() == 1.0
-    assert neighbours_kept(one, other).mean() < 0.05
+    reference, unrelated = vectors(400, 0), vectors(400, 1)
+    assert neighbours_kept(reference, reference).mean() == 1.0
+    assert neighbours_kept(reference, unrelated).mean() < 0.05
 
 
 @pytest.mark.parametrize("count", [3, 10])

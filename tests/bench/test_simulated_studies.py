@@ -105,17 +105,19 @@ def rows_of(corpus: Simulated, study: Study) -> list[Results]:
     subsamples = make_subsamples([PLAN], corpus.lengths, corpus.lengths, study)
     with TemporaryDirectory() as name:
         pooled, cells = corpus.write(Path(name)), Cells(Path(name) / "cells.jsonl")
-        for one in comparisons:
+        for comparison in comparisons:
             for subsample in range(study.replicates + 1):
-                for fit, plan in ((one.reference(subsample), None), (one.fit(subsample), PLAN)):
+                for fit, plan in ((comparison.reference(subsample), None), (comparison.fit(subsample), PLAN)):
                     for of_seed in fit.of_seeds(study.seeds):
                         value = compute_fit(pooled, corpus.codes, subsamples[subsample], of_seed, plan)
                         cells.add(of_seed.key("p"), value, 0)
-            about = {"layer": LAYER, "pooling": one.pooling}
-            reference = one.reference(FULL)
+            about = {"layer": LAYER, "pooling": comparison.pooling}
+            reference = comparison.reference(FULL)
             values = floor_values(pooled, corpus.codes, subsamples[FULL], reference, cut(4, FLOOR_FITS))
-            cells.add({"kind": "floor", "part": "p", **about, "by": one.by, "scored_under": None}, values, 0)
-            cells.add({"kind": "shift", "part": "p", **about, "plan": PLAN.name, "treatment": one.treatment}, {}, 0)
+            cells.add({"kind": "floor", "part": "p", **about, "by": comparison.by, "scored_under": None}, values, 0)
+            cells.add(
+                {"kind": "shift", "part": "p", **about, "plan": PLAN.name, "treatment": comparison.treatment}, {}, 0
+            )
         return [row for row in _rows(study, comparisons, "p", cells) if "delta" in row]
 
 

@@ -188,8 +188,10 @@ def test_zero_has_no_minus() -> None:
 
 
 def judged_row(pooling: str, plan: str, low: float, high: float, **more: Any) -> dict[str, Any]:
-    one = interval(low, high) | {"pooling": pooling, "plan": plan, "cosine_shift": -low, "neighbours_kept": 0.5} | more
-    return one | {"verdict": judge(one, MARGIN, SEEDS)}
+    measured = (
+        interval(low, high) | {"pooling": pooling, "plan": plan, "cosine_shift": -low, "neighbours_kept": 0.5} | more
+    )
+    return measured | {"verdict": judge(measured, MARGIN, SEEDS)}
 
 
 HARMED, HARMED_MORE = judged_row("mean", "random", -0.06, -0.04), judged_row("mean", "padded to 128", -0.44, -0.40)
@@ -233,7 +235,7 @@ def test_vectors_have_own_sentences() -> None:
 )
 def test_advice_follows_from_the_verdicts(rows: list[dict[str, Any]], starts: str) -> None:
     """The mask is advised only if harm was shown, and nothing is decided while a verdict is unknown."""
-    rows = [{"verdict": judge(one, MARGIN, SEEDS), **one} for one in rows]
+    rows = [{"verdict": judge(measured, MARGIN, SEEDS), **measured} for measured in rows]
     said = advice(rows, MARGIN)
     assert said.startswith(starts)
     assert ("attention mask" in said) == (HARMED in rows)
