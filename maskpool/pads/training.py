@@ -1,4 +1,8 @@
-"""Measure how training moves the pad row: a copy with a language-model head takes a few steps."""
+"""Measure how training moves the pad row: a copy with a language-model head takes a few steps.
+
+`maskpool.training.train` trains a head for epochs until it is good. Here the steps are the measurement: `STEPS` of them
+on one batch, without dropout, which that loop turns on and which would add random movement. The copy is thrown away.
+"""
 
 from __future__ import annotations
 
