@@ -156,7 +156,7 @@ def _assert_holds(batch: TokenBatch, sentences: Sentences) -> None:
     assert batch.cu_seqlens.dtype == torch.int32
     assert batch.offsets.dtype == torch.int64
     assert batch.positions.tolist() == [position for position, _ in flat]
-    assert batch.sentence_of_token.tolist() == owners
+    assert batch.pattern.owner.tolist() == owners
     assert batch.index.numel() == len(flat)
     if flat:
         assert torch.equal(batch.values[batch.index], torch.stack([row for _, row in flat]))

@@ -39,7 +39,7 @@ def on_eager_cpu(tensor: Tensor) -> bool:
     make the host wait for the device.
     """
     return not (
-        tensor.device.type != "cpu"
+        not tensor.is_cpu
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch.jit is untyped
         or torch._C._are_functorch_transforms_active()  # the same as is_transformed, one call fewer per batch
@@ -241,12 +241,16 @@ def check_mask(name: str, mask: object, shape: tuple[int, ...], device: torch.de
     return mask
 
 
-def check_zeros_and_ones(name: str, mask: Tensor) -> None:
-    """Raise if the mask holds numbers other than 0 and 1."""
-    if mask.dtype != torch.bool and mask.numel():
-        lowest, highest = map(int, mask.aminmax())
-        if lowest < 0 or highest > 1:
-            raise InvalidValueError(name, f"must hold only 0 (pad) and 1 (real token); it holds {lowest} to {highest}")
+def check_zeros_and_ones(name: str, mask: Tensor) -> bool:
+    """Raise if the mask holds numbers other than 0 and 1; return whether it holds only 1, False if it is empty."""
+    if not mask.numel():
+        return False
+    if mask.dtype == torch.bool:
+        return bool(mask.amin().item())
+    lowest, highest = (limit.item() for limit in mask.aminmax())
+    if lowest < 0 or highest > 1:
+        raise InvalidValueError(name, f"must hold only 0 (pad) and 1 (real token); it holds {lowest} to {highest}")
+    return bool(lowest)
 
 
 def check_packed(token_embeddings: object, cu_seqlens: object) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from functools import cached_property
 from typing import Self, TypeAlias
 
 import torch
@@ -31,6 +30,7 @@ from maskpool.errors import InvalidTypeError, InvalidValueError
 from maskpool.kernels.base import Kernels
 from maskpool.kernels.csr import CSRKernels
 from maskpool.kernels.dense import DenseKernels, first_column
+from maskpool.kernels.pattern import Pattern, of_mask, without_pads
 from maskpool.masks import span_index
 from maskpool.types import (
     AttentionMask,
@@ -140,22 +140,21 @@ class TokenBatch(Kernels):
         x, mask = check_padded(token_embeddings, attention_mask)
         if not on_eager_cpu(x):
             return PaddedBatch(x, mask.bool())
-        seq, real = mask.shape[1], mask.bool()
-        places = real.reshape(-1).nonzero().view(-1)
-        # Values other than 0 must be 1: reading only these takes half the time of reading all.
-        if mask.dtype != torch.bool and not (mask.reshape(-1).index_select(0, places) == 1).all():
-            check_zeros_and_ones("attention_mask", mask)
-        if seq:
-            offsets = torch.searchsorted(places, torch.arange(0, mask.numel() + 1, seq))
+        batch, seq = mask.shape
+        real: PaddedMask | torch.Size
+        if check_zeros_and_ones("attention_mask", mask):
+            real, pattern = mask.shape, without_pads(batch, seq)
         else:
-            offsets = torch.zeros(mask.shape[0] + 1, dtype=torch.int64)
+            real = mask.bool()
+            pattern = of_mask(real)
         if x.is_contiguous():
-            return SparseBatch(x.view(-1, x.shape[2]) if x.numel() else _rows(x)[0], places, offsets, real, places)
+            return SparseBatch.of_pattern(x.view(-1, x.shape[2]) if x.numel() else _rows(x)[0], pattern, real)
         values, by_sentence, by_token = _rows(x)
-        index = places
         if by_sentence != seq * by_token:  # not one sentence after the other
+            places = pattern.index
             index = places.div(seq, rounding_mode="floor") * by_sentence + places.remainder(seq) * by_token
-        return SparseBatch(values, index, offsets, real, places)
+            pattern = Pattern(index, pattern.offsets, places)
+        return SparseBatch.of_pattern(values, pattern, real)
 
     @staticmethod
     def from_packed(token_embeddings: Tensor, cu_seqlens: Offsets) -> TokenBatch:
@@ -411,15 +410,47 @@ class SparseBatch(CSRKernels, TokenBatch):
     ) -> None:
         super().__init__(values)
         self.values = values
-        self.index = index
-        self.offsets = offsets
-        self.lengths: Lengths = offsets.diff()
-        self.mask = mask
-        self._places = places
+        self.pattern = Pattern(index, offsets, places)
+        self._mask: PaddedMask | torch.Size | None = mask
+
+    @classmethod
+    def of_pattern(cls, values: Rows, pattern: Pattern, mask: PaddedMask | torch.Size | None) -> Self:
+        """Return the batch of a pattern; a size is the mask of this size without pads."""
+        batch = cls.__new__(cls)
+        TokenBatch.__init__(batch, values)
+        batch.values, batch.pattern, batch._mask = values, pattern, mask
+        return batch
+
+    @property
+    def index(self) -> Index:
+        """The rows that are real tokens, int64, (tokens,)."""
+        return self.pattern.index
+
+    @property
+    def offsets(self) -> Offsets:
+        """Where each sentence begins in ``index``, int64, (sentences + 1,)."""
+        return self.pattern.offsets
+
+    @property
+    def lengths(self) -> Lengths:  # noqa: D102  # see Kernels
+        return self.pattern.lengths
+
+    @property
+    def positions(self) -> Index:  # noqa: D102  # see TokenBatch
+        return self.pattern.positions
+
+    @property
+    def mask(self) -> PaddedMask | None:
+        """The mask of padded inputs, bool, (batch, seq); None for others."""
+        if isinstance(self._mask, torch.Size):  # few callers need it
+            self._mask = torch.ones(self._mask, dtype=torch.bool, device="cpu")
+        return self._mask
 
     @property
     def shape(self) -> tuple[int, ...]:  # noqa: D102  # see TokenBatch
-        return (self.index.numel(),) if self.mask is None else tuple(self.mask.shape)
+        if self._mask is None:
+            return (self.pattern.tokens,)
+        return tuple(self._mask.shape if isinstance(self._mask, Tensor) else self._mask)
 
     def _refuse_transforms(self) -> None:
         if is_transformed():
@@ -434,28 +465,16 @@ class SparseBatch(CSRKernels, TokenBatch):
         """``offsets`` as varlen attention kernels use them, int32."""
         return self.offsets.to(torch.int32)
 
-    @cached_property
-    def positions(self) -> Index:  # noqa: D102  # see TokenBatch
-        places = torch.arange(self.index.numel()) if self._places is None else self._places
-        if not places.numel():
-            return places
-        first = places[self.offsets[:-1].clamp(max=places.numel() - 1)]
-        return places - first.index_select(0, self.sentence_of_token)
-
     def select(self, keep: Mask) -> Self:  # noqa: D102  # see TokenBatch
         keep = check_mask("keep", keep, self.shape, self.device)
         check_zeros_and_ones("keep", keep)
         kept = self.from_positions(keep.bool())
         running = pad(kept.cumsum(0), (1, 0))
-        mask = None if self.mask is None else self.mask & keep.bool()
-        batch = type(self)(self.values, self.index[kept], running[self.offsets], mask)
-        batch.positions = self.positions[kept]
-        return batch
+        pattern = Pattern(self.index[kept], running[self.offsets], positions=self.positions[kept])
+        return self.of_pattern(self.values, pattern, None if self.mask is None else self.mask & keep.bool())
 
     def with_rows(self, rows: PerToken) -> Self:  # noqa: D102  # see Kernels
-        batch = type(self)(rows, torch.arange(len(rows)), self.offsets, self.mask, self._places)
-        batch.__dict__.update({name: self.__dict__[name] for name in _CACHED if name in self.__dict__})
-        return batch
+        return self.of_pattern(rows, self.pattern.packed(), self._mask)
 
     def same_sentences(self, other: TokenBatch) -> bool:  # noqa: D102  # see TokenBatch
         if not isinstance(other, SparseBatch) or not torch.equal(self.offsets, other.offsets):
@@ -467,20 +486,16 @@ class SparseBatch(CSRKernels, TokenBatch):
     def to_packed(self) -> SparseBatch:  # noqa: D102  # see TokenBatch
         if self.mask is None and self.is_packed():
             return self
-        batch = SparseBatch(self.values.index_select(0, self.index), torch.arange(self.index.numel()), self.offsets)
-        batch.positions = self.positions
-        return batch
+        pattern = Pattern(torch.arange(self.pattern.tokens), self.offsets, positions=self.positions)
+        return SparseBatch.of_pattern(self.values.index_select(0, self.index), pattern, None)
 
     def to_padded(self) -> tuple[Padded, PaddedMask]:  # noqa: D102  # see TokenBatch
         width = int(self.positions.max()) + 1 if self.positions.numel() else 0
-        where = (self.sentence_of_token, self.positions)
+        where = (self.pattern.owner, self.positions)
         sentences = self.lengths.numel()
         mask = torch.zeros(sentences, width, dtype=torch.bool).index_put(where, torch.tensor(True))
         rows = self.rows()
         return rows.new_zeros(sentences, width, self.dim).index_put(where, rows), mask
-
-
-_CACHED = ("positions", "sentence_of_token")
 
 
 class PaddedBatch(DenseKernels, TokenBatch):
@@ -495,9 +510,12 @@ class PaddedBatch(DenseKernels, TokenBatch):
     def __init__(self, padded: Padded, mask: PaddedMask, counted: PaddedMask | None = None) -> None:
         super().__init__(padded)
         self.padded = padded
-        self.mask = mask
-        self.lengths: Lengths = mask.sum(dim=1)
+        self.mask: PaddedMask = mask
         self._counted = mask if counted is None else counted
+
+    @property
+    def lengths(self) -> Lengths:  # noqa: D102  # see Kernels
+        return self.mask.sum(dim=1)
 
     @property
     def shape(self) -> tuple[int, ...]:  # noqa: D102  # see TokenBatch

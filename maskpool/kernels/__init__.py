@@ -1,1 +1,1 @@
-"""The kernels of all poolings, written twice: for a sparse batch (`csr`) and for a padded one (`dense`)."""
+"""The kernels of all poolings, written twice: for a sparse batch (`csr`, `pattern`) and for a padded one (`dense`)."""

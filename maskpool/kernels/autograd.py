@@ -1,22 +1,20 @@
 """Sparse products and choices over rows, as autograd functions with derivatives of any order.
 
-A batch is given as rows, the index of the rows that are tokens, and the offsets at which each sentence's tokens begin.
-Rows that are not in the index are never read.
+A batch is given as rows and the `Pattern` of its tokens. Rows that are not in the pattern are never read.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
 
-from maskpool.types import Index, Offsets, PerSentence, Rows
+from maskpool.kernels.pattern import Pattern
+from maskpool.types import PerSentence, Rows
 
 try:
     import numpy
@@ -25,9 +23,6 @@ except ImportError:  # only torch is required; it imports numpy itself if it is 
 
 Choice: TypeAlias = Literal["amax", "amin", "lower_median", "largest"]
 
-# A float32 sum of n equal numbers, added one after the other, is off by up to n * 2**-25. Sums of sums
-# of 32 keep the error below 1e-6 at any length; 64 does not, and 16 would take 6 % of extra memory.
-_CHUNK = 32
 # Rows of half precision are added one after the other up to this length; 512 keeps the error of cancelling tokens in
 # bounds, 2,000 does not.
 _LONGEST_RUN_OF_HALVES = 512
@@ -41,27 +36,22 @@ _RESCUE = 4096.0
 # The part of a result that may be lost before it is rounded to a half: a quarter of float16's last place.
 _NEGLIGIBLE = 2**-13
 _HALVES = (torch.float16, torch.bfloat16)
-# Rows that an int32 can count.
-_INT32 = 2**31 - 1
 
 
-def spmm(
-    values: Rows,
-    weights: Tensor | None,
-    index: Index,
-    offsets: Offsets,
-    uniform: bool = False,
-) -> PerSentence:
+def spmm(values: Rows, weights: Tensor | None, pattern: Pattern, uniform: bool = False) -> PerSentence:
     """Return Σₜ wₜ xₜ over each sentence's rows, 0 for an empty sentence; None weighs every token 1.
 
     ``uniform`` promises that all weights of a sentence are equal, which makes float16 and bfloat16 faster.
     """
     if torch.is_grad_enabled() and (values.requires_grad or (weights is not None and weights.requires_grad)):
-        result: Tensor = _WeightedSum.apply(values, weights, index, offsets, uniform)  # type: ignore[no-untyped-call]  # torch has no types for it
-        return result
+        return _apply(_WeightedSum, values, weights, pattern, uniform)
+    return _sum_rows(values, weights, pattern, uniform)
+
+
+def _sum_rows(values: Tensor, weights: Tensor | None, pattern: Pattern, uniform: bool) -> Tensor:
     if values.dtype in _HALVES:
-        return _sum_half_rows(values, weights, index, offsets, uniform)
-    return _sum_chunks(values, weights, index, offsets.tolist())
+        return _sum_half_rows(values, weights, pattern, uniform)
+    return _sum_chunks(values, weights, pattern)
 
 
 def _apply(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
@@ -77,164 +67,125 @@ class _WeightedSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor, uniform: bool) -> Tensor:
-        if values.dtype in _HALVES:
-            return _sum_half_rows(values, weights, index, offsets, uniform)
-        return _sum_chunks(values, weights, index, offsets.tolist())
+    def forward(values: Tensor, weights: Tensor | None, pattern: Pattern, uniform: bool) -> Tensor:
+        return _sum_rows(values, weights, pattern, uniform)
 
     @staticmethod
     # Any: autograd's context objects have no public type.
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *saved, _ = inputs
-        ctx.save_for_backward(*saved)
+        values, weights, ctx.pattern, _ = inputs
+        ctx.save_for_backward(values, weights)
 
     @staticmethod
     # Any: see setup_context.
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        values, weights, index, offsets = ctx.saved_tensors
-        sentences = torch.arange(offsets.numel() - 1)
-        owner = torch.repeat_interleave(sentences, offsets.diff(), output_size=index.numel())
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (values, weights), pattern = ctx.saved_tensors, ctx.pattern
         grad_values = grad_weights = None
         if ctx.needs_input_grad[0]:
-            order, row_offsets = _sorted_by(index, values.shape[0])
-            row_weights = None if weights is None else weights.index_select(0, order)
-            grad_values = spmm(grad, row_weights, owner.index_select(0, order), row_offsets, _one_each(row_offsets))
+            order, sentences = pattern.transposed(values.shape[0])
+            row_weights = weights if weights is None or order is None else weights.index_select(0, order)
+            grad_values = spmm(grad, row_weights, sentences, sentences.longest <= 1)
         if ctx.needs_input_grad[1]:
-            grad_weights = sddmm(values, grad.to(weights.dtype), index, owner)
-        return grad_values, grad_weights, None, None, None
+            grad_weights = sddmm(values, grad.to(weights.dtype), pattern)
+        return grad_values, grad_weights, None, None
 
 
-def sddmm(values: Rows, table: Tensor, index: Index, owner: Index | None) -> Tensor:
-    """Return ⟨values[index], table[owner]⟩ of each token, (tokens,), in the table's dtype.
+def sddmm(values: Rows, table: Tensor, pattern: Pattern, every: bool = False) -> Tensor:
+    """Return ⟨xₜ, table[s]⟩ of each token t of each sentence s, (tokens,), in the table's dtype.
 
-    Without an owner every token is multiplied with every row of the table, (tokens, table rows).
+    With ``every``, each token is multiplied with every row of the table, (tokens, table rows).
     """
-    products: Tensor = _DotProducts.apply(values, table, index, owner)  # type: ignore[no-untyped-call]  # torch has no types for it
-    return products if owner is not None else products.view(len(table), index.numel()).t()
+    products = _apply(_DotProducts, values, table, pattern, every)
+    return products.view(len(table), pattern.tokens).t() if every else products
 
 
 class _DotProducts(torch.autograd.Function):
-    """Sampled dot products ⟨values[index], table[owner]⟩; each backward is a sparse product.
+    """Sampled dot products; each backward is a sparse product.
 
     This is the gradient of `_WeightedSum` by its weights. The two are closed under differentiation: the backward of
     each calls the other and reads real rows only.
     """
 
     @staticmethod
-    def forward(values: Tensor, table: Tensor, index: Tensor, owner: Tensor | None) -> Tensor:
-        tokens = index.numel()
-        if owner is None:
-            blocks = torch.arange(0, tokens + _CONVERTED, _CONVERTED).clamp(max=tokens)
+    def forward(values: Tensor, table: Tensor, pattern: Pattern, every: bool) -> Tensor:
+        tokens = pattern.tokens
+        if every:
+            blocks = [*range(0, tokens, _CONVERTED), tokens]
             block = values.new_empty(min(tokens, _CONVERTED), values.shape[1], dtype=table.dtype)  # stays in cache
-            every = table.new_empty(len(table), tokens)
-            for start, end, rows in pieces(index, blocks):
+            products = table.new_empty(len(table), tokens)
+            for start, end, rows in pattern.pieces(blocks):
                 converted = block[: end - start].copy_(values[rows])
                 if len(table) == 1:
-                    torch.mv(converted, table[0], out=every[0, start:end])
+                    torch.mv(converted, table[0], out=products[0, start:end])
                 else:
-                    every[:, start:end] = table @ converted.t()
-            return every.view(-1)
+                    products[:, start:end] = table @ converted.t()
+            return products.view(-1)
         products = table.new_empty(tokens)
-        if not tokens:
-            return products
-        changes = (owner.diff() != 0).nonzero().view(-1) + 1
-        bounds = torch.unique(torch.cat([changes, torch.arange(0, tokens + _BLOCK, _BLOCK).clamp(max=tokens)]))
-        owners = owner[bounds[:-1]].tolist()
-        for table_row, (start, end, rows) in zip(owners, pieces(index, bounds), strict=True):
-            torch.mv(values[rows].to(table.dtype), table[table_row], out=products[start:end])
+        blocks, owners = [0], []
+        for sentence, (start, end) in enumerate(pairwise(pattern.bounds)):
+            for first in range(start, end, _BLOCK):
+                owners.append(sentence)
+                blocks.append(min(first + _BLOCK, end))
+        for owner, (start, end, rows) in zip(owners, pattern.pieces(blocks), strict=True):
+            torch.mv(values[rows].to(table.dtype), table[owner], out=products[start:end])
         return products
 
     @staticmethod
     # Any: autograd's context objects have no public type.
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        values, table, ctx.pattern, ctx.every = inputs
+        ctx.save_for_backward(values, table)
 
     @staticmethod
     # Any: see setup_context.
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        values, table, index, owner = ctx.saved_tensors
+        (values, table), pattern = ctx.saved_tensors, ctx.pattern
+        wide = torch.promote_types(values.dtype, torch.float32)
+        pattern = pattern.as_one().by_head(len(table), sliced=False) if ctx.every else pattern
         grad_values = grad_table = None
-        if owner is None:
-            owner = torch.arange(len(table)).repeat_interleave(index.numel())
-            index = index.repeat(len(table))
         if ctx.needs_input_grad[0]:
-            order, offsets = _sorted_by(index, values.shape[0])
-            coarse = table.to(values.dtype)
-            row_weights, row_owners = grad.index_select(0, order).to(_wide(values.dtype)), owner.index_select(0, order)
-            grad_values = spmm(coarse, row_weights, row_owners, offsets, _one_each(offsets))
+            order, sentences = pattern.transposed(values.shape[0])
+            row_weights = (grad if order is None else grad.index_select(0, order)).to(wide)
+            grad_values = spmm(table.to(values.dtype), row_weights, sentences, sentences.longest <= 1)
         if ctx.needs_input_grad[1]:
-            order, offsets = _sorted_by(owner, table.shape[0])
-            rows, where, wide = values, index.index_select(0, order), _wide(values.dtype)
+            rows = values
             if values.dtype != wide:  # halves would round the sum that a parameter learns from
-                rows, where = values.index_select(0, where).to(wide), torch.arange(len(order))
-            grad_table = spmm(rows, grad.index_select(0, order).to(wide), where, offsets).to(table.dtype)
+                rows, pattern = values.index_select(0, pattern.index).to(wide), pattern.packed()
+            grad_table = spmm(rows, grad.to(wide), pattern).to(table.dtype)
         return grad_values, grad_table, None, None
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def pieces(index: Index, bounds: Offsets) -> Iterator[tuple[int, int, slice | Tensor]]:
-    """Cut ``index`` at ``bounds``: the start, end and rows of each piece; rows that follow each other are a slice."""
-    last = max(index.numel() - 1, 0)
-    gaps = torch.nn.functional.pad((index.diff() != 1).cumsum(0), (1, 0))
-    is_run = (gaps[(bounds[1:] - 1).clamp(0, last)] == gaps[bounds[:-1].clamp(max=last)]).tolist()
-    firsts = index[bounds[:-1].clamp(max=last)].tolist() if index.numel() else []
-    for (start, end), run, first in zip(pairwise(bounds.tolist()), is_run, firsts, strict=bool(firsts)):
-        yield start, end, slice(first, first + end - start) if run else index[start:end]
-
-
-def _one_each(row_offsets: Offsets) -> bool:
-    """Return whether each row is at most one token (overlapping spans share rows), so its weights are uniform."""
-    return bool((row_offsets.diff() <= 1).all())
-
-
-def _sorted_by(keys: Index, number: int) -> tuple[Index, Offsets]:
-    """Return the order that sorts the tokens by key, and where the tokens of each key begin."""
-    counts = torch.zeros(number + 1, dtype=torch.int64).index_add_(0, keys + 1, torch.ones_like(keys))
-    in_order = not (keys.diff() < 0).any()  # as rows of a contiguous batch always are
-    order = torch.arange(keys.numel()) if in_order else keys.argsort(stable=True)
-    return order, counts.cumsum(0)
-
-
-def choose(
-    values: Rows,
-    index: Index,
-    offsets: Offsets,
-    choice: Choice,
-    k: int = 1,
-) -> PerSentence:
+def choose(values: Rows, pattern: Pattern, choice: Choice, k: int = 1) -> PerSentence:
     """Return the largest, smallest or lower median number of each feature, or the mean of its ``k`` largest.
 
     Empty sentences give 0, and NaN in a token gives NaN. Tied tokens share the gradient equally, as in `torch.amax`.
     """
     with torch.no_grad():
         if choice in ("amax", "amin"):
-            pooled = threshold = _extreme(values, index, offsets, choice)
+            pooled = threshold = _extreme(values, pattern, choice)
         else:
-            pooled, threshold = _ordered(values, index, offsets, choice, k)
+            pooled, threshold = _ordered(values, pattern, choice, k)
     if not (torch.is_grad_enabled() and values.requires_grad):
         return pooled
-    return _apply(_Choice, values, pooled, threshold, index, offsets, choice, k)
+    return _apply(_Choice, values, pooled, threshold, pattern, choice, k)
 
 
-def _extreme(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice) -> Tensor:
-    ones = torch.ones(index.numel(), dtype=values.dtype)
-    shape = (offsets.numel() - 1, values.shape[0])
+def _extreme(values: Tensor, pattern: Pattern, choice: Choice) -> Tensor:
+    ones = torch.ones(pattern.tokens, dtype=values.dtype)
+    shape = (pattern.sentences, values.shape[0])
     with warnings.catch_warnings():
         # torch warns once per process that its sparse tensors are in beta; the caller created none.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        matrix = torch.sparse_csr_tensor(offsets, index, ones, shape, check_invariants=False)
+        matrix = torch.sparse_csr_tensor(pattern.offsets, pattern.index, ones, shape, check_invariants=False)
     pooled: Tensor = torch.sparse.mm(matrix, values, choice)
     return pooled
 
 
-def _ordered(values: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: int) -> tuple[Tensor, Tensor]:
+def _ordered(values: Tensor, pattern: Pattern, choice: Choice, k: int) -> tuple[Tensor, Tensor]:
     """Return the pooled numbers and the smallest numbers that were chosen; each sentence stays in cache."""
-    pooled = values.new_zeros(offsets.numel() - 1, values.shape[1])
+    pooled = values.new_zeros(pattern.sentences, values.shape[1])
     threshold = torch.zeros_like(pooled)
-    for sentence, (start, end, rows) in enumerate(pieces(index, offsets)):
+    for sentence, (start, end, rows) in enumerate(pattern.sentence_rows()):
         length = end - start
         if not length:
             continue
@@ -258,55 +209,52 @@ class _Choice(torch.autograd.Function):
     """Return the chosen numbers; the backward gives their gradient to the tokens that hold them."""
 
     @staticmethod
-    def forward(
-        values: Tensor, pooled: Tensor, threshold: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: int
-    ) -> Tensor:
+    def forward(values: Tensor, pooled: Tensor, threshold: Tensor, pattern: Pattern, choice: Choice, k: int) -> Tensor:
         return pooled.clone()
 
     @staticmethod
     # Any: autograd's context objects have no public type.
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        values, _, threshold, index, offsets, ctx.choice, ctx.k = inputs
-        ctx.save_for_backward(values, threshold, index, offsets)
+        values, _, threshold, *ctx.choice = inputs
+        ctx.save_for_backward(values, threshold)
 
     @staticmethod
     # Any: see setup_context.
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _apply(_Chosen, grad, *ctx.saved_tensors, ctx.choice, ctx.k), None, None, None, None, None, None
+        return _apply(_Chosen, grad, *ctx.saved_tensors, *ctx.choice), None, None, None, None, None
 
 
 class _Chosen(torch.autograd.Function):
     """Give each sentence's gradient to the chosen tokens; linear in the gradient."""
 
     @staticmethod
-    def forward(
-        grad: Tensor, values: Tensor, threshold: Tensor, index: Tensor, offsets: Tensor, choice: Choice, k: int
-    ) -> Tensor:
+    def forward(grad: Tensor, values: Tensor, threshold: Tensor, pattern: Pattern, choice: Choice, k: int) -> Tensor:
         grad_values = torch.zeros_like(values)
-        for sentence, (start, end, rows) in enumerate(pieces(index, offsets)):
+        for sentence, (start, end, rows) in enumerate(pattern.sentence_rows()):
             if end > start:
                 shares, divisor = _shares(values[rows], threshold[sentence], choice, k)
                 # Added, not stored: one row may be several tokens, of one sentence (expanded) or of many (spans).
-                grad_values.index_add_(0, index[start:end], shares.mul_(grad[sentence] / divisor).to(values.dtype))
+                added = shares.mul_(grad[sentence] / divisor).to(values.dtype)
+                grad_values.index_add_(0, pattern.index[start:end], added)
         return grad_values
 
     @staticmethod
     # Any: autograd's context objects have no public type.
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *saved, ctx.choice, ctx.k = inputs[1:]
-        ctx.save_for_backward(*saved)
+        _, values, threshold, *ctx.choice = inputs
+        ctx.save_for_backward(values, threshold)
 
     @staticmethod
     @once_differentiable
     # Any: see setup_context.
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, threshold, index, offsets = ctx.saved_tensors
+        (values, threshold), (pattern, choice, k) = ctx.saved_tensors, ctx.choice
         transposed = torch.zeros_like(threshold)
-        for sentence, (start, end, rows) in enumerate(pieces(index, offsets)):
+        for sentence, (start, end, rows) in enumerate(pattern.sentence_rows()):
             if end > start:
-                shares, divisor = _shares(values[rows], threshold[sentence], ctx.choice, ctx.k)
+                shares, divisor = _shares(values[rows], threshold[sentence], choice, k)
                 transposed[sentence] = (shares.mul_(grad[rows]).sum(dim=0) / divisor).to(values.dtype)
-        return transposed, None, None, None, None, None, None
+        return transposed, None, None, None, None, None
 
 
 def _shares(rows: Tensor, threshold: Tensor, choice: Choice, k: int) -> tuple[Tensor, Tensor | int]:
@@ -320,45 +268,29 @@ def _shares(rows: Tensor, threshold: Tensor, choice: Choice, k: int) -> tuple[Te
     return above + ties * ((kept - above.sum(dim=0)) / number), kept
 
 
-def _sum_chunks(values: Tensor, weights: Tensor | None, index: Tensor, bounds: list[int]) -> Tensor:
-    """Return Σₜ wₜ xₜ as sums of sums of chunks, by `embedding_bag`, which reads the rows of the index only.
-
-    Python lists are faster here than a dozen small tensors.
-    """
-    starts: list[int] = []
-    chunk_bounds = [0]
-    for start, end in pairwise(bounds):
-        starts.extend(range(start, end, _CHUNK) or (start,))
-        chunk_bounds.append(len(starts))
-    if values.shape[0] <= _INT32:  # half the bytes to read: 15 % of the time
-        index = index.to(torch.int32)
-    chunks = torch.tensor([*starts, bounds[-1]], dtype=index.dtype)
-    sums = embedding_bag(index, values, chunks, mode="sum", per_sample_weights=weights, include_last_offset=True)
-    if len(starts) == len(bounds) - 1:
-        return sums
-    return _sum_chunks(sums, None, torch.arange(len(starts), dtype=torch.int32), chunk_bounds)
+def _sum_chunks(values: Tensor, weights: Tensor | None, pattern: Pattern) -> Tensor:
+    """Return Σₜ wₜ xₜ as sums of sums of chunks, by `embedding_bag`, which reads the rows of the pattern only."""
+    for index, offsets in pattern.chunks(values.shape[0]):
+        values, weights = _bag(values, weights, index, offsets), None
+    return values
 
 
-def _sum_half_rows(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor, uniform: bool) -> Tensor:
+def _sum_half_rows(values: Tensor, weights: Tensor | None, pattern: Pattern, uniform: bool) -> Tensor:
     """Sum the rows of float16 and bfloat16; the method for a sentence depends on its length only."""
-    lengths = offsets.diff()
-    if not lengths.numel() or int(lengths.max()) <= _LONGEST_RUN_OF_HALVES:
-        return _sum_short_half_rows(values, weights, index, offsets, uniform)
+    if pattern.longest <= _LONGEST_RUN_OF_HALVES:
+        return _sum_short_half_rows(values, weights, pattern, uniform)
     pooled = []
-    bounds = offsets.tolist()
-    for start, end in pairwise(bounds):
-        sentence_weights = None if weights is None else weights[start:end]
+    for start, end in pairwise(pattern.bounds):
+        sentence_weights, index = None if weights is None else weights[start:end], pattern.index[start:end]
         if end - start > _LONGEST_RUN_OF_HALVES:
-            pooled.append(_sum_long_half_rows(values, sentence_weights, index[start:end]))
+            pooled.append(_sum_long_half_rows(values, sentence_weights, index))
         else:
-            sentence_offsets = torch.tensor([0, end - start])
-            pooled.append(_sum_short_half_rows(values, sentence_weights, index[start:end], sentence_offsets, uniform))
+            sentence = Pattern(index, torch.tensor([0, end - start]))
+            pooled.append(_sum_short_half_rows(values, sentence_weights, sentence, uniform))
     return torch.cat(pooled)
 
 
-def _sum_short_half_rows(
-    values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor, uniform: bool
-) -> Tensor:
+def _sum_short_half_rows(values: Tensor, weights: Tensor | None, pattern: Pattern, uniform: bool) -> Tensor:
     """Sum with `embedding_bag`, which adds halves in float32 and rounds once.
 
     It requires weights of the rows' dtype, which is too coarse for a float32 weight. Each weight is passed as a sum of
@@ -367,19 +299,20 @@ def _sum_short_half_rows(
     result. If the weights are equal, it is as small a part of the result as of the weight, and two parts are enough.
     """
     if weights is None:
-        return _bag(values, None, index, offsets)
-    number = 3 if values.dtype == torch.bfloat16 and not uniform else 2
-    parts, rest = _split(weights, values.dtype, number)
-    pooled = _bag(values, parts, index.unsqueeze(1).expand(-1, number).reshape(-1), offsets * number)
-    lost = rest.abs() > weights.abs() * _NEGLIGIBLE if uniform else rest != 0
-    if not lost.any():
+        return _run(values, None, pattern)
+    dtype = values.dtype
+    number = 3 if dtype == torch.bfloat16 and not uniform else 2
+    parts, rest, lost = pattern.once_for(
+        weights, (values.dtype, number), lambda: _split(weights, values.dtype, number, uniform)
+    )
+    pooled = _run(values, parts, pattern.repeated(number))
+    if lost is None:
         return pooled
     tokens = lost.nonzero().view(-1)
-    owners = torch.searchsorted(offsets, tokens, right=True) - 1
-    sentences, counts = torch.unique_consecutive(owners, return_counts=True)
-    parts, _ = _split(rest[tokens] * _RESCUE, values.dtype, number)
-    ends = torch.nn.functional.pad(counts.cumsum(0), (1, 0)) * number
-    more = _bag(values, parts, index[tokens].unsqueeze(1).expand(-1, number).reshape(-1), ends)
+    sentences, counts = torch.unique_consecutive(pattern.owner[tokens], return_counts=True)
+    parts, _, _ = _split(rest[tokens] * _RESCUE, values.dtype, number, uniform)
+    few = Pattern(pattern.index[tokens], torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
+    more = _run(values, parts, few.repeated(number))
     rescued = (pooled[sentences].float() + more.float() / _RESCUE).to(values.dtype)
     return pooled.index_copy_(0, sentences, rescued)
 
@@ -394,19 +327,24 @@ def _sum_long_half_rows(values: Tensor, weights: Tensor | None, index: Tensor) -
 
 
 def _sum_all(rows: Tensor, weights: Tensor | None) -> Tensor:
-    return _sum_chunks(rows, weights, torch.arange(len(rows)), [0, len(rows)])
+    return _sum_chunks(rows, weights, Pattern(torch.arange(len(rows)), torch.tensor([0, len(rows)])))
 
 
-def _split(weights: Tensor, dtype: torch.dtype, number: int) -> tuple[Tensor, Tensor]:
-    """Split each weight into a sum of ``number`` numbers of ``dtype`` and a remainder."""
+def _split(weights: Tensor, dtype: torch.dtype, number: int, uniform: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Split each weight into a sum of ``number`` numbers of ``dtype`` and a remainder; say which remainders matter."""
     parts, rest = [], weights.float()
     for _ in range(number):
         parts.append(rest.to(dtype))
         rest = rest - parts[-1].float()
-    return torch.stack(parts, dim=1).view(-1), rest
+    lost = rest.abs() > weights.abs() * _NEGLIGIBLE if uniform else rest != 0
+    return torch.stack(parts, dim=1).view(-1), rest, lost if lost.any() else None
+
+
+def _run(values: Tensor, weights: Tensor | None, pattern: Pattern) -> Tensor:
+    """Sum each sentence's rows one after the other."""
+    return _bag(values, weights, *pattern.index_and_offsets(values.shape[0]))
 
 
 def _bag(values: Tensor, weights: Tensor | None, index: Tensor, offsets: Tensor) -> Tensor:
-    if values.shape[0] <= _INT32:  # half the bytes to read: 15 % of the time
-        index, offsets = index.to(torch.int32), offsets.to(torch.int32)
-    return embedding_bag(index, values, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    # Not torch.nn.functional.embedding_bag, whose checks take as long as the sum of a short text.
+    return torch.embedding_bag(values, index, offsets, False, 0, False, weights, True)[0]

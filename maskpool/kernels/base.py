@@ -44,7 +44,6 @@ class Kernels(ABC):
         accumulation_dtype: Dtype of weights and sums: float64 for float64, else float32.
         score_dtype: Dtype of attention scores: float64 where the device supports it. A score of 100 in float32 is off
             by up to 1e-5, and so is the weight that is its exponential.
-        lengths: Number of real tokens of each sentence, int64.
     """
 
     dim: int
@@ -52,20 +51,29 @@ class Kernels(ABC):
     device: torch.device
     accumulation_dtype: torch.dtype
     score_dtype: torch.dtype
-    lengths: Lengths
+
+    @property
+    @abstractmethod
+    def lengths(self) -> Lengths:
+        """Number of real tokens of each sentence, int64."""
 
     # ------------------------------------------------------------------------------------------------------------ sums
 
-    @abstractmethod
     def scaled_sum(self, scale: PerSentence) -> PerSentence:
         """Return sₛ Σₜ xₜ, (sentences, dim); every token is scaled before it is added."""
+        return self.weighted_sum(self.spread(scale), uniform=True)
 
     @abstractmethod
-    def weighted_sum(self, weights: PerToken | None) -> PerSentence:
+    def weighted_sum(self, weights: PerToken | None, uniform: bool = False) -> PerSentence:
         """Return Σₜ wₜ xₜ, (sentences, dim); None weighs every token 1.
 
         Weights with a last dimension of heads, (…, heads): head ``h`` sums its own slice of ``dim / heads`` features.
+        ``uniform`` promises that all weights of a sentence are equal, which is faster for halves.
         """
+
+    @abstractmethod
+    def fixed_weights(self, name: str, compute: Callable[[], PerToken]) -> PerToken:
+        """Return weights that depend only on which tokens are real, computed once for each pattern of these."""
 
     @abstractmethod
     def weighted_sums(self, weights: PerToken, dtype: torch.dtype | None = None) -> PerSentence:

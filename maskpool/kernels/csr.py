@@ -3,68 +3,59 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maskpool.kernels.autograd import Choice, choose, pieces, sddmm, spmm
+from maskpool.kernels.autograd import Choice, choose, sddmm, spmm
 from maskpool.kernels.base import HIGHEST_EXPONENT, Formula, Kernels, Parameter
+from maskpool.kernels.pattern import Pattern
 from maskpool.types import Index, Offsets, PaddedMask, PerSentence, PerToken, Rows
 
 
 class CSRKernels(Kernels):
-    """Kernels over the rows ``values[index[offsets[s]:offsets[s + 1]]]`` of each sentence ``s``."""
+    """Kernels over the rows ``values`` of which ``pattern`` says to which sentence they belong."""
 
     values: Rows
-    index: Index
-    offsets: Offsets
-    mask: PaddedMask | None
+    pattern: Pattern
 
-    @cached_property
-    def sentence_of_token(self) -> Index:
-        """The sentence of each real token, int64."""
-        sentences = torch.arange(self.lengths.numel())
-        return torch.repeat_interleave(sentences, self.lengths, output_size=self.index.numel())
+    @property
+    @abstractmethod
+    def mask(self) -> PaddedMask | None:
+        """The mask of padded inputs, bool, (batch, seq); None for others."""
 
     # ------------------------------------------------------------------------------------------------------------ sums
 
-    def scaled_sum(self, scale: PerSentence) -> PerSentence:  # noqa: D102  # see Kernels
-        weights = torch.repeat_interleave(scale, self.lengths, output_size=self.index.numel())
-        return spmm(self.values, weights, self.index, self.offsets, uniform=True)
-
-    def weighted_sum(self, weights: PerToken | None) -> PerSentence:  # noqa: D102  # see Kernels
+    def weighted_sum(self, weights: PerToken | None, uniform: bool = False) -> PerSentence:  # noqa: D102  # see Kernels
         if weights is None or weights.dim() == 1:
-            return spmm(self.values, weights, self.index, self.offsets)
-        heads, tokens = weights.shape[1], self.index.numel()
+            return spmm(self.values, weights, self.pattern, uniform)
+        heads = weights.shape[1]
         if heads == 1:
-            return spmm(self.values, weights.reshape(-1), self.index, self.offsets)
+            return spmm(self.values, weights.reshape(-1), self.pattern)
         # Each head's slice of a row becomes a separate row: heads one after the other, sentences within them.
         slices = self.values.reshape(-1, self.dim // heads)
-        index = (self.index * heads + torch.arange(heads).unsqueeze(1)).view(-1)
-        pooled = spmm(slices, weights.t().reshape(-1), index, self._repeated_offsets(heads, tokens))
-        return pooled.view(heads, self.lengths.numel(), self.dim // heads).transpose(0, 1).flatten(1)
+        pooled = spmm(slices, weights.t().reshape(-1), self.pattern.by_head(heads, sliced=True))
+        return pooled.view(heads, self.pattern.sentences, self.dim // heads).transpose(0, 1).flatten(1)
+
+    def fixed_weights(self, name: str, compute: Callable[[], PerToken]) -> PerToken:  # noqa: D102  # see Kernels
+        return self.pattern.once((name, self.accumulation_dtype), compute)
 
     def weighted_sums(self, weights: PerToken, dtype: torch.dtype | None = None) -> PerSentence:  # noqa: D102  # see Kernels
-        heads, tokens = weights.shape[1], self.index.numel()
-        values, index = self.values, self.index
+        heads, values, pattern = weights.shape[1], self.values, self.pattern
         if dtype not in (None, self.dtype):
-            values, index = self.rows().to(dtype), torch.arange(tokens)
-        offsets = self._repeated_offsets(heads, tokens)
-        sums = spmm(values, weights.t().reshape(-1), index.repeat(heads), offsets)
-        return sums.view(heads, self.lengths.numel(), self.dim).transpose(0, 1)
-
-    def _repeated_offsets(self, heads: int, tokens: int) -> Offsets:
-        starts = torch.arange(heads).unsqueeze(1) * tokens + self.offsets[:-1]
-        return torch.cat([starts.view(-1), torch.tensor([heads * tokens])])
+            values, pattern = self.rows().to(dtype), pattern.packed()
+        sums = spmm(values, weights.t().reshape(-1), pattern.by_head(heads, sliced=False))
+        return sums.view(heads, pattern.sentences, self.dim).transpose(0, 1)
 
     def total(self, per_token: PerToken) -> PerSentence:  # noqa: D102  # see Kernels
         if per_token.is_floating_point():
-            zeros = torch.zeros(self.lengths.numel(), *per_token.shape[1:], dtype=torch.float64)
-            return zeros.index_add(0, self.sentence_of_token, per_token.double())
+            zeros = torch.zeros(self.pattern.sentences, *per_token.shape[1:], dtype=torch.float64)
+            return zeros.index_add(0, self.pattern.owner, per_token.double())
         running = torch.nn.functional.pad(per_token.cumsum(0), (1, 0))
-        return running[self.offsets].diff()
+        return running[self.pattern.offsets].diff()
 
     def by_sentence(
         self, formula: Formula, weights: PerToken | None = None, parameter: Parameter = None
@@ -91,36 +82,38 @@ class CSRKernels(Kernels):
         return self._choose("largest", k)
 
     def _choose(self, choice: Choice, k: int = 1) -> PerSentence:
-        return choose(self.values, self.index, self.offsets, choice, k)
+        return choose(self.values, self.pattern, choice, k)
 
     def first(self) -> PerSentence:  # noqa: D102  # see Kernels
-        return self._take(self.offsets[:-1])
+        return self._take("first", lambda offsets: offsets[:-1])
 
     def last(self) -> PerSentence:  # noqa: D102  # see Kernels
-        return self._take(self.offsets[1:] - 1)
+        return self._take("last", lambda offsets: offsets[1:] - 1)
 
-    def _take(self, token: Index) -> PerSentence:
-        if not self.lengths.numel() or int(self.lengths.min()):
-            return self.values.index_select(0, self.index.index_select(0, token))
+    def _take(self, name: str, token: Callable[[Offsets], Index]) -> PerSentence:
+        pattern = self.pattern
+        if pattern.shortest:
+            where = pattern.once(name, lambda: pattern.index.index_select(0, token(pattern.offsets)))
+            return self.values.index_select(0, where)
         # A sum over one token or none, so empty sentences need no special case.
-        present = self.lengths > 0
+        present = pattern.lengths > 0
         offsets = torch.nn.functional.pad(present.cumsum(0), (1, 0))
-        return spmm(self.values, None, self.index[token[present]], offsets)
+        return spmm(self.values, None, Pattern(pattern.index[token(pattern.offsets)[present]], offsets))
 
     # ------------------------------------------------------------------------------------------------------- attention
 
     def dot_products(self, queries: Tensor) -> PerToken:  # noqa: D102  # see Kernels
-        return sddmm(self.values, queries, self.index, None)
+        return sddmm(self.values, queries, self.pattern, every=True)
 
     def softmax(self, scores: PerToken, weights: PerToken | None = None) -> PerToken:
         """Compute in float64: thousands of equal numbers, added one after the other, lose digits in float32."""
-        owner = self.sentence_of_token
+        owner = self.pattern.owner
         exact = scores.double()
         # Tokens without weight do not set the scale: their scores may exceed the others', and exp may overflow.
         weighed = exact.detach()
         if weights is not None:
             weighed = torch.where(weights.unsqueeze(1) == 0, float("-inf"), weighed)
-        top = weighed.new_full((self.lengths.numel(), scores.shape[1]), float("-inf"))
+        top = weighed.new_full((self.pattern.sentences, scores.shape[1]), float("-inf"))
         top = top.scatter_reduce(0, owner.unsqueeze(1).expand_as(weighed), weighed, reduce="amax")
         top = torch.where(top.isneginf(), 0.0, top)
         raised = (exact - top.index_select(0, owner)).clamp(max=HIGHEST_EXPONENT).exp()
@@ -134,19 +127,18 @@ class CSRKernels(Kernels):
 
     def spread(self, per_sentence: PerSentence) -> PerToken:  # noqa: D102  # see Kernels
         if per_sentence.dim() == 1:
-            return torch.repeat_interleave(per_sentence, self.lengths, output_size=self.index.numel())
-        return per_sentence.index_select(0, self.sentence_of_token)
+            return self.pattern.spread(per_sentence)
+        return per_sentence.index_select(0, self.pattern.owner)
 
     def rows(self) -> PerToken:  # noqa: D102  # see Kernels
-        return self.values if self.is_packed() else self.values.index_select(0, self.index)
+        return self.values if self.is_packed() else self.values.index_select(0, self.pattern.index)
 
     def is_packed(self) -> bool:
         """Return whether the rows are exactly the real tokens, in order."""
-        tokens = self.index.numel()
-        return tokens == len(self.values) and torch.equal(self.index, torch.arange(tokens))
+        return self.pattern.tokens == len(self.values) and self.pattern.is_packed
 
     def ones(self) -> PerToken:  # noqa: D102  # see Kernels
-        return torch.ones(self.index.numel(), dtype=self.accumulation_dtype)
+        return torch.ones(self.pattern.tokens, dtype=self.accumulation_dtype)
 
     def from_positions(self, per_position: Tensor) -> PerToken:  # noqa: D102  # see Kernels
         return per_position if self.mask is None else per_position[self.mask]
@@ -165,11 +157,11 @@ def _by_sentence(
     batch: CSRKernels, formula: Formula, values: Tensor, weights: Tensor | None, parameter: Parameter
 ) -> Tensor:
     exact = batch.accumulation_dtype
-    if not batch.index.numel():  # the formula determines the width of its result
+    if not batch.pattern.tokens:  # the formula determines the width of its result
         width = len(formula.of_rows(torch.zeros(1, batch.dim, dtype=exact), None, parameter))
-        return values.new_zeros(batch.lengths.numel(), width)
+        return values.new_zeros(batch.pattern.sentences, width)
     pooled: list[Tensor | None] = []
-    for start, end, rows in pieces(batch.index, batch.offsets):
+    for start, end, rows in batch.pattern.sentence_rows():
         if end == start:
             pooled.append(None)
             continue

@@ -6,6 +6,8 @@ No shape depends on the mask's values and the host never waits, so the kernels r
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -22,10 +24,7 @@ class DenseKernels(Kernels):
 
     # ------------------------------------------------------------------------------------------------------------ sums
 
-    def scaled_sum(self, scale: PerSentence) -> PerSentence:  # noqa: D102  # see Kernels
-        return self.weighted_sum(self.spread(scale))
-
-    def weighted_sum(self, weights: PerToken | None) -> PerSentence:  # noqa: D102  # see Kernels
+    def weighted_sum(self, weights: PerToken | None, uniform: bool = False) -> PerSentence:  # noqa: D102  # see Kernels
         x = self.rows().to(self.accumulation_dtype)
         if weights is None:
             return x.sum(dim=1).to(self.dtype)
@@ -34,6 +33,9 @@ class DenseKernels(Kernels):
             return (x * w.unsqueeze(2)).sum(dim=1).to(self.dtype)
         by_head = x.reshape(*w.shape, self.dim // w.shape[2])
         return (by_head * w.unsqueeze(3)).sum(dim=1).flatten(1).to(self.dtype)
+
+    def fixed_weights(self, name: str, compute: Callable[[], PerToken]) -> PerToken:  # noqa: D102  # see Kernels
+        return compute()
 
     def weighted_sums(self, weights: PerToken, dtype: torch.dtype | None = None) -> PerSentence:  # noqa: D102  # see Kernels
         x = self.rows().to(self.accumulation_dtype)

@@ -7,7 +7,7 @@ import torch
 from maskpool.batch.token_batch import TokenBatch, TokenEmbeddings
 from maskpool.poolings.base import PoolingLayer, apply_on_empty, prepare, shares
 from maskpool.poolings.registry import register
-from maskpool.types import AttentionMask, Offsets, OnEmpty, PerToken, SentenceEmbeddings, TokenWeights
+from maskpool.types import AttentionMask, Offsets, OnEmpty, PerSentence, PerToken, SentenceEmbeddings, TokenWeights
 
 __all__ = [
     "MeanPooling",
@@ -55,9 +55,12 @@ def mean(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpty) -> Sent
     if weights is not None:
         by_token, weight = shares(batch, weights)
         return apply_on_empty(batch.weighted_sum(by_token), batch, on_empty, weight)
-    share = batch.lengths.clamp(min=1).to(batch.accumulation_dtype).reciprocal()
-    pooled = batch.scaled_sum(share)
-    return pooled if on_empty == "zero" else apply_on_empty(pooled, batch, on_empty)
+    by_token = batch.fixed_weights("mean", lambda: batch.spread(_lengths(batch).reciprocal_()))
+    return apply_on_empty(batch.weighted_sum(by_token, uniform=True), batch, on_empty)
+
+
+def _lengths(batch: TokenBatch) -> PerSentence:
+    return batch.lengths.to(batch.accumulation_dtype)
 
 
 @register(
@@ -123,8 +126,8 @@ def _mean_sqrt_len(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpt
         share = torch.where(weight > 0, weight, 1.0).rsqrt()
         by_token = (weights * batch.spread(share)).to(batch.accumulation_dtype)
         return apply_on_empty(batch.weighted_sum(by_token), batch, on_empty, weight)
-    share = batch.lengths.clamp(min=1).to(batch.accumulation_dtype).sqrt().reciprocal()
-    return apply_on_empty(batch.scaled_sum(share), batch, on_empty)
+    by_token = batch.fixed_weights("mean_sqrt_len", lambda: batch.spread(_lengths(batch).rsqrt_()))
+    return apply_on_empty(batch.weighted_sum(by_token, uniform=True), batch, on_empty)
 
 
 @register(
@@ -187,13 +190,17 @@ def position_weighted_mean_pool(
 
 
 def _position_weighted_mean(batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpty) -> SentenceEmbeddings:
-    position = batch.positions + 1
     if weights is not None:
-        by_token, weight = shares(batch, position * weights)
+        by_token, weight = shares(batch, (batch.positions + 1) * weights)
         return apply_on_empty(batch.weighted_sum(by_token), batch, on_empty, weight)
-    share = batch.total(position).clamp(min=1).to(batch.accumulation_dtype).reciprocal()
-    by_token = position.to(batch.accumulation_dtype) * batch.spread(share)
+    by_token = batch.fixed_weights("weightedmean", lambda: _position_shares(batch))
     return apply_on_empty(batch.weighted_sum(by_token), batch, on_empty)
+
+
+def _position_shares(batch: TokenBatch) -> PerToken:
+    position = batch.positions + 1
+    share = batch.total(position).clamp(min=1).to(batch.accumulation_dtype).reciprocal()
+    return position.to(batch.accumulation_dtype) * batch.spread(share)
 
 
 @register(
