@@ -1,4 +1,4 @@
-"""The types of the public interface, with shapes and dtypes as annotations.
+"""The types of inputs, results and tensors inside the kernels, with shapes and dtypes as annotations.
 
 ``batch`` counts the sentences of a padded batch and ``sentences`` those of any batch; ``seq`` is the padded length;
 ``tokens`` counts the real tokens of all sentences; ``dim`` is the width of a token embedding and ``out_dim`` that of a

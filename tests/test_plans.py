@@ -106,6 +106,13 @@ def test_plan_names_are_unique() -> None:
     assert len({plan.name for plan in plans}) == len(plans)
 
 
+@pytest.mark.parametrize("order", get_args(Order))
+def test_every_order_says_how_it_happens(order: Order) -> None:
+    """Results can say which usage leads to each plan."""
+    assert Plan(order).happens
+    assert Plan(order, pad_to=64).happens != Plan(order).happens
+
+
 @given(lengths=some_lengths, batch_size=st.integers(1, 12))
 def test_no_text_is_cut(lengths: Ints, batch_size: int) -> None:
     """Every plan pads each text to at least its own length."""

@@ -1,4 +1,4 @@
-"""Open a pipeline by the name of a model."""
+"""Open the pipeline to audit from the name or the folder of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the pooling formula behind a vector, and whether it reads or counts pads."""
+"""Find out how a pooling reads or counts pads: by the formula that gives its vector, else by editing token states."""
 
 from __future__ import annotations
 
@@ -232,7 +232,10 @@ def _by_column(seen: Seen, x: Tensor, real: Tensor) -> Iterator[tuple[PaddingBug
 
 
 def _pads_agree(seen: Seen, x: Tensor) -> bool:
-    """Return whether column and first column are equal: then only edits distinguish them."""
+    """Return whether the columns of two bugs, the first one and the number of tokens minus one, hold equal states.
+
+    Then only edits distinguish the bugs.
+    """
     return same(x[seen.length - 1], x[0])
 
 

@@ -1,4 +1,4 @@
-"""Validation of token embeddings, masks, offsets and parameters.
+"""Validation and conversion of token embeddings, masks, offsets and parameters.
 
 Types, dtypes, shapes and devices are always checked. Values are checked on CPU in eager mode only: on other devices the
 host would have to wait for them, and in a trace there are none.

@@ -1,4 +1,4 @@
-"""Parts of a study: one model on one corpus, and the cells that they need."""
+"""Parts of a study: one model on one corpus, with its comparisons, the run of its encoder and the keys of its cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replace the pooling of a model."""
+"""Replace the pooling of a sentence-transformers model by maskpool's, or maskpool's by the host's."""
 
 from __future__ import annotations
 
