@@ -37,7 +37,7 @@ def variance(values: list[float]) -> float:
 def slow_standard_errors(full: Table, replicates: Cube) -> list[float]:
     """Var(replicates) − mean seed variance within them / s + seed variance of the full data / S, number by number.
 
-    The latter is ((S − 1) · what the full data's seeds say + what the half-samples' say) / S.
+    The latter is the mean of what the full data's seeds say and of what the half-samples' say.
     """
     errors = []
     for comparison in range(full.shape[0]):
@@ -49,7 +49,7 @@ def slow_standard_errors(full: Table, replicates: Cube) -> list[float]:
         on_half = sum(within) / len(within)
         from_seeds = on_half / replicates.shape[2]
         seeds = full.shape[1]
-        on_full = ((seeds - 1) * variance([float(value) for value in full[comparison]]) + on_half) / seeds
+        on_full = (variance([float(value) for value in full[comparison]]) + on_half) / 2
         errors.append((max(variance(means) - from_seeds, 0.0) + on_full / seeds) ** 0.5)
     return errors
 
@@ -188,7 +188,7 @@ def test_degrees_of_freedom_are_satterthwaites() -> None:
     replicates = rng.normal(0, 1.5, (REPLICATES, 1, 1)) + rng.normal(0, 1, (REPLICATES, 1, 3))
     means = variance([float(np.mean(values)) for (values,) in replicates])
     half = float(np.mean([variance(values.tolist()) for (values,) in replicates]))
-    parts = ((1, means, 49), (1 / 25 - 1 / 3, half, 100), (4 / 25, variance(full[0].tolist()), 4))
+    parts = ((1, means, 49), (1 / 10 - 1 / 3, half, 100), (1 / 10, variance(full[0].tolist()), 4))
     square = sum(weight * part for weight, part, _ in parts)
     freedom = square**2 / sum((weight * part) ** 2 / own for weight, part, own in parts)
     assert 5 < freedom < 49
@@ -204,9 +204,22 @@ def test_only_the_seed_part_has_degrees_of_freedom_where_no_sampling_is_seen() -
     replicates = rng.normal(0, 1, (REPLICATES, 1, 3))
     replicates -= replicates.mean(axis=2, keepdims=True)
     half = float(np.mean([variance(values.tolist()) for (values,) in replicates]))
-    from_full, from_half = 4 / 25 * variance(full[0].tolist()), half / 25
+    from_full, from_half = variance(full[0].tolist()) / 10, half / 10
     freedom = (from_full + from_half) ** 2 / (from_full**2 / 4 + from_half**2 / 100)
     assert half_sample_intervals(full, replicates).quantile[0] == pytest.approx(stats.t.ppf(0.975, freedom))
+
+
+def test_nothing_is_subtracted_where_the_subtraction_is_mostly_error() -> None:
+    """A sampling part that barely exceeds the seeds' does not make an interval infinitely wide."""
+    rng = np.random.default_rng(5)
+    full, replicates = np.full((1, 20), 0.1), rng.normal(0, 1, (REPLICATES, 1, 3))
+    means, half = (float(x) for x in (replicates.mean(axis=2).var(ddof=1), replicates.var(axis=2, ddof=1).mean()))
+    scale = (1.05 * half / 3 / means) ** 0.5
+    centre = replicates.mean(axis=2, keepdims=True)
+    replicates = replicates - centre + centre * scale  # replicates spread 5 % more than their seeds explain
+    intervals = half_sample_intervals(full, replicates)
+    assert intervals.sampling_variance[0] == pytest.approx(1.05 * half / 3)
+    assert intervals.quantile[0] < stats.t.ppf(0.975, 19)
 
 
 def test_unequal_degrees_of_freedom_share_a_tail_probability() -> None:

@@ -40,17 +40,20 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
     """Compute simultaneous 95 % intervals for differences that were refitted on half-samples.
 
     A replicate takes half of the texts without replacement, in one shuffle and with a few seeds. The standard
-    deviation over replicates is the standard error of the full-data difference (delete-half jackknife). Seed variance
-    does not shrink with the data, so the variance of the replicates' s seeds is replaced by that of the full data's S
-    seeds: SE² = Var(replicates) − (mean seed variance within replicates)/s + (seed variance on full data)/S. Because
-    a few seeds give a poor estimate of their variance, the variance on half-samples, which is rather larger, counts
-    as one more seed: ((S − 1) · full + half) / S. The intervals are centred on the full-data difference and hold
-    simultaneously with 95 % probability: their half-widths are quantiles of t under one tail probability, that of
-    max|t| over the comparisons with the replicates' correlations.
+    deviation over replicates is the standard error of the full-data difference (delete-half jackknife). Seed
+    variance does not shrink with the data, so the variance of the replicates' s seeds is replaced by that of the
+    full data's S seeds: SE² = Var(replicates) − (mean seed variance within replicates)/s + (seed variance on full
+    data)/S. Because a few seeds give a poor estimate of their variance, it is the mean of two estimates: that of
+    the full data's seeds, and that of the half-samples', which are many and spread rather more. The intervals are
+    centred on the full-data difference and hold simultaneously with 95 % probability: their half-widths are
+    quantiles of t under one tail probability, that of max|t| over the comparisons with the replicates'
+    correlations.
 
     The degrees of freedom of a comparison are 2 SE⁴ / Var(SE²), with the variances of the mean squares that SE² is
     made of. Where Var(replicates) is not above the seeds' part of it, the sampling variance is set to 0, and only
-    the seed variance and its degrees of freedom remain.
+    the seed variance and its degrees of freedom remain. Where fewer than S − 1 degrees of freedom remain, which the
+    seeds of the full data have by themselves, SE² is mostly the error of the subtraction; nothing is subtracted
+    there, which makes the interval rather too wide.
 
     Source: Shao and Wu 1989 (delete-half); Romano and Wolf 2005 (max-|t|); Satterthwaite 1946 (degrees of freedom).
 
@@ -70,16 +73,25 @@ def half_sample_intervals(full: Table, replicates: Cube, seed: int = 0) -> Inter
     means = replicates.mean(axis=2)
     half_seeds = replicates.var(axis=2, ddof=1).mean(axis=0)
     spread, within = means.var(axis=0, ddof=1), half_seeds / inner
-    sampling_variance = np.maximum(spread - within, 0.0)
-    from_full, from_half = (outer - 1) * full.var(axis=1, ddof=1) / outer**2, half_seeds / outer**2
+    from_full, from_half = full.var(axis=1, ddof=1) / (2 * outer), half_seeds / (2 * outer)
     seed_variance = from_full + from_half
+
+    def square_and_freedom(subtracted: Vector) -> tuple[Vector, Vector]:
+        sampling = np.maximum(spread - subtracted, 0.0)
+        sampled = sampling > 0
+        variance = (spread * sampled) ** 2 / (number - 1) + from_full**2 / (outer - 1)
+        variance += (subtracted * sampled - from_half) ** 2 / (number * (inner - 1))
+        return sampling, (sampling + seed_variance) ** 2 / np.where(variance > 0, variance, 1.0)
+
+    sampling_variance, freedom = square_and_freedom(within)
+    whole, freedom_of_whole = square_and_freedom(np.zeros(comparisons))
+    uncertain = freedom < outer - 1
+    sampling_variance = np.where(uncertain, whole, sampling_variance)
+    freedom = np.where(uncertain, freedom_of_whole, freedom)
     standard_error = np.sqrt(sampling_variance + seed_variance)
-    sampled = sampling_variance > 0
-    variance_of_square = (spread * sampled) ** 2 / (number - 1) + from_full**2 / (outer - 1)
-    variance_of_square += (within * sampled - from_half) ** 2 / (number * (inner - 1))
     moving = standard_error > 0  # equal treatments have an interval of width 0, and cost the others nothing
-    quantile, freedom = np.zeros(comparisons), np.full(comparisons, number - 1.0)
-    freedom[moving] = standard_error[moving] ** 4 / variance_of_square[moving]
+    quantile = np.zeros(comparisons)
+    freedom[~moving] = number - 1.0
     quantile[moving] = _max_t_quantiles(means[:, moving], freedom[moving], np.random.default_rng(seed))
     delta = full.mean(axis=1)
     half_width = quantile * standard_error
