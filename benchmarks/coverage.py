@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ import numpy as np
 
 from maskpool.bench.report.verdicts import judge
 from maskpool.bench.score import intervals
+from maskpool.files import atomic_write
 
 if TYPE_CHECKING:
     from maskpool.bench.score.intervals import Cube, Intervals, Table
@@ -132,17 +134,20 @@ def holds(measured: dict[str, Any]) -> bool:
     return bool(LEAST <= measured["coverage"] <= MOST and false <= FALSE)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Simulate the settings that are missing, and print all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="benchmarks.coverage", description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    jobs = parser.parse_args().jobs
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"simulated": []}
+    jobs = parser.parse_args(argv).jobs
+    results: dict[str, Any] = {"simulated": []}
+    if RESULTS.exists():
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
     for setting in SETTINGS:
         if not any(asdict(setting).items() <= measured.items() for measured in results["simulated"]):
             results["simulated"].append(shares(setting, STUDIES, jobs))
             results["worst"] = min(results["simulated"], key=lambda measured: measured["coverage"])
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            with atomic_write(RESULTS) as path:
+                path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(results["simulated"][-1], flush=True)
     for measured in results["simulated"]:
         print("holds" if holds(measured) else "FAILS", measured)
