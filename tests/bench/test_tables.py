@@ -97,6 +97,9 @@ RAGGED = "label\ttext\tnote\n" + "".join(
     f"{label}\t{text}\n" if number == 6 else f"{label}\t{text}\tnote\n"
     for number, (text, label) in enumerate(RAGGED_ROWS)
 )
+# The quotes of two rows could enclose one field over several lines.
+SPANNING_ROWS = [*ROWS]
+SPANNING_ROWS[1], SPANNING_ROWS[4] = ('"text 1 opens a quote', "y"), ('text 4 closes it"', "x")
 NESTED = [{"text": text, "meta": {"label": label, "source": "a"}} for text, label in ROWS]
 LATE = [*({"text": f"text {number}"} for number in range(20_000)), *({"text": t, "label": n} for t, n in ROWS)]
 DATES = ["2024-01-01", "2024-02-30"] * 4
@@ -112,6 +115,12 @@ KINDS = [
         RAGGED.encode(),
         RAGGED_ROWS,
         notes=("1 of 8 rows of a.tsv have fewer than 3 fields, the first is row 7",),
+    ),
+    Kind(
+        "quotes that could enclose rows",
+        "a.tsv",
+        ("label\ttext\n" + "".join(f"{label}\t{text}\n" for text, label in SPANNING_ROWS)).encode(),
+        SPANNING_ROWS,
     ),
     Kind("Windows-1252", "a.csv", as_csv(ACCENTS).encode("cp1252"), ACCENTS, {"encoding": "cp1252"}),
     Kind(
@@ -258,6 +267,12 @@ KINDS = [
         "a.jsonl",
         as_lines([(t, n == "x") for t, n in ROWS]).encode(),
         [(t, str(n == "x")) for t, n in ROWS],
+    ),
+    Kind(
+        "truth values and numbers",
+        "a.jsonl",
+        as_lines([(t, (True, 1, False, 0)[i % 4]) for i, (t, _) in enumerate(ROWS * 2)]).encode(),
+        [(t, ("True", "1", "False", "0")[i % 4]) for i, (t, _) in enumerate(ROWS * 2)],
     ),
     Kind(
         "numbers with missing ones",
