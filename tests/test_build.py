@@ -290,6 +290,7 @@ def test_copies_of_layers_of_several_states(layer: torch.nn.Module) -> None:
     [
         *(("avg", "mean"), ("average", "mean"), ("Mean", "mean"), ("MEAN", "mean"), ("mean_pooling", "mean")),
         *(("mean_tokens", "mean"), ("maen", "mean"), ("last", "lasttoken"), ("eos", "lasttoken")),
+        *(("token", "lasttoken"), ("tokens", "lasttoken")),
         *(("last_token", "lasttoken"), ("max_pool", "max"), ("Max-Pooling", "max"), ("maximum", "max")),
         *(("weighted_mean", "weightedmean"), ("weightedmaen", "weightedmean"), ("atention", "attention")),
         *(("gem", GeneralizedMeanPooling.mode), ("generalised_mean", GeneralizedMeanPooling.mode)),
@@ -307,7 +308,7 @@ def test_did_you_mean(given: str, meant: str) -> None:
     assert refused.value.argument == "pooling_mode"
 
 
-@pytest.mark.parametrize("given", ["", "xyz", "banana", "pool", "pooling", "-", "384", "token", "tokens"])
+@pytest.mark.parametrize("given", ["", "xyz", "banana", "pool", "pooling", "-", "384"])
 def test_no_suggestion_for_nonsense(given: str) -> None:
     """A word that is not close to any mode is refused without a suggestion."""
     assert suggestion(given) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -32,10 +33,24 @@ from tqdm.auto import tqdm  # noqa: E402  # the same
 Vectors: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 _TEXTS_AT_ONCE = 1024  # tokenised together to learn their lengths
+_EXAMPLE = "TwentyNewsgroupsClustering.v2"
 _OTHER_MODALITIES = ("image", "audio", "video")  # keys of MTEB's batches
 
 
-class PoolingEncoder(AbsEncoder):
+class _Host(AbsEncoder):
+    """MTEB's choice of prompts and similarities for a model.
+
+    It is not a base of the public class, because the hints of MTEB's class cannot be resolved at run time.
+    """
+
+    def __init__(self, model: SentenceTransformer, meta: ModelMeta, prompts: dict[str, str] | None) -> None:
+        self.model, self.mteb_model_meta, self.model_prompts = model, meta, prompts
+
+    def encode(self, *_: object, **__: object) -> Vectors:
+        raise NotImplementedError
+
+
+class PoolingEncoder:
     """A model for ``mteb.evaluate`` whose pooling excludes the pads, or includes them, under a padding plan.
 
     Pooling, pads and plan are in the ``experiment_kwargs`` of its metadata, and its revision is a hash of the
@@ -92,7 +107,7 @@ class PoolingEncoder(AbsEncoder):
         if pads == "included":
             pooling.register_forward_pre_hook(_all_real)
         prompts: Any = {name: prompt for name, prompt in self.model.prompts.items() if prompt is not None}
-        self.model_prompts, _ = self.validate_task_to_prompt_name(prompts, raise_for_invalid_keys=False)
+        known_prompts, _ = _Host.validate_task_to_prompt_name(prompts, raise_for_invalid_keys=False)
         settings = pooling.get_config_dict()
         del settings["embedding_dimension"]
         if not isinstance(pooling.pooling_mode, str):
@@ -114,6 +129,7 @@ class PoolingEncoder(AbsEncoder):
                 "experiment_kwargs": experiment,
             }
         )
+        self._host = _Host(self.model, self.mteb_model_meta, known_prompts)
 
     @torch.inference_mode()
     def encode(
@@ -166,9 +182,17 @@ class PoolingEncoder(AbsEncoder):
                 vectors[places] = pooled.float().cpu().numpy()
         return vectors
 
+    def similarity(self, embeddings1: Vectors | Tensor, embeddings2: Vectors | Tensor) -> Tensor:
+        """Compute the similarity of each embedding of the first set to each of the second, (first, second)."""
+        return torch.as_tensor(self._host.similarity(embeddings1, embeddings2))
+
+    def similarity_pairwise(self, embeddings1: Vectors | Tensor, embeddings2: Vectors | Tensor) -> Tensor:
+        """Compute the similarity of each embedding of the first set to the same row of the second, (rows,)."""
+        return torch.as_tensor(self._host.similarity_pairwise(embeddings1, embeddings2))
+
     def _prompt(self, task_metadata: TaskMetadata, prompt_type: PromptType | None) -> str | None:
         """Return the prompt of each text: MTEB's choice, else what the host's encode, encode_query, ... choose."""
-        name = self.get_prompt_name(task_metadata, prompt_type)
+        name = self._host.get_prompt_name(task_metadata, prompt_type)
         if name is None:
             kinds = {"query": ("query",), "document": ("document", "passage", "corpus")}
             known = kinds[prompt_type.value] if prompt_type else ()
@@ -209,23 +233,32 @@ def clustering_task(name: str) -> tuple[list[str], list[str]]:
     try:
         task: Any = mteb.get_task(name)  # Any: kinds of tasks name their columns each in its own way
     except KeyError as error:
-        raise InvalidValueError("name", f"must be a task of MTEB: {str(error.args[0]).splitlines()[0]}") from error
+        known = [task.metadata.name for task in mteb.get_tasks(task_types=["Clustering"])]
+        near = get_close_matches(name, known, n=1)
+        guess = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InvalidValueError(
+            "name", f"must be one of MTEB's clustering tasks, such as {_EXAMPLE!r}, got {name!r}{guess}"
+        ) from error
     if task.metadata.type != "Clustering" or task.metadata.modalities != ["text"]:
         raise InvalidValueError(
             "name",
-            f"must be a clustering task of texts, got {name!r}, a task of {task.metadata.type} on "
+            f"must be one of MTEB's clustering tasks of texts, got {name!r}, a task of {task.metadata.type} on "
             f"{', '.join(task.metadata.modalities)}",
         )
     if len(task.hf_subsets) > 1:
         raise InvalidValueError(
-            "name", f"must be a task of one subset, got {name!r}, which has several: {', '.join(task.hf_subsets)}"
+            "name",
+            f"must be one of MTEB's clustering tasks with one subset, got {name!r}, which has several: "
+            f"{', '.join(task.hf_subsets)}",
         )
     if not task.data_loaded:
         try:
             task.load_data()
         except Exception as error:  # all that the network and the datasets' builders raise
             raise InvalidValueError(
-                "name", f"must be a task that can be downloaded, got {name!r}: {str(error).splitlines()[0]}"
+                "name",
+                f"must be one of MTEB's clustering tasks that can be downloaded, got {name!r}: "
+                f"{(str(error).strip() or type(error).__name__).splitlines()[0]}",
             ) from error
     split = task.metadata.eval_splits[0]
     splits = task.dataset if split in task.dataset else task.dataset[task.hf_subsets[0]]

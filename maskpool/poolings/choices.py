@@ -160,7 +160,7 @@ def last_token_pool(
     "lasttoken",
     formula="xₙ, the last real token",
     source="sentence-transformers",
-    also_called=("last", "eos", "eostoken"),
+    also_called=("last", "eos", "eostoken", "token", "tokens"),
 )
 class LastTokenPooling(PoolingLayer):
     """The last real token: `maskpool.functional.last_token_pool` as a layer.

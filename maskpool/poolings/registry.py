@@ -76,7 +76,7 @@ def suggestion(mode: str) -> str | None:
     """Return the registered mode that an unknown one probably means, or None.
 
     Example:
-        >>> suggestion("avg"), suggestion("Mean"), suggestion("eos"), suggestion("token")
+        >>> suggestion("avg"), suggestion("Mean"), suggestion("eos"), suggestion("pool")
         ('mean', 'mean', 'lasttoken', None)
     """
     known = {name.replace("_", ""): name for name in POOLINGS} | _ALIASES
@@ -84,7 +84,7 @@ def suggestion(mode: str) -> str | None:
     for spelling in (word, word.removesuffix("pooling"), word.removesuffix("pool")):
         if spelling in known:
             return known[spelling]
-    # "token" is a part of several names, and not close to any of them.
+    # A short word is not close to a much longer name.
     alike = [name for name in known if abs(len(name) - len(word)) <= _MOST_MORE_LETTERS]
     close = get_close_matches(word, alike, n=1, cutoff=0.75)
     return known[close[0]] if close else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,22 @@ def test_a_corpus_with_rare_labels_runs_unmodified(
             assignment = unpack(value["assignments"][0])
             assert len(np.unique(assignment)) == LABELS
             assert value["scores"]["ami"][0] == pytest.approx(adjusted_mutual_info_score(labels, assignment))
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "sentence"),
+    [
+        (0, 0, None),
+        (1, 1, "1 of 9 labels has fewer than four texts (1 text). It is kept: .* scored without it."),
+        (1, 3, "1 of 9 labels has fewer than four texts (3 texts). It is kept: .* scored without it."),
+        (2, 2, "2 of 9 labels have fewer than four texts (2 texts in all). They are kept: .* scored without them."),
+    ],
+)
+def test_rare_labels_are_counted_in_words(labels: int, texts: int, sentence: str | None) -> None:
+    """The report says how many labels are rare, in the singular for one, and nothing if none is."""
+    about = {"name": "mine", "rows": 90, "texts": 90, "labels": 9, "notes": [], "dropped": {}}
+    _, *said = about_corpus(about | {"rare_labels": {"labels": labels, "texts": texts}})
+    assert [re.sub(r"kept: .* scored", "kept: .* scored", words) for words in said] == ([sentence] if sentence else [])
 
 
 def test_half_samples_have_as_many_clusters_as_labels(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import typing
 import warnings
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,20 @@ def test_similarity_is_the_models(model: SentenceTransformer) -> None:
         model.similarity_fn_name = name
         encoder = PoolingEncoder(model)
         torch.testing.assert_close(encoder.similarity(vectors, vectors), model.similarity(vectors, vectors))
+        pairs = vectors, vectors.flip(0)
+        torch.testing.assert_close(encoder.similarity_pairwise(*pairs), model.similarity_pairwise(*pairs))
+
+
+def test_the_encoder_is_one_of_mteb_and_its_hints_are_resolved(model: SentenceTransformer) -> None:
+    """An encoder has what MTEB's protocol asks for, and the hints of the class and of all its methods exist."""
+    from mteb.models import EncoderProtocol
+
+    assert isinstance(PoolingEncoder(model), EncoderProtocol)
+    assert typing.get_type_hints(PoolingEncoder)["mteb_model_meta"] is mteb.models.ModelMeta
+    methods = [member for name in dir(PoolingEncoder) if inspect.isfunction(member := getattr(PoolingEncoder, name))]
+    assert {"encode", "similarity", "similarity_pairwise"} <= {method.__name__ for method in methods}
+    for method in methods:
+        assert "return" in typing.get_type_hints(method)
 
 
 def test_truncated_vectors(model: SentenceTransformer) -> None:

@@ -17,7 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from maskpool.bench.design.tables import UNLABELLED, Table, read_table, stem, with_class_names
-from maskpool.errors import DataError, InvalidValueError, RequirementError, StorageError
+from maskpool.errors import (
+    DataError,
+    InvalidValueError,
+    MaskpoolError,
+    RequirementError,
+    StorageError,
+    rename_arguments,
+)
 
 DEMONSTRATION = "public docstrings of scipy and scikit-learn"
 _SUBPACKAGES = {
@@ -244,7 +251,10 @@ def mteb_task(task: str) -> Corpus:
     except ImportError as error:
         raise RequirementError(f"needs MTEB: {error}", argument="task") from error
     try:
-        texts, labels = clustering_task(task)
+        with rename_arguments({"name": "task"}):
+            texts, labels = clustering_task(task)
+    except MaskpoolError:
+        raise
     except (ValueError, OSError) as error:
         raise InvalidValueError("task", f"must be one of MTEB's clustering tasks, got {task!r}: {error}") from error
     return _without_blanks(task, texts, labels).check()
