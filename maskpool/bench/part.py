@@ -328,27 +328,31 @@ class Part:
             self.study.seed,
         )
 
+    def about_corpus(self) -> dict[str, Any]:
+        """Return what results say about the texts, including the rows of their source that are left out."""
+        return {
+            "name": self.corpus.name,
+            "texts": len(self.ids),
+            "rows": self.corpus.rows,
+            "dropped": self.corpus.dropped,
+            "notes": list(self.corpus.notes),
+            "rare_labels": self.corpus.rare_labels,
+            "labels": len(np.unique(self.codes)),
+            "sha256": self.corpus.sha256,
+            "versions": self.corpus.versions,
+            "demonstration": self.corpus.demonstration,
+            "longest": int(self.lengths.max()),
+            "mean_length": float(self.lengths.mean()),
+            "truncated": self.truncated,
+        }
+
     def facts(self) -> dict[str, Any]:
         """Return what results say about the part apart from its measurements."""
         full = self.subsamples[FULL]
         label_width_ami = {plan.name: ami(self.codes, full.widths[plan.name]) for plan in self.all_plans}
         return {
             "model": self.encoder.identity(),
-            "corpus": {
-                "name": self.corpus.name,
-                "texts": len(self.ids),
-                "rows": self.corpus.rows,
-                "dropped": self.corpus.dropped,
-                "notes": list(self.corpus.notes),
-                "rare_labels": self.corpus.rare_labels,
-                "labels": len(np.unique(self.codes)),
-                "sha256": self.corpus.sha256,
-                "versions": self.corpus.versions,
-                "demonstration": self.corpus.demonstration,
-                "longest": int(self.lengths.max()),
-                "mean_length": float(self.lengths.mean()),
-                "truncated": self.truncated,
-            },
+            "corpus": self.about_corpus(),
             "top": self.top,
             "plans": [
                 {

@@ -204,7 +204,7 @@ def refuse_other_parts(part: Part, out: StudyFolder) -> None:
 def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
     refuse_other_parts(part, out)
     cells, study = out.cells, part.study
-    facts = cells.once(key_of(study, part.key, "facts"), part.facts)
+    facts = _facts(part, cells)
     with progress.task(f"{part.corpus.name}: proof, TF-IDF, seconds of the plans", 2 + len(part.plans)) as advance:
         proof = prefix_proof(part, cells)
         advance(1)
@@ -226,6 +226,16 @@ def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
         _run_jobs(part, jobs, cells, progress)
         _train_heads(part, states, cells, progress)
     shutil.rmtree(out.vectors, ignore_errors=True)
+
+
+def _facts(part: Part, cells: Cells) -> dict[str, Any]:
+    key, about = key_of(part.study, part.key, "facts"), part.about_corpus()
+    facts: dict[str, Any] = cells.once(key, part.facts)
+    # The texts may be those of a finished study although their source has other rows that are left out.
+    if facts["corpus"] != about:
+        facts = facts | {"corpus": about}
+        cells.replace(key, facts)
+    return facts
 
 
 def _forward(part: Part, request: Request, scratch: Path, cells: Cells, progress: Progress) -> States:

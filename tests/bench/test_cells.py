@@ -25,6 +25,10 @@ KEYS: list[dict[str, Any]] = [
 VALUES: list[Any] = [{"scores": [0.1, 2e-17, -1.0]}, [1, 2, 3], "é 漢字 🙂 \u2028 \x85 \r\n"]
 
 
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A file of three cells."""
@@ -278,6 +282,33 @@ def test_a_disk_that_is_full_from_the_start(
     monkeypatch.undo()
     assert len(Cells(cells.path)) == 0
     assert not cells.path.exists() or cells.path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("tail", [b"", b'{"cell": '])
+def test_a_value_is_replaced(path: Path, number: int, tail: bytes) -> None:
+    """A replaced cell has only its new value, the other cells stay as they were, and a torn line is cut off."""
+    path.write_bytes(path.read_bytes() + line(KEYS[number], VALUES[number]) + tail)
+    before = stored(path)
+    cells = Cells(path)
+    cells.replace(KEYS[number], "new")
+    cells.add({"kind": "later"}, 1, 0)
+    for opened in (cells, Cells(path)):
+        assert opened[KEYS[number]] == "new"
+        assert [opened[key] for key in KEYS if key != KEYS[number]] == [v for v in VALUES if v != VALUES[number]]
+        assert len(opened) == 4
+    kept = [cell for cell in before if cell["key"] != KEYS[number]]
+    assert [stored(path)[:2], len(stored(path))] == [kept, 4]
+
+
+def test_a_full_disk_keeps_the_old_value(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk is full while a value is replaced, the file stays as it was."""
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(MaskpoolError, match="could not be written: No space left on device"):
+        Cells(path).replace(KEYS[0], "new")
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_a_finished_cell_is_not_computed_again(path: Path) -> None:

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from maskpool.bench.design.study import Study
 from maskpool.bench.report.results import results_of
-from maskpool.bench.run import run_study
+from maskpool.bench.run import load_corpora, run_study
 from maskpool.bench.store.folder import StudyFolder
 from maskpool.errors import InvalidValueError
 from maskpool.integrations.sentence_transformers import Pooling
@@ -124,3 +124,20 @@ def test_a_study_without_a_plan_of_its_folder_is_refused(base: Path, tmp_path: P
     shutil.copytree(base / "finished", tmp_path / "out")
     with pytest.raises(InvalidValueError, match=r"also has random batches of 16, which its report would lose"):
         run(replace(STUDY, plans=(Plan("sorted", 16),)), base, tmp_path / "out")
+
+
+def test_rows_that_are_left_out_are_counted_again(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a file gains or loses rows that are left out, a finished study reports the new counts and computes nothing."""
+    shutil.copytree(base / "finished", out := tmp_path / "out")
+    before, lines = results_of(StudyFolder(out)), sorted((out / "cells.jsonl").read_bytes().splitlines())
+    monkeypatch.setattr("maskpool.bench.encode.forward.pool_corpus", pytest.fail)
+    for dropped in ({"without a label": 2}, {"without a label": 2, "without a text": 1}, {}):
+        loaded = [replace(corpus, dropped=dropped) for corpus in load_corpora(STUDY, base)]
+        monkeypatch.setattr("maskpool.bench.run.load_corpora", lambda *_, loaded=loaded: loaded)
+        run(STUDY, base, out)
+        results = results_of(StudyFolder(out))
+        corpus = results["parts"][0]["corpus"]
+        assert (corpus["dropped"], corpus["rows"]) == (dropped, corpus["texts"] + sum(dropped.values()))
+        changed = set(lines) ^ set((out / "cells.jsonl").read_bytes().splitlines())
+        assert {json.loads(line)["key"]["kind"] for line in changed} <= {"facts"}
+    assert results == before

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from maskpool.errors import FolderError, StorageError
+from maskpool.files import atomic_write
 from maskpool.trust import Folder
 from maskpool.trust.files import shortened
 
@@ -59,6 +60,11 @@ def _read(line: bytes) -> tuple[Key, Any]:
     if cell["cell"] != _hash_of(key, value):
         raise FolderError(f"{_described(key)} was changed after it was written")
     return key, value
+
+
+def _line(key: Key, value: Any, seconds: float) -> bytes:
+    cell = {"cell": _hash_of(key, value), "key": key, "value": value, "seconds": round(seconds, 4)}
+    return json.dumps(cell, ensure_ascii=False).encode() + b"\n"
 
 
 class MissingCellError(KeyError):
@@ -128,8 +134,7 @@ class Cells:
         Raises:
             StorageError: The disk is full, or the file cannot be written; earlier cells are kept.
         """
-        cell = {"cell": _hash_of(key, value), "key": key, "value": value, "seconds": round(seconds, 4)}
-        line = json.dumps(cell, ensure_ascii=False).encode() + b"\n"
+        line = _line(key, value, seconds)
         size = self.path.stat().st_size if self.path.exists() else 0
         if self._unfinished_from is not None:
             size = self._unfinished_from
@@ -147,6 +152,24 @@ class Cells:
             ) from error
         self._unfinished_from = None
         self._finished[content_hash(key)] = key, value
+
+    def replace(self, key: Key, value: Any) -> None:
+        """Give a finished cell another value, in the last line; a killed process leaves the old file or the new one.
+
+        Raises:
+            StorageError: The disk is full, or the file cannot be written; the old value is kept.
+        """
+        name = content_hash(key)
+        try:
+            content = self.path.read_bytes()
+            lines = content[: content.rfind(b"\n")].split(b"\n")
+            with atomic_write(self.path) as temporary:
+                kept = [line for line in lines if content_hash(json.loads(line)["key"]) != name]
+                temporary.write_bytes(b"".join(line + b"\n" for line in kept) + _line(key, value, 0.0))
+        except OSError as error:
+            raise StorageError(f"{self.path} could not be written: {error.strerror or error}") from error
+        self._unfinished_from = None
+        self._finished[name] = key, value
 
     def once(self, key: Key, compute: Callable[[], Any]) -> Any:
         """Return the value of a cell; compute and append it first if it is missing."""
