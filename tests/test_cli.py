@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
-from transformers import BertModel, CLIPConfig, CLIPModel
+from transformers import BertModel, CLIPConfig, CLIPModel, T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
 import maskpool
@@ -384,6 +384,31 @@ def test_too_few_labels_for_heads_are_reported(model: Path, tmp_path: Path) -> N
     assert run("bench", *request).code == 0
     text = "The table of learned poolings is missing because it needs four labels"
     assert text in (tmp_path / "out" / "report.md").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_folder_saved_as_an_encoder_of_t5(data: Path, tmp_path: Path) -> None:
+    """A folder that T5EncoderModel saved is measured: its vectors move as far as those of that class."""
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(tiny.VOCABULARY), d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4)
+    saved = T5EncoderModel(config).eval()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    saved.save_pretrained(tmp_path / "t5")
+    tiny.tokenizer().save_pretrained(tmp_path / "t5")
+    text = f'models = ["{tmp_path / "t5"}"]\npoolings = ["mean"]\ntreatments = ["included"]\nseeds = 2\n'
+    text += f'[[corpora]]\ndata = "{data}"\n[[plans]]\npad_to = 24\n'
+    (tmp_path / "study.toml").write_text(text, "utf-8")
+    ran = run("bench", "--study", tmp_path / "study.toml", "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    with data.open(encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    features = tiny.tokenizer()(texts, padding="max_length", max_length=24, return_tensors="pt")
+    with torch.inference_mode():
+        states, mask = saved(features.input_ids, features.attention_mask)[0], features.attention_mask.unsqueeze(2)
+    alone, padded = (states * mask).sum(dim=1) / mask.sum(dim=1), states.mean(dim=1)
+    shift = 1 - torch.cosine_similarity(alone, padded).mean().item()
+    rows = {(row["plan"], row["treatment"]): row for row in Measured(ran, tmp_path / "out").rows}
+    assert rows["padded to 24", "included"]["cosine_shift"] == pytest.approx(shift, abs=1e-6)
+    assert shift > 0.01
 
 
 def test_a_model_with_few_positions(data: Path, tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_every_run_says_which_rows_are_measured(model_folder: Path, tmp_path: Pa
             in said
         )
         assert "The fields of mine.csv are separated by semicolons." in said
-        assert "1 of 6 labels have fewer than four texts (2 texts in all). They are kept" in said
+        assert "1 of 6 labels has fewer than four texts (2 texts). It is kept" in said
     (corpus,) = (part["corpus"] for part in json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["parts"])
     assert (corpus["rows"], corpus["texts"]) == (len(rows), len(used))
     assert corpus["dropped"] == {"without a text": 2, "with a blank text": 1, "without a label": 3}
