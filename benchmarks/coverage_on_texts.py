@@ -132,7 +132,7 @@ def measure(population: Population, number: int) -> dict[str, list[float]]:
 
 
 def shuffled(population: Population, shuffle: int) -> list[float]:
-    """Return the differences on all texts in one random order, means over seeds of their own."""
+    """Return the differences on all texts in one random order, means over seeds that no study has."""
     everything = np.arange(len(population.codes))
     subsample = population.subsamples(everything, _FIRST_SHUFFLE + shuffle, 2)[FULL]
     seeds = tuple(seed + _FIRST_SHUFFLE + shuffle * len(subsample.seeds) for seed in subsample.seeds)

@@ -14,7 +14,7 @@ from benchmarks import coverage_on_texts as script
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import Subsample
 from maskpool.bench.part import Grid
-from maskpool.bench.score.clusterers import cluster_ami
+from maskpool.bench.score.metrics import cluster_ami
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 from tests.bench import tiny

@@ -92,7 +92,7 @@ def test_the_kinds_exclude_each_other_and_cover_everything(
     assert "−0.000" not in verdict["sentence"]
     assert "-" not in verdict["sentence"]
     if verdict["kind"] != "unknown":
-        assert verdict["texts_needed"] is verdict["seeds_needed"] is None
+        assert verdict["texts_needed"] is verdict["seeds_needed"] is verdict["both_needed"] is None
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,7 @@ def test_what_is_said_to_settle_it_does(
         again.append((verdict["texts_needed"] / TEXTS, 1.0))
     if verdict["seeds_needed"]:
         again.append((1.0, verdict["seeds_needed"] / SEEDS))
+    again.append((verdict["both_needed"][0] / TEXTS, verdict["both_needed"][1] / SEEDS))
     for texts, seeds in again:
         variance = judged["sampling_variance"] / texts + judged["seed_variance"] / seeds
         smaller = quantile * variance**0.5 * (1 - 1e-6)
@@ -209,6 +210,55 @@ def test_the_headline_leads_with_the_worst() -> None:
         "Max pooling: could not tell under “padded to 128” (between −0.200 and +0.100); no change larger than 0.03 "
         "under “random”, confounded with the labels (+0.005 [−0.010, +0.020]); identical vectors under “sorted”.",
         "Cls pooling: raised under “random”, confounded with the labels (raised AMI by 0.060 [0.050, 0.070]).",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row(0.0, 0.06)], "“a” (between −0.060 and +0.060; about 4,000 texts would settle it)"),
+        ([row(0.0, 0.06, sampling=0.0)], "“a” (between −0.060 and +0.060; about 20 seeds would settle it)"),
+        (
+            [row(0.0, 0.036, sampling=0.5)],
+            "“a” (between −0.036 and +0.036; about 2,600 texts or about 13 seeds would settle it)",
+        ),
+        (
+            [row(0.0, 0.06, sampling=0.5)],
+            "“a” (between −0.060 and +0.060; about 4,000 texts with 20 seeds would settle it)",
+        ),
+        ([interval(-0.2, 0.1)], "“a” (between −0.200 and +0.100)"),
+        (
+            [row(0.0, 0.12), row(0.01, 0.06)],
+            "“a” and “b” (between −0.120 and +0.120; about 16,000 texts would settle all)",
+        ),
+        (
+            [row(-0.02, 0.06), row(0.0, 0.036, sampling=0.5), row(0.02, 0.06)],
+            "“a”, “b” and “c” (between −0.080 and +0.080; about 9,000 texts would settle all)",
+        ),
+        (
+            [row(-0.01, 0.06), row(0.0, 0.06, sampling=0.0)],
+            "“a” and “b” (between −0.070 and +0.060; about 9,000 texts with 20 seeds would settle all)",
+        ),
+        (
+            [row(-0.01, 0.06), row(0.0, 0.06, sampling=0.5), row(0.0, 0.036, sampling=0.5)],
+            "“a”, “b” and “c” (between −0.070 and +0.060; about 9,000 texts with 20 seeds would settle all)",
+        ),
+        (
+            [row(0.0, 0.036, sampling=0.5), row(0.0, 0.0425, sampling=0.5)],
+            "“a” and “b” (between −0.043 and +0.043; about 2,600 texts with 11 seeds would settle all)",
+        ),
+        ([row(-0.01, 0.06), interval(-0.06, 0.1)], "“a” and “b” (between −0.070 and +0.100)"),
+    ],
+)
+def test_unknown_plans_of_a_pooling_share_a_clause(rows: list[dict[str, Any]], said: str) -> None:
+    """Unknown plans of a pooling have one range, and one statement of what would settle all of them."""
+    rows = [
+        unknown | {"pooling": "mean", "plan": plan, "verdict": judge(unknown, MARGIN, SEEDS)}
+        for plan, unknown in zip("abc", rows, strict=False)
+    ]
+    assert headline(rows, MARGIN, []) == [f"Mean pooling: could not tell under {said}."]
+    assert headline([HARMED, *rows], MARGIN, []) == [
+        f"Mean pooling: harmed under “random” (lowered AMI by 0.050 [0.040, 0.060]); could not tell under {said}."
     ]
 
 

@@ -283,13 +283,13 @@ def about_corpus(corpus: Results) -> list[str]:
     sentences += corpus["notes"]
     rare = corpus["rare_labels"]
     if rare["labels"]:
-        one = rare["labels"] == 1
+        single = rare["labels"] == 1
         texts = "1 text" if rare["texts"] == 1 else f"{rare['texts']:,} texts"
         sentences.append(
-            f"{rare['labels']:,} of {corpus['labels']:,} labels {'has' if one else 'have'} fewer than four texts "
-            f"({texts}{'' if one else ' in all'}). {'It is' if one else 'They are'} kept: each half-sample is "
+            f"{rare['labels']:,} of {corpus['labels']:,} labels {'has' if single else 'have'} fewer than four texts "
+            f"({texts}{'' if single else ' in all'}). {'It is' if single else 'They are'} kept: each half-sample is "
             "clustered into as many clusters as it has labels. Learned poolings are trained and scored without "
-            f"{'it' if one else 'them'}."
+            f"{'it' if single else 'them'}."
         )
     return sentences
 

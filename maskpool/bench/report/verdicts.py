@@ -60,6 +60,7 @@ def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
     Returns:
         ``kind``, ``within_margin`` (whether the interval is inside ±margin), ``sentence``, and ``texts_needed`` and
         ``seeds_needed``, each of which would settle an unknown verdict without the other; None if it would not.
+        ``both_needed`` are a number of texts and one of seeds that would settle it together.
 
     Example:
         >>> row = {"metric": "AMI", "texts": 100, "delta": -0.042, "low": -0.064, "high": -0.020}
@@ -72,6 +73,7 @@ def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
         "within_margin": -margin <= low and high <= margin,
         "texts_needed": None,
         "seeds_needed": None,
+        "both_needed": None,
     }
     if row.get("identical", False):
         return verdict | {
@@ -93,6 +95,7 @@ def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
     target = (max(abs(row["delta"]), margin - abs(row["delta"])) / row["quantile"]) ** 2
     texts_needed = _rounded(row["texts"] * sampling / (target - seed)) if target > seed and sampling > 0 else None
     seeds_needed = _rounded(seeds * seed / (target - sampling)) if target > sampling and seed > 0 else None
+    both_needed = texts_needed or row["texts"], seeds if texts_needed else seeds_needed
     if texts_needed and seeds_needed:
         settles = f"about {texts_needed:,} texts or about {seeds_needed:,} seeds would settle it"
     elif texts_needed:
@@ -101,13 +104,18 @@ def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
         settles = f"about {seeds_needed:,} seeds would settle it; more texts would not"
     else:
         factor = (sampling + seed) / target
-        both = f"about {_rounded(row['texts'] * factor):,} texts with {_rounded(seeds * factor):,} seeds"
-        settles = f"neither more texts nor more seeds alone would settle it; {both} would"
+        both_needed = _rounded(row["texts"] * factor), _rounded(seeds * factor)
+        settles = f"neither more texts nor more seeds alone would settle it; {_both(*both_needed)} would"
     return verdict | {
         "sentence": f"{between}; {settles}",
         "texts_needed": texts_needed,
         "seeds_needed": seeds_needed,
+        "both_needed": list(both_needed),
     }
+
+
+def _both(texts: int, seeds: int) -> str:
+    return f"about {texts:,} texts with {seeds:,} seeds"
 
 
 def _size(value: float) -> str:
@@ -153,11 +161,15 @@ def headline(rows: Sequence[Row], margin: float, confounded: Sequence[str]) -> l
     for pooling, of_pooling in _by_pooling(rows):
         clauses = []
         for kind, group in groupby(of_pooling, lambda row: severity(row)[0]):
+            rows_of_kind = list(group)
+            unknown = rows_of_kind[0]["verdict"]["kind"] == "unknown"
             plans = [
-                f"“{row['plan']}”{', confounded with the labels' * (row['plan'] in confounded)}{_detail(row)}"
-                for row in group
+                f"“{row['plan']}”{', confounded with the labels' * (row['plan'] in confounded)}"
+                + ("" if unknown else _detail(row))
+                for row in rows_of_kind
             ]
-            clauses.append(f"{list(_LEADS.values())[kind].format(margin=margin)} under {_joined(plans)}")
+            lead = list(_LEADS.values())[kind].format(margin=margin)
+            clauses.append(f"{lead} under {_joined(plans)}{_unknown(rows_of_kind) if unknown else ''}")
         sentences.append(f"{pooling}: {'; '.join(clauses)}.")
     return sentences
 
@@ -216,12 +228,26 @@ def _by_pooling(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _detail(row: Row) -> str:
-    """Return the numbers of a verdict's sentence in parentheses."""
+    """Return the numbers of a known verdict in parentheses."""
     kind, sentence = row["verdict"]["kind"], row["verdict"]["sentence"]
     if kind == "identical":
         return ""
-    detail = difference(row) if kind == "no change" else sentence.removeprefix("could not tell: ")
-    return f" ({detail})"
+    return f" ({difference(row) if kind == 'no change' else sentence})"
+
+
+def _unknown(rows: Sequence[Row]) -> str:
+    """Return in parentheses the range of unknown differences and what would settle all; the table has the rest."""
+    low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    verdicts = [row["verdict"] for row in rows]
+    enough = [
+        f"about {max(verdict[f'{what}_needed'] for verdict in verdicts):,} {what}"
+        for what in ("texts", "seeds")
+        if all(verdict[f"{what}_needed"] for verdict in verdicts)
+    ]
+    if not enough and all(verdict["both_needed"] for verdict in verdicts):
+        enough = [_both(*map(max, zip(*(verdict["both_needed"] for verdict in verdicts), strict=True)))]
+    settles = f"; {' or '.join(enough)} would settle {'all' if len(rows) > 1 else 'it'}" if enough else ""
+    return f" (between {signed(low)} and {signed(high)}{settles})"
 
 
 def _joined(clauses: Sequence[str]) -> str:
