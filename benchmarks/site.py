@@ -29,6 +29,26 @@ PAGES = {
     "CODE_OF_CONDUCT.md": "code-of-conduct.md",
     "benchmarks/census.md": "census.md",
 }
+# The modules of the Reference, with the name of their page; all other modules are internal.
+MODULES = {
+    "maskpool": "maskpool",
+    "maskpool.nn": "nn",
+    "maskpool.functional": "functional",
+    "maskpool.masks": "masks",
+    "maskpool.weights": "weights",
+    "maskpool.encoder": "encoder",
+    "maskpool.training": "training",
+    "maskpool.plans": "plans",
+    "maskpool.audit": "audit",
+    "maskpool.leaks": "leaks",
+    "maskpool.pads": "pads",
+    "maskpool.errors": "errors",
+    "maskpool.integrations.sentence_transformers": "sentence-transformers",
+    "maskpool.integrations.transformers": "transformers",
+    "maskpool.integrations.sklearn": "sklearn",
+    "maskpool.integrations.mteb": "mteb",
+    "maskpool.integrations.onnx": "onnx",
+}
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -102,6 +122,7 @@ def link_names(site: Path) -> None:
     for line in lines:
         name, _, _, place, _ = line.split(" ", 4)
         place_of_name[name] = place.replace("$", name)
+    place_of_name |= {module: f"reference/{page}.html" for module, page in MODULES.items()}
     mention = re.compile(r"(?<!</a>)<code>(maskpool(?:\.\w+)+)((?:\([^<]*\))?)</code>(?!</a>)")
     for page in site.rglob("*.html"):
         up = os.path.relpath(site, page.parent)

@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 from benchmarks.census.table import counts
+from benchmarks.site import MODULES
 from maskpool.bench.design.study import DEFAULT_TREATMENTS, CorpusSource, Study
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, TREATMENTS
 from maskpool.bench.report.pages import HEADER, LEARNED_HEADER, learned_table, main_table, markdown_table
@@ -29,6 +30,7 @@ from maskpool.plans import Plan
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+SETTINGS = ROOT / "mkdocs.yml"
 # The columns of a report's cluster table that the documentation shows.
 COLUMNS = (
     "pooling",
@@ -305,28 +307,6 @@ def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:  # Any: typer's
         yield from _walk(f"{name} {child}", below)
 
 
-# The modules of the Reference, with the name of their page; all other modules are internal.
-MODULES = {
-    "maskpool": "maskpool",
-    "maskpool.nn": "nn",
-    "maskpool.functional": "functional",
-    "maskpool.masks": "masks",
-    "maskpool.weights": "weights",
-    "maskpool.encoder": "encoder",
-    "maskpool.training": "training",
-    "maskpool.plans": "plans",
-    "maskpool.audit": "audit",
-    "maskpool.leaks": "leaks",
-    "maskpool.pads": "pads",
-    "maskpool.errors": "errors",
-    "maskpool.integrations.sentence_transformers": "sentence-transformers",
-    "maskpool.integrations.transformers": "transformers",
-    "maskpool.integrations.sklearn": "sklearn",
-    "maskpool.integrations.mteb": "mteb",
-    "maskpool.integrations.onnx": "onnx",
-}
-
-
 def public_names(module_name: str) -> list[str]:
     """Return the names in ``__all__`` that are not modules, or the classes and functions that a module defines."""
     module = importlib.import_module(module_name)
@@ -392,11 +372,22 @@ def rewritten(text: str, blocks: dict[str, str]) -> str:
     return BLOCK.sub(lambda match: f"{match[1]}\n{blocks[match[2]]}\n\n{match[3]}", text)
 
 
+def with_bugs(settings: str) -> str:
+    """Return the settings of the site with the pages of all padding bugs in its navigation."""
+    pages_of_bugs = "".join(
+        f"          - {Path(bug.url).relative_to('docs').as_posix()}\n" for bug in PADDING_BUGS.values()
+    )
+    return re.sub(
+        r"(# padding bugs: .*\n)(?:.*\n)*?(.*# end of padding bugs)", rf"\g<1>{pages_of_bugs}\g<2>", settings, count=1
+    )
+
+
 def main() -> None:
     """Rewrite all pages."""
     blocks = made_blocks()
     for page in pages():
         page.write_text(rewritten(page.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    SETTINGS.write_text(with_bugs(SETTINGS.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

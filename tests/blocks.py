@@ -55,21 +55,18 @@ def shows(promised: str, printed: str) -> bool:
     return rest(0, 0)
 
 
-def run_python_blocks(markdown: str, name: str = "page", *, together: bool = False) -> int:
-    """Run each python block and compare its output with the text block that follows; return the number of blocks.
+def run_python_blocks(markdown: str, name: str = "page") -> int:
+    """Run each python block by itself, and compare its output with the text block that follows.
 
     Args:
         markdown: The page.
         name: The name of the file in tracebacks.
-        together: Whether the blocks share one namespace; otherwise each must run when it is copied without the others.
     """
     blocks = fenced_blocks(markdown)
-    namespace: dict[str, Any] = {"__name__": "page"}
     for block, following in zip_longest(blocks, blocks[1:]):
         if block.language != "python":
             continue
-        if not together:
-            namespace = {"__name__": "page"}
+        namespace: dict[str, Any] = {"__name__": "page"}
         printed = io.StringIO()
         code = compile("\n" * block.line + block.text, name, "exec")  # errors then name the page's line
         with contextlib.redirect_stdout(printed):

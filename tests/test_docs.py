@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import BLOCK, made_blocks, pages, rewritten
+from benchmarks.tables import BLOCK, SETTINGS, made_blocks, pages, rewritten, with_bugs
 from tests.bench import tiny
 from tests.blocks import fenced_blocks, run_python_blocks, shows
 from tests.matrix import sampled
@@ -125,6 +125,8 @@ def test_generated_blocks_are_current() -> None:
         assert text.count("<!-- end of") == len(BLOCK.findall(text)), f"{page} has a block without its beginning"
         names += [match[2] for match in BLOCK.finditer(text)]
     assert sorted(names) == sorted(blocks)
+    settings = SETTINGS.read_text(encoding="utf-8")
+    assert with_bugs(settings) == settings
 
 
 @pytest.mark.full

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import site
-from benchmarks.tables import MODULES, public_names
+from benchmarks.site import MODULES
+from benchmarks.tables import public_names
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,8 @@ one.
   shorter one.
 - **one pass**: whether more pads only append outputs; one pass at the longest width then holds all shorter ones.
 - **why**: the cause that the audit finds on the side that leaks.
+
+## The table
 """
 
 
