@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -17,6 +15,7 @@ from selenium.webdriver.common.keys import Keys
 
 from maskpool.bench.report import pages as report
 from tests.bench import tiny
+from tests.browser import TEXTS, ask, contrast, log, luminance, open_browser, requested, show
 from tests.command import make_small, run
 from tests.once import once
 
@@ -42,29 +41,6 @@ batch_size = 8
 pad_to = 24
 side = ["right", "left"]
 """
-FLAGS = """
---headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-sync
---disable-background-networking --disable-component-update
-"""
-NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND"
-# Each piece of text with its colour and the first opaque background below it.
-TEXTS = """
-const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-const ground = (element) => {
-  for (; element; element = element.parentElement) {
-    const [red, green, blue, alpha = 1] = numbers(getComputedStyle(element).backgroundColor);
-    if (alpha > 0) return [red, green, blue];
-  }
-};
-const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (texts.nextNode()) {
-  const text = texts.currentNode.textContent.trim(), element = texts.currentNode.parentElement;
-  if (!text || element.closest("style, metadata")) continue;
-  const style = getComputedStyle(element), ink = element.closest("svg") ? style.fill : style.color;
-  found.push([text, numbers(ink).slice(0, 3), ground(element)]);
-}
-return found;
-"""
 SCROLL_REGIONS = """
 return [...document.body.querySelectorAll("*")].filter((one) => /auto|scroll/.test(getComputedStyle(one).overflowX))
 """
@@ -88,44 +64,8 @@ def page(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("chromium and chromedriver are not both installed (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    for flag in [*FLAGS.split(), NO_NETWORK, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-def show(browser: webdriver.Chrome, page: Path, width: int = 1400, scheme: str = "light", height: int = 900) -> None:
-    """Open the report on a screen of the given width with the light or dark colour scheme."""
-    screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    preferred = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", preferred)
-    browser.get(page.as_uri())
-
-
-def ask(browser: webdriver.Chrome, script: str) -> Any:  # Any: the result of the script
-    return browser.execute_script(script)
-
-
-def log(browser: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
-    """Return the browser's log entries since the last call."""
-    entries: list[dict[str, Any]] = browser.get_log(kind)  # type: ignore[no-untyped-call]  # selenium leaves it untyped
-    return entries
-
-
-def requested(browser: webdriver.Chrome) -> set[str]:
-    """Return the URLs requested since the last call."""
-    messages = [json.loads(entry["message"])["message"] for entry in log(browser, "performance")]
-    return {
-        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
-    }
+    with open_browser(tmp_path_factory.mktemp("profile")) as chrome:
+        yield chrome
 
 
 def test_the_page_is_one_file(browser: webdriver.Chrome, page: Path) -> None:
@@ -226,23 +166,15 @@ def test_headings_are_an_outline(browser: webdriver.Chrome, page: Path) -> None:
     assert all(below - above <= 1 for above, below in pairwise(levels))
 
 
-def luminance(colour: list[float]) -> float:
-    """Compute the relative luminance that WCAG 2 defines."""
-    parts = [part / 255 for part in colour]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(browser: webdriver.Chrome, page: Path, scheme: str) -> None:
     """In both colour schemes all text, also in figures, has at least the contrast of 4.5 that WCAG 2 requires."""
     show(browser, page, scheme=scheme)
     texts = ask(browser, TEXTS)
     assert len(texts) > 500
-    assert {luminance(ground) < 0.2 for _, _, ground in texts} == {scheme == "dark"}
-    for text, ink, ground in texts:
-        dark, light = sorted([luminance(ink), luminance(ground)])
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ink, ground)
+    assert {luminance(ground) < 0.2 for _, _, ground, _ in texts} == {scheme == "dark"}
+    for text, ink, ground, _ in texts:
+        assert contrast(ink, ground) >= 4.5, (text, ink, ground)
 
 
 def test_links_lead_somewhere(browser: webdriver.Chrome, page: Path) -> None:
