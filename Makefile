@@ -1,4 +1,4 @@
-.PHONY: check test full docs docs-tests mutation
+.PHONY: check test full docs docs-tests notebooks mutation
 
 FORMS = $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 check:  ## style, types, and the files of the repository's host
@@ -23,6 +23,9 @@ docs:  ## the site of the documentation, into build/site
 DOCS_TESTS = maskpool tests/test_readme.py tests/test_docs.py tests/test_bug_pages.py tests/test_site.py tests/pads
 docs-tests:  ## examples of docstrings, links, numbers, the code and commands of every page, and the site in a browser
 	pytest -m full $(DOCS_TESTS)
+
+notebooks:  ## examples/*.ipynb, from the scripts next to them
+	python -m benchmarks.notebooks
 
 SAMPLE ?= 120
 SEED ?= 0

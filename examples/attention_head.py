@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Train an attention head on cached token states
 #
-# A frozen encoder gives the same token states in every epoch. `cache_states` runs it once and stores the states of the real
-# tokens in one file, which is mapped into memory, so it may be larger than memory. A pooling head then trains in seconds.
+# A frozen encoder gives the same token states in every epoch. `cache_states` runs it once and stores the states of
+# the real tokens in one file, which is mapped into memory, so it may be larger than memory. A pooling head then
+# trains in seconds.
 
 # %%
 import tempfile
@@ -28,8 +29,8 @@ print("lengths of the first texts:", train.lengths[:8].tolist())
 # %% [markdown]
 # ## Train
 #
-# `PoolingClassifier` is an estimator of scikit-learn: it learns the pooling and a linear classifier on its vectors, and works in
-# searches and cross-validation. With `"mean"` only the classifier learns.
+# `PoolingClassifier` is an estimator of scikit-learn: it learns the pooling and a linear classifier on its vectors,
+# and works in searches and cross-validation. With `"mean"` only the classifier learns.
 
 # %%
 mean = PoolingClassifier("mean", random_state=0).fit(train, labels[:72])
@@ -41,23 +42,25 @@ print("predictions:", *classifier.predict(["snow in the mountains", "put a song 
 # %% [markdown]
 # ## What it attends to
 #
-# The layer returns the weight of each real token. The weights of a text add up to 1; before training they were all equal.
+# The layer returns the weight of each real token. The weights of a text add up to 1; before training they were all
+# equal.
 
 # %%
 text = "Will the snow stay until Sunday, when we want to go skiing with the children?"
 tokens = encoder.tokenizer(text).tokens()
 _, weights = classifier.pooling_(compute_states(encoder, [text]).batch([0]), return_weights=True)
 share = weights[:, 0]  # one row per real token, one column per head
-print(f"every token at the start: {1 / len(tokens):.2f}")
-print("most weight now:", *(f"{tokens[place]} {share[place]:.2f}" for place in share.argsort(descending=True)[:5]))
-print("least weight now:", *(f"{tokens[place]} {share[place]:.2f}" for place in share.argsort()[:5]))
+start = 1 / len(tokens)
+print(f"at the start: {start:.2f} each")
+heavy = [f"{token} {weight:.2f}" for token, weight in zip(tokens, share.tolist(), strict=True) if weight > 1.5 * start]
+print("more than 1.5 times as much after training:", ", ".join(heavy))
 assert abs(share.sum().item() - 1) < 1e-5
 
 # %% [markdown]
 # ## Use it in sentence-transformers
 #
-# The trained pooling takes the place of the model's own. The folder holds no pickle, and maskpool's `load` opens it without
-# `trust_remote_code`.
+# The trained pooling takes the place of the model's own. The folder holds no pickle, and maskpool's `load` opens it
+# without `trust_remote_code`.
 
 # %%
 model = classifier.to_sentence_transformer(load("all-MiniLM-L6-v2"))

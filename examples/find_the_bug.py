@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Find the padding bug of a pipeline
 #
-# `audit_padding` takes any function from a list of texts to vectors. It embeds texts alone, in batches, in other orders and
-# at other widths, and reports whether the vectors change, why, and how to fix it. No labels are needed.
+# `audit_padding` takes any function from a list of texts to vectors. It embeds texts alone, in batches, in other
+# orders and at other widths, and reports whether the vectors change, why, and how to fix it. No labels are needed.
 
 # %%
 import torch
@@ -29,7 +29,8 @@ def embed(texts: list[str]) -> torch.Tensor:
     with torch.no_grad():
         states = model(features["input_ids"])[0]
     mask = features["attention_mask"].unsqueeze(-1)
-    return (states * mask).sum(dim=1) / mask.sum(dim=1)
+    vectors: torch.Tensor = (states * mask).sum(dim=1) / mask.sum(dim=1)
+    return vectors
 
 
 report = audit_padding(embed)
@@ -39,9 +40,10 @@ assert report.verdict == "leaks"
 # %% [markdown]
 # ## Read the report
 #
-# The first line is the verdict: `clean`, `leaks` or `unknown`. Below it, the largest difference between a text alone and in a
-# padded batch is compared with the noise of the pipeline without padding. Each finding names a cause, the evidence, texts
-# that show it, and the fix. Here the mask reaches the pooling, but not the model, so the tokens attend to the pads.
+# The first line is the verdict: `clean`, `leaks` or `unknown`. Below it, the largest difference between a text alone
+# and in a padded batch is compared with the noise of the pipeline without padding. Each finding names a cause, the
+# evidence, texts that show it, and the fix. Here the mask reaches the pooling, but not the model, so the tokens
+# attend to the pads.
 #
 # ## Fix it
 #
@@ -63,8 +65,8 @@ assert report.verdict == "clean"
 # %% [markdown]
 # ## Keep it fixed
 #
-# `assert_padding_invariant` raises an `AssertionError` with the same report, for a test. In a workflow, `maskpool audit
-# NAME_OR_PATH` ends with exit code 1 if it finds a leak, and with 3 if it could not decide.
+# `assert_padding_invariant` raises an `AssertionError` with the same report, for a test. In a workflow, `maskpool
+# audit NAME_OR_PATH` ends with exit code 1 if it finds a leak, and with 3 if it could not decide.
 
 # %%
 assert_padding_invariant(fixed)

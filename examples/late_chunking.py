@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Late chunking
 #
-# A search index stores one vector per chunk of a document. If each chunk is embedded alone, words like "it" or "the city"
-# lose what they refer to. Late chunking (Günther et al. 2024) embeds the whole document once and pools the token states of
-# each chunk, so every chunk has read its context. `TokenBatch.from_spans` makes the chunks; nothing is copied.
+# A search index stores one vector per chunk of a document. If each chunk is embedded alone, words like "it" or "the
+# city" lose what they refer to. Late chunking (Günther et al. 2024) embeds the whole document once and pools the
+# token states of each chunk, so every chunk has read its context. `TokenBatch.from_spans` makes the chunks; nothing
+# is copied.
 
 # %%
 import torch
@@ -28,8 +29,8 @@ document = " ".join(chunks)
 # %% [markdown]
 # ## The token states of the whole document
 #
-# The tokenizer reports which characters each token covers. From the characters of a chunk follow its first token and the one
-# after its last. The special tokens at both ends belong to no chunk.
+# The tokenizer reports which characters each token covers. From the characters of a chunk follow its first token and
+# the one after its last. The special tokens at both ends belong to no chunk.
 
 # %%
 features = tokenizer(document, return_tensors="pt", return_offsets_mapping=True)
@@ -62,16 +63,15 @@ print(tuple(late.shape), tuple(early.shape))
 # %% [markdown]
 # ## What the context adds
 #
-# Only the first chunk names Berlin. Embedded alone, the others are far from the query; with late chunking they are nearer,
-# because "it" and "the city" have read the first sentence.
+# Only the first chunk names Berlin. Embedded alone, the others are far from the query; with late chunking they are
+# nearer, because "it" and "the city" have read the first sentence.
 
 # %%
 query = tokenizer("Berlin", return_tensors="pt")
 with torch.no_grad():
     vector = pool(model(**query), query["attention_mask"], "mean")
 print("alone  late")
-for one, other, chunk in zip(
-    torch.cosine_similarity(early, vector).tolist(), torch.cosine_similarity(late, vector).tolist(), chunks, strict=True
-):
-    print(f"{one:5.2f} {other:5.2f}  {chunk}")
-assert (torch.cosine_similarity(late, vector) > torch.cosine_similarity(early, vector))[1:].all()
+cosines = torch.stack([torch.cosine_similarity(vectors, vector) for vectors in (early, late)], dim=1)
+for (alone, in_context), chunk in zip(cosines.tolist(), chunks, strict=True):
+    print(f"{alone:5.2f} {in_context:5.2f}  {chunk}")
+assert (cosines[1:, 1] > cosines[1:, 0]).all()

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Pool a Hugging Face model by hand
 #
-# A transformer returns one vector per token. To get one vector per text, most model cards show a function that averages
-# over the tokens. This example shows what goes wrong if the average includes the pads, and how to pool without them.
+# A transformer returns one vector per token. To get one vector per text, most model cards show a function that
+# averages over the tokens. This example shows what goes wrong if the average includes the pads, and how to pool
+# without them.
 
 # %%
 import pandas
@@ -27,8 +28,8 @@ long = (
 # %% [markdown]
 # ## The mean over all positions
 #
-# In a batch, the short text is padded to the length of the long one. `output.last_hidden_state.mean(dim=1)` averages over
-# the pads, too, so the vector of a text depends on the other texts of its batch.
+# In a batch, the short text is padded to the length of the long one. `output.last_hidden_state.mean(dim=1)` averages
+# over the pads, too, so the vector of a text depends on the other texts of its batch.
 
 
 # %%
@@ -36,7 +37,8 @@ def naive(texts: list[str]) -> torch.Tensor:
     features = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         output = model(**features)
-    return output.last_hidden_state.mean(dim=1)
+    vectors: torch.Tensor = output.last_hidden_state.mean(dim=1)
+    return vectors
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -71,8 +73,8 @@ assert torch.allclose(alone, in_a_batch, atol=1e-5)
 # %% [markdown]
 # ## Other poolings
 #
-# Every pooling has a mode string, and a tuple of modes concatenates several. `maskpool.nn` has each of them as a layer, and
-# `maskpool.functional` as a function.
+# Every pooling has a mode string, and a tuple of modes concatenates several. `maskpool.nn` has each of them as a
+# layer, and `maskpool.functional` as a function.
 
 # %%
 for mode in ("mean", "max", "cls", "lasttoken", ("mean", "max")):
@@ -82,8 +84,8 @@ for mode in ("mean", "max", "cls", "lasttoken", ("mean", "max")):
 # %% [markdown]
 # ## Token weights
 #
-# Weights change the share of each token in the mean. Here rare tokens count more: IDF weights are fitted on the token ids
-# of a corpus. The weights of pads are ignored, and the denominator is the total weight of the real tokens.
+# Weights change the share of each token in the mean. Here rare tokens count more: IDF weights are fitted on the token
+# ids of a corpus. The weights of pads are ignored, and the denominator is the total weight of the real tokens.
 
 # %%
 corpus = pandas.read_csv("requests.csv")["text"].tolist()

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Replace the pooling of a sentence-transformers model and train it
 #
-# `replace_pooling` puts a pooling of maskpool into a `SentenceTransformer`. The model then trains, saves, loads and encodes
-# as before. This example replaces mean pooling by attention pooling, which learns how much each token counts. It starts
-# equal to the mean, so training begins where the saved model is.
+# `replace_pooling` puts a pooling of maskpool into a `SentenceTransformer`. The model then trains, saves, loads and
+# encodes as before. This example replaces mean pooling by attention pooling, which learns how much each token counts.
+# It starts equal to the mean, so training begins where the saved model is.
 
 # %%
 import tempfile
@@ -35,9 +35,10 @@ assert unchanged
 # %% [markdown]
 # ## Train
 #
-# Data, loss, trainer and arguments are those of sentence-transformers. The loss pulls texts of the same label together. Only
-# the pooling learns here, because 72 texts are too few to train a transformer: leave out the loop over
-# `model[0].parameters()` to train it as well.
+# Data, loss, trainer and arguments are those of sentence-transformers. The loss pulls texts of the same label
+# together. Only the pooling learns here, because 72 texts are too few to train a transformer: leave out the loop over
+# `model[0].parameters()` to train it as well. The accuracy is measured on 36 other texts, so one text changes it by
+# 0.03.
 
 
 # %%
@@ -55,7 +56,7 @@ with tempfile.TemporaryDirectory() as folder:
     arguments = SentenceTransformerTrainingArguments(
         output_dir=folder,
         max_steps=20,
-        per_device_train_batch_size=36,
+        per_device_train_batch_size=72,
         learning_rate=2e-3,
         logging_steps=5,
         report_to="none",
@@ -67,7 +68,7 @@ with tempfile.TemporaryDirectory() as folder:
     trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=train, loss=loss)
     trainer.remove_callback(PrinterCallback)  # prints times, which differ between runs
     trainer.train()
-print("loss:", *(f"{entry['loss']:.2f}" for entry in trainer.state.log_history if "loss" in entry))
+print("loss:", *(f"{entry['loss']:.3f}" for entry in trainer.state.log_history if "loss" in entry))
 print(f"accuracy of the nearest neighbour: {before:.2f} before, {nearest_neighbour_accuracy(model):.2f} after")
 
 # %% [markdown]

@@ -18,7 +18,12 @@ from tests.matrix import sampled
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")],
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "examples").glob("*.md"),
+    ],
 )
 # Pages whose code is tested elsewhere: tests/test_readme.py, tests/test_bug_pages.py.
 GUIDES = [page for page in PAGES if page.is_relative_to(ROOT / "docs") and page.parent.name != "bugs"]

@@ -40,6 +40,7 @@ WRITTEN = {
     "tests": ("**/*.py",),
     "benchmarks": ("**/*.py", "*.md", "**/*.toml"),
     "docs": ("**/*.md",),
+    "examples": ("*.py", "*.md"),
 }
 # Names that do not say what they hold.
 VAGUE = {"found", "one"}
