@@ -23,6 +23,7 @@ from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, TREATMEN
 from maskpool.bench.report.pages import HEADER, LEARNED_HEADER, learned_table, main_table, markdown_table
 from maskpool.bench.report.results import main_table_of
 from maskpool.cli import app
+from maskpool.config.servers.table import SERVERS
 from maskpool.integrations.st_host import modules as host
 from maskpool.leaks import PADDING_BUGS
 from maskpool.nn import POOLINGS
@@ -307,6 +308,43 @@ def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:  # Any: typer's
         yield from _walk(f"{name} {child}", below)
 
 
+def servers() -> str:
+    """Return one section per server, with a table of its facts."""
+    lines: list[str] = []
+    for server in SERVERS.values():
+        known = f", {server.oldest} to {server.newest}" if server.newest else ""
+        poolings = ", ".join(f"`{name}` for {mode}" for mode, name in server.poolings.items())
+        named = f" Its names of poolings: {poolings}." if poolings else ""
+        lines += [f"## {server.title}", "", f"Its [source]({server.address}){known}.{named}", ""]
+        rows = [
+            [
+                row.aspect.value,
+                ", ".join(condition.words for condition in row.when) or "all others",
+                row.versions.replace("<", "\\<").replace(">", "\\>"),
+                f"**{row.verdict.value}**",
+                "; ".join(
+                    filter(None, [_filled(row.computes), f"`{_filled(row.repair, server.name)}`" if row.repair else ""])
+                ),
+                f"[{row.known.value}]({row.source}), {row.date}",
+            ]
+            for row in server.rows
+        ]
+        header = ("about", "models", "versions", "verdict", "what it computes; what repairs it", "known")
+        lines += [*markdown_table(header, rows), ""]
+    return "\n".join(lines).rstrip()
+
+
+class _Words(dict[str, str]):
+    """Replace what depends on the model by its name in capitals."""
+
+    def __missing__(self, name: str) -> str:
+        return name.upper()
+
+
+def _filled(text: str, server: str = "") -> str:
+    return text.replace("!r}", "}").format_map(_Words(server=server))
+
+
 def public_names(module_name: str) -> list[str]:
     """Return the names in ``__all__`` that are not modules, or the classes and functions that a module defines."""
     module = importlib.import_module(module_name)
@@ -354,6 +392,7 @@ def made_blocks() -> dict[str, str]:
         "plan keys": keys(Plan),
         "treatments": treatments(),
         "commands": commands(),
+        "servers": servers(),
     }
     return {**of_code, **{f"names of {module}": reference(module) for module in MODULES}, **results}
 

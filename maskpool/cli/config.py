@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from maskpool.cli.endings import not_empty, stoppable
+from maskpool.cli.endings import LEAK, SUCCESS, UNKNOWN, CommandError, not_empty, stoppable
+from maskpool.errors import rename_arguments
+
+# The command's name for each argument of the functions that it calls.
+OPTIONS = {
+    "model": "FOLDER",
+    "servers": "--server",
+    "pooling": "--pooling",
+    "normalize": "--normalize",
+    "pooler_config": "--pooler-config",
+}
 
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -33,3 +43,51 @@ def show(folder: Annotated[Path, _FOLDER], as_json: Annotated[bool, _JSON] = Fal
 
         statement = read_config(folder)
         print(json.dumps(statement.to_dict()) if as_json else statement)
+
+
+@config_app.command()
+def check(
+    folder: Annotated[Path, _FOLDER],
+    server: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[==VERSION]", help="A server, such as vllm==0.23. Default: all.", show_default=False),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="The pooling that is passed to servers that take one, such as cls.", show_default=False),
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(help="Whether servers that let the caller choose are asked for unit length.", show_default=False),
+    ] = None,
+    pooler_config: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What is passed to vLLM.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Say what servers compute from a saved model: the same, or what else, and what repairs it.
+
+    Exit code 0: the same in all servers asked; 1: different or not loaded by one; 2: an error; 3: unknown, or set by
+    the caller or the version, which --server, --pooling, --normalize and --pooler-config can name.
+    """
+    with stoppable(), rename_arguments(OPTIONS):
+        from maskpool.config.reading import read_config
+        from maskpool.config.servers.checking import check_servers
+        from maskpool.config.servers.rows import Verdict
+
+        reports = check_servers(read_config(folder), server or (), pooling, normalize, _read_json(pooler_config))
+        print(json.dumps([report.to_dict() for report in reports]) if as_json else "\n".join(map(str, reports)))
+    verdicts = {report.verdict for report in reports}
+    if verdicts & {Verdict.DIFFERENT, Verdict.FAILS}:
+        raise typer.Exit(LEAK)
+    raise typer.Exit(SUCCESS if verdicts == {Verdict.SAME} else UNKNOWN)
+
+
+def _read_json(text: str | None) -> dict[str, Any] | None:
+    try:
+        content = None if text is None else json.loads(text)
+    except ValueError as error:
+        raise CommandError(f"--pooler-config must be JSON, got {text}: {error}") from None
+    if not isinstance(content, dict | None):
+        raise CommandError(f"--pooler-config must be a JSON table, got {text}")
+    return content

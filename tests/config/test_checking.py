@@ -1,0 +1,196 @@
+"""What servers make of a saved model, by the table of servers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from benchmarks import server_readers
+from maskpool.config.reading import read_config
+from maskpool.config.servers.checking import check_servers
+from maskpool.config.servers.rows import Aspect, Known, Row, Verdict, pooled_as
+from maskpool.config.servers.table import DEFAULT_SERVERS, SERVERS
+from maskpool.errors import InvalidValueError
+from tests.bench import tiny
+from tests.command import assert_refused, run
+from tests.config.folders import LENGTH, MODES, write, write_model
+
+PROMPT = {"prompts": {"query": "find: "}, "default_prompt_name": "query"}
+ROWS = [(server.name, row) for server in SERVERS.values() for row in server.rows]
+
+
+def matrix(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Write models of all layouts, modes and settings, one after the other."""
+    settings: list[dict[str, Any]] = [
+        {},
+        {"include_prompt": False, "config_sentence_transformers": PROMPT},
+        {"config_sentence_transformers": PROMPT | {"truncate_dim": 4}},
+        {"dense": True},
+    ]
+    combinations = itertools.product(("old", "new", "ours"), [*MODES, ("cls", "mean")], (False, True), settings)
+    for number, (layout, mode, normalize, extra) in enumerate(combinations):
+        yield write_model(folder / str(number), layout, mode, normalize=normalize, **extra), f"{layout} {mode} {extra}"
+
+
+def test_every_verdict_rests_on_a_row(tmp_path: Path) -> None:
+    """Each verdict about models of every layout, mode and setting rests on a row, and same never on an inferred one."""
+    for folder, name in matrix(tmp_path):
+        reports = check_servers(read_config(folder))
+        assert len(reports) == len(DEFAULT_SERVERS)
+        for report in reports:
+            for judgement in (item for version in report.versions for item in version.judgements):
+                special = judgement.aspect is Aspect.SPECIAL_TOKENS
+                assert judgement.row is not None or special, (name, report.server.name, judgement)
+                assert (
+                    judgement.row is None
+                    or judgement.row.known is not Known.INFERRED
+                    or (judgement.verdict is not Verdict.SAME)
+                )
+                assert "{" not in judgement.repair.replace("{ pooling", "").replace('{"', "").replace("{query", "")
+
+
+@pytest.mark.parametrize(("server", "row"), ROWS, ids=[f"{name} {row.aspect}" for name, row in ROWS])
+def test_rows_are_complete(server: str, row: Row) -> None:
+    """A row has a source on the web, a date that has passed, and versions as pip writes them."""
+    assert row.source.startswith("https://"), server
+    assert date.fromisoformat(row.date) <= date.today()
+    assert str(SpecifierSet(row.versions)) is not None
+    assert row.computes or row.verdict is Verdict.SAME
+
+
+def test_inferred_rows_never_say_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is only inferred gives unknown where it says same."""
+    txtai = SERVERS["txtai"]
+    rows = tuple(replace(row, known=Known.INFERRED) if row.aspect is Aspect.POOLING else row for row in txtai.rows)
+    monkeypatch.setitem(SERVERS, "txtai", replace(txtai, rows=rows))
+    config = read_config(write_model(tmp_path, normalize=True))
+    assert check_servers(config, ["txtai"])[0].verdict is Verdict.UNKNOWN
+
+
+def verdict(folder: Path, server: str, **given: Any) -> Verdict:
+    return check_servers(read_config(folder), [server], **given)[0].verdict
+
+
+def test_versions_decide(tmp_path: Path) -> None:
+    """A named version has its own verdict; without one, verdicts that differ are listed by range."""
+    folder = write_model(tmp_path, normalize=True)
+    assert verdict(folder, "vllm==0.23") is Verdict.DIFFERENT
+    assert verdict(folder, "vllm==0.30.0") is Verdict.SAME
+    assert verdict(folder, "vllm==0.33") is Verdict.SAME
+    assert verdict(folder, "vllm==99") is Verdict.UNKNOWN
+    assert verdict(folder, "vllm==0.1") is Verdict.UNKNOWN
+    (report,) = check_servers(read_config(folder), ["vllm"])
+    assert report.verdict is Verdict.DEPENDS
+    assert [(part.versions, part.verdict) for part in report.versions] == [
+        ("before 0.30", Verdict.DIFFERENT),
+        ("0.30 or newer", Verdict.SAME),
+    ]
+
+
+def test_the_callers_arguments_decide(tmp_path: Path) -> None:
+    """A pooling that is passed to a server is compared with the model's, under the name of any server."""
+    folder = write_model(tmp_path, mode="lasttoken", normalize=True)
+    write(folder / "onnx" / "model.onnx", "")
+    write(folder / "tokenizer_config.json", {"model_max_length": LENGTH, "padding_side": "left"})
+    assert verdict(folder, "fastembed") is Verdict.CALLER
+    for name in ("lasttoken", "last", "last-token", "last_token", "LAST"):
+        assert verdict(folder, "fastembed", pooling=name, normalize=True) is Verdict.SAME
+    assert verdict(folder, "fastembed", pooling="mean", normalize=True) is Verdict.DIFFERENT
+    assert verdict(folder, "fastembed", pooling="last", normalize=False) is Verdict.DIFFERENT
+    assert verdict(folder, "vllm==0.23", pooler_config={"pooling_type": "LAST"}) is Verdict.SAME
+    assert verdict(folder, "vllm==0.33", pooler_config={"pooling_type": "MEAN"}) is Verdict.DIFFERENT
+
+
+def test_the_mean_by_root_of_length_has_the_direction_of_the_mean(tmp_path: Path) -> None:
+    """Normalized, mean_sqrt_len_tokens is the mean; not so without Normalize, or with a layer between."""
+    names: dict[str, dict[str, Any]] = {
+        "normalize": {"normalize": True},
+        "plain": {},
+        "dense": {"normalize": True, "dense": True},
+    }
+    pooled = {
+        name: pooled_as(read_config(write_model(tmp_path / name, mode="mean_sqrt_len_tokens", **settings)))
+        for name, settings in names.items()
+    }
+    assert pooled == {"normalize": ("mean",), "plain": ("mean_sqrt_len_tokens",), "dense": ("mean_sqrt_len_tokens",)}
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    """Exit code 0 is the same everywhere asked, 1 different somewhere, 3 unknown; the JSON says as much."""
+    old = write_model(tmp_path / "old", "old", normalize=True)
+    new = write_model(tmp_path / "new", "new", normalize=True)
+    same = ("--server", "sentence-transformers==5.3", "--server", "text-embeddings-inference")
+    assert run("config", "check", old, *same).code == 0
+    failing = run("config", "check", new, *same, "--json")
+    assert failing.code == 1
+    assert [report["verdict"] for report in json.loads(failing.out)] == ["fails to load", "fails to load"]
+    assert run("config", "check", new, "--server", "vllm").code == 3
+    assert run("config", "check", new, "--server", "llama.cpp", "--pooling", "mean").code == 3
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "server": (("--server", "ollama"), "--server must be among text-embeddings-inference, .*, got 'ollama'"),
+    "version": (("--server", "vllm==new"), "--server must be a name with ==VERSION, .*, got 'vllm==new'"),
+    "no versions": (("--server", "llama.cpp==b100"), "--server must not give a version of llama.cpp, .*"),
+    "pooling": (("--pooling", "median"), "--pooling must be one of .*, got 'median'"),
+    "broken JSON": (("--pooler-config", "{"), "--pooler-config must be JSON, got {: .*"),
+    "no table": (("--pooler-config", "[1]"), "--pooler-config must be a JSON table, got .*"),
+    "unknown key": (("--pooler-config", '{"task": "x"}'), "--pooler-config must hold only .*, got 'task'"),
+    "wrong type": (("--pooler-config", '{"pooling_type": 3}'), "--pooler-config must have a string in .*"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_arguments_are_refused(tmp_path: Path, name: str) -> None:
+    """An unknown server, version, pooling or pooler configuration is refused by its option."""
+    arguments, sentence = REFUSED[name]
+    assert_refused(run("config", "check", write_model(tmp_path), *arguments), sentence)
+
+
+def test_models_without_a_pooling_are_refused(tmp_path: Path) -> None:
+    """A plain folder names no pooling that servers can be compared with."""
+    write(tmp_path / "config.json", {"model_type": "bert"})
+    with pytest.raises(InvalidValueError, match="model must name a pooling, and has none"):
+        check_servers(read_config(tmp_path))
+    assert_refused(run("config", "check", tmp_path), "FOLDER must name a pooling, and has none .*")
+
+
+def test_light(tmp_path: Path) -> None:
+    """`config check` loads neither torch nor numpy nor transformers."""
+    write_model(tmp_path)
+    script = f"""
+import sys
+from maskpool import cli
+sys.argv = ["maskpool", "config", "check", {str(tmp_path)!r}]
+try: cli.main()
+finally: print([name for name in ("torch", "numpy", "transformers", "sentence_transformers") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines()[-1] == "[]", ran.stderr
+    assert ran.returncode == 1
+
+
+@pytest.mark.full
+def test_the_readers_find_wrong_verdicts(tmp_path: Path) -> None:
+    """The comparison with readers agrees with the installed host, and finds a reader that always pools by the mean."""
+    folders = server_readers.save(tmp_path / "new", tiny.save_model(tmp_path / "plain"), MODES)
+    host = server_readers.READERS["sentence-transformers"]
+    program = [sys.executable, "-c"]
+    assert list(server_readers.disagreements(host, program, folders, "6.2")) == []
+    by_mean = host.code.replace(
+        "return SentenceTransformer(folder, device='cpu')",
+        "model = SentenceTransformer(folder, device='cpu'); model[1].pooling_mode = 'mean'; return model",
+    ).replace("def read(folder): ", "def read(folder):\n    ")
+    wrong = server_readers.disagreements(replace(host, code=by_mean), program, folders, "6.2")
+    modes = {words.partition(",")[0].partition("/")[2].partition("-")[0] for words, _, _ in wrong}
+    assert modes == set(MODES) - {"mean"}
