@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.tables import RESULTS
 from maskpool.encoder import Encoder
 from tests.blocks import fenced_blocks, run_python_blocks
 
@@ -35,17 +33,6 @@ def mean_pooling(model_output: Any, attention_mask: torch.Tensor) -> torch.Tenso
 def test_it_is_short() -> None:
     """The README is read in a few minutes."""
     assert README.read_text(encoding="utf-8").count("\n") <= MOST_LINES
-
-
-def test_the_number_below_the_picture() -> None:
-    """The cosine that the README quotes is that of the picture."""
-    results = json.loads((RESULTS / "batch_size.json").read_text(encoding="utf-8"))
-    quoted = re.search(
-        r"the cosine is ([\d.]+) in a batch of (\d+)", README.read_text(encoding="utf-8").replace("\n", " ")
-    )
-    assert quoted
-    assert f"{results['naive'][results['sizes'].index(int(quoted[2]))]:.2f}" == quoted[1]
-    assert set(results["maskpool"]) == {1.0}
 
 
 @pytest.mark.full  # runs the README, as .ci/docs does
