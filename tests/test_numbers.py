@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -14,13 +14,15 @@ from benchmarks.tables import BLOCK, RESULTS
 from maskpool.audit.run import MAX_TEXTS
 from maskpool.bench.design.study import DEFAULT_PAD_TO, Study
 from maskpool.bench.part import _CONFOUNDED
+from maskpool.bench.report.pages import HEADER, main_table
 from maskpool.bench.report.results import main_table_of
 from maskpool.bench.score.intervals import CONFIDENCE, ENOUGH_REPLICATES
 from maskpool.cli import endings
 from tests.integrations.test_mteb import ACCURACIES, PUBLISHED
 
 ROOT = Path(__file__).parents[1]
-NUMBER = re.compile(r"(?<![\w.,-])\d+(?:,\d{3})*(?:\.\d+)?(?:e-\d+)?(?!\w)")
+Claim: TypeAlias = tuple[str, tuple[str, ...]]  # a pattern, and what its groups must match
+NUMBER = re.compile(r"(?<![\w.,-])\d+(?:,\d{3})*(?:\.\d+)?(?:e-\d+)?%?(?!\w)")
 # Numbers that are definitions, digits of lists and tables, or years of references.
 MEANT = re.compile(r"[0-9]|1989|2005|1946|1e-6")
 
@@ -47,35 +49,50 @@ def points(name: str, pooling: str, plan: str, treatment: str = "included") -> f
     return float(rows[pooling, "any", "excluded"]["ami"] - rows[pooling, plan, treatment]["ami"])
 
 
-def findings() -> Iterator[tuple[str, tuple[str, ...]]]:
+def findings() -> Iterator[Claim]:
     """Yield sentences of the findings, as patterns, and the numbers that they must quote."""
-    banking, snips = (results_of(f"{name}/results.json")["parts"][0]["corpus"] for name in ("banking77", "snips"))
-    margin = f"{results_of('banking77/results.json')['parts'][0]['margin']:g}"
-    random, wide = "random batches of 32", "padded to 128"
+    (banking,), (snips,) = (results_of(f"{name}/results.json")["parts"] for name in ("banking77", "snips"))
+    margin = f"{banking['margin']:g}"
+    random, wide, ordered = "random batches of 32", "padded to 128", "sorted batches of 32"
+    rows, strangers = study_rows("banking77"), "another's pads only"
+    sorted_plans = [plan for part in (banking, snips) for plan in part["plans"] if plan["name"] == ordered]
+    shifts = {f"{study_rows(name)['mean', ordered, 'included']['cosine_shift']:.2f}" for name in ("banking77", "snips")}
+    losses = [points("banking77", "lasttoken", plan) for plan in (random, wide, ordered)]
     yield r"share of a text's (\d+) nearest", ("10",)
     yield r"above the margin of ([\d.]+)", (margin,)
     yield r"random batches of (\d+)\*\*", ("32",)
-    yield (
-        r"costs ([\d.]+) of AMI on BANKING77 \((\d+) fine",
-        (f"{points('banking77', 'mean', random):.3f}", str(banking["labels"])),
-    )
+    yield r"costs ([\d.]+) of AMI on BANKING77", (f"{points('banking77', 'mean', random):.3f}",)
+    yield r"BANKING77 \((\d+) fine", (str(banking["corpus"]["labels"]),)
     yield r"Padded to (\d+), it costs ([\d.]+)\.", ("128", f"{points('banking77', 'mean', wide):.3f}")
-    yield r"SNIPS \((\d) coarse", (str(snips["labels"]),)
-    yield r"BANKING77: no change larger than ([\d.]+)\.", (margin,)
-    yield r"sorted batches of (\d+)”", ("32",)
-    yield r"shows no change larger than ([\d.]+)", (margin,)
-    loss = (points("banking77", "lasttoken", random), points("banking77", "lasttoken", wide))
-    yield r"loses ([\d.]+) to ([\d.]+)\.", (f"{min(loss):.2f}", f"{max(loss):.2f}")
-    rows, strangers = study_rows("banking77"), "another's pads only"
+    yield r"SNIPS \((\d) coarse", (str(snips["corpus"]["labels"]),)
     yield (
-        r"an AMI of ([\d.]+) on BANKING77 \(real tokens of the same study: ([\d.]+)\), .* another text ([\d.]+)\.",
+        r"(\d+%) of the positions on BANKING77 and (\d+%) on SNIPS",
+        tuple(f"{plan['pad_fraction']:.0%}" for plan in sorted_plans),
+    )
+    yield r"by a cosine shift of ([\d.]+)\.", tuple(shifts)
+    yield r"shows no change above ([\d.]+) in sorted", (margin,)
+    yield r"in random batches and padded to (\d+) the study", ("128",)
+    yield r"loses ([\d.]+) to ([\d.]+)\.", (f"{min(losses):.2f}", f"{max(losses):.2f}")
+    yield (
+        r"an AMI of ([\d.]+) on BANKING77 \(real tokens of the same study: ([\d.]+)\), "
+        r"and those of another text ([\d.]+)\.",
         (
             f"{rows['mean', random, 'pads only']['ami']:.2f}",
             f"{rows['mean', 'any', 'excluded']['ami']:.2f}",
             f"{rows['mean', random, strangers]['ami']:.2f}",
         ),
     )
-    yield r"padded to (\d+), less", ("128",)
+    yield (
+        r"pads lower AMI by ([\d.]+) and noise of the same cosine by ([\d.]+); padded to (\d+), pads by ([\d.]+) and "
+        r"noise by ([\d.]+)\.",
+        (
+            f"{points('banking77', 'mean', random):.3f}",
+            f"{points('banking77', 'mean', random, 'noise'):.3f}",
+            "128",
+            f"{points('banking77', 'mean', wide):.3f}",
+            f"{points('banking77', 'mean', wide, 'noise'):.3f}",
+        ),
+    )
 
     attention = results_of("attention_on_pads.json")
     widths = tuple(map(str, attention["widths"]))
@@ -109,14 +126,14 @@ def findings() -> Iterator[tuple[str, tuple[str, ...]]]:
     yield r"after (\d+) epochs\.", (str(heads["estimator"]["max_iter"]),)
 
 
-def claims(page: str) -> list[tuple[str, tuple[str, ...]]]:
+def claims(page: str) -> list[Claim]:
     """Return the sentences of a page that hold numbers, as patterns, and the numbers that they must quote."""
     picture = results_of("batch_size.json")
     study = Study()
     excluded = f"{PUBLISHED:.4f}"
     sorted_, by_tokens, random, wide, left = (f"{accuracy:.4f}" for *_, accuracy in ACCURACIES)
     margin, percent = f"{study.margin:g}", f"{100 * CONFIDENCE:.0f}"
-    every = {
+    every: dict[str, list[Claim]] = {
         "README.md": [
             (r"in batches of (\d+) to (\d+) sentences", (str(picture["sizes"][0]), str(picture["sizes"][-1]))),
             (r"cosine is ([\d.]+) in a batch of (\d+)", (f"{picture['naive'][picture['sizes'].index(32)]:.2f}", "32")),
@@ -158,9 +175,9 @@ def claims(page: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _python() -> str:
-    found = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert found is not None
-    return found[1]
+    match = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert match is not None
+    return match[1]
 
 
 # docs/pads.md has its own test, tests/pads/test_answers.py, and pages of bugs theirs.
@@ -171,15 +188,15 @@ PAGES = [
 ]
 
 
-def wrong_numbers(prose: str, expected: list[tuple[str, tuple[str, ...]]]) -> list[str]:
+def wrong_numbers(prose: str, expected: Sequence[Claim]) -> list[str]:
     """Return the claims that quote other numbers than expected, and the numbers that no claim covers."""
     wrong, covered = [], set()
     for pattern, numbers in expected:
-        found = re.search(pattern, prose)
-        if found is None or found.groups() != numbers:
-            wrong.append(f"{pattern} must quote {numbers}: {found and found[0]}")
+        match = re.search(pattern, prose)
+        if match is None or match.groups() != numbers:
+            wrong.append(f"{pattern} must quote {numbers}: {match and match[0]}")
         else:
-            covered |= {place for group in range(1, len(numbers) + 1) for place in range(*found.span(group))}
+            covered |= {place for group in range(1, len(numbers) + 1) for place in range(*match.span(group))}
     for number in NUMBER.finditer(prose):
         if number.start() not in covered and not MEANT.fullmatch(number[0]):
             wrong.append(
@@ -192,6 +209,27 @@ def wrong_numbers(prose: str, expected: list[tuple[str, tuple[str, ...]]]) -> li
 def test_numbers_in_prose(page: str) -> None:
     """Each number of a page is generated, or quoted as the committed results or the code have it."""
     assert wrong_numbers(prose_of(ROOT / page), claims(page)) == []
+
+
+def test_verdicts_in_the_findings() -> None:
+    """The sentences of the findings about clusters say what the tables of both studies say."""
+    verdict = {}
+    for name in ("banking77", "snips"):
+        (part,) = results_of(f"{name}/results.json")["parts"]
+        for row in main_table(part, main_table_of(part)):
+            cells = dict(zip(HEADER, row, strict=True))
+            if cells["treatment"] == "included":
+                verdict[name, cells["pooling"], cells["plan"]] = cells["verdict"]
+    random, wide, ordered = "random batches of 32", "padded to 128", "sorted batches of 32"
+    assert {verdict["banking77", "mean", plan] for plan in (random, wide)} == {"lowered"}
+    assert {words for (name, mode, _), words in verdict.items() if (name, mode) == ("snips", "mean")} == {
+        "could not tell"
+    }
+    assert verdict["banking77", "mean", ordered] == "could not tell"
+    assert verdict["banking77", "max", ordered] == "no change above 0.03"
+    assert {verdict["banking77", "max", plan] for plan in (random, wide)} == {"could not tell"}
+    assert {verdict["banking77", "cls", plan] for plan in (random, wide, ordered)} == {"identical"}
+    assert {verdict["banking77", "lasttoken", plan] for plan in (random, wide, ordered)} == {"lowered"}
 
 
 def test_wrong_numbers_are_seen() -> None:
