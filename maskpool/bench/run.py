@@ -18,6 +18,7 @@ import numpy as np
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES
+from maskpool.bench.design.treatments import OF_TOP, TREATMENTS
 from maskpool.bench.encode.forward import Pooled, Proof, Request, States, pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part, key_of, versions
 from maskpool.bench.score import heads
@@ -168,12 +169,23 @@ def prefix_proof(part: Part, cells: Cells) -> Proof:
 
 
 def refuse_other_parts(part: Part, out: StudyFolder) -> None:
-    """Check that the folder does not hold cells of other weights with the same name, or of plans that the part lacks.
+    """Check that a folder's cells fit the part: its weights, its plans and, if they depend on it, its longest length.
 
     Raises:
         InvalidValueError: The folder holds such cells.
     """
     plans = {plan.name for plan in part.all_plans}
+    tops = [there["top"] for key, there in out.cells.of_kind("facts") if key["part"] == part.key]
+    measured = sorted({key["treatment"] for key, _ in out.cells.of_kind("shift") if key["part"] == part.key})
+    at_top = [name for name in measured if name in TREATMENTS and TREATMENTS[name].positions in OF_TOP]
+    at_top += [key["pooling"] for key, _ in out.cells.of_kind("heads") if key["part"] == part.key]
+    if tops and at_top and part.top > max(tops):
+        raise InvalidValueError(
+            "out",
+            f"must be a folder whose longest padded length the study keeps: {', '.join(dict.fromkeys(at_top))} in "
+            f"{out.path} were measured with pads up to {max(tops)} tokens, and a plan now pads to {part.top}; choose "
+            "another folder",
+        )
     for key, there in out.cells.of_kind("facts"):
         same = there["model"]["name"] == part.encoder.name and there["corpus"]["name"] == part.corpus.name
         if same and key["part"] != part.key:

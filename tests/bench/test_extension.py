@@ -126,6 +126,17 @@ def test_a_study_without_a_plan_of_its_folder_is_refused(base: Path, tmp_path: P
         run(replace(STUDY, plans=(Plan("sorted", 16),)), base, tmp_path / "out")
 
 
+def test_cells_that_depend_on_the_longest_length_keep_it(base: Path, tmp_path: Path) -> None:
+    """A longer plan is refused where the mean of all pads was measured, which would be that of other pads."""
+    shutil.copytree(base / "finished", tmp_path / "out")
+    study = replace(STUDY, treatments=("included", "common pad"))
+    run(study, base, tmp_path / "out")
+    finished = cells_of(tmp_path / "out")
+    with pytest.raises(InvalidValueError, match=r"common pad in .* were measured with pads up to"):
+        run(replace(study, plans=(*STUDY.plans, Plan("sorted", 16, 64))), base, tmp_path / "out")
+    assert cells_of(tmp_path / "out") == finished
+
+
 def test_rows_that_are_left_out_are_counted_again(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a file gains or loses rows that are left out, a finished study reports the new counts and computes nothing."""
     shutil.copytree(base / "finished", out := tmp_path / "out")

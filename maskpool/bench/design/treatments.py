@@ -103,6 +103,8 @@ class ZeroedPads(Treatment):
 
 
 EXCLUDED, INCLUDED = "excluded", "included"
+# Positions whose vectors depend on the longest padded length of a study.
+OF_TOP = ("common", "another")
 TREATMENTS: dict[str, Treatment] = {
     treatment.name: treatment
     for treatment in (

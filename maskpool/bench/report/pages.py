@@ -72,7 +72,8 @@ TERMS = {
     "pooling give the same",
     "padded, included": "the pads are pooled as if they were tokens of the text",
     "plan": "how texts are batched and padded; “any”: every plan under which pads do not change the real tokens",
-    "confounded": "texts of one label are padded alike under this plan, so its scores depend on the labels",
+    "confounded": "the padded length depends on the label under this plan, so a part of its difference may come from "
+    "that",
     "lowered, raised": "the interval of the difference does not contain 0; harmed: AMI is lowered",
     "no change above margin": "the interval contains 0, and all of it is inside the margin",
     "could not tell": "the interval contains 0 and ends beyond the margin: there may be a harm of that size or none",
@@ -90,10 +91,10 @@ TERMS = {
     "TF-IDF, length deciles": "scores of clusters of TF-IDF vectors, and of clusters by the texts' lengths only",
 }
 _AGAINST_NOISE = {
-    "lowered": "the pads are worse than any shift of that size.",
-    "raised": "the pads are better than any shift of that size.",
-    "no change": "the pads are like any shift of that size.",
-    "unknown": "the size of the shift may explain the whole effect.",
+    "lowered": "the pads are worse than random noise that moves the vectors as far.",
+    "raised": "the pads are better than random noise that moves the vectors as far.",
+    "no change": "the pads are like random noise that moves the vectors as far.",
+    "unknown": "random noise that moves the vectors as far may do the same.",
 }
 _METRICS = ("ami", "ari", "v_measure")
 _QUOTED = 200  # characters of a text, enough to see what it is about

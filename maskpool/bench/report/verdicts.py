@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from scipy import optimize, stats
+
 from maskpool.nn import POOLINGS
 
 Row = dict[str, Any]
@@ -49,11 +51,12 @@ def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
     The vectors are those of the texts alone: identical. The interval excludes 0: lowered or raised. It covers 0 and
     lies inside ±margin: no change. Otherwise the verdict is unknown, with what would settle it: the half-width q·SE
     must shrink to max(|d|, margin − |d|), where the sampling part of SE² shrinks as 1/texts and the seed part as
-    1/seeds.
+    1/seeds. With more seeds q shrinks as well, because SE² gets as many more degrees of freedom.
 
     Args:
         row: The difference: ``metric``, ``texts``, ``delta``, ``low`` and ``high``; ``identical`` if the vectors were
-            compared; ``sampling_variance``, ``seed_variance`` and ``quantile`` if the parts of its error are known.
+            compared; ``sampling_variance``, ``seed_variance``, ``quantile`` and ``freedom`` if the parts of its error
+            are known.
         margin: The largest difference that counts as small.
         seeds: Number of seeds that the difference is a mean over.
 
@@ -92,16 +95,18 @@ def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
     if "quantile" not in row:
         return verdict | {"sentence": between}
     sampling, seed = row["sampling_variance"], row["seed_variance"]
-    target = (max(abs(row["delta"]), margin - abs(row["delta"])) / row["quantile"]) ** 2
+    half_width = max(abs(row["delta"]), margin - abs(row["delta"]))
+    target = (half_width / row["quantile"]) ** 2
     texts_needed = _rounded(row["texts"] * sampling / (target - seed)) if target > seed and sampling > 0 else None
-    seeds_needed = _rounded(seeds * seed / (target - sampling)) if target > sampling and seed > 0 else None
+    seeds_needed = _enough(row, half_width, sampling, seed, seeds) if seed > 0 else None
     both_needed = texts_needed or row["texts"], seeds if texts_needed else seeds_needed
     if texts_needed and seeds_needed:
         settles = f"about {texts_needed:,} texts or about {seeds_needed:,} seeds would settle it"
     elif texts_needed:
         settles = f"about {texts_needed:,} texts would settle it; more seeds would not"
     elif seeds_needed:
-        settles = f"about {seeds_needed:,} seeds would settle it; more texts would not"
+        # Where no sampling part was seen, texts cannot be ruled out.
+        settles = f"about {seeds_needed:,} seeds would settle it" + "; more texts would not" * (sampling > 0)
     else:
         factor = (sampling + seed) / target
         both_needed = _rounded(row["texts"] * factor), _rounded(seeds * factor)
@@ -112,6 +117,18 @@ def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
         "seeds_needed": seeds_needed,
         "both_needed": list(both_needed),
     }
+
+
+def _enough(row: Row, half_width: float, sampling: float, seed: float, seeds: int) -> int | None:
+    """Return how many seeds give the half-width, or None if no number does."""
+    tail = stats.t.sf(row["quantile"], row["freedom"])
+
+    def too_wide(factor: float) -> float:
+        quantile = stats.t.isf(tail, row["freedom"] * factor)
+        return float(quantile * math.sqrt(sampling + seed / factor) - half_width)
+
+    most = 1e6
+    return None if too_wide(most) > 0 else _rounded(seeds * optimize.brentq(too_wide, 0.5, most))
 
 
 def _both(texts: int, seeds: int) -> str:
@@ -163,11 +180,7 @@ def headline(rows: Sequence[Row], margin: float, confounded: Sequence[str]) -> l
         for kind, group in groupby(of_pooling, lambda row: severity(row)[0]):
             rows_of_kind = list(group)
             unknown = rows_of_kind[0]["verdict"]["kind"] == "unknown"
-            plans = [
-                f"“{row['plan']}”{', confounded with the labels' * (row['plan'] in confounded)}"
-                + ("" if unknown else _detail(row))
-                for row in rows_of_kind
-            ]
+            plans = [f"“{row['plan']}”{_detail(row, row['plan'] in confounded)}" for row in rows_of_kind]
             lead = list(_LEADS.values())[kind].format(margin=margin)
             clauses.append(f"{lead} under {_joined(plans)}{_unknown(rows_of_kind) if unknown else ''}")
         sentences.append(f"{pooling}: {'; '.join(clauses)}.")
@@ -198,19 +211,22 @@ def advice(rows: Sequence[Row], margin: float) -> str:
     verdicts = [row["verdict"] for row in sorted(rows, key=severity)]
     if not verdicts:
         return "Nothing was compared with pads included under a plan that does not follow the labels."
-    worst, unknown = verdicts[0], [verdict for verdict in verdicts if verdict["kind"] == "unknown"]
+    worst = verdicts[0]
     if (worst["kind"], worst["within_margin"]) == ("lowered", False):
-        return "Pass the attention mask to the pooling: with the pads pooled as well, the clusters got worse."
-    if unknown:
-        texts, seeds = ([verdict[name] for verdict in unknown] for name in ("texts_needed", "seeds_needed"))
-        more = (
-            f"with about {max(texts):,} texts"
-            if all(texts)
-            else f"with about {max(seeds):,} seeds"
-            if all(seeds)
-            else "with more texts and more seeds"
+        harmed = dict.fromkeys(
+            row["pooling"]
+            for row in sorted(rows, key=severity)
+            if (row["verdict"]["kind"], row["verdict"]["within_margin"]) == ("lowered", False)
         )
-        return f"Measure again {more}: this study does not show whether pooling the pads harms these clusters."
+        return (
+            "Pass the attention mask to the pooling: with the pads pooled as well, the clusters of "
+            f"{_joined(list(harmed))} pooling got worse."
+        )
+    if any(verdict["kind"] == "unknown" for verdict in verdicts):
+        return (
+            "Pass the attention mask to the pooling: the pads move the vectors, and this study could not tell whether "
+            "that harms these clusters. Measure again with more texts or more seeds to find out."
+        )
     if worst["kind"] == "lowered":
         return f"Little depends on it for these clusters: pooling the pads lowers AMI by less than {margin:g}."
     if verdicts[-1]["kind"] == "raised":
@@ -227,12 +243,15 @@ def _by_pooling(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return list(of_pooling.items())
 
 
-def _detail(row: Row) -> str:
-    """Return the numbers of a known verdict in parentheses."""
+def _detail(row: Row, confounded: bool) -> str:
+    """Return the numbers of a known verdict, and whether its plan is confounded, in parentheses."""
     kind, sentence = row["verdict"]["kind"], row["verdict"]["sentence"]
-    if kind == "identical":
-        return ""
-    return f" ({difference(row) if kind == 'no change' else sentence})"
+    parts = ["confounded with the labels"] if confounded else []
+    if kind == "no change":
+        parts.append(difference(row))
+    elif kind in ("lowered", "raised"):
+        parts.append(sentence)
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _unknown(rows: Sequence[Row]) -> str:
