@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling as HostPooling
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Parameter, init
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from benchmarks.batches import Buffer
-from maskpool import build_pooling
+from maskpool import build_pooling, nn
 from maskpool.functional import attention_pool
+from maskpool.integrations.sentence_transformers import Pooling as OurPooling
 from maskpool.nn import PoolingLayer
 
 Pool: TypeAlias = Callable[[Buffer], Tensor]
@@ -26,7 +30,11 @@ OfRows: TypeAlias = Callable[[Tensor], Tensor]
 HOST_MODES = ("mean", "max", "cls", "lasttoken", "weightedmean", "mean_sqrt_len_tokens")
 IDF = "mean, token weights"
 SCORED = "attention, given scores"
-OPTIONS: dict[str, dict[str, Any]] = {"topk_mean": {"k": 8}, "generalized_mean": {"p": 2.0}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "topk_mean": {"k": 8},
+    "generalized_mean": {"p": 2.0},
+    "multihead_attention": {"num_heads": 4},
+}
 # These modes read one row per sentence, so the time of reading all real rows is not a reference for them.
 ONE_ROW_MODES = ("cls", "lasttoken")
 # Some peers send the gradient of tied numbers, frequent in half precision, to one of them; ours and `amax` share it.
@@ -132,7 +140,6 @@ RECIPES: dict[str, OfMask] = {
     "softmax": _softmax,
     "generalized_mean": _generalized_mean,
 }
-MODES = (*RECIPES, "attention", SCORED, IDF)
 
 
 def _idf(buffer: Buffer) -> Tensor:
@@ -143,6 +150,59 @@ def _idf(buffer: Buffer) -> Tensor:
 def _attend(x: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
     weights = scores.masked_fill(mask == 0, -torch.inf).softmax(dim=1)
     return torch.einsum("bs,bsd->bd", weights.to(x.dtype), x)
+
+
+# ------------------------------------------------------------------- the padded recipes that learn
+
+# Each takes the parameters of our layer, and hides pads by their scores: a NaN in a pad reaches the vector through
+# 0 * NaN. `NAN_SAFE` first replaces the pads.
+NAN_SAFE = "recipe that replaces pads"
+
+
+def _weights(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(mask.unsqueeze(2) == 0, -torch.inf).softmax(dim=1)
+
+
+def _attention(layer: nn.AttentionPooling, x: Tensor, mask: Tensor) -> Tensor:
+    return _attend(x, x @ layer.query.view(-1), mask)
+
+
+def _gated_attention(layer: nn.GatedAttentionPooling, x: Tensor, mask: Tensor) -> Tensor:
+    hidden = layer.hidden(x).tanh() * layer.gate(x).sigmoid()
+    return _attend(x, hidden @ layer.query.view(-1), mask)
+
+
+def _structured_attention(layer: nn.StructuredAttentionPooling, x: Tensor, mask: Tensor) -> Tensor:
+    weights = _weights(layer.hidden(x).tanh() @ layer.query.t(), mask)
+    return (weights.transpose(1, 2) @ x).flatten(1)
+
+
+def _multihead_attention(layer: nn.MultiheadAttentionPooling, x: Tensor, mask: Tensor) -> Tensor:
+    heads = layer.num_heads
+    queries, keys, values = (
+        rows.view(*rows.shape[:-1], heads, -1).transpose(-2, -3)
+        for rows in (layer.queries, x @ layer.key_weight.t(), x @ layer.value_weight.t())
+    )
+    queries = queries.expand(len(x), -1, -1, -1)
+    pooled = scaled_dot_product_attention(queries, keys, values, mask[:, None, None] != 0)
+    return (pooled.transpose(1, 2).flatten(2) @ layer.output_weight.t()).flatten(1)
+
+
+def _latent_attention(layer: nn.LatentAttentionPooling, x: Tensor, mask: Tensor) -> Tensor:
+    latents = layer.latents.expand(len(x), -1, -1)
+    read = scaled_dot_product_attention(x, latents, latents)
+    return _mean(x + layer.output(gelu(layer.hidden(read))), mask)
+
+
+# Any: the layer of the mode.
+LEARNED_RECIPES: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
+    "attention": _attention,
+    "gated_attention": _gated_attention,
+    "structured_attention": _structured_attention,
+    "multihead_attention": _multihead_attention,
+    "latent_attention": _latent_attention,
+}
+MODES = (*RECIPES, *LEARNED_RECIPES, SCORED, IDF)
 
 
 # ----------------------------------------------------------------- a loop over packed sentences
@@ -178,6 +238,11 @@ def _loop_idf(buffer: Buffer) -> Tensor:
         torch.split(buffer.x, lengths), torch.split(buffer.token_weights.to(buffer.x.dtype), lengths), strict=True
     )
     return torch.stack([(weights @ rows) / weights.sum() for rows, weights in pairs])
+
+
+def _loop_learned(recipe: OfMask, buffer: Buffer) -> Tensor:
+    pairs = torch.split(buffer.x.unsqueeze(0), buffer.lengths.tolist(), dim=1)
+    return torch.cat([recipe(rows, rows.new_ones(rows.shape[:2])) for rows in pairs])
 
 
 def _loop_attention(buffer: Buffer, scores: Tensor) -> Tensor:
@@ -241,21 +306,26 @@ def _segments(name: str) -> Pool:
 
 def contestants(
     mode: str, layout: str, dim: int, dtype: torch.dtype, compiled: bool
-) -> tuple[dict[str, Pool], list[nn.Parameter]]:
+) -> tuple[dict[str, Pool], list[Parameter]]:
     """Return the pools, ours first, then the peers with the same result, and the parameters that they share."""
     name = {IDF: "mean", SCORED: "mean"}.get(mode, mode)
-    layer = build_pooling(name, embedding_dimension=dim, **OPTIONS.get(mode, {})).requires_grad_(mode == "attention")
-    layer = layer.to(dtype)
+    layer = build_pooling(name, embedding_dimension=dim, **OPTIONS.get(mode, {}))
+    layer = layer.requires_grad_(mode in LEARNED_RECIPES).to(dtype)
     learned = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+    generator = torch.Generator().manual_seed(2)
+    for parameter in learned:  # scores of order one; they start equal, which no trained layer has
+        init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
     pools: dict[str, Pool] = {"ours": _ours(layer, mode, layout)}
     if mode in HOST_MODES and layout in ("padded", "packed"):
         pools["host"] = _host(mode, dim, layout)
-    if mode == "attention":
-        nn.init.normal_(learned[0], std=dim**-0.5)
-    query = learned[0].view(-1) if learned else torch.empty(0)
     if layout == "padded":
-        if mode == "attention":
-            pools["recipe"] = lambda buffer: _attend(buffer.x, buffer.x @ query, buffer.mask)
+        if mode in LEARNED_RECIPES:
+            learning = partial(LEARNED_RECIPES[mode], layer)
+            pools["recipe"] = lambda buffer: learning(buffer.x, buffer.mask)
+            if mode == "attention":
+                pools[NAN_SAFE] = lambda buffer: learning(
+                    buffer.x.masked_fill(buffer.mask.unsqueeze(2) == 0, 0.0), buffer.mask
+                )
         elif mode == SCORED:
             pools["recipe"] = lambda buffer: _attend(buffer.x, buffer.scores[:, 0], buffer.mask)
         elif mode == IDF:
@@ -267,8 +337,8 @@ def contestants(
                 fast = torch.compile(recipe, dynamic=False)
                 pools["compiled recipe"] = lambda buffer: fast(buffer.x, buffer.mask)
         return pools, learned
-    if mode == "attention":
-        pools["loop"] = lambda buffer: _loop_attention(buffer, buffer.x @ query)
+    if mode in LEARNED_RECIPES:
+        pools["loop"] = partial(_loop_learned, partial(LEARNED_RECIPES[mode], layer))
     elif mode == SCORED:
         pools["loop"] = lambda buffer: _loop_attention(buffer, buffer.scores[:, 0])
     elif mode == IDF:
@@ -281,3 +351,20 @@ def contestants(
     if layout == "packed" and mode in SEGMENTS and dtype == torch.float32:
         pools["segment_reduce"] = _segments(SEGMENTS[mode])
     return pools, learned
+
+
+def in_encode(mode: str, dim: int) -> dict[str, Pool]:
+    """Return the modules of sentence-transformers and of maskpool, called as ``SentenceTransformer.encode`` does."""
+
+    def pool_with(module: HostPooling) -> Pool:
+        def pool(buffer: Buffer) -> Tensor:
+            features = {"input_ids": buffer.mask, "attention_mask": buffer.mask, "token_embeddings": buffer.x}
+            pooled: Tensor = module(features)["sentence_embedding"]
+            return pooled
+
+        return pool
+
+    modules: dict[str, HostPooling] = {"ours in encode": OurPooling(dim, mode)}
+    if mode in HOST_MODES:
+        modules["host in encode"] = HostPooling(dim, mode)
+    return {name: pool_with(module) for name, module in modules.items()}

@@ -1,8 +1,9 @@
 """Benchmark the time and memory of pooling: maskpool and its peers, for every pooling, layout and dtype.
 
 ``python -m benchmarks.pooling_speed`` measures everything and writes ``benchmarks/results/pooling_speed.json`` and a
-figure of the same name. The peers are sentence-transformers' pooling module (padded and flat), the usual recipe, plain
-and under ``torch.compile``, a loop over sentences, ``torch.nested`` and ``torch.segment_reduce``, if they compute the
+figure of the same name. The peers are sentence-transformers' pooling module (padded and flat), the usual recipe (of
+attention two: the usual one, through which a NaN in a pad reaches the vector, and one that replaces pads), plain and
+under ``torch.compile``, a loop over sentences, ``torch.nested`` and ``torch.segment_reduce``, if they compute the
 same pooling.
 
 All contestants run in one process, in turn, a block of calls each. A number is the median over rounds of a block's time
@@ -107,7 +108,7 @@ def check_agreement(
             if mode in SELECTING_MODES:
                 results[1] = results[1].float().flatten(0, -2).sum(dim=0)
         reference = reference or results
-        parts = ["vectors", "token gradient", "query gradient"]
+        parts = ["vectors", "token gradient", *(f"gradient of parameter {i}" for i in range(len(learned)))]
         for part, expected, got in zip(parts, reference, results, strict=False):
             error = float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
             if not error <= TOLERANCE[buffer.x.dtype]:

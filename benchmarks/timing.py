@@ -25,7 +25,8 @@ Item = TypeVar("Item")
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage in the block."""
     gc.disable()
     try:
         yield
@@ -46,7 +47,7 @@ def time_in_turn(
     """Time calls in blocks of about ``block_s`` seconds, whose order rotates; return seconds per call in each round."""
     ring = itertools.cycle(buffers)
     names = list(calls)
-    with _no_garbage_collection():
+    with without_garbage_collection():
         for name in names:  # warm up, because torch sets itself up in the first call
             _seconds(calls[name], ring, 2)
         sizes = {name: min(max(3, round(block_s / _seconds(calls[name], ring, 3))), 1000) for name in names}

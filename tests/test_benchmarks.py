@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import batches, contestants, learned_heads, mutation, pooling_speed, timing
+from benchmarks import batches, contestants, learned_heads, mutation, pooling_latency, pooling_speed, timing
 from tests.bench import tiny
 from tests.matrix import cut
 
@@ -61,6 +61,35 @@ def test_a_contestant_that_disagrees_stops_the_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(contestants.RECIPES, "mean", lambda x, mask: x.mean(dim=1))
     with pytest.raises(ValueError, match="recipe and ours must agree before they are timed: vectors differ"):
         pooling_speed.main([*TINY, "--modes", "mean"])
+
+
+def test_pooling_latency_runs(tmp_path: Path) -> None:
+    """Each mode gets a median and a 95th percentile of every contestant; a figure is written next to the JSON."""
+    out = tmp_path / "new" / "latency.json"
+    few = ["--calls", "25", "--shapes", "2x20x8:0.7", "--dtypes", "float32", "--threads", "1", "--out", str(out)]
+    rows = pooling_latency.main([*few, "--modes", "mean;attention;topk_mean"])
+    names = [set(row.median_us) for row in rows]
+    common = {"ours", "recipe", pooling_latency.TEN}
+    assert names[0] == common | {"host", "ours in encode", "host in encode"}
+    assert names[1] == common | {contestants.NAN_SAFE, "ours in encode"}
+    assert names[2] == common
+    for row in rows:
+        assert row.calls == 25
+        assert all(0 < row.median_us[name] <= row.p95_us[name] for name in row.median_us)
+    assert len(json.loads(out.read_text(encoding="utf-8"))["rows"]) == 3
+    assert out.with_suffix(".png").stat().st_size > 5_000
+    with pytest.raises(SystemExit):
+        pooling_latency.main([*few, "--modes", "men"])
+
+
+@pytest.mark.parametrize("nan_safe", [False, True])
+def test_the_usual_recipe_of_attention_leaks_nan(nan_safe: bool) -> None:
+    """A NaN in a pad reaches the vector of the usual recipe, not that of the recipe that replaces pads."""
+    buffer = batches.make_ring(batches.Shape(2, 5, 8, 0.6), "padded", torch.float32, 1, 0, True).buffers[0]
+    pools, _ = contestants.contestants("attention", "padded", 8, torch.float32, False)
+    with torch.no_grad():
+        buffer.x[buffer.mask == 0] = torch.nan
+        assert pools[contestants.NAN_SAFE if nan_safe else "recipe"](buffer).isfinite().all() == nan_safe
 
 
 @pytest.mark.parametrize("layout", batches.LAYOUTS)

@@ -368,6 +368,9 @@ class TokenBatch(Kernels):
                 )
         return by_token
 
+    def require_exact_scores(self) -> None:
+        """Raise `InexactError` if the batch cannot compute scores in float64, although the device can."""
+
     def _refuse_transforms(self) -> None:
         """Raise if the batch cannot be pooled inside of a `torch.func` transform or forward-mode autograd."""
 

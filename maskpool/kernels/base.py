@@ -125,6 +125,13 @@ class Kernels(ABC):
     def softmax(self, scores: PerToken, weights: PerToken | None = None) -> PerToken:
         """Return wₜ exp(sₜ) / Σₜ wₜ exp(sₜ) in the accumulation dtype; 0 at pads."""
 
+    def attend(
+        self, queries: Tensor, sliced: bool, weights: PerToken | None = None, dtype: torch.dtype | None = None
+    ) -> tuple[PerSentence, PerToken]:
+        """Return Σₜ softmax(qₕ·xₜ)ₜ xₜ and the weights; sums as `weighted_sums`, or ``sliced`` as `weighted_sum`."""
+        attention = self.softmax(self.dot_products(queries.to(self.score_dtype)), weights)
+        return (self.weighted_sum(attention) if sliced else self.weighted_sums(attention, dtype)), attention
+
     # ------------------------------------------------------------------------------- between tokens, sentences, layouts
 
     @abstractmethod

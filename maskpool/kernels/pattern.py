@@ -40,12 +40,21 @@ class Pattern:
         offsets: int64, (sentences + 1,), where each sentence begins in ``index``.
         places: int64, (tokens,), where each token is among all positions, from which positions are counted; None if
             the tokens follow each other without gaps.
+        grid: The sizes (batch, seq) of a padded batch whose rows are its positions; None for others.
         **known: Parts that are known already, by name: ``lengths``, or ``positions`` that do not count from the first
             of these tokens.
     """
 
-    def __init__(self, index: Index, offsets: Offsets, places: Index | None = None, **known: Tensor) -> None:
+    def __init__(
+        self,
+        index: Index,
+        offsets: Offsets,
+        places: Index | None = None,
+        grid: tuple[int, int] | None = None,
+        **known: Tensor,
+    ) -> None:
         self.index = index
+        self.grid = grid
         self.offsets = offsets
         self.tokens = index.numel()
         self.sentences = offsets.numel() - 1
@@ -122,7 +131,7 @@ class Pattern:
 
     def packed(self) -> Pattern:
         """Return the pattern of the same sentences if ``values[index]`` are the rows."""
-        if self.is_packed:
+        if self.is_packed and (self.grid is None or self.tokens == self.grid[0] * self.grid[1]):
             return self
         known = {name: self._parts[name] for name in ("lengths", "positions") if name in self._parts}
         return Pattern(torch.arange(self.tokens, device="cpu"), self.offsets, self._places, **known)  # type: ignore[arg-type]  # tensors
@@ -235,11 +244,13 @@ def without_pads(batch: int, seq: int) -> Pattern:
 def of_mask(mask: Mask) -> Pattern:
     """Return the pattern of a contiguous padded batch."""
     places = mask.bool().reshape(-1).nonzero().view(-1)
-    return Pattern(places, torch.searchsorted(places, _row_ends(*mask.shape)), places, lengths=mask.sum(dim=1))
+    batch, seq = mask.shape
+    offsets = torch.searchsorted(places, _row_ends(batch, seq))
+    return Pattern(places, offsets, places, (batch, seq), lengths=mask.sum(dim=1))
 
 
 def _without_pads(batch: int, seq: int) -> Pattern:
-    return Pattern(torch.arange(batch * seq, device="cpu"), _row_ends(batch, seq).clone())
+    return Pattern(torch.arange(batch * seq, device="cpu"), _row_ends(batch, seq).clone(), grid=(batch, seq))
 
 
 @lru_cache(maxsize=_SHARED_PATTERNS)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from maskpool.batch.blocks import Block, in_blocks
 from maskpool.batch.checks import check_cu_seqlens, check_heads, check_parameters, check_same_device, check_sizes, kind
 from maskpool.batch.token_batch import SparseBatch, TokenBatch, TokenEmbeddings
 from maskpool.errors import InvalidTypeError, InvalidValueError
@@ -192,8 +193,10 @@ _SMALL_NORM = 2.0
 
 def _precision(batch: TokenBatch, query: Tensor) -> torch.dtype:
     """Return the dtype for scores q·h with |h| ≤ 1: float64, or float32 where q can be read and is small."""
-    if isinstance(batch, SparseBatch) and bool(query.detach().norm(dim=1).max() <= _SMALL_NORM):
-        return batch.accumulation_dtype
+    if isinstance(batch, (SparseBatch, Block)):
+        if float(torch.linalg.vector_norm(query.detach(), dim=1).amax()) <= _SMALL_NORM:
+            return batch.accumulation_dtype
+        batch.require_exact_scores()
     return batch.score_dtype
 
 
@@ -387,11 +390,17 @@ class AttentionPooling(LearnedPooling):
 
     def learned(self, batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, PerToken]:
         """Return the weighted mean and its weights."""
-        hidden = self.hidden
-        scores = _scores(
-            batch, self.query, None if hidden is None else hidden.weight, None if hidden is None else hidden.bias
-        )
-        return _by_slices(batch, scores, weights, self.on_empty)
+        parameters = (self.query,) if self.hidden is None else (self.query, self.hidden.weight, self.hidden.bias)
+
+        def attend(batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, PerToken]:
+            query, *hidden = parameters
+            if hidden:
+                return _by_slices(batch, _scores(batch, query, *hidden), weights, self.on_empty)
+            with without_autocast(query.device.type):
+                pooled, attention = batch.attend(query, sliced=True, weights=weights)
+            return _on_empty(pooled, batch, weights, self.on_empty), attention
+
+        return in_blocks(batch, weights, attend, *parameters)
 
     def extra_repr(self) -> str:  # noqa: D102  # see torch.nn.Module
         width, *rest = super().extra_repr().split(", ")
@@ -458,10 +467,12 @@ class GatedAttentionPooling(LearnedPooling):
 
     def learned(self, batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, PerToken]:
         """Return the weighted mean and its weights."""
-        scores = _gated_scores(
-            batch, self.query, self.hidden.weight, self.hidden.bias, self.gate.weight, self.gate.bias
-        )
-        return _by_slices(batch, scores, weights, self.on_empty)
+        parameters = (self.query, self.hidden.weight, self.hidden.bias, self.gate.weight, self.gate.bias)
+
+        def attend(batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, PerToken]:
+            return _by_slices(batch, _gated_scores(batch, *parameters), weights, self.on_empty)
+
+        return in_blocks(batch, weights, attend, *parameters)
 
 
 @register(
@@ -528,8 +539,12 @@ class StructuredAttentionPooling(LearnedPooling):
 
     def learned(self, batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, PerToken]:
         """Return the hops' means and their weights."""
-        scores = _scores(batch, self.query, self.hidden.weight, self.hidden.bias)
-        return _by_hops(batch, scores, weights, self.on_empty)
+        parameters = (self.query, self.hidden.weight, self.hidden.bias)
+
+        def attend(batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, PerToken]:
+            return _by_hops(batch, _scores(batch, *parameters), weights, self.on_empty)
+
+        return in_blocks(batch, weights, attend, *parameters)
 
     def output_dimension(self, embedding_dimension: int) -> int:  # noqa: D102  # see PoolingLayer
         return self.num_hops * embedding_dimension
@@ -549,10 +564,13 @@ def _by_slices(
     batch: TokenBatch, scores: PerToken, weights: PerToken | None, on_empty: OnEmpty
 ) -> tuple[SentenceEmbeddings, PerToken]:
     attention = batch.softmax(scores, weights)
-    pooled = batch.weighted_sum(attention)
+    return _on_empty(batch.weighted_sum(attention), batch, weights, on_empty), attention
+
+
+def _on_empty(pooled: PerSentence, batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpty) -> PerSentence:
     if on_empty == "zero":
-        return pooled, attention
-    return apply_on_empty(pooled, batch, on_empty, None if weights is None else batch.total(weights)), attention
+        return pooled
+    return apply_on_empty(pooled, batch, on_empty, None if weights is None else batch.total(weights))
 
 
 def _by_hops(
@@ -564,7 +582,9 @@ def _by_hops(
 
 def without_autocast(device: str) -> AbstractContextManager[None]:
     """Disable autocast, which would compute products in half precision; some devices do not support it."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _check_scores(batch: TokenBatch, scores: object) -> int:

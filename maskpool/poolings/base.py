@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from maskpool.batch.blocks import Block
 from maskpool.batch.checks import check_on_empty
 from maskpool.batch.token_batch import SparseBatch, TokenBatch, TokenEmbeddings
 from maskpool.errors import InvalidTypeError, InvalidValueError
@@ -172,6 +173,8 @@ def apply_on_empty(
     if on_empty == "zero":
         return pooled  # the kernels return 0 already
     check_on_empty(on_empty)
+    if isinstance(batch, Block):
+        return pooled  # blocks hold no empty sentence
     if on_empty == "raise" and not isinstance(batch, SparseBatch):
         raise InvalidValueError(
             "on_empty",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from maskpool.batch.blocks import Block, in_blocks
 from maskpool.batch.checks import check_heads, check_parameters, check_sizes
 from maskpool.batch.token_batch import SparseBatch, TokenBatch, TokenEmbeddings
 from maskpool.poolings.attention import without_autocast
@@ -106,22 +107,31 @@ def latent_attention_pool(
 def _latent(
     batch: TokenBatch, weights: PerToken | None, on_empty: OnEmpty, num_heads: int, *parameters: Tensor
 ) -> tuple[SentenceEmbeddings, PerToken]:
-    exact = batch.accumulation_dtype
-    latents, hidden_weight, hidden_bias, output_weight, output_bias = (parameter.to(exact) for parameter in parameters)
-    with without_autocast(latents.device.type):
-        rows = batch.rows().to(exact)
-        dictionary = latents.view(len(latents), num_heads, batch.dim // num_heads)
-        by_head = rows.reshape(*rows.shape[:-1], *dictionary.shape[1:])
-        scores = _scores(by_head, dictionary, exact)
-        # Padded batches are often traced or on a device, where the sizes of scores cannot be read.
-        if not isinstance(batch, SparseBatch) or bool((scores.detach().abs() > _LARGE_SCORE).any()):
-            scores = _scores(by_head, dictionary, batch.score_dtype)
-        attention = scores.softmax(dim=-1).to(exact)
-        read = torch.einsum("...hl,lhw->...hw", attention, dictionary).flatten(-2)
-        hidden = gelu(linear(read, hidden_weight, hidden_bias))
-        moved = rows + linear(hidden, output_weight, output_bias)
-        pooled = mean(batch.with_rows(moved), weights, on_empty).to(batch.dtype)
-    return pooled, attention.mean(dim=-2)
+    with without_autocast(parameters[0].device.type):
+        exact = [parameter.to(batch.accumulation_dtype) for parameter in parameters]
+
+        def attend(batch: TokenBatch, weights: PerToken | None) -> tuple[SentenceEmbeddings, PerToken]:
+            rows = batch.rows().to(batch.accumulation_dtype)
+            moved, attention = _moved(batch, rows, num_heads, *exact)
+            return mean(batch.with_rows(moved), weights, on_empty).to(batch.dtype), attention
+
+        return in_blocks(batch, weights, attend, *exact)
+
+
+def _moved(batch: TokenBatch, rows: Tensor, num_heads: int, *parameters: Tensor) -> tuple[PerToken, PerToken]:
+    latents, hidden_weight, hidden_bias, output_weight, output_bias = parameters
+    dictionary = latents.view(len(latents), num_heads, batch.dim // num_heads)
+    by_head = rows.reshape(*rows.shape[:-1], *dictionary.shape[1:])
+    scores = _scores(by_head, dictionary, rows.dtype)
+    # Padded batches are often traced or on a device, where the sizes of scores cannot be read.
+    readable = isinstance(batch, (SparseBatch, Block))
+    if not readable or bool((scores.detach().abs() > _LARGE_SCORE).any()):
+        batch.require_exact_scores()
+        scores = _scores(by_head, dictionary, batch.score_dtype)
+    attention = scores.softmax(dim=-1).to(rows.dtype)
+    read = torch.einsum("...hl,lhw->...hw", attention, dictionary).flatten(-2)
+    hidden = gelu(linear(read, hidden_weight, hidden_bias))
+    return rows + linear(hidden, output_weight, output_bias), attention.mean(dim=-2)
 
 
 # float32 is exact enough for scores up to this size; larger ones are computed in float64, as are unknown ones.

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from maskpool.batch.blocks import in_blocks
 from maskpool.batch.checks import check_heads, check_parameters, check_sizes
 from maskpool.batch.token_batch import TokenBatch, TokenEmbeddings
-from maskpool.poolings.attention import attend, without_autocast
+from maskpool.poolings.attention import without_autocast
 from maskpool.poolings.base import apply_on_empty, prepare
 from maskpool.poolings.learned import LearnedPooling
 from maskpool.poolings.registry import register
@@ -17,6 +18,7 @@ from maskpool.types import (
     AttentionWeights,
     Offsets,
     OnEmpty,
+    PerSentence,
     PerToken,
     SentenceEmbeddings,
     TokenWeights,
@@ -102,12 +104,17 @@ def _multihead(
         by_head = queries.to(batch.score_dtype).view(number, num_heads, width)
         keys = key_weight.to(batch.score_dtype).view(num_heads, width, batch.dim)
         folded = torch.einsum("qhw,hwd->qhd", by_head, keys).flatten(0, 1) / width**0.5
-        attention, weight = attend(batch, batch.dot_products(folded), weights)
-        sums = batch.weighted_sums(attention, exact).reshape(-1, number, num_heads, batch.dim)
+
+        def attend(batch: TokenBatch, weights: PerToken | None) -> tuple[PerSentence, PerToken]:
+            sums, attention = batch.attend(folded, sliced=False, weights=weights, dtype=exact)
+            return sums.flatten(1), attention
+
+        sums, attention = in_blocks(batch, weights, attend, folded)
+        sums = sums.view(-1, number, num_heads, batch.dim)
         values = value_weight.to(exact).view(num_heads, width, batch.dim)
         heads = torch.einsum("bqhd,hwd->bqhw", sums, values).flatten(2)
         pooled = linear(heads, output_weight.to(exact)).flatten(1).to(batch.dtype)
-    return apply_on_empty(pooled, batch, on_empty, weight), attention
+    return apply_on_empty(pooled, batch, on_empty, None if weights is None else batch.total(weights)), attention
 
 
 @register(
