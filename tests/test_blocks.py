@@ -38,9 +38,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real = blocks._spans
 
     def spans(*arguments: object) -> list[blocks.Span]:
-        found = real(*arguments)  # type: ignore[arg-type]  # those of the call
-        numbers.append(len(found))
-        return found
+        made = real(*arguments)  # type: ignore[arg-type]  # those of the call
+        numbers.append(len(made))
+        return made
 
     monkeypatch.setattr(blocks, "_spans", spans)
     return numbers
@@ -161,8 +161,8 @@ def test_tokens_that_need_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patches:
             _use(form, patches)
             gradients.append(torch.autograd.grad(layer(x, mask).square().sum(), list(layer.parameters())))
-    for one, many in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, many)
+    for whole, by_block in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, by_block)
 
 
 def test_a_second_backward(monkeypatch: pytest.MonkeyPatch) -> None:
