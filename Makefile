@@ -20,7 +20,7 @@ full:  ## every test, with whole matrices and new random examples
 docs:  ## the site of the documentation, into build/site
 	python -m benchmarks.site
 
-DOCS_TESTS = maskpool tests/test_readme.py tests/test_docs.py tests/test_bug_pages.py tests/test_site.py tests/pads
+DOCS_TESTS = maskpool tests/test_readme.py tests/test_docs.py tests/test_numbers.py tests/test_bug_pages.py tests/test_site.py tests/pads
 docs-tests:  ## examples of docstrings, links, numbers, the code and commands of every page, and the site in a browser
 	pytest -m full $(DOCS_TESTS)
 

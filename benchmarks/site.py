@@ -28,6 +28,7 @@ PAGES = {
     "SECURITY.md": "security.md",
     "CODE_OF_CONDUCT.md": "code-of-conduct.md",
     "benchmarks/census.md": "census.md",
+    "examples/README.md": "examples.md",
 }
 # The modules of the Reference, with the name of their page; all other modules are internal.
 MODULES = {
