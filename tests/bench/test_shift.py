@@ -11,6 +11,7 @@ from scipy.spatial.distance import cosine
 
 from maskpool.bench.score.shift import cosine_shift, neighbours, neighbours_kept
 from maskpool.bench.vectors import unit
+from maskpool.tolerances import SAME_SIMILARITY
 
 if TYPE_CHECKING:
     from maskpool.bench.vectors import Vectors
@@ -117,6 +118,23 @@ def test_rounding_noise_moves_no_text_out_of_a_tie() -> None:
     assert neighbours_kept(almost, noisy).tolist() == [1.0] * 400
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "kept"), [(0.8, 1.2, 1.0), (1.2, 0.8, 1.0), (0.3, 1.9, 0.8), (1.9, 0.3, 0.8)]
+)
+def test_a_text_leaves_a_tie_only_beyond_rounding(before: float, after: float, kept: float) -> None:
+    """A text that is nearer than a tie by less than rounding stays in it, also if the nearest text moves.
+
+    Of three places, the nearest text has one. The tied texts share the others: 2/3 each of three, or 1 and 1/2 each of
+    two if one has left the tie, which makes (1 + 2/3 + 1/2 + 1/2) / (1 + 1 + 2/3 + 2/3).
+    """
+
+    def at(*cosines: float) -> Vectors:
+        return np.array([(1.0, 0.0), *((cosine, (1 - cosine**2) ** 0.5) for cosine in cosines)], np.float32)
+
+    here, there = (at(near, 0.5 + steps * SAME_SIMILARITY, 0.5, 0.5) for near, steps in ((0.9, before), (0.95, after)))
+    assert neighbours_kept(here, there, 3)[0] == pytest.approx(kept, abs=1e-12)
+
+
 def test_collapsed_vectors_keep_only_what_chance_keeps() -> None:
     """If all vectors are equal, each other text is a neighbour by a share, and almost no neighbour is kept."""
     kept = neighbours_kept(CORPORA["no text repeats"], CORPORA["collapsed"])
@@ -132,6 +150,17 @@ def test_one_move_among_repeated_texts_is_seen() -> None:
     assert kept[0] == 0
     np.testing.assert_allclose(kept, slow_kept(here, there, 10), atol=1e-12)
     assert (kept == 1).any()
+
+
+def test_rounding_noise_in_a_tie_moves_no_place() -> None:
+    """If texts move away from repeated texts, the others stay tied although noise separates them."""
+    here = repeated()
+    there = here.copy()
+    there[:9] = vectors(9, 3)
+    noise = 1e-7 * np.random.default_rng(1).standard_normal((2, *here.shape)).astype(np.float32)
+    kept = neighbours_kept(here + noise[0], there + noise[1])
+    np.testing.assert_allclose(kept, slow_kept(here, there, 10), atol=1e-12)
+    assert len(np.unique(kept.round(9))) > 5
 
 
 def test_with_fewer_texts_than_neighbours_all_others_are_neighbours() -> None:

@@ -71,13 +71,13 @@ def neighbours_kept(reference: Vectors, other: Vectors, count: int = 10) -> Floa
     in_both = zip(similarities(reference, reference), similarities(other, other), strict=True)
     for (block, similar), (_, similar_other) in in_both:
         beyond, beyond_other = (_beyond_the_last(cosines, count) for cosines in (similar, similar_other))
-        near = np.maximum(beyond, beyond_other) >= -2 * SAME_SIMILARITY
+        near = np.maximum(beyond, beyond_other) >= -SAME_SIMILARITY
         rows, size = np.nonzero(near)[0], len(block)
         in_a, in_b = beyond[near], beyond_other[near]
         a, b = (_weights(margins, rows, size, count) for margins in (in_a, in_b))
         jaccard = np.bincount(rows, np.minimum(a, b), size) / np.bincount(rows, np.maximum(a, b), size)
-        limits = -2 * SAME_SIMILARITY, 2 * SAME_SIMILARITY
-        moved = np.abs(in_a.clip(*limits) - in_b.clip(*limits)) > SAME_SIMILARITY
+        clearly = 2 * SAME_SIMILARITY  # a text that is nearer by more than this in both sets keeps its place
+        moved = np.abs(np.minimum(in_a, clearly) - np.minimum(in_b, clearly)) > SAME_SIMILARITY
         kept[block] = np.where(np.bincount(rows, moved, size) > 0, jaccard, 1.0)
     return kept
 
