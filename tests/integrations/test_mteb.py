@@ -147,7 +147,7 @@ class MeanOverPads(torch.nn.Module):
 def test_the_default_plan_is_the_hosts_encode(folder: str) -> None:
     """By default texts are batched as the host's encode batches them, ties included: pads do the same to each text."""
     transformer = Transformer(folder)
-    # Blanks are no tokens, but count as characters, by which the host sorts.
+    # Blanks add characters, by which the host sorts, and no tokens.
     texts = [text + " " * (place % 50) for place, (text, _) in enumerate(tiny.make_texts(150))]
     host: Any = [transformer, HostPooling(32)]
     bug: Any = [transformer, MeanOverPads()]
