@@ -83,6 +83,25 @@ def check(
     raise typer.Exit(SUCCESS if verdicts == {Verdict.SAME} else UNKNOWN)
 
 
+@config_app.command()
+def convert(
+    folder: Annotated[Path, _FOLDER],
+    out: Annotated[Path, typer.Argument(metavar="OUT", parser=not_empty, help="A new folder.")],
+    server: Annotated[str, typer.Option("--for", metavar="NAME", help="The server that reads the files.")],
+) -> None:
+    """Write a copy of a saved model whose files a server reads right; its vectors are the same, bit for bit.
+
+    The copy has the layout of sentence-transformers 5.3, which all versions read. A model whose pooling the server
+    cannot express is refused, with the reason.
+    """
+    with stoppable(), rename_arguments({"folder": "FOLDER", "out": "OUT", "server": "--for", "model": "FOLDER"}):
+        from maskpool.config.converting import convert as convert_model
+
+        conversion = convert_model(folder, out, server)
+        print(f"Written to {conversion.out}; changed: {', '.join(conversion.changed) or 'nothing'}")
+        print("".join(f"note: {words}\n" for words in conversion.left), end="")
+
+
 def _read_json(text: str | None) -> dict[str, Any] | None:
     try:
         content = None if text is None else json.loads(text)

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskpool import __version__
 from maskpool.integrations import is_older, require, requirement
 
 require("sentence-transformers", "st")
 
 from sentence_transformers import SentenceTransformer, util  # noqa: E402  # after the check that it can be imported
 from sentence_transformers.sentence_transformer import modules  # noqa: E402  # the same
+from sentence_transformers.sentence_transformer.model_card import (  # noqa: E402  # the same
+    SentenceTransformerModelCardData as ModelCardData,
+)
 from sentence_transformers.util import batch_to_device, truncate_embeddings  # noqa: E402  # the same
 from sentence_transformers.util.decorators import deprecated_kwargs  # noqa: E402  # the same
 
 __all__ = [
+    "ModelCardData",
     "SentenceTransformer",
     "batch_to_device",
     "check_version_requirements",
@@ -40,10 +45,20 @@ def check_version_requirements(requirements: dict[str, Any] | None, source: str)
     if not requirements:
         return
     check = getattr(util, "check_version_requirements", None)
-    if check is None:
+    if check is None and set(requirements) == {"maskpool"}:  # which saved models of maskpool name
+        _check_maskpool(str(requirements["maskpool"]), source)
+    elif check is None:
         purpose = f"to check the package versions that {source} requires ({requirements})"
         raise requirement("sentence-transformers", "6.0", "st", purpose)
-    check(requirements, source=source)
+    else:
+        check(requirements, source=source)
+
+
+def _check_maskpool(specifier: str, source: str) -> None:
+    from packaging.specifiers import SpecifierSet
+
+    if not SpecifierSet(specifier, prereleases=True).contains(__version__):
+        raise ImportError(f"{source} requires maskpool{specifier}, and {__version__} is installed")
 
 
 def check_word_embeddings(place: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from maskpool.errors import FolderError, InvalidValueError, ReadOnlyError
 from maskpool.integrations.sentence_transformers.building import check_fit
+from maskpool.integrations.sentence_transformers.card import add_requirement, name_in_card
 from maskpool.integrations.sentence_transformers.features import given_cls, pool_weighted, read_tokens
 from maskpool.integrations.st_host import deprecated_kwargs
 from maskpool.integrations.st_host import modules as host
@@ -112,6 +114,7 @@ class Pooling(host.Pooling):
 
     def on_model_ready(self, model: Any) -> None:  # Any: the host's base of all its models
         """Ask the tokenizer which tokens it adds to a text; the host calls this when a model is built."""
+        name_in_card(model)
         if self.include_special_tokens:
             return
         tokenizer = model.tokenizer
@@ -143,8 +146,9 @@ class Pooling(host.Pooling):
         return {**features, "sentence_embedding": torch.cat(vectors, dim=-1)}
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write the settings, and the weights if the pooling learns."""
+        """Write the settings, the weights if the pooling learns, and that the model requires maskpool."""
         self.save_config(output_path)
+        add_requirement(Path(output_path).parent / "config_sentence_transformers.json")
         if any(True for _ in self.parameters()):
             self.save_torch_weights(output_path, safe_serialization=safe_serialization)
 

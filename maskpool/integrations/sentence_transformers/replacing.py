@@ -12,6 +12,7 @@ from torch import nn
 
 from maskpool.encoder.saved_pooling import warn_about_pooling
 from maskpool.errors import InvalidValueError
+from maskpool.integrations.sentence_transformers.card import name_in_card
 from maskpool.integrations.sentence_transformers.opening import open_model
 from maskpool.integrations.sentence_transformers.pooling import Pooling
 from maskpool.integrations.st_host import SentenceTransformer
@@ -109,9 +110,14 @@ def warn_if_pooled_otherwise(
 
 
 def as_host_pooling(model: Model) -> SentenceTransformer:
-    """Replace `Pooling` by the class of sentence-transformers, in place; servers without maskpool can then load it.
+    """Replace `Pooling` by the class of sentence-transformers, in place, which opens without maskpool once it is saved.
 
-    The class of sentence-transformers reads NaN in pads, and does not apply ``on_empty``.
+    The installed version of sentence-transformers and newer ones open the saved model. Older versions and servers may
+    read other files: ``maskpool config check FOLDER`` says what each computes from it, and ``maskpool config convert
+    FOLDER OUT --for NAME`` writes files that it reads right.
+
+    The class of sentence-transformers reads NaN in pads, and does not apply ``on_empty``. It adds in another order, so
+    vectors are equal up to rounding.
 
     Args:
         model: A ``SentenceTransformer`` with one `Pooling`, of modes that sentence-transformers has too; or the name
@@ -176,3 +182,5 @@ def _put(model: SentenceTransformer, name: str, old: host.Pooling, new: host.Poo
     model.get_submodule(place).register_module(last, new)
     if isinstance(new, Pooling):  # the host's own learns nothing from a model
         new.on_model_ready(model)
+    else:
+        name_in_card(model)

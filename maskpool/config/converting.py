@@ -1,0 +1,232 @@
+"""Write the files of a saved model as every server reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskpool.config.gguf_file import POOLING_TYPES
+from maskpool.config.notice import without_notice
+from maskpool.config.reading import read_config
+from maskpool.config.saved import SavedModule, read_modules
+from maskpool.config.servers.checking import Judgement, check_servers
+from maskpool.config.servers.rows import Aspect, Verdict
+from maskpool.config.servers.table import SERVERS
+from maskpool.config.statement import EmbeddingConfig
+from maskpool.errors import ExistsError, InvalidValueError
+from maskpool.files import atomic_write
+from maskpool.trust.files import Folder
+from maskpool.trust.modules import LEGACY_MODES
+
+_KINDS = ("Transformer", "Pooling", "Normalize", "Dense")
+_POOLING_FOLDER = "1_Pooling"  # some readers open this folder and do not read modules.json
+# Settings that files of 5.3 do not have, and the values that mean the same as leaving them out.
+_NEW_TRANSFORMER = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings", None),
+    "processing_kwargs": (None, {}),
+    "unpad_inputs": (None, False),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    "modality_config": (
+        None,
+        {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    ),
+}
+_OLD_NAMES = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
+_NEW_DENSE = {
+    "module_input_name": ("sentence_embedding",),
+    "module_output_name": ("sentence_embedding", None),
+    "use_residual": (False, None),
+}
+# What a server must compute for a conversion to be worth it; the rest is left to its caller.
+_NEEDED = (*(Aspect.FILES, Aspect.LAYER, Aspect.POOLING, Aspect.PROMPT_TOKENS, Aspect.SPECIAL_TOKENS, Aspect.DENSE),)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Hold the result of a conversion.
+
+    Attributes:
+        out: The new folder.
+        changed: The files that differ from those of the old folder.
+        left: What the caller of the server must still do, or know.
+    """
+
+    out: Path
+    changed: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def convert(folder: str | os.PathLike[str], out: str | os.PathLike[str], server: str) -> Conversion:
+    """Write a copy of a saved model whose files a server reads right.
+
+    The copy has the layout of sentence-transformers 5.3, which all versions and all servers read: the class paths and
+    keys of 5.3, the pooling in ``1_Pooling``, and the same length for all readers. Its vectors are the same, bit for
+    bit, or up to rounding if the pooling was one of maskpool: the class of sentence-transformers adds in another order.
+
+    Args:
+        folder: The folder of the model.
+        out: A new folder, which appears when it is complete.
+        server: The name of the server.
+
+    Raises:
+        ExistsError: ``out`` exists.
+        ValueError: An unknown server, or a model that the server or the layout cannot express; the message says what.
+        FolderError: A file of the model is malformed.
+    """
+    if server not in SERVERS:
+        raise InvalidValueError("server", f"must be one of {', '.join(SERVERS)}, got {server!r}")
+    target = Path(out)
+    if os.path.lexists(target):
+        raise ExistsError("out", f"must be a new folder, and {out} exists")
+    source = Folder(folder)
+    config = read_config(folder)
+    if config.pooling.value is None or not source.path.is_dir():
+        raise InvalidValueError("folder", f"must be a model of sentence-transformers or maskpool, got {config.layout}")
+    if Path(os.path.realpath(target)).is_relative_to(source.root):
+        raise InvalidValueError("out", f"must be outside of {folder}, got {out}")
+    source.check_tree()
+    modules = read_modules(source)
+    files = _old_files(source, modules, config)
+    part = target.with_name(f".{uuid.uuid4().hex}.{target.name}")
+    try:
+        shutil.copytree(source.path, part)
+        _rename_pooling(part, modules)
+        for name, content in files.items():
+            _write(part / name, content)
+        _remove_notice(part / "README.md")
+        left = _what_is_left(read_config(part), server)
+        os.replace(part, target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    changed = [name for name, content in files.items() if source.json(name) != content]
+    return Conversion(target, tuple(changed), (*left, *_command(config, server, target)))
+
+
+def _write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _remove_notice(card: Path) -> None:
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if without_notice(text) != text:
+        with atomic_write(card) as temporary:
+            temporary.write_text(without_notice(text), encoding="utf-8")
+
+
+def _rename_pooling(part: Path, modules: list[SavedModule]) -> None:
+    path = next(module.path for module in modules if module.kind == "Pooling")
+    if path not in ("", ".", _POOLING_FOLDER):
+        (part / path).rename(part / _POOLING_FOLDER)
+
+
+def _old_files(folder: Folder, modules: list[SavedModule], config: EmbeddingConfig) -> dict[str, Any]:
+    """Return the configuration files of a model in the layout of 5.3."""
+    others = [module.kind for module in modules if module.kind not in (*_KINDS, "Dropout")]
+    pooling = next(module for module in modules if module.kind == "Pooling")
+    foreign = [mode for mode in config.pooling.value or () if mode not in LEGACY_MODES.values()]
+    problems = [
+        *(f"a {kind} module" for kind in others),
+        *(f"{mode} pooling, which only maskpool computes" for mode in foreign),
+        *(f"{name}={value!r}, which only maskpool knows" for name, value in config.pooling_options.value.items()),
+        *([] if config.include_special_tokens.value else ["include_special_tokens=False, which only maskpool knows"]),
+        *([] if pooling.path not in ("", ".") else ["a pooling without a folder"]),
+    ]
+    if pooling.path != _POOLING_FOLDER and folder.find(_POOLING_FOLDER, "config.json") is not None:
+        problems.append(f"a pooling in {pooling.path}, next to a folder {_POOLING_FOLDER}")
+    order = [LEGACY_MODES[flag] for flag in LEGACY_MODES if LEGACY_MODES[flag] in (config.pooling.value or ())]
+    if order != list(config.pooling.value or ()) and not foreign:
+        problems.append(f"poolings in another order than {', '.join(order)}")
+    first = next((module for module in modules if module.kind == "Transformer"), None)
+    if first is None:
+        problems.append("no Transformer")
+    if problems:
+        raise InvalidValueError("folder", f"must be a model that servers can read, and it has {'; '.join(problems)}")
+    assert first is not None
+    entries = folder.json("modules.json")
+    for entry, module in zip(entries, modules, strict=True):
+        entry["type"] = f"sentence_transformers.models.{module.kind}"
+        entry["path"] = _POOLING_FOLDER if module is pooling else entry["path"]
+    files: dict[str, Any] = {"modules.json": entries, f"{_POOLING_FOLDER}/config.json": _old_pooling(config)}
+    place = f"{first.path}/" if first.path not in ("", ".") else ""
+    files[f"{place}{config.files.transformer_file or 'sentence_bert_config.json'}"] = _old_transformer(config)
+    tokenizer = folder.table(first.path, "tokenizer_config.json")
+    if tokenizer is not None and config.max_length.value is not None:
+        files[f"{place}tokenizer_config.json"] = tokenizer | {"model_max_length": config.max_length.value}
+    settings = folder.table("config_sentence_transformers.json") or {}
+    if pooling.is_ours and isinstance(settings.get("requirements"), dict):
+        others_needed = {name: version for name, version in settings["requirements"].items() if name != "maskpool"}
+        files["config_sentence_transformers.json"] = settings | {"requirements": others_needed}
+    for module in modules:
+        if module.kind == "Dense":
+            stored = folder.table(module.path, "config.json") or {}
+            files[f"{module.path}/config.json"] = _without(stored, _NEW_DENSE, f"{module.path}/config.json")
+    return files
+
+
+def _old_pooling(config: EmbeddingConfig) -> dict[str, Any]:
+    stored = config.files.pooling
+    modes = config.pooling.value or ()
+    return {
+        "word_embedding_dimension": stored.get("embedding_dimension", stored.get("word_embedding_dimension")),
+        **{flag: mode in modes for flag, mode in LEGACY_MODES.items()},
+        "include_prompt": config.include_prompt.value,
+    }
+
+
+def _old_transformer(config: EmbeddingConfig) -> dict[str, Any]:
+    stored = _without(config.files.transformer, _NEW_TRANSFORMER, config.files.transformer_file)
+    for new, old in _OLD_NAMES.items():
+        if new in stored:
+            stored[old] = stored.pop(new)
+    length = config.max_length.value
+    return stored | {"max_seq_length": length, "do_lower_case": config.lower_case.value}
+
+
+def _without(stored: Mapping[str, Any], new: Mapping[str, tuple[Any, ...]], file: str) -> dict[str, Any]:
+    """Return settings without those that are new, which must have values that change nothing."""
+    for name, harmless in new.items():
+        if name in stored and stored[name] not in harmless:
+            raise InvalidValueError(
+                "folder", f"must be a model that servers can read, and {file} sets {name} to {stored[name]!r}"
+            )
+    return {name: value for name, value in stored.items() if name not in new}
+
+
+def _what_is_left(config: EmbeddingConfig, server: str) -> list[str]:
+    """Return what the caller of a server must do, by the table of servers.
+
+    Raises:
+        InvalidValueError: The server computes something else from all files.
+    """
+    (report,) = check_servers(config, [server])
+    newest = report.versions[-1].judgements
+    wrong = [item for item in newest if item.aspect in _NEEDED and item.verdict in (Verdict.DIFFERENT, Verdict.FAILS)]
+    if wrong:
+        raise InvalidValueError(
+            "folder", f"must be a model that {report.server.title} can express: {'; '.join(map(_words, wrong))}"
+        )
+    return [_words(item) for item in newest if item.verdict is not Verdict.SAME or item.computes]
+
+
+def _words(judgement: Judgement) -> str:
+    repair = f" ({judgement.repair})" if judgement.repair else ""
+    return f"{judgement.aspect.value}: {judgement.computes or judgement.verdict.value}{repair}"
+
+
+def _command(config: EmbeddingConfig, server: str, out: Path) -> list[str]:
+    if server != "llama.cpp":
+        return []
+    number = next(number for number, modes in POOLING_TYPES.items() if modes == config.pooling.value)
+    return [f"python convert_hf_to_gguf.py {out} --outfile {out}.gguf writes pooling_type {number}"]
