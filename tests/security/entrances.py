@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ from maskpool.bench.run import load_parts
 from maskpool.bench.score.heads import layers_of, saved_hash
 from maskpool.bench.store.cells import Cells
 from maskpool.bench.store.folder import StudyFolder
+from maskpool.config.converting import convert
+from maskpool.config.reading import read_config
+from maskpool.config.servers.checking import check_servers
 from maskpool.encoder import Encoder, TokenStates, cache_states
 from maskpool.integrations.sentence_transformers import Pooling, load, replace_pooling
 from maskpool.integrations.sklearn import SentenceEncoder
@@ -68,6 +72,13 @@ def _cache_states(path: str) -> Any:
     return cache_states(Encoder.of(*small_model()), TEXTS, Path(path) / "states.safetensors")
 
 
+def _config(path: str) -> Any:
+    """Read a model's configuration, what servers make of it, and convert it."""
+    reports = check_servers(read_config(path))
+    with tempfile.TemporaryDirectory() as folder:
+        return reports, convert(path, Path(folder) / "out", "sentence-transformers")
+
+
 ENTRANCES: dict[str, Callable[[str], Any]] = {
     "load": lambda path: load(path, device="cpu"),
     "SentenceEncoder": lambda path: SentenceEncoder(path, device="cpu").fit(TEXTS),
@@ -77,6 +88,7 @@ ENTRANCES: dict[str, Callable[[str], Any]] = {
     "SentenceEmbedder": _embedder,
     "audit": _audit,
     "bench": _bench,
+    "config": _config,
     "head": _head,
     "bench head": _bench_head,
     "cache": lambda path: TokenStates.open(Path(path) / "states.safetensors"),

@@ -20,13 +20,13 @@ from tests.security.entrances import ENTRANCES
 _SECONDS = 20  # limit for a folder; an undamaged one opens in a tenth of a second
 _SHORT, _LONG = 80, 1_600
 _OPENED_BY = {
-    "model": ("load", "Encoder.load"),
-    "learned": ("load",),
-    "router": ("load",),
+    "model": ("load", "Encoder.load", "config"),
+    "learned": ("load", "config"),
+    "router": ("load", "config"),
     "static": ("load",),
     "words": ("load",),
     "wrapped": ("load",),
-    "plain": ("Encoder.load", "SentenceEncoder"),
+    "plain": ("Encoder.load", "SentenceEncoder", "config"),
     "head": ("head", "bench head"),
     "cache": ("cache",),
     "idf": ("idf",),

@@ -14,7 +14,7 @@ from maskpool.errors import FolderError, InvalidValueError, ReadOnlyError
 from maskpool.integrations.sentence_transformers.building import check_fit
 from maskpool.integrations.sentence_transformers.card import add_requirement, name_in_card
 from maskpool.integrations.sentence_transformers.features import given_cls, pool_weighted, read_tokens
-from maskpool.integrations.st_host import deprecated_kwargs
+from maskpool.integrations.st_host import SentenceTransformer, deprecated_kwargs
 from maskpool.integrations.st_host import modules as host
 from maskpool.nn import POOLINGS, ConcatPooling
 from maskpool.poolings.build import build_pooling
@@ -114,7 +114,8 @@ class Pooling(host.Pooling):
 
     def on_model_ready(self, model: Any) -> None:  # Any: the host's base of all its models
         """Ask the tokenizer which tokens it adds to a text; the host calls this when a model is built."""
-        name_in_card(model)
+        if isinstance(model, SentenceTransformer):  # cards of other models have no usage of the pooled vectors
+            name_in_card(model)
         if self.include_special_tokens:
             return
         tokenizer = model.tokenizer
