@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,12 @@ from maskpool.bench.part import _CONFOUNDED
 from maskpool.bench.report.pages import HEADER, main_table
 from maskpool.bench.report.results import main_table_of
 from maskpool.bench.score.intervals import CONFIDENCE, ENOUGH_REPLICATES
+from maskpool.bench.score.shift import neighbours_kept
 from maskpool.cli import endings
 from tests.integrations.test_mteb import ACCURACIES, PUBLISHED
 
 ROOT = Path(__file__).parents[1]
+NEIGHBOURS = inspect.signature(neighbours_kept).parameters["count"].default
 Claim: TypeAlias = tuple[str, tuple[str, ...]]  # a pattern, and what its groups must match
 NUMBER = re.compile(r"(?<![\w.,-])\d+(?:,\d{3})*(?:\.\d+)?(?:e-\d+)?%?(?!\w)")
 # Numbers that are definitions, digits of lists and tables, or years of references.
@@ -58,7 +61,7 @@ def findings() -> Iterator[Claim]:
     sorted_plans = [plan for part in (banking, snips) for plan in part["plans"] if plan["name"] == ordered]
     shifts = {f"{study_rows(name)['mean', ordered, 'included']['cosine_shift']:.2f}" for name in ("banking77", "snips")}
     losses = [points("banking77", "lasttoken", plan) for plan in (random, wide, ordered)]
-    yield r"share of a text's (\d+) nearest", ("10",)
+    yield r"a text's (\d+) nearest", (str(NEIGHBOURS),)
     yield r"above the margin of ([\d.]+)", (margin,)
     yield r"random batches of (\d+)\*\*", ("32",)
     yield r"costs ([\d.]+) of AMI on BANKING77", (f"{points('banking77', 'mean', random):.3f}",)
@@ -71,7 +74,7 @@ def findings() -> Iterator[Claim]:
     )
     yield r"by a cosine shift of ([\d.]+)\.", tuple(shifts)
     yield r"shows no change above ([\d.]+) in sorted", (margin,)
-    yield r"in random batches and padded to (\d+) the study", ("128",)
+    yield r"In random batches and padded to (\d+), the study", ("128",)
     yield r"loses ([\d.]+) to ([\d.]+)\.", (f"{min(losses):.2f}", f"{max(losses):.2f}")
     yield (
         r"an AMI of ([\d.]+) on BANKING77 \(real tokens of the same study: ([\d.]+)\), "
@@ -82,16 +85,15 @@ def findings() -> Iterator[Claim]:
             f"{rows['mean', random, strangers]['ami']:.2f}",
         ),
     )
+    less = {plan: rows["mean", plan, "included"]["against_noise"] for plan in (random, wide)}
+    assert less[random]["high"] < 0 < less[wide]["low"]
     yield (
-        r"pads lower AMI by ([\d.]+) and noise of the same cosine by ([\d.]+); padded to (\d+), pads by ([\d.]+) and "
-        r"noise by ([\d.]+)\.",
-        (
-            f"{points('banking77', 'mean', random):.3f}",
-            f"{points('banking77', 'mean', random, 'noise'):.3f}",
-            "128",
-            f"{points('banking77', 'mean', wide):.3f}",
-            f"{points('banking77', 'mean', wide, 'noise'):.3f}",
-        ),
+        r"pads lower AMI by ([\d.]+) \[([\d.]+), ([\d.]+)\] more than noise of the same cosine",
+        tuple(f"{-less[random][end]:.3f}" for end in ("delta", "high", "low")),
+    )
+    yield (
+        r"padded to (\d+), by ([\d.]+) \[([\d.]+), ([\d.]+)\] less",
+        ("128", *(f"{less[wide][end]:.3f}" for end in ("delta", "low", "high"))),
     )
 
     attention = results_of("attention_on_pads.json")
@@ -158,7 +160,7 @@ def claims(page: str) -> list[Claim]:
             (r"twenty (\d+) % intervals", (percent,)),
             (r"with (\d+) % probability", (percent,)),
             (r"small, ([\d.]+) by default", (margin,)),
-            (r"share of a text's (\d+) nearest", ("10",)),
+            (r"a text's (\d+) nearest", (str(NEIGHBOURS),)),
             (r"AMI above ([\d.]+)\)", (f"{_CONFOUNDED:g}",)),
         ],
         "docs/findings.md": list(findings()),
