@@ -173,7 +173,10 @@ def _by_sentence(
 
 
 class _BySentence(torch.autograd.Function):
-    """Forward sentence by sentence; backward through the formula of the whole batch, computed again."""
+    """Forward and backward sentence by sentence, if only the tokens need a gradient.
+
+    Gradients by weights and parameters, and second derivatives, go through the formula of the batch, computed again.
+    """
 
     @staticmethod
     def forward(
@@ -185,7 +188,7 @@ class _BySentence(torch.autograd.Function):
     # Any: autograd's context objects have no public type.
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         batch, formula, values, weights, parameter = inputs
-        ctx.of_batch = formula.of_batch
+        ctx.formula = formula
         ctx.batch = copy.copy(batch)
         del ctx.batch.values  # saved below, where autograd manages it
         learns = isinstance(parameter, Tensor)
@@ -198,8 +201,29 @@ class _BySentence(torch.autograd.Function):
         batch, again = copy.copy(ctx.batch), torch.is_grad_enabled()
         tensors = ctx.saved_tensors
         batch.values, weights, parameter = tensors
+        if not again and ctx.needs_input_grad[2:] == (True, False, False):
+            given = ctx.fixed if parameter is None else parameter
+            return None, None, _gradient(batch, ctx.formula, grad, weights, given), None, None
         wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad[2:], strict=True) if needed]
         with torch.enable_grad():
-            pooled = ctx.of_batch(batch, weights, ctx.fixed if parameter is None else parameter).to(batch.dtype)
+            pooled = ctx.formula.of_batch(batch, weights, ctx.fixed if parameter is None else parameter).to(batch.dtype)
             grads = iter(torch.autograd.grad(pooled, wanted, grad, create_graph=again, allow_unused=True))
         return None, None, *(next(grads) if needed else None for needed in ctx.needs_input_grad[2:])
+
+
+def _gradient(
+    batch: CSRKernels, formula: Formula, grad: Tensor, weights: Tensor | None, parameter: Parameter
+) -> Tensor:
+    exact, grad_values = batch.accumulation_dtype, torch.zeros_like(batch.values)
+    upstream = grad.to(exact)
+    for sentence, (start, end, where) in enumerate(batch.pattern.sentence_rows()):
+        if start == end:
+            continue
+        own = None if weights is None else weights[start:end]
+        part = formula.gradient(batch.values[where].to(exact), own, parameter, upstream[sentence]).to(batch.dtype)
+        # Added, not stored: one row may be several tokens.
+        if isinstance(where, slice):
+            grad_values[where].add_(part)
+        else:
+            grad_values.index_add_(0, where, part)
+    return grad_values

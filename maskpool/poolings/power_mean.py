@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -177,7 +178,9 @@ def _check_exponent(batch: TokenBatch, p: float | Tensor) -> None:
         check_positive("p", p)
     elif p.numel() not in (1, batch.dim):
         raise InvalidValueError("p", f"must have one element or one per feature, ({batch.dim},), got {tuple(p.shape)}")
-    elif isinstance(batch, SparseBatch) and not bool(((p > 0) & p.isfinite()).all()):
+    elif isinstance(batch, SparseBatch) and not (
+        0 < p.item() < math.inf if p.numel() == 1 else bool(((p > 0) & p.isfinite()).all())
+    ):
         raise InvalidValueError("p", f"must be finite and above 0, got {p.detach().tolist()}")
 
 
@@ -187,8 +190,23 @@ def _generalized_mean_of_rows(rows: Tensor, weights: Tensor | None, p: Parameter
         p = float(p)  # torch is faster with a number as the exponent
     weighed = rows if weights is None else rows.masked_fill(weights.unsqueeze(1) == 0, 0.0)
     size = _size(weighed.abs().amax(dim=0))
-    power = weighted_mean_of_rows(_signed_power(_capped(rows / size, p, weights), p), weights)
-    return size * _signed_power(power, 1 / p)
+    ratio = _capped(rows / size, p, weights)
+    power = weighted_mean_of_rows(ratio.abs().pow_(p).copysign_(ratio), weights)
+    return power.abs().pow_(1 / p).copysign_(power).mul_(size)
+
+
+def _generalized_mean_gradient(rows: Tensor, weights: Tensor | None, p: Parameter, grad: Tensor) -> Tensor:
+    # w (|x| / |y|)ᵖ⁻¹, and 0 where x or y is 0.
+    assert p is not None
+    if isinstance(p, Tensor) and p.numel() == 1:
+        p = float(p)
+    pooled = _generalized_mean_of_rows(rows, weights, p).abs_()
+    still = pooled == 0
+    ratio = (rows / torch.where(still, 1.0, pooled)).abs_()
+    scaled = torch.where(ratio == 0, 0.0, ratio.pow_(p - 1)).mul_(torch.where(still, 0.0, grad))
+    if weights is None:
+        return scaled.div_(len(rows))
+    return torch.where(weights.unsqueeze(1) == 0, 0.0, scaled.mul_(weights.unsqueeze(1)))
 
 
 def _generalized_mean_of_batch(batch: Kernels, weights: Tensor | None, p: Parameter) -> Tensor:
@@ -219,4 +237,4 @@ def _signed_power(x: Tensor, p: Tensor | float) -> Tensor:
     return x.sign() * x.abs().clamp(min=torch.finfo(x.dtype).tiny).pow(p)
 
 
-_GENERALIZED_MEAN = Formula(_generalized_mean_of_rows, _generalized_mean_of_batch)
+_GENERALIZED_MEAN = Formula(_generalized_mean_of_rows, _generalized_mean_of_batch, _generalized_mean_gradient)

@@ -167,14 +167,30 @@ def _logsumexp_of_batch(batch: Kernels, _: Tensor | None, __: Parameter) -> Tens
     return torch.where(empty, 0.0, torch.where(empty, 1.0, sums).log() + top)
 
 
+def _logsumexp_gradient(rows: Tensor, _: Tensor | None, __: Parameter, grad: Tensor) -> Tensor:
+    return rows.softmax(dim=0).mul_(grad)
+
+
 def _softmax_of_rows(rows: Tensor, weights: Tensor | None, inverse: Parameter) -> Tensor:
+    raised, sums = _raised(rows, weights, inverse)
+    return raised.mul_(rows).sum(dim=0) / sums
+
+
+def _raised(rows: Tensor, weights: Tensor | None, inverse: Parameter) -> tuple[Tensor, Tensor]:
     assert inverse is not None
     weighed = rows if weights is None else rows.masked_fill(weights.unsqueeze(1) == 0, -math.inf)
     raised = (rows - finite(weighed.amax(dim=0))).mul_(inverse).clamp_(max=HIGHEST_EXPONENT).exp_()
     if weights is not None:
         raised.mul_(weights.unsqueeze(1))
     sums = raised.sum(dim=0)
-    return raised.mul_(rows).sum(dim=0) / torch.where(sums > 0, sums, 1.0)
+    return raised, torch.where(sums > 0, sums, 1.0)
+
+
+def _softmax_gradient(rows: Tensor, weights: Tensor | None, inverse: Parameter, grad: Tensor) -> Tensor:
+    assert inverse is not None
+    raised, sums = _raised(rows, weights, inverse)
+    pooled = (raised * rows).sum(dim=0) / sums
+    return raised.mul_((rows - pooled).mul_(inverse).add_(1)).mul_(grad / sums)
 
 
 def _softmax_of_batch(batch: Kernels, weights: Tensor | None, inverse: Parameter) -> Tensor:
@@ -186,5 +202,5 @@ def _softmax_of_batch(batch: Kernels, weights: Tensor | None, inverse: Parameter
     return batch.with_rows(raised * rows).weighted_sum(weights) / torch.where(sums > 0, sums, 1.0)
 
 
-_LOGSUMEXP = Formula(_logsumexp_of_rows, _logsumexp_of_batch)
-_SOFTMAX = Formula(_softmax_of_rows, _softmax_of_batch)
+_LOGSUMEXP = Formula(_logsumexp_of_rows, _logsumexp_of_batch, _logsumexp_gradient)
+_SOFTMAX = Formula(_softmax_of_rows, _softmax_of_batch, _softmax_gradient)

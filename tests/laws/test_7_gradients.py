@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from maskpool.batch.token_batch import SparseBatch
-from tests.batches import dense_route
+from tests.batches import dense_route, tokens
 from tests.matrix import FULL
-from tests.poolings import every_pooling, make
+from tests.poolings import DIM, WEIGHTED, every_dtype, every_pooling, make
 
 MASK = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]])
 
@@ -56,6 +56,31 @@ def test_derivatives_through_packed_rows(name: str) -> None:
     index, offsets = torch.tensor([0, 1, 3, 1, 3]), torch.tensor([0, 3, 3, 5])
     for check in (gradcheck, gradgradcheck):
         assert check(lambda rows: layer(SparseBatch(rows, index, offsets)), (values,), fast_mode=not FULL)
+
+
+@every_pooling
+@every_dtype
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradient_without_a_graph(name: str, dtype: torch.dtype, weighted: bool) -> None:
+    """The gradient by the tokens is the same with and without a graph for second derivatives.
+
+    Without one, some poolings have a formula for it. Zeros, equal tokens and weights of 0 are edges of these.
+    """
+    layer, mask = make(name).requires_grad_(False), MASK[[0, 1, 3]]
+    x = tokens(*mask.shape, DIM, dtype=dtype)
+    x[:, :, 0], x[:, :, 1], x[1, 1] = 0, 2, 0
+    named = {}
+    if weighted:
+        if name not in WEIGHTED:
+            return
+        named["token_weights"] = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.5]).expand(mask.shape)
+    leaf = x.requires_grad_()
+    pooled = layer(leaf, mask, **named)
+    upstream = tokens(*pooled.shape, dtype=dtype, seed=3)
+    (gradient,) = torch.autograd.grad(pooled, leaf, upstream, retain_graph=True)
+    (expected,) = torch.autograd.grad(pooled, leaf, upstream, create_graph=True)
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 2 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(gradient, expected.detach(), rtol=tolerance, atol=tolerance)
 
 
 def test_ties_share_the_gradient_of_max() -> None:
