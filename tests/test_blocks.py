@@ -28,7 +28,6 @@ FORMS: dict[str, tuple[dict[str, float], int]] = {
 # Poolings that are computed in blocks.
 NAMES = [name for name in LEARNED if ORACLES[make(name).mode].scores is not None and make(name).start == "mean"]
 LENGTHS = torch.tensor([40, 33, 1, 17, 40, 40, 29])
-SCALES = [1.0, 7.9, 8.1, 100.0]
 
 
 @pytest.fixture
@@ -49,6 +48,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def _use(form: str, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32) -> int:
     limits, number = FORMS[form]
     for name, limit in limits.items():
+        if name == "_BLOCK_BYTES":
+            monkeypatch.setattr(blocks, "_CONVERTED_BYTES", limit)
         monkeypatch.setattr(blocks, name, limit * (2 if (dtype, limit) == (torch.float64, _THREE_ROWS) else 1))
     return number
 
@@ -86,6 +87,7 @@ def test_forms_agree(
     assert_equals_loop(layer, results[0], x, mask)
     with monkeypatch.context() as patches:
         patches.setattr(blocks, "_BLOCK_BYTES", 1)
+        patches.setattr(blocks, "_CONVERTED_BYTES", 1)
         patches.setattr(blocks, "_SMALL_BYTES", 2**40)
         gradients = _results(layer, x, mask)
     assert counted[1:] == [0]
@@ -93,9 +95,9 @@ def test_forms_agree(
         torch.testing.assert_close(result, other, rtol=10 * tolerance, atol=10 * tolerance)
 
 
-@pairwise(name=NAMES, form=FORMS, scale=SCALES)
+@pairwise(name=NAMES, form=FORMS, scale=[1.0, 7.9, 8.1, 100.0])
 def test_large_scores(name: str, form: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Just below and above the largest score of float32, and with scores up to 100, vectors are exact to 1e-6."""
+    """Below and above the largest score of float32, and with scores up to 100, vectors are exact to 1e-6."""
     layer, (x, mask) = make(name), _batch()
     assert isinstance(layer, LearnedPooling)
     sharpen(layer, x, mask, scale)
@@ -104,16 +106,40 @@ def test_large_scores(name: str, form: str, scale: float, monkeypatch: pytest.Mo
         assert_equals_loop(layer, layer(x, mask), x, mask)
 
 
-@pytest.mark.parametrize("dim", [6, 64])
+@pytest.mark.parametrize("score", [5.0, 7.0, 12.0, 40.0, 100.0, -100.0])
 @pytest.mark.parametrize("form", FORMS)
-def test_small_sums_of_large_products(form: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores whose large products cancel, of tokens far from 0, are exact to 1e-6 too."""
+def test_equally_large_scores(form: str, score: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens of large and nearly equal scores, each of which has a weight, are weighed exactly to 1e-6."""
     _use(form, monkeypatch)
-    layer, (x, mask) = AttentionPooling(dim), _batch(dim=dim)
+    layer, (x, mask) = AttentionPooling(384), _batch(dim=384)
     with torch.no_grad():
-        layer.query.normal_(generator=torch.Generator().manual_seed(0))
-        layer.query.sub_(layer.query.mean())
-        x = x + 300
+        layer.query.normal_(std=384**-0.5, generator=torch.Generator().manual_seed(9))
+        x = x + layer.query * score / layer.query.square().sum()
+        assert_equals_loop(layer, layer(x, mask), x, mask)
+
+
+@pytest.mark.parametrize("dim", [1, 24, 64])
+@pytest.mark.parametrize("length", [150, 1023, 8191])
+def test_long_sums_of_equal_tokens(length: int, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of equal tokens, whose rounding errors add up, are summed exactly to 1e-6."""
+    monkeypatch.setattr(blocks, "_FEW", 0)
+    layer, mask = AttentionPooling(dim), torch.ones(1, length, dtype=torch.bool)
+    with torch.no_grad():
+        layer.query.fill_(0.1)
+        for value in (0.1, -0.7, 1 / 3):
+            x = torch.full((1, length, dim), value)
+            assert_equals_loop(layer, layer(x, mask), x, mask)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_small_sums_of_large_products(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores near 0 of large products, as of features that are large in every token, are exact to 1e-6 too."""
+    _use(form, monkeypatch)
+    layer, (x, mask) = AttentionPooling(64), _batch(dim=64)
+    with torch.no_grad():
+        layer.query.normal_(std=64**-0.5, generator=torch.Generator().manual_seed(9))
+        layer.query[0, 1] = -layer.query[0, 0]
+        x[:, :, :2] = 3000 + x[:, :, :1]
         assert_equals_loop(layer, layer(x, mask), x, mask)
 
 

@@ -166,7 +166,10 @@ PLANTS = {
         "maskpool.poolings.learned.mean", _forget_the_mean, LEARNED, laws=(_oracle,), start="max"
     ),
     "the sign is lost": Plant(
-        "maskpool.poolings.power_mean._signed_power",
+        {
+            SPARSE: "maskpool.poolings.power_mean._signed_power_of_rows",
+            DENSE: "maskpool.poolings.power_mean._signed_power",
+        },
         _lose_the_sign,
         [GeneralizedMeanPooling.mode],
         laws=(_oracle,),

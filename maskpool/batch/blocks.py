@@ -18,17 +18,20 @@ import torch
 from torch import Tensor
 
 from maskpool.batch.token_batch import PaddedBatch, SparseBatch, TokenBatch
-from maskpool.kernels.pattern import Pattern
+from maskpool.kernels.pattern import CHUNK, Pattern
 from maskpool.types import Padded, PaddedMask, PerSentence, PerToken
 
 Learned: TypeAlias = Callable[[TokenBatch], tuple[PerSentence, PerToken]]
 
-# Bytes of the tokens of a block: many tokens for a few calls, but no copy of all tokens of a large batch.
-_BLOCK_BYTES = 2**23
+# Bytes of the tokens of a block; those of a block in half precision are copied.
+_BLOCK_BYTES, _CONVERTED_BYTES = 2**24, 2**21
 # Blocks of fewer bytes take longer to call than to compute.
 _SMALL_BYTES = 2**16
 # Numbers up to which scores in float64 take less time than to see whether float32 is enough.
 _FEW = 2**14
+# Tokens whose sum is one product, because a longer sum of equal numbers may lose digits: `CHUNK` where features do not
+# fill registers of 16, the last of which adds tokens one after the other.
+_RUN, _REGISTER = 128, 16
 # float32 holds scores up to this size to less than 1e-6, and sums of products of this size.
 _LARGE_SCORE = 8.0
 
@@ -131,7 +134,12 @@ class Block(PaddedBatch):
         return self._slices(sums) if sliced else sums.to(self.dtype if dtype is None else dtype), attention
 
     def _sums(self, weights: PerToken) -> Tensor:
-        return torch.bmm(weights.transpose(1, 2), self.padded.to(self.accumulation_dtype))
+        padded, by_head = self.padded.to(self.accumulation_dtype), weights.transpose(1, 2)
+        run = CHUNK if self.dim % _REGISTER else _RUN
+        if padded.shape[1] <= run or padded.dtype == torch.float64:
+            return torch.bmm(by_head, padded)
+        parts = zip(torch.split(by_head, run, dim=2), torch.split(padded, run, dim=1), strict=True)
+        return torch.stack([torch.bmm(*part) for part in parts]).sum(dim=0)
 
     def _slices(self, sums: Tensor) -> PerSentence:
         """Return of the sums of all features by each head its slice."""
@@ -220,7 +228,8 @@ def in_blocks(
     if pattern.grid is None or not pattern.tokens or not pattern.shortest or not batch.dim:
         return learned(batch, weights)
     row_bytes = batch.dim * batch.accumulation_dtype.itemsize
-    spans = pattern.once(("spans", row_bytes), lambda: _spans(pattern, row_bytes))
+    most = _BLOCK_BYTES if batch.dtype == batch.accumulation_dtype else _CONVERTED_BYTES
+    spans = pattern.once(("spans", row_bytes, most), lambda: _spans(pattern, row_bytes, most))
     if not spans:
         return learned(batch, weights)
     mask = None if pattern.tokens == pattern.grid[0] * pattern.grid[1] else batch.mask
@@ -245,7 +254,7 @@ def _pool(x: Padded, blocks: _Blocks, parameters: Sequence[Tensor]) -> tuple[Per
     return result
 
 
-def _spans(pattern: Pattern, row_bytes: int) -> list[Span]:
+def _spans(pattern: Pattern, row_bytes: int, most: int) -> list[Span]:
     """Group sentences while they are small, if half of their positions are real tokens.
 
     Returns:
@@ -253,7 +262,7 @@ def _spans(pattern: Pattern, row_bytes: int) -> list[Span]:
     """
     assert pattern.grid is not None
     batch, seq = pattern.grid
-    together = min(max(_BLOCK_BYTES // (seq * row_bytes), 1), batch)
+    together = min(max(most // (seq * row_bytes), 1), batch)
     if together > 1 and 2 * pattern.tokens >= batch * seq:
         spans = []
         for start in range(0, batch, together):

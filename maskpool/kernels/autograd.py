@@ -5,6 +5,7 @@ A batch is given as rows and the `Pattern` of its tokens. Rows that are not in t
 
 from __future__ import annotations
 
+import math
 import warnings
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
@@ -82,12 +83,30 @@ class _WeightedSum(torch.autograd.Function):
         (values, weights), pattern = ctx.saved_tensors, ctx.pattern
         grad_values = grad_weights = None
         if ctx.needs_input_grad[0]:
-            order, sentences = pattern.transposed(values.shape[0])
-            row_weights = weights if weights is None or order is None else weights.index_select(0, order)
-            grad_values = spmm(grad, row_weights, sentences, sentences.longest <= 1)
+            if pattern.grid is not None and values.dtype not in _HALVES:
+                grad_values = _spread(grad, weights, pattern)
+            else:
+                order, sentences = pattern.transposed(values.shape[0])
+                row_weights = weights if weights is None or order is None else weights.index_select(0, order)
+                grad_values = spmm(grad, row_weights, sentences, sentences.longest <= 1)
         if ctx.needs_input_grad[1]:
             grad_weights = sddmm(values, grad.to(weights.dtype), pattern)
         return grad_values, grad_weights, None, None
+
+
+def _spread(per_sentence: Tensor, weights: Tensor | None, pattern: Pattern) -> Tensor:
+    """Return wₜ times the row of its sentence at each position of a padded batch, 0 at pads."""
+    assert pattern.grid is not None
+    batch, seq = pattern.grid
+    by_position = per_sentence.new_ones(pattern.tokens) if weights is None else weights
+    pads = batch * seq - pattern.tokens
+    if pads:
+        by_position = by_position.new_zeros(batch * seq).index_copy(0, pattern.index, by_position)
+    rows = (per_sentence.unsqueeze(1) * by_position.view(batch, seq, 1)).view(batch * seq, per_sentence.shape[1])
+    if pads and not math.isfinite(per_sentence.sum().item()):  # infinity times 0 is NaN
+        is_pad = torch.ones(batch * seq, dtype=torch.bool).index_fill_(0, pattern.index, False)
+        rows = rows.masked_fill(is_pad.unsqueeze(1), 0.0)
+    return rows
 
 
 def sddmm(values: Rows, table: Tensor, pattern: Pattern, every: bool = False) -> Tensor:

@@ -190,9 +190,8 @@ def _generalized_mean_of_rows(rows: Tensor, weights: Tensor | None, p: Parameter
         p = float(p)  # torch is faster with a number as the exponent
     weighed = rows if weights is None else rows.masked_fill(weights.unsqueeze(1) == 0, 0.0)
     size = _size(weighed.abs().amax(dim=0))
-    ratio = _capped(rows / size, p, weights)
-    power = weighted_mean_of_rows(ratio.abs().pow_(p).copysign_(ratio), weights)
-    return power.abs().pow_(1 / p).copysign_(power).mul_(size)
+    power = weighted_mean_of_rows(_signed_power_of_rows(_capped(rows / size, p, weights), p), weights)
+    return _signed_power_of_rows(power, 1 / p).mul_(size)
 
 
 def _generalized_mean_gradient(rows: Tensor, weights: Tensor | None, p: Parameter, grad: Tensor) -> Tensor:
@@ -235,6 +234,10 @@ def _size(largest: Tensor) -> Tensor:
 def _signed_power(x: Tensor, p: Tensor | float) -> Tensor:
     # Clamped: the derivatives of |x|ᵖ by x and by p are infinite or undefined at 0.
     return x.sign() * x.abs().clamp(min=torch.finfo(x.dtype).tiny).pow(p)
+
+
+def _signed_power_of_rows(x: Tensor, p: Tensor | float) -> Tensor:
+    return x.abs().pow_(p).copysign_(x)
 
 
 _GENERALIZED_MEAN = Formula(_generalized_mean_of_rows, _generalized_mean_of_batch, _generalized_mean_gradient)

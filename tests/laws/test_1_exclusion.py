@@ -95,3 +95,12 @@ def test_pads_far_above_the_tokens(name: str) -> None:
         pooled = layer(x, mask)
     for gradient in torch.autograd.grad(pooled.sum(), [x, *layer.parameters()]):
         assert gradient.isfinite().all()
+
+
+@every_pooling
+def test_gradients_that_are_not_finite_stay_off_pads(name: str) -> None:
+    """An upstream gradient of infinity reaches no pad on the sparse route."""
+    x, mask = tokens(3, 4, DIM).requires_grad_(), torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1]])
+    pooled = make(name)(x, mask)
+    (gradient,) = torch.autograd.grad(pooled, x, torch.full_like(pooled, torch.inf))
+    assert not gradient[mask == 0].any()
