@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import matplotlib as mpl
@@ -30,6 +30,7 @@ from benchmarks.contestants import IDF, MODES, SCORED, contestants, in_encode
 from benchmarks.pooling_speed import DTYPES, check_agreement
 from benchmarks.timing import environment, last_level_cache, without_garbage_collection
 from maskpool.files import atomic_write
+from maskpool.nn import GeneralizedMeanPooling, TopKMeanPooling
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
@@ -87,7 +88,7 @@ def measure(mode: str, shape: Shape, dtype: torch.dtype, threads: int, number: i
     with torch.inference_mode():
         check_agreement(mode, pools, [], buffer, None)
         calls = {**pools, TEN: _ten_operations}
-        if mode not in ("topk_mean", "generalized_mean"):  # they are built with other options
+        if mode not in (TopKMeanPooling.mode, GeneralizedMeanPooling.mode):  # they are built with other options
             calls |= in_encode(mode, shape.dim)
         seconds = time_calls(calls, buffer, number)
     return Row(
@@ -96,8 +97,8 @@ def measure(mode: str, shape: Shape, dtype: torch.dtype, threads: int, number: i
         dtype=str(dtype).removeprefix("torch."),
         threads=threads,
         calls=len(seconds["ours"]),
-        median_us={name: median(times) * 1e6 for name, times in seconds.items()},
-        p95_us={name: quantiles(times, n=20)[-1] * 1e6 for name, times in seconds.items()},
+        median_us={name: statistics.median(times) * 1e6 for name, times in seconds.items()},
+        p95_us={name: statistics.quantiles(times, n=20)[-1] * 1e6 for name, times in seconds.items()},
     )
 
 

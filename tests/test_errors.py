@@ -74,6 +74,7 @@ def test_nothing_below_the_command_knows_its_words() -> None:
     hits = {
         path: [(line, words) for line, words in words_of(path.read_text("utf-8")) if COMMAND_WORDS.search(words)]
         for path in SOURCES
+        if path.relative_to(ROOT).parts[0] != "config"  # it names the options of servers
     }
     assert places(hits) == []
 

@@ -15,7 +15,7 @@ from maskpool.config.gguf_file import POOLING_TYPES
 from maskpool.config.notice import without_notice
 from maskpool.config.reading import read_config
 from maskpool.config.saved import SavedModule, read_modules
-from maskpool.config.servers.checking import Judgement, check_servers
+from maskpool.config.servers.checking import ServerJudgement, check_servers
 from maskpool.config.servers.rows import Aspect, Verdict
 from maskpool.config.servers.table import SERVERS
 from maskpool.config.statement import EmbeddingConfig
@@ -220,7 +220,7 @@ def _what_is_left(config: EmbeddingConfig, server: str) -> list[str]:
     return [_words(item) for item in newest if item.verdict is not Verdict.SAME or item.computes]
 
 
-def _words(judgement: Judgement) -> str:
+def _words(judgement: ServerJudgement) -> str:
     repair = f" ({judgement.repair})" if judgement.repair else ""
     return f"{judgement.aspect.value}: {judgement.computes or judgement.verdict.value}{repair}"
 

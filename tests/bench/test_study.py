@@ -222,7 +222,7 @@ def test_lists_in_plans_are_multiplied(tables: list[dict[str, Any]]) -> None:
         ({"poolings": ["topk"]}, "poolings must be one of mean, ", "topk_mean(k=3)"),
         ({"poolings": ["attn"]}, "poolings must be one of mean, ", "attention"),
         ({"poolings": ["gem"]}, "poolings must be one of mean, ", "generalized_mean"),
-        ({"poolings": ["token"]}, "poolings must be one of mean, ", None),
+        ({"poolings": ["token"]}, "poolings must be one of mean, ", "lasttoken"),
         ({"treatments": ["include"]}, "treatments must be one of included, pads only, ", "included"),
         ({"treatments": ["excluded"]}, "treatments must be one of included, pads only, ", "included"),
         ({"clusterers": ["k-means"]}, "clusterers must be one of kmeans, ", "kmeans"),

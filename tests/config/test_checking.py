@@ -21,6 +21,7 @@ from maskpool.config.servers.checking import check_servers
 from maskpool.config.servers.rows import Aspect, Known, Row, Verdict, pooled_as
 from maskpool.config.servers.table import DEFAULT_SERVERS, SERVERS
 from maskpool.errors import InvalidValueError
+from maskpool.nn import MedianPooling
 from tests.bench import tiny
 from tests.command import assert_refused, run
 from tests.config.folders import LENGTH, MODES, write, write_model
@@ -142,7 +143,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "server": (("--server", "ollama"), "--server must be among text-embeddings-inference, .*, got 'ollama'"),
     "version": (("--server", "vllm==new"), "--server must be a name with ==VERSION, .*, got 'vllm==new'"),
     "no versions": (("--server", "llama.cpp==b100"), "--server must not give a version of llama.cpp, .*"),
-    "pooling": (("--pooling", "median"), "--pooling must be one of .*, got 'median'"),
+    "pooling": (("--pooling", MedianPooling.mode), f"--pooling must be one of .*, got '{MedianPooling.mode}'"),
     "broken JSON": (("--pooler-config", "{"), "--pooler-config must be JSON, got {: .*"),
     "no table": (("--pooler-config", "[1]"), "--pooler-config must be a JSON table, got .*"),
     "unknown key": (("--pooler-config", '{"task": "x"}'), "--pooler-config must hold only .*, got 'task'"),

@@ -17,6 +17,7 @@ from maskpool.config.servers.checking import check_servers
 from maskpool.config.servers.rows import Verdict
 from maskpool.errors import ExistsError, InvalidValueError
 from maskpool.integrations.sentence_transformers import Pooling
+from maskpool.nn import MedianPooling
 from tests.bench import tiny
 from tests.command import assert_refused, content, run
 from tests.config.folders import MODES, OLD_TYPES, write, write_model
@@ -125,7 +126,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "two in vLLM": ("new", {"mode": ("cls", "mean")}, "vllm", "vLLM can express: pooling: one mode of several"),
     "prompt": ("old", {"include_prompt": False}, "infinity", "infinity can express: prompt tokens: pools the tokens"),
     "layer": ("new", {"dense": True}, "txtai", "txtai can express: layers behind the pooling: drops Dense 8 -> 4"),
-    "ours": ("ours", {"mode": "median"}, "vllm", "servers can read, and it has median pooling, which only maskpool"),
+    "ours": (
+        "ours",
+        {"mode": MedianPooling.mode},
+        "vllm",
+        "servers can read, and it has median pooling, which only maskpool",
+    ),
     "special": ("ours", {"include_special_tokens": False}, "vllm", "servers can read, and it has include_special_tok"),
     "option": (
         "ours",

@@ -77,10 +77,11 @@ MASK = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1], [0, 0, 1, 1, 0]])  # righ
 @every_pooling
 @pytest.mark.parametrize("flat", [False, True])
 def test_vectors_are_the_layers(name: str, flat: bool) -> None:
-    """A module's vectors are those of its layer, bit for bit, padded and flat; NaN at pads changes nothing."""
+    """A module's vectors are its layer's, bit for bit if it does not learn; NaN at pads changes nothing."""
     expected = make(name)(X, MASK)
     pooled = _vector(_module(name), **_layouts(poison(X, MASK, torch.nan), MASK)[flat])
-    assert torch.equal(pooled, expected)
+    close = 1e-6 if flat and name in LEARNED else 0.0  # learned poolings compute padded batches in another order
+    torch.testing.assert_close(pooled, expected, rtol=close, atol=close)
 
 
 @every_pooling

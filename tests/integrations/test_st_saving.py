@@ -17,6 +17,7 @@ from maskpool import __version__
 from maskpool.errors import RequirementError
 from maskpool.integrations import st_host
 from maskpool.integrations.sentence_transformers import Pooling, as_host_pooling, load, replace_pooling
+from maskpool.nn import MedianPooling
 from tests.bench import tiny
 from tests.hosts import needs
 
@@ -45,7 +46,7 @@ def requirements(folder: Path) -> Any:
 @needs("sentence-transformers", "6.0", "older hosts do not pass the model to its modules")
 def test_cards_name_maskpool_where_it_is_needed(tmp_path: Path, plain: Path) -> None:
     """The card of a model with a pooling of maskpool has the line that opens it once, also when it is saved again."""
-    ours = save(tmp_path / "ours", plain, Pooling(32, "median"))
+    ours = save(tmp_path / "ours", plain, Pooling(32, MedianPooling.mode))
     assert card(ours).count(OPENS) == 1
     SentenceTransformer(str(ours), device="cpu", trust_remote_code=True).save(str(tmp_path / "again"))
     load(ours, device="cpu").save(str(tmp_path / "loaded"))

@@ -26,7 +26,7 @@ _SPELLINGS = {
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ServerJudgement:
     """Say what a server makes of one aspect of a model.
 
     Attributes:
@@ -54,7 +54,7 @@ class VersionReport:
     """
 
     versions: str
-    judgements: tuple[Judgement, ...]
+    judgements: tuple[ServerJudgement, ...]
 
     @property
     def verdict(self) -> Verdict:
@@ -204,9 +204,9 @@ def _check(server: Server, version: Version | None, config: EmbeddingConfig, cal
         judgements = _judge(server, version, config, caller)
         if outside:
             words = f"the table knows {server.oldest} to {server.newest}"
-            judgements = (Judgement(Aspect.FILES, Verdict.UNKNOWN, words, "", None),)
+            judgements = (ServerJudgement(Aspect.FILES, Verdict.UNKNOWN, words, "", None),)
         return ServerReport(server, (VersionReport(str(version), judgements),))
-    reports: list[tuple[Version | None, tuple[Judgement, ...]]] = []
+    reports: list[tuple[Version | None, tuple[ServerJudgement, ...]]] = []
     for start in _starts(server):
         judgements = _judge(server, start, config, caller)
         if not reports or _words(reports[-1][1]) != _words(judgements):
@@ -221,7 +221,7 @@ def _check(server: Server, version: Version | None, config: EmbeddingConfig, cal
     return ServerReport(server, tuple(ranges))
 
 
-def _words(judgements: Sequence[Judgement]) -> list[tuple[str, ...]]:
+def _words(judgements: Sequence[ServerJudgement]) -> list[tuple[str, ...]]:
     return [(item.aspect, item.verdict, item.computes, item.repair) for item in judgements]
 
 
@@ -241,7 +241,9 @@ def _starts(server: Server) -> list[Version | None]:
     return [Version(server.oldest), *sorted(numbers)]
 
 
-def _judge(server: Server, version: Version | None, config: EmbeddingConfig, caller: Caller) -> tuple[Judgement, ...]:
+def _judge(
+    server: Server, version: Version | None, config: EmbeddingConfig, caller: Caller
+) -> tuple[ServerJudgement, ...]:
     judgements = []
     for aspect in Aspect:
         if aspect in AT_STAKE and not AT_STAKE[aspect](config):
@@ -261,11 +263,13 @@ def _fits(row: Row, aspect: Aspect, version: Version | None, config: EmbeddingCo
     )
 
 
-def _from_row(server: Server, aspect: Aspect, row: Row | None, config: EmbeddingConfig, caller: Caller) -> Judgement:
+def _from_row(
+    server: Server, aspect: Aspect, row: Row | None, config: EmbeddingConfig, caller: Caller
+) -> ServerJudgement:
     if row is None:
-        return Judgement(aspect, Verdict.UNKNOWN, "no one has read or run it", "", None)
+        return ServerJudgement(aspect, Verdict.UNKNOWN, "no one has read or run it", "", None)
     if row.verdict is Verdict.SAME and row.known is Known.INFERRED:
-        return Judgement(aspect, Verdict.UNKNOWN, "inferred only", "", row)
+        return ServerJudgement(aspect, Verdict.UNKNOWN, "inferred only", "", row)
     modes = pooled_as(config)
     unit = bool(config.normalize.value)
     words = {
@@ -281,4 +285,4 @@ def _from_row(server: Server, aspect: Aspect, row: Row | None, config: Embedding
         "javascript": str(unit).lower(),
     }
     repair = "" if "{name}" in row.repair and not words["name"] else row.repair.format(**words)
-    return Judgement(aspect, row.verdict, row.computes.format(**words), repair, row)
+    return ServerJudgement(aspect, row.verdict, row.computes.format(**words), repair, row)

@@ -113,8 +113,7 @@ def as_host_pooling(model: Model) -> SentenceTransformer:
     """Replace `Pooling` by the class of sentence-transformers, in place, which opens without maskpool once it is saved.
 
     The installed version of sentence-transformers and newer ones open the saved model. Older versions and servers may
-    read other files: ``maskpool config check FOLDER`` says what each computes from it, and ``maskpool config convert
-    FOLDER OUT --for NAME`` writes files that it reads right.
+    read other files: `maskpool.config` says what each computes from it, and writes files that it reads right.
 
     The class of sentence-transformers reads NaN in pads, and does not apply ``on_empty``. It adds in another order, so
     vectors are equal up to rounding.
