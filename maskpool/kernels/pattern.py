@@ -246,7 +246,7 @@ def of_mask(mask: Mask) -> Pattern:
     places = mask.bool().reshape(-1).nonzero().view(-1)
     batch, seq = mask.shape
     offsets = torch.searchsorted(places, _row_ends(batch, seq))
-    return Pattern(places, offsets, places, (batch, seq), lengths=mask.sum(dim=1))
+    return Pattern(places, offsets, places, (batch, seq))
 
 
 def _without_pads(batch: int, seq: int) -> Pattern:

@@ -702,6 +702,7 @@ def test_an_invalid_study_is_refused_in_python(attributes: dict[str, Any], sente
     [
         ({"seeds": 1}, "seeds"),
         ({"models": ["a", 1]}, "models[1]"),
+        ({"models": ["a", ""]}, "models[1]"),
         ({"plans": [{}, {"batch_size": 0}]}, "plans[1].batch_size"),
         ({"corpora": [{"data": "x"}, {"data": "y", "limit": 0}]}, "corpora[1].limit"),
         ({"corpora": [{}]}, "corpora[0]"),

@@ -148,7 +148,7 @@ _Text = Annotated[StrictStr, Field(min_length=1)]
 _Positive = Annotated[StrictInt, Field(ge=1)]
 _TwoOrMore = Annotated[StrictInt, Field(ge=2)]
 _NotEmpty = Field(min_length=1)
-_Names = Annotated[tuple[StrictStr, ...], AfterValidator(_distinct)]
+_Names = Annotated[tuple[_Text, ...], AfterValidator(_distinct)]
 
 
 def refuse_unused(names: Iterable[str], source: str) -> None:
@@ -248,7 +248,8 @@ class CorpusSource:
                 self.hub, self.split, self.text_column, self.label_column, drop_missing=self.drop_missing
             )
         else:
-            corpus = corpora.newsgroups() if self.newsgroups else corpora.docstrings()
+            without_settings = {"newsgroups": corpora.newsgroups, "docstrings": corpora.docstrings}
+            corpus = next(load for kind, load in without_settings.items() if getattr(self, kind))()
         if self.name is not None:
             corpus = replace(corpus, name=self.name)
         if self.limit is not None:

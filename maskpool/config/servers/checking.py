@@ -144,7 +144,7 @@ def check_servers(
         servers: Names, each with or without ``==VERSION``; all by default.
         pooling: The pooling that the caller passes to servers that take one.
         normalize: Whether the caller asks for vectors of unit length where a server lets it choose.
-        pooler_config: What the caller passes to vLLM's ``--pooler-config``.
+        pooler_config: What the caller passes to vLLM as its pooler configuration.
 
     Raises:
         ValueError: An unknown server, version, pooling or pooler configuration; or a model that names no pooling.

@@ -104,7 +104,7 @@ class Server:
     """Hold the facts about a server.
 
     Attributes:
-        name: Its name on the command line.
+        name: Its name, in lower case.
         title: Its name in text.
         oldest: The oldest version that the rows hold for.
         newest: The newest version that was read or run.

@@ -1,4 +1,4 @@
-"""The facts about servers, one table for the command, its checks and the documentation.
+"""The facts about servers, one table for checks, conversions and the documentation.
 
 The first row of a server that fits decides an aspect. How to run the readers of rows that say ``Known.RUN``:
 ``python -m benchmarks.server_readers`` names the packages and the code.
