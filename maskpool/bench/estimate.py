@@ -15,17 +15,15 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from maskpool.bench.design.clusterers import cluster, fit_kmeans
+from maskpool.bench.design.clusterers import UnitKMeans, fit_kmeans
 from maskpool.bench.design.subsamples import FULL
-from maskpool.bench.design.treatments import FIT, INDEX
 from maskpool.bench.encode.forward import Pooled, States, prove_prefix
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.run import FLOOR_FITS, jobs_of, own_cells
 from maskpool.bench.score import heads
 from maskpool.bench.score.fits import Fit
 from maskpool.bench.score.measures import TIMED_TEXTS, tfidf_of
-from maskpool.bench.score.metrics import ami
-from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
+from maskpool.bench.score.scorers import SCORERS
 from maskpool.bench.score.shift import neighbours_kept
 from maskpool.bench.store.cells import Cells
 from maskpool.bench.vectors import Vectors
@@ -93,7 +91,7 @@ def _fits_seconds(part: Part, grid: Grid, fits: list[Fit]) -> float:
             len(part.subsamples[fit.subsample].seeds) for fit in fits if fit.by == by and fit.subsample != FULL
         )
         wholes = 2 * sum(fit.subsample == FULL for fit in fits if fit.by == by)
-        if by == INDEX:
+        if not SCORERS[by].seeded:
             halves, wholes = number, 0
         total += a_fit * ((halves + wholes) / joblib.cpu_count() + 2 * FLOOR_FITS * floors[by])
     return total
@@ -117,7 +115,7 @@ def _other_seconds(part: Part, missing: Counter[str]) -> float:
         a_comparison = 4 * _timed(lambda: neighbours_kept(vectors, vectors))
         total += a_comparison * (missing["shift"] + missing["batch_effect"]) / joblib.cpu_count()
     if missing["batch_effect"]:
-        a_fit = 2 * _timed(lambda: _fit("kmeans", vectors, codes))
+        a_fit = 2 * _timed(lambda: _fit(UnitKMeans.name, vectors, codes))
         total += a_fit * (2 * seeds + 1) * missing["batch_effect"] / joblib.cpu_count()
     if missing["baselines"]:
         tfidf = tfidf_of(part.corpus.texts)
@@ -140,9 +138,4 @@ def _timed(act: Callable[[], object]) -> float:
 
 
 def _fit(by: str, vectors: Vectors, codes: Ints) -> None:
-    if by == INDEX:
-        nearest_accuracy(vectors, vectors, codes)
-    elif by == FIT:
-        predicted_ami(vectors, vectors, codes, 0)
-    else:
-        ami(codes, cluster(vectors, len(np.unique(codes)), 0, by))
+    SCORERS[by].scores(vectors, vectors, codes, [0])

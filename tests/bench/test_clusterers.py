@@ -11,7 +11,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from maskpool.bench.design.clusterers import (
     CLUSTERERS,
     BERTopicHDBSCAN,
-    cluster,
+    UnitKMeans,
     fit_kmeans,
     fit_kmeans_of_seeds,
 )
@@ -148,11 +148,13 @@ def test_k_means_returns_the_requested_clusters() -> None:
     blobs = (5 * np.eye(len(LABELS))[labels] + rng.normal(0, 0.05, (100, len(LABELS)))).astype(np.float32)
     assert max(cluster_ami(blobs, labels, seed) for seed in range(5)) == pytest.approx(1)
     noise = rng.normal(size=(100, 4)).astype(np.float32)
-    first, again, other = (cluster(noise, 7, seed) for seed in (0, 0, 1))
+    first, again, other = (UnitKMeans().fit_predict(noise, 7, seed) for seed in (0, 0, 1))
     assert sorted(set(first.tolist())) == list(range(7))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    assert cluster_ami(blobs, labels, 3) == pytest.approx(score(labels, cluster(blobs, len(LABELS), 3))["ami"])
+    assert cluster_ami(blobs, labels, 3) == pytest.approx(
+        score(labels, UnitKMeans().fit_predict(blobs, len(LABELS), 3))["ami"]
+    )
 
 
 @pytest.mark.parametrize("repeats", [1, 4])
@@ -176,7 +178,7 @@ def test_every_clusterer_finds_blobs(name: str) -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 30)
     blobs = (5 * np.eye(8)[labels] + rng.normal(0, 0.05, (120, 8))).astype(np.float32)
-    assert max(ami(labels, cluster(blobs, 4, seed, name)) for seed in range(5)) == pytest.approx(1)
+    assert max(ami(labels, CLUSTERERS[name].fit_predict(blobs, 4, seed)) for seed in range(5)) == pytest.approx(1)
 
 
 def test_hdbscan_sees_five_principal_components() -> None:
@@ -185,7 +187,7 @@ def test_hdbscan_sees_five_principal_components() -> None:
     noise = np.random.default_rng(0).normal(0, 0.05, corners.shape)
     vectors = (corners * [10, 9, 8, 7, 6, 5] + noise).astype(np.float32)
     labels = corners[:, :5] @ 2 ** np.arange(5)
-    assert ami(labels, cluster(vectors, 32, 0, BERTopicHDBSCAN.name)) == pytest.approx(1)
+    assert ami(labels, BERTopicHDBSCAN().fit_predict(vectors, 32, 0)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", CLUSTERERS)

@@ -27,7 +27,7 @@ from maskpool.bench.score.fits import (
     unpack,
 )
 from maskpool.bench.score.metrics import score
-from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
+from maskpool.bench.score.scorers import nearest_accuracy, predicted_ami
 from maskpool.bench.score.shift import deciles
 from maskpool.nn import MaxPooling, MinPooling
 from maskpool.plans import Plan
@@ -307,18 +307,18 @@ def test_floors_shuffle_texts_with_their_labels(
     subsample = SUBSAMPLES[FULL]
     chosen = range(TEXTS) if scored_under is None else np.flatnonzero(has_pads(subsample, RIGHT_PLAN)).tolist()
     name_of = {laid[RIGHT, "real", "mean"][text, int(LENGTHS[text])].tobytes(): text for text in chosen}
-    calls: list[tuple[list[int], int, int, str]] = []
+    calls: list[tuple[list[int], int, list[int]]] = []
 
-    def clustered(vectors: Vectors, clusters: int, seed: int, by: str) -> Ints:
+    def clustered(vectors: Vectors, clusters: int, seeds: list[int]) -> list[Ints]:
         texts = [name_of[vector.tobytes()] for vector in vectors]
-        calls.append((texts, clusters, seed, by))
-        return CODES[texts]
+        calls.append((texts, clusters, seeds))
+        return [CODES[texts]]
 
-    monkeypatch.setattr("maskpool.bench.score.fits.cluster", clustered)
+    monkeypatch.setattr(CLUSTERERS["kmeans"], "fit_predict_seeds", clustered)
     fit = Fit(-1, "mean", EXCLUDED, None, "kmeans", scored_under, FULL)
     values = floor_values(pooled, CODES, subsample, fit, 4)
     assert values == pytest.approx([1.0] * 4), "clusters that are the labels are right in any order"
-    assert [rest for _, *rest in calls] == [[3, seed, "kmeans"] for seed in range(4)]
+    assert [rest for _, *rest in calls] == [[3, [seed]] for seed in range(4)]
     assert all(sorted(texts) == list(chosen) for texts, *_ in calls)
     assert len({tuple(texts) for texts, *_ in calls}) == 4
 

@@ -11,18 +11,18 @@ import torch
 from maskpool import build_pooling
 from maskpool.bench.design import corpora
 from maskpool.bench.design.corpora import Corpus
-from maskpool.bench.design.study import KNOWN_POOLINGS, LEARNED, Study
+from maskpool.bench.design.study import Study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
 from maskpool.bench.encode.forward import pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.score.fits import treatment_vectors
 from maskpool.encoder import Encoder
-from maskpool.nn import MedianPooling
+from maskpool.nn import POOLINGS, MedianPooling
 from maskpool.plans import Plan
 from tests.bench import tiny
 
-MODES = tuple(mode for mode in KNOWN_POOLINGS if mode not in LEARNED)
+MODES = tuple(mode for mode, layer in POOLINGS.items() if not layer.learns and not layer.required_options())
 
 
 def ten_plans(fixed: int) -> tuple[Plan, ...]:

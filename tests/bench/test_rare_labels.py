@@ -20,7 +20,7 @@ from maskpool.bench.part import Part
 from maskpool.bench.report.results import about_corpus, results_of
 from maskpool.bench.run import run_study
 from maskpool.bench.score.fits import unpack
-from maskpool.bench.score.mixed import predicted_ami
+from maskpool.bench.score.scorers import predicted_ami
 from maskpool.bench.store.folder import StudyFolder
 from maskpool.bench.vectors import Vectors
 from maskpool.encoder import Encoder

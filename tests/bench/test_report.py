@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from maskpool.bench.design.study import Study
+from maskpool.bench.design.treatments import TREATMENTS
 from maskpool.bench.report import figures, results
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.pages import causes, cost_table, leak_table, learned_table
@@ -169,6 +170,31 @@ def test_pads_are_held_against_noise_by_their_difference(delta: float, half: flo
     ((sentence,),) = causes(part((-1, "kmeans", rows))).values()
     assert says in sentence
     assert difference(against) in sentence
+
+
+def test_causes_say_each_sentence_of_a_treatment() -> None:
+    """Each treatment of the table that declares a sentence gives one, with the numbers of its row."""
+    rows = [row(name, -0.001 * number, ami=0.1 + number / 100) for number, name in enumerate(TREATMENTS, start=1)]
+    ((*sentences,),) = causes(part((-1, "kmeans", [of for of in rows if of["treatment"] != "noise"]))).values()
+    expected = [
+        treatment.sentence.format(ami=rows[place]["ami"], reference=0.6, difference=difference(rows[place]))
+        for place, treatment in enumerate(TREATMENTS.values())
+        if treatment.sentence
+    ]
+    assert sentences == expected
+    assert (
+        "Only the pads reach an AMI of 0.130 where the real tokens of the same texts reach 0.600: Δ −0.003"
+        in (sentences[0])
+    )
+
+
+def test_treatments_look_different(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two treatments share colour and marker in a figure."""
+    axes: list[Axes] = []
+    monkeypatch.setattr(figures, "_finish", lambda figure, panels, *_: axes.extend(panels))
+    FIGURES["forest"](part((-1, "kmeans", [row(name, -0.2) for name in TREATMENTS])), tmp_path / "figure.svg")
+    marks = [line for panel in axes for line in panel.lines if line.get_marker() in figures._MARKERS]
+    assert len({(line.get_color(), line.get_marker()) for line in marks}) == len(marks) == len(TREATMENTS)
 
 
 @pytest.mark.parametrize("kind", FIGURES)

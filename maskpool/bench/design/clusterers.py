@@ -153,8 +153,3 @@ class BERTopicHDBSCAN(Clusterer):
 CLUSTERERS: dict[str, Clusterer] = {
     clusterer.name: clusterer for clusterer in (UnitKMeans(), MTEBKMeans(), BERTopicHDBSCAN())
 }
-
-
-def cluster(vectors: Vectors, clusters: int, seed: int, clusterer: str = UnitKMeans.name) -> Ints:
-    """Assign each vector to a cluster with a clusterer chosen by name; see `Clusterer.fit_predict`."""
-    return CLUSTERERS[clusterer].fit_predict(vectors, clusters, seed)

@@ -30,9 +30,9 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from maskpool.bench.design import corpora
-from maskpool.bench.design.clusterers import CLUSTERERS
+from maskpool.bench.design.clusterers import CLUSTERERS, UnitKMeans
 from maskpool.bench.design.corpora import Corpus
-from maskpool.bench.design.treatments import EXCLUDED, MIXED, TREATMENTS
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, NOISE, TREATMENTS
 from maskpool.encoder import BUNDLED, DTYPES
 from maskpool.errors import (
     FolderError,
@@ -50,9 +50,7 @@ from maskpool.poolings.spelling import example, parse_mode, spell_mode
 from maskpool.trust import check_regular
 
 DEFAULT_PAD_TO = 128
-DEFAULT_TREATMENTS = ("included", "pads only", "common pad", "another's pads", "noise", *MIXED)
-# The modes that need no options.
-KNOWN_POOLINGS = tuple(mode for mode, layer in POOLINGS.items() if not layer.required_options())
+DEFAULT_TREATMENTS = (INCLUDED, "pads only", "common pad", "another's pads", NOISE, *MIXED)
 # The modes that a study trains; they have a separate table.
 LEARNED = tuple(mode for mode, layer in POOLINGS.items() if layer.learns)
 _KINDS = ("data", "task", "hub", "newsgroups", "docstrings")
@@ -308,7 +306,7 @@ class Study:
     treatments: _Names = DEFAULT_TREATMENTS
     leaks: Annotated[_Names, BeforeValidator(lambda leaks: tuple(REMADE) if leaks == "all" else leaks)] = ()
     layers: Annotated[tuple[StrictInt, ...], _NotEmpty, AfterValidator(_distinct)] = (-1,)
-    clusterers: Annotated[_Names, _NotEmpty] = ("kmeans",)
+    clusterers: Annotated[_Names, _NotEmpty] = (UnitKMeans.name,)
     seeds: _TwoOrMore = 5
     replicates: _TwoOrMore = 50
     seed: Annotated[StrictInt, Field(ge=0, le=2**32 - 1)] = 0

@@ -1,6 +1,8 @@
 """Treatments: the positions that a text's vector is pooled from instead of its real tokens.
 
-To add a treatment, write it here: a `Treatment`, or a subclass that changes the vectors after they are pooled.
+To add a treatment, write it here: a `Treatment`, or a subclass that changes the vectors after they are pooled. Only a
+treatment that pools new positions needs more: their name in `Positions`, and the method of that name of
+`maskpool.bench.encode.positions.Windows`, which finds them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from maskpool.bench.vectors import Vectors, unit
 from maskpool.nn import MaxPooling, MeanPooling, MinPooling
 from maskpool.plans import Ints
 
-# The positions of a padded text that a treatment pools; `maskpool.bench.encode.positions` finds them.
+# The positions of a padded text that a treatment pools.
 Positions = Literal["real", "whole", "pads", "common", "another"]
 
 
@@ -51,6 +53,8 @@ class Treatment:
         masked: Whether the encoder gets the mask.
         padded_texts_only: Whether only texts with a pad are scored.
         poolings: The modes that it applies to; empty for all.
+        sentence: What the report says of its result, with the fields ``{ami}``, ``{reference}`` (the AMI of the real
+            tokens) and ``{difference}``; empty for nothing.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Treatment:
     masked: bool = True
     padded_texts_only: bool = False
     poolings: tuple[str, ...] = ()
+    sentence: str = ""
 
     def apply(self, texts: PooledTexts) -> Vectors:
         """Return the vectors of the treatment, (texts, dim)."""
@@ -102,7 +107,7 @@ class ZeroedPads(Treatment):
         return np.where((texts.widths > texts.lengths)[:, None], extreme(texts.vectors, 0), texts.vectors)
 
 
-EXCLUDED, INCLUDED = "excluded", "included"
+EXCLUDED, INCLUDED, NOISE = "excluded", "included", "noise"
 # Positions whose vectors depend on the longest padded length of a study.
 OF_TOP = ("common", "another")
 TREATMENTS: dict[str, Treatment] = {
@@ -115,17 +120,30 @@ TREATMENTS: dict[str, Treatment] = {
             "only the pads, over the texts that have any: how much of the sentence they encode",
             "pads",
             padded_texts_only=True,
+            sentence="Only the pads reach an AMI of {ami:.3f} where the real tokens of the same texts reach "
+            "{reference:.3f}: Δ {difference}.",
         ),
-        Treatment("common pad", "included, each pad replaced by one vector, the mean of many texts' pads", "common"),
-        Treatment("another's pads", "included, each pad replaced by one of another text", "another"),
+        Treatment(
+            "common pad",
+            "included, each pad replaced by one vector, the mean of many texts' pads",
+            "common",
+            sentence="One vector in place of every pad: Δ {difference}.",
+        ),
+        Treatment(
+            "another's pads",
+            "included, each pad replaced by one of another text",
+            "another",
+            sentence="Another text's pads in place of the text's pads: Δ {difference}.",
+        ),
         OtherTexts(
             "another's pads only",
             "only the pads of another text, over the texts that have any: the score by chance",
             "pads",
             padded_texts_only=True,
+            sentence="Only another text's pads, the score by chance: Δ {difference}.",
         ),
         Noise(
-            "noise",
+            NOISE,
             "excluded, turned at random until its cosine to excluded is that of included, for each text",
             "whole",
         ),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskpool.audit.census import find_row
 from maskpool.audit.states import relative
-from maskpool.bench.design.treatments import Positions
+from maskpool.bench.design.treatments import OF_TOP, Positions
 from maskpool.bench.encode.positions import RIGHT, Source, Windows, partners
 from maskpool.bench.vectors import Vectors
 from maskpool.encoder import Encoder, layer_states
@@ -365,9 +365,7 @@ def _common_pads(encoder: Encoder, ids: Sequence[Sequence[int]], request: Reques
     sample = np.random.default_rng(request.seed).permutation(len(ids))[:_BLOCK].tolist()
     common_pads: dict[tuple[str, int], Tensor] = {}
     for side in {
-        source.side
-        for source, position_sets in request.position_sets.items()
-        if {"common", "another"} & set(position_sets)
+        source.side for source, position_sets in request.position_sets.items() if set(OF_TOP) & set(position_sets)
     }:
         for layer, values in zip(
             request.layers, encoder.layers([ids[i] for i in sample], request.layers, request.top, side), strict=True

@@ -11,26 +11,27 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
+from maskpool.bench.design.treatments import INCLUDED, TREATMENTS
 from maskpool.bench.report.results import Results, main_table_of, of_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which people with any colour vision can distinguish; each also has its own marker.
-_STYLES: dict[str, dict[str, Any]] = {
-    INCLUDED: {"color": "#D55E00", "marker": "o"},
-    "pads only": {"color": "#0072B2", "marker": "s"},
-    "common pad": {"color": "#009E73", "marker": "D"},
-    "another's pads": {"color": "#CC79A7", "marker": "v"},
-    "another's pads only": {"color": "#E69F00", "marker": "<"},
-    "noise": {"color": "#888888", "marker": "^"},
-    EXCLUDED: {"color": "#56B4E9", "marker": "P"},
-}
-_OTHER_STYLE: dict[str, Any] = {"color": "#B8860B", "marker": "X"}
-_COLOURS, _MARKERS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
+# Okabe and Ito's colours, which people with any colour vision can distinguish, and grey. The numbers of colours and of
+# markers have no common divisor, so the first 56 styles differ.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#888888", "#56B4E9")
+_MARKERS = "osDv<^XP"
 # Placeholder for the text colour in SVG, which the page sets to light or dark.
 _INK = "#010203"
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Return the colour and the marker of one of several things in a figure."""
+    return {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+
+
+# From -1, because the first treatment is the reference, which few figures show.
+_TREATMENT_STYLES = {treatment: _style(number) for number, treatment in enumerate(TREATMENTS, start=-1)}
 
 
 def draw_forest(part: Results, path: Path) -> None:
@@ -61,7 +62,7 @@ def draw_forest(part: Results, path: Path) -> None:
                     linestyle="none",
                     capsize=3,
                     markerfacecolor="none" if row["verdict"]["kind"] == "unknown" else None,
-                    **_STYLES.get(row["treatment"], _OTHER_STYLE),
+                    **_TREATMENT_STYLES[row["treatment"]],
                 )
                 labels.append(row["treatment"])
         axes.set_yticks([-place for place in range(len(labels))], labels)
@@ -87,7 +88,7 @@ def draw_dose(part: Results, path: Path) -> None:
     figure, (left, right) = _panels((1, 2), 9.0, max(4.2, 1.2 + 0.25 * len(plans) * len(poolings)))
     _mark_margin(right, part)
     for number, mode in enumerate(poolings):
-        style: dict[str, Any] = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+        style = _style(number)
         row_of = {row["plan"]: row for row in rows if row["pooling"] == mode}
         # The plan that pads most has texts in every bin.
         bins = row_of[max(row_of, key=plans.index)]["by_pad_fraction"]

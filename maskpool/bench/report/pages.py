@@ -18,7 +18,7 @@ from rich.table import Table
 
 from maskpool.bench.design.clusterers import CLUSTERERS
 from maskpool.bench.design.study import LEARNED
-from maskpool.bench.design.treatments import INCLUDED, MIXED, TREATMENTS
+from maskpool.bench.design.treatments import INCLUDED, MIXED, NOISE, TREATMENTS
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.results import (
     Results,
@@ -273,32 +273,23 @@ def used_treatments(results: Results) -> dict[str, str]:
 
 
 def causes(part: Results) -> dict[str, list[str]]:
-    """Write sentences on the cause of the effect for each pooling, from the treatments with only pads or noise."""
+    """Write sentences on the cause of the effect for each pooling, from its treatments."""
     causes_of = {}
     main, lead = main_table_of(part), lead_plan(part["plans"])
     for pooling in dict.fromkeys(row["pooling"] for row in main["rows"]):
         rows = {row["treatment"]: row for row in main["rows"] if (row["pooling"], row["plan"]) == (pooling, lead)}
-        sentences = []
-        if "pads only" in rows:
-            row = rows["pads only"]
-            sentences.append(
-                f"Only the pads reach an AMI of {row['ami']:.3f} where the real tokens of the same texts reach "
-                f"{row['reference']:.3f}: Δ {difference(row)}."
-            )
-        if "noise" in rows and INCLUDED in rows:
+        sentences = [
+            treatment.sentence.format(**rows[name], difference=difference(rows[name]))
+            for name, treatment in TREATMENTS.items()
+            if treatment.sentence and name in rows
+        ]
+        if NOISE in rows and INCLUDED in rows:
             against = rows[INCLUDED]["against_noise"]
             sentences.append(
-                f"Noise that moves each text just as far gives Δ {difference(rows['noise'])}, and the pads give "
+                f"Noise that moves each text just as far gives Δ {difference(rows[NOISE])}, and the pads give "
                 f"{difference(rows[INCLUDED])}; pads minus noise is {difference(against)}; "
                 + _AGAINST_NOISE[against["verdict"]["kind"]]
             )
-        for treatment, meaning in (
-            ("common pad", "One vector in place of every pad"),
-            ("another's pads", "Another text's pads in place of the text's pads"),
-            ("another's pads only", "Only another text's pads, the score by chance"),
-        ):
-            if treatment in rows:
-                sentences.append(f"{meaning}: Δ {difference(rows[treatment])}.")
         if sentences:
             causes_of[f"{pooling}{of_table(main)}, {lead}"] = sentences
     return causes_of

@@ -10,15 +10,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from jinja2 import UndefinedError
 
+from maskpool.bench.design.clusterers import UnitKMeans
 from maskpool.bench.design.study import Study, parse_study
 from maskpool.bench.design.subsamples import FULL
-from maskpool.bench.design.treatments import EXCLUDED, INCLUDED
+from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, NOISE
 from maskpool.bench.part import grid_of, key_of
 from maskpool.bench.report.verdicts import advice, headline, judge, shift_headline
 from maskpool.bench.score import heads
-from maskpool.bench.score.fits import PRIMARY, Comparison, Fit, join_seeds
+from maskpool.bench.score.fits import Comparison, Fit, join_seeds
 from maskpool.bench.score.intervals import ENOUGH_REPLICATES, Vector, floor, half_sample_intervals
-from maskpool.bench.score.mixed import METRIC
+from maskpool.bench.score.scorers import SCORERS
 from maskpool.bench.store.cells import Cells, MissingCellError
 from maskpool.bench.store.folder import CELLS, StudyFolder
 from maskpool.errors import FolderError, MaskpoolError, UnfinishedError
@@ -29,7 +30,6 @@ from maskpool.trust.files import shortened
 
 # Results are JSON: numbers, strings, lists and dictionaries of them.
 Results: TypeAlias = dict[str, Any]
-_USUAL_CLUSTERER = "kmeans"
 _NO_SCORE = 1e6
 
 
@@ -166,7 +166,7 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
     noise = {
         (comparison.pooling, comparison.plan): index
         for index, comparison in enumerate(comparisons)
-        if comparison.treatment == "noise"
+        if comparison.treatment == NOISE
     }
     against_noise = {
         index: noise[comparison.pooling, comparison.plan]
@@ -196,9 +196,9 @@ def _rows(study: Study, comparisons: Sequence[Comparison], part: str, cells: Cel
         if reference not in referenced and comparison.scored_under is None:
             referenced.add(reference)
             rows.append(_row(pooling, "any", EXCLUDED, comparison, value(reference)) | {"floor": seeds})
-        mixed = comparison.by in METRIC
+        mixed = comparison.by in MIXED
         moved = cells[comparison.shift_key(part)]
-        reference_scores = value(reference)["scores"][_primary(comparison)]
+        reference_scores = value(reference)["scores"][SCORERS[comparison.by].score]
         row = (
             _row(pooling, plan, treatment_name(comparison), comparison, fit)
             | ({} if mixed else moved)
@@ -223,7 +223,7 @@ def difference_of(study: Study, comparison: Comparison, subsample: int, part: st
         cells: The cells of the study.
     """
     treated, alone = (
-        _value(study, fit, part, cells)["scores"][_primary(comparison)]
+        _value(study, fit, part, cells)["scores"][SCORERS[comparison.by].score]
         for fit in (comparison.fit(subsample), comparison.reference(subsample))
     )
     return np.array(treated, dtype=np.float64) - np.array(alone, dtype=np.float64)
@@ -231,7 +231,7 @@ def difference_of(study: Study, comparison: Comparison, subsample: int, part: st
 
 def treatment_name(comparison: Comparison) -> str:
     """Return what a row calls the treatment: a mixed plan goes by its name."""
-    return comparison.by if comparison.by in METRIC else comparison.treatment
+    return comparison.by if comparison.by in MIXED else comparison.treatment
 
 
 def _value(study: Study, fit: Fit, part: str, cells: Cells) -> Results:
@@ -249,17 +249,13 @@ def _check_scores(scores: list[float], cells: Cells) -> None:
         )
 
 
-def _primary(comparison: Comparison) -> str:
-    return PRIMARY.get(comparison.by, "ami")
-
-
 def _row(pooling: str, plan: str, treatment: str, comparison: Comparison, fit: Results) -> Results:
     row: Results = {
         "pooling": pooling,
         "plan": plan,
         "treatment": treatment,
         "texts": fit["texts"],
-        "metric": METRIC.get(comparison.by, "AMI"),
+        "metric": SCORERS[comparison.by].metric,
         **{name: float(np.mean(values)) for name, values in fit["scores"].items()},
     }
     if "length_ami" in fit:
@@ -316,7 +312,7 @@ def main_table_of(part: Results) -> Results:
         {'layer': -1, 'by': 'hdbscan', 'rows': []}
     """
     clustered = [table for table in part["tables"] if table["by"] != "mixed"]
-    nothing: Results = {"layer": -1, "by": _USUAL_CLUSTERER, "rows": []}
+    nothing: Results = {"layer": -1, "by": UnitKMeans.name, "rows": []}
     return max(clustered, key=lambda table: (table["layer"] < 0, table["layer"]), default=nothing)
 
 
@@ -337,7 +333,7 @@ def of_table(table: Results) -> str:
         >>> of_table({"layer": -1, "by": "kmeans"}), of_table({"layer": 0, "by": "hdbscan"})
         ('', ', layer 0, hdbscan')
     """
-    return of_layer(table) + ("" if table["by"] == _USUAL_CLUSTERER else f", {table['by']}")
+    return of_layer(table) + ("" if table["by"] == UnitKMeans.name else f", {table['by']}")
 
 
 def included_rows(study: Study, part: Results) -> list[Results]:

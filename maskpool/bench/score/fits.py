@@ -10,19 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from maskpool.bench.design.clusterers import CLUSTERERS, cluster
+from maskpool.bench.design.clusterers import CLUSTERERS
 from maskpool.bench.design.subsamples import FULL, Subsample
-from maskpool.bench.design.treatments import EXCLUDED, FIT, INDEX, TREATMENTS, PooledTexts
+from maskpool.bench.design.treatments import EXCLUDED, MIXED, TREATMENTS, PooledTexts
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.encode.positions import Source
 from maskpool.bench.score.metrics import ami, score
-from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
+from maskpool.bench.score.scorers import SCORERS
 from maskpool.bench.score.shift import deciles
 from maskpool.bench.vectors import Vectors
 from maskpool.plans import Ints, Plan
-
-# The score that gets intervals, by the mixed plan; clusterers use AMI.
-PRIMARY = {INDEX: "accuracy", FIT: "ami"}
 
 
 @dataclass(frozen=True)
@@ -151,25 +148,18 @@ def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, pla
     vectors = (
         alone if plan is None else treatment_vectors(pooled, subsample, fit.layer, fit.pooling, fit.treatment, plan)
     )
-    result: dict[str, Any] = {"texts": len(labels)}
-    if fit.by == INDEX:
-        # The accuracy does not depend on a seed.
-        result["scores"] = {"accuracy": [nearest_accuracy(vectors, alone, labels)] * len(seeds)}
-        return result
-    if fit.by == FIT:
-        result["scores"] = {"ami": [predicted_ami(vectors, alone, labels, seed) for seed in seeds]}
-        return result
-    clusters = len(np.unique(labels))
-    assignments = CLUSTERERS[fit.by].fit_predict_seeds(vectors, clusters, seeds)
-    if subsample.number != FULL:  # only the primary score has intervals
-        result["scores"] = {"ami": [ami(labels, assignment) for assignment in assignments]}
-    else:
-        scores = [score(labels, assignment) for assignment in assignments]
-        result["scores"] = {name: [of_seed[name] for of_seed in scores] for name in scores[0]}
-        length_deciles = deciles(pooled.lengths[subsample.texts[chosen]])
-        result["length_ami"] = float(np.mean([ami(length_deciles, assignment) for assignment in assignments]))
-        result["assignments"] = [pack(assignment) for assignment in assignments]
-    return result
+    if fit.by in MIXED or subsample.number != FULL:  # half-samples only serve the intervals of the primary score
+        scorer = SCORERS[fit.by]
+        return {"texts": len(labels), "scores": {scorer.score: scorer.scores(vectors, alone, labels, seeds)}}
+    assignments = CLUSTERERS[fit.by].fit_predict_seeds(vectors, len(np.unique(labels)), seeds)
+    scores = [score(labels, assignment) for assignment in assignments]
+    length_deciles = deciles(pooled.lengths[subsample.texts[chosen]])
+    return {
+        "texts": len(labels),
+        "scores": {name: [of_seed[name] for of_seed in scores] for name in scores[0]},
+        "length_ami": float(np.mean([ami(length_deciles, assignment) for assignment in assignments])),
+        "assignments": [pack(assignment) for assignment in assignments],
+    }
 
 
 def join_seeds(of_seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -191,12 +181,7 @@ def floor_values(pooled: Pooled, codes: Ints, subsample: Subsample, reference: F
     for seed in range(fits):
         order = np.random.default_rng([subsample.seed, seed]).permutation(len(chosen))
         labels, shuffled = codes[chosen][order], vectors[order]
-        if reference.by == INDEX:
-            values.append(nearest_accuracy(shuffled, shuffled, labels))
-        elif reference.by == FIT:
-            values.append(predicted_ami(shuffled, shuffled, labels, seed))
-        else:
-            values.append(ami(labels, cluster(shuffled, len(np.unique(labels)), seed, reference.by)))
+        values += SCORERS[reference.by].scores(shuffled, shuffled, labels, [seed])
     return values
 
 

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, homogeneity_completeness_v_measure
 from sklearn.metrics.cluster import contingency_matrix
 
-from maskpool.bench.design.clusterers import cluster
+from maskpool.bench.design.clusterers import UnitKMeans
 from maskpool.bench.vectors import Vectors
 from maskpool.plans import Ints
 
@@ -59,5 +59,4 @@ def score(labels_true: Ints, labels_pred: Ints) -> dict[str, float]:
 
 def cluster_ami(vectors: Vectors, labels_true: Ints, seed: int) -> float:
     """Return the AMI of k-means with as many clusters as labels."""
-    clusters = len(np.unique(labels_true))
-    return ami(labels_true, cluster(vectors, clusters, seed))
+    return ami(labels_true, UnitKMeans().fit_predict(vectors, len(np.unique(labels_true)), seed))

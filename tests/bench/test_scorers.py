@@ -1,4 +1,4 @@
-"""Mixed plans, compared with loops over texts."""
+"""Scores of clusters and mixed plans, compared with loops over texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
-from maskpool.bench.score.mixed import nearest_accuracy, predicted_ami
+from maskpool.bench.score.scorers import nearest_accuracy, predicted_ami
 
 if TYPE_CHECKING:
     from maskpool.bench.vectors import Vectors
