@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from maskpool.nn import POOLINGS
 from maskpool.poolings.build import build_pooling
+from maskpool.types import Side
 
 # Where the documentation has one page per bug.
 PAGES = "docs/bugs/"
@@ -37,7 +38,7 @@ class Remake:
 
     pooling: str
     treatment: str
-    side: Literal["right", "left"] = "right"
+    side: Side = "right"
 
 
 @dataclass(frozen=True)

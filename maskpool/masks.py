@@ -30,7 +30,7 @@ from maskpool.batch.checks import (
     to_mask,
 )
 from maskpool.errors import InvalidTypeError, InvalidValueError
-from maskpool.types import AttentionMask, Lengths, Mask, Offsets, PaddedMask, Side
+from maskpool.types import SIDES, AttentionMask, Lengths, Mask, Offsets, PaddedMask, Side
 
 __all__ = [
     "exclude_prompt",
@@ -69,7 +69,7 @@ def lengths_to_mask(lengths: Lengths, max_length: int | None = None, side: Side 
                 [1, 1, 1]], dtype=torch.int32)
     """
     check_integers("lengths", lengths, 1)
-    if side not in ("right", "left"):
+    if side not in SIDES:
         raise InvalidValueError("side", f"must be 'right' or 'left', got {side!r}")
     if on_eager_cpu(lengths) and lengths.numel():
         lowest, highest = map(int, lengths.aminmax())

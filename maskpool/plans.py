@@ -8,10 +8,10 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from maskpool.errors import InvalidValueError
+from maskpool.types import SIDES, Side
 
 Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 Order: TypeAlias = Literal["sorted", "sorted_by_tokens", "natural", "random"]
-Side: TypeAlias = Literal["right", "left"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse an invalid plan."""
-        for name, known in (("order", get_args(Order)), ("side", get_args(Side))):
+        for name, known in (("order", get_args(Order)), ("side", SIDES)):
             if getattr(self, name) not in known:
                 raise InvalidValueError(
                     name, f"must be one of {', '.join(map(repr, known))}, got {getattr(self, name)!r}"
@@ -102,7 +102,7 @@ class Plan:
                     f"must be the number of characters of each of {len(lengths)} texts, by which a plan of the order "
                     f"'sorted' batches them, got {got}: pass them, or use the order 'sorted_by_tokens'",
                 )
-            order = np.argsort(-characters)  # the very call of sentence-transformers, which decides ties
+            order = np.argsort(-characters)  # sentence-transformers' own call, which decides ties
         elif self.order == "sorted_by_tokens":
             order = np.argsort(-lengths, kind="stable")
         else:

@@ -16,6 +16,7 @@ OnEmpty: TypeAlias = Literal["zero", "nan", "raise"]
 """What a sentence without real tokens gets: zeros, NaN, or an error."""
 
 Side: TypeAlias = Literal["right", "left"]
+SIDES: tuple[Side, Side] = ("right", "left")
 
 
 class SupportsArray(Protocol):

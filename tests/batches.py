@@ -23,6 +23,14 @@ def tokens(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def padded_ids(words: int, width: int, seed: int) -> Tensor:
+    """Return ids of five texts of at least one token, padded with 0 on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, words, (5, width), generator=generator)
+    lengths = torch.randint(1, width, (5, 1), generator=generator)
+    return torch.where(torch.arange(width) < lengths, ids, 0)
+
+
 def poison(x: Tensor, mask: Tensor, value: float) -> Tensor:
     """Put a number into every pad."""
     return torch.where(mask.bool().unsqueeze(2), x, value)

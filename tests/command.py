@@ -61,8 +61,9 @@ def assert_refused(ran: Ran, sentence: str) -> None:
 choose_backend = joblib.parallel_config
 
 
-def one_process(*backend: object, **options: object) -> object:
-    return choose_backend("sequential")
+def use_one_process(patch: pytest.MonkeyPatch) -> None:
+    """Run jobs in this process, because starting processes would take most of the time."""
+    patch.setattr(joblib, "parallel_config", lambda *_, **__: choose_backend("sequential"))
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
@@ -75,7 +76,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Study, "__init__", with_few_replicates)
     patch.setattr("maskpool.bench.score.intervals._DRAWS", 1_000)
     patch.setattr("maskpool.bench.run.FLOOR_FITS", 3)
-    patch.setattr("maskpool.bench.run.joblib.parallel_config", one_process)
+    use_one_process(patch)
     patch.setattr("maskpool.integrations.sklearn.heads._FEWEST_EPOCHS", 2)
     patch.setattr("maskpool.integrations.sklearn.heads._FEWEST_STEPS", 1)
     patch.setattr("maskpool.bench.score.heads.HEAD_SEEDS", 2)
@@ -95,6 +96,12 @@ def without_times(results: Any) -> Any:
     if isinstance(results, dict):
         return {name: without_times(value) for name, value in results.items() if "seconds" not in name}
     return [without_times(value) for value in results] if isinstance(results, list) else results
+
+
+def no_tokenizer(folder: Path) -> None:
+    """Remove the tokenizer of a model."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Marks for tests that need a newer host library than the lowest version that maskpool supports."""
+"""A module with a bug for host libraries, and marks for tests that need newer ones than the lowest supported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from typing import Any
 
 import pytest
 from packaging.version import Version
+from torch import nn
+
+
+class MeanOverPads(nn.Module):
+    """Average every position of the batch, as last_hidden_state.mean(1) does."""
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        return features | {"sentence_embedding": features["token_embeddings"].mean(1)}
 
 
 def needs(package: str, minimum: str, why: str) -> pytest.MarkDecorator:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ import torch
 from benchmarks import attention_on_pads as measured
 from maskpool.encoder import Encoder
 from tests.bench import tiny
-from tests.command import one_process
+from tests.command import use_one_process
 
 pytestmark = pytest.mark.full  # the benchmark trains heads
 
@@ -60,7 +59,7 @@ def run(model: Path, data: Path, states: Path, tmp_path_factory: pytest.TempPath
     out = tmp_path_factory.mktemp("out") / "pads.json"
     arguments = ["--quick", "--model", str(model), "--data", str(data), "--states", str(states), "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joblib, "parallel_config", one_process)
+        use_one_process(patch)
         return measured.main(arguments), out
 
 

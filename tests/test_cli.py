@@ -37,7 +37,18 @@ from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
 from tests.bench import tiny
-from tests.command import REPLICATES, SEEDS, Ran, assert_refused, content, in_a_process, make_small, run, without_times
+from tests.command import (
+    REPLICATES,
+    SEEDS,
+    Ran,
+    assert_refused,
+    content,
+    in_a_process,
+    make_small,
+    no_tokenizer,
+    run,
+    without_times,
+)
 from tests.once import once
 from tests.poolings import LEARNED_FAMILIES, NEEDS_OPTION
 
@@ -531,11 +542,6 @@ def test_texts_that_cannot_be_measured_are_refused(
     data = tiny.write_csv(tmp_path / "mine.csv", rows)
     assert_refused(run("bench", "--model", model, "--data", data, "--out", tmp_path / "out"), sentence)
     assert not (tmp_path / "out").exists(), "the folder is created only when something can be measured"
-
-
-def no_tokenizer(folder: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).unlink()
 
 
 def other_words(folder: Path) -> None:

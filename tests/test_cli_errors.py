@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as host
 
 from tests.bench import tiny
-from tests.command import assert_refused, in_a_process, make_small, run
+from tests.command import assert_refused, in_a_process, make_small, no_tokenizer, run
 from tests.once import once
 from tests.poolings import NEEDS_OPTION, REQUIRED_OPTION
 
@@ -96,11 +96,6 @@ def test_a_clean_model_is_0(plain: Path, texts: Path) -> None:
 def cut_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-
-
-def no_tokenizer(folder: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).unlink()
 
 
 def no_weights(folder: Path) -> None:

@@ -7,11 +7,10 @@ import time
 from mmap import ACCESS_READ, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
-import joblib
 import pytest
 
 from benchmarks import harness_memory
-from tests.command import one_process
+from tests.command import use_one_process
 from tests.matrix import cut
 
 TEXTS, WIDTH = cut(1_000, 2_000), 128
@@ -20,7 +19,7 @@ TEXTS, WIDTH = cut(1_000, 2_000), 128
 @pytest.mark.full  # 2,000 texts
 def test_token_states_are_never_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study of 66 treatments takes less than half of the memory of its token states and keeps vectors in files."""
-    monkeypatch.setattr(joblib, "parallel_config", one_process)
+    use_one_process(monkeypatch)
     out = tmp_path / "memory.json"
     arguments = ["--texts", str(TEXTS), "--width", str(WIDTH), "--replicates", "2", "--out", str(out)]
     report = harness_memory.main(arguments)

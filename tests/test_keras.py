@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskpool.functional import mean_pool
+from tests.batches import padded_ids
 
 with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
     # Only for the import, and independent of the machine's settings: the torch backend on the CPU, as in the tests.
@@ -32,17 +33,10 @@ def _model(table: Tensor) -> Any:
     return model
 
 
-def _ids(seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, WORDS, (5, WIDTH), generator=generator)
-    lengths = torch.randint(1, WIDTH, (5, 1), generator=generator)
-    return torch.where(torch.arange(WIDTH) < lengths, ids, 0)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_mask_zero_equals_ours(seed: int) -> None:
     """Embedding(mask_zero=True) with GlobalAveragePooling1D: our vectors, our table gradients, none for the pad row."""
-    ids, generator = _ids(seed), torch.Generator().manual_seed(seed)
+    ids, generator = padded_ids(WORDS, WIDTH, seed), torch.Generator().manual_seed(seed)
     table = torch.randn(WORDS, DIM, generator=generator)  # its pad row is not zero
     upstream = torch.randn(5, DIM, generator=generator)
     model = _model(table)

@@ -49,9 +49,10 @@ from benchmarks.census.models import (
 )
 from benchmarks.census.table import counts, markdown, row_of, short
 from maskpool.audit.census import switches
-from maskpool.audit.encoder_probes import SIDES, Text, Trial, find_cause, judge, kind_of, probe
+from maskpool.audit.encoder_probes import Text, Trial, find_cause, judge, kind_of, probe
 from maskpool.files import atomic_write
 from maskpool.tolerances import CLEAN, LEAK
+from maskpool.types import SIDES
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "census.json"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from maskpool.audit.census import CensusRow
-from maskpool.audit.encoder_probes import CONVENTIONS, SIDES
+from maskpool.audit.encoder_probes import CONVENTIONS
 from maskpool.bench.report.pages import markdown_table
+from maskpool.types import SIDES
 
 HEADER = ("architecture", "right", "left", "with positions", "batch", "state", "one pass", "why", "what to do")
 REPRODUCTIONS = Path(__file__).parent / "reproductions"

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,10 @@ from maskpool.audit.seen import Seen
 from maskpool.audit.states import relative
 from maskpool.audit.trace import TokenCall
 from maskpool.tolerances import CLEAN, LEAK, TIMES_NOISE
-
-Side: TypeAlias = Literal["right", "left"]
+from maskpool.types import SIDES, Side
 
 # The effects of padding on one side, worst first.
 KINDS = ("no numbers", "content", "length", "positions", "ids", "clean")
-SIDES: tuple[Side, Side] = ("right", "left")
 # Position ids that a model may expect: real tokens from 0, or from the pad's id + 1, as in RoBERTa.
 CONVENTIONS = ("from 0", "from pad + 1")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, No
 from maskpool.trust import EXPLICIT, Folder, as_folder_error, check_transformer, find_folder, no_panics, no_questions
 from maskpool.trust.devices import find_device
 from maskpool.trust.sizes import check_size, check_token_ids, naming_tokenizer, refuse_partial
+from maskpool.types import Side
 
 BUNDLED = "all-MiniLM-L6-v2"
 _BUNDLED_NAMES = (BUNDLED, f"sentence-transformers/{BUNDLED}")
@@ -166,7 +167,7 @@ class Encoder:
         return ids, len(long)
 
     def pad(
-        self, ids: Sequence[Sequence[int]], width: int | None = None, side: Literal["right", "left"] = "right"
+        self, ids: Sequence[Sequence[int]], width: int | None = None, side: Side = "right"
     ) -> tuple[Annotated[Tensor, "batch seq"], Annotated[Tensor, "batch seq"]]:
         """Return token ids padded on one side, and their mask, on the model's device.
 
@@ -203,7 +204,7 @@ class Encoder:
         ids: Sequence[Sequence[int]],
         layers: Sequence[int] = (-1,),
         width: int | None = None,
-        side: Literal["right", "left"] = "right",
+        side: Side = "right",
         masked: bool = True,
     ) -> list[Annotated[Tensor, "batch seq dim"]]:
         """Return the outputs of several layers, pads included, from one forward pass.

@@ -6,7 +6,6 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -25,8 +24,8 @@ from maskpool.pads.measures import (
 from maskpool.pads.row import input_embedding, tied_heads
 from maskpool.pads.subject import Subject, count
 from maskpool.pads.training import LEARNING_RATE, STEPS
+from maskpool.types import SIDES
 
-_SIDES: tuple[Literal["right", "left"], ...] = ("right", "left")
 _DECAY = 0.01  # torch's default for AdamW
 _OLD_MASK = -10000.0  # the original BERT adds it to scores at pads
 
@@ -90,7 +89,7 @@ def _padding_idx(subject: Subject) -> Result:
 
 def _attention(subject: Subject) -> Result:
     masked, ignored = 0.0, 0.0
-    for batch in map(subject.batch, _SIDES):
+    for batch in map(subject.batch, SIDES):
         masked = max(masked, attention_on_pads(subject.eager, batch, batch.mask))
         ignored = max(ignored, attention_on_pads(subject.eager, batch, torch.ones_like(batch.mask)))
     return Result(
@@ -106,7 +105,7 @@ def _zeroing(subject: Subject) -> Result:
     zeroed = copy.deepcopy(subject.model)
     input_embedding(zeroed).weight[subject.pad] = 0
     real, pads, scale = 0.0, 0.0, 0.0
-    for batch in map(subject.batch, _SIDES):
+    for batch in map(subject.batch, SIDES):
         before, after = (states(model, batch, batch.mask) for model in (subject.model, zeroed))
         real = max(real, distance(before, after, batch.real))
         pads = max(pads, distance(before, after, ~batch.real))
@@ -155,7 +154,7 @@ def _token_types(subject: Subject) -> Result:
     padded = subject.tokenized()
     given = padded.get("token_type_ids", torch.zeros_like(padded["input_ids"]))[padded["attention_mask"] == 0]
     real, pads = 0.0, 0.0
-    for batch in map(subject.batch, _SIDES):
+    for batch in map(subject.batch, SIDES):
         type_0, type_1 = (
             states(subject.model, batch, batch.mask, token_type_ids=kinds)
             for kinds in (torch.zeros_like(batch.mask), 1 - batch.mask)
@@ -174,7 +173,7 @@ def _token_types(subject: Subject) -> Result:
 def _finite_mask(subject: Subject) -> Result:
     model, numbers, moved = subject.eager, {"attention at -10000": 0.0, "attention at the minimum": 0.0}, 0.0
     minimum = torch.finfo(model.dtype).min
-    for batch in map(subject.batch, _SIDES):
+    for batch in map(subject.batch, SIDES):
         causal = is_causal(model, batch)
         masks = [additive(batch.mask, causal, value, model.dtype) for value in (_OLD_MASK, minimum)]
         for name, mask in zip(numbers, masks, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from maskpool.errors import InvalidValueError
 from maskpool.pads.measures import Batch, DoesNotApplyError
 from maskpool.pads.row import input_embedding
 from maskpool.pads.training import Trained
+from maskpool.types import Side
 
 _PADS = 16  # per text, but at most half of the positions of the model
 
@@ -76,7 +77,7 @@ class Subject:
         """The name of the pad row, such as ``embeddings.weight[0]``."""
         return f"{self.table_name}[{self.pad}]"
 
-    def batch(self, side: Literal["right", "left"]) -> Batch:
+    def batch(self, side: Side) -> Batch:
         """Return the texts padded on one side."""
         self._check_row(self.encoder.pad_token_id)  # an id beyond the matrix kills a CUDA process
         return Batch(*self.encoder.pad(self.ids, self.width, side))

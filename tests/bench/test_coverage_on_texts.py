@@ -39,11 +39,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "COMPARISONS", Grid(STUDY, STUDY.plans, True, ()).comparisons())
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_model(tmp_path_factory.mktemp("model"))
-
-
 def write_texts(folder: Path, seed: int = 0) -> Path:
     """Write 76 texts of five labels, of which "black" is the rarest."""
     rows = [row for row in tiny.make_texts(90, seed=seed) if row[1] != "black" or len(row[0]) < 40]
@@ -53,11 +48,11 @@ def write_texts(folder: Path, seed: int = 0) -> Path:
 
 
 def test_an_interrupted_run_resumes_to_the_same_results(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that was interrupted between studies measures only the missing ones, and ends with the same file."""
     file, whole, parts = write_texts(tmp_path), tmp_path / "whole.json", tmp_path / "parts.json"
-    script.main([str(file), "--model", str(model), "--out", str(whole)])
+    script.main([str(file), "--model", str(model_folder), "--out", str(whole)])
     results = json.loads(whole.read_text())
     assert len(results["studies"]) == script.STUDIES
     of_fixed_length = {tuple(study["delta"][1::2]) for study in results["studies"]}  # depends on no shuffle
@@ -73,16 +68,16 @@ def test_an_interrupted_run_resumes_to_the_same_results(
 
     monkeypatch.setattr(script, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        script.main([str(file), "--model", str(model), "--out", str(parts)])
+        script.main([str(file), "--model", str(model_folder), "--out", str(parts)])
     assert json.loads(parts.read_text())["studies"] == results["studies"][:1]
-    script.main([str(file), "--model", str(model), "--out", str(parts)])
+    script.main([str(file), "--model", str(model_folder), "--out", str(parts)])
     assert measured == [0, 1, 1, 2]
     assert json.loads(parts.read_text()) == results
 
 
-def test_a_study_measures_its_texts_as_they_are_padded(tmp_path: Path, model: Path) -> None:
+def test_a_study_measures_its_texts_as_they_are_padded(tmp_path: Path, model_folder: Path) -> None:
     """A difference is AMI of vectors pooled with their pads minus AMI of each text run alone."""
-    encoder = Encoder.load(str(model))
+    encoder = Encoder.load(str(model_folder))
     corpus, ids = script.read_texts(write_texts(tmp_path), encoder)
     population = script.encode(corpus, ids, encoder, tmp_path)
     rows = np.arange(5, 5 + script.TEXTS)
@@ -96,18 +91,20 @@ def test_a_study_measures_its_texts_as_they_are_padded(tmp_path: Path, model: Pa
     assert any(expected)
 
 
-def test_only_frequent_labels_and_short_texts_are_kept(tmp_path: Path, model: Path) -> None:
+def test_only_frequent_labels_and_short_texts_are_kept(tmp_path: Path, model_folder: Path) -> None:
     """The labels with the most texts are kept, without texts that the fixed length would cut."""
-    encoder = Encoder.load(str(model))
+    encoder = Encoder.load(str(model_folder))
     corpus, ids = script.read_texts(write_texts(tmp_path), encoder)
     assert set(corpus.labels) == {"blue", "green", "red"}  # "white" has as many, but comes later
     assert max(map(len, ids)) == LONGEST
     assert [len(text.split()) + 2 for text in corpus.texts] == list(map(len, ids))
 
 
-def test_truth_has_orders_and_seeds_of_its_own(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truth_has_separate_orders_and_seeds(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each shuffle of the truth clusters all texts in another order with other seeds."""
-    encoder = Encoder.load(str(model))
+    encoder = Encoder.load(str(model_folder))
     population = script.encode(*script.read_texts(write_texts(tmp_path), encoder), encoder, tmp_path)
     seen: list[Subsample] = []
 
@@ -141,7 +138,7 @@ def test_a_study_is_covered_if_all_its_intervals_hold() -> None:
 
 
 def test_a_missing_file_is_skipped_and_other_texts_are_refused(
-    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the texts nothing is measured; results of other texts are not continued."""
     out = tmp_path / "out.json"
@@ -149,8 +146,8 @@ def test_a_missing_file_is_skipped_and_other_texts_are_refused(
     assert capsys.readouterr().out == f"Nothing was measured: there is no file {tmp_path / 'no.csv'}.\n"
     assert not out.exists()
     monkeypatch.setattr(script, "STUDIES", 1)
-    script.main([str(write_texts(tmp_path)), "--model", str(model), "--out", str(out)])
+    script.main([str(write_texts(tmp_path)), "--model", str(model_folder), "--out", str(out)])
     before = out.read_text()
     with pytest.raises(SystemExit, match="has studies of other texts or another model: remove it"):
-        script.main([str(write_texts(tmp_path, seed=1)), "--model", str(model), "--out", str(out)])
+        script.main([str(write_texts(tmp_path, seed=1)), "--model", str(model_folder), "--out", str(out)])
     assert out.read_text() == before

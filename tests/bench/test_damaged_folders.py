@@ -16,8 +16,8 @@ from maskpool.bench.store.cells import content_hash
 from maskpool.bench.store.folder import StudyFolder
 from maskpool.errors import MaskpoolError
 from tests.bench.test_extension import write_finished
-from tests.bench.test_resume import without_times
 from tests.command import run as run_command
+from tests.command import without_times
 from tests.matrix import cut
 
 CASES = cut(60, 1_000)

@@ -19,7 +19,8 @@ from maskpool.bench.store.folder import StudyFolder
 from maskpool.errors import InvalidValueError
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.plans import Plan
-from tests.bench.test_resume import SMALL, Quiet, use_one_process, without_times, write_base
+from tests.bench.test_resume import SMALL, Quiet, write_base
+from tests.command import use_one_process, without_times
 
 STUDY = SMALL
 # By what is added: the study, and the kinds of cells that are computed again besides those that describe a whole study.

@@ -13,13 +13,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
-from torch import nn
 
 from maskpool.bench.store.cells import Cells
 from maskpool.encoder import BUNDLED, bundled_folder_of
 from tests.bench import tiny
-from tests.bench.test_resume import use_one_process
-from tests.command import run
+from tests.command import run, use_one_process
+from tests.hosts import MeanOverPads
 
 if TYPE_CHECKING:
     from maskpool.bench.vectors import Vectors
@@ -27,13 +26,6 @@ if TYPE_CHECKING:
 BANKING77 = Path(__file__).parents[3] / "shared" / "data" / "banking77" / "test.csv"
 SORTED, RANDOM, FIXED = "sorted batches of 32", "random batches of 32", "padded to {}"
 SEEDS = 3
-
-
-class MeanOverPads(nn.Module):
-    """Average every position of the batch, as last_hidden_state.mean(1) does."""
-
-    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        return features | {"sentence_embedding": features["token_embeddings"].mean(1)}
 
 
 @torch.inference_mode()

@@ -48,20 +48,15 @@ def twin(texts: int = TEXTS, labels: int = LABELS, rare: int = RARE) -> list[tup
     ]
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_model(tmp_path_factory.mktemp("model"))
-
-
 def test_a_corpus_with_rare_labels_runs_unmodified(
-    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All texts and labels are measured, with as many clusters as labels, and the report says what was done."""
     rows = twin()
     tiny.write_csv(tmp_path / "twin.csv", rows)
     make_small(monkeypatch)
     study = Study(
-        models=(str(encoder),),
+        models=(str(model_folder),),
         corpora=({"data": "twin.csv"},),  # type: ignore[arg-type]  # pydantic makes the source
         poolings=("mean",),
         plans=(Plan(),),
@@ -109,14 +104,14 @@ def test_rare_labels_are_counted_in_words(labels: int, texts: int, sentence: str
 
 
 def test_half_samples_have_as_many_clusters_as_labels(
-    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A half-sample that lacks a rare label is clustered into fewer clusters."""
     from maskpool.bench.score import fits
 
     rows = twin(120, 12, 4)
     corpus = Corpus("twin", [text for text, _ in rows], [label for _, label in rows])
-    part = Part.of(Study(replicates=3), corpus, Encoder.load(str(encoder), "cpu", "float32"))
+    part = Part.of(Study(replicates=3), corpus, Encoder.load(str(model_folder), "cpu", "float32"))
     numbers = {number: len(np.unique(part.codes[half.texts])) for number, half in part.subsamples.items()}
     assert min(numbers.values()) < 12
     asked: list[int] = []
@@ -137,9 +132,9 @@ def test_half_samples_have_as_many_clusters_as_labels(
         assert set(asked) == {numbers[number]}
 
 
-def test_heads_leave_rare_labels_out(encoder: Path) -> None:
+def test_heads_leave_rare_labels_out(model_folder: Path) -> None:
     """Heads are trained on labels of four texts or more, and not at all with fewer than four such labels."""
-    opened = Encoder.load(str(encoder), "cpu", "float32")
+    opened = Encoder.load(str(model_folder), "cpu", "float32")
     for labels, rare in ((12, 4), (7, 4)):
         rows = twin(120, labels, rare)
         corpus = Corpus("twin", [text for text, _ in rows], [label for _, label in rows])
@@ -155,17 +150,17 @@ def test_more_labels_than_half_of_a_half() -> None:
     assert np.isfinite(predicted_ami(vectors, vectors, np.arange(6) % 5, 0))
 
 
-def test_a_half_with_one_label_is_refused(encoder: Path) -> None:
+def test_a_half_with_one_label_is_refused(model_folder: Path) -> None:
     """A corpus is refused if a random half of it has a single label."""
     rows = [(text, "a") for text, _ in tiny.make_texts(40)]
     corpus = Corpus("mine", [text for text, _ in rows], ["b"] * 2 + ["a"] * 38)
     with pytest.raises(DataError, match="mine must have at least two labels in each half of its texts"):
-        Part.of(Study(), corpus, Encoder.load(str(encoder), "cpu", "float32"))
+        Part.of(Study(), corpus, Encoder.load(str(model_folder), "cpu", "float32"))
 
 
-def test_texts_with_pads_have_two_labels(encoder: Path) -> None:
+def test_texts_with_pads_have_two_labels(model_folder: Path) -> None:
     """A plan under which only texts of one label have pads is not scored by pads only."""
     texts = ["w1 w2 w3"] * 20 + ["w1"] * 20  # one length per label: the longer one is never padded in sorted batches
     corpus = Corpus("mine", texts, ["a"] * 20 + ["b"] * 20)
-    part = Part.of(Study(replicates=2, batch_size=40), corpus, Encoder.load(str(encoder), "cpu", "float32"))
+    part = Part.of(Study(replicates=2, batch_size=40), corpus, Encoder.load(str(model_folder), "cpu", "float32"))
     assert part.with_pads() == [part.plans[2].name]

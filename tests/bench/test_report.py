@@ -193,7 +193,7 @@ def test_treatments_look_different(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     axes: list[Axes] = []
     monkeypatch.setattr(figures, "_finish", lambda figure, panels, *_: axes.extend(panels))
     FIGURES["forest"](part((-1, "kmeans", [row(name, -0.2) for name in TREATMENTS])), tmp_path / "figure.svg")
-    marks = [line for panel in axes for line in panel.lines if line.get_marker() in figures._MARKERS]
+    marks = [line for panel in axes for line in panel.lines if str(line.get_marker()) in figures._MARKERS]
     assert len({(line.get_color(), line.get_marker()) for line in marks}) == len(marks) == len(TREATMENTS)
 
 

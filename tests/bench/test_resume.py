@@ -20,7 +20,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import joblib
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
@@ -35,6 +34,7 @@ from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny
+from tests.command import use_one_process, without_times
 from tests.matrix import FULL, cut
 from tests.once import once
 
@@ -94,14 +94,6 @@ KILLS = ALL_KILLS if FULL else {name: ALL_KILLS[name] for name in SHORT}
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskpool.bench.score.intervals._DRAWS", 1_000)
     use_one_process(monkeypatch)
-
-
-choose_backend = joblib.parallel_config
-
-
-def use_one_process(patch: pytest.MonkeyPatch) -> None:
-    """Run jobs in this process, because starting processes would take most of the time."""
-    patch.setattr("maskpool.bench.run.joblib.parallel_config", lambda *_, **__: choose_backend("sequential"))
 
 
 class Quiet:
@@ -279,13 +271,6 @@ def run_and_kill(base: Path, folder: Path) -> None:
 def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = once(tmp_path_factory, "killed", lambda folder: run_and_kill(base, folder))
     return Whole(folder, *(json.loads((folder / name).read_text()) for name in ("did.json", "ends.json")))
-
-
-def without_times(results: Any) -> Any:
-    """Remove everything that is measured in seconds from results."""
-    if isinstance(results, dict):
-        return {name: without_times(value) for name, value in results.items() if "seconds" not in name}
-    return [without_times(value) for value in results] if isinstance(results, list) else results
 
 
 def files(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from maskpool.encoder import BUNDLED, bundled_folder_of
 from maskpool.plans import Plan
 from tests.bench import tiny
+from tests.hosts import MeanOverPads
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies
@@ -135,13 +136,6 @@ def test_without_pads_vectors_are_the_models(model: SentenceTransformer, plan: P
     vectors = _encode(PoolingEncoder(model, plan=plan), TEXTS)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, model.encode(TEXTS), atol=1e-6)
-
-
-class MeanOverPads(torch.nn.Module):
-    """Average every position of the batch."""
-
-    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        return features | {"sentence_embedding": features["token_embeddings"].mean(1)}
 
 
 def test_the_default_plan_is_the_hosts_encode(folder: str) -> None:

@@ -647,29 +647,24 @@ def _of_numbers(rows: Any) -> TokenStates:
     return make_states([1] * len(table), torch.tensor(table.astype(np.float32)))
 
 
-class NumbersClassifier(PoolingClassifier):
-    """Our estimator behind the one thing that scikit-learn's checks need: rows of numbers, made into token states."""
+class _Numbers:
+    """What scikit-learn's checks need: rows of numbers, made into token states."""
 
     def _states(self, X: Any, fitted: bool = True) -> TokenStates:  # noqa: N803
         return X if isinstance(X, TokenStates) else _of_numbers(X)
 
     def __sklearn_tags__(self) -> Any:
-        return _table_tags(super().__sklearn_tags__())
+        tags = super().__sklearn_tags__()  # type: ignore[misc]  # of the estimator, the next class
+        tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array = False, False, True
+        return tags
 
 
-class NumbersTransformer(PoolingTransformer):
-    """The same."""
-
-    def _states(self, X: Any, fitted: bool = True) -> TokenStates:  # noqa: N803
-        return X if isinstance(X, TokenStates) else _of_numbers(X)
-
-    def __sklearn_tags__(self) -> Any:
-        return _table_tags(super().__sklearn_tags__())
+class NumbersClassifier(_Numbers, PoolingClassifier):
+    """Our classifier of rows of numbers."""
 
 
-def _table_tags(tags: Any) -> Any:
-    tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array = False, False, True
-    return tags
+class NumbersTransformer(_Numbers, PoolingTransformer):
+    """Our transformer of rows of numbers."""
 
 
 # Of numbers and their tables: what these checks want is an error that token states give no reason for.

@@ -6,15 +6,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from maskpool.functional import mean_pool
+from tests.batches import padded_ids
 
 WORDS, DIM, WIDTH = 20, 6, 9
-
-
-def _ids(seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, WORDS, (5, WIDTH), generator=generator)
-    lengths = torch.randint(1, WIDTH, (5, 1), generator=generator)
-    return torch.where(torch.arange(WIDTH) < lengths, ids, 0)
 
 
 def _table(seed: int, pad: float) -> Tensor:
@@ -31,7 +25,7 @@ def _upstream(seed: int) -> Tensor:
 @pytest.mark.parametrize("pad", [0.0, 3.0], ids=["zero pad row", "loaded pad row"])
 def test_embedding_bag(seed: int, pad: float) -> None:
     """EmbeddingBag(padding_idx=0) and mean_pool over an Embedding agree in vectors and gradients; pads get none."""
-    ids, table = _ids(seed), _table(seed, pad)
+    ids, table = padded_ids(WORDS, WIDTH, seed), _table(seed, pad)
     bag = nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="mean", padding_idx=0)
     words = nn.Embedding.from_pretrained(table.clone(), freeze=False)  # type: ignore[no-untyped-call]  # untyped
     theirs, ours = bag(ids), mean_pool(words(ids), ids != 0)
@@ -54,7 +48,7 @@ def test_a_text_of_pads() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_padding_idx_alone_is_wrong_by_the_denominator(seed: int) -> None:
     """A mean over Embedding(padding_idx=0) divides by the width: the right vector times length over width."""
-    ids, table = _ids(seed), _table(seed, 0.0)
+    ids, table = padded_ids(WORDS, WIDTH, seed), _table(seed, 0.0)
     words = nn.Embedding.from_pretrained(table, padding_idx=0)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     naive, right = words(ids).mean(dim=1), mean_pool(words(ids), ids != 0)
     share = (ids != 0).sum(dim=1, keepdim=True) / WIDTH
@@ -64,7 +58,7 @@ def test_padding_idx_alone_is_wrong_by_the_denominator(seed: int) -> None:
 
 def test_a_loaded_pad_row_is_worse() -> None:
     """A loaded table keeps its pad row despite padding_idx, and the mean over pads moves towards that row."""
-    ids, table = _ids(0), _table(0, 3.0)
+    ids, table = padded_ids(WORDS, WIDTH, 0), _table(0, 3.0)
     words = nn.Embedding.from_pretrained(table, padding_idx=0)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert torch.equal(words.weight[0], table[0])
     share = (ids != 0).sum(dim=1, keepdim=True) / WIDTH
@@ -75,7 +69,7 @@ def test_a_loaded_pad_row_is_worse() -> None:
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_masking_before_a_dense_layer(bias: bool) -> None:
     """A Linear adds its bias at zeroed pads; the usual recipe has no bias, mean_pool needs no such care."""
-    ids, table = _ids(1), _table(1, 3.0)
+    ids, table = padded_ids(WORDS, WIDTH, 1), _table(1, 3.0)
     mask, dense = (ids != 0).unsqueeze(2), nn.Linear(DIM, 4, bias=bias)
     states = dense(table[ids] * mask)
     at_pads = states[~mask.squeeze(2)]

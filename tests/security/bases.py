@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -25,6 +26,12 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [*SPECIAL, *(f"w{number}" for number in range(28))]
 TEXTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9", "w1 w27"]
 DIM = 16
+
+
+@functools.cache
+def host_vectors(folder: Path) -> Any:
+    """Return the vectors of the texts from sentence-transformers, which runs the folder's code."""
+    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=True).encode(TEXTS)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

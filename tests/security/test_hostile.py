@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import functools
 import os
 import re
 import shutil
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import load
@@ -22,7 +20,7 @@ from tests.bench import tiny
 from tests.command import run
 from tests.hosts import needs
 from tests.matrix import FULL
-from tests.security.bases import TEXTS, at_most
+from tests.security.bases import TEXTS, at_most, host_vectors
 from tests.security.entrances import ENTRANCES
 from tests.security.hostile import CASES, HOST, MODEL, PLAIN, SECRET, Case, canary, nothing
 
@@ -56,11 +54,6 @@ def _damage(case: Case, bases: Path, at: Path, twin: bool = False) -> tuple[Path
     shutil.copytree(bases / case.base, folder)
     (case.twin if twin else case.change)(folder, outside)
     return folder, outside
-
-
-@functools.cache
-def _expected(folder: Path) -> Any:
-    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=True).encode(TEXTS)
 
 
 _STRACE = shutil.which("strace") is not None
@@ -202,7 +195,7 @@ def test_harmless_twins_open(number: int, name: str, bases: Path, tmp_path: Path
         if entrance in case.refused and (FULL or "load" not in case.refused or number % 4 == 0):
             ENTRANCES[entrance](str(folder))
     if "load" in case.refused:
-        expected = _expected(bases / case.base)
+        expected = host_vectors(bases / case.base)
         np.testing.assert_allclose(load(str(folder), device="cpu").encode(TEXTS), expected, atol=1e-6)
 
 

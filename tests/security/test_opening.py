@@ -20,7 +20,7 @@ from maskpool.integrations import is_older
 from maskpool.integrations.sentence_transformers import Pooling, load, load_plain
 from maskpool.integrations.sklearn import SentenceEncoder
 from tests.hosts import except_on_older
-from tests.security.bases import TEXTS
+from tests.security.bases import TEXTS, host_vectors
 from tests.security.hostile import merge
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,10 +30,6 @@ OUTSIDE = Path("/nowhere")
 @pytest.fixture
 def model(bases: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bases / "model", tmp_path / "model"))
-
-
-def _vectors(folder: Path) -> Any:
-    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=True).encode(TEXTS)
 
 
 def _cached(source: Path, cache: Path) -> Path:
@@ -61,7 +57,7 @@ _HOST = ("sentence-transformers", "6.2", "older hosts cannot tokenize for it, wh
 )
 def test_both_layouts_give_the_hosts_vectors(base: str, bases: Path, tmp_path: Path) -> None:
     """A folder of files and a snapshot in the hub's cache give the host's vectors, by path and by name."""
-    expected = _vectors(bases / base)
+    expected = host_vectors(bases / base)
     snapshot = _cached(bases / base, tmp_path)
     by_path = load(bases / base, device="cpu").encode(TEXTS)
     by_snapshot = load(snapshot, device="cpu").encode(TEXTS)
@@ -117,7 +113,7 @@ def test_a_snapshot_that_leaves_its_repository(where: str, bases: Path, tmp_path
 def test_a_plain_model_is_opened_as_the_host_opens_it(bases: Path) -> None:
     """A model without modules.json gets mean pooling, and its vectors equal those of the host."""
     opened = load_plain(bases / "plain", device="cpu")
-    np.testing.assert_allclose(opened.encode(TEXTS), _vectors(bases / "plain"), atol=1e-6)
+    np.testing.assert_allclose(opened.encode(TEXTS), host_vectors(bases / "plain"), atol=1e-6)
 
 
 def _legacy(folder: Path) -> None:
@@ -180,7 +176,7 @@ OLD: dict[str, Callable[[Path], Any]] = {
 def test_published_models_keep_opening(what: str, model: Path, bases: Path) -> None:
     """Models with older layouts and the harmless leftovers of published models give the same vectors."""
     OLD[what](model)
-    np.testing.assert_allclose(load(model, device="cpu").encode(TEXTS), _vectors(bases / "model"), atol=1e-6)
+    np.testing.assert_allclose(load(model, device="cpu").encode(TEXTS), host_vectors(bases / "model"), atol=1e-6)
     Encoder.load(str(model))
 
 

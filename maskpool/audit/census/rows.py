@@ -12,6 +12,7 @@ from typing import Any
 from maskpool.audit.census.settings import switches
 from maskpool.audit.encoder_probes import Judgement
 from maskpool.encoder.annotations import PretrainedConfig
+from maskpool.types import SIDES
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class CensusRow(Judgement):
         """How to run such a model: on which side to pad, with which position ids, up to which length."""
         if self.vacuous:
             return "nothing: no token reads another"
-        clean = [side for side in ("right", "left") if getattr(self, side) in ("clean", "ids")]
-        cured = [side for side in ("right", "left") if side in self.cures]
-        short = [side for side in ("right", "left") if side in self.short]
+        clean = [side for side in SIDES if getattr(self, side) in ("clean", "ids")]
+        cured = [side for side in SIDES if side in self.cures]
+        short = [side for side in SIDES if side in self.short]
         positions = f"passing position_ids that count real tokens {self.cures[cured[0]]}" if cured else ""
         if len(clean) == 2:
             advice = "pad on either side"

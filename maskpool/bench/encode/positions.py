@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from maskpool.batch.token_batch import SparseBatch
 from maskpool.plans import Ints
+from maskpool.types import Side
 
 
 @dataclass(frozen=True, order=True)
 class Source:
     """The kind of a pass: the side of the pads, and whether the encoder got the mask."""
 
-    side: Literal["right", "left"] = "right"
+    side: Side = "right"
     masked: bool = True
 
 
