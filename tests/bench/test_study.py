@@ -683,6 +683,12 @@ def check_restored_or_refused(content: dict[str, Any]) -> None:
     [
         ({"models": "one"}, "models must be a list of strings, got 'one'"),
         ({"seeds": 1}, "seeds must be at least 2, got 1"),
+        ({"seeds": 10**12}, "seeds must be at most 10000, got 1000000000000"),
+        ({"replicates": 10_001}, "replicates must be at most 10000, got 10001"),
+        (
+            {"leaks": ["all"]},
+            f"leaks must be one of {', '.join(REMADE)}, or the string 'all' instead of a list, got 'all'",
+        ),
         ({"seeds": "5"}, "seeds must be an integer, got '5'"),
         ({"corpora": (1,)}, "corpora[0] must be a table, got 1"),
         ({"corpora": ({"data": "x", "limit": 0},)}, "corpora[0].limit must be at least 1, got 0"),

@@ -144,7 +144,8 @@ def _check_poolings(poolings: tuple[str, ...], info: ValidationInfo) -> tuple[st
 
 _Text = Annotated[StrictStr, Field(min_length=1)]
 _Positive = Annotated[StrictInt, Field(ge=1)]
-_TwoOrMore = Annotated[StrictInt, Field(ge=2)]
+# Every comparison is fitted as often as this, so a larger number would fill the memory before it ends.
+_Repeats = Annotated[StrictInt, Field(ge=2, le=10_000)]
 _NotEmpty = Field(min_length=1)
 _Names = Annotated[tuple[_Text, ...], AfterValidator(_distinct)]
 
@@ -280,8 +281,8 @@ class Study:
         leaks: Names of public bugs to re-create; ``"all"`` means all of them.
         layers: Indices of transformers' hidden states: -1 for the last, 0 for the embedding matrix.
         clusterers: How vectors are clustered.
-        seeds: Number of seeds of the clusterer on all texts.
-        replicates: Number of half-samples, from which intervals are computed.
+        seeds: Number of seeds of the clusterer on all texts, 2 to 10,000.
+        replicates: Number of half-samples, from which intervals are computed, 2 to 10,000.
         seed: Seeds the shuffles, half-samples and heads.
         dtype: The dtype that the model computes in.
         quote: Whether the report may quote your texts; otherwise it names them by row. The public texts of the
@@ -307,8 +308,8 @@ class Study:
     leaks: Annotated[_Names, BeforeValidator(lambda leaks: tuple(REMADE) if leaks == "all" else leaks)] = ()
     layers: Annotated[tuple[StrictInt, ...], _NotEmpty, AfterValidator(_distinct)] = (-1,)
     clusterers: Annotated[_Names, _NotEmpty] = (UnitKMeans.name,)
-    seeds: _TwoOrMore = 5
-    replicates: _TwoOrMore = 50
+    seeds: _Repeats = 5
+    replicates: _Repeats = 50
     seed: Annotated[StrictInt, Field(ge=0, le=2**32 - 1)] = 0
     dtype: StrictStr = "float32"
     quote: StrictBool = False
@@ -323,7 +324,7 @@ class Study:
             ("dtype", [self.dtype], DTYPES),
         ):
             for name in names:
-                check_known(name, known, argument)
+                check_known(name, known, argument, ", or the string 'all' instead of a list" * (argument == "leaks"))
         plan_names = [plan.name for plan in self.plans]
         repeated = next((name for name in plan_names if plan_names.count(name) > 1), None)
         if repeated is not None:

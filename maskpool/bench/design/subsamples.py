@@ -12,8 +12,9 @@ from maskpool.bench.design.study import Study
 from maskpool.plans import Ints, Plan
 
 REPLICATE_SEEDS = 3
-# Seeds of half-samples begin here, independent of the study's seeds, so a study with more seeds keeps its half-samples.
-_FIRST_REPLICATE_SEED = 5
+# Half-sample n has the seeds 5 + 3n to 7 + 3n. They do not depend on the study's number of seeds, so a study that gets
+# more seeds keeps its half-samples.
+_REPLICATE_SEEDS_AFTER = 5
 # Numbers of the two subsamples that hold all texts: the main one, and one with the texts in other batches.
 FULL, OTHER_BATCHES = 0, -1
 
@@ -61,7 +62,7 @@ def make_subsamples(plans: Sequence[Plan], lengths: Ints, characters: Ints, stud
         if number > 0:
             order = np.random.default_rng([study.seed, number]).permutation(everything)
             texts = np.sort(order[: len(everything) // 2])
-            first = _FIRST_REPLICATE_SEED + number * REPLICATE_SEEDS
+            first = _REPLICATE_SEEDS_AFTER + number * REPLICATE_SEEDS
             seeds = range(first, first + REPLICATE_SEEDS)
         empty = Subsample(number, texts, {}, tuple(seeds), study.seed)
         widths = {plan.name: plan.widths(lengths[texts], empty.rng(plan.name), characters[texts]) for plan in plans}
