@@ -10,13 +10,13 @@ attend to the encoder's outputs at pads; the encoder itself is always given its 
 and SNIPS, one label a text; and SNIPS texts of which about half are joined in pairs, "A. B", of two different labels,
 which must both be found.
 
-What is alike for every head: the texts; Adam; as many epochs and batches of one size; the learning rate chosen for
-each arm by itself from one grid, by mean accuracy over seeds on the fifth of the training texts that a seed does not
+Every head has the same texts, optimiser (Adam), epochs and batch size. The learning rate is chosen for each treatment
+separately from one grid, by mean accuracy over seeds on the fifth of the training texts that a seed does not
 learn from. A seed draws that fifth, the first weights and the order of the texts; intervals are Student's 95 % over
 seeds, with the same test texts throughout, so they hold no sampling of test texts. Every rate's accuracy is in the
-results, to separate an arm's choice of rate from the effect of its mask.
+results, to separate a treatment's choice of rate from the effect of its mask.
 
-Widths differ in pads alone: texts of more than 32 tokens are left out of every width (the results say how many), for
+Widths differ only in pads: texts of more than 32 tokens are left out of every width (the results say how many), for
 a text cut at 32 tokens is another text. One pass padded to 128 then holds, as its beginning, the states of every
 shorter padding; the script checks that on a sample before it relies on it. States are kept in half precision.
 """
@@ -82,7 +82,7 @@ class Sizes:
         train: Training texts of BANKING77; the other two tasks have half as many.
         test: Test texts of BANKING77; the same.
         curve: How many of the test texts are watched through training.
-        seeds: Heads an arm.
+        seeds: Heads per treatment.
         epochs: Passes over the training texts.
         batch: Texts a step.
         rates: Learning rates to choose from.
@@ -103,8 +103,8 @@ QUICK = Sizes(train=120, test=60, curve=30, seeds=2, epochs=2, batch=16, rates=(
 
 
 @dataclass(frozen=True)
-class Arm:
-    """How a head is trained: the padded width, or None with the mask, where the width is nothing to it."""
+class Treatment:
+    """How a head is trained: without the mask at a padded width, or with the mask, where any width gives the same."""
 
     width: int | None
 
@@ -114,12 +114,12 @@ class Arm:
         return "with mask" if self.width is None else f"without mask, {self.width}"
 
 
-ARMS = (Arm(None), *map(Arm, WIDTHS))
+TREATMENTS = (Treatment(None), *map(Treatment, WIDTHS))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Token states of some texts, padded to ``TOP`` in a file, and what is to be learnt of them.
+    """Token states of some texts, padded to ``TOP`` in a file, and what a head learns from them.
 
     Attributes:
         file: A float16 array (texts, TOP, dim).
@@ -193,7 +193,7 @@ class Head:
 def train(
     split: Split,
     rows: Ints,
-    arm: Arm,
+    treatment: Treatment,
     sizes: Sizes,
     *,
     hidden: int | None,
@@ -206,7 +206,7 @@ def train(
     Args:
         split: Texts to learn from.
         rows: Which of them.
-        arm: With or without the mask, and at which width.
+        treatment: With or without the mask, and at which width.
         sizes: Epochs, batch, and how many texts are watched.
         hidden: Width of the hidden layer of additive scores; None for linear ones.
         rate: Adam's learning rate.
@@ -229,7 +229,9 @@ def train(
 
         def look() -> None:
             if watched is not None and done in looks:
-                head.curve.append((done / steps, serve(head, watched, spread(watched, sizes.curve), arm.width)[2]))
+                head.curve.append(
+                    (done / steps, serve(head, watched, spread(watched, sizes.curve), treatment.width)[2])
+                )
 
         def look_after_step(*_: object) -> None:
             nonlocal done
@@ -238,7 +240,7 @@ def train(
 
         def loss(places: Tensor) -> Tensor:
             batch = rows[places.numpy()]
-            logits = head.classifier(head.pooling(*split.batch(batch, arm.width)))
+            logits = head.classifier(head.pooling(*split.batch(batch, treatment.width)))
             if several:
                 return nn.functional.binary_cross_entropy_with_logits(logits, targets[batch])
             return nn.functional.cross_entropy(logits, targets[batch])
@@ -268,7 +270,7 @@ def serve(head: Head, split: Split, rows: Ints, width: int | None) -> tuple[Tens
 
 
 def scores(logits: Tensor, targets: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Accuracy; of texts with several labels micro-F1, and accuracy is that all are right and none besides."""
+    """Return the accuracy, and with several labels per text also micro-F1; a text is right if all its labels are."""
     if targets.ndim == 1:
         return {"accuracy": float((logits.argmax(dim=1).numpy() == targets).mean())}
     predicted, true = (logits > 0).numpy(), targets > 0
@@ -290,13 +292,15 @@ def part(texts: int, seed: int) -> tuple[Ints, Ints]:
     return np.sort(order[texts // 5 :]), np.sort(order[: texts // 5])
 
 
-def measure_head(task: Task, hidden: int | None, arm: Arm, sizes: Sizes, rate: float, seed: int) -> dict[str, Any]:
+def measure_head(
+    task: Task, hidden: int | None, treatment: Treatment, sizes: Sizes, rate: float, seed: int
+) -> dict[str, Any]:
     """Train one head and serve it at every width."""
     rows, held = part(len(task.train.lengths), seed)
-    head = train(task.train, rows, arm, sizes, hidden=hidden, rate=rate, seed=seed, watched=task.test)
-    valid = scores(serve(head, task.train, held, arm.width)[1], task.train.targets[held])
+    head = train(task.train, rows, treatment, sizes, hidden=hidden, rate=rate, seed=seed, watched=task.test)
+    valid = scores(serve(head, task.train, held, treatment.width)[1], task.train.targets[held])
     every = np.arange(len(task.test.lengths))
-    pooled, logits, on_pads = serve(head, task.test, every, arm.width)
+    pooled, logits, on_pads = serve(head, task.test, every, treatment.width)
     row: dict[str, Any] = {
         "seed": seed,
         "validation_accuracy": valid["accuracy"],
@@ -308,7 +312,7 @@ def measure_head(task: Task, hidden: int | None, arm: Arm, sizes: Sizes, rate: f
     if not task.several:
         row["ami"] = _ami(pooled, task.test.targets, sizes)
     for width in (*WIDTHS, None):
-        if arm.width is None and width is not None:
+        if treatment.width is None and width is not None:
             # With the mask, at a padded width: the law says that nothing changes, and that no pad gets anything.
             values = torch.from_numpy(task.test.states()[every[:_CHUNK], :width]).float()
             pads = task.test.is_pad(every[:_CHUNK], width)
@@ -325,14 +329,14 @@ def measure_head(task: Task, hidden: int | None, arm: Arm, sizes: Sizes, rate: f
     return row
 
 
-def ami_unseen(task: Task, hidden: int | None, arm: Arm, sizes: Sizes, rate: float, seed: int) -> float:
+def ami_unseen(task: Task, hidden: int | None, treatment: Treatment, sizes: Sizes, rate: float, seed: int) -> float:
     """AMI of the test texts of one half of the classes, pooled by a head that learnt the other half."""
     classes = np.random.default_rng(seed).permutation(np.unique(task.train.targets))
     seen = np.sort(classes[: len(classes) // 2])
     rows = np.flatnonzero(np.isin(task.train.targets, seen))
-    head = train(task.train, rows, arm, sizes, hidden=hidden, rate=rate, seed=seed)
+    head = train(task.train, rows, treatment, sizes, hidden=hidden, rate=rate, seed=seed)
     other = np.flatnonzero(~np.isin(task.test.targets, seen))
-    return _ami(serve(head, task.test, other, arm.width)[0], task.test.targets[other], sizes)
+    return _ami(serve(head, task.test, other, treatment.width)[0], task.test.targets[other], sizes)
 
 
 def _ami(pooled: Tensor, labels: Ints, sizes: Sizes) -> float:
@@ -347,14 +351,14 @@ def interval(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarise(
-    task: Task, arm: Arm, heads: Sequence[dict[str, Any]], masked: Sequence[dict[str, Any]]
+    task: Task, treatment: Treatment, heads: Sequence[dict[str, Any]], masked: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """One arm's row: means and intervals over seeds, also of the differences to the masked heads of the same seeds."""
-    row: dict[str, Any] = {"pad_share": task.test.pad_share(np.arange(len(task.test.lengths)), arm.width)}
+    """Return a treatment's row: means and intervals over seeds, also of the differences to masked heads."""
+    row: dict[str, Any] = {"pad_share": task.test.pad_share(np.arange(len(task.test.lengths)), treatment.width)}
     for name in ("attention_on_pads", "accuracy", "micro_f1", "ami", "ami_unseen_classes"):
         if name in heads[0]:
             row[name] = interval([head[name] for head in heads])
-            if arm.width is not None and name != "attention_on_pads":
+            if treatment.width is not None and name != "attention_on_pads":
                 pairs = zip(heads, masked, strict=True)
                 row[f"{name}_minus_masked"] = interval([head[name] - masked_head[name] for head, masked_head in pairs])
     epochs = [at for at, _ in heads[0]["curve"]]
@@ -490,18 +494,18 @@ def law_in_training(task: Task, sizes: Sizes) -> float:
 
 
 def measure(tasks: Sequence[Task], sizes: Sizes) -> list[dict[str, Any]]:
-    """Train and measure every arm of every task at every rate; additive scores on the first task alone."""
+    """Train and measure every treatment of every task at every rate; additive scores only on the first task."""
     kinds: list[tuple[Task, int | None]] = [
         (tasks[0], None),
         (tasks[0], _HIDDEN),
         *((task, None) for task in tasks[1:]),
     ]
-    grid = [(task, hidden, arm) for task, hidden in kinds for arm in ARMS]
+    grid = [(task, hidden, treatment) for task, hidden in kinds for treatment in TREATMENTS]
     tried = [(*cell, sizes, rate, seed) for cell in grid for rate in sizes.rates for seed in range(sizes.seeds)]
-    by_arm = _grouped(_grouped(_in_processes(measure_head, tried, "heads"), sizes.seeds), len(sizes.rates))
-    valid = np.array([[[head["validation_accuracy"] for head in heads] for heads in rates] for rates in by_arm])
+    by_treatment = _grouped(_grouped(_in_processes(measure_head, tried, "heads"), sizes.seeds), len(sizes.rates))
+    valid = np.array([[[head["validation_accuracy"] for head in heads] for heads in rates] for rates in by_treatment])
     best = valid.mean(axis=2).argmax(axis=1).tolist()
-    chosen = [rates[place] for rates, place in zip(by_arm, best, strict=True)]
+    chosen = [rates[place] for rates, place in zip(by_treatment, best, strict=True)]
     clustered = [n for n, (task, hidden, _) in enumerate(grid) if hidden is None and not task.several]
     halves = [(*grid[n], sizes, sizes.rates[best[n]], seed) for n in clustered for seed in range(sizes.seeds)]
     amis_of_cells = _grouped(_in_processes(ami_unseen, halves, "heads of half the classes"), sizes.seeds)
@@ -509,24 +513,24 @@ def measure(tasks: Sequence[Task], sizes: Sizes) -> list[dict[str, Any]]:
         for head, ami in zip(chosen[number], amis, strict=True):
             head["ami_unseen_classes"] = ami
     rows = []
-    for number, (task, hidden, arm) in enumerate(grid):
-        masked = chosen[number - number % len(ARMS)]  # the masked arm is the first of its kind
+    for number, (task, hidden, treatment) in enumerate(grid):
+        masked = chosen[number - number % len(TREATMENTS)]  # the masked treatment is the first of its kind
         by_rate = {
             str(rate): {
                 name: interval([head[name] for head in heads])
                 for name in ("validation_accuracy", "accuracy", "attention_on_pads")
             }
-            for rate, heads in zip(sizes.rates, by_arm[number], strict=True)
+            for rate, heads in zip(sizes.rates, by_treatment[number], strict=True)
         }
         rows.append(
             {
                 "task": task.name,
                 "scores": "linear" if hidden is None else "additive",
-                "arm": arm.name,
-                "width": arm.width,
+                "treatment": treatment.name,
+                "width": treatment.width,
                 "learning_rate": sizes.rates[best[number]],
                 "by_learning_rate": by_rate,
-                **summarise(task, arm, chosen[number], masked),
+                **summarise(task, treatment, chosen[number], masked),
                 "heads": chosen[number],
             }
         )

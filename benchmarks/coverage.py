@@ -1,13 +1,13 @@
 """Count how often a study's simultaneous intervals and verdicts are right.
 
-``python -m benchmarks.coverage`` simulates 4,000 studies a setting and writes ``benchmarks/results/coverage.json``; a
-setting that is in it already is not simulated again. A study has 15 or 40 differences from one reference, 50
-half-samples of 3 seeds and 5 seeds on all texts; scores are normal numbers with a part from the texts and a part from
-the seeds. Seeds make up between 0 and 85 % of the squared standard error, in all comparisons alike or rising from
-comparison to comparison, and may spread more on half-samples than on all texts.
+``python -m benchmarks.coverage`` simulates 4,000 studies per setting and writes ``benchmarks/results/coverage.json``.
+It skips settings that the file already has. A study has 15 or 40 differences from one reference, 50 half-samples of 3
+seeds and 5 seeds on all texts; scores are normal numbers with a part from the texts and a part from the seeds. Seeds
+make up between 0 and 85 % of the squared standard error, in all comparisons alike or rising from comparison to
+comparison, and may spread more on half-samples than on all texts.
 
-Counted are studies in which all intervals hold their truths; studies without an effect in which any verdict is
-"lowered" or "raised"; and studies with true changes of 1.5 margins in which any verdict is "no change".
+It counts studies in which all intervals hold their truths, studies without an effect in which any verdict is "lowered"
+or "raised", and studies with true changes of 1.5 margins in which any verdict is "no change".
 """
 
 from __future__ import annotations

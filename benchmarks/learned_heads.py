@@ -5,20 +5,20 @@ with five seeds each, on the token states of frozen all-MiniLM-L6-v2 in a float1
 ``benchmarks/results/learned_heads.json``. The texts are read from ``benchmarks/studies/data`` (see
 ``benchmarks/studies/*.toml`` for where they come from). ``--quick`` is a short form.
 
-Two tasks: BANKING77, its training texts and its test texts; and SNIPS, 20 texts a class to learn from and 5,000 others
-to test on. The defaults of the estimator were chosen while looking at BANKING77's test texts (one seed, some thirty
-recipes), which flatters the heads there by some tenths of a point; SNIPS was not looked at.
+There are two tasks: BANKING77 with its training and test texts, and SNIPS with 20 texts per class for training and
+5,000 others for testing. The defaults of the estimator were chosen on BANKING77's test texts (one seed, about thirty
+recipes), which favours the heads there by a few tenths of a point. SNIPS was not used to choose them.
 
 The peer is scikit-learn's `LogisticRegression` on the mean vectors of the same cache, once as they are and once of
 length 1; the better of both, and C, are chosen by three-fold cross-validation on the training texts. It is
-deterministic, so a head's seeds are compared with one and the same model, text by text.
+deterministic, so all seeds of a head are compared with the same model, text by text.
 
-Intervals are 95 % of a bootstrap that draws test texts, the same for both, and seeds, with replacement: they hold what
-other test texts and other seeds would change, each for itself, and not what other training texts would. Five seeds are
-few to draw from, so the part of the seeds comes out somewhat small; their standard deviation is next to it.
+Intervals are 95 % intervals of a bootstrap that draws test texts (the same for both models) and seeds with replacement.
+They cover other test texts and other seeds, but not other training texts. Five seeds are few, so the bootstrap
+underestimates their part somewhat; their standard deviation is reported next to it.
 
-Seconds are those of one fit after another, not taken in turn: they show the order of size. ``benchmarks.state_cache``
-compares an epoch with one in which the encoder runs, too.
+Fits are timed one after another, not in turn, so seconds only show the order of magnitude. ``benchmarks.state_cache``
+compares an epoch with one that also runs the encoder.
 """
 
 from __future__ import annotations

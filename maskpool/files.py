@@ -52,7 +52,7 @@ def replace_file(source: str | os.PathLike[str], target: str | os.PathLike[str])
     finally:
         os.close(handle)
     os.replace(source, target)
-    with suppress(OSError):  # folders cannot be opened on Windows, nor synchronized in every file system
+    with suppress(OSError):  # Windows cannot open folders, and some file systems cannot synchronise them
         folder = os.open(Path(target).parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -72,9 +72,9 @@ def rows_of(report: dict[str, Any], masked: bool) -> list[dict[str, Any]]:
     return [row for row in report["rows"] if (row["width"] is None) == masked]
 
 
-@pytest.mark.full  # trains every arm
-def test_every_arm_of_every_task_is_reported(run: tuple[dict[str, Any], Path]) -> None:
-    """The file on disk holds four arms for each of three tasks, and additive scores on the first; figures too."""
+@pytest.mark.full  # trains every treatment
+def test_every_treatment_of_every_task_is_reported(run: tuple[dict[str, Any], Path]) -> None:
+    """The file on disk holds four treatments for each of three tasks, and additive scores on the first; figures too."""
     report, out = run
     assert json.loads(out.read_text(encoding="utf-8"))["rows"] == report["rows"]
     kinds = [("BANKING77", "linear"), ("BANKING77", "additive"), ("SNIPS", "linear"), ("SNIPS pairs", "linear")]
@@ -121,8 +121,8 @@ def test_training_width_keeps_the_accuracy(run: tuple[dict[str, Any], Path]) -> 
     assert any(changes)
 
 
-def test_each_arm_takes_the_rate_that_validates_best(run: tuple[dict[str, Any], Path]) -> None:
-    """Each arm uses the learning rate with the best mean validation accuracy, and reports the heads of that rate."""
+def test_each_treatment_takes_the_rate_that_validates_best(run: tuple[dict[str, Any], Path]) -> None:
+    """Each treatment reports the heads of the learning rate with the best mean validation accuracy."""
     for row in run[0]["rows"]:
         valid = {rate: result["validation_accuracy"]["mean"] for rate, result in row["by_learning_rate"].items()}
         assert valid[str(row["learning_rate"])] == max(valid.values())
@@ -134,7 +134,7 @@ def test_serving_equals_a_loop(tasks: list[measured.Task]) -> None:
     """Vectors, logits and attention on pads are those of a loop over texts, with the mask and without it."""
     task = tasks[0]
     rows = np.arange(12)
-    head = measured.train(task.train, rows, measured.Arm(64), measured.QUICK, hidden=None, rate=1e-2, seed=3)
+    head = measured.train(task.train, rows, measured.Treatment(64), measured.QUICK, hidden=None, rate=1e-2, seed=3)
     query = head.pooling.query.detach()[0]
     for width in (None, 32, 128):
         pooled, logits, on_pads = measured.serve(head, task.test, rows, width)

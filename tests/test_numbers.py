@@ -57,7 +57,7 @@ def findings() -> Iterator[Claim]:
     (banking,), (snips,) = (results_of(f"{name}/results.json")["parts"] for name in ("banking77", "snips"))
     margin = f"{banking['margin']:g}"
     random, wide, ordered = "random batches of 32", "padded to 128", "sorted batches of 32"
-    rows, strangers = study_rows("banking77"), "another's pads only"
+    rows, other_pads = study_rows("banking77"), "another's pads only"
     sorted_plans = [plan for part in (banking, snips) for plan in part["plans"] if plan["name"] == ordered]
     shifts = {f"{study_rows(name)['mean', ordered, 'included']['cosine_shift']:.2f}" for name in ("banking77", "snips")}
     losses = [points("banking77", "lasttoken", plan) for plan in (random, wide, ordered)]
@@ -82,7 +82,7 @@ def findings() -> Iterator[Claim]:
         (
             f"{rows['mean', random, 'pads only']['ami']:.2f}",
             f"{rows['mean', 'any', 'excluded']['ami']:.2f}",
-            f"{rows['mean', random, strangers]['ami']:.2f}",
+            f"{rows['mean', random, other_pads]['ami']:.2f}",
         ),
     )
     less = {plan: rows["mean", plan, "included"]["against_noise"] for plan in (random, wide)}

@@ -227,7 +227,7 @@ def test_gradients_of_ties(layer: PoolingLayer, expected: list[float], dense: bo
 
 @either_route
 def test_gradients_of_ties_for_the_last_place(dense: bool) -> None:
-    """Of three tokens that tie for the last of two places, each gets a third of that place's gradient."""
+    """Three tokens that tie for the last of two places each get a third of that place's gradient."""
     x = torch.tensor([[[5.0], [2.0], [2.0], [2.0], [1.0]]], requires_grad=True)
     with dense_route() if dense else torch.enable_grad():
         pooled = maskpool.functional.topk_mean_pool(x, torch.ones(1, 5, dtype=torch.bool), k=2)

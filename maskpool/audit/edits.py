@@ -92,7 +92,7 @@ def _span(real: slice, width: int) -> tuple[int, int]:
 def _cut_by_tokenizers(cut: Edit, columns: Mapping[int, slice]) -> Iterator[None]:
     """Cut the outputs of transformers' tokenizers: ids and masks then agree in all code.
 
-    Tokenizers have no hooks, hence the patched class; other threads are not affected.
+    Tokenizers have no hooks, so their class is patched; other threads are not affected.
     """
     transformers: Any = sys.modules.get("transformers")
     base = getattr(transformers, "PreTrainedTokenizerBase", None)

@@ -180,7 +180,7 @@ def _across_modules(seen: Seen, size: float) -> Finding:
 def reads_other_ids(seen: Seen) -> bool:
     """Return whether other ids under the mask change the states of real tokens at all.
 
-    Batches of one shape are rounded equally, thus this works in half precision as well.
+    Batches of one shape are rounded equally, so this also works in half precision.
     """
     name, others = _ids_name(seen.padded), torch.where(seen.real, seen.padded.ids, seen.padded.ids[0, seen.start])
     if name is None:

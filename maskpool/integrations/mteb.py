@@ -293,7 +293,7 @@ def _repad(features: dict[str, Any], width: int, side: str, pad_token_id: int) -
 
 
 def _hash_of(model: SentenceTransformer) -> str:
-    """Of the weights, and of what else makes a vector, the pooling's settings excepted."""
+    """Hash the weights and everything else that vectors depend on, except the pooling's settings."""
     modules = [
         (name, type(module).__name__, module.get_config_dict())
         for name, module in model.named_modules()

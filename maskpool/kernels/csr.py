@@ -17,7 +17,7 @@ from maskpool.types import Index, Offsets, PaddedMask, PerSentence, PerToken, Ro
 
 
 class CSRKernels(Kernels):
-    """Kernels over the rows ``values`` of which ``pattern`` says to which sentence they belong."""
+    """Kernels over the rows ``values``; ``pattern`` says which sentence each row belongs to."""
 
     values: Rows
     pattern: Pattern

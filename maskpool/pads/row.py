@@ -92,8 +92,8 @@ def freeze_pad_row(
         * Other rows take the same step as without freezing, except if an optimizer mixes rows (clipping, Adafactor,
           Muon, LAMB). Later steps differ if the model reads the row.
         * A copy (``copy.deepcopy``, ``pickle``, ``torch.save``) has the same row, and is not frozen.
-        * Training on separate weights that are copied into the model (DeepSpeed, FSDP, apex) is not covered, nor are
-          gradients that ``torch.autograd.grad`` returns.
+        * Training on separate weights that are copied into the model (DeepSpeed, FSDP, apex) is not covered, and
+          neither are gradients that ``torch.autograd.grad`` returns.
         * If the pad token is also the end-of-text token, the row of that token is frozen.
 
     Args:

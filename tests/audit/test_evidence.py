@@ -119,7 +119,7 @@ def test_nan_goes_through_json_as_null() -> None:
 
 @pytest.mark.parametrize("most", [4, pytest.param(MAX_TEXTS, marks=pytest.mark.full)])
 def test_many_texts_are_sampled_and_counted(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of too many texts, a seeded sample with the longest two is audited, and the report says so."""
+    """If there are too many texts, a seeded sample with the longest two is audited, and the report says so."""
     assert MAX_TEXTS == 32
     monkeypatch.setattr("maskpool.audit.run.MAX_TEXTS", most)
     words = ["the", "cat", "sat", "on", "the", "old", "mat", "and", "rain", "fell"]

@@ -84,7 +84,7 @@ def test_common_rows_are_subtracted() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 40])
 def test_intervals_are_sidaks_over_the_common_rows(number: int) -> None:
-    """Of independent studies, half-widths are Welch's t quantile at 0.95^(1/rows) times the root of summed squares."""
+    """Half-widths of independent studies are Welch's t quantile at 0.95^(1/rows) times the root of summed squares."""
     study_a = study([row(f"treatment {place}", 0.1, 0.03, 0.01) for place in range(number)] + [row("a's own", 0, 1, 0)])
     study_b = study([row(f"treatment {place}", 0.3, 0.04, 0.01) for place in range(number)], seed=1)
     rows = compare(study_a, study_b)["rows"]

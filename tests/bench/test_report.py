@@ -29,7 +29,7 @@ def head(trained: str, served: str, delta: float, half: float) -> dict[str, obje
 
 
 def test_only_the_masked_head_is_the_reference() -> None:
-    """A head whose difference is the same in every split shows it; the reference is the head with the mask alone."""
+    """A head whose difference is the same in every split shows it; the reference is only the head with the mask."""
     rows = [
         head("with mask", "with mask", 0.0, 0.0),
         head("with mask", "without mask", -0.2, 0.0),
@@ -199,7 +199,7 @@ def test_treatments_look_different(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("kind", FIGURES)
 def test_a_name_is_not_read_as_a_formula(kind: str, tmp_path: Path) -> None:
-    """A corpus whose name has what makes a formula elsewhere is named as it is, in lines as wide as the figure."""
+    """A corpus name that looks like a formula is drawn literally, in lines as wide as the figure."""
     results_of_part = part((-1, "kmeans", [row("included", -0.2)]))
     results_of_part["corpus"]["name"] = r"prices in $\here$ and " + "far and wide " * 9
     FIGURES[kind](results_of_part, tmp_path / "figure.svg")

@@ -63,7 +63,7 @@ def test_twins_find_each_other(labels: list[int], expected: float) -> None:
 
 
 @pytest.mark.parametrize("copies", [3, 7])
-def test_many_twins_find_no_stranger(copies: int) -> None:
+def test_many_twins_find_a_twin(copies: int) -> None:
     """Each of several equal texts finds one of the others, for any order of ties."""
     vectors = np.repeat(np.random.default_rng(0).standard_normal((5, 4), dtype=np.float32), copies, axis=0)
     labels = np.repeat(np.arange(5), copies)

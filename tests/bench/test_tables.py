@@ -338,7 +338,7 @@ def test_every_row_is_read(tmp_path: Path, kind: Kind) -> None:
     [({"sep": ","}, "csv"), ({"sep": ";"}, "csv"), ({"sep": "\t"}, "tsv"), ({"quoting": 1}, "csv")],
 )
 def test_well_formed_files_are_read_as_pandas_reads_them(tmp_path: Path, dialect: dict[str, Any], suffix: str) -> None:
-    """Of a file that pandas writes, the same fields are read as by pandas."""
+    """A file that pandas writes is read with the same fields as by pandas."""
     frame = pd.DataFrame([*QUOTED, *SCRIPTS, *FRENCH], columns=["text", "label"])
     path = tmp_path / f"a.{suffix}"
     frame.to_csv(path, index=False, **dialect)

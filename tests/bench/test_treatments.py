@@ -24,7 +24,7 @@ TEXTS, WIDTH, DIM = 4, 9, 5
 
 @pytest.mark.parametrize(("module", "names"), [(treatments, TREATMENTS), (clusterers, CLUSTERERS)])
 def test_names_are_distinct(module: ModuleType, names: Collection[str]) -> None:
-    """No two treatments or clusterers share a name, which would replace the first; nor does one with a mixed plan."""
+    """No two treatments or clusterers share a name, which would replace the first; none is named as a mixed plan."""
     (declared,) = (
         len(node.generators[0].iter.elts)
         for node in ast.walk(ast.parse(inspect.getsource(module)))

@@ -110,7 +110,7 @@ def test_devices_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_broken_device_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that fails, or a torch that cannot be imported, is reported by the type of its error alone."""
+    """A driver that fails, or a torch that cannot be imported, is reported only by the type of its error."""
 
     def fail(index: int) -> str:
         raise RuntimeError("cannot read /home/someone/driver.so")
@@ -132,7 +132,7 @@ def test_the_report_can_be_published(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_heavy_packages_are_not_imported() -> None:
-    """Of the packages that are reported, only torch and those of the command line are imported."""
+    """Only torch and the packages of the command line are imported, although more are reported."""
     code = "import sys\nfrom maskpool.cli.info import info\ninfo(as_json=False)\nprint(*sys.modules, file=sys.stderr)"
     ran = in_a_process(sys.executable, "-c", code)
     loaded = set(ran.err.split())

@@ -256,7 +256,7 @@ def test_truncated_vectors(model: SentenceTransformer) -> None:
 
 @pytest.mark.filterwarnings("ignore:Dataset 'Banking77Classification' is superseded")  # by MTEB before 2.26
 def test_results_are_kept_apart(model: SentenceTransformer, folder: str, tmp_path: Path) -> None:
-    """MTEB's cache keeps another pooling, plan, arm, seed and other weights apart, and what is the same it reuses."""
+    """MTEB's cache separates poolings, plans, treatments, seeds and weights, and reuses the results of equal ones."""
     other: Any = [Transformer(str(tiny.save_model(tmp_path / "other", seed=9))), *list(model)[1:]]
     prompts: Any = model.prompts
     shuffled = Plan("random", 8)
@@ -364,7 +364,7 @@ def test_a_clustering_task(model: SentenceTransformer) -> None:
 
 
 def test_what_is_refused(model: SentenceTransformer) -> None:
-    """Unknown pads, no plan, no model, a cut text, another precision and what is not a text are refused by name."""
+    """Unknown pads, a missing plan or model, a cut text, another precision and non-texts are refused."""
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"model": model, "pads": "both"}, ValueError, "pads must be 'excluded' or 'included', got 'both'"),
         ({"model": model, "plan": "sorted"}, TypeError, r"plan must be a maskpool.plans.Plan, such as Plan\(.*got str"),

@@ -204,7 +204,7 @@ def test_sequence_numbers_are_not_needed(mode: str) -> None:
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_vector_for_cls(given: bool, flat: bool) -> None:
-    """Cls takes the vector that came for it, of None the first token; an empty text has none."""
+    """Cls returns the given cls vector, or the first token if it is None; an empty text gets zeros."""
     mask = MASK * torch.tensor([[1], [1], [0]])
     features = _layouts(X, mask)[flat] | {"cls_token_embeddings": torch.ones(3, DIM) if given else None}
     pooled = _vector(Pooling(DIM, ("cls", "mean")), **features)
@@ -473,7 +473,7 @@ def test_defect_7_nan_at_a_pad(mode: str) -> None:
 
 @compares_with_the_host
 def test_defect_8_no_vector_for_cls() -> None:
-    """None for the vector of cls is none, where the host raises TypeError."""
+    """A cls vector of None counts as missing, where the host raises TypeError."""
     features = _layouts(X, MASK)[0] | {"cls_token_embeddings": None}
     assert torch.equal(_vector(Pooling(DIM, "cls"), **features)[0], X[0, 0])
     with pytest.raises(TypeError, match="NoneType"):
@@ -627,6 +627,6 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("make_bad", "kind", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_what_is_refused(make_bad: Callable[[], Any], kind: type[Exception], message: str) -> None:
-    """What does not fit is refused with its name, what was expected and what came."""
+    """An input that does not fit is refused by name, with what was expected and what was given."""
     with pytest.raises(kind, match=message):
         make_bad()

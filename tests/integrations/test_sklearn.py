@@ -117,7 +117,7 @@ def test_a_given_model_is_left_as_it_is(
 
 
 def test_a_model_by_name_serves_threads(host: SentenceTransformer, tmp_path: Path) -> None:
-    """What is opened by name is in evaluation mode for good: no thread switches it on under another, dropout too."""
+    """A model opened by name stays in evaluation mode, so one thread does not enable dropout in another."""
     modules: Any = [host[0], HostPooling(32), Dropout(0.5)]
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path))
     encoder = SentenceEncoder(tmp_path).fit(TEXTS)
@@ -343,7 +343,7 @@ def _words(rows: Any) -> list[str]:
     return [" ".join(tiny.COMMON[int(abs(number) * 7) % 30] for number in row) for row in np.asarray(rows)]
 
 
-# Of numbers and their tables: what these checks want is an error, or an attribute, that texts give no reason for.
+# Checks of tables of numbers, which expect errors or attributes that do not apply to texts.
 EXPECTED_TO_FAIL = {
     "check_complex_data": "no text is complex",
     "check_dtype_object": "wants numbers in object arrays; texts in them are taken",
@@ -364,7 +364,7 @@ EXPECTED_TO_FAIL = {
     [OfNumbers()], expected_failed_checks=lambda _: EXPECTED_TO_FAIL, xfail_strict=True
 )
 def test_scikit_learns_own_checks(folder: str, estimator: Any, check: Callable[[Any], None]) -> None:
-    """Each check of scikit-learn passes, but for those of numbers, each of which fails."""
+    """Each check of scikit-learn passes, except those of numbers, which all fail."""
     check(estimator.set_params(model=folder))
 
 

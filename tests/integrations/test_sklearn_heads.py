@@ -137,7 +137,7 @@ def test_as_good_as_logistic_regression(learn: Any, unseen: Any) -> None:
 
 
 def test_several_labels_a_text() -> None:
-    """Of several labels a text, each is learned by itself, from dense and sparse columns alike; so are its shares."""
+    """Each of several labels per text is learned separately, from dense and sparse columns, with its probabilities."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (400, 3))
     # A text holds a token for each of its labels, and one without information.
@@ -166,7 +166,7 @@ def _like_sentences(texts: int, seed: int) -> tuple[TokenStates, Any]:
 
 @pytest.mark.parametrize("texts", [40, *(pytest.param(more, marks=pytest.mark.full) for more in (100, 200))])
 def test_the_defaults_learn_several_labels_of_few_texts(texts: int) -> None:
-    """Of few texts, as it comes the classifier is as good as logistic regression, one label after the other."""
+    """On few texts, the default classifier is as good as one logistic regression per label."""
     (some, labels), (others, truth) = _like_sentences(texts, 0), _like_sentences(500, 1)
     head = PoolingClassifier("mean", random_state=0).fit(some, labels)
     vectors, unseen = head.transform(some), head.transform(others)
@@ -186,7 +186,7 @@ def test_a_label_that_no_text_has() -> None:
 
 @pytest.mark.parametrize(("texts", "epochs"), [(24, 400), (65, 200), (1300, 20)])
 def test_few_texts_have_more_epochs(texts: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By default there are 400 steps and 20 epochs at least; a number is taken as it is; held out texts make none."""
+    """By default a fit has at least 400 steps and 20 epochs; a given number is kept; held-out texts add no steps."""
     monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)  # only counted
     made, labels = make_states([1] * texts, torch.rand(texts, 2)), np.arange(texts) % 2
     assert PoolingClassifier("mean").fit(made, labels).n_iter_ == epochs
@@ -236,12 +236,12 @@ def test_the_contrastive_loss_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("texts", [1, 3])
-def test_a_batch_of_strangers_teaches_nothing(texts: int) -> None:
+def test_a_batch_without_pairs_teaches_nothing(texts: int) -> None:
     """A batch in which no two texts are of one class has no loss."""
     assert _SupervisedContrastive(0.1)(torch.randn(texts, 4), torch.arange(texts)) is None
 
 
-def test_a_fit_whose_batches_are_all_strangers_is_refused() -> None:
+def test_a_fit_whose_batches_have_no_pairs_is_refused() -> None:
     """A contrast needs batches of two texts, and one batch an epoch with two texts of a class."""
     made, labels = make_states([1] * 40, np.eye(40)), [0, 0, *range(1, 39)]
     with pytest.raises(ValueError, match="batch_size == 1, must be >= 2"):
@@ -285,7 +285,7 @@ def test_early_stopping_keeps_the_best(kind: Any, learn: Any) -> None:
 
 
 def test_texts_held_out_are_not_learned_from() -> None:
-    """The validation split has each class in its share, and of what is held out nothing is learned."""
+    """The validation split keeps the share of each class, and nothing is learned from it."""
     labels = np.repeat(["a", "b"], [80, 20])
     made = make_states([1] * 100, np.eye(100))  # a feature for each text: a weight moves where it is learned from
     fitted = PoolingClassifier("mean", dropout=0.0, early_stopping=True, random_state=0).fit(made, labels)
@@ -296,7 +296,7 @@ def test_texts_held_out_are_not_learned_from() -> None:
 @pytest.mark.parametrize("early_stopping", [False, True])
 @BOTH
 def test_the_same_seed_gives_the_same_weights(kind: Any, early_stopping: bool, learn: Any) -> None:
-    """A seed gives the same weights bit for bit, another one others, and torch's own random state is unchanged."""
+    """The same seed gives the same weights bit for bit, another seed gives others, and torch's random state is kept."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
 
@@ -667,7 +667,7 @@ class NumbersTransformer(_Numbers, PoolingTransformer):
     """Our transformer of rows of numbers."""
 
 
-# Of numbers and their tables: what these checks want is an error that token states give no reason for.
+# Checks of tables of numbers, which expect errors that do not apply to token states.
 EXPECTED_TO_FAIL = {
     "check_complex_data": "no token state is complex",
     "check_estimator_sparse_array": "token states are not sparse, and the substitute refuses it in other words",
@@ -687,7 +687,7 @@ EXPECTED_TO_FAIL = {
     xfail_strict=True,
 )
 def test_scikit_learns_own_checks(estimator: Any, check: Callable[[Any], None]) -> None:
-    """Each check of scikit-learn passes, but for those of tables, each of which fails."""
+    """Each check of scikit-learn passes, except those of tables, which all fail."""
     check(estimator)
 
 
@@ -801,7 +801,7 @@ def test_states_of_another_encoder(kind: Any, learn: Any, states: TokenStates, h
 
 @BOTH
 def test_a_model_with_other_weights(kind: Any, states: TokenStates, folder: str, tmp_path: Path) -> None:
-    """A model of the same width with other weights than those of `fit` is refused, both named; another name is none."""
+    """A model with other weights than those of `fit` is refused, both are named; a copy of the model is accepted."""
     head = kind(max_iter=1, random_state=0).fit(states, LABELS)
     for seed, refused in ((0, False), (1, True)):
         other = str(tiny.save_model(tmp_path / str(seed), seed=seed))
@@ -816,11 +816,11 @@ def test_a_model_with_other_weights(kind: Any, states: TokenStates, folder: str,
             head.to_sentence_transformer(model)
     made = make_states([1] * 60, torch.rand(60, 32))
     made.identity.clear()
-    kind(max_iter=1).fit(made, LABELS).to_sentence_transformer(model)  # nothing is known of what it was fitted on
+    kind(max_iter=1).fit(made, LABELS).to_sentence_transformer(model)  # states of an unknown model
 
 
 def test_a_model_of_an_encoder_and_a_decoder(tmp_path: Path) -> None:
-    """Of an encoder-decoder, which the host wraps in another way, the encoder is known again."""
+    """The encoder of an encoder-decoder is recognised, although the host wraps it in another class."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
     tokenizer = tiny.tokenizer()
@@ -837,7 +837,7 @@ def test_a_model_of_an_encoder_and_a_decoder(tmp_path: Path) -> None:
 
 @BOTH
 def test_bad_parameters(kind: Any, states: TokenStates) -> None:
-    """A wrong parameter is refused by name when the head is fitted, and texts that are none."""
+    """Fitting refuses a wrong parameter by its name, and a value that is not a text."""
     cases: list[tuple[dict[str, Any], str]] = [
         ({"pooling": "middle"}, "pooling_mode must be one of 'mean'"),
         ({"pooling_options": {"heads": 2}}, "heads must be an option of pooling_mode 'attention'"),

@@ -28,7 +28,7 @@ def test_every_number_of_the_page_is_of_the_model(explained: Explanation) -> Non
         assert named, f"no key follows {number}"
         answer = explained[named[0]]
         values = [abs(value) for value in (answer.number, *answer.numbers.values()) if value is not None]
-        # The last digits depend on the order of sums, thus on the machine; trained weights more so.
+        # The last digits depend on the order of sums, and so on the machine; trained weights more so.
         assert any(value == pytest.approx(float(number), rel=0.02) for value in values), (number, named[0], values)
 
 

@@ -261,7 +261,7 @@ def _guessed(name: str, content: bytes) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _ParsedRows:
     """The rows of a file under a separator, how many fields a row should have, and the last line of each row."""
 
     separator: str
@@ -293,56 +293,56 @@ def _read_separated(
         if len(separator) != 1 or separator in '"\r\n':
             raise InvalidValueError("separator", f"must be one character, such as ';', got {separator!r}")
     usual = separator or ("\t" if suffix == ".tsv" else ",")
-    readings: list[_Reading] = []
+    candidates: list[_ParsedRows] = []
     refusals: list[Exception] = []
     for candidate in dict.fromkeys([usual, *(() if separator else _SEPARATORS)]):
         try:
-            readings.append(_reading(name, text, candidate, header))
+            candidates.append(_parse_rows(name, text, candidate, header))
         except (csv.Error, InvalidValueError) as error:
             refusals.append(error)
     if header:
-        matching = [r for r in readings if r.rows and set(wanted) <= {field.strip() for field in r.rows[0]}]
+        matching = [r for r in candidates if r.rows and set(wanted) <= {field.strip() for field in r.rows[0]}]
     else:
-        fitting = [reading for reading in readings if reading.fits]
-        fewest = min((len(reading.wrong) for reading in fitting), default=0)
-        matching = [reading for reading in fitting if len(reading.wrong) == fewest]
+        fitting = [parsed for parsed in candidates if parsed.fits]
+        fewest = min((len(parsed.wrong) for parsed in fitting), default=0)
+        matching = [parsed for parsed in fitting if len(parsed.wrong) == fewest]
         if len(matching) > 1:
-            both = " and ".join(_SEPARATORS[reading.separator] for reading in matching)
+            both = " and ".join(_SEPARATORS[parsed.separator] for parsed in matching)
             raise InvalidValueError("separator", f"must be given for {name}, whose rows fit {both}")
     if not matching:
-        matching = [reading for reading in readings if reading.separator == usual]
+        matching = [parsed for parsed in candidates if parsed.separator == usual]
         if refusals and (not matching or matching[0].width < 2):
             raise refusals[0]
-    reading = matching[0]
-    rows = reading.rows[header:]
+    parsed = matching[0]
+    rows = parsed.rows[header:]
     if not rows:
         raise DataError("it has no rows")
     notes = []
-    if reading.separator != usual:
-        notes.append(f"The fields of {name} are separated by {_SEPARATORS[reading.separator]}.")
-    long = next((number for number, row in enumerate(rows, 1) if len(row) > reading.width), None)
+    if parsed.separator != usual:
+        notes.append(f"The fields of {name} are separated by {_SEPARATORS[parsed.separator]}.")
+    long = next((number for number, row in enumerate(rows, 1) if len(row) > parsed.width), None)
     if long is not None:
-        raise DataError(f"row {long} has {len(rows[long - 1])} fields, but {reading.width} are expected")
-    short = [number for number, row in enumerate(rows, 1) if len(row) < reading.width]
+        raise DataError(f"row {long} has {len(rows[long - 1])} fields, but {parsed.width} are expected")
+    short = [number for number, row in enumerate(rows, 1) if len(row) < parsed.width]
     if short:
         notes.append(
-            f"{len(short)} of {len(rows)} rows of {name} have fewer than {reading.width} fields, the first is row "
+            f"{len(short)} of {len(rows)} rows of {name} have fewer than {parsed.width} fields, the first is row "
             f"{short[0]}; the others were read as missing."
         )
-    filled: list[list[Any]] = [row + [None] * (reading.width - len(row)) for row in rows]
+    filled: list[list[Any]] = [row + [None] * (parsed.width - len(row)) for row in rows]
     columns = [list(column) for column in zip(*filled, strict=True)]
     if header:
-        names = [field.strip() for field in reading.rows[0]]
+        names = [field.strip() for field in parsed.rows[0]]
         way_out = "; the file may have no header, or another separator"
     else:
-        names = [str(number) for number in range(1, reading.width + 1)]
+        names = [str(number) for number in range(1, parsed.width + 1)]
         way_out = ": without a header, columns are numbered from 1"
     if '"' in text and all(names.count(column) == 1 for column in wanted):
-        _refuse_joined_rows(text, reading, names.index(wanted[1]))
+        _refuse_joined_rows(text, parsed, names.index(wanted[1]))
     return Table(name, names, columns, tuple(notes), way_out)
 
 
-def _reading(name: str, text: str, separator: str, header: bool) -> _Reading:
+def _parse_rows(name: str, text: str, separator: str, header: bool) -> _ParsedRows:
     """Read rows; decide whether quotes enclose fields, or are ordinary characters.
 
     Quotes are ordinary if they cannot enclose fields, or in a file of tabs, whose format has no quotes, if each line
@@ -352,12 +352,12 @@ def _reading(name: str, text: str, separator: str, header: bool) -> _Reading:
         csv.Error: A quote is neither.
         InvalidValueError: The quotes of a file without tabs can be read in both ways.
     """
-    enclosing: _Reading | csv.Error
+    enclosing: _ParsedRows | csv.Error
     try:
         enclosing = _parsed(text, separator, header, csv.QUOTE_MINIMAL)
     except csv.Error as error:
         enclosing = error
-    if '"' not in text and isinstance(enclosing, _Reading):
+    if '"' not in text and isinstance(enclosing, _ParsedRows):
         return enclosing
     ordinary = _parsed(text, separator, header, csv.QUOTE_NONE)
     quotes_doubled = separator != "\t" and '""' in text  # as the csv format writes a quote within quotes
@@ -369,7 +369,7 @@ def _reading(name: str, text: str, separator: str, header: bool) -> _Reading:
     if not possible:
         return enclosing
     if len(ordinary.rows) == len(enclosing.rows):
-        return min((enclosing, ordinary), key=lambda reading: len(reading.wrong))
+        return min((enclosing, ordinary), key=lambda parsed: len(parsed.wrong))
     if separator == "\t":
         return ordinary
     raise InvalidValueError(
@@ -380,7 +380,7 @@ def _reading(name: str, text: str, separator: str, header: bool) -> _Reading:
     )
 
 
-def _parsed(text: str, separator: str, header: bool, quoting: Any) -> _Reading:  # Any: a constant of csv
+def _parsed(text: str, separator: str, header: bool, quoting: Any) -> _ParsedRows:  # Any: a constant of csv
     limit = csv.field_size_limit()
     csv.field_size_limit(max(limit, len(text)))
     try:
@@ -397,10 +397,10 @@ def _parsed(text: str, separator: str, header: bool, quoting: Any) -> _Reading: 
         csv.field_size_limit(limit)
     widths = Counter(map(len, rows))
     width = len(rows[0]) if header and rows else max(widths, key=lambda fields: widths[fields], default=0)
-    return _Reading(separator, rows, width, ends)
+    return _ParsedRows(separator, rows, width, ends)
 
 
-def _refuse_joined_rows(text: str, reading: _Reading, label_index: int) -> None:
+def _refuse_joined_rows(text: str, parsed: _ParsedRows, label_index: int) -> None:
     """Refuse a row over several lines if two of them could be rows.
 
     One line proves nothing: it may hold the row's own label, next to a field with a line break.
@@ -409,12 +409,12 @@ def _refuse_joined_rows(text: str, reading: _Reading, label_index: int) -> None:
         ValueError: There is such a row, because of a stray quote.
     """
     lines = list(io.StringIO(text, newline=""))
-    labels = {row[label_index] for row in reading.rows if len(row) > label_index}
-    for before, end in zip([0, *reading.ends], reading.ends, strict=False):
+    labels = {row[label_index] for row in parsed.rows if len(row) > label_index}
+    for before, end in zip([0, *parsed.ends], parsed.ends, strict=False):
         possible = []
         for number in range(before, end):
-            fields = lines[number].rstrip("\r\n").split(reading.separator)
-            if len(fields) == reading.width and fields[label_index] in labels:
+            fields = lines[number].rstrip("\r\n").split(parsed.separator)
+            if len(fields) == parsed.width and fields[label_index] in labels:
                 possible.append(number + 1)
         if len(possible) > 1:
             raise DataError(

@@ -82,7 +82,8 @@ class OtherTexts(Treatment):
     """The vectors of other texts."""
 
     def apply(self, texts: PooledTexts) -> Vectors:
-        """Return the vectors in another order, in which none keeps its place."""
+        """Return the vectors in another order, in which every vector changes its place."""
+        # The purpose is a part of the seed of published results.
         order = texts.rng("strangers").permutation(len(texts.vectors))
         others = np.empty_like(texts.vectors)
         others[order] = texts.vectors[np.roll(order, 1)]

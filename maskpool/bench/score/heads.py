@@ -200,7 +200,7 @@ def _opened(folder: str, dimension: int) -> PoolingLayer:
                 f"head{within or ', or save only the head with save_head'}"
             )
         module = PoolingModule.load(folder, local_files_only=True)
-    # Settings that are none, weights that are missing, of other sizes or cut off show up as errors of many kinds.
+    # Invalid settings, and missing, cut or resized weights, raise errors of many kinds.
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise FolderError(
@@ -219,7 +219,7 @@ def _opened(folder: str, dimension: int) -> PoolingLayer:
 
 
 def _train(mode: str, states: Tensor, mask: Tensor, codes: Ints, seed: int) -> PoolingClassifier:
-    """Train the head that users train: `PoolingClassifier` as it comes, on the tokens of which the mask is true."""
+    """Train the head that users train: `PoolingClassifier` with its defaults, on the tokens where the mask is true."""
     from maskpool.integrations.sklearn import PoolingClassifier
 
     offsets = nn.functional.pad(mask.sum(dim=1).cumsum(0), (1, 0))

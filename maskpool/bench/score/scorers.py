@@ -100,8 +100,8 @@ def predicted_ami(fitted: Vectors, predicted: Vectors, labels: Ints, seed: int) 
     """Return the AMI of one half of the texts, assigned to the k-means clusters of the other half.
 
     Args:
-        fitted: Vectors of which one half is clustered, (texts, dim).
-        predicted: Vectors of the same texts of which the other half is assigned, (texts, dim).
+        fitted: Vectors; one half is clustered, (texts, dim).
+        predicted: Vectors of the same texts; the other half is assigned, (texts, dim).
         labels: Labels of the texts.
         seed: Seed of the split and of k-means.
     """

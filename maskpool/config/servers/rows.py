@@ -230,11 +230,11 @@ GIVEN_FITS = Condition(
     "the model's pooling passed",
     lambda config, caller: caller.pooling is not None and pooled_as(config) == (caller.pooling,),
 )
-ASKED = Condition(
+NORMALIZE_MATCHES = Condition(
     "unit length asked for as the model has it",
     lambda config, caller: caller.normalize is not None and caller.normalize == config.normalize.value,
 )
-ASKED_OTHERWISE = Condition(
+NORMALIZE_DIFFERS = Condition(
     "unit length asked for otherwise than the model has it",
     lambda config, caller: caller.normalize is not None and caller.normalize != config.normalize.value,
 )

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from maskpool.config.servers.rows import (
     ALWAYS,
-    ASKED,
-    ASKED_OTHERWISE,
     BERT,
     BOTH_TRANSFORMER_KEYS,
     CLS,
@@ -32,6 +30,8 @@ from maskpool.config.servers.rows import (
     NO_OLD_KEYS,
     NO_ONNX,
     NO_TOKENIZER,
+    NORMALIZE_DIFFERS,
+    NORMALIZE_MATCHES,
     NORMALIZED,
     NOT_GGUF,
     NOT_GIVEN,
@@ -172,8 +172,8 @@ TEXT_EMBEDDINGS_INFERENCE = Server(
             source=f"{_TEI_BACKEND}#L816",
             date=_TEI_DATE,
         ),
-        Row(Aspect.UNIT_LENGTH, (ASKED,), SAME, source=_TEI, date=_TEI_DATE),
-        Row(Aspect.UNIT_LENGTH, (ASKED_OTHERWISE,), DIFFERENT, "as asked", source=_TEI, date=_TEI_DATE),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_MATCHES,), SAME, source=_TEI, date=_TEI_DATE),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_DIFFERS,), DIFFERENT, "as asked", source=_TEI, date=_TEI_DATE),
         Row(Aspect.UNIT_LENGTH, (NORMALIZED,), SAME, source=_TEI, date=_TEI_DATE),
         Row(
             Aspect.UNIT_LENGTH,
@@ -300,8 +300,8 @@ VLLM = Server(
             Aspect.DENSE, ALWAYS, DIFFERENT, "drops {dense}", _CONVERT, versions="<0.30", source=_VLLM_FIX, date=_TODAY
         ),
         Row(Aspect.DENSE, ALWAYS, SAME, versions=">=0.30", source=_VLLM_FIX, date=_TODAY),
-        Row(Aspect.UNIT_LENGTH, (ASKED,), SAME, source=_VLLM, date=_TODAY),
-        Row(Aspect.UNIT_LENGTH, (ASKED_OTHERWISE,), DIFFERENT, "as asked", source=_VLLM, date=_TODAY),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_MATCHES,), SAME, source=_VLLM, date=_TODAY),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_DIFFERS,), DIFFERENT, "as asked", source=_VLLM, date=_TODAY),
         Row(Aspect.UNIT_LENGTH, (NORMALIZED,), SAME, source=_VLLM, date=_TODAY),
         Row(Aspect.UNIT_LENGTH, (HOST_FILES,), SAME, versions=">=0.30", source=_VLLM_FIX, date=_TODAY),
         Row(Aspect.UNIT_LENGTH, (OLD_PATHS,), SAME, source=_VLLM, date=_TODAY),
@@ -416,8 +416,8 @@ LLAMA_CPP = Server(
             source=_LLAMA,
             date=_TODAY,
         ),
-        Row(Aspect.UNIT_LENGTH, (ASKED,), SAME, source=_LLAMA, date=_TODAY),
-        Row(Aspect.UNIT_LENGTH, (ASKED_OTHERWISE,), DIFFERENT, "as asked", source=_LLAMA, date=_TODAY),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_MATCHES,), SAME, source=_LLAMA, date=_TODAY),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_DIFFERS,), DIFFERENT, "as asked", source=_LLAMA, date=_TODAY),
         Row(
             Aspect.UNIT_LENGTH,
             (NORMALIZED,),
@@ -572,8 +572,8 @@ FASTEMBED = Server(
             date=_TODAY,
             known=RUN,
         ),
-        Row(Aspect.UNIT_LENGTH, (ASKED,), SAME, source=_FASTEMBED, date=_TODAY, known=RUN),
-        Row(Aspect.UNIT_LENGTH, (ASKED_OTHERWISE,), DIFFERENT, "as asked", source=_FASTEMBED, date=_TODAY),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_MATCHES,), SAME, source=_FASTEMBED, date=_TODAY, known=RUN),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_DIFFERS,), DIFFERENT, "as asked", source=_FASTEMBED, date=_TODAY),
         Row(
             Aspect.UNIT_LENGTH,
             ALWAYS,
@@ -835,8 +835,8 @@ TRANSFORMERS_JS = Server(
             date=_TODAY,
             known=RUN,
         ),
-        Row(Aspect.UNIT_LENGTH, (ASKED,), SAME, source=_JS, date=_TODAY, known=RUN),
-        Row(Aspect.UNIT_LENGTH, (ASKED_OTHERWISE,), DIFFERENT, "as asked", source=_JS, date=_TODAY),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_MATCHES,), SAME, source=_JS, date=_TODAY, known=RUN),
+        Row(Aspect.UNIT_LENGTH, (NORMALIZE_DIFFERS,), DIFFERENT, "as asked", source=_JS, date=_TODAY),
         Row(
             Aspect.UNIT_LENGTH,
             ALWAYS,

@@ -134,7 +134,7 @@ class PoolingHead(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                     f"got {old.embedding_dimension}",
                 )
         self._refuse_other_weights(model)
-        # One of ours hands its options down to another of the same mode; in between, a mean has none to hand down.
+        # with_pooling keeps the options of a pooling of the same mode, so go through a mean, which has none.
         same = any(isinstance(old, Pooling) and old.pooling_mode == self._mode for old in poolings)
         other = with_pooling(model, "mean") if same else model
         other = with_pooling(other, self._mode, **{"on_empty": "zero", **self._options})
