@@ -58,17 +58,17 @@ class Scores:
     """The scores of all blocks of a batch, of which float32 must hold the largest.
 
     Args:
-        first: The first token of each sentence, (sentences, dim).
+        first: Returns the first token of each sentence, (sentences, dim).
     """
 
-    def __init__(self, first: PerSentence) -> None:
-        self._first: PerSentence | None = first
+    def __init__(self, first: Callable[[], PerSentence]) -> None:
+        self._first: Callable[[], PerSentence] | None = first
         self._tops: list[Tensor] = []
 
     def of_queries(self, queries: Tensor) -> None:
         """Raise `InexactError` if products of first tokens are large: their sums lose digits, though they are small."""
         if self._first is not None:
-            products = self._first.detach().to(queries.dtype).unsqueeze(1) * queries.detach()
+            products = self._first().detach().to(queries.dtype).unsqueeze(1) * queries.detach()
             self._tops.append(torch.linalg.vector_norm(products, dim=2))
             self._first = None
 
@@ -233,7 +233,7 @@ def in_blocks(
     if not spans:
         return learned(batch, weights)
     mask = None if pattern.tokens == pattern.grid[0] * pattern.grid[1] else batch.mask
-    blocks = _Blocks(mask, spans, lambda block: learned(block, None), Scores(batch.first()))
+    blocks = _Blocks(mask, spans, lambda block: learned(block, None), Scores(batch.first))
     x = batch.values.view(*pattern.grid, batch.dim)
     with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
         try:

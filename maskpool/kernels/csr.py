@@ -160,16 +160,18 @@ def _by_sentence(
     if not batch.pattern.tokens:  # the formula determines the width of its result
         width = len(formula.of_rows(torch.zeros(1, batch.dim, dtype=exact), None, parameter))
         return values.new_zeros(batch.pattern.sentences, width)
-    pooled: list[Tensor | None] = []
-    for start, end, rows in batch.pattern.sentence_rows():
+    pooled: list[Tensor] = []
+    empty: list[int] = []
+    for sentence, (start, end, rows) in enumerate(batch.pattern.sentence_rows()):
         if end == start:
-            pooled.append(None)
+            empty.append(sentence)
             continue
         sentence_weights = None if weights is None else weights[start:end]
         # Contiguous: torch groups the sum over a single strided feature differently, which changes its last digit.
         pooled.append(formula.of_rows(values[rows].to(exact).contiguous(), sentence_weights, parameter).to(batch.dtype))
-    zeros = torch.zeros_like(next(vector for vector in pooled if vector is not None))
-    return torch.stack([zeros if vector is None else vector for vector in pooled])
+    for sentence in empty:
+        pooled.insert(sentence, torch.zeros_like(pooled[0]))
+    return torch.stack(pooled) if len(pooled) > 1 else pooled[0].unsqueeze(0)
 
 
 class _BySentence(torch.autograd.Function):

@@ -228,7 +228,7 @@ def _capped(ratio: Tensor, p: Tensor | float, weights: Tensor | None) -> Tensor:
 
 def _size(largest: Tensor) -> Tensor:
     # The mean is homogeneous: divided by the largest size no power overflows, and the size needs no gradient.
-    return torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    return largest.nan_to_num(1.0, posinf=1.0).clamp(min=torch.finfo(largest.dtype).tiny)
 
 
 def _signed_power(x: Tensor, p: Tensor | float) -> Tensor:

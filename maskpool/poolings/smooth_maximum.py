@@ -180,9 +180,9 @@ def _raised(rows: Tensor, weights: Tensor | None, inverse: Parameter) -> tuple[T
     assert inverse is not None
     weighed = rows if weights is None else rows.masked_fill(weights.unsqueeze(1) == 0, -math.inf)
     raised = (rows - finite(weighed.amax(dim=0))).mul_(inverse).clamp_(max=HIGHEST_EXPONENT).exp_()
-    if weights is not None:
-        raised.mul_(weights.unsqueeze(1))
-    sums = raised.sum(dim=0)
+    if weights is None:
+        return raised, raised.sum(dim=0)
+    sums = raised.mul_(weights.unsqueeze(1)).sum(dim=0)
     return raised, torch.where(sums > 0, sums, 1.0)
 
 

@@ -40,4 +40,4 @@ def without_weightless(batch: Kernels, weights: PerToken | None, neutral: float)
 
 def finite(top: Tensor) -> Tensor:
     """Replace infinities by 0: infinity minus infinity is NaN. `torch.logsumexp` does the same."""
-    return torch.where(top.isinf(), 0.0, top)
+    return top.nan_to_num(nan=torch.nan, posinf=0.0, neginf=0.0)
