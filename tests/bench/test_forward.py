@@ -253,7 +253,7 @@ def assert_as_run(truth: Truth, prefix: bool, source: Source, positions: Positio
                         assert_close(vectors[place], naive(mode, states_read))
 
 
-@pairwise(way=WAYS, positions=get_args(Positions), mode=HOST_MODES)
+@pairwise(way=WAYS, positions=get_args(Positions), mode=sampled(HOST_MODES, every=3))
 def test_positions_equal_those_of_batches_that_are_run(truth: Truth, way: str, positions: Positions, mode: str) -> None:
     """Vectors of each set of positions equal those of batches that are run and pooled naively."""
     prefix, source = WAYS[way]

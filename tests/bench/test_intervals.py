@@ -163,6 +163,7 @@ def test_coverage() -> None:
     assert 0.93 <= coverage(1_000) <= 0.97
 
 
+@pytest.mark.full  # by default tests/bench/test_coverage.py does this for settings of more comparisons
 def test_coverage_of_several_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over 1,000 fresh data sets three independent intervals hold their truths together 95 % of the time."""
     # 1,000 quantiles of 50,000 draws take half a minute.

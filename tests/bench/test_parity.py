@@ -129,7 +129,7 @@ def assert_parity(data: Path, folder: Path, label: str, width: int) -> dict[str,
 def test_a_small_study_equals_stock_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """AMI, V, shift and neighbours kept are those of stock libraries on batches that are really run."""
     use_one_process(monkeypatch)
-    rows = sorted(tiny.make_texts(100, longest=8), key=lambda row: row[1])
+    rows = sorted(tiny.make_texts(64, longest=8), key=lambda row: row[1])
     # Blanks and letters of several bytes count as characters, by which texts are sorted.
     rows = [(text + " é" * (place % 3) + " " * (place % 7), label) for place, (text, label) in enumerate(rows)]
     assert_parity(tiny.write_csv(tmp_path / "texts.csv", rows), tmp_path, "label", 40)

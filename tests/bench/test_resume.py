@@ -78,15 +78,8 @@ ALL_KILLS: dict[str, list[Point]] = {
     ],
     "at some time": [Point("at some time")] * cut(1, 3),
 }
-# Before, in and after blocks, within a line, after the last cell, and several kills in one study.
-SHORT = [
-    "at the claim",
-    "before a block is counted",
-    "within a line",
-    "before the vectors are deleted",
-    "again and again",
-    "at some time",
-]
+# In a block, within a line, after the last cell, and at a time that nobody chose.
+SHORT = ["before a block is counted", "within a line", "before the vectors are deleted", "at some time"]
 KILLS = ALL_KILLS if FULL else {name: ALL_KILLS[name] for name in SHORT}
 
 
