@@ -359,7 +359,8 @@ def test_a_saved_head_next_to_a_mode(model: Path, data: Path, tmp_path: Path) ->
     torch.nn.init.normal_(head.pooling.get_parameter("query"))
     (tmp_path / "head").mkdir()
     head.save(str(tmp_path / "head"))
-    request = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", f"mean,{tmp_path / 'head'}")
+    poolings = f"mean,{tmp_path / 'head'}"
+    request = ("--model", model, "--data", data, "--seeds", SEEDS, "--out", tmp_path / "out", "--pooling", poolings)
     assert run("bench", *request).code == 0
     part = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["parts"][0]
     (table,) = (table for table in part["tables"] if table["by"] == "kmeans")
@@ -391,8 +392,8 @@ def test_learned_poolings_only(model: Path, data: Path, tmp_path: Path) -> None:
 def test_too_few_labels_for_heads_are_reported(model: Path, tmp_path: Path) -> None:
     """With two labels the report has no table of learned poolings and says why."""
     data = tiny.write_csv(tmp_path / "two.csv", tiny.make_texts(40, labels=2))
-    request = ("--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", "mean,attention")
-    assert run("bench", *request).code == 0
+    request = ("--model", model, "--data", data, "--seeds", SEEDS, "--out", tmp_path / "out")
+    assert run("bench", *request, "--pooling", "mean,attention").code == 0
     text = "The table of learned poolings is missing because it needs four labels"
     assert text in (tmp_path / "out" / "report.md").read_text("utf-8")
 
@@ -438,7 +439,8 @@ def test_pads_that_one_text_causes(model: Path, tmp_path: Path) -> None:
     halves = [subsample.texts for number, subsample in make_subsamples([], ones, ones, Study()).items() if number > 0]
     assert {bool((half == 0).any()) for half in halves} == {True, False}
     data = tiny.write_csv(tmp_path / "one.csv", rows)
-    ran = run("bench", "--model", model, "--data", data, "--out", tmp_path / "out", "--pooling", "mean")
+    request = ("--model", model, "--data", data, "--seeds", SEEDS, "--out", tmp_path / "out", "--pooling", "mean")
+    ran = run("bench", *request)
     assert ran.code == 0, ran.err
 
 

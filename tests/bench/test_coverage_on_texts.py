@@ -47,6 +47,7 @@ def write_texts(folder: Path, seed: int = 0) -> Path:
     return file
 
 
+@pytest.mark.full
 def test_an_interrupted_run_resumes_to_the_same_results(
     tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def test_requirements_name_maskpool(tmp_path: Path, plain: Path) -> None:
     assert requirements(tmp_path / "back") is None
 
 
+@pytest.mark.full  # a process that imports the host takes long; the requirement is tested by default below
 @needs("sentence-transformers", "6.0", "older hosts do not check requirements")
 def test_a_client_without_maskpool_names_it(tmp_path: Path, plain: Path) -> None:
     """A client without maskpool that opens the folder by its path gets an error that says what to install."""
