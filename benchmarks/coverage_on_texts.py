@@ -35,7 +35,7 @@ from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled, Request, pair_keys, pool_corpus, prove_prefix
 from maskpool.bench.encode.positions import RIGHT
 from maskpool.bench.part import Grid
-from maskpool.bench.score.fits import Fit, compute_fit
+from maskpool.bench.score.fits import Fit, compute_fits
 from maskpool.bench.score.intervals import half_sample_intervals
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.errors import MaskpoolError
@@ -79,7 +79,8 @@ class Population:
             reference, fit = comparison.reference(subsample.number), comparison.fit(subsample.number)
             for of, plan in ((reference, None), (fit, comparison.plan)):
                 if of not in scores:
-                    scores[of] = np.array(compute_fit(self.pooled, self.codes, subsample, of, plan)["scores"]["ami"])
+                    (value,) = compute_fits(self.pooled, self.codes, subsample, [of], plan)
+                    scores[of] = np.array(value["scores"]["ami"])
             scores[fit] = scores[fit] - scores[reference]
         return np.array([scores[comparison.fit(subsample.number)] for comparison in COMPARISONS])
 

@@ -127,13 +127,14 @@ def make_corpus(texts: int, longest: int) -> Corpus:
 
 
 def one_of_each_kind(jobs: Sequence[Job]) -> dict[str, Job]:
-    """Return the first cell of each kind; fits are distinguished by treatment and by whether they use all texts."""
+    """Return the first job of each kind; fits are distinguished by treatment and by whether they use all texts."""
     first: dict[str, Job] = {}
     for job in jobs:
-        kind: str = job.key["kind"]
+        key = job.keys[0]
+        kind: str = key["kind"]
         if kind == "fit":
-            kind += f" of {job.key['treatment'] if job.key['plan'] else 'texts alone'}"
-            kind += ", a half-sample" if job.key["subsample"] else ", all texts"
+            kind += f" of {key['treatment'] if key['plan'] else 'texts alone'}"
+            kind += ", a half-sample" if key["subsample"] else ", all texts"
         first.setdefault(kind, job)
     return first
 

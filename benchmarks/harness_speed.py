@@ -41,7 +41,7 @@ from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, TREATMENTS
 from maskpool.bench.encode.forward import Pooled, pair_keys, pool_corpus, prove_prefix
 from maskpool.bench.encode.positions import RIGHT
 from maskpool.bench.part import Grid, Part
-from maskpool.bench.score.measures import compute_shift, seconds
+from maskpool.bench.score.measures import compute_shifts, seconds
 from maskpool.encoder import BUNDLED, Encoder
 from maskpool.plans import Plan
 
@@ -183,7 +183,7 @@ def time_the_rest(part: Part, harnessed: Harnessed) -> dict[str, float]:
         seconds(part.encoder, part.ids, plan, part.batches(plan))
     timed = time.perf_counter()
     for comparison in harnessed.grid.moved():
-        compute_shift(harnessed.pooled, part.subsamples[FULL].only(comparison.plan.name), comparison)
+        compute_shifts(harnessed.pooled, part.subsamples[FULL].only(comparison.plan.name), [comparison])
     return {"timing each plan": timed - began, "shifts": time.perf_counter() - timed}
 
 

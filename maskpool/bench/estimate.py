@@ -6,6 +6,7 @@ import time
 import timeit
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from maskpool.bench.design.clusterers import UnitKMeans, fit_kmeans
-from maskpool.bench.design.subsamples import FULL
+from maskpool.bench.design.subsamples import FULL, REPLICATE_SEEDS
 from maskpool.bench.encode.forward import Pooled, States, prove_prefix
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.run import FLOOR_FITS, jobs_of, own_cells
@@ -24,7 +25,7 @@ from maskpool.bench.score import heads
 from maskpool.bench.score.fits import Fit
 from maskpool.bench.score.measures import TIMED_TEXTS, tfidf_of
 from maskpool.bench.score.scorers import SCORERS
-from maskpool.bench.score.shift import neighbours_kept
+from maskpool.bench.score.shift import Neighbourhoods, neighbours_kept
 from maskpool.bench.store.cells import Cells
 from maskpool.bench.vectors import Vectors
 from maskpool.plans import Ints
@@ -47,7 +48,8 @@ def estimate(part: Part, cells: Cells | None) -> dict[str, Any]:
     """
     proof = prove_prefix(part.encoder, part.ids, part.top, part.study.layers, np.random.default_rng(part.study.seed))
     grid = Grid(part.study, part.plans, proof.holds, part.with_pads())
-    keys = [job.key for job in jobs_of(part, grid, Pooled(part.lengths, grid.prefix, Path()))] + own_cells(part)
+    jobs = jobs_of(part, grid, Pooled(part.lengths, grid.prefix, Path()))
+    keys = [*(key for job in jobs for key in job.keys), *own_cells(part)]
     missing = [key for key in keys if cells is None or key not in cells]
     fits = [fit for fit in grid.fits() if cells is None or fit.key(part.key) not in cells]
     blocks = part.request(grid).blocks(part.lengths) if missing else []
@@ -83,26 +85,26 @@ def _fits_seconds(part: Part, grid: Grid, fits: list[Fit]) -> float:
     vectors, codes = _vectors(part)
     total = 0.0
     floors = Counter(fit.by for fit in grid.references()) if fits else Counter[str]()
-    for by, number in Counter(fit.by for fit in fits).items():
+    for by in {fit.by for fit in fits}:
         with threadpool_limits(1):  # as each process has
-            a_fit = min(timeit.repeat(lambda by=by: _fit(by, vectors, codes), number=1, repeat=2))  # type: ignore[misc]
-        # The timed fit has as many texts as a half-sample; a fit of all texts takes twice as long.
-        halves = sum(
-            len(part.subsamples[fit.subsample].seeds) for fit in fits if fit.by == by and fit.subsample != FULL
-        )
-        wholes = 2 * sum(fit.subsample == FULL for fit in fits if fit.by == by)
+            a_half = min(timeit.repeat(lambda by=by: _fit(by, vectors, codes), number=1, repeat=2))  # type: ignore[misc]
+        # The timed fits have as many texts and seeds as a half-sample; fits of all texts take twice as long.
+        halves = sum(fit.by == by and fit.subsample != FULL for fit in fits)
+        whole = [fit for fit in fits if fit.by == by and fit.subsample == FULL]
+        wholes = 2 * (len(whole) + FLOOR_FITS * floors[by]) / REPLICATE_SEEDS
         if not SCORERS[by].seeded:
-            halves, wholes = number, 0
-        total += a_fit * ((halves + wholes) / joblib.cpu_count() + 2 * FLOOR_FITS * floors[by])
-    return total
+            # A search serves all seeds. Every pair of texts is compared, so twice as many take four times as long.
+            wholes = 4 * (len({replace(fit, seed=None) for fit in whole}) + FLOOR_FITS * floors[by])
+        total += a_half * (halves + wholes)
+    return float(total / joblib.cpu_count())
 
 
 def _vectors(part: Part) -> tuple[Vectors, Ints]:
-    """Make random vectors that cluster somewhat, as many as a half-sample has, and their labels."""
+    """Make random vectors, as many as a half-sample has, that k-means needs as many steps for as for real ones."""
     rng = np.random.default_rng(0)
     codes = part.codes[part.subsamples[1].texts]
     centres = rng.standard_normal((len(np.unique(part.codes)), part.encoder.dimension))
-    vectors = (centres[codes] + 1.2 * rng.standard_normal((len(codes), part.encoder.dimension))).astype(np.float32)
+    vectors = (centres[codes] + 2.5 * rng.standard_normal((len(codes), part.encoder.dimension))).astype(np.float32)
     return vectors, codes
 
 
@@ -111,12 +113,14 @@ def _other_seconds(part: Part, missing: Counter[str]) -> float:
     vectors, codes = _vectors(part)
     total, seeds = 0.0, part.study.seeds
     if missing["shift"] + missing["batch_effect"]:
+        neighbourhoods = Neighbourhoods(vectors)
+        list(neighbourhoods.blocks())
         # Every pair of texts is compared, so twice as many texts take four times as long.
-        a_comparison = 4 * _timed(lambda: neighbours_kept(vectors, vectors))
-        total += a_comparison * (missing["shift"] + missing["batch_effect"]) / joblib.cpu_count()
+        a_search = 4 * _timed(lambda: neighbours_kept(neighbourhoods, vectors))
+        total += a_search * (missing["shift"] + 2 * missing["batch_effect"]) / joblib.cpu_count()
     if missing["batch_effect"]:
-        a_fit = 2 * _timed(lambda: _fit(UnitKMeans.name, vectors, codes))
-        total += a_fit * (2 * seeds + 1) * missing["batch_effect"] / joblib.cpu_count()
+        a_half = _timed(lambda: _fit(UnitKMeans.name, vectors, codes))
+        total += a_half * 2 * (2 * seeds + 1) / REPLICATE_SEEDS * missing["batch_effect"] / joblib.cpu_count()
     if missing["baselines"]:
         tfidf = tfidf_of(part.corpus.texts)
         some = min(tfidf.shape[0], 8 * _SAMPLE)
@@ -138,4 +142,4 @@ def _timed(act: Callable[[], object]) -> float:
 
 
 def _fit(by: str, vectors: Vectors, codes: Ints) -> None:
-    SCORERS[by].scores(vectors, vectors, codes, [0])
+    SCORERS[by].scores(vectors, vectors, codes, range(REPLICATE_SEEDS))

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,8 +23,8 @@ from maskpool.bench.encode.forward import Pooled, Proof, Request, States, pool_c
 from maskpool.bench.part import Grid, Part, key_of, versions
 from maskpool.bench.score import heads
 from maskpool.bench.score.batch_effects import batch_effect
-from maskpool.bench.score.fits import compute_fit, floor_values
-from maskpool.bench.score.measures import baselines, compute_shift, seconds
+from maskpool.bench.score.fits import Comparison, Fit, compute_fits, floor_values
+from maskpool.bench.score.measures import baselines, compute_shifts, seconds
 from maskpool.bench.store.cells import Cells, Key, content_hash
 from maskpool.bench.store.folder import StudyFolder
 from maskpool.encoder import Encoder, find_model
@@ -115,38 +115,66 @@ def run_study(study: Study, base: Path, out: StudyFolder, device: str, progress:
 
 @dataclass(frozen=True)
 class Job:
-    """A cell that a separate process can compute from pooled vectors."""
+    """Cells that a separate process computes together, because they need the same vectors.
 
-    key: Key
-    compute: Callable[..., Any]
+    Attributes:
+        keys: Keys of the cells.
+        compute: Returns the values of the cells.
+        arguments: Its arguments.
+    """
+
+    keys: Sequence[Key]
+    compute: Callable[..., list[Any]]
     arguments: tuple[Any, ...]
 
 
-def jobs_of(part: Part, grid: Grid, pooled: Pooled) -> list[Job]:
-    """List the cells of a part that are computed from its vectors: fits, floors, shifts and batch effects.
+def jobs_of(part: Part, grid: Grid, pooled: Pooled, cells: Cells | None = None) -> list[Job]:
+    """List the unfinished cells of a part that are computed from its vectors: shifts, fits, floors and batch effects.
 
     Args:
         part: One model on one corpus.
         grid: Its comparisons.
         pooled: The vectors, whose files may not exist yet.
+        cells: The finished cells; None if there are none.
     """
     plans = {plan.name: plan for plan in part.all_plans}
     full, other = part.subsamples[FULL], part.subsamples[OTHER_BATCHES]
     jobs = []
-    for fit in grid.fits():
-        subsample, plan = part.subsamples[fit.subsample].only(fit.plan, fit.scored_under), plans.get(fit.plan or "")
-        jobs.append(Job(fit.key(part.key), compute_fit, (pooled, part.codes, subsample, fit, plan)))
-    for fit in grid.references():
-        arguments = (pooled, part.codes, full.only(fit.scored_under), fit, FLOOR_FITS)
-        jobs.append(Job(fit.floor_key(part.key), floor_values, arguments))
+
+    def missing(key: Key) -> bool:
+        return cells is None or key not in cells
+
+    # The shifts first, because some of these jobs are long.
+    shifts: dict[Fit, list[Comparison]] = {}
     for comparison in grid.moved():
-        moved = (pooled, full.only(comparison.plan.name), comparison)
-        jobs.append(Job(comparison.shift_key(part.key), compute_shift, moved))
+        if missing(comparison.shift_key(part.key)):
+            shifts.setdefault(replace(comparison.reference(FULL), by=""), []).append(comparison)
+    for comparisons in shifts.values():
+        subsample = full.only(*(comparison.plan.name for comparison in comparisons))
+        keys = [comparison.shift_key(part.key) for comparison in comparisons]
+        jobs.append(Job(keys, compute_shifts, (pooled, subsample, comparisons)))
+    of_all_seeds: dict[Fit, list[Fit]] = {}
+    for fit in grid.fits():
+        if missing(fit.key(part.key)):
+            of_all_seeds.setdefault(replace(fit, seed=None), []).append(fit)
+    for same, fits in of_all_seeds.items():
+        subsample, plan = part.subsamples[same.subsample].only(same.plan, same.scored_under), plans.get(same.plan or "")
+        keys = [fit.key(part.key) for fit in fits]
+        jobs.append(Job(keys, compute_fits, (pooled, part.codes, subsample, fits, plan)))
+    for fit in grid.references():
+        if missing(key := fit.floor_key(part.key)):
+            subsample = full.only(fit.scored_under)
+            jobs.append(Job([key], _single, (floor_values, pooled, part.codes, subsample, fit, FLOOR_FITS)))
     for layer, pooling, plan in grid.batch_effects():
-        subsamples = full.only(plan.name), other.only(plan.name)
         key = key_of(part.study, part.key, "batch_effect", layer=layer, pooling=pooling, plan=plan.name)
-        jobs.append(Job(key, batch_effect, (pooled, part.codes, *subsamples, layer, pooling, plan)))
+        if missing(key):
+            subsamples = full.only(plan.name), other.only(plan.name)
+            jobs.append(Job([key], _single, (batch_effect, pooled, part.codes, *subsamples, layer, pooling, plan)))
     return jobs
+
+
+def _single(compute: Callable[..., Any], *arguments: Any) -> list[Any]:  # Any: JSON
+    return [compute(*arguments)]
 
 
 def own_cells(part: Part) -> list[Key]:
@@ -232,7 +260,7 @@ def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
     request = part.request(grid)
     # The hash keeps this study from reading vectors that another study pooled from the same texts under other plans.
     scratch = out.vectors / content_hash({"part": part.key, "request": request.sha256})
-    jobs = [job for job in jobs_of(part, grid, Pooled(part.lengths, grid.prefix, scratch)) if job.key not in cells]
+    jobs = jobs_of(part, grid, Pooled(part.lengths, grid.prefix, scratch), cells)
     if jobs or any(key not in cells for key in own_cells(part)):
         states = _forward(part, request, scratch, cells, progress)
         _run_jobs(part, jobs, cells, progress)
@@ -274,18 +302,19 @@ def _forward(part: Part, request: Request, scratch: Path, cells: Cells, progress
 def _run_jobs(part: Part, jobs: list[Job], cells: Cells, progress: Progress) -> None:
     # Processes, because k-means holds Python's lock for most of its time on data of this size.
     with (
-        progress.task(f"{part.corpus.name}: clusters and shifts", len(jobs)) as advance,
+        progress.task(f"{part.corpus.name}: clusters and shifts", sum(len(job.keys) for job in jobs)) as advance,
         joblib.parallel_config("loky", inner_max_num_threads=1),
     ):
         work = (joblib.delayed(_timed)(job.compute, job.arguments) for job in jobs)
-        for job, (value, took) in zip(jobs, joblib.Parallel(n_jobs=-1, return_as="generator")(work), strict=True):
-            if job.key["kind"] == "batch_effect" and (part.study.quote or part.corpus.demonstration):
-                value |= _quotes(value, part.corpus)
-            cells.add(job.key, value, took)
-            advance(1)
+        for job, (values, took) in zip(jobs, joblib.Parallel(n_jobs=-1, return_as="generator")(work), strict=True):
+            for key, value in zip(job.keys, values, strict=True):
+                if key["kind"] == "batch_effect" and (part.study.quote or part.corpus.demonstration):
+                    value |= _quotes(value, part.corpus)
+                cells.add(key, value, took / len(values))
+                advance(1)
 
 
-def _timed(compute: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float]:
+def _timed(compute: Callable[..., list[Any]], arguments: tuple[Any, ...]) -> tuple[list[Any], float]:
     began = time.perf_counter()
     return compute(*arguments), time.perf_counter() - began
 

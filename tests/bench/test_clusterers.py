@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy, hypergeom
 from sklearn.cluster import KMeans
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from maskpool.bench.design.clusterers import (
     CLUSTERERS,
@@ -91,6 +91,14 @@ def test_ami_by_sums_over_the_hypergeometric(labels: int, clusters: int) -> None
     assert ami(true, assigned) == score(true, assigned)["ami"]
 
 
+@pytest.mark.parametrize(("labels", "clusters"), [*SIZES, (1, 1), (1, 4), (4, 1), (70, 90), (2, 900)])
+def test_ami_is_scikit_learns(labels: int, clusters: int) -> None:
+    """AMI is scikit-learn's, in either order of the two, and 1 between two clusterings of single texts."""
+    true, assigned = clusterings(labels, clusters, 900)
+    for pair in ((true, assigned), (assigned, true), (true, true), (true, np.arange(900)), (np.arange(900),) * 2):
+        assert ami(*pair) == pytest.approx(adjusted_mutual_info_score(*pair), abs=1e-12)
+
+
 @pytest.mark.parametrize(("labels", "clusters"), SIZES)
 def test_ari_by_counting_pairs(labels: int, clusters: int) -> None:
     """ARI is the share of pairs together in both, adjusted by what chance gives, over the mean of both sides' pairs."""
@@ -158,9 +166,12 @@ def test_k_means_returns_the_requested_clusters() -> None:
 
 
 @pytest.mark.parametrize("repeats", [1, 4])
-@pytest.mark.parametrize("clusters", [1, 2, 30])
-def test_k_means_is_scikit_learns(clusters: int, repeats: int) -> None:
+@pytest.mark.parametrize(("clusters", "most_at_once"), [(1, 2048), (2, 2048), (30, 2048), (30, 0)])
+def test_k_means_is_scikit_learns(
+    clusters: int, most_at_once: int, repeats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several seeds at once give the labels and inertia that scikit-learn gives for each, also if texts repeat."""
+    monkeypatch.setattr("maskpool.bench.design.clusterers._MOST_AT_ONCE", most_at_once)
     rng, seeds = np.random.default_rng(clusters), range(cut(10, 100))
     centres = rng.normal(size=(40, 16))
     vectors = unit((centres[rng.integers(0, 40, 300)] + 0.5 * rng.normal(size=(300, 16))).astype(np.float32))

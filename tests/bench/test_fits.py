@@ -20,7 +20,7 @@ from maskpool.bench.score.fits import (
     Comparison,
     Fit,
     alone_vectors,
-    compute_fit,
+    compute_fits,
     floor_values,
     pack,
     treatment_vectors,
@@ -234,7 +234,7 @@ def test_the_full_data_get_every_score_for_each_seed(laid: Laid, pooled: Pooled,
     """A fit of all texts has the clusters and scores of each seed, and their AMI with the deciles of lengths."""
     subsample = SUBSAMPLES[FULL]
     fit = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, by).fit(FULL)
-    result = compute_fit(pooled, CODES, subsample, fit, RIGHT_PLAN)
+    result = compute_fits(pooled, CODES, subsample, [fit], RIGHT_PLAN)[0]
     vectors = looked_up(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
     expected = [expected_clusters(vectors, by, seed) for seed in subsample.seeds]
     assert result["texts"] == TEXTS
@@ -246,11 +246,19 @@ def test_the_full_data_get_every_score_for_each_seed(laid: Laid, pooled: Pooled,
     assert result["length_ami"] == pytest.approx(agreement, abs=1e-9)
 
 
+@pytest.mark.parametrize("by", [*CLUSTERERS, INDEX, FIT])
+def test_fits_of_several_seeds_are_those_of_each(pooled: Pooled, by: str) -> None:
+    """Fits that are computed together have the values of each computed without the others."""
+    fits = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, by).fit(FULL).of_seeds(2)
+    together = compute_fits(pooled, CODES, SUBSAMPLES[FULL], fits, RIGHT_PLAN)
+    assert together == [compute_fits(pooled, CODES, SUBSAMPLES[FULL], [fit], RIGHT_PLAN)[0] for fit in fits]
+
+
 def test_a_half_sample_gets_only_the_primary_score(laid: Laid, pooled: Pooled) -> None:
     """A fit of half of the texts has only the AMI of each seed, against the labels of that half."""
     subsample = SUBSAMPLES[1]
     fit = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, "kmeans").fit(1)
-    result = compute_fit(pooled, CODES, subsample, fit, RIGHT_PLAN)
+    result = compute_fits(pooled, CODES, subsample, [fit], RIGHT_PLAN)[0]
     vectors = looked_up(laid, RIGHT, "whole", subsample, RIGHT_PLAN)
     amis = [
         adjusted_mutual_info_score(CODES[HALF], expected_clusters(vectors, "kmeans", seed)) for seed in subsample.seeds
@@ -270,7 +278,7 @@ def test_the_reference_of_pads_only_is_of_the_same_texts(laid: Laid, pooled: Poo
     )
     pads = looked_up(laid, RIGHT, "pads", subsample, RIGHT_PLAN)[padded]
     for fit, plan, vectors in ((comparison.reference(number), None, alone), (comparison.fit(number), RIGHT_PLAN, pads)):
-        result = compute_fit(pooled, CODES, subsample, fit, plan)
+        result = compute_fits(pooled, CODES, subsample, [fit], plan)[0]
         assert result["texts"] == sum(padded)
         amis = [
             adjusted_mutual_info_score(labels, expected_clusters(vectors, "kmeans", seed)) for seed in subsample.seeds
@@ -290,7 +298,7 @@ def test_mixed_plans_pad_one_side(laid: Laid, pooled: Pooled, number: int) -> No
         def computed(by: str, plan: Plan | None = plan) -> dict[str, Any]:
             comparison = Comparison(-1, "mean", RIGHT_PLAN, INCLUDED, by)
             fit = comparison.reference(number) if plan is None else comparison.fit(number)
-            return compute_fit(pooled, CODES, subsample, fit, plan)
+            return compute_fits(pooled, CODES, subsample, [fit], plan)[0]
 
         accuracy = nearest_accuracy(vectors, alone, labels)
         assert computed(INDEX) == {"texts": len(labels), "scores": {"accuracy": [accuracy] * 2}}

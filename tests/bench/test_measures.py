@@ -25,7 +25,7 @@ from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.encode.positions import RIGHT
 from maskpool.bench.part import Part
 from maskpool.bench.score.fits import Comparison
-from maskpool.bench.score.measures import baselines, compute_shift, seconds, tfidf_of
+from maskpool.bench.score.measures import baselines, compute_shifts, seconds, tfidf_of
 from maskpool.encoder import Encoder
 from maskpool.plans import Plan
 from tests.bench import tiny
@@ -120,7 +120,7 @@ def test_tfidf_is_of_words_where_there_are_some(texts: list[str], terms: set[str
 
 def test_shift_of_included_is_the_slow_loop(laid: dict[str, Vectors], pooled: Pooled) -> None:
     """The shift by pads, its correlation with the pads and its bins equal those counted text by text."""
-    measures = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
+    measures = compute_shifts(pooled, SUBSAMPLE, [Comparison(-1, "mean", PLAN, INCLUDED, "kmeans")])[0]
     shift = assert_moved(measures, laid["real"], laid["whole"])
     fractions = [1 - length / width for length, width in zip(LENGTHS.tolist(), WIDTHS.tolist(), strict=True)]
     # Spearman's correlation is Pearson's of the ranks; texts without pads are tied despite float32 noise in shifts.
@@ -144,7 +144,7 @@ def test_shift_of_included_is_the_slow_loop(laid: dict[str, Vectors], pooled: Po
 
 def test_shift_of_pads_only_is_of_the_texts_that_have_some(laid: dict[str, Vectors], pooled: Pooled) -> None:
     """Only pads are compared with the same texts alone, without a correlation with the share of pads."""
-    measures = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "pads only", "kmeans"))
+    measures = compute_shifts(pooled, SUBSAMPLE, [Comparison(-1, "mean", PLAN, "pads only", "kmeans")])[0]
     padded = WIDTHS > LENGTHS
     assert 10 < padded.sum() < TEXTS
     assert_moved(measures, laid["real"][padded], laid["pads"][padded])
@@ -163,13 +163,21 @@ def test_identical_vectors_equal_those_of_the_texts_alone(
     padded = real | {(text, width): whole[text] for text, width in enumerate(WIDTHS.tolist())}
     position_sets: Any = {(RIGHT, "real", "mean"): real | padded, (RIGHT, "whole", "mean"): padded}
     pooled = tiny.write_vectors(tmp_path, LENGTHS, position_sets)
-    measures = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, INCLUDED, "kmeans"))
+    measures = compute_shifts(pooled, SUBSAMPLE, [Comparison(-1, "mean", PLAN, INCLUDED, "kmeans")])[0]
     assert measures["identical"] is identical
+
+
+def test_shifts_of_several_treatments_are_those_of_each(pooled: Pooled) -> None:
+    """Treatments that are compared with the same texts alone have the measures of each measured without the others."""
+    comparisons = [Comparison(-1, "mean", PLAN, treatment, "kmeans") for treatment in (INCLUDED, "noise")]
+    together = compute_shifts(pooled, SUBSAMPLE, comparisons)
+    assert together == [compute_shifts(pooled, SUBSAMPLE, [comparison])[0] for comparison in comparisons]
+    assert together[0]["neighbours_kept"] != together[1]["neighbours_kept"]
 
 
 def test_a_treatment_other_than_included_has_no_bins(pooled: Pooled) -> None:
     """Only the included treatment has a curve over the share of pads; each treatment of all texts has a correlation."""
-    measures = compute_shift(pooled, SUBSAMPLE, Comparison(-1, "mean", PLAN, "noise", "kmeans"))
+    measures = compute_shifts(pooled, SUBSAMPLE, [Comparison(-1, "mean", PLAN, "noise", "kmeans")])[0]
     assert "shift_by_padding" in measures
     assert "by_pad_fraction" not in measures
 

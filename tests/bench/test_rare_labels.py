@@ -128,7 +128,7 @@ def test_half_samples_have_as_many_clusters_as_labels(
         asked.clear()
         fit = fits.Fit(-1, "mean", "excluded", None, "kmeans", None, number)
         pooled = Pooled(part.lengths, False, tmp_path)
-        fits.compute_fit(pooled, part.codes, half, fit, None)
+        fits.compute_fits(pooled, part.codes, half, [fit], None)[0]
         assert set(asked) == {numbers[number]}
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cosine
 
-from maskpool.bench.score.shift import cosine_shift, neighbours, neighbours_kept
+from maskpool.bench.score.shift import Floats32, Neighbourhoods, cosine_shift, neighbours, neighbours_kept
 from maskpool.bench.vectors import unit
 from maskpool.tolerances import SAME_SIMILARITY
 
 if TYPE_CHECKING:
     from maskpool.bench.vectors import Vectors
+    from maskpool.plans import Ints
 
 
 def vectors(number: int, seed: int, dim: int = 7) -> Vectors:
@@ -99,6 +100,26 @@ def test_tied_texts_share_places(here: str, there: str, monkeypatch: pytest.Monk
     kept = neighbours_kept(CORPORA[here], CORPORA[there])
     np.testing.assert_allclose(kept, slow_kept(CORPORA[here], CORPORA[there], 10), atol=1e-12)
     np.testing.assert_array_equal(kept, neighbours_kept(CORPORA[there], CORPORA[here]))
+
+
+@pytest.mark.parametrize(("here", "again"), [("no text repeats", 0), ("texts repeat", 0), ("collapsed", 13)])
+def test_neighbourhoods_are_searched_once(here: str, again: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept neighbourhoods give what their vectors give without another search, unless most texts are tied."""
+    monkeypatch.setattr("maskpool.bench.score.shift._BLOCK", 7 * 90)  # 13 blocks
+    monkeypatch.setattr("maskpool.bench.score.shift._MOST_PAIRS", 4)
+    searched: list[Neighbourhoods] = []
+    search = Neighbourhoods._search
+
+    def watched(self: Neighbourhoods, block: Ints) -> tuple[Ints, Floats32]:
+        searched.append(self)
+        return search(self, block)
+
+    monkeypatch.setattr(Neighbourhoods, "_search", watched)
+    neighbourhoods = Neighbourhoods(CORPORA[here])
+    for there in CORPORA.values():
+        kept = neighbours_kept(neighbourhoods, there)
+        np.testing.assert_array_equal(kept, neighbours_kept(CORPORA[here], there))
+    assert searched.count(neighbourhoods) == 13 + again * (len(CORPORA) - 1)
 
 
 @pytest.mark.parametrize("name", [name for name in CORPORA if name != "zero"])

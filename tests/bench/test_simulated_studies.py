@@ -19,7 +19,7 @@ from maskpool.bench.encode.forward import Pooled, _file, _pairs_file, pair_keys
 from maskpool.bench.encode.positions import RIGHT
 from maskpool.bench.report.results import Results, _rows
 from maskpool.bench.run import FLOOR_FITS
-from maskpool.bench.score.fits import Comparison, compute_fit, floor_values
+from maskpool.bench.score.fits import Comparison, compute_fits, floor_values
 from maskpool.bench.store.cells import Cells
 from maskpool.plans import Plan
 from tests.matrix import FULL as FULL_SUITE
@@ -109,7 +109,7 @@ def rows_of(corpus: Simulated, study: Study) -> list[Results]:
             for subsample in range(study.replicates + 1):
                 for fit, plan in ((comparison.reference(subsample), None), (comparison.fit(subsample), PLAN)):
                     for of_seed in fit.of_seeds(study.seeds):
-                        value = compute_fit(pooled, corpus.codes, subsamples[subsample], of_seed, plan)
+                        value = compute_fits(pooled, corpus.codes, subsamples[subsample], [of_seed], plan)[0]
                         cells.add(of_seed.key("p"), value, 0)
             about = {"layer": LAYER, "pooling": comparison.pooling}
             reference = comparison.reference(FULL)

@@ -18,6 +18,8 @@ from sklearn.exceptions import ConvergenceWarning
 from maskpool.bench.vectors import Rows, Vectors, unit
 from maskpool.plans import Ints
 
+_MOST_AT_ONCE = 2048  # vectors of which all distances are held, 50 MB while they are computed
+
 
 def fit_kmeans(vectors: Vectors | csr_matrix, clusters: int, seed: int) -> KMeans:
     """Fit k-means with one k-means++ start; do not warn if identical vectors give fewer clusters."""
@@ -42,36 +44,43 @@ def plus_plus(vectors: Vectors, clusters: int, seeds: Sequence[int]) -> Rows:
     """Choose the vectors at which scikit-learn's k-means starts, for each seed; return rows, (seeds, clusters).
 
     scikit-learn converts all vectors to float64 again for each cluster, which takes most of a fit with many clusters.
-    Here they are converted once, and one matrix product per cluster serves all seeds.
+    Here they are converted once, and one matrix product per cluster serves all seeds; the distances of few vectors are
+    one product.
 
     References:
         Arthur and Vassilvitskii 2007, k-means++; scikit-learn, ``sklearn.cluster.kmeans_plusplus``.
     """
     exact = (vectors - vectors.mean(axis=0)).astype(np.float64)
     norms, texts = np.einsum("ij,ij->i", exact, exact), len(exact)
+    tries = 2 + int(np.log(clusters))
 
-    def squared_distances(rows: Ints) -> Vectors:
-        squares = exact[rows.ravel()] @ exact.T
+    def squared_distances(rows: Ints | slice) -> Vectors:
+        squares = exact[rows] @ exact.T
         squares *= -2
-        squares += norms[rows.ravel(), None]
+        squares += norms[rows, None]
         squares += norms
-        distances: Vectors = np.maximum(squares.astype(vectors.dtype), 0).reshape(*rows.shape, texts)
+        distances: Vectors = np.maximum(squares.astype(vectors.dtype), 0)
         return distances
+
+    # The product of a matrix with itself is half the work of other products.
+    at_once = len(seeds) * clusters * tries >= texts / 2 and texts <= _MOST_AT_ONCE
+    table = squared_distances(slice(None)) if at_once else None
+
+    def distances_of(rows: Ints) -> Vectors:
+        flat = squared_distances(rows.ravel()) if table is None else table[rows.ravel()]
+        return flat.reshape(*rows.shape, texts)
 
     # The draws and sums are scikit-learn's, in its order and dtype, so a seed gives the same start.
     weights, every_seed = np.ones(texts, vectors.dtype), np.arange(len(seeds))
     rngs = [np.random.RandomState(seed) for seed in seeds]
     chosen = np.empty((len(seeds), clusters), np.int64)
     chosen[:, 0] = [rng.choice(texts, p=weights / weights.sum()) for rng in rngs]
-    nearest = squared_distances(chosen[:, 0])
+    nearest = distances_of(chosen[:, 0])
     for place in range(1, clusters):
-        draws = [
-            rng.uniform(size=2 + int(np.log(clusters))) * (row @ weights)
-            for rng, row in zip(rngs, nearest, strict=True)
-        ]
+        draws = [rng.uniform(size=tries) * (row @ weights) for rng, row in zip(rngs, nearest, strict=True)]
         tried = np.array([np.searchsorted(np.cumsum(row), draw) for row, draw in zip(nearest, draws, strict=True)])
         tried = tried.clip(max=texts - 1)
-        squares = np.minimum(nearest[:, None], squared_distances(tried))
+        squares = np.minimum(nearest[:, None], distances_of(tried))
         best = (squares @ weights).argmin(axis=1)
         nearest, chosen[:, place] = squares[every_seed, best], tried[every_seed, best]
     return chosen

@@ -6,6 +6,7 @@ import base64
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -127,22 +128,27 @@ def treatment_vectors(
     )
 
 
-def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, plan: Plan | None) -> dict[str, Any]:
-    """Cluster the vectors of a fit and score the clusters.
+def compute_fits(
+    pooled: Pooled, codes: Ints, subsample: Subsample, fits: Sequence[Fit], plan: Plan | None
+) -> list[dict[str, Any]]:
+    """Cluster the vectors of fits that differ only in their seed, and score the clusters.
 
     Args:
         pooled: The vectors.
         codes: Labels of the corpus as integers.
         subsample: The texts.
-        fit: The fit to compute.
-        plan: The plan of the fit; None for texts alone.
+        fits: The fits to compute.
+        plan: The plan of the fits; None for texts alone.
 
     Returns:
-        ``texts`` and ``scores``, a list over seeds for each score (half-samples have only the primary score). The fit
-        of all texts also has ``assignments`` and ``length_ami``, the AMI of the clusters with the deciles of lengths.
+        For each fit ``texts`` and ``scores``, a list over seeds for each score (half-samples have only the primary
+        score). A fit of all texts also has ``assignments`` and ``length_ami``, the AMI of the clusters with the deciles
+        of lengths.
     """
+    fit = fits[0]
     chosen = scored_texts(pooled, subsample, fit.scored_under)
-    seeds = subsample.seeds if fit.seed is None else (fit.seed,)
+    seeds_of = [subsample.seeds if of_seed.seed is None else (of_seed.seed,) for of_seed in fits]
+    seeds = list(chain(*seeds_of))
     labels = codes[subsample.texts[chosen]]
     alone = alone_vectors(pooled, subsample, fit.layer, fit.pooling, fit.scored_under)
     vectors = (
@@ -150,10 +156,15 @@ def compute_fit(pooled: Pooled, codes: Ints, subsample: Subsample, fit: Fit, pla
     )
     if fit.by in MIXED or subsample.number != FULL:  # half-samples only serve the intervals of the primary score
         scorer = SCORERS[fit.by]
-        return {"texts": len(labels), "scores": {scorer.score: scorer.scores(vectors, alone, labels, seeds)}}
-    assignments = CLUSTERERS[fit.by].fit_predict_seeds(vectors, len(np.unique(labels)), seeds)
-    scores = [score(labels, assignment) for assignment in assignments]
+        scores = iter(scorer.scores(vectors, alone, labels, seeds))
+        return [{"texts": len(labels), "scores": {scorer.score: list(islice(scores, len(of)))}} for of in seeds_of]
+    assignments = iter(CLUSTERERS[fit.by].fit_predict_seeds(vectors, len(np.unique(labels)), seeds))
     length_deciles = deciles(pooled.lengths[subsample.texts[chosen]])
+    return [_every_score(labels, length_deciles, list(islice(assignments, len(of)))) for of in seeds_of]
+
+
+def _every_score(labels: Ints, length_deciles: Ints, assignments: Sequence[Ints]) -> dict[str, Any]:
+    scores = [score(labels, assignment) for assignment in assignments]
     return {
         "texts": len(labels),
         "scores": {name: [of_seed[name] for of_seed in scores] for name in scores[0]},

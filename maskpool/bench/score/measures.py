@@ -18,7 +18,8 @@ from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.score.fits import Comparison, alone_vectors, treatment_vectors
 from maskpool.bench.score.metrics import score
-from maskpool.bench.score.shift import Floats, cosine_shift, deciles, length_leakage, neighbours_kept
+from maskpool.bench.score.shift import Floats, Neighbourhoods, cosine_shift, deciles, length_leakage, neighbours_kept
+from maskpool.bench.vectors import Vectors
 from maskpool.encoder import Encoder
 from maskpool.plans import Ints, Plan
 from maskpool.tolerances import IDENTICAL
@@ -29,18 +30,31 @@ TIMED_TEXTS = 96
 _TERMS: tuple[dict[str, str], ...] = ({}, {"token_pattern": r"(?u)\b\w+\b"}, {"analyzer": "char"})
 
 
-def compute_shift(pooled: Pooled, subsample: Subsample, comparison: Comparison) -> dict[str, Any]:
-    """Measure how far a treatment moves the vectors of a subsample's texts.
+def compute_shifts(pooled: Pooled, subsample: Subsample, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Measure how far treatments move the vectors of a subsample's texts, which are searched for neighbours once.
+
+    Args:
+        pooled: The vectors.
+        subsample: The texts.
+        comparisons: Comparisons with the same vectors of texts alone.
 
     Returns:
-        Cosine shift (mean, 95th percentile, largest), mean ratio of the vectors' lengths, share of neighbours kept,
-        and whether all vectors are identical to those of the texts alone up to rounding;
+        For each comparison the cosine shift (mean, 95th percentile, largest), mean ratio of the vectors' lengths, share
+        of neighbours kept, and whether all vectors are identical to those of the texts alone up to rounding;
         for treatments that score all texts also Spearman's correlation of shift and pad fraction, and for the included
         treatment the shift in bins of the pad fraction.
     """
-    plan, layer, pooling = comparison.plan, comparison.layer, comparison.pooling
-    alone = alone_vectors(pooled, subsample, layer, pooling, comparison.scored_under)
-    vectors = treatment_vectors(pooled, subsample, layer, pooling, comparison.treatment, plan)
+    first = comparisons[0]
+    alone = alone_vectors(pooled, subsample, first.layer, first.pooling, first.scored_under)
+    neighbourhoods = Neighbourhoods(alone)
+    return [_shift(pooled, subsample, comparison, alone, neighbourhoods) for comparison in comparisons]
+
+
+def _shift(
+    pooled: Pooled, subsample: Subsample, comparison: Comparison, alone: Vectors, neighbourhoods: Neighbourhoods
+) -> dict[str, Any]:
+    plan = comparison.plan
+    vectors = treatment_vectors(pooled, subsample, comparison.layer, comparison.pooling, comparison.treatment, plan)
     shift = cosine_shift(alone, vectors)
     sizes = np.linalg.norm(vectors, axis=1) / np.maximum(np.linalg.norm(alone, axis=1), np.finfo(np.float32).tiny)
     measured: dict[str, Any] = {
@@ -48,7 +62,7 @@ def compute_shift(pooled: Pooled, subsample: Subsample, comparison: Comparison) 
         "cosine_shift_p95": float(np.quantile(shift, 0.95)),
         "cosine_shift_max": float(shift.max()),
         "length_ratio": float(sizes.mean()),
-        "neighbours_kept": float(neighbours_kept(alone, vectors).mean()),
+        "neighbours_kept": float(neighbours_kept(neighbourhoods, vectors).mean()),
         "identical": bool((np.linalg.norm(vectors - alone, axis=1) <= IDENTICAL * np.linalg.norm(alone, axis=1)).all()),
     }
     if comparison.scored_under is None:

@@ -15,6 +15,9 @@ Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 Floats32 = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 _BLOCK = 2**21  # similarities held at once, 8 MB
+# A text that is less near than this has certainly moved if the other vectors make it a neighbour or tie it with one.
+_NEAR = 3 * SAME_SIMILARITY
+_MOST_PAIRS = 8  # kept per neighbour, 100 bytes
 
 
 def cosine_shift(reference: Vectors, other: Vectors) -> Floats:
@@ -31,24 +34,63 @@ def similarities(index: Vectors, queries: Vectors) -> Iterator[tuple[Ints, Vecto
         index: Unit vectors, (texts, dim).
         queries: Unit vectors of the same texts, (texts, dim).
     """
-    texts = len(index)
+    for block in _blocks(len(index)):
+        yield block, _similarities(index, queries, block)
+
+
+def _blocks(texts: int) -> Iterator[Ints]:
     for start in range(0, texts, step := max(1, _BLOCK // texts)):
-        block = np.arange(start, min(start + step, texts))
-        similar = queries[block] @ index.T
-        similar[np.arange(len(block)), block] = -np.inf
-        yield block, similar
+        yield np.arange(start, min(start + step, texts))
+
+
+def _similarities(index: Vectors, queries: Vectors, texts: Ints) -> Vectors:
+    similar: Vectors = queries[texts] @ index.T
+    similar[np.arange(len(texts)), texts] = -np.inf
+    return similar
 
 
 def neighbours(vectors: Vectors, texts: Ints, count: int) -> Rows:
     """Find the nearest other texts of some texts, by cosine, nearest first; (texts, count)."""
     vectors = unit(vectors)
-    similar = vectors[texts] @ vectors.T
-    similar[np.arange(len(texts)), texts] = -np.inf
-    nearest: Rows = np.argsort(-similar, axis=1, kind="stable")[:, : min(count, len(vectors) - 1)]
+    nearest: Rows = np.argsort(-_similarities(vectors, vectors, texts), axis=1, kind="stable")[
+        :, : min(count, len(vectors) - 1)
+    ]
     return nearest
 
 
-def neighbours_kept(reference: Vectors, other: Vectors, count: int = 10) -> Floats:
+class Neighbourhoods:
+    """The texts near the last neighbour of each text or nearer, searched once for any number of comparisons.
+
+    Args:
+        vectors: Vectors of texts, (texts, dim).
+        count: The number of neighbours of a text; all other texts if there are fewer.
+    """
+
+    def __init__(self, vectors: Vectors, count: int = 10) -> None:
+        self.vectors = unit(vectors)
+        self.count = min(count, len(vectors) - 1)
+        self._found: dict[int, tuple[Ints, Floats32]] = {}  # by the first text of the block
+
+    def blocks(self) -> Iterator[tuple[Ints, Ints, Floats32]]:
+        """Yield blocks of texts, their pairs with near texts, and how much nearer each is than the last neighbour.
+
+        A pair is a sorted number: the place of the text in the block times the number of texts, plus the near text.
+        """
+        for block in _blocks(len(self.vectors)):
+            yield block, *(self._found.get(int(block[0])) or self._search(block))
+
+    def _search(self, block: Ints) -> tuple[Ints, Floats32]:
+        similar = _similarities(self.vectors, self.vectors, block)
+        last = np.partition(similar, -self.count, axis=1)[:, -self.count]
+        pairs = np.flatnonzero(similar >= last[:, None] - _NEAR)
+        margins = similar.ravel()[pairs] - last[pairs // len(self.vectors)]
+        # If most texts are tied, the pairs would fill the memory.
+        if len(pairs) <= _MOST_PAIRS * self.count * len(block):
+            self._found[int(block[0])] = pairs, margins
+        return pairs, margins
+
+
+def neighbours_kept(reference: Vectors | Neighbourhoods, other: Vectors, count: int = 10) -> Floats:
     """Compute for each text how many of its nearest neighbours are the same in the two sets, from 0 to 1.
 
     Without ties this is the Jaccard index, |A ∩ B| / |A ∪ B|, of the text's ``count`` nearest other texts in each set,
@@ -58,6 +100,12 @@ def neighbours_kept(reference: Vectors, other: Vectors, count: int = 10) -> Floa
     no text near the last neighbour comes nearer or moves away by more than rounding. If there are fewer than ``count``
     other texts, all of them are neighbours.
 
+    Args:
+        reference: Vectors of texts, (texts, dim), or their neighbourhoods, which are then searched once for several
+            calls; their number of neighbours replaces ``count``.
+        other: Other vectors of the same texts, (texts, dim).
+        count: The number of neighbours.
+
     Source: Caspari et al. 2024 (neighbours); Ioffe 2010 (weighted Jaccard index).
 
     Example:
@@ -65,28 +113,22 @@ def neighbours_kept(reference: Vectors, other: Vectors, count: int = 10) -> Floa
         >>> neighbours_kept(np.eye(3), np.eye(3), count=1).tolist()
         [1.0, 1.0, 1.0]
     """
-    reference, other = unit(reference), unit(other)
-    count = min(count, len(reference) - 1)
-    kept = np.ones(len(reference))
-    in_both = zip(similarities(reference, reference), similarities(other, other), strict=True)
-    for (block, similar), (_, similar_other) in in_both:
-        beyond, beyond_other = (_beyond_the_last(cosines, count) for cosines in (similar, similar_other))
-        near = np.maximum(beyond, beyond_other) >= -SAME_SIMILARITY
-        rows, size = np.nonzero(near)[0], len(block)
-        in_a, in_b = beyond[near], beyond_other[near]
-        a, b = (_weights(margins, rows, size, count) for margins in (in_a, in_b))
+    here = reference if isinstance(reference, Neighbourhoods) else Neighbourhoods(reference, count)
+    there = Neighbourhoods(other, here.count)
+    kept = np.ones(len(other))
+    for (block, pairs, margins), (_, pairs_there, margins_there) in zip(here.blocks(), there.blocks(), strict=True):
+        either = np.union1d(pairs, pairs_there)
+        in_a, in_b = (np.full(len(either), -np.inf, margins.dtype) for _ in range(2))
+        in_a[np.searchsorted(either, pairs)] = margins
+        in_b[np.searchsorted(either, pairs_there)] = margins_there
+        near = np.maximum(in_a, in_b) >= -SAME_SIMILARITY
+        in_a, in_b, rows, size = in_a[near], in_b[near], either[near] // len(kept), len(block)
+        a, b = (_weights(margins, rows, size, here.count) for margins in (in_a, in_b))
         jaccard = np.bincount(rows, np.minimum(a, b), size) / np.bincount(rows, np.maximum(a, b), size)
         clearly = 2 * SAME_SIMILARITY  # a text that is nearer by more than this in both sets keeps its place
         moved = np.abs(np.minimum(in_a, clearly) - np.minimum(in_b, clearly)) > SAME_SIMILARITY
         kept[block] = np.where(np.bincount(rows, moved, size) > 0, jaccard, 1.0)
     return kept
-
-
-def _beyond_the_last(similar: Vectors, count: int) -> Vectors:
-    """Compute how much more similar each text is than the last neighbour, in place; (texts, all texts)."""
-    last = similar.shape[1] - count
-    similar -= np.partition(similar, last, axis=1)[:, last, None]
-    return similar
 
 
 def _weights(margins: Floats32, rows: Ints, size: int, count: int) -> Floats:
