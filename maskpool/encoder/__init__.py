@@ -1,4 +1,4 @@
-"""Turn texts into token states: load a transformer, tokenise, run it, store the states. Only this package does so."""
+"""Turn texts into token states: load a transformer, tokenise, run it, store the states."""
 
 from maskpool.encoder.cache import TokenStates, cache_states, compute_states
 from maskpool.encoder.transformer import (

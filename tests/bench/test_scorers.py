@@ -10,7 +10,9 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
-from maskpool.bench.score.scorers import nearest_accuracy, predicted_ami
+from maskpool.bench.design.clusterers import CLUSTERERS
+from maskpool.bench.design.treatments import MIXED
+from maskpool.bench.score.scorers import SCORERS, nearest_accuracy, predicted_ami
 
 if TYPE_CHECKING:
     from maskpool.bench.vectors import Vectors
@@ -136,3 +138,8 @@ def test_texts_all_alike_are_one_cluster_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert predicted_ami(vectors, vectors, np.arange(20) % 4, 0) == pytest.approx(0, abs=1e-9)
+
+
+def test_everything_that_a_comparison_names_has_a_scorer() -> None:
+    """Each clusterer and each mixed plan has a scorer."""
+    assert set(SCORERS) == {*CLUSTERERS, *MIXED}

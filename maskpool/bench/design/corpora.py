@@ -1,4 +1,4 @@
-"""Labelled texts to measure on."""
+"""Corpora: labelled texts from files, MTEB's tasks, the hub, 20 newsgroups and public docstrings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooling heads that learn on cached token states, as a classifier and as a transformer."""
+"""The base of pooling heads that learn on cached token states: fitting, saving, export to sentence-transformers."""
 
 from __future__ import annotations
 
