@@ -252,9 +252,11 @@ class _Chosen(torch.autograd.Function):
         for sentence, (start, end, rows) in enumerate(pattern.sentence_rows()):
             if end > start:
                 shares, divisor = _shares(values[rows], threshold[sentence], choice, k)
-                # Added, not stored: one row may be several tokens, of one sentence (expanded) or of many (spans).
-                added = shares.mul_(grad[sentence] / divisor).to(values.dtype)
-                grad_values.index_add_(0, pattern.index[start:end], added)
+                shares.mul_(grad[sentence] / divisor)
+                if pattern.grid is not None:
+                    grad_values[rows] = shares.to(values.dtype)
+                else:  # added, not stored: one row may be several tokens, of one sentence (expanded) or of many (spans)
+                    grad_values.index_add_(0, pattern.index[start:end], shares.to(values.dtype))
         return grad_values
 
     @staticmethod
@@ -278,13 +280,15 @@ class _Chosen(torch.autograd.Function):
 
 def _shares(rows: Tensor, threshold: Tensor, choice: Choice, k: int) -> tuple[Tensor, Tensor | int]:
     """Return how much of each feature was taken from each token, and the divisor."""
-    ties = (rows == threshold).to(torch.promote_types(rows.dtype, torch.float32))
+    # Comparisons into a floating tensor: torch takes several times as long to write a bool one and to convert it.
+    ties = rows.new_empty(rows.shape, dtype=torch.promote_types(rows.dtype, torch.float32))
+    torch.eq(rows, threshold, out=ties)
     number = ties.sum(dim=0).clamp_(min=1)  # nothing equals NaN
     if choice != "largest":
         return ties, number
-    above = (rows > threshold).to(ties.dtype)
+    above = torch.gt(rows, threshold, out=torch.empty_like(ties))
     kept = min(k, len(rows))
-    return above + ties * ((kept - above.sum(dim=0)) / number), kept
+    return ties.mul_((kept - above.sum(dim=0)) / number).add_(above), kept
 
 
 def _sum_chunks(values: Tensor, weights: Tensor | None, pattern: Pattern) -> Tensor:

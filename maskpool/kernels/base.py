@@ -28,12 +28,12 @@ class Formula(NamedTuple):
     Attributes:
         of_rows: Of one sentence's tokens, (tokens, dim), with at least one token, their weights and a hyperparameter.
         of_batch: Of a whole batch, the same inputs, in differentiable operations.
-        gradient: The gradient by one sentence's tokens, given also the gradient by its vector, (out_dim,).
+        gradient: The gradient by one sentence's tokens, given also its vector, (out_dim,), and the gradient by that.
     """
 
     of_rows: Callable[[Tensor, Tensor | None, Parameter], Tensor]
     of_batch: Callable[[Kernels, Tensor | None, Parameter], Tensor]
-    gradient: Callable[[Tensor, Tensor | None, Parameter, Tensor], Tensor]
+    gradient: Callable[[Tensor, Tensor | None, Parameter, Tensor, Tensor], Tensor]
 
 
 class Kernels(ABC):

@@ -195,17 +195,19 @@ class _BySentence(torch.autograd.Function):
         del ctx.batch.values  # saved below, where autograd manages it
         learns = isinstance(parameter, Tensor)
         ctx.fixed = None if learns else parameter
-        ctx.save_for_backward(values, weights, parameter if learns else None)
+        # A vector in half precision is too coarse for a gradient.
+        pooled = output if output.dtype == batch.accumulation_dtype else None
+        ctx.save_for_backward(values, weights, parameter if learns else None, pooled)
 
     @staticmethod
     # Any: see setup_context.
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         batch, again = copy.copy(ctx.batch), torch.is_grad_enabled()
-        tensors = ctx.saved_tensors
+        *tensors, pooled = ctx.saved_tensors
         batch.values, weights, parameter = tensors
         if not again and ctx.needs_input_grad[2:] == (True, False, False):
             given = ctx.fixed if parameter is None else parameter
-            return None, None, _gradient(batch, ctx.formula, grad, weights, given), None, None
+            return None, None, _gradient(batch, ctx.formula, grad, weights, given, pooled), None, None
         wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad[2:], strict=True) if needed]
         with torch.enable_grad():
             pooled = ctx.formula.of_batch(batch, weights, ctx.fixed if parameter is None else parameter).to(batch.dtype)
@@ -214,18 +216,25 @@ class _BySentence(torch.autograd.Function):
 
 
 def _gradient(
-    batch: CSRKernels, formula: Formula, grad: Tensor, weights: Tensor | None, parameter: Parameter
+    batch: CSRKernels,
+    formula: Formula,
+    grad: Tensor,
+    weights: Tensor | None,
+    parameter: Parameter,
+    pooled: Tensor | None,
 ) -> Tensor:
-    exact, grad_values = batch.accumulation_dtype, torch.zeros_like(batch.values)
-    upstream = grad.to(exact)
-    for sentence, (start, end, where) in enumerate(batch.pattern.sentence_rows()):
+    exact, pattern = batch.accumulation_dtype, batch.pattern
+    upstream, grad_values = grad.to(exact), torch.zeros_like(batch.values)
+    for sentence, (start, end, where) in enumerate(pattern.sentence_rows()):
         if start == end:
             continue
-        own = None if weights is None else weights[start:end]
-        part = formula.gradient(batch.values[where].to(exact), own, parameter, upstream[sentence]).to(batch.dtype)
-        # Added, not stored: one row may be several tokens.
-        if isinstance(where, slice):
-            grad_values[where].add_(part)
+        rows, own = batch.values[where].to(exact), None if weights is None else weights[start:end]
+        vector = formula.of_rows(rows, own, parameter) if pooled is None else pooled[sentence]
+        part = formula.gradient(rows, own, parameter, vector, upstream[sentence])
+        if pattern.grid is not None:
+            grad_values[where] = part.to(batch.dtype)
+        elif isinstance(where, slice):  # added, not stored: one row may be several tokens
+            grad_values[where].add_(part.to(batch.dtype))
         else:
-            grad_values.index_add_(0, where, part)
+            grad_values.index_add_(0, where, part.to(batch.dtype))
     return grad_values

@@ -165,19 +165,20 @@ def _mean_std_of_batch(batch: Kernels, weights: Tensor | None, _: Parameter) -> 
     return torch.cat(_moments_of_batch(batch, weights), dim=1)
 
 
-def _std_gradient(rows: Tensor, weights: Tensor | None, _: Parameter, grad: Tensor) -> Tensor:
-    mean, std = _moments_of_rows(rows, weights)
-    return _weigh((rows - mean).mul_(torch.where(std == 0, 0.0, grad / std)), weights)
+def _std_gradient(rows: Tensor, weights: Tensor | None, _: Parameter, std: Tensor, grad: Tensor) -> Tensor:
+    gradient = rows - weighted_mean_of_rows(rows, weights)
+    scale = torch.where(std == 0, 0.0, grad / std)
+    if weights is None:
+        return gradient.mul_(scale.div_(len(rows)))
+    return gradient.mul_(scale).mul_(weights.unsqueeze(1))
 
 
-def _mean_std_gradient(rows: Tensor, weights: Tensor | None, _: Parameter, grad: Tensor) -> Tensor:
-    mean, std = _moments_of_rows(rows, weights)
-    by_mean, by_std = grad.chunk(2)
-    return _weigh((rows - mean).mul_(torch.where(std == 0, 0.0, by_std / std)).add_(by_mean), weights)
-
-
-def _weigh(gradient: Tensor, weights: Tensor | None) -> Tensor:
-    return gradient.div_(len(gradient)) if weights is None else gradient.mul_(weights.unsqueeze(1))
+def _mean_std_gradient(rows: Tensor, weights: Tensor | None, _: Parameter, pooled: Tensor, grad: Tensor) -> Tensor:
+    (mean, std), (by_mean, by_std) = pooled.chunk(2), grad.chunk(2)
+    gradient, scale = rows - mean, torch.where(std == 0, 0.0, by_std / std)
+    if weights is None:
+        return gradient.mul_(scale.div_(len(rows))).add_(by_mean / len(rows))
+    return gradient.mul_(scale).add_(by_mean).mul_(weights.unsqueeze(1))
 
 
 _STD = Formula(_std_of_rows, _std_of_batch, _std_gradient)

@@ -194,18 +194,22 @@ def _generalized_mean_of_rows(rows: Tensor, weights: Tensor | None, p: Parameter
     return _signed_power_of_rows(power, 1 / p).mul_(size)
 
 
-def _generalized_mean_gradient(rows: Tensor, weights: Tensor | None, p: Parameter, grad: Tensor) -> Tensor:
+def _generalized_mean_gradient(
+    rows: Tensor, weights: Tensor | None, p: Parameter, pooled: Tensor, grad: Tensor
+) -> Tensor:
     # w (|x| / |y|)ᵖ⁻¹, and 0 where x or y is 0.
     assert p is not None
     if isinstance(p, Tensor) and p.numel() == 1:
         p = float(p)
-    pooled = _generalized_mean_of_rows(rows, weights, p).abs_()
     still = pooled == 0
     ratio = (rows / torch.where(still, 1.0, pooled)).abs_()
-    scaled = torch.where(ratio == 0, 0.0, ratio.pow_(p - 1)).mul_(torch.where(still, 0.0, grad))
+    scaled = ratio.pow(p - 1)
+    if isinstance(p, Tensor) or p <= 1:  # else the power of 0 is 0
+        scaled.masked_fill_(ratio == 0, 0.0)
+    upstream = torch.where(still, 0.0, grad)
     if weights is None:
-        return scaled.div_(len(rows))
-    return torch.where(weights.unsqueeze(1) == 0, 0.0, scaled.mul_(weights.unsqueeze(1)))
+        return scaled.mul_(upstream.div_(len(rows)))
+    return torch.where(weights.unsqueeze(1) == 0, 0.0, scaled.mul_(upstream).mul_(weights.unsqueeze(1)))
 
 
 def _generalized_mean_of_batch(batch: Kernels, weights: Tensor | None, p: Parameter) -> Tensor:

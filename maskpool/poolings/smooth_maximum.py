@@ -167,8 +167,8 @@ def _logsumexp_of_batch(batch: Kernels, _: Tensor | None, __: Parameter) -> Tens
     return torch.where(empty, 0.0, torch.where(empty, 1.0, sums).log() + top)
 
 
-def _logsumexp_gradient(rows: Tensor, _: Tensor | None, __: Parameter, grad: Tensor) -> Tensor:
-    return rows.softmax(dim=0).mul_(grad)
+def _logsumexp_gradient(rows: Tensor, _: Tensor | None, __: Parameter, pooled: Tensor, grad: Tensor) -> Tensor:
+    return (rows - pooled).exp_().mul_(grad)
 
 
 def _softmax_of_rows(rows: Tensor, weights: Tensor | None, inverse: Parameter) -> Tensor:
@@ -186,10 +186,9 @@ def _raised(rows: Tensor, weights: Tensor | None, inverse: Parameter) -> tuple[T
     return raised, torch.where(sums > 0, sums, 1.0)
 
 
-def _softmax_gradient(rows: Tensor, weights: Tensor | None, inverse: Parameter, grad: Tensor) -> Tensor:
+def _softmax_gradient(rows: Tensor, weights: Tensor | None, inverse: Parameter, pooled: Tensor, grad: Tensor) -> Tensor:
     assert inverse is not None
     raised, sums = _raised(rows, weights, inverse)
-    pooled = (raised * rows).sum(dim=0) / sums
     return raised.mul_((rows - pooled).mul_(inverse).add_(1)).mul_(grad / sums)
 
 
