@@ -45,7 +45,7 @@ class Finding:
 
     @property
     def url(self) -> str:
-        """The page about the bug."""
+        """The page of the documentation about the bug, relative to the root of the repository."""
         return self.bug.url
 
     @property
