@@ -10,6 +10,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest  # noqa: E402  # after the threads are set
 import torch  # noqa: E402  # the same
+from hypothesis import settings  # noqa: E402  # the same
+
+# By default every run draws the same examples, so a failure repeats; the full suite draws new ones and prints how to
+# repeat a failure. No deadline: torch's first calls are slow.
+settings.register_profile("default suite", deadline=None, derandomize=True, max_examples=15, database=None)
+settings.register_profile("full suite", deadline=None, derandomize=False, max_examples=50, print_blob=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,6 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "full":
         os.environ["MASKPOOL_TESTS"] = "full"  # for tests.matrix, also in the processes of xdist
         config.option.markexpr = ""
+    from tests.matrix import FULL  # here, because it reads the variable
+
+    settings.load_profile("full suite" if FULL else "default suite")
 
 
 @pytest.fixture(autouse=True)

@@ -312,7 +312,8 @@ def servers() -> str:
     """Return one section per server, with a table of its facts."""
     lines: list[str] = []
     for server in SERVERS.values():
-        known = f", {server.oldest} to {server.newest}" if server.newest else ""
+        versions = dict.fromkeys(filter(None, (server.oldest, server.newest)))  # a single version once
+        known = f", {' to '.join(versions)}" if server.newest else ""
         poolings = ", ".join(f"`{name}` for {mode}" for mode, name in server.poolings.items())
         named = f" Its names of poolings: {poolings}." if poolings else ""
         lines += [f"## {server.title}", "", f"Its [source]({server.address}){known}.{named}", ""]

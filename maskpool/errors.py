@@ -144,6 +144,18 @@ class UnfinishedError(MaskpoolError, RuntimeError):
     """A study has no results yet; running it again resumes it."""
 
 
+def require_numpy() -> None:
+    """Raise an error that says what to install if numpy is missing, which the poolings do not need.
+
+    Raises:
+        RequirementError: It is missing; the message gives the pip command.
+    """
+    try:
+        import numpy  # noqa: F401  # only whether it is installed
+    except ModuleNotFoundError:
+        raise RequirementError('numpy is not installed; get it with: pip install "maskpool[st]"') from None
+
+
 @contextmanager
 def rename_arguments(names: Mapping[str, str]) -> Iterator[None]:
     """Rename the argument of an error: a caller knows the arguments of the outer function, not of inner calls.

@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import settings
 
-from tests.matrix import FULL
 from tests.once import once
 
 if TYPE_CHECKING:
     from maskpool.encoder import Encoder
-
-# By default every run draws the same examples, so a failure repeats; the full suite draws new ones and prints how to
-# repeat a failure. No deadline: torch's first calls are slow.
-settings.register_profile("default suite", deadline=None, derandomize=True, max_examples=15, database=None)
-settings.register_profile("full suite", deadline=None, derandomize=False, max_examples=50, print_blob=True)
-settings.load_profile("full suite" if FULL else "default suite")
 
 torch.set_num_threads(1)
 

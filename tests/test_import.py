@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import maskpool
+from maskpool.errors import RequirementError
 
 HEAVY = ["torch", "numpy", "transformers", "sentence_transformers", "sklearn", "scipy", "jaxtyping", "typer", "rich"]
 OPTIONAL = ["transformers", "sentence_transformers", "sklearn", "scipy", "jaxtyping", "typer", "rich", "datasets"]
@@ -103,3 +105,19 @@ def test_unknown_integrations() -> None:
     """An unknown integration is refused, and the error lists the known ones."""
     with pytest.raises(AttributeError, match="has no attribute 'keras': its integrations are mteb, onnx, sentence_tr"):
         getattr(maskpool.integrations, "keras")  # noqa: B009  # type checkers know that it is not there
+
+
+@pytest.mark.parametrize("package", ["encoder", "integrations"])
+def test_without_numpy(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only torch is installed, what needs numpy says which extra to install."""
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(RequirementError, match=re.escape('pip install "maskpool[st]"')):
+        runpy.run_path(str(Path(maskpool.__file__).parent / package / "__init__.py"))
+
+
+def test_a_missing_host_without_packaging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing host is reported where the package that compares versions is missing too."""
+    monkeypatch.setitem(sys.modules, "packaging.version", None)
+    monkeypatch.setitem(maskpool.integrations.MINIMUM, "no-such-host", "1.0")
+    with pytest.raises(RequirementError, match="no-such-host is not installed"):
+        maskpool.integrations.require("no-such-host", "st")

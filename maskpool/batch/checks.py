@@ -80,8 +80,12 @@ def to_mask(value: object) -> object:
         if "attention_mask" not in value:
             raise InvalidValueError(
                 "attention_mask",
-                f"must be a mask or a tokenizer's output that holds one, got a mapping with {_names(value)}: call the "
-                "tokenizer with return_attention_mask=True",
+                f"must be a mask or a tokenizer's output that holds one, got a mapping with {_names(value)}: "
+                + (
+                    "this is a model's output, pass it as token_embeddings, the first argument"
+                    if "last_hidden_state" in value
+                    else "call the tokenizer with return_attention_mask=True"
+                ),
             )
         value = value["attention_mask"]
     return from_array("attention_mask", value)

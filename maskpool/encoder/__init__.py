@@ -1,7 +1,11 @@
 """Turn texts into token states: load a transformer, tokenise, run it, store the states."""
 
-from maskpool.encoder.cache import TokenStates, cache_states, compute_states
-from maskpool.encoder.transformer import (
+from maskpool.errors import require_numpy
+
+require_numpy()
+
+from maskpool.encoder.cache import TokenStates, cache_states, compute_states  # noqa: E402  # after the check
+from maskpool.encoder.transformer import (  # noqa: E402  # the same
     BUNDLED,
     DTYPES,
     Encoder,

@@ -6,7 +6,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from maskpool.errors import RequirementError
+from maskpool.errors import RequirementError, require_numpy
+
+require_numpy()
 
 if TYPE_CHECKING:  # at run time __getattr__ loads them
     from maskpool.integrations import mteb as mteb
@@ -74,9 +76,10 @@ def is_older(package: str, minimum: str) -> bool:
         >>> is_older("transformers", "1.0")
         False
     """
+    installed = version(package)
     from packaging.version import Version  # every host installs it, torch does not
 
-    return Version(version(package)) < Version(minimum)
+    return Version(installed) < Version(minimum)
 
 
 def requirement(package: str, minimum: str, extra: str, purpose: str = "here") -> RequirementError:

@@ -121,7 +121,7 @@ def pool(
     if unknown:
         raise InvalidTypeError(
             ", ".join(unknown),
-            f"must be an argument of pool, such as attention_mask, token_weights and cu_seqlens, or an option of "
+            f"must be an argument of pool (attention_mask, pooling_mode, cu_seqlens, token_weights), or an option of "
             f"pooling_mode {pooling_mode!r}: {', '.join(sorted(accepted))}",
         )
     layer = build_pooling(pooling_mode, **options)
