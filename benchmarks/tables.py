@@ -294,7 +294,7 @@ def commands() -> str:
                 else f"`{_shown(parameter.default)}`"
             )
             rows.append([label, shown, (getattr(parameter, "help", None) or "").replace("|", r"\|")])
-        lines += [*markdown_table(("option", "default", "meaning"), rows), ""]
+        lines += [*markdown_table(("option", "default", "meaning"), rows), ""] if rows else []
     return "\n".join(lines).strip()
 
 

@@ -164,7 +164,7 @@ def _cells(measured: Mapping[str, Any]) -> tuple[str, ...]:
 
     def size(probe: str) -> str:
         number = sizes.get(probe, "")
-        return "NaN" if number is None else number and f"{number:.0e}"
+        return "NaN" if number is None else number and f"{number:.0e}".replace("-", "−")  # browsers break at a hyphen
 
     def side(name: str) -> str:
         kind = getattr(row, name)
