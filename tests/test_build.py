@@ -464,7 +464,7 @@ def test_a_mode_in_place_of_the_mask() -> None:
 def test_an_unknown_keyword_of_pool_names_its_arguments() -> None:
     """The message for a keyword that neither pool nor the mode has lists those that they have."""
     x, mask = all_layouts()
-    with pytest.raises(InvalidTypeError, match=r"^mask must .* attention_mask, token_weights .* 'mean': on_empty$"):
+    with pytest.raises(InvalidTypeError, match=r"^mask must .*attention_mask, pooling_mode, .* 'mean': on_empty$"):
         pool(x, mask=mask)
 
 

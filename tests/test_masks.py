@@ -507,6 +507,8 @@ def test_outputs_of_tokenizers(kind: type[Any]) -> None:
     with pytest.raises(InvalidValueError, match=r"got a mapping with input_ids.*return_attention_mask=True") as refused:
         masks.mask_to_lengths(kind({"input_ids": REAL}))
     assert refused.value.argument == "attention_mask"
+    with pytest.raises(InvalidValueError, match=r"last_hidden_state: this is a model's output.*first argument"):
+        masks.mask_to_lengths(kind({"last_hidden_state": REAL}))
 
 
 @every_function
