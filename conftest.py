@@ -17,6 +17,8 @@ from hypothesis import settings  # noqa: E402  # the same
 settings.register_profile("default suite", deadline=None, derandomize=True, max_examples=15, database=None)
 settings.register_profile("full suite", deadline=None, derandomize=False, max_examples=50, print_blob=True)
 
+pytest_plugins = ["pytester"]  # for tests/test_pytest_plugin.py; pytest accepts it here only
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let ``pytest -m full`` run everything: the long tests, the others, and whole matrices."""

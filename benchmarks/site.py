@@ -41,6 +41,7 @@ MODULES = {
     "maskpool.training": "training",
     "maskpool.plans": "plans",
     "maskpool.audit": "audit",
+    "maskpool.pytest_plugin": "pytest",
     "maskpool.leaks": "leaks",
     "maskpool.pads": "pads",
     "maskpool.errors": "errors",

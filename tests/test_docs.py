@@ -25,9 +25,9 @@ PAGES = sorted(
         *(ROOT / "examples").glob("*.md"),
     ],
 )
-# Pages whose code is tested elsewhere: tests/test_readme.py, tests/test_bug_pages.py.
+# Pages whose code is tested elsewhere: tests/test_readme.py, tests/test_bug_pages.py, tests/test_pytest_plugin.py.
 GUIDES = [page for page in PAGES if page.is_relative_to(ROOT / "docs") and page.parent.name != "bugs"]
-WITH_CODE = [page for page in GUIDES if "```python" in page.read_text(encoding="utf-8")]
+WITH_CODE = [page for page in GUIDES if "```python" in page.read_text(encoding="utf-8") and page.name != "ci.md"]
 WITH_COMMANDS = [page for page in GUIDES if "```console" in page.read_text(encoding="utf-8")]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

@@ -15,7 +15,7 @@ from maskpool import tolerances
 ROOT = Path(maskpool.__file__).parent
 # From top to bottom; parts of one line may import each other.
 LEVELS = (
-    ("cli",),
+    ("cli", "pytest_plugin"),
     ("bench.report",),
     ("bench.estimate",),
     ("bench.run",),

@@ -133,6 +133,7 @@ def assert_padding_invariant(pipeline: object, texts: Sequence[str] | None = Non
 
         assert_padding_invariant((model, tokenizer, "mean"))
     """
+    __tracebackhide__ = True  # pytest then shows the line of the test
     report = audit_padding(pipeline, texts)
     if report.verdict != "clean":
         raise AssertionError(str(report))
