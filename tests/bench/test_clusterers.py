@@ -5,7 +5,7 @@ from itertools import combinations, permutations, product
 import numpy as np
 import pytest
 from scipy.stats import entropy, hypergeom
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from maskpool.bench.design.clusterers import (
@@ -14,6 +14,7 @@ from maskpool.bench.design.clusterers import (
     UnitKMeans,
     fit_kmeans,
     fit_kmeans_of_seeds,
+    plus_plus,
 )
 from maskpool.bench.score.metrics import ami, cluster_ami, score
 from maskpool.bench.vectors import unit
@@ -181,6 +182,15 @@ def test_k_means_is_scikit_learns(
         np.testing.assert_array_equal(model.labels_, alone.labels_)
         assert model.inertia_ == pytest.approx(alone.inertia_, rel=1e-6)
         np.testing.assert_array_equal(fit_kmeans(vectors, clusters, seed).labels_, alone.labels_)
+
+
+def test_draws_are_rounded_as_scikit_learns() -> None:
+    """Starts are scikit-learn's also for seeds of which a draw lies so near a text that another sum rounds past it."""
+    rng, seeds = np.random.default_rng(4), [4, 19]
+    vectors = unit(rng.normal(size=(1500, 8)).astype(np.float32))
+    for seed, rows in zip(seeds, plus_plus(vectors, 100, seeds), strict=True):
+        _, expected = kmeans_plusplus(vectors - vectors.mean(axis=0), 100, random_state=seed)
+        np.testing.assert_array_equal(rows, expected)
 
 
 @pytest.mark.parametrize("name", CLUSTERERS)

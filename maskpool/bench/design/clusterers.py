@@ -76,12 +76,16 @@ def plus_plus(vectors: Vectors, clusters: int, seeds: Sequence[int]) -> Rows:
     chosen = np.empty((len(seeds), clusters), np.int64)
     chosen[:, 0] = [rng.choice(texts, p=weights / weights.sum()) for rng in rngs]
     nearest = distances_of(chosen[:, 0])
+    potentials = [of_seed @ weights for of_seed in nearest[:, None]]
     for place in range(1, clusters):
-        draws = [rng.uniform(size=tries) * (row @ weights) for rng, row in zip(rngs, nearest, strict=True)]
+        draws = [rng.uniform(size=tries) * potential for rng, potential in zip(rngs, potentials, strict=True)]
         tried = np.array([np.searchsorted(np.cumsum(row), draw) for row, draw in zip(nearest, draws, strict=True)])
         tried = tried.clip(max=texts - 1)
         squares = np.minimum(nearest[:, None], distances_of(tried))
-        best = (squares @ weights).argmin(axis=1)
+        # A sum of one row may round differently, which moves a draw to another text.
+        sums = squares @ weights
+        best = sums.argmin(axis=1)
+        potentials = list(sums[every_seed, best, None])
         nearest, chosen[:, place] = squares[every_seed, best], tried[every_seed, best]
     return chosen
 
