@@ -49,7 +49,7 @@ def test_other_values_stop_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
+    ("first", "second", "expected"),
     [
         ({"a": [0.5, 1.0]}, {"a": [0.5, 1.25]}, 0.25),
         ({"a": 1}, {"b": 1}, np.inf),
@@ -58,9 +58,9 @@ def test_other_values_stop_the_run() -> None:
         ([True, None, "x"], [True, None, "x"], 0.0),
     ],
 )
-def test_differences_of_values(one: Any, other: Any, expected: float) -> None:  # Any: JSON
+def test_differences_of_values(first: Any, second: Any, expected: float) -> None:  # Any: JSON
     """Numbers differ by their distance, and everything else by infinity."""
-    assert study_speed.difference(one, other) == expected
+    assert study_speed.difference(first, second) == expected
 
 
 def test_shifts_are_sampled_by_searches() -> None:
