@@ -137,7 +137,7 @@ MEAN_OVER_PADS = PaddingBug(
 )
 DIVIDED_BY_WIDTH = PaddingBug(
     "divided by the batch width",
-    "divide by the number of real tokens, not by the padded length: maskpool.functional.mean_pool does",
+    "divide by the number of real tokens instead of the padded length, as maskpool.functional.mean_pool does",
     happens="real tokens summed, then divided by the padded length",
     threads=("https://github.com/dpressel/mead-baseline/pull/325",),
     formula=_divided_by_width,
@@ -145,7 +145,8 @@ DIVIDED_BY_WIDTH = PaddingBug(
 )
 ZEROED_PADS = PaddingBug(
     "zeroed pads in a max",
-    "a zero is larger than a negative feature: leave pads out instead, with maskpool.functional.max_pool",
+    "leave pads out with maskpool.functional.max_pool instead of setting them to zero, which is larger than a "
+    "negative feature",
     happens="tokens multiplied by the mask before the max, so no feature falls below zero",
     formula=_zeroed_max,
     remake=Remake("max", "zeroed pads"),
@@ -158,8 +159,8 @@ MAX_OVER_PADS = PaddingBug(
 )
 FIRST_COLUMN = PaddingBug(
     "first column taken as cls",
-    "under left padding the first column is a pad: pad on the right, or take the first real token with "
-    "maskpool.functional.cls_pool",
+    "pad on the right, or take the first real token with maskpool.functional.cls_pool: under left padding the "
+    "first column is a pad",
     happens="last_hidden_state[:, 0] of a batch padded on the left",
     threads=("https://github.com/huggingface/sentence-transformers/issues/3208",),
     formula=_first_column,
@@ -167,7 +168,7 @@ FIRST_COLUMN = PaddingBug(
 )
 LAST_COLUMN = PaddingBug(
     "last column taken as last token",
-    "take the last real token of each text: maskpool.pool(token_embeddings, attention_mask, 'lasttoken')",
+    "take the last real token of each text, with maskpool.pool(token_embeddings, attention_mask, 'lasttoken')",
     happens="last_hidden_state[:, -1] of a batch padded on the right",
     threads=("https://github.com/zihangdai/xlnet/issues/73",),
     formula=_last_column,
@@ -175,24 +176,23 @@ LAST_COLUMN = PaddingBug(
 )
 ADDITIVE_MASK = PaddingBug(
     "additive mask taken for a multiplicative one",
-    "masks of tokens are 1 at real tokens and 0 at pads; an additive mask (0 and a large negative "
-    "number), or an inverted one, is only for attention scores",
+    "pool with a mask that is 1 at real tokens and 0 at pads; additive masks (0 and a large negative number) and "
+    "inverted masks are for attention scores only",
     formula=_pads_only,
 )
 PADS_READ = PaddingBug(
     "pads read by the pooling",
-    "pool only real tokens: give the mask to a layer of maskpool (maskpool.build_pooling)",
+    "pool only real tokens: pass the mask to a layer from maskpool.build_pooling",
     formula=_others_of_all,
 )
 PADDED_LENGTH_READ = PaddingBug(
     "padded length read by the pooling",
-    "count tokens, not columns: what a pooling divides by or weighs with must come from the mask, as in "
-    "maskpool.build_pooling",
+    "count real tokens with the mask instead of columns, as the layers of maskpool.build_pooling do",
 )
 LAST_TOKEN_BY_COLUMN = PaddingBug(
     "last token counted by column",
-    "sum(mask) − 1 is the column of the last token only under right padding: use "
-    "maskpool.functional.last_token_pool, which reads the mask",
+    "use maskpool.functional.last_token_pool, which reads the mask: sum(mask) − 1 is the column of the last token "
+    "only under right padding",
 )
 WEIGHTS_BY_COLUMN = PaddingBug(
     "position weights counted by column",
@@ -201,23 +201,23 @@ WEIGHTS_BY_COLUMN = PaddingBug(
 )
 PROMPT_BY_COLUMN = PaddingBug(
     "prompt counted by column",
-    "under left padding the first columns are pads: leave the prompt out with "
-    "maskpool.masks.exclude_prompt(attention_mask, prompt_length), or pad on the right",
+    "leave the prompt out with maskpool.masks.exclude_prompt(attention_mask, prompt_length), or pad on the right: "
+    "under left padding the first columns are pads",
 )
 NAN_AT_PADS = PaddingBug(
     "NaN at pads read by the pooling",
-    "0 × NaN is NaN: leave pads out with torch.where, as maskpool.functional.mean_pool does, instead of "
-    "multiplying by the mask",
+    "leave pads out with torch.where, as maskpool.functional.mean_pool does, instead of multiplying by the mask: "
+    "0 × NaN is NaN",
 )
 NAN_IN_ENCODER = PaddingBug(
     "NaN in the encoder of padded texts",
-    "a row of attention scores that are all −inf gives 0 / 0: mask with torch.finfo(dtype).min, or set "
-    "the outputs of such rows to zero; torch.nan_to_num on the vectors only hides it",
+    "mask attention scores with torch.finfo(dtype).min instead of −inf, or set the outputs of rows that see no "
+    "token to zero; torch.nan_to_num on the vectors only hides the NaN",
 )
 NAN_WHERE_PADDED = PaddingBug(
     "NaN where texts are padded",
-    "look for 0 / 0 in attention rows that see no token, and for a multiplication of pads by 0; pass the "
-    "model, tokenizer and pooling to the audit, which can then look inside",
+    "look for 0 / 0 in attention rows that see no token, and for pads multiplied by 0; pass the model, tokenizer "
+    "and pooling to the audit, which can then look inside",
 )
 MASK_NOT_PASSED = PaddingBug(
     "mask not passed to the encoder",
@@ -228,46 +228,43 @@ MASK_NOT_PASSED = PaddingBug(
 )
 ALL_ONES_MASK = PaddingBug(
     "all-ones mask",
-    "the mask says that pads are tokens: take the tokenizer's attention_mask, or make one of texts' lengths",
+    "take the tokenizer's attention_mask, or make a mask from the lengths of the texts",
 )
 MASK_OF_OTHER_TOKENS = PaddingBug(
     "mask of other tokens",
-    "the mask must be 1 at every token of the text and 0 at every pad: take the tokenizer's attention_mask",
+    "take the tokenizer's attention_mask: a mask must be 1 at every token of the text and 0 at every pad",
 )
 OTHER_PATH = PaddingBug(
     "other path where nothing is padded",
-    "the encoder treats a batch without pads differently, so the same text has two vectors: give a mask "
-    "of ones the same path as any other mask; do not drop it, and do not let is_causal depend on it",
+    "give a mask of ones the same path as any other mask: do not drop it, and do not let is_causal depend on it",
 )
 PAD_IS_END_OF_TEXT = PaddingBug(
     "pad token is end-of-text",
-    "a mask made by input_ids != pad hides the end-of-text token of each text: take the tokenizer's "
-    "attention_mask, or maskpool.masks.mask_from_input_ids(ids, pad, eos_token_id=pad), which keeps the "
-    "first one, if that id ends each text",
+    "take the tokenizer's attention_mask; without one, if the pad's id also ends each text, use "
+    "maskpool.masks.mask_from_input_ids(ids, pad, eos_token_id=pad), which keeps the first of them",
 )
 POSITION_IDS_ON_THE_LEFT = PaddingBug(
     "position ids under left padding",
-    "pass position_ids that count real tokens, or pad on the right (tokenizer.padding_side = 'right') and "
-    "pool with the mask: [:, -1] is the last token under left padding only, "
-    "maskpool.functional.last_token_pool under both",
+    "pass position_ids that count real tokens, or pad on the right (tokenizer.padding_side = 'right') and pool "
+    "with the mask: [:, -1] is the last token only under left padding, maskpool.functional.last_token_pool finds "
+    "it on both sides",
 )
 POSITION_IDS_BY_COLUMN = PaddingBug(
     "position ids counted by column",
-    "the pipeline passes position_ids that depend on the padded length: count the real tokens of each "
-    "text from its first one, as the model does for a text alone",
+    "pass position_ids that count the real tokens of each text from its first one, as the model does for a text alone",
 )
 MASK_IGNORED = PaddingBug(
     "mask ignored inside the encoder",
-    "the encoder does not use the mask that it is given: fix its attention, or run texts of one length together",
+    "make the encoder's attention use the mask that it is given, or batch only texts of equal length",
 )
 CONVOLUTION = PaddingBug(
     "convolution across pads",
-    "set pads to zero before each convolution, or run texts of one length together",
+    "set pads to zero before each convolution, or batch only texts of equal length",
 )
 RECURRENT_STATE = PaddingBug(
     "recurrent state through pads",
-    "pack the batch (torch.nn.utils.rnn.pack_padded_sequence), pad on the right for a causal state, or "
-    "run texts of one length together",
+    "pack the batch (torch.nn.utils.rnn.pack_padded_sequence), pad on the right if the state runs forwards only, "
+    "or batch only texts of equal length",
 )
 NORMALISATION = PaddingBug(
     "normalisation over positions",
@@ -275,30 +272,29 @@ NORMALISATION = PaddingBug(
 )
 PADS_REACH_TOKENS = PaddingBug(
     "pads reach real tokens inside the encoder",
-    "run texts of one length together, and look into the module that the evidence names",
+    "look into the module that the audit's evidence names; until it is fixed, batch only texts of equal length",
 )
 COUPLING = PaddingBug(
     "coupling through the batch",
-    "a text's vector depends on the other texts of its batch without any padding: call model.eval(), and "
-    "compute statistics, routing and weights for each text separately, or once for all texts",
+    "call model.eval(), and compute statistics, routing and scales for each text separately, or fix them once for "
+    "all batches",
 )
 DYNAMIC_QUANTISATION = PaddingBug(
     "dynamic quantisation shared by the batch",
-    "dynamic quantisation rounds the whole input by one scale, other texts and pads included: quantise "
-    "weights only, use static scales or one scale per token, or run in floating point",
+    "quantise weights only, use static scales or one scale per token, or run in floating point: dynamic "
+    "quantisation rounds the whole input by one scale, other texts and pads included",
 )
 ROWS_IN_ANOTHER_ORDER = PaddingBug(
     "rows in another order",
-    "give vectors back in the order of the texts: undo the sorting by length with the inverse permutation",
+    "return vectors in the order of the texts: undo the sorting by length with the inverse permutation",
 )
 CUT_TO_A_SHORTER_TEXT = PaddingBug(
     "cut to a shorter text of the batch",
-    "pad to the longest text of the batch (padding=True), and truncate by max_length only",
+    "pad to the longest text of the batch (padding=True), and truncate only at max_length",
 )
 STATE_KEPT = PaddingBug(
     "state kept between calls",
-    "a vector depends on what was embedded before: clear buffers and caches, or key them by everything "
-    "that their contents depend on",
+    "clear buffers and caches between calls, or key them by everything that their contents depend on",
 )
 CACHED_VECTORS = PaddingBug(
     "vectors cached from a padded run",
@@ -306,11 +302,11 @@ CACHED_VECTORS = PaddingBug(
 )
 UNKNOWN_CAUSE = PaddingBug(
     "padding of unknown cause",
-    "give the audit the model, tokenizer and pooling instead of a callable, and it can look inside",
+    "pass the model, tokenizer and pooling to the audit instead of a function, so it can look inside",
 )
 NON_DETERMINISM = PaddingBug(
     "non-determinism",
-    "the same call gives other vectors: call model.eval() to turn dropout off, or seed the random numbers",
+    "call model.eval() to turn dropout off, or seed the random numbers",
     leak=False,
 )
 
