@@ -5,8 +5,9 @@ check:  ## style, types, and the files of the repository's host
 	ruff check .
 	ruff format --check .
 	mypy
-	zizmor --offline --quiet --persona=pedantic .github
+	zizmor --offline --quiet --persona=pedantic .github action.yml
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.github-actions action.yml
 	check-jsonschema --builtin-schema vendor.github-issue-forms $(FORMS)
 	check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
