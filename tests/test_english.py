@@ -33,7 +33,7 @@ MEANT = (
 )
 # Files that people write, by folder of the repository; the committed results quote texts of others.
 WRITTEN = {
-    ".": ("*.md", "*.toml", "*.txt", "*.py", "Makefile"),
+    ".": ("*.md", "*.toml", "*.txt", "*.py", "Makefile", "*.yml", ".*.yaml"),
     ".ci": ("*",),
     ".github": ("**/*.yml",),
     "maskpool": ("**/*.py", "**/*.pyi", "**/*.jinja"),
