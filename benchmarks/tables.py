@@ -184,11 +184,49 @@ def speed(results: dict[str, Any]) -> str:
     )
 
 
+def latency(results: dict[str, Any]) -> str:
+    """Make the table of few texts: float32, one thread, and the environment."""
+    rows, environment = results["rows"], results["environment"]
+    median_of = {
+        (row["mode"], row["shape"]): row["median_us"]
+        for row in rows
+        if (row["dtype"], row["threads"]) == ("float32", 1)
+    }
+    shapes = list(dict.fromkeys(shape for _, shape in median_of))
+    lines = []
+    for mode in dict.fromkeys(mode for mode, _ in median_of):
+        cells = []
+        for shape in shapes:
+            times = median_of[mode, shape]
+            peers = [times.get("host"), times.get("recipe")]
+            cells.append(" / ".join("–" if peer is None else _ratio(peer / times["ours"]) for peer in peers))
+        lines.append([f"`{mode}`", *cells])
+    return "\n".join(
+        [
+            f"How many times as long as maskpool sentence-transformers / a recipe takes for a call, float32; medians "
+            f"of up to {max(row['calls'] for row in rows):,} calls in turn; sentence-transformers "
+            f"{environment['sentence-transformers']}, torch {environment['torch']}, on one thread:",
+            "",
+            *markdown_table(("pooling", *map(_in_words, shapes)), lines),
+            "",
+            "![Microseconds of a call by pooling and shape](../benchmarks/results/pooling_latency.png)",
+        ]
+    )
+
+
+def _in_words(shape: str) -> str:
+    size, _, real = shape.partition(":")
+    return size.replace("x", " × ") + (f", {float(real):.0%} real" if real and float(real) < 1 else "")
+
+
 def _ratios(times_of: dict[tuple[str, str, str], dict[str, float]], mode: str, layout: str, peer: str) -> str:
     """Format a peer's time over ours in each dtype as one cell; empty if the peer does not have the mode."""
     times = [times_of.get((mode, layout, dtype), {}) for dtype in DTYPE_NAMES]
-    ratios = [ms[peer] / ms["ours"] for ms in times if peer in ms]
-    return " / ".join(f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}" for ratio in ratios)
+    return " / ".join(_ratio(ms[peer] / ms["ours"]) for ms in times if peer in ms)
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
 def poolings() -> str:
@@ -378,6 +416,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "cache": (RESULTS / "state_cache.json", cache),
     "census": (RESULTS / "census.json", census),
     "speed": (RESULTS / "pooling_speed.json", speed),
+    "latency": (RESULTS / "pooling_latency.json", latency),
 }
 BLOCK = re.compile(r"(<!-- ([\w .]+): [^\n]*-->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
