@@ -54,7 +54,7 @@ from maskpool.bench.design.corpora import Corpus, docstrings
 from maskpool.bench.design.study import Study, read_study
 from maskpool.bench.encode.forward import Pooled, pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part
-from maskpool.bench.run import Job, jobs_of, load_corpora
+from maskpool.bench.run import Job, head_cells, jobs_of, load_corpora
 from maskpool.bench.score import heads
 from maskpool.bench.score.measures import baselines, compute_shifts, seconds
 from maskpool.bench.score.metrics import ami
@@ -183,12 +183,11 @@ def time_the_rest(part: Part, states: Any) -> float:
     """Time what both contestants share: proof, TF-IDF, seconds of the plans and learned poolings."""
     began = time.process_time()
     prove_prefix(part.encoder, part.ids, part.top, part.study.layers, np.random.default_rng(part.study.seed))
-    baselines(part.corpus, part.lengths, part.study.seeds)
+    baselines(part.corpus, part.lengths)
     for plan in part.plans:
         seconds(part.encoder, part.ids, plan, part.batches(plan))
-    for mode in part.study.learned if part.kept.size else ():
-        labels = part.codes[part.kept]
-        heads.two_by_two(mode, states, labels, part.study.seeds, part.study.seed, lambda: None)
+    for mode, head_seed, _ in head_cells(part):
+        heads.measure_head(mode, states, part.codes[part.kept], head_seed, lambda: None)
     return time.process_time() - began
 
 

@@ -158,7 +158,9 @@ def require_numpy() -> None:
 
 @contextmanager
 def rename_arguments(names: Mapping[str, str]) -> Iterator[None]:
-    """Rename the argument of an error: a caller knows the arguments of the outer function, not of inner calls.
+    """Rename the arguments of an error: a caller knows the arguments of the outer function, not of inner calls.
+
+    These are the refused argument, and others that the problem names in backquotes.
 
     Args:
         names: The new name of each argument.
@@ -174,4 +176,8 @@ def rename_arguments(names: Mapping[str, str]) -> Iterator[None]:
     except MaskpoolError as error:
         if error.argument is not None:
             error.argument = names.get(error.argument, error.argument)
+        # A file before a colon is named once, by the refused argument.
+        error.problem = re.sub(
+            r"`(\w+)`", lambda other: names.get(other[1], other[0]).rpartition(": ")[2], error.problem
+        )
         raise

@@ -79,7 +79,6 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     use_one_process(patch)
     patch.setattr("maskpool.integrations.sklearn.heads._FEWEST_EPOCHS", 2)
     patch.setattr("maskpool.integrations.sklearn.heads._FEWEST_STEPS", 1)
-    patch.setattr("maskpool.bench.score.heads.HEAD_SEEDS", 2)
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 

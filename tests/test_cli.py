@@ -31,7 +31,7 @@ from maskpool.bench.report import results
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.pages import CSV_COLUMNS, HEADER
 from maskpool.bench.run import load_corpora
-from maskpool.bench.score.heads import hold_at_once
+from maskpool.bench.score.heads import two_by_two
 from maskpool.bench.store.folder import CELLS, STUDY, StudyFolder
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
@@ -282,13 +282,40 @@ def test_pads_against_noise_is_a_comparison_of_the_table(study: Measured) -> Non
     assert all(("against_noise" in row) == (row["treatment"] == "included") for row in study.rows)
 
 
-def test_intervals_of_heads_are_wider_than_those_of_their_cells(study: Measured) -> None:
-    """The results have simultaneous intervals for heads, computed from the differences of the cell."""
+def test_the_table_of_heads_has_the_numbers_of_their_cells(study: Measured) -> None:
+    """The results have the table of heads, computed from one cell for each head seed."""
     cells = [json.loads(line) for line in (study.folder / CELLS).read_text().splitlines()]
-    (cell,) = (cell["value"] for cell in cells if cell["key"]["kind"] == "heads")
+    of_seeds = [cell["value"] for cell in cells if cell["key"]["kind"] == "head"]
+    assert len(of_seeds) == SEEDS
     learned = study.part["learned"]
     rows = [{name: value for name, value in row.items() if name != "verdict"} for row in learned["rows"]]
-    assert learned | {"rows": rows} == hold_at_once({"attention": cell})
+    assert learned | {"rows": rows} == two_by_two({"attention": of_seeds})
+
+
+def test_the_screen_says_how_far_lengths_follow_labels(study: Measured) -> None:
+    """The terminal shows the AMI of labels and padded lengths of every plan, and marks those that are confounded."""
+    shown = " ".join(study.ran.out.split())
+    plans = study.part["plans"]
+    for plan in plans:
+        mark = ", confounded" * plan["confounded"]
+        assert f"{abs(plan['label_width_ami']):.3f}{mark} under “{plan['name']}”" in shown
+    assert [plan["label_width_ami"] > 0.02 for plan in plans] == [plan["confounded"] for plan in plans]
+
+
+def test_words_are_explained_before_they_are_used(study: Measured) -> None:
+    """The page opens with the advice; words of the headlines come before them, and all others before the tables."""
+    for name, headlines, table in (("report.html", "<ul><li>", "<table"), ("report.md", "\n- ", "| pooling |")):
+        content = (study.folder / name).read_text("utf-8")
+        first = content[: content.index(headlines)]
+        advice = study.part["advice"]
+        assert advice in first
+        said = " ".join([*study.part["headline"], *study.part["shift_headline"]])
+        for word, meaning in report._FIRST_WORDS.items():
+            assert (meaning in first.replace("&#39;", "'")) == (word in said), word
+        assert first.index(advice) < first.index("AMI says how well")
+        assert content.index(headlines) < content.index("What the words mean</h2>" if "html" in name else "## What the")
+        for term in report.TERMS:
+            assert content.index(f"<dt>{term}" if "html" in name else f"| {term} |") < content.index(table)
 
 
 def test_few_half_samples_are_reported(study: Measured) -> None:

@@ -170,7 +170,7 @@ def test_usage_errors_are_2(arguments: list[str]) -> None:
     ran = run(*arguments)
     assert ran.code == 2
     assert "Traceback" not in ran.err
-    assert "Usage" in ran.err + ran.out
+    assert "Usage" in ran.out or "--help lists what is accepted" in ran.err
 
 
 @pytest.mark.parametrize("command", [["report", "{none}"], ["compare", "{none}", "{none}"]])
@@ -187,7 +187,7 @@ NOT_MODELS = {
     "all-MiniLM-L12-v2": "there is no such folder, and no such model .* is set",
     "./none": "there is no such folder, and the Hugging Face hub accepts no such name",
     "{tmp}/one.txt": "it is a file, not a folder",
-    "{tmp}/empty": r"\S*/empty must hold a config.json: it is not the folder of a transformers model",
+    "{tmp}/empty": r"it must hold a config.json: it is not the folder of a transformers model",
     "{tmp}/bad": r"\S*/bad/config.json must be a JSON table: .*",
 }
 
@@ -228,6 +228,42 @@ def test_an_empty_path_is_refused(arguments: list[str], name: str) -> None:
     ran = run(*arguments)
     assert ran.code == 2
     assert f"Invalid value for '{name}': must not be empty" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--pad-to", "0"], "--pad-to must be at least 1, got 0"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--seeds", "1"], "--seeds must be at least 2, got 1"),
+        (["--limit", "0"], "--limit must be at least 1, got 0"),
+        (["--model", ""], "--model must not be empty"),
+        (["--pad-to", "x"], "Invalid value for '--pad-to': .*integer.*; maskpool bench --help lists what is accepted"),
+        (["--no-such"], "No such option: --no-such.*; maskpool bench --help lists what is accepted"),
+        (["extra"], "No such command 'extra'; maskpool bench --help lists what is accepted"),
+        (["report"], "Missing argument 'DIR'; maskpool bench report --help lists what is accepted"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_refused_in_one_sentence(arguments: list[str], sentence: str) -> None:
+    """A wrong option, value, command or number of arguments is refused in one line that names it."""
+    assert_refused(run("bench", *arguments), sentence)
+
+
+def test_names_are_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message names a folder and a study file that do not fit once, and another key without the file's name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.csv").write_text("text,label\na,x\nb,y\na,NA\n")
+    (tmp_path / "a.toml").write_text('[[corpora]]\ndata = "a.csv"\n')
+    ran = run("bench", "--model", "folder")
+    assert_refused(ran, ".*'folder' could not be loaded: it must hold a config.json: it is not the folder of a .*")
+    study = run("bench", "--study", "folder")
+    assert_refused(study, "--study must name a TOML file that can be read, got folder: it is a folder")
+    ran = run("bench", "--study", "a.toml", "--out", "out")
+    assert_refused(ran, "a.toml: drop_missing .* or set keep_na of \\[\\[corpora\\]\\] if such words are values")
+    ran = run("bench", "--data", "a.csv", "--out", "out")
+    assert_refused(ran, "--drop-missing must be set to leave out 1 of 3 rows .* or set --keep-na if such words are .*")
 
 
 def test_a_folder_as_data_is_named(tmp_path: Path) -> None:

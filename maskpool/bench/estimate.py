@@ -17,7 +17,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from maskpool.bench.design.clusterers import UnitKMeans, fit_kmeans
-from maskpool.bench.design.subsamples import FULL, REPLICATE_SEEDS
+from maskpool.bench.design.subsamples import FULL, OTHER_SEEDS, REPLICATE_SEEDS
 from maskpool.bench.encode.forward import Pooled, States, prove_prefix
 from maskpool.bench.part import Grid, Part
 from maskpool.bench.run import FLOOR_FITS, jobs_of, own_cells
@@ -111,7 +111,7 @@ def _vectors(part: Part) -> tuple[Vectors, Ints]:
 def _other_seconds(part: Part, missing: Counter[str]) -> float:
     """Estimate roughly the seconds of neighbours, batch effects, TF-IDF and heads."""
     vectors, codes = _vectors(part)
-    total, seeds = 0.0, part.study.seeds
+    total = 0.0
     if missing["shift"] + missing["batch_effect"]:
         neighbourhoods = Neighbourhoods(vectors)
         list(neighbourhoods.blocks())
@@ -120,20 +120,20 @@ def _other_seconds(part: Part, missing: Counter[str]) -> float:
         total += a_search * (missing["shift"] + 2 * missing["batch_effect"]) / joblib.cpu_count()
     if missing["batch_effect"]:
         a_half = _timed(lambda: _fit(UnitKMeans.name, vectors, codes))
-        total += a_half * 2 * (2 * seeds + 1) / REPLICATE_SEEDS * missing["batch_effect"] / joblib.cpu_count()
+        total += a_half * 2 * (2 * OTHER_SEEDS + 1) / REPLICATE_SEEDS * missing["batch_effect"] / joblib.cpu_count()
     if missing["baselines"]:
         tfidf = tfidf_of(part.corpus.texts)
         some = min(tfidf.shape[0], 8 * _SAMPLE)
         clusters = min(len(np.unique(part.codes)), some)
-        total += seeds * tfidf.shape[0] / some * _timed(lambda: fit_kmeans(tfidf[:some], clusters, 0))
-    if missing["heads"]:
+        total += OTHER_SEEDS * tfidf.shape[0] / some * _timed(lambda: fit_kmeans(tfidf[:some], clusters, 0))
+    if missing["head"]:
         some = min(len(part.kept), _SAMPLE)
         labels = np.arange(some) % min(len(np.unique(part.codes)), some // 2)
         mask = torch.arange(part.top) < torch.from_numpy(part.lengths[part.kept[:some]]).unsqueeze(1)
         states = States(part.kept[:some], torch.randn(some, part.top, part.encoder.dimension), mask)
         for mode in part.study.learned:
-            a_sample = _timed(partial(heads.two_by_two, mode, states, labels, seeds, part.study.seed, lambda: None))
-            total += a_sample * len(part.kept) / some
+            a_sample = _timed(partial(heads.measure_head, mode, states, labels, part.study.seed, lambda: None))
+            total += a_sample * len(part.kept) / some * missing["head"] / len(part.study.learned)
     return total
 
 

@@ -19,7 +19,7 @@ from maskpool import __version__
 from maskpool.bench.design.clusterers import CLUSTERERS
 from maskpool.bench.design.corpora import FEWEST_TEXTS_A_LABEL, Corpus
 from maskpool.bench.design.study import LEARNED, Study, is_saved
-from maskpool.bench.design.subsamples import FULL, Subsample, make_subsamples
+from maskpool.bench.design.subsamples import FULL, OTHER_SEEDS, Subsample, make_subsamples
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, TREATMENTS, Positions
 from maskpool.bench.encode.forward import Request, pair_keys
 from maskpool.bench.encode.positions import RIGHT, Source
@@ -434,15 +434,18 @@ def key_of(study: Study, part: str, kind: str, **names: Any) -> dict[str, Any]:
         kind: Kind of the cell.
         **names: What the cell is about, such as its plan.
     """
-    seeds, layers = {"seeds": study.seeds}, {"layers": list(study.layers)}
-    whole = {"study": content_hash({name: item for name, item in study.as_json().items() if name != "margin"})}
+    seeds, layers = {"seeds": OTHER_SEEDS}, {"layers": list(study.layers)}
+    # Neither the margin nor quotes change what is measured.
+    measured = {name: item for name, item in study.as_json().items() if name != "margin"} | {"quote": False}
+    whole = {"study": content_hash(measured)}
     settings: dict[str, dict[str, Any]] = {
         "facts": whole,
         "forward": whole,
         "proof": layers,
         "baselines": seeds,
         "batch_effect": seeds,
-        "heads": seeds,
+        "head": seeds,
+        "quotes": {},
         "seconds": {},
     }
     return {"kind": kind, "part": part, **names, **settings[kind]}

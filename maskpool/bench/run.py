@@ -182,8 +182,17 @@ def own_cells(part: Part) -> list[Key]:
     study = part.study
     keys = [key_of(study, part.key, kind) for kind in ("baselines", "forward")]
     keys += [key_of(study, part.key, "seconds", plan=plan.name) for plan in part.plans]
-    modes = study.learned if part.kept.size else ()
-    return keys + [key_of(study, part.key, "heads", **heads.recipe(mode)) for mode in modes]
+    return keys + [key for _, _, key in head_cells(part)]
+
+
+def head_cells(part: Part) -> list[tuple[str, int, Key]]:
+    """Return the mode, head seed and key of each cell of learned poolings."""
+    seeds = range(part.study.seed, part.study.seed + part.study.seeds)
+    return [
+        (mode, head_seed, key_of(part.study, part.key, "head", **heads.recipe(mode), head_seed=head_seed))
+        for mode in (part.study.learned if part.kept.size else ())
+        for head_seed in seeds
+    ]
 
 
 def prefix_proof(part: Part, cells: Cells) -> Proof:
@@ -206,7 +215,7 @@ def refuse_other_parts(part: Part, out: StudyFolder) -> None:
     tops = [there["top"] for key, there in out.cells.of_kind("facts") if key["part"] == part.key]
     measured = sorted({key["treatment"] for key, _ in out.cells.of_kind("shift") if key["part"] == part.key})
     at_top = [name for name in measured if name in TREATMENTS and TREATMENTS[name].positions in OF_TOP]
-    at_top += [key["pooling"] for key, _ in out.cells.of_kind("heads") if key["part"] == part.key]
+    at_top += [key["pooling"] for key, _ in out.cells.of_kind("head") if key["part"] == part.key]
     if tops and at_top and part.top > max(tops):
         raise InvalidValueError(
             "out",
@@ -248,7 +257,7 @@ def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
     with progress.task(f"{part.corpus.name}: proof, TF-IDF, seconds of the plans", 2 + len(part.plans)) as advance:
         proof = prefix_proof(part, cells)
         advance(1)
-        cells.once(key_of(study, part.key, "baselines"), lambda: baselines(part.corpus, part.lengths, study.seeds))
+        cells.once(key_of(study, part.key, "baselines"), lambda: baselines(part.corpus, part.lengths))
         advance(1)
         for plan in part.plans:
             cells.once(
@@ -265,6 +274,7 @@ def _run_part(part: Part, out: StudyFolder, progress: Progress) -> None:
         states = _forward(part, request, scratch, cells, progress)
         _run_jobs(part, jobs, cells, progress)
         _train_heads(part, states, cells, progress)
+    _quote(part, grid, cells)
     shutil.rmtree(out.vectors, ignore_errors=True)
 
 
@@ -308,8 +318,6 @@ def _run_jobs(part: Part, jobs: list[Job], cells: Cells, progress: Progress) -> 
         work = (joblib.delayed(_timed)(job.compute, job.arguments) for job in jobs)
         for job, (values, took) in zip(jobs, joblib.Parallel(n_jobs=-1, return_as="generator")(work), strict=True):
             for key, value in zip(job.keys, values, strict=True):
-                if key["kind"] == "batch_effect" and (part.study.quote or part.corpus.demonstration):
-                    value |= _quotes(value, part.corpus)
                 cells.add(key, value, took / len(values))
                 advance(1)
 
@@ -319,24 +327,28 @@ def _timed(compute: Callable[..., list[Any]], arguments: tuple[Any, ...]) -> tup
     return compute(*arguments), time.perf_counter() - began
 
 
-def _quotes(effect: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+def _quote(part: Part, grid: Grid, cells: Cells) -> None:
+    """Keep the texts that the report quotes, if it may."""
+    if not (part.study.quote or part.corpus.demonstration):
+        return
+    for layer, pooling, plan in grid.batch_effects():
+        names = {"layer": layer, "pooling": pooling, "plan": plan.name}
+        effect = cells[key_of(part.study, part.key, "batch_effect", **names)]
+        cells.once(key_of(part.study, part.key, "quotes", **names), partial(_quotes, effect, part.corpus))
+
+
+def _quotes(effect: dict[str, Any], corpus: Corpus) -> dict[str, list[str]]:
     rows = {
         row for example in effect["examples"] for row in (example["text"], *chain.from_iterable(example["neighbours"]))
     }
-    return {"quotes": {str(row): [corpus.texts[row], corpus.labels[row]] for row in sorted(rows)}}
+    return {str(row): [corpus.texts[row], corpus.labels[row]] for row in sorted(rows)}
 
 
 def _train_heads(part: Part, states: States, cells: Cells, progress: Progress) -> None:
-    if not part.kept.size:
+    missing = [(mode, head_seed, key) for mode, head_seed, key in head_cells(part) if key not in cells]
+    if not missing:
         return
-    total = 2 * heads.HEAD_SEEDS * len(part.study.learned)
-    with progress.task(f"{part.corpus.name}: learned poolings", total) as advance:
-        for mode in part.study.learned:
-            cells.once(
-                key_of(part.study, part.key, "heads", **heads.recipe(mode)),
-                partial(
-                    heads.two_by_two,
-                    *(mode, states, part.codes[part.kept], part.study.seeds, part.study.seed),
-                    lambda: advance(1),
-                ),
-            )
+    with progress.task(f"{part.corpus.name}: learned poolings", 2 * len(missing)) as advance:
+        for mode, head_seed, key in missing:
+            codes = part.codes[part.kept]
+            cells.once(key, partial(heads.measure_head, mode, states, codes, head_seed, lambda: advance(1)))

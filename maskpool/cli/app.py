@@ -12,7 +12,7 @@ from maskpool import __version__
 from maskpool.cli.audit import audit
 from maskpool.cli.bench import bench_app
 from maskpool.cli.config import config_app
-from maskpool.cli.endings import FAILURE, INTERRUPTED, SUCCESS, discard_output, is_broken_pipe, sentence
+from maskpool.cli.endings import FAILURE, INTERRUPTED, SUCCESS, discard_output, is_broken_pipe, sentence, wrong_usage
 from maskpool.cli.info import info
 
 app = typer.Typer(
@@ -66,9 +66,7 @@ def _run() -> int:
         if is_broken_pipe(error):
             discard_output()
         elif hasattr(error, "format_message"):  # a wrong command line
-            from typer.rich_utils import rich_format_error  # slow to import
-
-            rich_format_error(error)  # type: ignore[arg-type]  # typer's own class is private
+            print(f"maskpool: {wrong_usage(error)}", file=sys.stderr)
         elif _Debug.wanted:
             traceback.print_exc()
         else:

@@ -36,6 +36,8 @@ OPTIONS = {
     "encoding": "--encoding",
     "separator": "--separator",
     "header": "--no-header",
+    "quotes": "--quotes",
+    "keep_na": "--keep-na",
     "drop_missing": "--drop-missing",
     "limit": "--limit",
     "poolings": "--pooling",
@@ -49,7 +51,7 @@ OPTIONS = {
 _NEXT_TO_A_STUDY = ("file", "device", "out")
 _OF_A_CORPUS = (
     *("data", "task", "hub", "split", "newsgroups", "text_column", "label_column"),
-    *("encoding", "separator", "header", "drop_missing", "limit", "sha256"),
+    *("encoding", "separator", "header", "quotes", "keep_na", "drop_missing", "limit", "sha256"),
 )
 _SEPARATOR = re.compile(r",(?![^()]*\))")  # not the commas between the options of a mode
 _MEASURED, _HOW, _OUTPUT = "What is measured", "How", "Output"
@@ -118,6 +120,22 @@ def bench(
             rich_help_panel=_MEASURED,
         ),
     ] = False,
+    quotes: Annotated[
+        str | None,
+        typer.Option(
+            help="Whether the quotes of --data 'enclose' fields or are 'ordinary' characters. Default: recognised.",
+            show_default=False,
+            rich_help_panel=_MEASURED,
+        ),
+    ] = None,
+    keep_na: Annotated[
+        bool,
+        typer.Option(
+            "--keep-na",
+            help="Words such as NA and nan are values of --data. Default: missing values, as pandas reads them.",
+            rich_help_panel=_MEASURED,
+        ),
+    ] = False,
     drop_missing: Annotated[
         bool,
         typer.Option(
@@ -126,9 +144,7 @@ def bench(
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Measure a sample of this many texts, stratified by label.", rich_help_panel=_MEASURED
-        ),
+        typer.Option(help="Measure a sample of this many texts, stratified by label.", rich_help_panel=_MEASURED),
     ] = None,
     study: Annotated[
         Path | None,
@@ -151,16 +167,13 @@ def bench(
     pad_to: Annotated[
         int | None,
         typer.Option(
-            min=1,
             help="The fixed padded length. Default: 128, or the longest text if that is longer.",
             show_default=False,
             rich_help_panel=_HOW,
         ),
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Texts per batch of the padding plans.", rich_help_panel=_HOW)
-    ] = 32,
-    seeds: Annotated[int, typer.Option(min=2, help="Number of k-means seeds.", rich_help_panel=_HOW)] = 5,
+    batch_size: Annotated[int, typer.Option(help="Texts per batch of the padding plans.", rich_help_panel=_HOW)] = 32,
+    seeds: Annotated[int, typer.Option(help="Number of k-means seeds.", rich_help_panel=_HOW)] = 5,
     margin: Annotated[
         float, typer.Option(help="The largest difference of a score that counts as small.", rich_help_panel=_HOW)
     ] = 0.03,
@@ -201,7 +214,7 @@ def bench(
             command = context.invoked_subcommand
             raise CommandError(f"{options} before {command} has no effect: options of {command} follow its name")
         return
-    with stoppable(out), rename_arguments(OPTIONS if study is None else _names_in(study)):
+    with stoppable(out), rename_arguments({**OPTIONS, "models[0]": "--model"} if study is None else _names_in(study)):
         screen = Screen(silent=quiet or as_json)
         with needs_bench():
             screen.say("loading …")
@@ -237,6 +250,8 @@ def bench(
                 encoding=encoding,
                 separator=separator,
                 header=not no_header,
+                quotes=quotes,  # type: ignore[arg-type]  # CorpusSource checks the word
+                keep_na=keep_na,
                 drop_missing=drop_missing,
                 limit=limit,
             )

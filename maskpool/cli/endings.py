@@ -83,6 +83,13 @@ def sentence(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}{': ' + words if words else ''}; maskpool --debug shows the traceback"
 
 
+def wrong_usage(error: BaseException) -> str:
+    """Describe a wrong command line in one sentence; typer would draw a box of several lines."""
+    problem = " ".join(str(error.format_message()).split()).rstrip(".")  # type: ignore[attr-defined]  # typer's own class is private
+    command = getattr(getattr(error, "ctx", None), "command_path", "maskpool")
+    return printable(f"{problem}; {command} --help lists what is accepted")
+
+
 def is_broken_pipe(error: BaseException) -> bool:
     """Return whether the reader closed the output; typer turns that error into SystemExit."""
     cause = error.__context__ if isinstance(error, SystemExit) else error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -284,7 +285,8 @@ def _naming_model(name: str) -> Iterator[None]:
         yield
     except (NotFoundError, FolderError) as error:
         guess = f" (did you mean {BUNDLED!r}?)" if isinstance(error, NotFoundError) and _means_bundled(name) else ""
-        raise type(error)(f"{refused}: {error}{guess}", argument="name") from error
+        problem = re.sub(rf"\A{re.escape(name)} (?=must )", "it ", str(error))  # the name is said once
+        raise type(error)(f"{refused}: {problem}{guess}", argument="name") from error
 
 
 def _means_bundled(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from threadpoolctl import threadpool_limits
 from maskpool.bench.design.study import Study
 from maskpool.bench.report.results import results_of
 from maskpool.bench.run import load_corpora, run_study
+from maskpool.bench.score.fits import compute_fits
+from maskpool.bench.score.heads import _train
 from maskpool.bench.store.folder import StudyFolder
+from maskpool.encoder import Encoder
 from maskpool.errors import InvalidValueError
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.plans import Plan
+from tests.bench import tiny
 from tests.bench.test_resume import SMALL, Quiet, write_base
 from tests.command import use_one_process, without_times
 
@@ -31,7 +36,7 @@ ADDITIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "bug": ({"leaks": ("divided by the batch width",)}, set()),
     "clusterer": ({"clusterers": ("kmeans", "minibatch_kmeans")}, set()),
     "half-sample": ({"replicates": 3}, set()),
-    "seed": ({"seeds": 3}, {"baselines", "batch_effect"}),
+    "seed": ({"seeds": 3}, set()),
     "layer": ({"layers": (-1, 0)}, {"proof"}),
     "longer plan": ({"plans": (*STUDY.plans, Plan("sorted", 16, 64))}, {"proof"}),
 }
@@ -99,6 +104,60 @@ def test_an_addition_computes_only_what_is_new(base: Path, tmp_path: Path, addit
         assert without_times(extended[key]["value"]) == close_to(without_times(cell["value"])), key
     results = [without_times(results_of(StudyFolder(tmp_path / name))) for name in ("extended", "new")]
     assert results[0] == close_to(results[1])
+
+
+def counted(calls: list[Any], function: Callable[..., Any], what: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        calls.append(what(*arguments))
+        return function(*arguments)
+
+    return call
+
+
+def test_another_seed_trains_fits_and_encodes_only_what_is_new(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another seed makes one fit for each treatment of all texts, trains two heads, and encodes each text once."""
+    for least in ("_FEWEST_EPOCHS", "_FEWEST_STEPS"):
+        monkeypatch.setattr(f"maskpool.integrations.sklearn.heads.{least}", 1)
+    study = replace(STUDY, poolings=("mean", "attention"))
+    run(study, base, tmp_path / "out")
+    before = cells_of(tmp_path / "out")
+    fits: list[int] = []
+    heads: list[Any] = []
+    encoded: list[int] = []
+    monkeypatch.setattr("maskpool.bench.run.compute_fits", counted(fits, compute_fits, lambda *given: len(given[3])))
+    monkeypatch.setattr("maskpool.bench.score.heads._train", counted(heads, _train, lambda *given: given[-1]))
+    monkeypatch.setattr(Encoder, "layers", counted(encoded, Encoder.layers, lambda *given: len(given[1])))
+    for name in ("floor_values", "compute_shifts", "batch_effect", "baselines", "seconds", "prove_prefix"):
+        monkeypatch.setattr(f"maskpool.bench.run.{name}", pytest.fail)
+    run(replace(study, seeds=3), base, tmp_path / "out")
+    assert sorted(encoded) == [1, 1, 30, 30]  # single texts show what the model gives
+    assert heads == [2, 2]
+    added = [cell["key"] for key, cell in cells_of(tmp_path / "out").items() if key not in before]
+    assert {(key["subsample"], key["seed"]) for key in added if key["kind"] == "fit"} == {(0, 2)}
+    assert sum(fits) == sum(key["kind"] == "fit" for key in added) > 0
+
+
+def test_quotes_are_added_to_a_finished_study(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished study that may quote texts gains only the quotes, and one that no longer may reports none."""
+    shutil.copytree(base / "finished", out := tmp_path / "out")
+    before, plain = cells_of(out), results_of(StudyFolder(out))
+    monkeypatch.setattr("maskpool.bench.run.pool_corpus", pytest.fail)
+    run(replace(STUDY, quote=True), base, out)
+    added = [cell for key, cell in cells_of(out).items() if key not in before]
+    (effect,) = results_of(StudyFolder(out))["parts"][0]["batch_effect"]
+    assert [(cell["key"]["kind"], cell["value"]) for cell in added] == [("quotes", effect["quotes"])]
+    texts, labels = zip(*tiny.make_texts(60), strict=True)
+    rows = {
+        row
+        for example in effect["examples"]
+        for of_text in ([example["text"]], *example["neighbours"])
+        for row in of_text
+    }
+    assert effect["quotes"] == {str(row): [texts[row], labels[row]] for row in sorted(rows)} != {}
+    run(STUDY, base, out)
+    assert results_of(StudyFolder(out)) == plain
 
 
 def test_a_saved_head_is_added_but_its_weights_stay(base: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from maskpool import build_pooling
 from maskpool.bench.design.study import LEARNED, is_saved, parse_study, read_study
 from maskpool.bench.encode.forward import States
+from maskpool.bench.report.verdicts import judge
 from maskpool.bench.score import heads
 from maskpool.bench.score.metrics import cluster_ami
 from maskpool.encoder import TokenStates
@@ -33,13 +34,12 @@ if TYPE_CHECKING:
     from maskpool.plans import Ints
 
 CLASSES, TEXTS, WIDTH, DIM = 6, 90, 10, 12
-ENOUGH_SEEDS = heads.HEAD_SEEDS
+ENOUGH_SEEDS = 5
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "HEAD_SEEDS", cut(3, ENOUGH_SEEDS))
         patch.setattr("maskpool.integrations.sklearn.heads._FEWEST_STEPS", cut(20, 400))
         yield
 
@@ -61,13 +61,20 @@ def states(codes: Ints) -> States:
     return States(np.arange(TEXTS), values, mask)
 
 
-def measure(states: States, codes: Ints, seed: int = 0, mode: str = "attention") -> dict[str, Any]:
-    return heads.two_by_two(mode, states, codes, 2, seed, lambda: None)
+def measure(
+    states: States, codes: Ints, seed: int = 0, mode: str = "attention", seeds: int = cut(3, ENOUGH_SEEDS)
+) -> list[dict[str, Any]]:
+    return [heads.measure_head(mode, states, codes, head_seed, lambda: None) for head_seed in range(seed, seed + seeds)]
 
 
 @pytest.fixture(scope="module")
-def table(states: States, codes: Ints) -> dict[str, Any]:
+def measured(states: States, codes: Ints) -> list[dict[str, Any]]:
     return measure(states, codes)
+
+
+@pytest.fixture(scope="module")
+def table(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    return heads.two_by_two({"attention": measured})
 
 
 def test_a_masked_head_gives_pads_no_attention(table: dict[str, Any]) -> None:
@@ -98,24 +105,47 @@ def test_garbage_in_pads_harms_the_head_that_reads_it(table: dict[str, Any]) -> 
         assert row["floor"] == reference["floor"] > 0
 
 
-def test_intervals_hold_at_once(table: dict[str, Any]) -> None:
-    """Simultaneous intervals are Student's with 5 % divided by their number, around the same differences."""
+def test_intervals_hold_at_once(measured: list[dict[str, Any]]) -> None:
+    """Intervals are those of scipy's paired t-test over head seeds, with 5 % divided by their number."""
     for modes in (LEARNED[:1], LEARNED[:2]):
-        wide = heads.hold_at_once(dict.fromkeys(modes, table))
-        assert {**wide, "rows": table["rows"]} == {**table, "compared": 3 * len(modes)}
-        factor = stats.t.ppf(1 - 0.025 / wide["compared"], heads.HEAD_SEEDS - 1)
-        factor /= stats.t.ppf(0.975, heads.HEAD_SEEDS - 1)
-        for row, (mode, narrow) in zip(wide["rows"], product(modes, table["rows"]), strict=True):
-            assert {**row, "low": narrow["low"], "high": narrow["high"]} == {"pooling": mode, **narrow}
-            for end in ("low", "high"):
-                assert row[end] - row["delta"] == pytest.approx(factor * (narrow[end] - narrow["delta"]))
+        table = heads.two_by_two(dict.fromkeys(modes, measured))
+        assert table["compared"] == 3 * len(modes)
+        for row, (mode, place) in zip(table["rows"], product(modes, range(4)), strict=True):
+            values = np.array([of_seed["ami"] for of_seed in measured])
+            assert (row["pooling"], row["ami"]) == (mode, pytest.approx(values[:, place].mean()))
+            if place:
+                test = stats.ttest_rel(values[:, place], values[:, 0])
+                interval = test.confidence_interval(1 - 0.05 / table["compared"])
+                assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
 
 
-def test_the_same_seed_gives_the_same_table(table: dict[str, Any], states: States, codes: Ints) -> None:
-    """Equal seeds give equal tables for any global seed of torch, and different seeds give different tables."""
+def test_seeds_that_settle_a_head_are_said() -> None:
+    """A head's verdict that is unknown says how many seeds settle it, and heads that vary as much do settle it."""
+    rng = np.random.default_rng(0)
+
+    def row_of(seeds: int) -> dict[str, Any]:
+        spread = np.resize([-0.03, 0.03], seeds) + rng.normal(0, 1e-4, seeds)
+        cells = [
+            {"ami": [0.5, 0.5 + d, 0.5, 0.5], "attention_on_pads": [0.0] * 4, "mean_pooling_ami": 0.5, "epochs": 1}
+            | {"texts": 90, "width": 8, "pad_fraction": 0.5}
+            for d in spread
+        ]
+        row: dict[str, Any] = heads.two_by_two({"attention": cells})["rows"][1]
+        return row | judge(row | {"metric": "AMI"}, 0.03, seeds)
+
+    unknown = row_of(4)
+    assert (unknown["kind"], unknown["texts_needed"]) == ("unknown", None)
+    needed = unknown["seeds_needed"]
+    assert unknown["sentence"].endswith(f"about {needed} seeds would settle it")
+    assert row_of(2 * (needed // 2 + 1))["kind"] != "unknown"
+    assert row_of(2 * (needed // 4))["kind"] == "unknown"
+
+
+def test_the_same_seed_gives_the_same_numbers(measured: list[dict[str, Any]], states: States, codes: Ints) -> None:
+    """Equal seeds give equal numbers for any global seed of torch, and different seeds give different numbers."""
     torch.manual_seed(99)
-    assert measure(states, codes) == table
-    assert measure(states, codes, seed=5) != table
+    assert measure(states, codes) == measured
+    assert measure(states, codes, seed=5, seeds=1) != measured[:1]
 
 
 @pytest.mark.parametrize("mode", sampled(LEARNED, every=3))
@@ -131,10 +161,12 @@ def test_the_head_is_the_one_that_users_train(mode: str, masked: bool, states: S
     assert all(torch.equal(weight, trained[name]) for name, weight in expected.state_dict().items())
 
 
-def test_pads_do_not_reach_the_masked_row(table: dict[str, Any], states: States, codes: Ints) -> None:
+def test_pads_do_not_reach_the_masked_row(measured: list[dict[str, Any]], states: States, codes: Ints) -> None:
     """Other values at pads change no digit of the head that is trained and served with the mask."""
     other = States(states.texts, states.values.masked_fill(~states.mask.unsqueeze(2), 1e3), states.mask)
-    assert measure(other, codes)["rows"][0] == table["rows"][0]
+    for alone, changed in zip(measured, measure(other, codes), strict=True):
+        assert changed["ami"][0] == alone["ami"][0]
+        assert changed["ami"][3] != alone["ami"][3]
 
 
 def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,8 +181,6 @@ def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeyp
 
     def spy_score(vectors: Vectors, labels: Ints, seed: int) -> float:
         scored.append((set(labels.tolist()), len(labels)))
-        if len(scored) % 2 == 0:  # the second seed of a cell
-            assert scored[-1] == scored[-2]
         for last in trained[-1:]:
             assert not last & set(labels.tolist())
             assert last | set(labels.tolist()) == set(codes.tolist())
@@ -159,25 +189,24 @@ def test_scored_classes_were_not_trained_on(states: States, codes: Ints, monkeyp
     monkeypatch.setattr(heads, "_train", spy_train)
     monkeypatch.setattr(heads, "cluster_ami", spy_score)
     measure(states, codes)
-    assert len(trained) == 2 * heads.HEAD_SEEDS
+    assert len(trained) == 2 * cut(3, ENOUGH_SEEDS)
     assert {len(classes) for classes in trained} == {CLASSES // 2}
     assert len({frozenset(classes) for classes in trained}) > 1, "each head seed has a different split"
     assert {number for _, number in scored} == {TEXTS // 2}
 
 
 def test_each_head_is_counted(states: States, codes: Ints) -> None:
-    """Progress counts two heads per seed, and the global random state of torch does not change."""
+    """Progress counts two heads per head seed, and the global random state of torch does not change."""
     before, done = torch.random.get_rng_state(), []
-    heads.two_by_two("attention", states, codes, 2, 0, lambda: done.append(1))
-    assert len(done) == 2 * heads.HEAD_SEEDS
+    heads.measure_head("attention", states, codes, 0, lambda: done.append(1))
+    assert len(done) == 2
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize("mode", sampled(LEARNED, every=3))
-def test_every_learned_pooling(mode: str, states: States, codes: Ints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_learned_pooling(mode: str, states: States, codes: Ints) -> None:
     """Each learned pooling can be trained, and gives pads weight 0 if and only if it is served with the mask."""
-    monkeypatch.setattr(heads, "HEAD_SEEDS", ENOUGH_SEEDS)
-    rows = measure(states, codes, mode=mode)["rows"]
+    rows = heads.two_by_two({mode: measure(states, codes, mode=mode, seeds=ENOUGH_SEEDS)})["rows"]
     assert rows[0]["ami"] > 0.1
     for row in rows:
         assert (row["attention_on_pads"] == 0) == (row["served"] == "with mask")

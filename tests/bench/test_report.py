@@ -41,7 +41,7 @@ def test_only_the_masked_head_is_the_reference() -> None:
     assert [cells[3] for cells in table] == [
         "",
         "−0.200 [−0.200, −0.200]",
-        "+0.000 [+0.000, +0.000]",
+        "0",
         "−0.300 [−0.310, −0.290]",
     ]
 

@@ -380,9 +380,9 @@ def test_a_study_that_lacks_any_cell_has_no_results(
             results_of(StudyFolder(tmp_path))
             believed.append(json.loads(line)["key"])
     assert believed == []
-    heads = [line for line in lines if json.loads(line)["key"]["kind"] == "heads"]
-    assert heads == lines[-1:]
-    path.write_bytes(b"".join(lines[:-1]))
+    heads = [line for line in lines if json.loads(line)["key"]["kind"] == "head"]
+    assert heads == lines[-2:]
+    path.write_bytes(b"".join(lines[:-2]))
     start(study, base, tmp_path)
     assert hashes(tmp_path) == [json.loads(line)["cell"] for line in lines]
 

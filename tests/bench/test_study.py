@@ -444,6 +444,8 @@ READ_BY = {
     "encoding": {"data"},
     "separator": {"data"},
     "header": {"data"},
+    "quotes": {"data"},
+    "keep_na": {"data"},
     "drop_missing": {"data", "hub"},
 }
 SOURCES = {"data": '"a.csv"', "task": '"Mine"', "hub": '"me/it"', "newsgroups": "true", "docstrings": "true"}
@@ -454,7 +456,8 @@ SETTINGS = [field.name for field in fields(CorpusSource) if field.name not in SO
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_of_a_corpus_without_effect_is_refused(setting: str, source: str, tmp_path: Path) -> None:
     """In a study file each setting is refused next to a source that does not read it, even with its default value."""
-    value = {"header": "true", "drop_missing": "false", "limit": "5"}.get(setting, '"text"')
+    values = {"header": "true", "drop_missing": "false", "limit": "5", "quotes": '"ordinary"', "keep_na": "false"}
+    value = values.get(setting, '"text"')
     file = tmp_path / "study.toml"
     file.write_text(f"[[corpora]]\n{source} = {SOURCES[source]}\n{setting} = {value}\n", "utf-8")
     if source in READ_BY.get(setting, SOURCES):
@@ -522,7 +525,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A missing file and a folder are refused with the path and the reason."""
     for path, reason in (
         (tmp_path / "none.toml", "No such file or directory"),
-        (tmp_path, f"{tmp_path} must be a TOML file, got a folder"),
+        (tmp_path, "it is a folder"),
     ):
         sentence = f"file must name a TOML file that can be read, got {path}: {reason}"
         with pytest.raises(MaskpoolError, match=re.escape(sentence)):
@@ -539,7 +542,7 @@ def test_the_default_plans_fit(longest: int, more: int) -> None:
 @pytest.mark.parametrize("in_a_plan", [False, True])
 @pytest.mark.parametrize(("pad_to", "fits"), [(19, False), (20, True), (30, True), (31, False), (10**6, False)])
 def test_pad_to_is_between_the_longest_text_and_the_limit(pad_to: int, fits: bool, in_a_plan: bool) -> None:
-    """The message about another length names both bounds, the model and the plan."""
+    """The message about another length names both bounds, the model and what was given."""
     study = Study(plans=(Plan("random"), Plan(pad_to=pad_to))) if in_a_plan else Study(pad_to=pad_to)
     if fits:
         assert study.plans_for(20, 30, "some/model")[-1].pad_to == pad_to
@@ -547,8 +550,8 @@ def test_pad_to_is_between_the_longest_text_and_the_limit(pad_to: int, fits: boo
     with pytest.raises(MaskpoolError) as refused:
         study.plans_for(20, 30, "some/model")
     assert str(refused.value) == (
-        "pad_to must be between 20, the longest text in tokens, and 30, the most that some/model reads; "
-        f"got 'padded to {pad_to}'"
+        "pad_to must be at least 20 (the tokens of the longest text) and at most 30 (the tokens that some/model "
+        f"reads), got {pad_to}"
     )
 
 
@@ -566,7 +569,7 @@ def test_the_rounded_length_is_within_the_limit(plan: Plan, fits: bool) -> None:
     if fits:
         assert Study(plans=(plan,)).plans_for(20, 30, "model") == (plan,)
         return
-    with pytest.raises(MaskpoolError, match=r"pad_to must be between 20"):
+    with pytest.raises(MaskpoolError, match=r"pad_to must be at least 20 .* and at most 30 .*, got '.*multiple"):
         Study(plans=(plan,)).plans_for(20, 30, "model")
 
 

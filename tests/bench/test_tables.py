@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import pandas as pd
 import pytest
+from pandas._libs import parsers  # type: ignore[attr-defined]  # pandas-stubs leave it out
 
 from maskpool.bench.design.corpora import Corpus, read_file
 from maskpool.bench.design.study import CorpusSource
@@ -97,6 +98,21 @@ RAGGED = "label\ttext\tnote\n" + "".join(
     f"{label}\t{text}\n" if number == 6 else f"{label}\t{text}\tnote\n"
     for number, (text, label) in enumerate(RAGGED_ROWS)
 )
+# Quotes are ordinary characters, one of them in a row that lacks its last field.
+STRAY_ROWS, OPENING_ROWS = [*ROWS], [*ROWS]
+STRAY_ROWS[2], STRAY_ROWS[5] = ('a 5" screen', "x"), ('"open', "y")
+OPENING_ROWS[2], OPENING_ROWS[5] = ('"open', "x"), ('close" it', "y")
+STRAY, OPENING = (
+    "label\ttext\tnote\n"
+    + "".join(f"{label}\t{text}{'' if place == 2 else chr(9)}\n" for place, (text, label) in enumerate(rows))
+    for rows in (STRAY_ROWS, OPENING_ROWS)
+)
+SWALLOWING = as_csv([*ROWS, *ROWS]).replace("text 1 ", '"text 1 ', 1).replace("text 6 is", '"text 6" is').encode()
+SWALLOWED_ROWS = [*ROWS, *ROWS]
+SWALLOWED_ROWS[1], SWALLOWED_ROWS[6] = ('"text 1 is here', "y"), ('"text 6" is here', "x")
+SWALLOWED_ROWS[14] = SWALLOWED_ROWS[6]
+JOINED_LAST = b'label,text\nx,"open\ny,in between\nx,close"\ny,"one, two, three"\n' + b"x,one\ny,two\n" * 4
+JOINED_ROWS = [("open\ny,in between\nx,close", "x"), ("one, two, three", "y"), *[("one", "x"), ("two", "y")] * 4]
 # The quotes of two rows could enclose one field over several lines.
 SPANNING_ROWS = [*ROWS]
 SPANNING_ROWS[1], SPANNING_ROWS[4] = ('"text 1 opens a quote', "y"), ('text 4 closes it"', "x")
@@ -115,6 +131,35 @@ KINDS = [
         RAGGED.encode(),
         RAGGED_ROWS,
         notes=("1 of 8 rows of a.tsv have fewer than 3 fields, the first is row 7",),
+    ),
+    Kind(
+        "a stray quote in a short row",
+        "a.tsv",
+        STRAY.encode(),
+        STRAY_ROWS,
+        notes=("1 of 8 rows of a.tsv have fewer than 3 fields, the first is row 3",),
+    ),
+    Kind(
+        "an opening quote in a short row",
+        "a.tsv",
+        OPENING.encode(),
+        OPENING_ROWS,
+        {"quotes": "ordinary"},
+        notes=("1 of 8 rows of a.tsv have fewer than 3 fields, the first is row 3",),
+    ),
+    Kind("rows that quotes join", "a.csv", JOINED_LAST, JOINED_ROWS, {"quotes": "enclose"}),
+    Kind("quotes as ordinary characters", "a.csv", SWALLOWING, SWALLOWED_ROWS, {"quotes": "ordinary"}),
+    Kind(
+        "a separator after the last field",
+        "a.csv",
+        b"text,label\n" + "".join(f"{text},{label},\n" for text, label in ROWS).encode(),
+    ),
+    Kind(
+        "a separator in the first line",
+        "a.csv",
+        b"sep=;\r\n" + as_csv(QUOTED, delimiter=";").encode(),
+        QUOTED,
+        notes=("The first line of a.csv is not a row: it says that ';' separates the fields",),
     ),
     Kind(
         "quotes that could enclose rows",
@@ -288,6 +333,21 @@ KINDS = [
         "a.csv",
         as_csv([("null", "NA"), ("NaN", "None")] * 4).encode(),
         [("null", "NA"), ("NaN", "None")] * 4,
+        {"keep_na": True},
+    ),
+    Kind(
+        "words for missing labels",
+        "a.csv",
+        as_csv([*ROWS, ("a", "NA"), ("b", "nan"), ("None", "x"), ("na", "x")]).encode(),
+        [*ROWS, ("na", "x")],
+        {"drop_missing": True},
+        {"whose label is the word NA": 1, "whose label is the word nan": 1, "whose text is the word None": 1},
+    ),
+    Kind(
+        "words as labels of records",
+        "a.jsonl",
+        as_lines([("null", "NA"), ("NaN", "None")] * 4).encode(),
+        [("null", "NA"), ("NaN", "None")] * 4,
     ),
     Kind(
         "a column of row numbers without a name",
@@ -347,12 +407,48 @@ def test_well_formed_files_are_read_as_pandas_reads_them(tmp_path: Path, dialect
     assert [corpus.texts, corpus.labels] == [oracle["text"].tolist(), oracle["label"].tolist()]
 
 
+@pytest.mark.parametrize("keep_na", [False, True])
+def test_words_are_missing_where_pandas_reads_them_as_missing(tmp_path: Path, keep_na: bool) -> None:
+    """The rows that are left out, and their number, are those that pandas reads with a missing value."""
+    known = parsers.STR_NA_VALUES - {""}
+    words = [*sorted(known), "na", "none", "Na", "-", "?", "missing", "N.A.", "NIL", "0", "nan ", " NA"]
+    rows = [*[("a text", word) for word in words], *[(word, "x") for word in words], *ROWS]
+    path = tmp_path / "a.csv"
+    path.write_text(as_csv(rows), encoding="utf-8")
+    oracle = pd.read_csv(path, dtype=str, keep_default_na=not keep_na)
+    whole = oracle.dropna()
+    corpus = read_file(path, "text", "label", keep_na=keep_na, drop_missing=True)
+    assert [corpus.texts, corpus.labels] == [whole["text"].tolist(), whole["label"].tolist()]
+    assert sum(corpus.dropped.values()) == len(oracle) - len(whole)
+    assert (len(oracle) > len(whole)) != keep_na
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "pandas"),
+    [
+        (b"sep=;\n" + as_csv(QUOTED, delimiter=";").encode(), {}, {"sep": ";", "skiprows": 1}),
+        (as_csv([(*row, "") for row in ROWS]).encode(), {}, {"index_col": False}),
+        (OPENING.encode(), {"quotes": "ordinary"}, {"sep": "\t", "quoting": csv.QUOTE_NONE}),
+        (SWALLOWING, {"quotes": "ordinary"}, {"quoting": csv.QUOTE_NONE}),
+        (JOINED_LAST, {"quotes": "enclose"}, {}),
+    ],
+    ids=["sep line", "last separator", "ordinary in tsv", "ordinary in csv", "enclosing"],
+)
+def test_options_read_as_those_of_pandas(
+    tmp_path: Path, content: bytes, options: dict[str, Any], pandas: dict[str, Any]
+) -> None:
+    """A file that needs an option is read as pandas reads it with the same option."""
+    path = tmp_path / ("a.tsv" if pandas.get("sep") == "\t" else "a.csv")
+    path.write_bytes(content)
+    oracle = pd.read_csv(path, dtype=str, **pandas)
+    corpus = read_file(path, "text", "label", **options)
+    assert [corpus.texts, corpus.labels] == [oracle["text"].tolist(), oracle["label"].tolist()]
+
+
 csv_of_rows = as_csv(ROWS).encode()
-SWALLOWING = as_csv([*ROWS[:4], *QUOTED]).replace("text 1", '"text 1').encode()
 JOINED = (
     as_csv([*SCRIPTS, ("one, two, three", "x"), *ROWS]).replace("text 0", '"text 0').replace("3 is here", '3"').encode()
 )
-JOINED_LAST = b'label,text\nx,"open\ny,in between\nx,close"\ny,"one, two, three"\n' + b"x,one\ny,two\n" * 4
 AMBIGUOUS = b'text,label\n"text 0,x\ntext 1,x\ntext 2",y\n' + b"text 3,x\n" * 8
 DAMAGED = as_csv(ACCENTS).encode()[:-20].replace("ö".encode(), b"\xc3", 1) + b"\n"
 
@@ -367,8 +463,29 @@ REFUSED = [
     ("no gz file", "a.csv.gz", csv_of_rows, {}, "Not a gzipped file"),
     ("no zip file", "a.zip", csv_of_rows, {}, "File is not a zip file"),
     ("broken parquet", "a.parquet", b"PAR1" + b"\0" * 40 + b"PAR1", {}, "data must be a readable parquet file; a.parq"),
-    ("a swallowing quote", "a.csv", SWALLOWING, {}, "a quote in line 6 or before: ',' expected after '\"'"),
-    ("quotes of two meanings", "a.csv", AMBIGUOUS, {}, "data must be clear about its quotes; a.csv has 9 rows if they"),
+    (
+        "a swallowing quote",
+        "a.csv",
+        SWALLOWING,
+        {},
+        "quotes must be 'ordinary' if the quotes of a.csv are ordinary characters; they cannot enclose its fields, "
+        "because of a quote in line 8 or before: ',' expected after '\"': set it to 'ordinary', or correct the quote",
+    ),
+    (
+        "an opening quote in a short row",
+        "a.tsv",
+        OPENING.encode(),
+        {},
+        "quotes must be 'ordinary' if the quotes of a.tsv are ordinary characters; they cannot",
+    ),
+    (
+        "quotes of two meanings",
+        "a.csv",
+        AMBIGUOUS,
+        {},
+        "quotes must be given for a.csv, which has 9 rows if they enclose fields of several lines ('enclose'), and 11",
+    ),
+    ("unknown quotes", "a.csv", csv_of_rows, {"quotes": "no"}, "quotes must be 'enclose' or 'ordinary', got 'no'"),
     (
         "an open quote",
         "a.csv",
@@ -376,7 +493,29 @@ REFUSED = [
         {},
         "a quote in line 10 or before: unexpected end of data",
     ),
-    ("a long row", "a.csv", csv_of_rows + b"a,x,y\n", {}, "row 9 has 3 fields, but 2 are expected"),
+    (
+        "a long row",
+        "a.csv",
+        csv_of_rows + b"a,x,y\n",
+        {},
+        "line 10 has 3 fields where 2 are expected: put quotes around the field that contains commas, save the file as "
+        "jsonl, or set `separator` if commas do not separate fields",
+    ),
+    (
+        "long rows after several lines",
+        "a.csv",
+        b'text,label\n"one\ntwo",x\na;b,x,y\na,b,c,d\n',
+        {},
+        "line 4 has 3 fields where 2 are expected (2 of 3 rows have too many): put quotes",
+    ),
+    (
+        "a word for a missing label",
+        "a.csv",
+        csv_of_rows + b"a,NA\n",
+        {},
+        "(1 whose label is the word NA; the first is row 9): set it, or complete the rows, or set `keep_na` if",
+    ),
+    ("kept words of records", "a.jsonl", as_lines(ROWS).encode(), {"keep_na": True}, "keep_na applies only to csv and"),
     (
         "a missing label",
         "a.csv",
@@ -410,7 +549,13 @@ REFUSED = [
         {"encoding": "utf-8"},
         "encoding must be the encoding of a.csv, which",
     ),
-    ("joined rows", "a.csv", JOINED, {}, "lines 11 and 12 could be rows, but a quote that opens in line 11 joins them"),
+    (
+        "joined rows",
+        "a.csv",
+        JOINED,
+        {},
+        "lines 11 and 12 could be rows, but a quote that opens in line 11 joins them: set it to 'enclose'",
+    ),
     (
         "joined rows, label first",
         "a.csv",
@@ -472,7 +617,14 @@ def test_what_cannot_be_read_right_is_refused(
 
 @pytest.mark.parametrize(
     "option",
-    [{"encoding": "utf-8"}, {"separator": ";"}, {"header": False}, {"drop_missing": True}],
+    [
+        {"encoding": "utf-8"},
+        {"separator": ";"},
+        {"header": False},
+        {"quotes": "enclose"},
+        {"keep_na": True},
+        {"drop_missing": True},
+    ],
     ids=lambda o: next(iter(o)),
 )
 def test_options_of_files_are_refused_without_a_file(option: dict[str, Any]) -> None:

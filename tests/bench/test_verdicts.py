@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskpool.bench.report.verdicts import advice, difference, headline, judge, shift_headline, signed
+from maskpool.bench.report.verdicts import (
+    advice,
+    difference,
+    headline,
+    judge,
+    kept_of,
+    shift_headline,
+    shift_of,
+    signed,
+)
 
 MARGIN, TEXTS, SEEDS = 0.03, 1_000, 5
 
@@ -299,3 +308,37 @@ def test_advice_follows_from_the_verdicts(rows: list[dict[str, Any]], starts: st
     said = advice(rows, MARGIN)
     assert said.startswith(starts)
     assert ("got worse" in said) == (HARMED in rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"cosine_shift": 0.0, "neighbours_kept": 1.0, "identical": True}, ("identical", "1.00")),
+        ({"cosine_shift": -3e-9, "neighbours_kept": 1.0, "identical": True}, ("identical", "1.00")),
+        ({"cosine_shift": 2e-4, "neighbours_kept": 0.998, "identical": False}, ("<0.001", ">0.99")),
+        ({"cosine_shift": -2e-7, "neighbours_kept": 0.9, "identical": False}, ("<0.001", "0.90")),
+        ({"cosine_shift": 0.0006, "neighbours_kept": 0.994, "identical": False}, ("0.001", "0.99")),
+    ],
+)
+def test_a_shift_is_0_only_if_no_vector_moves(row: dict[str, Any], shown: tuple[str, str]) -> None:
+    """Identical vectors are called identical, and a shift too small for three decimals is below 0.001, in words too."""
+    assert (shift_of(row), kept_of(row)) == shown
+    (sentence,) = shift_headline([HARMED | row])
+    if shown[0] == "identical":
+        assert sentence == f"Mean pooling: identical vectors under “{HARMED['plan']}”."
+    else:
+        assert f"a cosine shift of {shown[0]} under “{HARMED['plan']}” (neighbours kept: {shown[1]})" in sentence
+
+
+def test_a_pooling_that_some_plans_do_not_move() -> None:
+    """A sentence on vectors names the plans that move them before those that do not."""
+    still = HARMED | {"plan": "random batches of 8", "cosine_shift": 0.0, "neighbours_kept": 1.0, "identical": True}
+    (sentence,) = shift_headline([still, HARMED])
+    assert sentence.endswith("; identical vectors under “random batches of 8”.")
+    assert sentence.index("vectors move by") < sentence.index("identical")
+
+
+def test_a_difference_of_identical_fits_is_0() -> None:
+    """A difference without any error is 0, and one that only rounds to 0 keeps its interval."""
+    assert difference({"delta": 0.0, "low": 0.0, "high": 0.0}) == "0"
+    assert difference({"delta": 0.0, "low": -1e-4, "high": 1e-4}) == "+0.000 [+0.000, +0.000]"

@@ -183,6 +183,8 @@ READ: dict[str, tuple[list[str], set[str]]] = {
     "--encoding": (["utf-8"], {"data"}),
     "--separator": ([","], {"data"}),
     "--no-header": ([], {"data"}),
+    "--quotes": (["ordinary"], {"data"}),
+    "--keep-na": ([], {"data"}),
     "--drop-missing": ([], {"data", "hub"}),
     "--limit": (["50"], EVERY),
     "--model": (["all-MiniLM-L6-v2"], EVERY),

@@ -10,13 +10,13 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from maskpool.bench.design.tables import UNLABELLED, Table, read_table, stem, with_class_names
+from maskpool.bench.design.tables import UNLABELLED, Quotes, Table, read_table, stem, with_class_names
 from maskpool.errors import (
     DataError,
     InvalidValueError,
@@ -197,6 +197,8 @@ def read_file(
     encoding: str | None = None,
     separator: str | None = None,
     header: bool = True,
+    quotes: Quotes | None = None,
+    keep_na: bool = False,
     drop_missing: bool = False,
 ) -> Corpus:
     """Read a csv, tsv, json, jsonl or parquet file with a column of texts and one of labels.
@@ -208,13 +210,17 @@ def read_file(
         encoding: The encoding of the file; None recognises it.
         separator: What separates the fields of a csv or tsv file; None recognises it.
         header: Whether the first row has the names of the columns; otherwise these are numbers from 1.
+        quotes: Whether the quotes of a csv or tsv file ``"enclose"`` fields or are ``"ordinary"`` characters; None
+            recognises it.
+        keep_na: Whether words such as NA are values of a csv or tsv file; otherwise they are missing values, as pandas
+            reads them.
         drop_missing: Whether rows without a text or label are left out; otherwise they are refused.
 
     Raises:
         InvalidValueError: The file cannot be read, an argument does not fit it, or a column is missing.
         DataError: A value is not a text or label, or the texts cannot be clustered.
     """
-    table = read_table(data, (text_column, label_column), encoding, separator, header)
+    table = read_table(data, (text_column, label_column), encoding, separator, header, quotes, keep_na)
     return replace(_labelled(table, text_column, label_column, drop_missing), name=stem(data)).check()
 
 
@@ -293,15 +299,18 @@ def hub_dataset(hub: str, split: str, text_column: str, label_column: str, *, dr
 
 def _labelled(table: Table, text_column: str, label_column: str, drop_missing: bool) -> Corpus:
     texts, labels = table.column(text_column, "text_column"), table.column(label_column, "label_column")
-    reasons = [_missing(text, label) for text, label in zip(texts, labels, strict=True)]
+    words = table.missing_words
+    reasons = [_missing(text, label, words) for text, label in zip(texts, labels, strict=True)]
     dropped = Counter(reason for reason in reasons if reason is not None)
     if dropped and not drop_missing:
         first = next(row for row, reason in enumerate(reasons, 1) if reason is not None)
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        have_words = any(value in words for value in (*texts, *labels) if isinstance(value, str))
+        of_words = ", or set `keep_na` if such words are values" * have_words
         raise InvalidValueError(
             "drop_missing",
             f"must be set to leave out {dropped.total()} of {len(texts)} rows of {table.name}, which have no text or "
-            f"no label ({counts}; the first is row {first}): set it, or complete the rows",
+            f"no label ({counts}; the first is row {first}): set it, or complete the rows{of_words}",
         )
     kept = [row for row, reason in enumerate(reasons) if reason is None]
     # Equal numbers are one label, however they are written; true and false are not numbers.
@@ -320,8 +329,8 @@ def _labelled(table: Table, text_column: str, label_column: str, drop_missing: b
     return Corpus(table.name, kept_texts, kept_labels, dropped=dict(dropped), notes=table.notes)
 
 
-def _missing(text: object, label: object) -> str | None:
-    """Return why a row cannot be used, or None."""
+def _missing(text: object, label: object, words: Collection[str]) -> str | None:
+    """Return why a row cannot be used, or None; some words mean that a value is missing."""
     if label is UNLABELLED:
         return "unlabelled"
     for what, value in (("text", text), ("label", label)):
@@ -329,6 +338,8 @@ def _missing(text: object, label: object) -> str | None:
             return f"without a {what}"
         if isinstance(value, str) and not value.strip():
             return f"with a blank {what}"
+        if isinstance(value, str) and value in words:
+            return f"whose {what} is the word {value}"
     return None
 
 

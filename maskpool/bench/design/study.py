@@ -32,6 +32,7 @@ from pydantic_core import PydanticCustomError
 from maskpool.bench.design import corpora
 from maskpool.bench.design.clusterers import CLUSTERERS, UnitKMeans
 from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.tables import Quotes
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, NOISE, TREATMENTS
 from maskpool.encoder import BUNDLED, DTYPES
 from maskpool.errors import (
@@ -62,6 +63,8 @@ _READ_BY = {
     "encoding": ("data",),
     "separator": ("data",),
     "header": ("data",),
+    "quotes": ("data",),
+    "keep_na": ("data",),
     "drop_missing": ("data", "hub"),
 }
 # The problem behind each type of pydantic's errors; users never see pydantic's own text.
@@ -78,6 +81,7 @@ _PROBLEMS = {
     "too_short": "must hold at least one, got none",
     "tuple_type": "must be {array}, got {value!r}",
     "dataclass_type": "must be a table, got {value!r}",
+    "literal_error": "must be {expected}, got {value!r}",
     "is_instance_of": "must be a {class}, got {value!r}",
     "sources": "must have exactly one of {kinds}, got {given}",
 }
@@ -185,6 +189,10 @@ class CorpusSource:
         separator: What separates the fields of a csv or tsv file; None recognises it.
         header: Whether the first row of a csv or tsv file has the names of the columns; otherwise these are numbers
             from 1.
+        quotes: Whether the quotes of a csv or tsv file ``"enclose"`` fields or are ``"ordinary"`` characters; None
+            recognises it.
+        keep_na: Whether words such as NA are values of a csv or tsv file; otherwise they are missing values, as pandas
+            reads them.
         drop_missing: Whether rows of ``data`` or ``hub`` without a text or label are left out; otherwise they are
             refused.
         limit: The number of texts to sample, stratified by label; None takes all.
@@ -206,6 +214,8 @@ class CorpusSource:
     encoding: _Text | None = None
     separator: _Text | None = None
     header: StrictBool = True
+    quotes: Quotes | None = None
+    keep_na: StrictBool = False
     drop_missing: StrictBool = False
     limit: _Positive | None = None
     name: _Text | None = None
@@ -238,6 +248,8 @@ class CorpusSource:
                 encoding=self.encoding,
                 separator=self.separator,
                 header=self.header,
+                quotes=self.quotes,
+                keep_na=self.keep_na,
                 drop_missing=self.drop_missing,
             )
         elif self.task is not None:
@@ -281,7 +293,7 @@ class Study:
         leaks: Names of public bugs to re-create; ``"all"`` means all of them.
         layers: Indices of transformers' hidden states: -1 for the last, 0 for the embedding matrix.
         clusterers: How vectors are clustered.
-        seeds: Number of seeds of the clusterer on all texts, 2 to 10,000.
+        seeds: Number of seeds of the clusterer on all texts, and of the heads of each learned pooling, 2 to 10,000.
         replicates: Number of half-samples, from which intervals are computed, 2 to 10,000.
         seed: Seeds the shuffles, half-samples and heads.
         dtype: The dtype that the model computes in.
@@ -354,11 +366,12 @@ class Study:
         plans = self.plans or tuple(default_plans(self.batch_size, fixed))
         for plan in plans:
             width = longest if plan.pad_to == "longest" else plan.pad_to
+            given = repr(plan.name) if plan.pad_to == "longest" or plan.multiple_of > 1 else plan.pad_to
             if width < longest or -(-width // plan.multiple_of) * plan.multiple_of > limit:
                 raise InvalidValueError(
                     "pad_to",
-                    f"must be between {longest}, the longest text in tokens, and {limit}, the most that {model} "
-                    f"reads; got {plan.name!r}",
+                    f"must be at least {longest} (the tokens of the longest text) and at most {limit} (the tokens that "
+                    f"{model} reads), got {given}",
                 )
         return plans
 
@@ -370,6 +383,9 @@ class Study:
     def as_json(self) -> dict[str, Any]:
         """Return the study as JSON values, which `parse_study` reads."""
         content: dict[str, Any] = _STUDY.dump_python(self, mode="json", exclude_none=True)
+        for source in content["corpora"]:
+            if not source["keep_na"]:
+                del source["keep_na"]  # as in folders that are older than this setting
         return content
 
 
@@ -396,7 +412,8 @@ def read_study(file: Path) -> Study:
         reason = getattr(error.__cause__, "strerror", None) or error
         raise NotFoundError(f"{expected}: {reason}", argument="file") from error
     except FolderError as error:
-        raise FolderError(f"{expected}: {error}", argument="file") from error
+        problem = str(error).replace(f"{file} must be a TOML file, got", "it is")  # the file is named once
+        raise FolderError(f"{expected}: {problem}", argument="file") from error
     except OSError as error:
         raise FolderError(f"{expected}: {error.strerror}", argument="file") from error
     except (ValueError, RecursionError) as error:  # from TOML, its numbers, or bytes that are not UTF-8

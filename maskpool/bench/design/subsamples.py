@@ -12,6 +12,8 @@ from maskpool.bench.design.study import Study
 from maskpool.plans import Ints, Plan
 
 REPLICATE_SEEDS = 3
+# Number of k-means seeds of baselines, batch effects and heads, which a study with more seeds keeps as well.
+OTHER_SEEDS = 5
 # Half-sample n has the seeds 5 + 3n to 7 + 3n. They do not depend on the study's number of seeds, so a study that gets
 # more seeds keeps its half-samples.
 _REPLICATE_SEEDS_AFTER = 5

@@ -7,18 +7,20 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from maskpool.errors import DataError, InvalidValueError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zip")
+Quotes: TypeAlias = Literal["enclose", "ordinary"]
 UNLABELLED = object()  # the value of a text without a class, whose code is -1
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _MARKS = (
@@ -29,6 +31,15 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _USUAL_GUESS = "cp1252"
+# What pandas reads as a missing value. A csv file has no other way to write one, and such words may also be labels.
+MISSING_WORDS = frozenset(
+    (
+        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>"),
+        *("N/A", "n/a", "NA", "NULL", "null", "None", "NaN", "nan", "-NaN", "-nan"),
+    )
+)
+# Excel reads, and some programs write, the separator in a line above the header.
+_NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?(?=\r|\n)', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class Table:
         columns: The values of each column; None is a missing value. Those that are not wanted may be left empty.
         notes: Sentences on how the file was read, where that was not certain.
         way_out: What may help if a column is missing, for the error.
+        missing_words: Words that mean that a value is missing.
     """
 
     name: str
@@ -48,6 +60,7 @@ class Table:
     columns: list[list[object]]
     notes: tuple[str, ...] = ()
     way_out: str = ""
+    missing_words: frozenset[str] = frozenset()
 
     def column(self, name: str, argument: str) -> list[object]:
         """Return a column.
@@ -78,6 +91,8 @@ def read_table(
     encoding: str | None = None,
     separator: str | None = None,
     header: bool = True,
+    quotes: Quotes | None = None,
+    keep_na: bool = False,
 ) -> Table:
     """Read a csv, tsv, json, jsonl or parquet file, or one such file in a gz or zip file.
 
@@ -88,6 +103,9 @@ def read_table(
         separator: What separates the fields of a csv or tsv file; None recognises it.
         header: Whether the first row of a csv or tsv file has the names of the columns; otherwise these are numbers
             from 1.
+        quotes: Whether the quotes of a csv or tsv file ``"enclose"`` fields or are ``"ordinary"`` characters; None
+            recognises it.
+        keep_na: Whether words such as NA are values of a csv or tsv file; otherwise they are missing values.
 
     Raises:
         InvalidValueError: The file cannot be read, or an argument does not fit it.
@@ -108,6 +126,8 @@ def read_table(
     for argument, given, allowed, kinds in (
         ("separator", separator is not None, separated, "csv and tsv"),
         ("header", not header, separated, "csv and tsv"),
+        ("quotes", quotes is not None, separated, "csv and tsv"),
+        ("keep_na", keep_na, separated, "csv and tsv"),
         ("encoding", encoding is not None, not parquet, "csv, tsv, json and jsonl"),
     ):
         if given and not allowed:
@@ -118,10 +138,11 @@ def read_table(
     text, notes = _decoded(path.name, content, encoding)
     with _unreadable(path):
         if separated:
-            table = _read_separated(path.name, text, suffix, wanted, separator, header)
+            table = _read_separated(path.name, text, suffix, wanted, separator, header, quotes)
+            table = replace(table, missing_words=frozenset() if keep_na else MISSING_WORDS)
         else:
             table = _read_json(path.name, text)
-        return Table(table.name, table.names, table.columns, (*notes, *table.notes), table.way_out)
+        return replace(table, notes=(*notes, *table.notes))
 
 
 def stem(path: Path) -> str:
@@ -281,9 +302,15 @@ class _ParsedRows:
 
 
 def _read_separated(
-    name: str, text: str, suffix: str, wanted: Sequence[str], separator: str | None, header: bool
+    name: str,
+    text: str,
+    suffix: str,
+    wanted: Sequence[str],
+    separator: str | None,
+    header: bool,
+    quotes: Quotes | None,
 ) -> Table:
-    """Read every field as a string: 1 and 01 are two labels, and "null" is a text.
+    """Read every field as a string: 1 and 01 are two labels.
 
     The csv module says how many fields a row has, and refuses text behind a closing quote. pandas fills short rows and
     joins lines between stray quotes silently.
@@ -292,12 +319,18 @@ def _read_separated(
         separator = {"\\t": "\t"}.get(separator, separator)  # as it is typed in a shell
         if len(separator) != 1 or separator in '"\r\n':
             raise InvalidValueError("separator", f"must be one character, such as ';', got {separator!r}")
+    notes = []
+    named = _NAMED_SEPARATOR.match(text)
+    if named is not None:
+        text = text[named.end() :]  # the rest of the line is blank, and lines keep their numbers
+        notes.append(f"The first line of {name} is not a row: it says that {named[1]!r} separates the fields.")
+        separator = separator or named[1]
     usual = separator or ("\t" if suffix == ".tsv" else ",")
     candidates: list[_ParsedRows] = []
     refusals: list[Exception] = []
     for candidate in dict.fromkeys([usual, *(() if separator else _SEPARATORS)]):
         try:
-            candidates.append(_parse_rows(name, text, candidate, header))
+            candidates.append(_parse_rows(name, text, candidate, header, quotes))
         except (csv.Error, InvalidValueError) as error:
             refusals.append(error)
     if header:
@@ -317,12 +350,11 @@ def _read_separated(
     rows = parsed.rows[header:]
     if not rows:
         raise DataError("it has no rows")
-    notes = []
     if parsed.separator != usual:
         notes.append(f"The fields of {name} are separated by {_SEPARATORS[parsed.separator]}.")
-    long = next((number for number, row in enumerate(rows, 1) if len(row) > parsed.width), None)
-    if long is not None:
-        raise DataError(f"row {long} has {len(rows[long - 1])} fields, but {parsed.width} are expected")
+    # A separator at the end of a line makes a field without a name and content.
+    rows = [row[: parsed.width] if not any(row[parsed.width :]) else row for row in rows]
+    _refuse_long_rows(parsed, rows)
     short = [number for number, row in enumerate(rows, 1) if len(row) < parsed.width]
     if short:
         notes.append(
@@ -337,35 +369,59 @@ def _read_separated(
     else:
         names = [str(number) for number in range(1, parsed.width + 1)]
         way_out = ": without a header, columns are numbered from 1"
-    if '"' in text and all(names.count(column) == 1 for column in wanted):
-        _refuse_joined_rows(text, parsed, names.index(wanted[1]))
+    if '"' in text and quotes is None and all(names.count(column) == 1 for column in wanted):
+        _refuse_joined_rows(name, text, parsed, names.index(wanted[1]))
     return Table(name, names, columns, tuple(notes), way_out)
 
 
-def _parse_rows(name: str, text: str, separator: str, header: bool) -> _ParsedRows:
-    """Read rows; decide whether quotes enclose fields, or are ordinary characters.
-
-    Quotes are ordinary if they cannot enclose fields, or in a file of tabs, whose format has no quotes, if each line
-    with a quote is a whole row. Otherwise the parser would swallow rows up to the next quote.
+def _refuse_long_rows(parsed: _ParsedRows, rows: Sequence[Sequence[str]]) -> None:
+    """Refuse rows with more fields than columns, in which a field has separators.
 
     Raises:
-        csv.Error: A quote is neither.
-        InvalidValueError: The quotes of a file without tabs can be read in both ways.
+        DataError: There are such rows.
     """
+    ends = parsed.ends[len(parsed.ends) - len(rows) :]
+    long = [(end, len(row)) for end, row in zip(ends, rows, strict=True) if len(row) > parsed.width]
+    if long:
+        (line, fields), marks = long[0], _SEPARATORS.get(parsed.separator, repr(parsed.separator))
+        others = f" ({len(long)} of {len(rows)} rows have too many)" if len(long) > 1 else ""
+        raise DataError(
+            f"line {line} has {fields} fields where {parsed.width} are expected{others}: put quotes around the field "
+            f"that contains {marks}, save the file as jsonl, or set `separator` if {marks} do not separate fields"
+        )
+
+
+def _parse_rows(name: str, text: str, separator: str, header: bool, quotes: Quotes | None) -> _ParsedRows:
+    """Read rows; decide whether quotes enclose fields, or are ordinary characters, if it is not given.
+
+    Quotes are ordinary if they cannot enclose fields, or in a file of tabs, whose format has no quotes, if no quote
+    can open or close a field over several lines. Otherwise the parser would swallow rows up to the next quote.
+
+    Raises:
+        InvalidValueError: A quote is neither, or the quotes of a file without tabs can be read in both ways.
+    """
+    if quotes == "ordinary":
+        return _parsed(text, separator, header, csv.QUOTE_NONE)
     enclosing: _ParsedRows | csv.Error
     try:
         enclosing = _parsed(text, separator, header, csv.QUOTE_MINIMAL)
     except csv.Error as error:
         enclosing = error
-    if '"' not in text and isinstance(enclosing, _ParsedRows):
+    if isinstance(enclosing, _ParsedRows) and (quotes or '"' not in text):
         return enclosing
     ordinary = _parsed(text, separator, header, csv.QUOTE_NONE)
     quotes_doubled = separator != "\t" and '""' in text  # as the csv format writes a quote within quotes
-    possible = ordinary.fits and not quotes_doubled and not any('"' in field for row in ordinary.wrong for field in row)
+    possible = ordinary.fits and not quotes_doubled and not any(map(_may_continue, ordinary.wrong))
     if isinstance(enclosing, csv.Error):
-        if possible:
+        # A text may hold commas more often than tabs, so two parts of a row can look like rows.
+        halves = separator != "\t" and any("".join(row).count('"') % 2 for row in ordinary.rows)
+        if possible and not halves and not quotes:
             return ordinary
-        raise enclosing
+        raise InvalidValueError(
+            "quotes",
+            f"must be 'ordinary' if the quotes of {name} are ordinary characters; they cannot enclose its fields, "
+            f"because of {enclosing}: set it to 'ordinary', or correct the quote",
+        ) from enclosing
     if not possible:
         return enclosing
     if len(ordinary.rows) == len(enclosing.rows):
@@ -373,11 +429,17 @@ def _parse_rows(name: str, text: str, separator: str, header: bool) -> _ParsedRo
     if separator == "\t":
         return ordinary
     raise InvalidValueError(
-        "data",
-        f"must be clear about its quotes; {name} has {len(enclosing.rows) - header} rows if they enclose fields of "
-        f"several lines, and {len(ordinary.rows) - header} if they are ordinary characters: remove them, or save it as "
-        "jsonl",
+        "quotes",
+        f"must be given for {name}, which has {len(enclosing.rows) - header} rows if they enclose fields of several "
+        f"lines ('enclose'), and {len(ordinary.rows) - header} if they are ordinary characters ('ordinary')",
     )
+
+
+def _may_continue(row: Sequence[str]) -> bool:
+    """Return whether a line could be a part of a row whose quoted field goes over several lines."""
+    opens = row[-1].startswith('"') and (len(row[-1]) == 1 or not row[-1].endswith('"'))
+    closes = row[0].endswith('"') and (len(row[0]) == 1 or not row[0].startswith('"'))
+    return opens or closes
 
 
 def _parsed(text: str, separator: str, header: bool, quoting: Any) -> _ParsedRows:  # Any: a constant of csv
@@ -400,13 +462,13 @@ def _parsed(text: str, separator: str, header: bool, quoting: Any) -> _ParsedRow
     return _ParsedRows(separator, rows, width, ends)
 
 
-def _refuse_joined_rows(text: str, parsed: _ParsedRows, label_index: int) -> None:
+def _refuse_joined_rows(name: str, text: str, parsed: _ParsedRows, label_index: int) -> None:
     """Refuse a row over several lines if two of them could be rows.
 
     One line proves nothing: it may hold the row's own label, next to a field with a line break.
 
     Raises:
-        ValueError: There is such a row, because of a stray quote.
+        InvalidValueError: There is such a row, because of a stray quote.
     """
     lines = list(io.StringIO(text, newline=""))
     labels = {row[label_index] for row in parsed.rows if len(row) > label_index}
@@ -417,9 +479,11 @@ def _refuse_joined_rows(text: str, parsed: _ParsedRows, label_index: int) -> Non
             if len(fields) == parsed.width and fields[label_index] in labels:
                 possible.append(number + 1)
         if len(possible) > 1:
-            raise DataError(
-                f"lines {possible[0]} and {possible[1]} could be rows, but a quote that opens in line {before + 1} "
-                "joins them: remove the quote, or save the file as jsonl"
+            raise InvalidValueError(
+                "quotes",
+                f"must be given for {name}: lines {possible[0]} and {possible[1]} could be rows, but a quote that "
+                f"opens in line {before + 1} joins them: set it to 'enclose' if they are one row, or to 'ordinary' "
+                "if quotes are ordinary characters",
             )
 
 

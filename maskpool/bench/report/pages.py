@@ -29,7 +29,7 @@ from maskpool.bench.report.results import (
     of_layer,
     of_table,
 )
-from maskpool.bench.report.verdicts import difference, short
+from maskpool.bench.report.verdicts import difference, kept_of, shift_of, short
 from maskpool.bench.store.folder import StudyFolder
 
 CSV_COLUMNS = (
@@ -63,10 +63,20 @@ LEARNED_HEADER = ("pooling", "trained / served", "verdict", "ΔAMI [95 %]", "AMI
 # Columns of words; the other columns are aligned right.
 WORDS = (*HEADER[:4], "pipeline", "score", *LEAK_HEADER[:2], "how it happens", "trained / served")
 INTRODUCTION = (
-    "The texts of a batch are padded to one length. If the pads are pooled as well, vectors and clusters may change. "
-    "AMI says how well clusters agree with labels: 1 fully, 0 as by chance. A change of at most {margin:g} counts as "
-    "small: the margin. Brackets hold 95 % intervals."
+    "The texts of a batch are padded to one length. If the pads are pooled as well, vectors and clusters may change."
 )
+_HEADLINE_WORDS = (
+    "AMI says how well clusters agree with labels: 1 fully, 0 as by chance. A change of at most {margin:g} counts as "
+    "small: the margin. Brackets hold 95 % intervals. A plan, named in quotes, is a way to batch and pad texts."
+)
+# Other words of headlines, which are explained only where they occur.
+_FIRST_WORDS = {
+    "harmed": "Harmed: AMI is lower, and the interval does not contain 0.",
+    "raised": "Raised: AMI is higher, and the interval does not contain 0.",
+    "could not tell": "The study could not tell if the interval contains 0 and ends beyond the margin.",
+    "identical": "Identical: the vectors are those of the texts alone, without pads.",
+    "confounded": "Confounded: the padded length depends on the label, so a part of the difference may come from that.",
+}
 TERMS = {
     "alone, excluded": "each text alone, without pads: what every difference is taken from; pads excluded from the "
     "pooling give the same",
@@ -98,6 +108,25 @@ _AGAINST_NOISE = {
 }
 _METRICS = ("ami", "ari", "v_measure")
 _QUOTED = 200  # characters of a text, enough to see what it is about
+
+
+def headline_words(results: Results) -> str:
+    """Explain the words that the headlines use."""
+    headlines = " ".join(
+        sentence for part in results["parts"] for name in ("headline", "shift_headline") for sentence in part[name]
+    )
+    used = [meaning for word, meaning in _FIRST_WORDS.items() if word in headlines]
+    return " ".join([_HEADLINE_WORDS.format(**results["study"]), *used])
+
+
+def label_amis(part: Results) -> str:
+    """Say for every plan how far the padded lengths depend on the labels."""
+    plans = [
+        f"{_label_ami(plan)} under “{plan['name']}”"
+        for plan in part["plans"]
+        if not plan["for_leaks_alone"] and "label_width_ami" in plan
+    ]
+    return f"AMI of labels and padded lengths: {'; '.join(plans)}." if plans else ""
 
 
 def verdict_table(part: Results, part_table: Results) -> list[list[str]]:
@@ -164,7 +193,7 @@ def _verdict_cells(row: Results, margin: float) -> list[str]:
 
 
 def _shift(row: Results) -> list[str]:
-    return [f"{abs(row.get('cosine_shift', 0)):.3f}", f"{row.get('neighbours_kept', 1):.2f}"]
+    return [shift_of(row), kept_of(row)]
 
 
 def leak_table(part: Results) -> list[list[str]]:
@@ -176,7 +205,7 @@ def leak_table(part: Results) -> list[list[str]]:
             row["plan"],
             *_verdict_cells(row, part["margin"]),
             f"{row['ami']:.3f}",
-            f"{abs(row['cosine_shift']):.3f}",
+            shift_of(row),
             f"{row['floor']:.3f}",
         ]
         for row in sorted(main_table_of(part)["rows"], key=lambda row: row.get("leak", ""))
@@ -193,7 +222,7 @@ def batch_effect_table(part: Results) -> list[list[str]]:
             f"{row['by_batch']:.1%}",
             f"{row['by_seed']:.1%}",
             f"{row['by_batch_fixed_clusters']:.1%}",
-            f"{row['neighbours_kept']:.2f}",
+            kept_of(row),
         ]
         for row in part["batch_effect"]
     ]
@@ -307,10 +336,11 @@ def part_title(part: Results) -> str:
 
 def show(results: Results) -> Group:
     """Make what a terminal shows: the verdicts in words, then a row for each pooling and plan; files hold the rest."""
-    shown: list[Table | str] = [INTRODUCTION.format(**results["study"]), *results["notes"]]
-    for part in results["parts"]:
+    shown: list[Table | str] = [INTRODUCTION, *results["notes"]]
+    for number, part in enumerate(results["parts"]):
         sentences = (*part["headline"], *part["shift_headline"])
-        shown += ["", part_title(part), "", part["advice"], *(f"• {sentence}" for sentence in sentences)]
+        words = [headline_words(results)] if not number else []
+        shown += ["", part_title(part), "", part["advice"], *words, *(f"• {sentence}" for sentence in sentences)]
     for part in results["parts"]:
         for part_table in part["tables"]:
             mixed = part_table["by"] == "mixed"
@@ -329,6 +359,7 @@ def show(results: Results) -> Group:
                 narrow.add_row(*row[: len(header)])
             if rows:
                 shown += ["", narrow]
+        shown.append(label_amis(part))
     return Group(*shown)
 
 
@@ -477,7 +508,8 @@ def _rendered(
         results=results,
         names=figure_names(results),
         treatments=used_treatments(results),
-        introduction=INTRODUCTION.format(**results["study"]),
+        introduction=INTRODUCTION,
+        headline_words=headline_words(results),
         terms=TERMS,
         sections=sections,
         part_title=part_title,

@@ -132,6 +132,7 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
         | ({} if plan["for_leaks_alone"] else cell("seconds", plan=plan["name"]))
         for plan in facts["plans"]
     ]
+    quoting = study.quote or facts["corpus"]["demonstration"]
     tables = [
         {"layer": layer, "by": by, "rows": _rows(study, comparisons, part, cells)}
         for (layer, by), comparisons in grid.tables().items()
@@ -143,11 +144,16 @@ def _part(study: Study, part: str, facts: Results, cells: Cells) -> Results:
         "baselines": cell("baselines"),
         "tables": tables,
         "batch_effect": [
-            {"layer": layer, "pooling": pooling, "plan": plan.name}
-            | cell("batch_effect", layer=layer, pooling=pooling, plan=plan.name)
+            names | cell("batch_effect", **names) | ({"quotes": cell("quotes", **names)} if quoting else {})
             for layer, pooling, plan in grid.batch_effects()
+            for names in ({"layer": layer, "pooling": pooling, "plan": plan.name},)
         ],
-        "learned": heads.hold_at_once({mode: cell("heads", **heads.recipe(mode)) for mode in study.learned})
+        "learned": heads.two_by_two(
+            {
+                mode: [cell("head", **heads.recipe(mode), head_seed=study.seed + place) for place in range(study.seeds)]
+                for mode in study.learned
+            }
+        )
         if study.learned and facts["heads"]
         else None,
     }

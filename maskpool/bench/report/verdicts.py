@@ -36,13 +36,38 @@ def signed(value: float) -> str:
 
 
 def difference(row: Row) -> str:
-    """Format a difference with its interval.
+    """Format a difference with its interval; a difference of 0 without any error is only 0.
 
     Example:
         >>> difference({"delta": -0.0123, "low": -0.02, "high": -0.0004})
         '−0.012 [−0.020, +0.000]'
     """
+    if row["delta"] == row["low"] == row["high"] == 0:
+        return "0"
     return f"{signed(row['delta'])} [{signed(row['low'])}, {signed(row['high'])}]"
+
+
+def shift_of(row: Row) -> str:
+    """Format how far vectors move; those that do not move are identical, and others never move by 0.000.
+
+    Example:
+        >>> shift_of({"cosine_shift": 0.0123}), shift_of({"cosine_shift": -1e-9}), shift_of({})
+        ('0.012', '<0.001', 'identical')
+    """
+    if row.get("identical", "cosine_shift" not in row):
+        return "identical"
+    return _size(row["cosine_shift"])
+
+
+def kept_of(row: Row) -> str:
+    """Format the share of neighbours that are kept; 1.00 is only shown if all are.
+
+    Example:
+        >>> kept_of({"neighbours_kept": 0.998}), kept_of({"neighbours_kept": 1.0})
+        ('>0.99', '1.00')
+    """
+    kept = row.get("neighbours_kept", 1.0)
+    return ">0.99" if 0.995 <= kept < 1 else f"{kept:.2f}"
 
 
 def judge(row: Row, margin: float, seeds: int) -> dict[str, Any]:
@@ -136,7 +161,7 @@ def _both(texts: int, seeds: int) -> str:
 
 
 def _size(value: float) -> str:
-    """Format the size of a number that is not zero."""
+    """Format the size of a number that may be small but is not 0."""
     return f"{abs(value):.3f}" if abs(value) >= 0.0005 else "<0.001"
 
 
@@ -193,17 +218,18 @@ def shift_headline(rows: Sequence[Row]) -> list[str]:
     Args:
         rows: The rows with pads included, with their verdicts.
     """
-    return [
-        f"{pooling}: vectors move by a cosine shift of "
-        + _joined(
-            [
-                f"{abs(row['cosine_shift']):.3f} under “{row['plan']}” (neighbours kept: {row['neighbours_kept']:.2f})"
-                for row in sorted(of_pooling, key=lambda row: -abs(row["cosine_shift"]))
-            ]
-        )
-        + "."
-        for pooling, of_pooling in _by_pooling(rows)
-    ]
+    sentences = []
+    for pooling, of_pooling in _by_pooling(rows):
+        shifts: dict[bool, list[str]] = {}
+        for row in sorted(of_pooling, key=lambda row: -abs(row["cosine_shift"])):
+            still = shift_of(row) == "identical"
+            numbers = "" if still else f"{shift_of(row)} "
+            kept = "" if still else f" (neighbours kept: {kept_of(row)})"
+            shifts.setdefault(still, []).append(f"{numbers}under “{row['plan']}”{kept}")
+        words = {False: "vectors move by a cosine shift of", True: "identical vectors"}
+        clauses = [f"{words[still]} {_joined(shifts[still])}" for still in (False, True) if still in shifts]
+        sentences.append(f"{pooling}: {'; '.join(clauses)}.")
+    return sentences
 
 
 def advice(rows: Sequence[Row], margin: float) -> str:
@@ -246,7 +272,7 @@ def _by_pooling(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def _detail(row: Row, confounded: bool) -> str:
     """Return the numbers of a known verdict, and whether its plan is confounded, in parentheses."""
     kind, sentence = row["verdict"]["kind"], row["verdict"]["sentence"]
-    parts = ["confounded with the labels"] if confounded else []
+    parts = ["confounded with the labels"] if confounded and kind != "identical" else []
     if kind == "no change":
         parts.append(difference(row))
     elif kind in ("lowered", "raised"):

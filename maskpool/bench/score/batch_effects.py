@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from maskpool.bench.design.clusterers import UnitKMeans, fit_kmeans
-from maskpool.bench.design.subsamples import Subsample
+from maskpool.bench.design.subsamples import OTHER_SEEDS, Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.score.fits import treatment_vectors
@@ -55,12 +55,12 @@ def batch_effect(
     clusters = len(np.unique(codes))
     alone = pooled.alone(layer, pooling, full.texts)
     here, there = (treatment_vectors(pooled, subsample, layer, pooling, INCLUDED, plan) for subsample in (full, other))
-    kmeans = UnitKMeans()
+    kmeans, seeds = UnitKMeans(), tuple(range(OTHER_SEEDS))
     fits = {
-        "here": kmeans.fit_predict_seeds(here, clusters, full.seeds),
-        "there": kmeans.fit_predict_seeds(there, clusters, full.seeds),
+        "here": kmeans.fit_predict_seeds(here, clusters, seeds),
+        "there": kmeans.fit_predict_seeds(there, clusters, seeds),
     }
-    fixed = fit_kmeans(unit(alone), clusters, full.seeds[0])
+    fixed = fit_kmeans(unit(alone), clusters, seeds[0])
     labels_here, labels_there = fixed.predict(unit(here)), fixed.predict(unit(there))
     kept = neighbours_kept(here, there)
     moved = np.flatnonzero((labels_here != labels_there) & (kept < 1))

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from maskpool.bench.design.study import is_saved
+from maskpool.bench.design.subsamples import OTHER_SEEDS
 from maskpool.bench.encode.forward import States
 from maskpool.bench.score.intervals import CONFIDENCE, floor
 from maskpool.bench.score.metrics import cluster_ami
@@ -29,7 +30,7 @@ from maskpool.trust import Folder
 if TYPE_CHECKING:
     from maskpool.integrations.sklearn import PoolingClassifier
 
-HEAD_SEEDS = 5
+ARMS = ((True, True), (True, False), (False, True), (False, False))  # trained and served with the mask
 MOST_TEXTS = 2_000  # whose token states are kept, 128 x 384 floats each
 FEWEST_LABELS = 4  # two to train on, two to cluster
 
@@ -39,33 +40,43 @@ class HeadRow:
     """One cell of the 2 × 2 table, over head seeds.
 
     Attributes:
+        pooling: The mode.
         trained: "with mask" or "without mask" in training.
         served: "with mask" or "without mask" when the other classes are pooled.
+        texts: Number of texts that heads are trained on and cluster.
         ami: Mean AMI of the clusters of the unseen classes.
         ami_sd: Standard deviation of the AMI over head seeds, each with its own split of the classes.
         delta: Mean difference from the head trained and served with the mask, split by split.
-        low: Lower end of the 95 % interval of this single difference, Student's over head seeds.
+        low: Lower end of the 95 % interval.
         high: Upper end of the interval.
+        sampling_variance: The part of the squared standard error that more texts would lower.
+        seed_variance: The part that more head seeds would lower.
+        quantile: The half-width of the interval, in standard errors.
+        freedom: Degrees of freedom of the standard error.
         floor: How far two means over head seeds of the masked head differ only by seeds and splits.
         attention_on_pads: Mean share of attention on pads.
         pad_fraction: Mean share of positions that are pads; a head that ignores content puts this share on pads.
     """
 
+    pooling: str
     trained: str
     served: str
+    texts: int
     ami: float
     ami_sd: float
     delta: float
     low: float
     high: float
+    sampling_variance: float
+    seed_variance: float
+    quantile: float
+    freedom: int
     floor: float
     attention_on_pads: float
     pad_fraction: float
 
 
-def two_by_two(
-    mode: str, states: States, codes: Ints, seeds: int, seed: int, on_head: Callable[[], None]
-) -> dict[str, object]:
+def measure_head(mode: str, states: States, codes: Ints, head_seed: int, on_head: Callable[[], None]) -> dict[str, Any]:
     """Train heads on half of the classes, pool and cluster the other half, with and without the mask.
 
     A head is scored on classes that it never saw. A head that clusters the labels it was trained on would be a
@@ -75,81 +86,101 @@ def two_by_two(
         mode: One of `maskpool.bench.design.study.LEARNED`.
         states: Token states with their pads.
         codes: The label of each of their texts.
-        seeds: Number of k-means seeds per cell.
-        seed: Seed of the class splits and the heads.
+        head_seed: Seed of the split of the classes and of the heads.
         on_head: Called after each trained head.
+
+    Returns:
+        ``ami`` and ``attention_on_pads`` as lists with an item for each of `ARMS`; the AMI of mean pooling on the same
+        texts, the largest number of epochs, and the sizes.
+    """
+    everywhere = torch.ones_like(states.mask)
+    classes = np.random.default_rng(head_seed).permutation(np.unique(codes))
+    seen = np.isin(codes, classes[: len(classes) // 2])
+    learn, unseen = torch.from_numpy(seen), torch.from_numpy(~seen)
+    labels = codes[~seen]
+
+    def clusters(pooled: Tensor) -> float:
+        vectors = unit(pooled.numpy())
+        return float(np.mean([cluster_ami(vectors, labels, seed) for seed in range(OTHER_SEEDS)]))
+
+    ami: list[float] = []
+    on_pads: list[float] = []
+    epochs: list[int] = []
+    classifiers = {}
+    for trained in (True, False):
+        mask = states.mask if trained else everywhere
+        classifiers[trained] = _train(mode, states.values[learn], mask[learn], codes[seen], head_seed)
+        epochs.append(classifiers[trained].n_iter_)
+        on_head()
+    for trained, served in ARMS:
+        mask = states.mask if served else everywhere
+        with torch.inference_mode():
+            pooled, weights = classifiers[trained].pooling_(states.values[unseen], mask[unseen], return_weights=True)
+        ami.append(clusters(pooled))
+        pads = ~states.mask[unseen].unsqueeze(1)
+        on_pads.append(float((weights * pads).sum() / weights.sum()))
+    return {
+        "ami": ami,
+        "attention_on_pads": on_pads,
+        "mean_pooling_ami": clusters(MeanPooling()(states.values[unseen], states.mask[unseen])),
+        "epochs": max(epochs),
+        "texts": len(codes),
+        "width": states.mask.shape[1],
+        "pad_fraction": float((~states.mask).float().mean()),
+    }
+
+
+def two_by_two(measured: dict[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """Make the table of learned poolings from the measurements of their heads.
+
+    The intervals are Student's over head seeds, and hold for all differences at once (Bonferroni). The error of a
+    difference comes from the seeds only, so its other part is 0.
+
+    Args:
+        measured: By mode, what `measure_head` returns for each head seed.
 
     Returns:
         Rows of the table, the AMI of mean pooling on the same texts, and the sizes.
     """
-    ami: dict[tuple[bool, bool], list[float]] = {(t, s): [] for t in (True, False) for s in (True, False)}
-    on_pads: dict[tuple[bool, bool], list[float]] = {cell: [] for cell in ami}
-    plain: list[float] = []
-    epochs: list[int] = []
-    everywhere = torch.ones_like(states.mask)
-    for head_seed in range(seed, seed + HEAD_SEEDS):
-        classes = np.random.default_rng(head_seed).permutation(np.unique(codes))
-        seen = np.isin(codes, classes[: len(classes) // 2])
-        learn, unseen = torch.from_numpy(seen), torch.from_numpy(~seen)
-        labels = codes[~seen]
-
-        def clusters(pooled: Tensor, labels: Ints = labels) -> float:
-            vectors = unit(pooled.numpy())
-            return float(np.mean([cluster_ami(vectors, labels, s) for s in range(seeds)]))
-
-        for trained in (True, False):
-            mask = states.mask if trained else everywhere
-            classifier = _train(mode, states.values[learn], mask[learn], codes[seen], head_seed)
-            epochs.append(classifier.n_iter_)
-            for served in (True, False):
-                mask = states.mask if served else everywhere
-                with torch.inference_mode():
-                    pooled, weights = classifier.pooling_(states.values[unseen], mask[unseen], return_weights=True)
-                ami[trained, served].append(clusters(pooled))
-                pads = ~states.mask[unseen].unsqueeze(1)
-                on_pads[trained, served].append(float((weights * pads).sum() / weights.sum()))
-            on_head()
-        plain.append(clusters(MeanPooling()(states.values[unseen], states.mask[unseen])))
     words = {True: "with mask", False: "without mask"}
+    first = next(iter(measured.values()))
+    seeds, compared = len(first), (len(ARMS) - 1) * len(measured)
+    quantile = float(stats.t.isf((1 - CONFIDENCE) / (2 * compared), seeds - 1))
     rows = []
-    for (trained, served), values in ami.items():
-        difference = np.subtract(values, ami[True, True])
-        half_width = stats.t.ppf((1 + CONFIDENCE) / 2, HEAD_SEEDS - 1) * stats.sem(difference)
-        row = HeadRow(
-            words[trained],
-            words[served],
-            float(np.mean(values)),
-            float(np.std(values, ddof=1)),
-            float(difference.mean()),
-            float(difference.mean() - half_width),
-            float(difference.mean() + half_width),
-            floor(np.array(ami[True, True]), HEAD_SEEDS),
-            float(np.mean(on_pads[trained, served])),
-            float((~states.mask).float().mean()),
-        )
-        rows.append(asdict(row))
+    for mode, of_seeds in measured.items():
+        ami = np.array([of_seed["ami"] for of_seed in of_seeds])
+        on_pads = np.mean([of_seed["attention_on_pads"] for of_seed in of_seeds], axis=0)
+        for place, (trained, served) in enumerate(ARMS):
+            difference = ami[:, place] - ami[:, 0]
+            delta, error = float(difference.mean()), float(stats.sem(difference))
+            row = HeadRow(
+                pooling=mode,
+                trained=words[trained],
+                served=words[served],
+                texts=of_seeds[0]["texts"],
+                ami=float(ami[:, place].mean()),
+                ami_sd=float(ami[:, place].std(ddof=1)),
+                delta=delta,
+                low=delta - quantile * error,
+                high=delta + quantile * error,
+                sampling_variance=0.0,
+                seed_variance=error**2,
+                quantile=quantile,
+                freedom=seeds - 1,
+                floor=floor(ami[:, 0], seeds),
+                attention_on_pads=float(on_pads[place]),
+                pad_fraction=of_seeds[0]["pad_fraction"],
+            )
+            rows.append(asdict(row))
     return {
         "rows": rows,
-        "mean_pooling_ami": float(np.mean(plain)),
-        "texts": len(codes),
-        "width": states.mask.shape[1],
-        "head_seeds": HEAD_SEEDS,
-        "epochs": max(epochs),
+        "mean_pooling_ami": float(np.mean([of_seed["mean_pooling_ami"] for of_seed in first])),
+        "texts": first[0]["texts"],
+        "width": first[0]["width"],
+        "head_seeds": seeds,
+        "epochs": max(of_seed["epochs"] for of_seeds in measured.values() for of_seed in of_seeds),
+        "compared": compared,
     }
-
-
-def hold_at_once(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Join the tables of `two_by_two` by mode and widen the intervals to hold simultaneously (Bonferroni)."""
-    first = next(iter(tables.values()))
-    freedom, compared = first["head_seeds"] - 1, sum(len(of_mode["rows"]) - 1 for of_mode in tables.values())
-    wider = stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * compared), freedom) / stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
-    rows = []
-    for mode, of_mode in tables.items():
-        for row in of_mode["rows"]:
-            half_width = float(wider * (row["high"] - row["low"]) / 2)
-            ends = {"low": row["delta"] - half_width, "high": row["delta"] + half_width}
-            rows.append({"pooling": mode, **row, **ends})
-    return first | {"rows": rows, "compared": compared}
 
 
 def recipe(mode: str) -> dict[str, Any]:

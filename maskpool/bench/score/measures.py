@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from maskpool.bench.design.clusterers import fit_kmeans
 from maskpool.bench.design.corpora import Corpus
-from maskpool.bench.design.subsamples import Subsample
+from maskpool.bench.design.subsamples import OTHER_SEEDS, Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
 from maskpool.bench.score.fits import Comparison, alone_vectors, treatment_vectors
@@ -121,16 +121,15 @@ def tfidf_of(texts: Sequence[str]) -> csr_matrix:
     return tfidf
 
 
-def baselines(corpus: Corpus, lengths: Ints, seeds: int) -> dict[str, Any]:
+def baselines(corpus: Corpus, lengths: Ints) -> dict[str, Any]:
     """Score two trivial methods: k-means on TF-IDF, and the deciles of the lengths as clusters.
 
     Args:
         corpus: The texts and labels.
         lengths: Tokens of each text.
-        seeds: Number of k-means seeds.
     """
     codes, tfidf = corpus.codes, tfidf_of(corpus.texts)
-    scores = [score(codes, fit_kmeans(tfidf, len(np.unique(codes)), seed).labels_) for seed in range(seeds)]
+    scores = [score(codes, fit_kmeans(tfidf, len(np.unique(codes)), seed).labels_) for seed in range(OTHER_SEEDS)]
     return {
         "tfidf": {name: float(np.mean([of_seed[name] for of_seed in scores])) for name in scores[0]},
         "length_deciles": score(codes, deciles(lengths)),

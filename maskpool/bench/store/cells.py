@@ -74,6 +74,8 @@ class MissingCellError(KeyError):
 class Cells:
     """A file of finished cells, in JSON lines: ``cell`` (hash of key and value), ``key``, ``value`` and ``seconds``.
 
+    The hash does not cover ``seconds``, the time that the cell took: no result is computed from it.
+
     A line counts only if it is complete. If a killed process left an incomplete line at the end, it is cut off when
     the next cell is added.
 

@@ -23,7 +23,7 @@ STUDY, CELLS, LOCK = "study.json", "cells.jsonl", ".lock"
 # Settings of a study that may gain items, grow, or change while its finished cells stay valid.
 _GROWING = ("models", "corpora", "poolings", "treatments", "leaks", "layers", "clusterers")
 _COUNTS = ("seeds", "replicates")
-_FREE = ("margin", "plans", "batch_size", "pad_to")
+_FREE = ("margin", "quote", "plans", "batch_size", "pad_to")
 
 
 class StudyFolder:
