@@ -41,6 +41,7 @@ MODULES = {
     "maskpool.training": "training",
     "maskpool.plans": "plans",
     "maskpool.audit": "audit",
+    "maskpool.audit.endpoint": "audit-endpoint",
     "maskpool.pytest_plugin": "pytest",
     "maskpool.leaks": "leaks",
     "maskpool.pads": "pads",

@@ -14,6 +14,7 @@ Each error derives from `MaskpoolError` and from the built-in error that a calle
 | `ExistsError` | `FileExistsError` | a path that must be new exists already |
 | `ReadOnlyError` | `AttributeError` | a read-only attribute was set |
 | `StorageError` | `OSError` | a folder or file cannot be read, written, locked or downloaded |
+| `EndpointError` | `OSError` | a server cannot be reached, refuses, or answers with something other than vectors |
 | `RequirementError` | `ImportError` | a package is missing or has the wrong version |
 | `DivergedError` | `ArithmeticError` | a loss or validation score of a training run is not finite |
 | `UnfinishedError` | `RuntimeError` | a study has no results yet |
@@ -130,6 +131,21 @@ class NotFoundError(MaskpoolError, FileNotFoundError):
 
 class StorageError(MaskpoolError, OSError):
     """A folder or file cannot be read, written, locked or downloaded."""
+
+
+class EndpointError(MaskpoolError, OSError):
+    """A server cannot be reached, refuses a request, or answers with something other than vectors.
+
+    Args:
+        problem: The problem. Control characters are escaped and very long words are cut, because the message quotes
+            the server's answer.
+        argument: The argument that named the server.
+        status: The HTTP status of a refusal.
+    """
+
+    def __init__(self, problem: str = "", *, argument: str | None = None, status: int | None = None) -> None:
+        super().__init__(printable(problem), argument=argument)
+        self.status = status
 
 
 class RequirementError(MaskpoolError, ImportError):

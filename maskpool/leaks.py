@@ -1,4 +1,4 @@
-"""The catalogue of padding bugs.
+"""The catalogue of padding bugs, and of the faults of servers that an audit of an endpoint finds.
 
 Each bug is declared once: what it is called, how it happens, how to fix it, where people met it, the wrong formula that
 the audit recognises it by, and the treatment that the benchmark re-creates it with. The audit makes its findings from
@@ -21,6 +21,8 @@ from maskpool.types import Side
 
 # Where the documentation has one page per bug.
 PAGES = "docs/bugs/"
+# Where the documentation has one section per fault of a server.
+SERVING_PAGE = "docs/audit/endpoint.md"
 # Maps the token states of one padded text, (width, dim), and where its real tokens are, (width,), to what the wrong
 # formula gives, by its description; to nothing where the formula is right for such a text.
 WrongFormula: TypeAlias = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -42,31 +44,50 @@ class Remake:
 
 
 @dataclass(frozen=True)
-class PaddingBug:
-    """One way in which padding changes vectors.
+class Fault:
+    """What can be wrong with the vectors of a pipeline.
 
     Attributes:
         title: The name in findings, studies and reports.
         fix: What to do about it.
         happens: The code that makes it, in a sentence; empty where the title says it.
         threads: Public threads of people who met it.
-        formula: The wrong formula, for bugs of the pooling that one formula describes.
-        remake: How the benchmark re-creates it, for bugs that it can.
-        leak: Whether vectors depend on padding or on other texts; False for non-determinism.
+        leak: Whether vectors depend on padding or on other texts.
     """
 
     title: str
     fix: str
     happens: str = ""
     threads: tuple[str, ...] = ()
-    formula: WrongFormula | None = None
-    remake: Remake | None = None
     leak: bool = True
 
     @property
     def id(self) -> str:
-        """The name of its page."""
+        """The name of its page or section."""
         return self.title.lower().replace(" ", "-")
+
+    @property
+    def url(self) -> str:
+        """The place of the documentation about it, relative to the root of the repository."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """The word in front of it in a report: ``LEAK`` or ``FAULT``, or ``NOTE`` for what may be intended."""
+        return "LEAK" if self.leak else "NOTE"
+
+
+@dataclass(frozen=True)
+class PaddingBug(Fault):
+    """One way in which padding changes vectors; the only one that is not a leak is non-determinism.
+
+    Attributes:
+        formula: The wrong formula, for bugs of the pooling that one formula describes.
+        remake: How the benchmark re-creates it, for bugs that it can.
+    """
+
+    formula: WrongFormula | None = None
+    remake: Remake | None = None
 
     @property
     def url(self) -> str:
@@ -78,6 +99,28 @@ class PaddingBug:
         """How it happens and where people met it, in a line."""
         threads = [re.sub(r"https://github.com/(.+)/(?:issues|pull)/", r"\1 #", thread) for thread in self.threads]
         return f"{self.happens or self.title} ({', '.join(threads) or 'no public thread is known'})"
+
+
+@dataclass(frozen=True)
+class ServingFault(Fault):
+    """One way in which a server gives other vectors than it should, or than a reference model.
+
+    Attributes:
+        intended: Whether it may be intended, so a server that has only this is not at fault.
+    """
+
+    leak: bool = False
+    intended: bool = False
+
+    @property
+    def url(self) -> str:
+        """The section of the documentation about it, relative to the root of the repository."""
+        return f"{SERVING_PAGE}#{self.id}"
+
+    @property
+    def label(self) -> str:
+        """The word in front of it in a report."""
+        return "NOTE" if self.intended else "LEAK" if self.leak else "FAULT"
 
 
 def all_formulas(states: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -310,9 +353,91 @@ NON_DETERMINISM = PaddingBug(
     leak=False,
 )
 
+# The faults that the audit of an endpoint finds next to these.
+CONCURRENT_REQUESTS = ServingFault(
+    "concurrent requests change vectors",
+    "the server batches requests that arrive together, and the batch changes their vectors: update it, or limit it to "
+    "one request at a time, and audit again",
+    leak=True,
+    threads=("https://github.com/huggingface/text-embeddings-inference/issues/882",),
+)
+STRING_AND_LIST = ServingFault(
+    "a string and a list of one text differ",
+    "send every text in a list, also a single one, and report it to the server's authors",
+)
+DUPLICATES_MERGED = ServingFault(
+    "repeated texts merged",
+    "the answer has fewer vectors than the request has texts: send each text once per request",
+)
+BASE64_DIFFERS = ServingFault(
+    "base64 differs from numbers",
+    "base64 must hold little-endian float32 of the same vector: ask for encoding_format=float, as some clients do not "
+    "by default",
+)
+EMPTY_TEXT_FAILS = ServingFault(
+    "empty text fails",
+    "drop empty texts before they are sent; a server may refuse them with a status from 400 to 499, but not break",
+)
+SHARED_BEGINNING = ServingFault(
+    "texts with the same beginning share a vector",
+    "a cache is keyed by the beginning of a text: turn it off, or key it by the whole text",
+)
+LONG_TEXTS_NOT_NORMALISED = ServingFault(
+    "long texts are not normalised",
+    "normalise after the vectors of chunks are averaged, in the server or in the client",
+    threads=("https://github.com/vllm-project/vllm/issues/57498",),
+)
+OTHER_POOLING = ServingFault(
+    "another pooling",
+    "set the server's pooling to that of the model; maskpool.config lists the setting of each server",
+    threads=("https://github.com/vllm-project/vllm/issues/45995",),
+)
+OTHER_LAYER = ServingFault(
+    "another layer",
+    "pool the states of the layer that the model was trained with, usually the last",
+)
+OTHER_NORMALISATION = ServingFault(
+    "another normalisation",
+    "set the server's normalisation to that of the model, or compare vectors by cosine only",
+)
+OTHER_LENGTH = ServingFault(
+    "another maximum length",
+    "set the server's maximum length to that of the model, or cut texts before they are sent",
+)
+CHUNKS_AVERAGED = ServingFault(
+    "chunks are averaged",
+    "long texts are cut into chunks whose vectors are averaged: turn it off to cut texts as the model does",
+    threads=("https://github.com/vllm-project/vllm/issues/57927",),
+)
+OTHER_PROMPT = ServingFault(
+    "another prompt",
+    "the server puts another prompt in front of texts than the model's default: set it in the server, or in the client",
+)
+LOWER_CASED = ServingFault(
+    "texts are lower-cased",
+    "the model's tokenizer keeps capitals: turn lower-casing off in the server",
+)
+OTHER_SPECIAL_TOKENS = ServingFault(
+    "other special tokens",
+    "let the server's tokenizer add the special tokens that the model was trained with",
+    threads=("https://github.com/ggml-org/llama.cpp/issues/14280",),
+)
+ROUNDED_NUMBERS = ServingFault(
+    "rounded numbers",
+    "a server in half precision or with quantised output rounds: run it in float32 where the difference matters",
+    intended=True,
+)
+OTHER_VECTORS = ServingFault(
+    "other vectors than the reference",
+    "check that the server runs this model: its name and revision, tokenizer, adapters and dense layers",
+)
+
 # Every bug above, by title.
 PADDING_BUGS: dict[str, PaddingBug] = {
     bug.title: bug for bug in tuple(globals().values()) if isinstance(bug, PaddingBug)
+}
+SERVING_FAULTS: dict[str, ServingFault] = {
+    fault.title: fault for fault in tuple(globals().values()) if isinstance(fault, ServingFault)
 }
 # How the benchmark re-creates those that it can.
 REMADE: dict[str, Remake] = {title: bug.remake for title, bug in PADDING_BUGS.items() if bug.remake is not None}

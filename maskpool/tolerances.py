@@ -55,3 +55,15 @@ COARSER_THAN_FLOAT32 = 1e-6
 
 # Whichever kernel computes attention, clean models repeat their outputs to 1e-5 of the largest.
 SAME_OUTPUTS = 1e-4
+
+# --- Vectors of a server (`maskpool.audit.endpoint`) ---
+
+# Numbers are on a grid if they are within this of it: float32 in JSON has seven digits.
+GRID = 1e-6
+# Two texts that are equal once they are cut have vectors that differ by less, also in a list of both.
+SAME_INPUT = 1e-6
+# Nine vectors are combinations of five if the sixth singular value is smaller, relative to the first; of short texts of
+# the same model it must be so many times larger.
+LOW_RANK, LOW_RANK_CONTROL = 1e-5, 10
+# Vectors of the same model differ between a server and this machine by at most so many times the server's own noise.
+TIMES_FLOOR = 4

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from maskpool.audit.trace import states_in
 from maskpool.encoder import evaluating, token_limit
-from maskpool.errors import InvalidTypeError, InvalidValueError, rename_arguments
+from maskpool.errors import EndpointError, InvalidTypeError, InvalidValueError, rename_arguments
 from maskpool.poolings.build import build_pooling
 
 _WHAT = (
@@ -133,6 +133,8 @@ class Pipeline:
             with torch.no_grad():
                 vectors = self._embed(list(texts))
             rows = self._numbers(vectors)
+        except EndpointError:  # names the server and the way out
+            raise
         except Exception as error:  # user code raises anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InvalidValueError(

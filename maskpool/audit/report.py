@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from maskpool.leaks import PaddingBug
+from maskpool.leaks import Fault
 
 _SHOWN = 6  # texts of a finding that the report prints
 Verdict = Literal["clean", "leaks", "unknown"]
@@ -14,7 +14,7 @@ Verdict = Literal["clean", "leaks", "unknown"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One bug of a pipeline, with its evidence.
+    """One bug of a pipeline, or fault of a server, with its evidence.
 
     Attributes:
         bug: The cause, an entry of `maskpool.leaks`.
@@ -23,7 +23,7 @@ class Finding:
         texts: The batch that shows it; the vector of the first text moves.
     """
 
-    bug: PaddingBug
+    bug: Fault
     evidence: str
     size: float
     texts: tuple[str, ...] = ()
@@ -52,6 +52,21 @@ class Finding:
     def leak(self) -> bool:
         """Whether it makes vectors depend on padding, or on other texts."""
         return self.bug.leak
+
+    def __str__(self) -> str:
+        """Return the finding in words."""
+        texts = [f"  {'with' if number else 'text'}: {text!r}" for number, text in enumerate(self.texts[:_SHOWN])]
+        more = [f"  with: {len(self.texts) - _SHOWN} more"] if len(self.texts) > _SHOWN else []
+        return "\n".join(
+            [
+                f"{self.bug.label}: {self.cause}",
+                f"  {self.evidence}",
+                *texts,
+                *more,
+                f"  fix: {self.fix}",
+                f"  more: {', '.join((self.url, *self.threads))}",
+            ]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as JSON values."""
@@ -113,17 +128,6 @@ class AuditReport:
             f"  largest difference between a text alone and in a padded batch {self.largest:.1e}, noise "
             f"{self.floor:.1e}, threshold {self.threshold:.1e} ({self.calls} calls)",
         ]
-        for finding in self.findings:
-            lines += [
-                f"{'LEAK' if finding.leak else 'NOTE'}: {finding.cause}",
-                f"  {finding.evidence}",
-                *(
-                    f"  {'text' if not number else 'with'}: {text!r}"
-                    for number, text in enumerate(finding.texts[:_SHOWN])
-                ),
-                *([f"  with: {len(finding.texts) - _SHOWN} more"] if len(finding.texts) > _SHOWN else []),
-                f"  fix: {finding.fix}",
-                f"  more: {', '.join((finding.url, *finding.threads))}",
-            ]
+        lines += map(str, self.findings)
         lines += [f"census: {self.census}"] if self.census else []
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

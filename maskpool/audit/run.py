@@ -84,14 +84,14 @@ def audit_padding(
         >>> report.verdict
         'leaks'
     """
-    chosen, total = _checked(texts)
+    chosen, total = (list(TEXTS), len(TEXTS)) if texts is None else check_audited_texts(texts, MAX_TEXTS)
     if isinstance(pipeline, str | os.PathLike):
         with rename_arguments({"name": "pipeline", "name_or_path": "pipeline"}):
             pipeline = open_pipeline(os.fspath(pipeline))
     probe = Pipeline(pipeline, on_call)
     with restoring(probe.modules), ExitStack() as modes:
         measured = measure(probe, chosen)
-        findings = _nondeterminism(probe, measured)
+        findings = find_nondeterminism(probe, measured)
         seeded = bool(measured.training) and all("Dropout" in name for name in measured.training) and not findings
         if seeded:
             names = ", ".join(sorted(measured.training))
@@ -100,7 +100,7 @@ def audit_padding(
             modes.enter_context(evaluated([root for call in measured.alone.values() for root in call.roots]))
             measured = measure(probe, chosen)
         if not measured.loud and not measured.vacuous:
-            findings += _findings(measured)
+            findings += find_causes(measured)
         leaks = any(finding.leak for finding in findings)
         why = "" if leaks else doubt(measured, random=bool(findings))
         notes = ([why] if why else []) + _notes(measured, len(chosen), total, leaks)
@@ -139,10 +139,8 @@ def assert_padding_invariant(pipeline: object, texts: Sequence[str] | None = Non
         raise AssertionError(str(report))
 
 
-def _checked(texts: Sequence[str] | None) -> tuple[list[str], int]:
-    """Return the texts to audit with, and the number of different texts that were passed."""
-    if texts is None:
-        return list(TEXTS), len(TEXTS)
+def check_audited_texts(texts: Sequence[str], most: int) -> tuple[list[str], int]:
+    """Return the texts to audit with, a sample of many, and the number of different texts that were passed."""
     unique = list(dict.fromkeys(check_texts(texts)))
     if len(unique) < 3 or len({len(text) for text in unique}) < 2:
         raise InvalidValueError(
@@ -150,13 +148,14 @@ def _checked(texts: Sequence[str] | None) -> tuple[list[str], int]:
             f"must hold at least three different texts of different lengths, got {len(unique)}: short ones, and a long "
             "one next to which they are padded",
         )
-    if len(unique) <= MAX_TEXTS:
+    if len(unique) <= most:
         return unique, len(unique)
     *others, middle, longest = sorted(unique, key=len)
-    return [*random.Random(0).sample(others, MAX_TEXTS - 2), middle, longest], len(unique)
+    return [*random.Random(0).sample(others, most - 2), middle, longest], len(unique)
 
 
-def _nondeterminism(probe: Pipeline, measured: Measured) -> list[Finding]:
+def find_nondeterminism(probe: Pipeline, measured: Measured) -> list[Finding]:
+    """Report whether equal calls give different vectors."""
     if measured.repeated <= measured.step:
         return []
     if (state := state_finding(probe, measured)) is not None:
@@ -167,7 +166,8 @@ def _nondeterminism(probe: Pipeline, measured: Measured) -> list[Finding]:
     return [Finding(NON_DETERMINISM, evidence, measured.repeated)]
 
 
-def _findings(measured: Measured) -> list[Finding]:
+def find_causes(measured: Measured) -> list[Finding]:
+    """Report what makes vectors depend on padding or on other texts."""
     if (mixed_up := mixed_up_finding(measured)) is not None:  # other probes cannot judge such rows
         return [mixed_up]
     candidates: list[Finding | None] = []

@@ -1,4 +1,4 @@
-"""Define ``maskpool audit``, which reports whether padding changes a model's vectors, and why."""
+"""Define ``maskpool audit``: whether padding changes a model's vectors, and what is wrong with those of a server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from maskpool.cli.endings import (
     LEAK,
     SUCCESS,
     UNKNOWN,
+    CommandError,
     expected_errors,
     needs_bench,
     not_empty,
     stoppable,
 )
+from maskpool.cli.endpoint import audit_server
 from maskpool.cli.screen import Screen, notes_on_pooling
 from maskpool.errors import InvalidValueError, rename_arguments
 
@@ -34,7 +36,32 @@ _EXPLAINED_TEXTS = 32
 
 
 def audit(
-    model: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A model's folder, or its name on the hub.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME_OR_PATH", help="A model's folder, or its name on the hub.", show_default=False),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Audit a running server instead: the address that embeds texts, such as "
+            "http://localhost:8080/v1/embeddings. A key is read from the environment variable MASKPOOL_API_KEY.",
+            show_default=False,
+        ),
+    ] = None,
+    served_model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help="The model that the server is asked for.", show_default=False),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            parser=lambda text: str(not_empty(text)),
+            metavar="FOLDER",
+            help="The model that the server should run, with which its vectors are compared.",
+            show_default=False,
+        ),
+    ] = None,
     pooling: Annotated[
         str | None,
         typer.Option(
@@ -57,12 +84,32 @@ def audit(
         bool, typer.Option("--explain", help="Also report what the pads of this model do, with its own numbers.")
     ] = False,
     device: Annotated[str, typer.Option(help="The device that the model runs on.")] = "cpu",
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The time that a request to the server may take.")
+    ] = 60.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every text that would be sent to the server, and send nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Report whether padding changes a model's sentence vectors, and why.
+    """Report whether padding changes a model's sentence vectors, and why; or what is wrong with a server's.
 
-    Exit code 0: clean; 1: a leak, with its cause and the fix; 2: an error; 3: unknown, with the reason.
+    Exit code 0: clean; 1: a leak or a fault, with its cause and the fix; 2: an error; 3: unknown, with the reason.
     """
+    if endpoint is not None:
+        for name, given in (
+            ("NAME_OR_PATH", model), ("--pooling", pooling), ("--explain", explain), ("--device", device != "cpu")
+        ):  # fmt: skip
+            if given:
+                raise CommandError(f"{name} cannot be used with --endpoint: the server chooses its model")
+        with stoppable(), rename_arguments(OPTIONS):
+            lines = None if texts is None else _read_texts(texts)
+            code = audit_server(endpoint, served_model, reference, lines, timeout, dry_run, as_json)
+        raise typer.Exit(code)
+    if served_model is not None or reference is not None or dry_run:
+        raise CommandError("--model, --reference and --dry-run need --endpoint")
+    if model is None:
+        raise CommandError("NAME_OR_PATH or --endpoint is missing: name a model or a server")
     with stoppable(), rename_arguments(OPTIONS):
         with needs_bench():
             from maskpool.audit import audit_padding

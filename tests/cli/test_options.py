@@ -13,6 +13,7 @@ from maskpool import cli
 from maskpool.bench.design.study import CorpusSource, Study
 from maskpool.cli.audit import OPTIONS as AUDIT
 from maskpool.cli.bench import OPTIONS as BENCH
+from maskpool.cli.endpoint import OPTIONS as ENDPOINT
 from maskpool.cli.report import OPTIONS as REPORT
 from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, MaskpoolError, StorageError
 from tests.bench import tiny
@@ -41,8 +42,8 @@ def words(*path: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("table", "path"),
-    [(AUDIT, ["audit"]), (BENCH, ["bench"]), (REPORT, ["bench", "report"])],
-    ids=["audit", "bench", "report"],
+    [(AUDIT, ["audit"]), (ENDPOINT, ["audit"]), (BENCH, ["bench"]), (REPORT, ["bench", "report"])],
+    ids=["audit", "endpoint", "bench", "report"],
 )
 def test_tables_contain_only_existing_options(table: dict[str, str], path: list[str]) -> None:
     """Every value of a table is an option or argument of the command."""
@@ -53,7 +54,7 @@ def test_every_option_of_a_study_is_translated() -> None:
     """The table contains every option that is passed on to the library."""
     display = {"--dry-run", "--quiet", "--json"}
     assert set(words("bench").values()) - display == set(BENCH.values())
-    assert set(words("audit").values()) - {"--explain", "--json"} == set(AUDIT.values())
+    assert set(words("audit").values()) - {"--explain", *display} == {*AUDIT.values(), *ENDPOINT.values()}
     renamed = {"poolings", "models", "corpora", "device", "out", "file"}
     arguments = {*Study.__dataclass_fields__, *CorpusSource.__dataclass_fields__}
     assert set(BENCH) - renamed <= arguments
@@ -86,6 +87,13 @@ def test_audit_names_its_options(argument: str, option: str, monkeypatch: pytest
     """An error about an argument names the option or argument of the command."""
     monkeypatch.setattr("maskpool.audit.opening.open_pipeline", fail(InvalidValueError(argument, PROBLEM)))
     assert_refused(run("audit", "model"), f"{option} {PROBLEM}")
+
+
+@pytest.mark.parametrize(("argument", "option"), ENDPOINT.items(), ids=ENDPOINT)
+def test_the_audit_of_a_server_names_its_options(argument: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error about an argument of the audit of a server names the option."""
+    monkeypatch.setattr("maskpool.audit.endpoint.audit_endpoint", fail(InvalidValueError(argument, PROBLEM)))
+    assert_refused(run("audit", "--endpoint", "http://localhost/embed"), f"{option} {PROBLEM}")
 
 
 def test_report_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
