@@ -225,7 +225,7 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
                 vector = real.amax(0)
             case "weightedmean":
                 vector = (real * places).sum(0) / places.sum()
-            case "min":
+            case "smallest":
                 vector = real.amin(0)
             case "third token":
                 vector = real[min(2, n - 1)]

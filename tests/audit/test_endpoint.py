@@ -105,7 +105,7 @@ PLANTS = {
     "int8": Plant(leaks.ROUNDED_NUMBERS.title, {"bug": "int8"}, "mean"),
     "integers": Plant(leaks.ROUNDED_NUMBERS.title, {"bug": "int8 numbers"}, "mean"),
     "noise": Plant(leaks.NON_DETERMINISM.title, {"bug": "noise"}),
-    "a pooling that is not known": Plant(leaks.OTHER_VECTORS.title, {"pooling": "min"}, "mean"),
+    "a pooling that is not known": Plant(leaks.OTHER_VECTORS.title, {"pooling": "smallest"}, "mean"),
 }
 ROUTES = ("/v1/embeddings", "/embed", "/api/embed", "/v2/embed")
 SAVED = {"mean": ("mean", True), "raw": ("mean", False), "root": ("mean_sqrt_len", False), "cls": ("cls", True)}
@@ -205,7 +205,7 @@ KNOWN: dict[str, tuple[dict[str, Any], Recipe]] = {
     "special": ({"special": False}, Recipe("mean", LAYERS, special="not added")),
 }
 UNKNOWN: dict[str, dict[str, Any]] = {
-    **{name: {"pooling": name} for name in ("min", "third token", "mean and max", "cube", "squared weights")},
+    **{name: {"pooling": name} for name in ("smallest", "third token", "mean and max", "cube", "squared weights")},
     "another prompt": {"prompt": "topic: "},
     "a prompt and an earlier layer of lower case": {"prompt": "query: ", "lower": True, "layer": 2},
 }
