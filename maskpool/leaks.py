@@ -376,7 +376,7 @@ BASE64_DIFFERS = ServingFault(
 )
 EMPTY_TEXT_FAILS = ServingFault(
     "empty text fails",
-    "drop empty texts before they are sent; a server may refuse them with a status from 400 to 499, but not break",
+    "drop empty texts before they are sent; a server may refuse them as a wrong request, but not break",
 )
 SHARED_BEGINNING = ServingFault(
     "texts with the same beginning share a vector",

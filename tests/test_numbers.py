@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import pytest
 
 from benchmarks.tables import BLOCK, RESULTS
+from maskpool.audit.endpoint import audit_endpoint
+from maskpool.audit.endpoint.clients import MAX_BYTES, MAX_REQUESTS
 from maskpool.audit.run import MAX_TEXTS
 from maskpool.bench.design.study import DEFAULT_PAD_TO, Study
 from maskpool.bench.part import _CONFOUNDED
@@ -149,6 +151,11 @@ def claims(page: str) -> list[Claim]:
             (r"\| (\d) \| an error", (str(endings.FAILURE),)),
             (r"\| (\d) \| an unknown", (str(endings.UNKNOWN),)),
             (r"\| (\d+) \| Ctrl-C", (str(endings.INTERRUPTED),)),
+        ],
+        "docs/audit/endpoint.md": [
+            (r"stops at (\d+)", (str(MAX_REQUESTS),)),
+            (r"(\d+) by default", (f"{inspect.signature(audit_endpoint).parameters['timeout'].default:g}",)),
+            (r"more than (\d+) MiB", (str(MAX_BYTES >> 20),)),
         ],
         "docs/benchmark/index.md": [
             (r"scikit-learn's (\d+) newsgroups", ("20",)),
