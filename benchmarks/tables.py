@@ -268,7 +268,7 @@ def cache(results: dict[str, Any]) -> str:
     compared, corpus = results["compared"], results["corpus"]
     return (
         f"Measured on {corpus['texts']:,} texts with {results['environment']['threads']} threads: the file is "
-        f"{compared['size_ratio']['found']:.3f} times as large as its numbers, a batch is read "
+        f"{compared['size_ratio']['found']:.3f} times the size of the states in it, a batch is read "
         f"{compared['speed_of_plain_read']['found']:.1f} times as fast as from a plain memory map, and an epoch over "
         f"the file is {compared['epoch_times_as_fast']['found']:.0f} times as fast as one that runs the encoder on "
         "batches sorted by number of tokens. `python -m benchmarks.state_cache` measures it on your machine."

@@ -2,8 +2,8 @@
 # # Train an attention head on cached token states
 #
 # A frozen encoder gives the same token states in every epoch. `cache_states` runs it once and stores the states of
-# the real tokens in one file, which is mapped into memory, so it may be larger than memory. A pooling head then
-# trains in seconds.
+# the real tokens in one file. The file is memory-mapped, so it may be larger than memory. A pooling head then trains
+# in seconds.
 
 # %%
 import tempfile
@@ -30,7 +30,7 @@ print("lengths of the first texts:", train.lengths[:8].tolist())
 # ## Train
 #
 # `PoolingClassifier` is an estimator of scikit-learn: it learns the pooling and a linear classifier on its vectors,
-# and works in searches and cross-validation. With `"mean"` only the classifier learns.
+# and works in grid searches and cross-validation. With `"mean"` only the classifier learns.
 
 # %%
 mean = PoolingClassifier("mean", random_state=0).fit(train, labels[:72])

@@ -3,7 +3,7 @@
 #
 # `maskpool bench` clusters labelled texts from vectors with the pads excluded and included, and reports how far the
 # clusters move from the labels. It needs a file with a column of texts and one of labels. `requests.csv` has 108
-# short requests with 6 labels; replace its name, and the names of the columns, by yours.
+# short requests with 6 labels; replace its name and the names of the columns with yours.
 
 # %%
 import json
@@ -48,16 +48,16 @@ print(*part["headline"], *part["shift_headline"], sep="\n")
 # Two things are measured, and they can differ.
 #
 # - **Vectors**: *cosine shift* is 1 minus the cosine of a text's vector to the vector of the same text alone.
-#   *Neighbours kept* is the share of texts whose nearest neighbour stays the same. A search index feels these
-#   directly.
-# - **Clusters**: *AMI* says how well k-means clusters agree with the labels, 1 fully and 0 as by chance. *ΔAMI* is
-#   the AMI with pads minus the AMI without. Its interval covers other texts of the same kind, other batches and other
-#   k-means seeds.
+#   *Neighbours kept* compares each text's 10 nearest neighbours with pads and alone: those in both, divided by those
+#   in either. Both affect a search index directly.
+# - **Clusters**: *AMI* says how well k-means clusters agree with the labels: 1 is full agreement, 0 is chance. *ΔAMI*
+#   is the AMI with pads minus the AMI without. Its interval accounts for other texts of the same kind, other batches
+#   and other k-means seeds.
 #
-# The verdict is `lowered` or `raised` if the interval leaves zero out, `no change` if it covers zero and stays within
-# ±0.03, the margin, and `unknown` (in words: could not tell) otherwise. 108 texts are few. The vectors clearly move,
-# but clusters of so few texts also change with every seed, so the verdict says how many texts or seeds would settle
-# the question.
+# The verdict is `lowered` or `raised` if the interval excludes zero, `no change` if it contains zero and stays within
+# ±0.03, the margin, and `unknown` (could not tell) otherwise. 108 texts are few. The vectors clearly move, but
+# clusters of so few texts also change with every seed, so the verdict says how many texts or seeds would settle the
+# question.
 
 # %%
 table = pandas.read_csv(out / "results.csv")

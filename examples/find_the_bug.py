@@ -2,7 +2,8 @@
 # # Find the padding bug of a pipeline
 #
 # `audit_padding` takes any function from a list of texts to vectors. It embeds texts alone, in batches, in other
-# orders and at other widths, and reports whether the vectors change, why, and how to fix it. No labels are needed.
+# orders and at other padded lengths, and reports whether the vectors change, why, and how to fix it. No labels are
+# needed.
 
 # %%
 import torch
@@ -65,7 +66,7 @@ assert report.verdict == "clean"
 # %% [markdown]
 # ## Keep it fixed
 #
-# `assert_padding_invariant` raises an `AssertionError` with the same report, for a test. In a workflow, `maskpool
+# In a test, `assert_padding_invariant` raises an `AssertionError` with the same report. In a workflow, `maskpool
 # audit NAME_OR_PATH` ends with exit code 1 if it finds a leak, and with 3 if it could not decide.
 
 # %%

@@ -3,8 +3,8 @@
 #
 # A search index stores one vector per chunk of a document. If each chunk is embedded alone, words like "it" or "the
 # city" lose what they refer to. Late chunking (Günther et al. 2024) embeds the whole document once and pools the
-# token states of each chunk, so every chunk has read its context. `TokenBatch.from_spans` makes the chunks; nothing
-# is copied.
+# token states of each chunk, so every chunk has read its context. `TokenBatch.from_spans` makes the chunks without
+# copying token states.
 
 # %%
 import torch
@@ -29,8 +29,8 @@ document = " ".join(chunks)
 # %% [markdown]
 # ## The token states of the whole document
 #
-# The tokenizer reports which characters each token covers. From the characters of a chunk follow its first token and
-# the one after its last. The special tokens at both ends belong to no chunk.
+# The tokenizer reports which characters each token covers. The characters of a chunk determine its first token and
+# the token after its last one. The special tokens at both ends are not part of any chunk.
 
 # %%
 features = tokenizer(document, return_tensors="pt", return_offsets_mapping=True)
@@ -49,7 +49,7 @@ assert ends[-1] == last_token
 # %% [markdown]
 # ## One vector per chunk
 #
-# Every pooling without padding works: `mean_pool`, `max_pool`, or a trained layer of `maskpool.nn`.
+# Any pooling works: `mean_pool`, `max_pool`, or a trained layer of `maskpool.nn`.
 
 # %%
 late = mean_pool(TokenBatch.from_spans(states, starts, ends))

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Pool a Hugging Face model by hand
 #
-# A transformer returns one vector per token. To get one vector per text, most model cards show a function that
+# A transformer returns one vector per token. To get one vector per text, many model cards show a function that
 # averages over the tokens. This example shows what goes wrong if the average includes the pads, and how to pool
 # without them.
 
@@ -29,7 +29,7 @@ long = (
 # ## The mean over all positions
 #
 # In a batch, the short text is padded to the length of the long one. `output.last_hidden_state.mean(dim=1)` averages
-# over the pads, too, so the vector of a text depends on the other texts of its batch.
+# over the pads too, so the vector of a text depends on the other texts of its batch.
 
 
 # %%

@@ -35,10 +35,10 @@ assert unchanged
 # %% [markdown]
 # ## Train
 #
-# Data, loss, trainer and arguments are those of sentence-transformers. The loss pulls texts of the same label
-# together. Only the pooling learns here, because 72 texts are too few to train a transformer: leave out the loop over
-# `model[0].parameters()` to train it as well. The accuracy is measured on 36 other texts, so one text changes it by
-# 0.03.
+# Data, loss, trainer and arguments are the usual ones of sentence-transformers. The loss pulls texts of the same
+# label together. Only the pooling learns here, because 72 texts are too few to train a transformer. To train it as
+# well, leave out the loop over `model[0].parameters()`. The accuracy is measured on 36 other texts, so one text
+# changes it by 0.03.
 
 
 # %%
@@ -74,8 +74,8 @@ print(f"accuracy of the nearest neighbour: {before:.2f} before, {nearest_neighbo
 # %% [markdown]
 # ## Save and load
 #
-# The folder is one of sentence-transformers. maskpool's `load` opens it without `trust_remote_code`, and
-# `as_host_pooling` puts the host's own class back for the modes that it has, for servers without maskpool.
+# The folder has the format of sentence-transformers. maskpool's `load` opens it without `trust_remote_code`. For
+# servers without maskpool, `as_host_pooling` puts the library's own class back, for the modes that the library has.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:

@@ -144,9 +144,9 @@ def claims(page: str) -> list[Claim]:
             (r"Python ([\d.]+) or newer", (_python(),)),
         ],
         "docs/get-started.md": [(r"Python ([\d.]+) or newer", (_python(),))],
-        "docs/audit/index.md": [(r"Of more than (\d+) texts", (str(MAX_TEXTS),))],
+        "docs/audit/index.md": [(r"If there are more than (\d+), it takes a sample", (str(MAX_TEXTS),))],
         "docs/audit/ci.md": [
-            (r"\| (\d) \| success", (str(endings.SUCCESS),)),
+            (r"\| (\d) \| clean", (str(endings.SUCCESS),)),
             (r"\| (\d) \| a leak", (str(endings.LEAK),)),
             (r"\| (\d) \| an error", (str(endings.FAILURE),)),
             (r"\| (\d) \| an unknown", (str(endings.UNKNOWN),)),

@@ -72,13 +72,14 @@ def counts(results: Mapping[str, Any]) -> str:
     coupled, state = sum(row.coupled for row in real), sum(row.state for row in real)
     appends = sum(all(row.appends.values()) for row in real)
     lines = [
-        f"{len(either)} are free of padding on both sides, {ids} of them only with the pad's own id under the mask.",
-        f"{len(shifted)} are free of it on the right and shift positions on the left; position ids cure "
+        f"{len(either)} do not depend on padding on either side, {ids} of them only if masked positions hold the pad's own id.",
+        f"{len(shifted)} do not depend on it on the right, but shift positions on the left; position ids cure "
         f"{sum('left' in row.cures for row in shifted)} of them.",
-        f"{len(right)} leak on the right, {long} of them only past their windows or chunks, and {len(left)} on the "
+        f"{len(right)} leak on the right, {long} of them only past their windows or chunks; {len(left)} leak on the "
         "left by more than positions.",
-        f"{coupled} couple the texts of a batch, {state} keep state between calls.",
-        f"In {appends} more pads only append outputs, in every attention implementation: one pass gives all widths.",
+        f"{coupled} couple the texts of a batch; {state} keep state between calls.",
+        f"In {appends}, more pads only append outputs, in every attention implementation, so one pass gives all padded "
+        "lengths.",
     ]
     vacuous = f", {len(rows) - len(real)} of them vacuous (no token reads another)" if len(rows) > len(real) else ""
     architectures = len({row.architecture for row in rows})
