@@ -72,7 +72,8 @@ def counts(results: Mapping[str, Any]) -> str:
     coupled, state = sum(row.coupled for row in real), sum(row.state for row in real)
     appends = sum(all(row.appends.values()) for row in real)
     lines = [
-        f"{len(either)} do not depend on padding on either side, {ids} of them only if masked positions hold the pad's own id.",
+        f"{len(either)} do not depend on padding on either side, {ids} of them only if masked positions hold "
+        "the pad's own id.",
         f"{len(shifted)} do not depend on it on the right, but shift positions on the left; position ids cure "
         f"{sum('left' in row.cures for row in shifted)} of them.",
         f"{len(right)} leak on the right, {long} of them only past their windows or chunks; {len(left)} leak on the "
