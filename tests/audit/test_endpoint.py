@@ -23,9 +23,11 @@ from maskpool.audit.endpoint.recognition import Recipe, ReferenceModel, recognis
 from maskpool.audit.endpoint.texts import DOCUMENTS, SentTexts
 from maskpool.audit.probes import TEXTS
 from maskpool.errors import EndpointError
+from maskpool.integrations.sentence_transformers import load
 from maskpool.leaks import SERVING_FAULTS, ServingFault
 from maskpool.tolerances import VECTOR_CHANGE
 from tests.audit.servers import LAYERS, Serving, TinyModel, running, save_reference
+from tests.blocks import fenced_blocks
 from tests.command import assert_refused, run
 from tests.matrix import cut, sampled
 from tests.once import once
@@ -358,6 +360,18 @@ def test_bad_answers_are_refused_in_one_sentence(name: str, monkeypatch: pytest.
         assert time.monotonic() - start < 60
 
 
+@pytest.mark.parametrize(("indices", "order"), [((2, 0, 1), [1.0, 2.0, 0.0]), ((0, 0, 1), None), ((1, 2, 3), None)])
+def test_vectors_are_placed_by_their_index(indices: tuple[int, ...], order: list[float] | None) -> None:
+    """Vectors that come in another order are placed by their index; indices that do not fit are refused."""
+    data = {"data": [{"index": index, "embedding": [float(n), 1.0]} for n, index in enumerate(indices)]}
+    with raw(lambda body, n: data) as url, EndpointClient(url + "/v1/embeddings") as client:
+        if order is None:
+            with pytest.raises(EndpointError, match=r"must answer as OpenAI does, .*the indices of its 3 vectors"):
+                client(["a", "b", "c"])
+        else:
+            assert client(["a", "b", "c"])[:, 0].tolist() == order
+
+
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
@@ -509,6 +523,30 @@ def test_the_page_has_a_section_for_every_fault() -> None:
         section = " ".join(page.split(heading)[1].partition("\n#")[0].split())
         assert fault.fix in section.replace("`", "")
         assert all(thread in section for thread in fault.threads)
+
+
+@pytest.mark.full  # runs sentence-transformers behind a server; the page's own code runs in tests/test_docs.py
+def test_the_commands_of_the_page_run_on_a_real_model() -> None:
+    """The commands of the page call a server of the bundled model, run by sentence-transformers, clean."""
+    model = load("all-MiniLM-L6-v2")
+    page = (Path(__file__).parents[2] / leaks.SERVING_PAGE).read_text("utf-8")
+    (block,) = (block.text for block in fenced_blocks(page) if block.language == "bash")
+
+    def answer(body: Any, _: int) -> Any:
+        vectors = model.encode([body["input"]] if isinstance(body["input"], str) else body["input"]).tolist()
+        return {"data": [{"index": place, "embedding": vector} for place, vector in enumerate(vectors)]}
+
+    commands = block.splitlines()
+    assert len(commands) == 2
+    with raw(answer) as url:
+        for command in commands:
+            name, *arguments = command.replace("http://localhost:8000", url).split()
+            ran = run(*arguments, "--json")
+            assert name == "maskpool"
+            assert ran.code == 0, ran.out + ran.err
+    facts = json.loads(ran.out)["facts"]
+    assert facts["pooling"] == "mean, as the reference"
+    assert facts["long texts"].startswith("cut: words behind the first 254 ")
 
 
 def test_describe_requests_is_the_dry_run() -> None:
