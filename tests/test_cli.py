@@ -521,11 +521,11 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "pad to too little": (
         ["--pad-to", "5"],
-        r"--pad-to must be between 22, the longest text .*, and 160, .*; got 'padded to 5'",
+        r"--pad-to must be at least 22 .* and at most 160 .*, got 5",
     ),
     "pad to too much": (
         ["--pad-to", "161"],
-        r"--pad-to must be between 22, the longest text .*, and 160, .*; got 'padded to 161'",
+        r"--pad-to must be at least 22 .* and at most 160 .*, got 161",
     ),
     "limit": (["--limit", "19"], "--limit must be at least 20 to keep 4 texts of each of the 5 labels .*, got 19"),
 }

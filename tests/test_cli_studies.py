@@ -351,7 +351,7 @@ def test_a_study_and_options_are_refused_together(file: Path, tmp_path: Path) ->
         ("replicates", "replicate", "study.toml: a key of the study must be .*, got 'replicate' .*'replicates'.*"),
         ("order =", "ordre =", r"study.toml: a key of plans\[0\] must be .*, got 'ordre' .*'order'.*"),
         ('"random"', '"shuffled"', r"study.toml: plans\[0\]\.order must be one of .*, got 'shuffled'"),
-        ("pad_to = 24", "pad_to = 999", r"study.toml: pad_to must be between 22, .* and 160, .*; got 'padded to 999'"),
+        ("pad_to = 24", "pad_to = 999", r"study.toml: pad_to must be at least 22 .* and at most 160 .*, got 999"),
         ('"colours.csv"', '"few.csv"', "few must have at least 20 texts, because hdbscan clusters halves .*, got 19"),
         ("layers = [-1, 0]", "layers = [9]", "study.toml: layers must be 0 .*, got 9 for .*"),
         (

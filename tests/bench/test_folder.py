@@ -86,10 +86,12 @@ def test_the_same_study_claims_again(folder: StudyFolder) -> None:
     assert content(folder.path) == before
 
 
-def test_another_margin_is_the_same_study(folder: StudyFolder) -> None:
-    """A study with another margin may claim its folder, because no cell depends on the margin."""
-    claim(StudyFolder(folder.path), replace(REQUESTED, margin=0.2), [MINE], VERSIONS)
-    assert folder.read()["study"] == REQUESTED.as_json() | {"margin": 0.2}
+@pytest.mark.parametrize(("setting", "value"), [("margin", 0.2), ("quote", True)])
+def test_another_report_is_of_the_same_study(folder: StudyFolder, setting: str, value: Any) -> None:
+    """A study with another margin or with quotes may claim its folder, because no measurement depends on them."""
+    changes: dict[str, Any] = {setting: value}
+    claim(StudyFolder(folder.path), replace(REQUESTED, **changes), [MINE], VERSIONS)
+    assert folder.read()["study"] == REQUESTED.as_json() | changes
 
 
 def test_an_edited_description_is_refused(folder: StudyFolder) -> None:
@@ -152,8 +154,10 @@ def test_a_smaller_study_is_refused(folder: StudyFolder, smaller: dict[str, Any]
 
 OTHERS: dict[str, tuple[Study, list[str]]] = {
     "dtype": (replace(REQUESTED, dtype="float16"), ['dtype "float32" (now "float16")']),
-    "quote": (replace(REQUESTED, quote=True), ["quote false (now true)"]),
-    "two settings": (replace(REQUESTED, quote=True, seed=1), ["quote false (now true)", "seed 0 (now 1)"]),
+    "two settings": (
+        replace(REQUESTED, dtype="float16", seed=1),
+        ['dtype "float32" (now "float16")', "seed 0 (now 1)"],
+    ),
 }
 
 
