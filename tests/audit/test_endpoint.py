@@ -84,6 +84,7 @@ PLANTS = {
     "a short maximum": Plant(leaks.OTHER_LENGTH.title, {"limit": 20}, "mean"),
     "a maximum of one token less": Plant(leaks.OTHER_LENGTH.title, {"limit": 47}, "mean"),
     "a long maximum": Plant(leaks.OTHER_LENGTH.title, {"limit": 300}, "mean", twin={"bug": "refuses long"}),
+    "no maximum": Plant(leaks.OTHER_LENGTH.title, {"limit": 1400}, "mean"),
     "cls": Plant(leaks.OTHER_POOLING.title, {"pooling": "cls"}, "mean"),
     "last token": Plant(leaks.OTHER_POOLING.title, {"pooling": "lasttoken"}, "mean"),
     "max": Plant(leaks.OTHER_POOLING.title, {"pooling": "max"}, "mean"),
@@ -358,6 +359,15 @@ def test_bad_answers_are_refused_in_one_sentence(name: str, monkeypatch: pytest.
         timeout = "0.5" if name in ("late", "drips") else "60"
         assert_refused(run("audit", "--endpoint", url + "/embed", "--timeout", timeout), sentence)
         assert time.monotonic() - start < 60
+
+
+def test_an_answer_that_drips_is_cut_off() -> None:
+    """The time limit is of the whole request: single bytes that keep coming do not extend it."""
+    with raw(BAD["drips"][0]) as url, EndpointClient(url + "/embed", timeout=0.5) as client:
+        start = time.monotonic()
+        with pytest.raises(EndpointError, match="within 0.5 s"):
+            client(["a"])
+        assert time.monotonic() - start < 7
 
 
 @pytest.mark.parametrize(("indices", "order"), [((2, 0, 1), [1.0, 2.0, 0.0]), ((0, 0, 1), None), ((1, 2, 3), None)])
