@@ -183,7 +183,7 @@ def _identical(row: dict[str, Any]) -> dict[str, bool]:
 
 @pytest.mark.parametrize(
     ("margin", "problem"),
-    [("0", "greater than 0, got 0.0"), ("1", "less than 1, got 1.0"), ("nan", "less than 1, got nan")],
+    [(value, f"a number greater than 0 and less than 1, got {float(value)}") for value in ("0", "1", "nan")],
 )
 def test_a_margin_is_between_0_and_1(finished: tuple[Ran, Path], tmp_path: Path, margin: str, problem: str) -> None:
     """A margin of 0, 1 or no number is refused by its option, in a run and in a report."""

@@ -185,13 +185,17 @@ def test_another_study_is_refused(folder: StudyFolder, other: Study, named: list
     ],
 )
 def test_other_texts_are_refused(folder: StudyFolder, corpora: list[Corpus], named: list[str]) -> None:
-    """Other texts or labels under the same study are refused with the name of the corpus and its hashes."""
+    """Other texts or labels under the same study are refused with the name of the corpus."""
     sentence = refusal(lambda: claim(StudyFolder(folder.path), REQUESTED, corpora, VERSIONS))
     assert sentence.startswith("out must be a folder without another study's cells")
-    hashes = {corpus.name: corpus.sha256 for corpus in corpora}
-    for name in named:
-        there = MINE.sha256 if name == "mine" else None
-        assert f"{name} {json.dumps(there)} (now {json.dumps(hashes.get(name))})" in sentence
+    assert f"measured with other texts or labels of {', '.join(named)}: choose another folder" in sentence
+
+
+def test_other_settings_of_a_corpus_are_named(folder: StudyFolder) -> None:
+    """If other texts come from another setting of the corpus, the refusal names it with both values."""
+    study = replace(REQUESTED, corpora=(CorpusSource(data="mine.csv", limit=48),))
+    sentence = refusal(lambda: claim(folder, study, [replace(MINE, texts=["a b", "c e"])], VERSIONS))
+    assert "measured with other texts or labels of mine (`limit` null, now 48: set them as before): choose" in sentence
 
 
 @pytest.mark.parametrize(

@@ -577,6 +577,20 @@ REFUSED = [
         {"separator": "ab"},
         "separator must be one character, such as ';', got",
     ),
+    (
+        "another separator",
+        "a.csv",
+        csv_of_rows,
+        {"separator": ";"},
+        "separator must be what separates the fields of a.csv, got ';', but commas fit: leave it out",
+    ),
+    (
+        "another separator without a header",
+        "a.csv",
+        as_csv(ROWS, None).encode(),
+        {"separator": ";", "header": False, "text_column": "1", "label_column": "2"},
+        "separator must be what separates the fields of a.csv, got ';', but commas fit: leave it out",
+    ),
     ("two separators", "a.csv", b"a;b,c\n" * 8, {"header": False}, "separator must be given for a.csv, whose rows fit"),
     (
         "records, separated",

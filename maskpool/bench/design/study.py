@@ -74,8 +74,6 @@ _PROBLEMS = {
     "bool_type": "must be true or false, got {value!r}",
     "int_type": "must be an integer, got {value!r}",
     "float_type": "must be a number, got {value!r}",
-    "greater_than": "must be greater than {gt:g}, got {value!r}",
-    "less_than": "must be less than {lt:g}, got {value!r}",
     "greater_than_equal": "must be at least {ge}, got {value!r}",
     "less_than_equal": "must be at most {le}, got {value!r}",
     "too_short": "must hold at least one, got none",
@@ -83,6 +81,7 @@ _PROBLEMS = {
     "dataclass_type": "must be a table, got {value!r}",
     "literal_error": "must be {expected}, got {value!r}",
     "is_instance_of": "must be a {class}, got {value!r}",
+    "between": "must be a number greater than {low:g} and less than {high:g}, got {value!r}",
     "sources": "must have exactly one of {kinds}, got {given}",
 }
 _TABLES = "an array of tables, [[{}]]"
@@ -146,12 +145,23 @@ def _check_poolings(poolings: tuple[str, ...], info: ValidationInfo) -> tuple[st
     return _distinct(tuple(find_pooling(pooling, "poolings", info.context) for pooling in poolings))
 
 
+def _check_share(number: float) -> float:
+    if not 0 < number < 1:  # not a number compares as false
+        raise PydanticCustomError("between", "not between", {"low": 0, "high": 1})
+    return number
+
+
 _Text = Annotated[StrictStr, Field(min_length=1)]
 _Positive = Annotated[StrictInt, Field(ge=1)]
 # Every comparison is fitted as often as this, so a larger number would fill the memory before it ends.
 _Repeats = Annotated[StrictInt, Field(ge=2, le=10_000)]
 _NotEmpty = Field(min_length=1)
 _Names = Annotated[tuple[_Text, ...], AfterValidator(_distinct)]
+
+
+def source_of(corpus: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return where the texts of a corpus in a study's JSON are from: the kind of its source and its name."""
+    return next((kind, corpus[kind]) for kind in _KINDS if corpus.get(kind))
 
 
 def refuse_unused(names: Iterable[str], source: str) -> None:
@@ -325,7 +335,7 @@ class Study:
     seed: Annotated[StrictInt, Field(ge=0, le=2**32 - 1)] = 0
     dtype: StrictStr = "float32"
     quote: StrictBool = False
-    margin: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.03
+    margin: Annotated[StrictFloat, AfterValidator(_check_share)] = 0.03
 
     def __post_init__(self) -> None:
         """Check names, and plans against each other and ``pad_to``."""

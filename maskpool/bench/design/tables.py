@@ -10,7 +10,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -326,22 +326,20 @@ def _read_separated(
         notes.append(f"The first line of {name} is not a row: it says that {named[1]!r} separates the fields.")
         separator = separator or named[1]
     usual = separator or ("\t" if suffix == ".tsv" else ",")
-    candidates: list[_ParsedRows] = []
-    refusals: list[Exception] = []
-    for candidate in dict.fromkeys([usual, *(() if separator else _SEPARATORS)]):
-        try:
-            candidates.append(_parse_rows(name, text, candidate, header, quotes))
-        except (csv.Error, InvalidValueError) as error:
-            refusals.append(error)
-    if header:
-        matching = [r for r in candidates if r.rows and set(wanted) <= {field.strip() for field in r.rows[0]}]
-    else:
-        fitting = [parsed for parsed in candidates if parsed.fits]
-        fewest = min((len(parsed.wrong) for parsed in fitting), default=0)
-        matching = [parsed for parsed in fitting if len(parsed.wrong) == fewest]
-        if len(matching) > 1:
-            both = " and ".join(_SEPARATORS[parsed.separator] for parsed in matching)
-            raise InvalidValueError("separator", f"must be given for {name}, whose rows fit {both}")
+    tried = [separator] if separator else list(dict.fromkeys([usual, *_SEPARATORS]))
+    candidates, refusals = _parsed_by(tried, name, text, header, quotes)
+    matching = _matching(candidates, wanted, header)
+    if len(matching) > 1 and not header:
+        both = " and ".join(_SEPARATORS[parsed.separator] for parsed in matching)
+        raise InvalidValueError("separator", f"must be given for {name}, whose rows fit {both}")
+    if not matching and separator and named is None:
+        others = _matching(_parsed_by(_SEPARATORS, name, text, header, quotes)[0], wanted, header)
+        if others:
+            fit = " or ".join(_SEPARATORS[parsed.separator] for parsed in others)
+            raise InvalidValueError(
+                "separator",
+                f"must be what separates the fields of {name}, got {separator!r}, but {fit} fit: leave it out",
+            )
     if not matching:
         matching = [parsed for parsed in candidates if parsed.separator == usual]
         if refusals and (not matching or matching[0].width < 2):
@@ -372,6 +370,29 @@ def _read_separated(
     if '"' in text and quotes is None and all(names.count(column) == 1 for column in wanted):
         _refuse_joined_rows(name, text, parsed, names.index(wanted[1]))
     return Table(name, names, columns, tuple(notes), way_out)
+
+
+def _parsed_by(
+    separators: Iterable[str], name: str, text: str, header: bool, quotes: Quotes | None
+) -> tuple[list[_ParsedRows], list[Exception]]:
+    """Return the rows under each separator that can be read, and the errors of the others."""
+    candidates: list[_ParsedRows] = []
+    refusals: list[Exception] = []
+    for separator in separators:
+        try:
+            candidates.append(_parse_rows(name, text, separator, header, quotes))
+        except (csv.Error, InvalidValueError) as error:
+            refusals.append(error)
+    return candidates, refusals
+
+
+def _matching(candidates: Sequence[_ParsedRows], wanted: Sequence[str], header: bool) -> list[_ParsedRows]:
+    """Return the candidates whose header has the wanted columns or, without a header, whose rows fit best."""
+    if header:
+        return [r for r in candidates if r.rows and set(wanted) <= {field.strip() for field in r.rows[0]}]
+    fitting = [parsed for parsed in candidates if parsed.fits]
+    fewest = min((len(parsed.wrong) for parsed in fitting), default=0)
+    return [parsed for parsed in fitting if len(parsed.wrong) == fewest]
 
 
 def _refuse_long_rows(parsed: _ParsedRows, rows: Sequence[Sequence[str]]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpool.bench.design.corpora import Corpus
-from maskpool.bench.design.study import Study, parse_study
+from maskpool.bench.design.study import Study, parse_study, source_of
 from maskpool.bench.store.cells import Cells, content_hash
 from maskpool.errors import FolderError, InvalidValueError, MaskpoolError, NotFoundError, StorageError
 from maskpool.files import exclusive, replace_file
@@ -205,6 +205,18 @@ class StudyFolder:
         return StorageError(f"must be a writable folder, got {self.path}: {error.strerror or error}", argument="out")
 
 
+def _changed_settings(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[str]:  # Any: JSON
+    """Return the settings that differ between two readings of the same corpus; those not set are null."""
+    of_source = {source_of(corpus): corpus for corpus in now}
+    return [
+        f"`{name}` {json.dumps(old.get(name))}, now {json.dumps(new.get(name))}"
+        for old in before
+        if (new := of_source.get(source_of(old))) is not None
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
 def _differences(stored: dict[str, Any], content: dict[str, Any]) -> tuple[list[str], list[str]]:  # Any: JSON
     """Compare the description of a folder with that of a study.
 
@@ -217,10 +229,15 @@ def _differences(stored: dict[str, Any], content: dict[str, Any]) -> tuple[list[
         for name in sorted({*before, *now} - {*_GROWING, *_COUNTS, *_FREE})
         if before.get(name) != now.get(name)
     ]
-    for table, names in (("corpora", stored["corpora"]), ("versions", {**stored["versions"], **content["versions"]})):
-        for name in names:
-            old, new = stored[table].get(name), content[table].get(name)
-            differs += [f"{name} {json.dumps(old)} (now {json.dumps(new)})"] if old != new else []
+    other = [name for name, sha256 in stored["corpora"].items() if content["corpora"].get(name) != sha256]
+    if other:
+        changed = "; ".join(_changed_settings(before["corpora"], now["corpora"]))
+        differs.append(
+            f"other texts or labels of {', '.join(other)}{f' ({changed}: set them as before)' * bool(changed)}"
+        )
+    for name in {**stored["versions"], **content["versions"]}:
+        old, new = stored["versions"].get(name), content["versions"].get(name)
+        differs += [f"{name} {json.dumps(old)} (now {json.dumps(new)})"] if old != new else []
     lost = [
         f"{name} {json.dumps(item)}"
         for name in _GROWING
