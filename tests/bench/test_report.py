@@ -13,7 +13,7 @@ from maskpool.bench.design.study import Study
 from maskpool.bench.design.treatments import TREATMENTS
 from maskpool.bench.report import figures, results
 from maskpool.bench.report.figures import FIGURES
-from maskpool.bench.report.pages import causes, cost_table, leak_table, learned_table
+from maskpool.bench.report.pages import causes, cost_table, label_amis, leak_table, learned_table
 from maskpool.bench.report.results import lead_plan, main_table_of
 from maskpool.bench.report.verdicts import difference, judge
 
@@ -112,9 +112,12 @@ def test_what_is_said_is_of_the_deepest_layer(tables: list[tuple[int, str]], cho
     assert sentence == "Mean pooling: harmed under “random longest right” (lowered AMI by 0.222 [0.212, 0.232])."
     assert list(causes(results_of_part)) == [f"mean{named}, random longest right"]
     (cost,), (leak,) = cost_table(results_of_part), leak_table(results_of_part)
-    assert cost[4] == "0.001"
+    assert cost[4] == "+0.001"
     results_of_part["plans"][0] |= {"label_width_ami": 0.031, "confounded": True}
-    assert cost_table(results_of_part)[0][4] == "0.031, confounded"
+    assert cost_table(results_of_part)[0][4] == "+0.031, confounded"
+    assert label_amis(results_of_part).endswith(": +0.031, confounded under “random longest right”.")
+    results_of_part["plans"][0] |= {"label_width_ami": -0.0237, "confounded": False}
+    assert cost_table(results_of_part)[0][4] == "−0.024"
     assert leak[0] == f"mean over pads{named}"
     assert leak[4].startswith("−0.222")
 
@@ -237,15 +240,15 @@ def test_excluded_pads_are_said_to_be_harmless_as_measured(
         assert "2.5e-01" in said[0]
 
 
-def test_a_confounded_plan_decides_nothing() -> None:
-    """A harm under a plan that follows the labels is in the headline, and the advice does not rest on it."""
+def test_a_harm_under_a_confounded_plan_is_not_denied() -> None:
+    """A harm under a plan that follows the labels is in the headline, and the advice says that length may cause it."""
     results_of_part = part((-1, "kmeans", [row("included", -0.2), row("included", 0.001, plan="sorted longest right")]))
     results_of_part["plans"] = [plan() | {"confounded": True}, plan("sorted") | {"confounded": False}]
     said = results._conclusions(Study(), results_of_part)
     assert "harmed under “random longest right” (confounded with the labels; " in said["headline"][0]
-    assert said["advice"].startswith("Nothing has to change")
+    assert "fell by 0.200 under “random longest right”. The padded length follows the labels" in said["advice"]
     results_of_part["plans"][0]["confounded"] = False
-    assert results._conclusions(Study(), results_of_part)["advice"].startswith("Pass the attention mask")
+    assert results._conclusions(Study(), results_of_part)["advice"].endswith("mean pooling got worse.")
 
 
 def test_only_included_rows_count() -> None:

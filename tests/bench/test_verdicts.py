@@ -212,6 +212,7 @@ def judged_row(pooling: str, plan: str, low: float, high: float, **more: Any) ->
 HARMED, HARMED_MORE = judged_row("mean", "random", -0.06, -0.04), judged_row("mean", "padded to 128", -0.44, -0.40)
 SMALL = judged_row("mean", "sorted", -0.02, -0.01)
 KEPT, UNKNOWN = judged_row("max", "random", -0.01, 0.02), judged_row("max", "padded to 128", -0.2, 0.1)
+UNKNOWN_RANDOM = judged_row("max", "random", -0.2, 0.1)
 SAME, RAISED = judged_row("max", "sorted", 0, 0, identical=True), judged_row("cls", "random", 0.05, 0.07)
 
 
@@ -305,9 +306,33 @@ def test_vectors_have_own_sentences() -> None:
 def test_advice_follows_from_the_verdicts(rows: list[dict[str, Any]], starts: str) -> None:
     """Harm is said only of poolings for which it was shown, and nothing is decided while a verdict is unknown."""
     rows = [{"verdict": judge(measured, MARGIN, SEEDS), **measured} for measured in rows]
-    said = advice(rows, MARGIN)
+    said = advice(rows, MARGIN, [])
     assert said.startswith(starts)
     assert ("got worse" in said) == (HARMED in rows)
+
+
+_OTHERS = " under the plans whose padded length does not follow the labels"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([HARMED_MORE], ["mean pooling fell by 0.420 under “padded to 128”", "Measure in random batches"]),
+        ([HARMED_MORE, KEPT], ["pads or length did it.", "Under the other plans", "by no more than 0.03"]),
+        ([HARMED_MORE, UNKNOWN_RANDOM], ["fell by 0.420", "Measure the other plans again with more texts"]),
+        ([HARMED_MORE, HARMED], ["the clusters of mean pooling got worse."]),
+        ([UNKNOWN, UNKNOWN_RANDOM], ["could not tell whether"]),
+        ([UNKNOWN, KEPT], [f"Nothing has to change for these clusters{_OTHERS}:"]),
+        ([UNKNOWN, KEPT, SMALL], [f"Little depends on it for these clusters{_OTHERS}:"]),
+        ([UNKNOWN, RAISED], [f"No harm to these clusters was shown{_OTHERS}."]),
+        ([KEPT | {"plan": "padded to 128", "verdict": SAME["verdict"]}, KEPT], ["for these clusters: pooling"]),
+        ([UNKNOWN], ["Nothing was compared"]),
+    ],
+)
+def test_advice_does_not_contradict_a_confounded_plan(rows: list[dict[str, Any]], says: list[str]) -> None:
+    """A harm under a plan that follows the labels is said with that, and no other such plan is covered by advice."""
+    said = advice(rows, MARGIN, ["padded to 128"])
+    assert [words for words in says if words not in said] == []
 
 
 @pytest.mark.parametrize(

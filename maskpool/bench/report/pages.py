@@ -29,7 +29,7 @@ from maskpool.bench.report.results import (
     of_layer,
     of_table,
 )
-from maskpool.bench.report.verdicts import difference, kept_of, shift_of, short
+from maskpool.bench.report.verdicts import difference, kept_of, shift_of, short, signed
 from maskpool.bench.store.folder import StudyFolder
 
 CSV_COLUMNS = (
@@ -248,7 +248,7 @@ def _label_ami(plan: Results) -> str:
     """Format the AMI of the labels and the padded lengths."""
     if "label_width_ami" not in plan:
         return ""
-    return f"{abs(round(plan['label_width_ami'], 3)):.3f}{', confounded' * plan['confounded']}"
+    return f"{signed(plan['label_width_ami'])}{', confounded' * plan['confounded']}"
 
 
 def learned_table(part: Results) -> list[list[str]]:

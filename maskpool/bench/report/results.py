@@ -361,12 +361,11 @@ def _conclusions(study: Study, part: Results) -> Results:
     ]
     rows = included_rows(study, part)
     confounded = [plan["name"] for plan in part["plans"] if plan.get("confounded")]
-    judged = [row for row in rows if row["plan"] not in confounded]
     return {
         "margin": study.margin,
         "headline": headline([*rows, *served], study.margin, confounded),
         "shift_headline": shift_headline(rows),
-        "advice": advice([*judged, *served], study.margin),
+        "advice": advice([*rows, *served], study.margin, confounded),
         "excluded_batches": _excluded_batches(part),
     }
 

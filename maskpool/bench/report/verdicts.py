@@ -232,32 +232,51 @@ def shift_headline(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
-def advice(rows: Sequence[Row], margin: float) -> str:
-    """Say in one line what to do, given the verdicts on the rows with pads included."""
-    verdicts = [row["verdict"] for row in sorted(rows, key=severity)]
-    if not verdicts:
-        return "Nothing was compared with pads included under a plan that does not follow the labels."
-    worst = verdicts[0]
-    if (worst["kind"], worst["within_margin"]) == ("lowered", False):
-        harmed = dict.fromkeys(
-            row["pooling"]
-            for row in sorted(rows, key=severity)
-            if (row["verdict"]["kind"], row["verdict"]["within_margin"]) == ("lowered", False)
-        )
+def advice(rows: Sequence[Row], margin: float, confounded: Sequence[str]) -> str:
+    """Say what to do, given the verdicts on the rows with pads included.
+
+    Args:
+        rows: The rows with pads included, with their verdicts.
+        margin: The margin of the verdicts.
+        confounded: Names of the plans whose padded lengths follow the labels. A harm under one is said with that, and
+            the other sentences are only about the other plans.
+    """
+    rows = sorted(rows, key=severity)
+    verdicts = [row["verdict"] for row in rows if row["plan"] not in confounded]
+    harmed = [row for row in rows if (row["verdict"]["kind"], row["verdict"]["within_margin"]) == ("lowered", False)]
+    surely = dict.fromkeys(row["pooling"] for row in harmed if row["plan"] not in confounded)
+    unknown = any(verdict["kind"] == "unknown" for verdict in verdicts)
+    if surely:
         return (
             "Pass the attention mask to the pooling: with the pads pooled as well, the clusters of "
-            f"{_joined(list(harmed))} pooling got worse."
+            f"{_joined(list(surely))} pooling got worse."
         )
-    if any(verdict["kind"] == "unknown" for verdict in verdicts):
+    if harmed:
+        if not verdicts:
+            then = "Measure in random batches to find out."
+        elif unknown:
+            then = "Measure the other plans again with more texts or more seeds to find out."
+        else:
+            then = f"Under the other plans, pooling the pads lowers AMI by no more than {margin:g}."
+        return (
+            f"Pass the attention mask to the pooling: AMI of {harmed[0]['pooling']} pooling fell by "
+            f"{_size(harmed[0]['delta'])} under “{harmed[0]['plan']}”. The padded length follows the labels there, so "
+            f"this study cannot say whether pads or length did it. {then}"
+        )
+    if not verdicts:
+        return "Nothing was compared with pads included under a plan that does not follow the labels."
+    if unknown:
         return (
             "Pass the attention mask to the pooling: the pads move the vectors, and this study could not tell whether "
             "that harms these clusters. Measure again with more texts or more seeds to find out."
         )
-    if worst["kind"] == "lowered":
-        return f"Little depends on it for these clusters: pooling the pads lowers AMI by less than {margin:g}."
+    others = any(row["plan"] in confounded and row["verdict"]["kind"] != "identical" for row in rows)
+    where = " under the plans whose padded length does not follow the labels" if others else ""
+    if verdicts[0]["kind"] == "lowered":
+        return f"Little depends on it for these clusters{where}: pooling the pads lowers AMI by less than {margin:g}."
     if verdicts[-1]["kind"] == "raised":
-        return "No harm to these clusters was shown. Measure other texts before you rely on a gain from pads."
-    return f"Nothing has to change for these clusters: pooling the pads changes AMI by no more than {margin:g}."
+        return f"No harm to these clusters was shown{where}. Measure other texts before you rely on a gain from pads."
+    return f"Nothing has to change for these clusters{where}: pooling the pads changes AMI by no more than {margin:g}."
 
 
 def _by_pooling(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
