@@ -145,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for setting in SETTINGS:
         if not any(asdict(setting).items() <= measured.items() for measured in results["simulated"]):
             results["simulated"].append(shares(setting, STUDIES, jobs))
-            results["worst"] = min(results["simulated"], key=lambda measured: measured["coverage"])
+            by_coverage = sorted(results["simulated"], key=lambda measured: measured["coverage"])
+            results["lowest"], results["highest"] = by_coverage[0], by_coverage[-1]
             with atomic_write(RESULTS) as path:
                 path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(results["simulated"][-1], flush=True)

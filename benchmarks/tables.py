@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 from benchmarks.census.table import counts
+from benchmarks.coverage import FALSE, LEAST, MOST
 from benchmarks.site import MODULES
 from maskpool.bench.design.study import DEFAULT_TREATMENTS, CorpusSource, Study
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, TREATMENTS
@@ -275,6 +276,33 @@ def cache(results: dict[str, Any]) -> str:
     )
 
 
+def simulated(results: dict[str, Any]) -> str:
+    """Say how often simulated studies are right, with every setting that is outside the bars."""
+    settings = results["simulated"]
+    studies = min(measured["studies"] for measured in settings)
+    ends = f"{results['lowest']['coverage']:.1%} to {results['highest']['coverage']:.1%}"
+    outside = [
+        f"{measured['coverage']:.1%} with {measured['comparisons']} comparisons, where seeds make up "
+        f"{measured['seed_share']:.0%} of the squared standard error and their variance on half-samples is "
+        f"{measured['on_halves']:g} times that on all texts"
+        for measured in settings
+        if not LEAST <= measured["coverage"] <= MOST
+    ]
+    false = sorted((measured["false_changes"] for measured in settings), reverse=True)
+    above = ", ".join(f"{share:.1%}" for share in false if share > FALSE)
+    error = 2 * (FALSE * (1 - FALSE) / studies) ** 0.5
+    near = "less than" if false[0] <= FALSE + error else "more than"
+    missed = max(measured["missed_changes"] for measured in settings)
+    return (
+        f"In {len(settings)} settings of {studies:,} studies each, all intervals of a study hold at once in {ends} of "
+        f"studies. The bar is {LEAST:.0%} to {MOST:.0%}; outside it: {'; '.join(outside) or 'none'}. Without an "
+        f"effect, {false[-1]:.1%} to {false[0]:.1%} of studies report a change. The settings above {FALSE:.0%} "
+        f"({above or 'none'}) differ from it by {near} two standard errors of the simulation ({error:.1%}). "
+        f"Of studies with true changes of 1.5 "
+        f"margins, at most {missed:.1%} report no change."
+    )
+
+
 def bugs() -> str:
     """Return the table of padding bugs: what people notice, and the page."""
     lines = []
@@ -413,6 +441,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "demonstration": (RESULTS / "docstrings" / "results.json", demonstration),
     "attention": (RESULTS / "attention_on_pads.json", attention_on_pads),
     "heads": (RESULTS / "learned_heads.json", learned_heads),
+    "coverage": (RESULTS / "coverage.json", simulated),
     "cache": (RESULTS / "state_cache.json", cache),
     "census": (RESULTS / "census.json", census),
     "speed": (RESULTS / "pooling_speed.json", speed),

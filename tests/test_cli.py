@@ -417,12 +417,14 @@ def test_learned_poolings_only(model: Path, data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("drawn")
 def test_too_few_labels_for_heads_are_reported(model: Path, tmp_path: Path) -> None:
-    """With two labels the report has no table of learned poolings and says why."""
+    """With two labels the screen and the report say that learned poolings were not measured, and why."""
     data = tiny.write_csv(tmp_path / "two.csv", tiny.make_texts(40, labels=2))
     request = ("--model", model, "--data", data, "--seeds", SEEDS, "--out", tmp_path / "out")
-    assert run("bench", *request, "--pooling", "mean,attention").code == 0
-    text = "The table of learned poolings is missing because it needs four labels"
-    assert text in (tmp_path / "out" / "report.md").read_text("utf-8")
+    ran = run("bench", *request, "--pooling", "mean,attention")
+    assert ran.code == 0
+    text = "attention was not measured: it needs four labels with at least four texts each, two.csv has 2."
+    assert text in ran.out.splitlines()
+    assert all(text in (tmp_path / "out" / f"report.{suffix}").read_text("utf-8") for suffix in ("md", "html"))
 
 
 @pytest.mark.usefixtures("drawn")

@@ -438,7 +438,7 @@ def test_a_study_that_cannot_be_read_names_the_option(tmp_path: Path) -> None:
 
 def test_another_pooling_than_the_saved_one_is_noted(cls: Path, plain: Path) -> None:
     """A pooling other than the saved one is noted on the screen and in the JSON."""
-    note = f"{cls} is saved with cls pooling; max pools otherwise"
+    note = f"{cls} is saved with cls pooling; max pools differently"
     assert f"note: {note}" in run("audit", cls, "--pooling", "max").out.splitlines()
     assert note in json.loads(run("audit", cls, "--pooling", "max", "--json").out)["notes"]
     assert "is saved with" not in run("audit", cls, "--pooling", "cls").out
@@ -454,7 +454,9 @@ def test_bench_notes_other_poolings(
     monkeypatch.setattr("maskpool.bench.report.pages.write", lambda *_: [])
     monkeypatch.setattr("maskpool.bench.report.pages.show", lambda _: "")
     more = ["--data", data, "--out", tmp_path / "out", "--pooling", "mean,cls"]
-    note = f"note: {cls} is saved with cls pooling; mean pools otherwise"
+    several = f"note: {cls} is saved with cls pooling; mean, max pool differently"
+    assert several in run("bench", "--model", cls, *more[:-1], "mean,max,cls").out.splitlines()
+    note = f"note: {cls} is saved with cls pooling; mean pools differently"
     assert note in run("bench", "--model", cls, *more).out.splitlines()
     assert "is saved with" not in run("bench", "--model", plain, *more).out
     assert run("bench", "--model", cls, *more, "--quiet").out == ""

@@ -220,7 +220,7 @@ def bench(
             screen.say("loading …")
             from maskpool.bench.design.study import CorpusSource, Study, read_study, refuse_unused
             from maskpool.bench.report import pages as report
-            from maskpool.bench.report.results import about_corpus, results_of
+            from maskpool.bench.report.results import about_corpus, about_unmeasured, results_of
             from maskpool.bench.run import run_study
             from maskpool.bench.store.folder import StudyFolder
         if study is not None:
@@ -272,9 +272,6 @@ def bench(
         if dry_run:
             _print_estimate(measured, base, folder, device, screen, as_json)
             return
-        notes = (
-            [] if screen.silent else [n for name in measured.models for n in notes_on_pooling(name, measured.poolings)]
-        )
         run_study(measured, base, folder, device, screen)
         results = results_of(folder)
         written = report.write(results, folder)
@@ -284,11 +281,13 @@ def bench(
             return
         print_wide(report.show(results))
         for part in results["parts"]:
-            for sentence in about_corpus(part["corpus"]):
+            for sentence in (*about_corpus(part["corpus"]), *about_unmeasured(part)):
                 print(sentence)
             if part["corpus"]["truncated"]:
                 print(f"{part['corpus']['truncated']} texts were cut off at {part['model']['max_length']} tokens.")
-        for note in notes:
+        unmeasured = set.intersection(*(set(part["unmeasured"]) for part in results["parts"] or [{"unmeasured": ()}]))
+        poolings = [mode for mode in measured.poolings if mode not in unmeasured]
+        for note in (note for name in measured.models for note in notes_on_pooling(name, poolings)):
             print(f"note: {note}")
         print(f"Written to {str(out).rstrip('/')}/: {', '.join(written)}")
 

@@ -62,4 +62,5 @@ def notes_on_pooling(model: str, poolings: Sequence[str]) -> list[str]:
     if saved is None or saved.unusable:
         return []
     others = [mode for mode in poolings if not saved.is_mode(mode)]
-    return [f"{model} is saved with {saved.name} pooling; {', '.join(others)} pools otherwise"] if others else []
+    differ = "pool differently" if len(others) > 1 else "pools differently"
+    return [f"{model} is saved with {saved.name} pooling; {', '.join(others)} {differ}"] if others else []

@@ -13,8 +13,17 @@ from maskpool.bench.design.study import Study
 from maskpool.bench.design.treatments import TREATMENTS
 from maskpool.bench.report import figures, results
 from maskpool.bench.report.figures import FIGURES
-from maskpool.bench.report.pages import causes, cost_table, label_amis, leak_table, learned_table
-from maskpool.bench.report.results import lead_plan, main_table_of
+from maskpool.bench.report.pages import (
+    VECTOR_WORDS,
+    causes,
+    cost_table,
+    headline_words,
+    label_amis,
+    leak_table,
+    learned_table,
+    show,
+)
+from maskpool.bench.report.results import about_unmeasured, lead_plan, main_table_of
 from maskpool.bench.report.verdicts import difference, judge
 
 if TYPE_CHECKING:
@@ -249,6 +258,39 @@ def test_a_harm_under_a_confounded_plan_is_not_denied() -> None:
     assert "fell by 0.200 under “random longest right”. The padded length follows the labels" in said["advice"]
     results_of_part["plans"][0]["confounded"] = False
     assert results._conclusions(Study(), results_of_part)["advice"].endswith("mean pooling got worse.")
+
+
+def test_words_of_headlines_are_explained_where_they_occur() -> None:
+    """The condition of what would settle a verdict, and what sorted batches are, are said if a headline needs them."""
+    said = {"headline": ["Mean pooling: could not tell under “sorted batches of 32” (about 20 seeds would settle it)."]}
+    words = {
+        headline: headline_words({"study": {"margin": 0.03}, "parts": [{"shift_headline": [], "headline": sentences}]})
+        for headline, sentences in {"known": [], "unknown": said["headline"]}.items()
+    }
+    for meaning in ("does so if the difference stays the same.", "texts are sorted by their number of characters."):
+        assert meaning in words["unknown"]
+        assert meaning not in words["known"]
+
+
+def test_the_screen_explains_vectors_once_before_their_sentences() -> None:
+    """The terminal defines the cosine shift and the kept neighbours before it gives their numbers."""
+    measured = part((-1, "kmeans", [row("included", -0.2)]))
+    measured |= results._conclusions(Study(), measured)
+    measured["corpus"] |= {"labels": 3}
+    shown = [*show({"notes": [], "study": {"margin": 0.03}, "parts": [measured]}).renderables]
+    assert shown.index(VECTOR_WORDS) + 1 == shown.index(f"• {measured['shift_headline'][0]}")
+
+
+def test_a_sample_with_too_few_labels_for_heads() -> None:
+    """Poolings that are not measured are named; the labels are only counted if the corpus has too few."""
+    corpus = {"name": "mine", "labels": 5, "rare_labels": {"labels": 2, "texts": 3}}
+    modes = ["attention", "latent"]
+    (few,) = about_unmeasured({"unmeasured": modes, "corpus": corpus})
+    assert few.startswith("attention and latent were not measured: they need four labels")
+    assert few.endswith("mine has 3.")
+    (many,) = about_unmeasured({"unmeasured": modes, "corpus": corpus | {"labels": 9}})
+    assert many.endswith("its sample of texts has fewer.")
+    assert about_unmeasured({"unmeasured": [], "corpus": corpus}) == []
 
 
 def test_only_included_rows_count() -> None:

@@ -17,12 +17,12 @@ from rich.console import Group
 from rich.table import Table
 
 from maskpool.bench.design.clusterers import CLUSTERERS
-from maskpool.bench.design.study import LEARNED
 from maskpool.bench.design.treatments import INCLUDED, MIXED, NOISE, TREATMENTS
 from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.results import (
     Results,
     about_corpus,
+    about_unmeasured,
     lead_plan,
     main_table_of,
     naming_cells,
@@ -74,9 +74,15 @@ _FIRST_WORDS = {
     "harmed": "Harmed: AMI is lower, and the interval does not contain 0.",
     "raised": "Raised: AMI is higher, and the interval does not contain 0.",
     "could not tell": "The study could not tell if the interval contains 0 and ends beyond the margin.",
+    "would settle": "What would settle it does so if the difference stays the same.",
     "identical": "Identical: the vectors are those of the texts alone, without pads.",
     "confounded": "Confounded: the padded length depends on the label, so a part of the difference may come from that.",
+    "“sorted batches": "Sorted batches: texts are sorted by their number of characters.",
 }
+VECTOR_WORDS = (
+    "Vectors: cosine shift is 1 − cosine to the vector of the text alone; neighbours kept is the share of the 10 "
+    "nearest neighbours with or without pads that are in both."
+)
 TERMS = {
     "alone, excluded": "each text alone, without pads: what every difference is taken from; pads excluded from the "
     "pooling give the same",
@@ -86,11 +92,12 @@ TERMS = {
     "that",
     "lowered, raised": "the interval of the difference does not contain 0; harmed: AMI is lowered",
     "no change above margin": "the interval contains 0, and all of it is inside the margin",
-    "could not tell": "the interval contains 0 and ends beyond the margin: there may be a harm of that size or none",
+    "could not tell": "the interval contains 0 and ends beyond the margin: there may be a harm of that size or none; "
+    "more texts or seeds settle it if the difference stays the same",
     "identical": "the vectors are those of the texts alone",
     "cosine shift": "how far vectors move: the mean of 1 − cosine to the vector of the same text alone",
-    "neighbours kept": "mean Jaccard index of the 10 nearest neighbours of a text and those of the same text alone; "
-    "1: all neighbours are kept",
+    "neighbours kept": "the share of a text's 10 nearest neighbours with or without pads that are in both "
+    "(Jaccard index), averaged over texts; 1: all neighbours are kept",
     "AMI, ARI, V": "adjusted mutual information, adjusted Rand index and V-measure of clusters and labels; 1 is "
     "complete agreement, and chance gives 0 in the first two",
     "Δ [95 %]": "the difference from the same texts alone, with an interval that holds for all rows of its table at "
@@ -338,9 +345,10 @@ def show(results: Results) -> Group:
     """Make what a terminal shows: the verdicts in words, then a row for each pooling and plan; files hold the rest."""
     shown: list[Table | str] = [INTRODUCTION, *results["notes"]]
     for number, part in enumerate(results["parts"]):
-        sentences = (*part["headline"], *part["shift_headline"])
         words = [headline_words(results)] if not number else []
-        shown += ["", part_title(part), "", part["advice"], *words, *(f"• {sentence}" for sentence in sentences)]
+        shown += ["", part_title(part), "", part["advice"], *words, *(f"• {sentence}" for sentence in part["headline"])]
+        if part["shift_headline"]:
+            shown += [VECTOR_WORDS, *(f"• {sentence}" for sentence in part["shift_headline"])]
     for part in results["parts"]:
         for part_table in part["tables"]:
             mixed = part_table["by"] == "mixed"
@@ -519,12 +527,13 @@ def _rendered(
         verdict_table=verdict_table,
         main_table=main_table,
         about_corpus=about_corpus,
+        about_unmeasured=about_unmeasured,
+        vector_words=VECTOR_WORDS,
         mixed_table=mixed_table,
         leak_table=leak_table,
         batch_effect_table=batch_effect_table,
         cost_table=cost_table,
         learned_table=learned_table,
-        learned_modes=LEARNED,
         causes=causes,
         of_layer=of_layer,
         words=WORDS,

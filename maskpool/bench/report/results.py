@@ -15,7 +15,7 @@ from maskpool.bench.design.study import Study, parse_study
 from maskpool.bench.design.subsamples import FULL
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, NOISE
 from maskpool.bench.part import grid_of, key_of
-from maskpool.bench.report.verdicts import advice, headline, judge, shift_headline
+from maskpool.bench.report.verdicts import advice, headline, joined, judge, shift_headline
 from maskpool.bench.score import heads
 from maskpool.bench.score.fits import Comparison, Fit, join_seeds
 from maskpool.bench.score.intervals import ENOUGH_REPLICATES, Vector, floor, half_sample_intervals
@@ -296,6 +296,24 @@ def about_corpus(corpus: Results) -> list[str]:
     return sentences
 
 
+def about_unmeasured(part: Results) -> list[str]:
+    """Say which poolings of a study were not measured on a part, and why.
+
+    Example:
+        >>> corpus = {"name": "mine", "labels": 3, "rare_labels": {"labels": 0, "texts": 0}}
+        >>> about_unmeasured({"unmeasured": ["attention"], "corpus": corpus})
+        ['attention was not measured: it needs four labels with at least four texts each, mine has 3.']
+    """
+    modes, corpus = part["unmeasured"], part["corpus"]
+    if not modes:
+        return []
+    who = f"{joined(modes)} {'were not measured: they need' if len(modes) > 1 else 'was not measured: it needs'}"
+    frequent = corpus["labels"] - corpus["rare_labels"]["labels"]
+    # Heads see a sample of a large corpus, which may have fewer labels than the corpus.
+    has = f"{corpus['name']} has {frequent}" if frequent < heads.FEWEST_LABELS else "its sample of texts has fewer"
+    return [f"{who} four labels with at least four texts each, {has}."]
+
+
 def lead_plan(plans: Sequence[Results]) -> str:
     """Choose the plan that sentences are about: random batches, as in careless code, or else the first plan.
 
@@ -363,6 +381,7 @@ def _conclusions(study: Study, part: Results) -> Results:
     confounded = [plan["name"] for plan in part["plans"] if plan.get("confounded")]
     return {
         "margin": study.margin,
+        "unmeasured": [] if part["learned"] else list(study.learned),
         "headline": headline([*rows, *served], study.margin, confounded),
         "shift_headline": shift_headline(rows),
         "advice": advice([*rows, *served], study.margin, confounded),

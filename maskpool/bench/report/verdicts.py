@@ -207,7 +207,7 @@ def headline(rows: Sequence[Row], margin: float, confounded: Sequence[str]) -> l
             unknown = rows_of_kind[0]["verdict"]["kind"] == "unknown"
             plans = [f"“{row['plan']}”{_detail(row, row['plan'] in confounded)}" for row in rows_of_kind]
             lead = list(_LEADS.values())[kind].format(margin=margin)
-            clauses.append(f"{lead} under {_joined(plans)}{_unknown(rows_of_kind) if unknown else ''}")
+            clauses.append(f"{lead} under {joined(plans)}{_unknown(rows_of_kind) if unknown else ''}")
         sentences.append(f"{pooling}: {'; '.join(clauses)}.")
     return sentences
 
@@ -227,7 +227,7 @@ def shift_headline(rows: Sequence[Row]) -> list[str]:
             kept = "" if still else f" (neighbours kept: {kept_of(row)})"
             shifts.setdefault(still, []).append(f"{numbers}under “{row['plan']}”{kept}")
         words = {False: "vectors move by a cosine shift of", True: "identical vectors"}
-        clauses = [f"{words[still]} {_joined(shifts[still])}" for still in (False, True) if still in shifts]
+        clauses = [f"{words[still]} {joined(shifts[still])}" for still in (False, True) if still in shifts]
         sentences.append(f"{pooling}: {'; '.join(clauses)}.")
     return sentences
 
@@ -249,7 +249,7 @@ def advice(rows: Sequence[Row], margin: float, confounded: Sequence[str]) -> str
     if surely:
         return (
             "Pass the attention mask to the pooling: with the pads pooled as well, the clusters of "
-            f"{_joined(list(surely))} pooling got worse."
+            f"{joined(list(surely))} pooling got worse."
         )
     if harmed:
         if not verdicts:
@@ -314,6 +314,12 @@ def _unknown(rows: Sequence[Row]) -> str:
     return f" (between {signed(low)} and {signed(high)}{settles})"
 
 
-def _joined(clauses: Sequence[str]) -> str:
+def joined(clauses: Sequence[str]) -> str:
+    """Join words as an enumeration.
+
+    Example:
+        >>> joined(["mean", "max", "cls"])
+        'mean, max and cls'
+    """
     *others, last = clauses
     return f"{', '.join(others)} and {last}" if others else last
