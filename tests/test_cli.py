@@ -422,7 +422,7 @@ def test_too_few_labels_for_heads_are_reported(model: Path, tmp_path: Path) -> N
     request = ("--model", model, "--data", data, "--seeds", SEEDS, "--out", tmp_path / "out")
     ran = run("bench", *request, "--pooling", "mean,attention")
     assert ran.code == 0
-    text = "attention was not measured: it needs four labels with at least four texts each, two.csv has 2."
+    text = "attention was not measured: it needs four labels with at least four texts each, two has 2."
     assert text in ran.out.splitlines()
     assert all(text in (tmp_path / "out" / f"report.{suffix}").read_text("utf-8") for suffix in ("md", "html"))
 
