@@ -11,7 +11,10 @@ from maskpool.audit.probes import Measured, difference
 from maskpool.audit.seen import look_inside, never_padded, only_unknown_tokens
 from maskpool.audit.trace import watch
 
-ROUNDING = "the largest difference, {:.1e}, may be rounding in half precision: run the pipeline in float32"
+ROUNDING = (
+    "the largest difference, {:.1e}, may be rounding in half precision, or in int8 by scales that the texts of a batch "
+    "share (dynamic quantisation): run the pipeline in float32"
+)
 
 
 def doubt(measured: Measured, random: bool) -> str:

@@ -182,6 +182,10 @@ def find_causes(measured: Measured) -> list[Finding]:
         ]
         if quantised:
             evidence += f"; {len(quantised)} modules are quantised dynamically, such as {quantised[0]}"
+        elif not _roots(measured):
+            evidence += (
+                "; dynamic quantisation does this as well, as of an ONNX graph in int8, whose modules are not seen"
+            )
         cause = DYNAMIC_QUANTISATION if quantised else COUPLING
         candidates.append(Finding(cause, evidence, coupled.size, coupled.texts))
     if measured.cached is not None:

@@ -531,7 +531,8 @@ class PaddedBatch(DenseKernels, TokenBatch):
 
     def select(self, keep: Mask) -> Self:  # noqa: D102  # see TokenBatch
         keep = check_mask("keep", keep, self.shape, self.device)
-        return type(self)(self.padded, self.mask & self.from_positions(keep).bool(), self._counted)
+        kept = self.from_positions(keep.int()).bool()  # integers, because onnxruntime cannot choose between truths
+        return type(self)(self.padded, self.mask & kept, self._counted)
 
     def with_rows(self, rows: PerToken) -> Self:  # noqa: D102  # see Kernels
         return type(self)(rows, self.mask, self._counted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ def test_the_report_tells_people_what_to_do() -> None:
         *(repr(text) for text in report.findings[0].texts),
     ):
         assert words in text
+
+
+def test_coupling_without_modules_names_quantisation() -> None:
+    """Vectors rounded by a scale of the whole batch, by code without torch modules, are said to look like int8."""
+
+    def embed(texts: list[str]) -> Any:
+        seeds = [zlib.crc32(text.encode()) for text in texts]
+        vectors = np.array([np.random.default_rng(seed).normal(size=8) * (1 + seed % 7) for seed in seeds])
+        scale = np.abs(vectors).max() / 20
+        return np.round(vectors / scale) * scale
+
+    evidence = [finding.evidence for finding in audit_padding(embed).findings if "coupling" in finding.cause]
+    assert len(evidence) == 1
+    assert "dynamic quantisation does this as well, as of an ONNX graph in int8" in evidence[0]
 
 
 def test_the_report_is_json() -> None:

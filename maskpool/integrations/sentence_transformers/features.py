@@ -141,4 +141,5 @@ def _special_tokens(features: Mapping[str, Any], special_ids: Tensor | None) -> 
             "SentenceTransformer (after putting it in by hand, and with sentence-transformers before 6.0, call "
             "module.on_model_ready(model))",
         )
-    return torch.isin(ids, special_ids)
+    special: Tensor = (ids.unsqueeze(-1) == special_ids).any(dim=-1)  # not isin, which ONNX does not have
+    return special
