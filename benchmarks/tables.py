@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 from benchmarks.census.table import counts
+from benchmarks.clients import CLIENTS, KINDS, WITH, Outcome
 from benchmarks.coverage import FALSE, LEAST, MOST
 from benchmarks.site import MODULES
 from maskpool.bench.design.study import DEFAULT_TREATMENTS, CorpusSource, Study
@@ -374,6 +375,31 @@ def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:  # Any: typer's
         yield from _walk(f"{name} {child}", below)
 
 
+def clients() -> str:
+    """Return a table of what each client makes of saved models, one row per way to open them."""
+    rows = []
+    for client in CLIENTS.values():
+        for opening in client.openings:
+            cells = []
+            for kind in KINDS:
+                usual = opening.host if kind == "host" else opening.ours
+                others: dict[Outcome, list[str]] = {}
+                for (other_kind, mode), outcome in opening.others.items():
+                    if other_kind == kind:
+                        others.setdefault(outcome, []).append(f"*{mode}*")
+                parts = [
+                    usual.value,
+                    *(f"**{outcome.value}**: {', '.join(modes)}" for outcome, modes in others.items()),
+                ]
+                cells.append("; ".join(parts))
+            rows.append([f"[{client.title}]({client.address})", f"`{opening.call}`", *cells])
+    header = ("client", "call", "saved after `as_host_pooling`", "saved with a pooling of maskpool")
+    runs = [[client.title, f"`pip install {client.packages}`", f"run, {client.date}"] for client in CLIENTS.values()]
+    return "\n".join(
+        [*markdown_table(header, rows), "", *markdown_table(("client", f"run with {WITH}", "known"), runs)]
+    )
+
+
 def servers() -> str:
     """Return one section per server, with a table of its facts."""
     lines: list[str] = []
@@ -462,6 +488,7 @@ def made_blocks() -> dict[str, str]:
         "treatments": treatments(),
         "commands": commands(),
         "servers": servers(),
+        "clients": clients(),
     }
     return {**of_code, **{f"names of {module}": reference(module) for module in MODULES}, **results}
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from benchmarks.clients import TOLERANCE
 from benchmarks.tables import BLOCK, RESULTS
 from maskpool.audit.endpoint import audit_endpoint
 from maskpool.audit.endpoint.clients import MAX_BYTES, MAX_REQUESTS
@@ -137,6 +138,7 @@ def claims(page: str) -> list[Claim]:
     excluded = f"{PUBLISHED:.4f}"
     sorted_, by_tokens, random, wide, left = (f"{accuracy:.4f}" for *_, accuracy in ACCURACIES)
     margin, percent = f"{study.margin:g}", f"{100 * CONFIDENCE:.0f}"
+    tolerance = f"{TOLERANCE:.0e}".replace("e-0", "e-")
     every: dict[str, list[Claim]] = {
         "README.md": [
             (r"in batches of (\d+) to (\d+) sentences", (str(picture["sizes"][0]), str(picture["sizes"][-1]))),
@@ -171,6 +173,8 @@ def claims(page: str) -> list[Claim]:
             (r"AMI above ([\d.]+)\)", (f"{_CONFOUNDED:g}",)),
         ],
         "docs/findings.md": list(findings()),
+        "docs/guides/clients.md": [(r"differ by at most (\S+)\.", (tolerance,))],
+        "docs/guides/onnx.md": [(r"hold graph and to (\S+)\.", (tolerance,))],
         "docs/guides/mteb.md": [
             (r"pads on the right \| ([\d.]+)", (excluded,)),
             (r"batches of (\d+), sorted by characters .*? \| ([\d.]+)", ("32", sorted_)),
