@@ -162,7 +162,7 @@ def test_arguments_are_named_as_options(plain: Path, tmp_path: Path, arguments: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["audit"], ["nonsense"], ["--nonsense"], ["audit", "x", "--nonsense"], ["bench", "report"], ["bench", "x"]],
+    [[], ["nonsense"], ["--nonsense"], ["audit", "x", "--nonsense"], ["bench", "report"], ["bench", "x"]],
     ids=" ".join,
 )
 def test_usage_errors_are_2(arguments: list[str]) -> None:
@@ -171,6 +171,11 @@ def test_usage_errors_are_2(arguments: list[str]) -> None:
     assert ran.code == 2
     assert "Traceback" not in ran.err
     assert "Usage" in ran.out or "--help lists what is accepted" in ran.err
+
+
+def test_an_audit_of_nothing_is_2() -> None:
+    """Without a model and a server the audit says what is missing."""
+    assert_refused(run("audit"), "NAME_OR_PATH or --endpoint is missing: name a model or a server")
 
 
 @pytest.mark.parametrize("command", [["report", "{none}"], ["compare", "{none}", "{none}"]])
