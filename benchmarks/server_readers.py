@@ -64,7 +64,7 @@ sys.stdout, out = sys.stderr, sys.stdout
 READ
 for folder in given["folders"]:
     try: results[folder] = [[float(x) for x in row] for row in read(folder)]
-    except Exception as error: results[folder] = f"{type(error).__name__}: {error}"[:200]
+    except Exception as error: results[folder] = f"{type(error).__name__}: {error}"[:1000]
 json.dump(results, out)
 """
 
