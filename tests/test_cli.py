@@ -32,7 +32,8 @@ from maskpool.bench.report.figures import FIGURES
 from maskpool.bench.report.pages import CSV_COLUMNS, HEADER
 from maskpool.bench.run import load_corpora
 from maskpool.bench.score.heads import two_by_two
-from maskpool.bench.store.folder import CELLS, STUDY, StudyFolder
+from maskpool.bench.store.checks import CELLS, STUDY
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
@@ -691,7 +692,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
     def refuse(**options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("maskpool.bench.store.folder.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("maskpool.bench.store.checks.tempfile.TemporaryFile", refuse)
     ran = run("bench", "--model", model, "--data", data, "--out", tmp_path)
     assert_refused(ran, "--out must be a writable folder, got .*: Permission denied")
 

@@ -324,6 +324,7 @@ def start(command: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, t
         raise error
 
     arguments, place = COMMANDS[command]
+    monkeypatch.setattr("maskpool.bench.store.checks.read_description", lambda _: {})
     if command == "compare":
         monkeypatch.setattr("maskpool.bench.report.compare.Finished.of", lambda _: {})
     monkeypatch.setattr(place, fail)

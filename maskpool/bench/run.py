@@ -21,6 +21,7 @@ from maskpool.bench.design.subsamples import FULL, OTHER_BATCHES
 from maskpool.bench.design.treatments import OF_TOP, TREATMENTS
 from maskpool.bench.encode.forward import Pooled, Proof, Request, States, pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part, key_of, versions
+from maskpool.bench.paths import check_paths
 from maskpool.bench.score import heads
 from maskpool.bench.score.batch_effects import batch_effect
 from maskpool.bench.score.fits import Comparison, Fit, compute_fits, floor_values
@@ -103,6 +104,7 @@ def run_study(study: Study, base: Path, out: StudyFolder, device: str, progress:
     Raises:
         MaskpoolError: The corpora, models or settings do not allow it; the message says which.
     """
+    check_paths(study.models, [base / source.data for source in study.corpora if source.data], out.path)
     check_models(study)
     corpora = load_corpora(study, base)
     out.refuse_others(study, corpora, versions())

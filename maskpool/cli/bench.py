@@ -215,6 +215,18 @@ def bench(
             raise CommandError(f"{options} before {command} has no effect: options of {command} follow its name")
         return
     with stoppable(out), rename_arguments({**OPTIONS, "models[0]": "--model"} if study is None else _names_in(study)):
+        if study is not None:
+            also = [
+                name for name in given_options if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")
+            ]
+            if also:
+                options = ", ".join(map(_spell, also))
+                raise CommandError(f"--study says what is measured: give {options} in {study.name} instead")
+        several = [name for name in ("data", "task", "hub", "newsgroups") if name in given_options]
+        if len(several) > 1:
+            options = ", ".join(OPTIONS[name] for name in several)
+            raise CommandError(f"only one corpus can be measured at a time, got {options}; a --study may have more")
+        _check_paths(study, model, data, out)
         screen = Screen(silent=quiet or as_json)
         with needs_bench():
             screen.say("loading …")
@@ -224,18 +236,8 @@ def bench(
             from maskpool.bench.run import run_study
             from maskpool.bench.store.folder import StudyFolder
         if study is not None:
-            also = [
-                name for name in given_options if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")
-            ]
-            if also:
-                options = ", ".join(map(_spell, also))
-                raise CommandError(f"--study says what is measured: give {options} in {study.name} instead")
             measured, base = read_study(study), study.parent
         else:
-            several = [name for name in ("data", "task", "hub", "newsgroups") if name in given_options]
-            if len(several) > 1:
-                options = ", ".join(OPTIONS[name] for name in several)
-                raise CommandError(f"only one corpus can be measured at a time, got {options}; a --study may have more")
             given_arguments = [name for name, option in OPTIONS.items() if option in map(_spell, given_options)]
             refuse_unused(given_arguments, several[0] if several else "docstrings")
             source = CorpusSource(
@@ -268,7 +270,6 @@ def bench(
             )
             base = Path()
         folder = StudyFolder(out)
-        folder.check()
         if dry_run:
             _print_estimate(measured, base, folder, device, screen, as_json)
             return
@@ -290,6 +291,17 @@ def bench(
         for note in (note for name in measured.models for note in notes_on_pooling(name, poolings)):
             print(f"note: {note}")
         print(f"Written to {str(out).rstrip('/')}/: {', '.join(written)}")
+
+
+def _check_paths(study: Path | None, model: str, data: Path | None, out: Path) -> None:
+    """Check paths before the imports that take seconds."""
+    from maskpool.bench.design.study_file import paths_in, read_toml
+    from maskpool.bench.paths import check_paths
+
+    if study is None:
+        check_paths([model], [] if data is None else [data], out)
+    else:
+        check_paths(*paths_in(read_toml(study), study.parent), out)
 
 
 def _names_in(study: Path) -> Mapping[str, str]:

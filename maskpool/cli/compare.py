@@ -20,6 +20,10 @@ def compare_studies(
 ) -> None:
     """Compare two finished studies, row by row."""
     with stoppable():
+        from maskpool.bench.store.checks import read_description
+
+        for folder in (first, second):
+            read_description(folder)  # a wrong path is refused before the imports that take seconds
         with needs_bench():
             from maskpool.bench.report import compare
             from maskpool.bench.report.pages import markdown_table

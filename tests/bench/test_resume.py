@@ -29,7 +29,8 @@ from maskpool.bench.encode import forward
 from maskpool.bench.report.results import results_of
 from maskpool.bench.run import run_study
 from maskpool.bench.store.cells import Cells
-from maskpool.bench.store.folder import STUDY, StudyFolder
+from maskpool.bench.store.checks import STUDY
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan

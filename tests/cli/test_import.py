@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,44 @@ def test_importing_the_command_line_is_light() -> None:
     """Importing maskpool.cli does not load any heavy library."""
     ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout) == [["maskpool.errors"], []]
+
+
+# Runs several command lines in one process, and prints which heavy libraries were loaded.
+REFUSED = """
+import json, sys
+from maskpool import cli
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["maskpool", "bench", *arguments]
+    try: cli.main()
+    except SystemExit as stop: codes.append(stop.code)
+print(json.dumps([codes, [name for name in json.loads(HEAVY) if name in sys.modules]]))
+"""
+
+
+def test_wrong_paths_are_refused_before_the_heavy_imports(tmp_path: Path) -> None:
+    """A wrong path is refused at once, also one that only the study file names, before any heavy library is loaded."""
+    (tmp_path / "file").touch()
+    (tmp_path / "texts.csv").write_text("text,label\na,b\n")
+    (tmp_path / "models.toml").write_text('models = ["all-MiniLM-L6-v2", "no/such/model"]\n')
+    (tmp_path / "data.toml").write_text('[[corpora]]\ndata = "texts.csv"\n[[corpora]]\ndata = "none.csv"\n')
+    none = str(tmp_path / "none")
+    refusals = {
+        ("--dry-run", "--data", f"{none}.csv"): "--data must name a file",
+        ("--dry-run", "--data", str(tmp_path / "file")): "--data must be a file that ends in",
+        ("--dry-run", "--model", none): "--model must be a folder",
+        ("--dry-run", "--study", f"{none}.toml"): "--study must name a TOML file",
+        ("--dry-run", "--study", str(tmp_path / "models.toml")): "models.toml: models must be a folder",
+        ("--dry-run", "--study", str(tmp_path / "data.toml")): "data.toml: data of [[corpora]] must name a file",
+        ("--dry-run", "--out", str(tmp_path / "file")): "--out must be a writable folder",
+        ("report", none): f"{none} must be the folder of a study",
+        ("compare", none, none): f"{none} must be the folder of a study",
+    }
+    script = REFUSED.replace("HEAVY", repr(json.dumps(HEAVY)))
+    command = [sys.executable, "-c", script, json.dumps(list(refusals))]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert json.loads(ran.stdout) == [[2] * len(refusals), []]
+    sentences = ran.stderr.splitlines()
+    for sentence, start in zip(sentences, refusals.values(), strict=True):
+        assert sentence.startswith(f"maskpool: {start}")

@@ -98,6 +98,7 @@ def test_the_audit_of_a_server_names_its_options(argument: str, option: str, mon
 
 def test_report_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error for a folder that cannot be written names the command's DIR."""
+    monkeypatch.setattr("maskpool.bench.store.checks.read_description", lambda *_: {})
     monkeypatch.setattr("maskpool.bench.report.results.results_of", lambda *_: {})
     monkeypatch.setattr("maskpool.bench.report.pages.write", fail(StorageError(PROBLEM, argument="out")))
     assert_refused(run("bench", "report", tmp_path), f"DIR {PROBLEM}")
@@ -226,8 +227,10 @@ def test_an_option_without_effect_is_refused(
     """An option that the source does not read is refused, even with its default value, and the others are accepted."""
     monkeypatch.setattr("maskpool.bench.run.run_study", fail(ReachedError("reached")))
     monkeypatch.setattr("maskpool.cli.bench.notes_on_pooling", lambda *_: [])
+    monkeypatch.chdir(tmp_path)
+    tiny.write_csv(tmp_path / "mine.csv", tiny.make_texts(4))
     values, sources = READ[option]
-    ran = run("bench", "--out", tmp_path, *SOURCES[source], option, *values)
+    ran = run("bench", "--out", tmp_path / "out", *SOURCES[source], option, *values)
     expected = "reached" if source in sources else f"{option} has no effect with {source}, only with .*: leave it out"
     assert_refused(ran, expected)
 

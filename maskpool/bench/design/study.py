@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
-import tomllib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -32,6 +31,7 @@ from pydantic_core import PydanticCustomError
 from maskpool.bench.design import corpora
 from maskpool.bench.design.clusterers import CLUSTERERS, UnitKMeans
 from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.study_file import read_toml
 from maskpool.bench.design.tables import Quotes
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, NOISE, TREATMENTS
 from maskpool.encoder import BUNDLED, DTYPES
@@ -40,7 +40,6 @@ from maskpool.errors import (
     InvalidTypeError,
     InvalidValueError,
     MaskpoolError,
-    NotFoundError,
     rename_arguments,
 )
 from maskpool.leaks import REMADE
@@ -48,7 +47,6 @@ from maskpool.nn import POOLINGS
 from maskpool.plans import Plan, default_plans
 from maskpool.poolings.registry import suggestion
 from maskpool.poolings.spelling import example, parse_mode, spell_mode
-from maskpool.trust import check_regular
 
 DEFAULT_PAD_TO = 128
 DEFAULT_TREATMENTS = (INCLUDED, "pads only", "common pad", "another's pads", NOISE, *MIXED)
@@ -414,20 +412,7 @@ def read_study(file: Path) -> Study:
         FolderError: The file cannot be read or does not hold a study; the message names the place in the file and the
             nearest known name.
     """
-    expected = f"must name a TOML file that can be read, got {file}"
-    try:
-        check_regular(file, "a TOML file")
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except NotFoundError as error:
-        reason = getattr(error.__cause__, "strerror", None) or error
-        raise NotFoundError(f"{expected}: {reason}", argument="file") from error
-    except FolderError as error:
-        problem = str(error).replace(f"{file} must be a TOML file, got", "it is")  # the file is named once
-        raise FolderError(f"{expected}: {problem}", argument="file") from error
-    except OSError as error:
-        raise FolderError(f"{expected}: {error.strerror}", argument="file") from error
-    except (ValueError, RecursionError) as error:  # from TOML, its numbers, or bytes that are not UTF-8
-        raise FolderError(f"must be a TOML file; {file.name} is not: {error}", argument="file") from error
+    content = read_toml(file)
     try:
         study = parse_study(content, file.parent)
         _refuse_unused_keys(content, study)

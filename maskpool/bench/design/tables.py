@@ -85,6 +85,23 @@ class Table:
         return self.columns[self.names.index(name)]
 
 
+def check_file(path: Path) -> None:
+    """Check that a file exists and that its name ends in a known suffix, without reading it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InvalidValueError: It does not exist, is a folder, or its name has another suffix.
+    """
+    if path.is_dir():
+        raise InvalidValueError("data", f"must name a file, got the folder {path}")
+    if _inner(path.name).suffix.lower() not in SUFFIXES and path.suffix.lower() != ".zip":
+        raise _unknown_suffix(path.name)
+    if not path.is_file():
+        raise InvalidValueError("data", f"must name a file, but there is none at {path}")
+
+
 def read_table(
     path: Path,
     wanted: Sequence[str],
@@ -110,13 +127,7 @@ def read_table(
     Raises:
         InvalidValueError: The file cannot be read, or an argument does not fit it.
     """
-    if path.is_dir():
-        raise InvalidValueError("data", f"must name a file, got the folder {path}")
-    suffix = _inner(path.name).suffix.lower()
-    if suffix not in SUFFIXES and path.suffix.lower() != ".zip":
-        raise _unknown_suffix(path.name)
-    if not path.is_file():
-        raise InvalidValueError("data", f"must name a file, but there is none at {path}")
+    check_file(path)
     with _unreadable(path):
         name, content = _uncompressed(path)
     suffix = PurePosixPath(name).suffix.lower()

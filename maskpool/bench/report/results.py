@@ -21,7 +21,8 @@ from maskpool.bench.score.fits import Comparison, Fit, join_seeds
 from maskpool.bench.score.intervals import ENOUGH_REPLICATES, Vector, floor, half_sample_intervals
 from maskpool.bench.score.scorers import SCORERS
 from maskpool.bench.store.cells import Cells, MissingCellError
-from maskpool.bench.store.folder import CELLS, StudyFolder
+from maskpool.bench.store.checks import CELLS
+from maskpool.bench.store.folder import StudyFolder
 from maskpool.errors import FolderError, MaskpoolError, UnfinishedError
 from maskpool.leaks import PADDING_BUGS
 from maskpool.plans import Plan

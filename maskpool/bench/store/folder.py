@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +14,19 @@ from typing import Any
 from maskpool.bench.design.corpora import Corpus
 from maskpool.bench.design.study import Study, parse_study, source_of
 from maskpool.bench.store.cells import Cells, content_hash
-from maskpool.errors import FolderError, InvalidValueError, MaskpoolError, NotFoundError, StorageError
+from maskpool.bench.store.checks import (
+    CELLS,
+    STUDY,
+    check_writable,
+    malformed,
+    read_description,
+    refuse_folders,
+    unwritable,
+)
+from maskpool.errors import FolderError, InvalidValueError, MaskpoolError, StorageError
 from maskpool.files import exclusive, replace_file
-from maskpool.trust import Folder, check_regular
 
-STUDY, CELLS, LOCK = "study.json", "cells.jsonl", ".lock"
+LOCK = ".lock"
 # Settings of a study that may gain items, grow, or change while its finished cells stay valid.
 _GROWING = ("models", "corpora", "poolings", "treatments", "leaks", "layers", "clusterers")
 _COUNTS = ("seeds", "replicates")
@@ -54,20 +61,6 @@ class StudyFolder:
     def cells(self) -> Cells:
         """The finished cells."""
         return Cells(self.path / CELLS)
-
-    def check(self) -> None:
-        """Check that the folder can be written or created.
-
-        Raises:
-            StorageError: The folder can be neither written nor created.
-        """
-        try:
-            existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-            self._refuse_folders((STUDY, CELLS))
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def refuse_others(self, study: Study, corpora: Sequence[Corpus], versions: dict[str, str]) -> dict[str, Any]:
         """Check that the folder does not hold cells of another study; a study may have more of what it measures.
@@ -123,7 +116,7 @@ class StudyFolder:
             StorageError: The folder cannot be written, or another process computes in it.
             InvalidValueError: The folder belongs to another study.
         """
-        self.check()
+        check_writable(self.path)
         with self._lock():
             content = self.refuse_others(study, corpora, versions)
             text = json.dumps(content | {"sha256": content_hash(content)}, indent=1) + "\n"
@@ -136,7 +129,7 @@ class StudyFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.path, error) from error
         with ExitStack() as locked:
             try:
                 locked.enter_context(exclusive(self.path / LOCK))
@@ -155,21 +148,13 @@ class StudyFolder:
             NotFoundError: The folder does not describe a study.
             FolderError: The description is malformed.
         """
+        description = read_description(self.path)
         try:
-            check_regular(self.path / STUDY, "the description of a study")
-            description: dict[str, Any] = Folder(self.path).table(STUDY) or {}
-            if description.pop("sha256", None) != content_hash(description):
-                raise FolderError("it was changed after it was written, or is older than its hash")
             parse_study(description["study"])
             if not isinstance(description["corpora"], dict) or not isinstance(description["versions"], dict):
                 raise FolderError("its corpora and versions are not tables")
-        except NotFoundError as error:
-            reason = getattr(error.__cause__, "strerror", None) or error
-            raise NotFoundError(f"{self.path} must be the folder of a study, with a {STUDY}: {reason}") from error
-        except OSError as error:
-            raise FolderError(f"{self.path} must be the folder of a study, with a {STUDY}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MaskpoolError) as error:
-            raise FolderError(f"{self.path / STUDY} must hold a study, but does not: {error}") from error
+            raise malformed(self.path, error) from error
         return description
 
     def write(self, makers: dict[str, Callable[[Path], object]]) -> None:
@@ -182,7 +167,7 @@ class StudyFolder:
             StorageError: The folder cannot be written; existing files are kept.
         """
         try:
-            self._refuse_folders(makers)
+            refuse_folders(self.path, makers)
             unfinished = self.path / ".unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)  # a killed process may have left it
             unfinished.mkdir()
@@ -194,15 +179,7 @@ class StudyFolder:
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
         except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _refuse_folders(self, files: Iterable[str]) -> None:
-        for file in files:
-            if (self.path / file).is_dir():
-                raise StorageError(f"{file} in it is a folder")
-
-    def _unwritable(self, error: OSError) -> StorageError:
-        return StorageError(f"must be a writable folder, got {self.path}: {error.strerror or error}", argument="out")
+            raise unwritable(self.path, error) from error
 
 
 def _changed_settings(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[str]:  # Any: JSON
