@@ -415,9 +415,7 @@ def servers() -> str:
                 ", ".join(condition.words for condition in row.when) or "all others",
                 row.versions.replace("<", "\\<").replace(">", "\\>"),
                 f"**{row.verdict.value}**",
-                "; ".join(
-                    filter(None, [_filled(row.computes), f"`{_filled(row.repair, server.name)}`" if row.repair else ""])
-                ),
+                "; ".join(filter(None, [_filled(row.computes), _filled(row.repair, server.name)])),
                 f"[{row.known.value}]({row.source}), {row.date}",
             ]
             for row in server.rows

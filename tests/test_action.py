@@ -136,7 +136,10 @@ def test_arguments_arrive_as_they_are(runner: Runner) -> None:
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
-        ({"folder": "missing", "server": SERVER}, "missing must be the folder of a model, .*"),
+        (
+            {"folder": "missing", "server": SERVER},
+            "FOLDER must be the folder of a model, .*, got missing, which does not exist",
+        ),
         ({"folder": "model", "server": " "}, "folder and server must be given, got folder 'model' and server ' '"),
         ({"server": SERVER}, f"folder and server must be given, got folder '' and server '{SERVER}'"),
     ],

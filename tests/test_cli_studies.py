@@ -232,9 +232,11 @@ def test_the_report_is_rebuilt_from_the_cells(finished: tuple[Ran, Path], tmp_pa
 
 
 def test_report_refuses_a_folder_without_a_study(tmp_path: Path) -> None:
-    """An empty and a missing folder are refused with one sentence."""
-    assert_refused(run("bench", "report", tmp_path), ".* must be the folder of a study, with a study.json: .*")
-    assert_refused(run("bench", "report", tmp_path / "none"), ".* must be the folder of a study, with a study.json: .*")
+    """An empty and a missing folder are refused with one sentence that names the argument."""
+    expected = "must be the folder of a study, with a study.json, got .*"
+    assert_refused(run("bench", "report", tmp_path), f"DIR {expected}")
+    assert_refused(run("bench", "report", tmp_path / "none"), f"DIR {expected}")
+    assert_refused(run("bench", "compare", tmp_path / "none", tmp_path), f"DIR_A {expected}none: .*")
 
 
 def test_report_refuses_an_unfinished_study(finished: tuple[Ran, Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from maskpool.cli.endings import needs_bench, not_empty, stoppable
+from maskpool.errors import rename_arguments
 
 
 def compare_studies(
@@ -22,8 +23,9 @@ def compare_studies(
     with stoppable():
         from maskpool.bench.store.checks import read_description
 
-        for folder in (first, second):
-            read_description(folder)  # a wrong path is refused before the imports that take seconds
+        for name, folder in {"DIR_A": first, "DIR_B": second}.items():
+            with rename_arguments({"out": name}):
+                read_description(folder)  # a wrong path is refused before the imports that take seconds
         with needs_bench():
             from maskpool.bench.report import compare
             from maskpool.bench.report.pages import markdown_table

@@ -13,6 +13,7 @@ from maskpool.errors import rename_arguments
 
 # The command's name for each argument of the functions that it calls.
 OPTIONS = {
+    "path": "FOLDER",
     "model": "FOLDER",
     "servers": "--server",
     "pooling": "--pooling",
@@ -38,7 +39,7 @@ def show(folder: Annotated[Path, _FOLDER], as_json: Annotated[bool, _JSON] = Fal
     Reads folders of sentence-transformers, maskpool and transformers, with or without ONNX files, and GGUF files
     (with the package gguf).
     """
-    with stoppable():
+    with stoppable(), rename_arguments(OPTIONS):
         from maskpool.config.reading import read_config
 
         statement = read_config(folder)

@@ -19,7 +19,7 @@ from maskpool.config.servers.checking import ServerJudgement, check_servers
 from maskpool.config.servers.rows import Aspect, Verdict
 from maskpool.config.servers.table import SERVERS
 from maskpool.config.statement import EmbeddingConfig
-from maskpool.errors import ExistsError, InvalidValueError
+from maskpool.errors import ExistsError, InvalidValueError, rename_arguments
 from maskpool.files import atomic_write
 from maskpool.trust.files import Folder
 from maskpool.trust.modules import LEGACY_MODES
@@ -88,7 +88,8 @@ def convert(folder: str | os.PathLike[str], out: str | os.PathLike[str], server:
     if os.path.lexists(target):
         raise ExistsError("out", f"must be a new folder, and {out} exists")
     source = Folder(folder)
-    config = read_config(folder)
+    with rename_arguments({"path": "folder"}):
+        config = read_config(folder)
     if config.pooling.value is None or not source.path.is_dir():
         raise InvalidValueError("folder", f"must be a model of sentence-transformers or maskpool, got {config.layout}")
     if Path(os.path.realpath(target)).is_relative_to(source.root):

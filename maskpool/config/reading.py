@@ -41,14 +41,15 @@ def read_config(path: str | os.PathLike[str]) -> EmbeddingConfig:
         FolderError: A file is malformed, or the modules have no pooling, several, or classes of other packages.
         RequirementError: A GGUF file needs the package gguf.
     """
-    place = Path(path)
+    place, expected = Path(path), f"must be the folder of a model, or a GGUF file, got {path}"
+    if not place.exists():
+        raise NotFoundError(f"{expected}, which does not exist", argument="path")
     if place.suffix == ".gguf" and not place.is_dir():
         from maskpool.config.gguf_file import read_gguf
 
         return read_gguf(place)
     if not place.is_dir():
-        problem = "a file" if place.exists() else "nothing"
-        raise NotFoundError(f"{path} must be the folder of a model, or a GGUF file, got {problem} there")
+        raise NotFoundError(f"{expected}, which is another file", argument="path")
     folder = Folder(place)
     modules = read_modules(folder)
     return _read_saved(folder, modules) if modules else _read_plain(folder)
@@ -58,7 +59,7 @@ def _read_plain(folder: Folder) -> EmbeddingConfig:
     root = SavedModule("", "")
     config = _read_model(folder, root)
     if config is None:
-        raise FolderError(f"{folder} must hold a modules.json, a config.json or a GGUF file, got none: name a model")
+        raise FolderError(f"must hold a modules.json or a config.json, got none in {folder}", argument="path")
     settings = read_transformer(folder, root)
     none = "no modules.json"
     return EmbeddingConfig(

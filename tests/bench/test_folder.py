@@ -216,7 +216,7 @@ def test_cells_without_a_study_are_refused(tmp_path: Path) -> None:
     """Cells without the description of their study are refused and unchanged."""
     (tmp_path / CELLS).write_text("mine\n")
     sentence = refusal(lambda: claim(StudyFolder(tmp_path), REQUESTED, [MINE], VERSIONS))
-    assert sentence.startswith(f"{tmp_path} must be the folder of a study, with a {STUDY}: ")
+    assert sentence.startswith(f"out must be the folder of a study, with a {STUDY}, got {tmp_path}: ")
     assert content(tmp_path) == {CELLS: b"mine\n"}
 
 
@@ -392,7 +392,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path, name: str) -> None:
     """A missing folder, a file, or a folder without a study is refused with its path."""
     (tmp_path / "file").write_text("mine")
     sentence = refusal(StudyFolder(tmp_path / name).read)
-    start = f"{tmp_path / name} must be the folder of a study, with a {STUDY}: "
+    start = f"out must be the folder of a study, with a {STUDY}, got {tmp_path / name}: "
     assert re.fullmatch(re.escape(start) + ".+", sentence)
 
 

@@ -254,7 +254,7 @@ def test_a_row_is_selected_by_settings() -> None:
     unmeasured = BertConfig.from_dict({"sliding_window": 5})
     assert find_row(unmeasured) is None
     assert "but not with its settings: sliding_window set" in describe(unmeasured)
-    assert describe(BertConfig()).startswith("bert, tiny and random in transformers")
+    assert describe(BertConfig()).startswith("bert, measured with random weights in transformers")
 
 
 def test_rows_of_an_architecture_differ_in_their_settings() -> None:
@@ -308,11 +308,33 @@ def test_advice(census_row: CensusRow, advice: str) -> None:
     assert census_row.advice == advice
 
 
+@pytest.mark.parametrize(
+    ("census_row", "effect"),
+    [
+        (row(), "pads on either side change nothing"),
+        (
+            row(left="positions"),
+            "pads on the right change nothing, pads on the left shift the positions of real tokens",
+        ),
+        (row(right="ids", left="ids"), "pads on either side change nothing if masked positions hold the pad's id"),
+        (
+            row(right="length", left="length", short=("right",)),
+            "pads on the right change real tokens by their number once text and pads exceed sliding_window, "
+            "pads on the left change real tokens by their number",
+        ),
+    ],
+)
+def test_effects(census_row: CensusRow, effect: str) -> None:
+    """The effect says in words what pads on each side do."""
+    assert census_row.effect == effect
+
+
 def test_the_audit_reports_the_row_of_the_model(model_folder: Path) -> None:
     """The report describes the row of the model, also of one inside a host's modules; other pipelines have none."""
     report = audit_padding((planted.bert(), planted.tokenizer(), "mean"))
     assert report.census == describe(planted.bert().config)
-    assert f"census: bert, tiny and random in transformers {load().release}: position shift, left" in str(report)
+    measured = f"census: bert, measured with random weights in transformers {load().release}"
+    assert f"{measured}: pads on the right change nothing, pads on the left shift the positions" in str(report)
     assert audit_padding(planted.pooled_by(planted.mean)).census == report.census
     modules = [Transformer(str(model_folder)), Pooling(32, "mean")]
     hosted = SentenceTransformer(modules=modules, device="cpu")

@@ -57,6 +57,7 @@ def test_every_verdict_rests_on_a_row(tmp_path: Path) -> None:
                     or judgement.row.known is not Known.INFERRED
                     or (judgement.verdict is not Verdict.SAME)
                 )
+                assert "`" not in judgement.repair
                 assert "{" not in judgement.repair.replace("{ pooling", "").replace('{"', "").replace("{query", "")
 
 
@@ -67,6 +68,7 @@ def test_rows_are_complete(server: str, row: Row) -> None:
     assert date.fromisoformat(row.date) <= date.today()
     assert str(SpecifierSet(row.versions)) is not None
     assert row.computes or row.verdict is Verdict.SAME
+    assert row.repair.count("`") % 2 == 0
 
 
 def test_inferred_rows_never_say_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,16 @@ from maskpool.audit.encoder_probes import Judgement
 from maskpool.encoder.annotations import PretrainedConfig
 from maskpool.types import SIDES
 
+# What pads on a side do, by the kind of the judgement.
+_EFFECTS = {
+    "clean": "change nothing",
+    "ids": "change nothing if masked positions hold the pad's id",
+    "positions": "shift the positions of real tokens",
+    "length": "change real tokens by their number",
+    "content": "change real tokens by the ids under the mask",
+    "no numbers": "make real tokens NaN or infinite",
+}
+
 
 @dataclass(frozen=True)
 class CensusRow(Judgement):
@@ -40,6 +50,18 @@ class CensusRow(Judgement):
     def name(self) -> str:
         """Architecture and variant."""
         return f"{self.architecture} ({self.variant})" if self.variant else self.architecture
+
+    @property
+    def effect(self) -> str:
+        """What pads on each side do, in words."""
+        effects = [
+            _EFFECTS[getattr(self, side)]
+            + (f" once text and pads exceed {', '.join(self.limits)}" if side in self.short else "")
+            for side in SIDES
+        ]
+        if effects[0] == effects[1]:
+            return f"pads on either side {effects[0]}"
+        return ", ".join(f"pads on the {side} {effect}" for side, effect in zip(SIDES, effects, strict=True))
 
     @property
     def advice(self) -> str:
@@ -113,7 +135,8 @@ def describe(config: PretrainedConfig) -> str:
     """Say in one sentence what the census knows about a model."""
     census, row = load(), find_row(config)
     if row is not None:
-        return f"{row.name}, tiny and random in transformers {census.release}: {row.verdict}; {row.advice}"
+        measured = f"{row.name}, measured with random weights in transformers {census.release}"
+        return f"{measured}: {row.effect}; {row.advice}"
     if all(row.model_type != config.model_type for row in census.rows):
         return f"{config.model_type} was not measured (transformers {census.release})"
     states = ", ".join(f"{name} {value}" for name, value in switches(config).items()) or "none switched on"

@@ -58,7 +58,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         NotFoundError: The folder does not describe a study.
         FolderError: The description cannot be read, is not a table, or was changed after it was written.
     """
-    expected = f"{folder} must be the folder of a study, with a {STUDY}"
+    expected = f"must be the folder of a study, with a {STUDY}, got {folder}"
     way_out = "name a folder that a study was written to"
     try:
         check_regular(folder / STUDY, "the description of a study")
@@ -67,9 +67,9 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise FolderError("it was changed after it was written, or is older than its hash")
     except NotFoundError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
-        raise NotFoundError(f"{expected}: {reason}; {way_out}") from error
+        raise NotFoundError(f"{expected}: {reason}; {way_out}", argument="out") from error
     except OSError as error:
-        raise FolderError(f"{expected}: {error.strerror}; {way_out}") from error
+        raise FolderError(f"{expected}: {error.strerror}; {way_out}", argument="out") from error
     except ValueError as error:  # a FolderError, or text that cannot be hashed
         raise malformed(folder, error) from error
     return description

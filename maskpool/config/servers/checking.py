@@ -284,5 +284,6 @@ def _from_row(
         "normalize": unit,
         "javascript": str(unit).lower(),
     }
-    repair = "" if "{name}" in row.repair and not words["name"] else row.repair.format(**words)
+    unnamed = "{name}" in row.repair and not words["name"]
+    repair = "" if unnamed else row.repair.replace("`", "").format(**words)
     return ServerJudgement(aspect, row.verdict, row.computes.format(**words), repair, row)

@@ -81,7 +81,7 @@ class Row:
         verdict: What the server makes of it.
         computes: What the server computes; ``{modes}`` is replaced by the model's poolings, ``{name}`` by the
             server's name for its pooling, ``{length}`` by its length.
-        repair: The argument or file that repairs it.
+        repair: The argument or file that repairs it, with what can be typed in backquotes, which only the docs show.
         versions: The versions, as pip writes them; empty for all.
         source: Where the fact is from.
         date: When it was read or run.

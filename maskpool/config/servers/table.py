@@ -60,7 +60,7 @@ SAME, CALLER, DEPENDS, UNKNOWN, DIFFERENT, FAILS = (
 )
 RUN, READ = Known.RUN, Known.READ
 _TODAY = "2026-11-28"
-_CONVERT = "maskpool config convert FOLDER OUT --for {server}"
+_CONVERT = "`maskpool config convert FOLDER OUT --for {server}`"
 _PROMPT_TOKENS = "pools the tokens of a prompt with those of the text"
 _SPECIAL = "pools the tokens that the tokenizer adds with those of the text"
 _NO_PROMPT = "adds no prompt"
@@ -88,7 +88,7 @@ def _caller_pooling(flag: str, source: str, date: str, known: Known) -> tuple[Ro
 _TEI = "https://github.com/huggingface/text-embeddings-inference/blob/0d124dc/router/src/lib.rs"
 _TEI_BACKEND = "https://github.com/huggingface/text-embeddings-inference/blob/0d124dc/backends/src/lib.rs"
 _TEI_DATE = "2026-07-24"
-_TEI_FLAG = "--pooling {name}"
+_TEI_FLAG = "`--pooling {name}`"
 TEXT_EMBEDDINGS_INFERENCE = Server(
     "text-embeddings-inference",
     "text-embeddings-inference",
@@ -149,7 +149,7 @@ TEXT_EMBEDDINGS_INFERENCE = Server(
             (MEAN, SAVED_MEAN_SQRT),
             FAILS,
             "stops at 1_Pooling/config.json: the pooling is not supported",
-            "--pooling mean gives the same vectors of unit length",
+            "`--pooling mean` gives the same vectors of unit length",
             source=f"{_TEI}#L506",
             date=_TEI_DATE,
         ),
@@ -180,7 +180,7 @@ TEXT_EMBEDDINGS_INFERENCE = Server(
             ALWAYS,
             CALLER,
             "vectors of length 1 unless the request says otherwise; always on /v1/embeddings",
-            'send {{"normalize": false}} to /embed',
+            'send `{{"normalize": false}}` to `/embed`',
             source="https://github.com/huggingface/text-embeddings-inference/blob/0d124dc/router/src/http/types.rs#L434",
             date=_TEI_DATE,
         ),
@@ -189,11 +189,11 @@ TEXT_EMBEDDINGS_INFERENCE = Server(
             ALWAYS,
             CALLER,
             "all dimensions",
-            'send {{"dimensions": {dimensions}}}',
+            'send `{{"dimensions": {dimensions}}}`',
             source=_TEI,
             date=_TEI_DATE,
         ),
-        Row(Aspect.PROMPT, ALWAYS, CALLER, _NO_PROMPT, "--default-prompt {prompt!r}", source=_TEI, date=_TEI_DATE),
+        Row(Aspect.PROMPT, ALWAYS, CALLER, _NO_PROMPT, "`--default-prompt {prompt!r}`", source=_TEI, date=_TEI_DATE),
         Row(Aspect.CASE, ALWAYS, DIFFERENT, "ignores do_lower_case", _LOWER, source=f"{_TEI}#L510", date=_TEI_DATE),
         Row(Aspect.LENGTH, (HAS_MAX_LENGTH,), SAME, source=f"{_TEI}#L510", date=_TEI_DATE),
     ),
@@ -204,7 +204,7 @@ TEXT_EMBEDDINGS_INFERENCE = Server(
 _VLLM = "https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/transformers_utils/config.py"
 _VLLM_FIX = "https://github.com/vllm-project/vllm/pull/54533"
 _VLLM_ISSUE = "https://github.com/vllm-project/vllm/issues/45995"
-_VLLM_FLAG = '--pooler-config \'{{"pooling_type": "{name}"}}\''
+_VLLM_FLAG = '`--pooler-config \'{{"pooling_type": "{name}"}}\'`'
 _VLLM_CLS = "cls, the architecture's default, silently"
 _VLLM_DEFAULT = "the architecture's default, silently"
 VLLM = Server(
@@ -310,7 +310,7 @@ VLLM = Server(
             (NOT_NORMALIZED,),
             DIFFERENT,
             "vectors of length 1",
-            "--pooler-config '{{\"use_activation\": false}}'",
+            "`--pooler-config '{{\"use_activation\": false}}'`",
             source=_VLLM,
             date=_TODAY,
         ),
@@ -319,7 +319,7 @@ VLLM = Server(
             ALWAYS,
             CALLER,
             "all dimensions",
-            'send {{"dimensions": {dimensions}}}; the model must say is_matryoshka in config.json',
+            'send `{{"dimensions": {dimensions}}}`; the model must say `is_matryoshka` in config.json',
             source="https://docs.vllm.ai/en/latest/models/pooling_models/",
             date=_TODAY,
         ),
@@ -331,7 +331,7 @@ VLLM = Server(
             (BOTH_TRANSFORMER_KEYS, HAS_MAX_LENGTH),
             SAME,
             "refuses texts of more than {length} tokens",
-            'send {{"truncate_prompt_tokens": -1}} to cut them',
+            'send `{{"truncate_prompt_tokens": -1}}` to cut them',
             source=_VLLM,
             date=_TODAY,
         ),
@@ -340,7 +340,7 @@ VLLM = Server(
             (FITS_TOKENIZER,),
             SAME,
             "refuses texts of more than {length} tokens",
-            'send {{"truncate_prompt_tokens": -1}} to cut them',
+            'send `{{"truncate_prompt_tokens": -1}}` to cut them',
             source="https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/config/model.py#L2572",
             date=_TODAY,
         ),
@@ -349,7 +349,7 @@ VLLM = Server(
             ALWAYS,
             DIFFERENT,
             "reads longer texts than {length} tokens",
-            'send {{"truncate_prompt_tokens": {length}}}',
+            'send `{{"truncate_prompt_tokens": {length}}}`',
             source=_VLLM,
             date=_TODAY,
         ),
@@ -360,7 +360,7 @@ VLLM = Server(
 
 _LLAMA = "https://github.com/ggml-org/llama.cpp/blob/master/conversion/base.py"
 _LLAMA_PR = "https://github.com/ggml-org/llama.cpp/pull/22087"
-_LLAMA_FLAG = "llama-server --pooling {name}"
+_LLAMA_FLAG = "`llama-server --pooling {name}`"
 LLAMA_CPP = Server(
     "llama.cpp",
     "llama.cpp",
@@ -412,7 +412,7 @@ LLAMA_CPP = Server(
             ALWAYS,
             DIFFERENT,
             "drops {dense}",
-            "for architectures that have it: convert_hf_to_gguf.py --sentence-transformers-dense-modules",
+            "for architectures that have it: `convert_hf_to_gguf.py --sentence-transformers-dense-modules`",
             source=_LLAMA,
             date=_TODAY,
         ),
@@ -430,7 +430,7 @@ LLAMA_CPP = Server(
             ALWAYS,
             CALLER,
             "vectors of length 1 unless the caller says otherwise",
-            "--embd-normalize -1 if the model has no Normalize",
+            "`--embd-normalize -1` if the model has no Normalize",
             source="https://github.com/ggml-org/llama.cpp/pull/14964",
             date="2025-07-30",
         ),
@@ -458,7 +458,7 @@ LLAMA_CPP = Server(
             ALWAYS,
             CALLER,
             "reads texts of more than {length} tokens: up to its batch, 512 by default; refuses longer ones",
-            "--batch-size {length} --ubatch-size {length}, to refuse what the model would cut",
+            "`--batch-size {length} --ubatch-size {length}`, to refuse what the model would cut",
             source="https://github.com/ggml-org/llama.cpp/pull/7389",
             date="2024-05-19",
         ),
@@ -522,7 +522,7 @@ INFINITY = Server(
 )
 
 _FASTEMBED = "https://github.com/qdrant/fastembed/blob/v0.9.1/fastembed/text/custom_text_embedding.py"
-_FASTEMBED_CALL = "add_custom_model(..., pooling=PoolingType.{name}, normalization={normalize})"
+_FASTEMBED_CALL = "`add_custom_model(..., pooling=PoolingType.{name}, normalization={normalize})`"
 FASTEMBED = Server(
     "fastembed",
     "fastembed",
@@ -535,7 +535,7 @@ FASTEMBED = Server(
             (NO_ONNX,),
             FAILS,
             "needs an ONNX file",
-            "maskpool.integrations.onnx.export",
+            "`maskpool.integrations.onnx.export`",
             source=_FASTEMBED,
             date=_TODAY,
         ),
@@ -557,11 +557,11 @@ FASTEMBED = Server(
             ALWAYS,
             DIFFERENT,
             "cls, mean or the last token, as the caller says: it has no {modes} pooling",
-            "an ONNX file that pools, with PoolingType.DISABLED",
+            "an ONNX file that pools, with `PoolingType.DISABLED`",
             source=_FASTEMBED,
             date=_TODAY,
         ),
-        *_always_different(_FASTEMBED, _TODAY, special="an ONNX file that pools, with PoolingType.DISABLED"),
+        *_always_different(_FASTEMBED, _TODAY, special="an ONNX file that pools, with `PoolingType.DISABLED`"),
         Row(
             Aspect.DENSE,
             ALWAYS,
@@ -612,7 +612,7 @@ FASTEMBED = Server(
 )
 
 _TXTAI = "https://github.com/neuml/txtai/blob/v9.14.0/src/python/txtai/models/pooling/factory.py"
-_TXTAI_ST = 'method: "sentence-transformers"'
+_TXTAI_ST = '`method: "sentence-transformers"`'
 TXTAI = Server(
     "txtai",
     "txtai",
@@ -623,13 +623,13 @@ TXTAI = Server(
         Row(Aspect.FILES, (NOT_GGUF,), SAME, source=_TXTAI, date=_TODAY, known=RUN),
         Row(Aspect.LAYER, ALWAYS, DIFFERENT, "pools the last hidden state", _TXTAI_ST, source=_TXTAI, date=_TODAY),
         Row(Aspect.POOLING, (CLS_MEAN_LAST_MAX, GIVEN_FITS), SAME, source=_TXTAI, date=_TODAY, known=RUN),
-        Row(Aspect.POOLING, (GIVEN,), DIFFERENT, "{given}, as passed", "method: {name}", source=_TXTAI, date=_TODAY),
+        Row(Aspect.POOLING, (GIVEN,), DIFFERENT, "{given}, as passed", "`method: {name}`", source=_TXTAI, date=_TODAY),
         Row(
             Aspect.POOLING,
             (OTHER_FOLDER,),
             DIFFERENT,
             "the mean: it reads the pooling from the folder 1_Pooling only",
-            "method: {name}",
+            "`method: {name}`",
             source=_TXTAI,
             date=_TODAY,
         ),
@@ -664,7 +664,7 @@ TXTAI = Server(
             ALWAYS,
             CALLER,
             "all dimensions",
-            "dimensionality: {dimensions}",
+            "`dimensionality: {dimensions}`",
             source=_TXTAI,
             date=_TODAY,
         ),
@@ -673,7 +673,7 @@ TXTAI = Server(
             ALWAYS,
             CALLER,
             'the prompt "query" for queries and the prompt "document" for data',
-            "instructions: {{query: {prompt!r}, data: {prompt!r}}}",
+            "`instructions: {{query: {prompt!r}, data: {prompt!r}}}`",
             source=_TXTAI,
             date=_TODAY,
             known=RUN,
@@ -685,7 +685,7 @@ TXTAI = Server(
             ALWAYS,
             DIFFERENT,
             "cuts texts to the tokenizer's length, not to {length} tokens",
-            "maxlength: {length}",
+            "`maxlength: {length}`",
             source=_TXTAI,
             date=_TODAY,
             known=RUN,
@@ -697,9 +697,12 @@ TXTAI = Server(
 
 _ST = "https://github.com/huggingface/sentence-transformers"
 _ST_FORMAT = f"{_ST}/pull/3554"
+_ST_FILES = f"{_ST}/blob/v6.2.0/sentence_transformers"
+_ST_LOADS, _ST_MODEL = f"{_ST_FILES}/base/model.py", f"{_ST_FILES}/sentence_transformer/model.py"
+_ST_MODULES, _ST_POOLING = f"{_ST_FILES}/base/modules", f"{_ST_FILES}/sentence_transformer/modules/pooling.py"
 _TRUST = (
-    "maskpool.integrations.sentence_transformers.load(FOLDER), or SentenceTransformer(FOLDER, trust_remote_code=True) "
-    "with maskpool installed"
+    "`maskpool.integrations.sentence_transformers.load(FOLDER)`, or with maskpool installed "
+    "`SentenceTransformer(FOLDER, trust_remote_code=True)`"
 )
 SENTENCE_TRANSFORMERS = Server(
     "sentence-transformers",
@@ -708,7 +711,7 @@ SENTENCE_TRANSFORMERS = Server(
     "6.2.0",
     (
         # python -m benchmarks.server_readers sentence-transformers PYTHON, with 3.4.1, 5.3.0, 5.4.0 and 6.2.0
-        Row(Aspect.FILES, (GGUF,), FAILS, "reads no GGUF files", source=_ST, date=_TODAY),
+        Row(Aspect.FILES, (GGUF,), FAILS, "reads no GGUF files", source=_ST_LOADS, date=_TODAY),
         Row(
             Aspect.FILES,
             (NEW_PATHS,),
@@ -727,7 +730,7 @@ SENTENCE_TRANSFORMERS = Server(
             "does not know the class path of Normalize, which is new in 6.0",
             _CONVERT,
             versions=">=5.4,<6",
-            source=_ST,
+            source=f"{_ST_MODULES}/normalize.py",
             date=_TODAY,
             known=RUN,
         ),
@@ -747,27 +750,32 @@ SENTENCE_TRANSFORMERS = Server(
             (OUR_FILES,),
             CALLER,
             "loads only if maskpool is installed",
-            "pip install maskpool",
+            "`pip install maskpool`",
             versions=">=5.4,<6",
-            source=_ST,
+            source=f"{_ST}/blob/v5.4.0/sentence_transformers/base/model.py",
             date=_TODAY,
             known=RUN,
         ),
-        Row(Aspect.FILES, ALWAYS, SAME, source=_ST, date=_TODAY, known=RUN),
+        Row(Aspect.FILES, ALWAYS, SAME, source=_ST_LOADS, date=_TODAY, known=RUN),
         *(
-            Row(aspect, ALWAYS, SAME, source=_ST, date=_TODAY, known=RUN)
-            for aspect in (
-                Aspect.POOLING,
-                Aspect.PROMPT_TOKENS,
-                Aspect.DENSE,
-                Aspect.UNIT_LENGTH,
-                Aspect.PROMPT,
-                Aspect.LENGTH,
-            )
+            Row(aspect, ALWAYS, SAME, source=source, date=_TODAY, known=RUN)
+            for aspect, source in {
+                Aspect.POOLING: _ST_POOLING,
+                Aspect.PROMPT_TOKENS: _ST_POOLING,
+                Aspect.DENSE: f"{_ST_MODULES}/dense.py",
+                Aspect.UNIT_LENGTH: f"{_ST_MODULES}/normalize.py",
+                Aspect.PROMPT: _ST_MODEL,
+                Aspect.LENGTH: f"{_ST_MODULES}/transformer.py",
+            }.items()
         ),
         *(
-            Row(aspect, ALWAYS, SAME, source=_ST, date=_TODAY)
-            for aspect in (Aspect.LAYER, Aspect.SPECIAL_TOKENS, Aspect.DIMENSIONS, Aspect.CASE)
+            Row(aspect, ALWAYS, SAME, source=source, date=_TODAY)
+            for aspect, source in {
+                Aspect.LAYER: f"{_ST_MODULES}/transformer.py",
+                Aspect.SPECIAL_TOKENS: _ST_POOLING,
+                Aspect.DIMENSIONS: _ST_MODEL,
+                Aspect.CASE: f"{_ST_MODULES}/transformer.py",
+            }.items()
         ),
     ),
     takes_pooling=False,
@@ -775,7 +783,7 @@ SENTENCE_TRANSFORMERS = Server(
 )
 
 _JS = "https://github.com/huggingface/transformers.js/blob/5ed4c5c/packages/transformers/src/pipelines/feature-extraction.js"
-_JS_CALL = "extractor(text, {{ pooling: '{name}', normalize: {javascript} }})"
+_JS_CALL = "`extractor(text, {{ pooling: '{name}', normalize: {javascript} }})`"
 TRANSFORMERS_JS = Server(
     "transformers.js",
     "transformers.js",
@@ -788,7 +796,7 @@ TRANSFORMERS_JS = Server(
             (NO_ONNX,),
             FAILS,
             "needs an ONNX file",
-            "maskpool.integrations.onnx.export",
+            "`maskpool.integrations.onnx.export`",
             source=_JS,
             date=_TODAY,
         ),
@@ -820,18 +828,18 @@ TRANSFORMERS_JS = Server(
             ALWAYS,
             DIFFERENT,
             "cls, mean or the last token, as the caller says: it has no {modes} pooling",
-            "an ONNX file that pools: model(inputs).sentence_embedding",
+            "an ONNX file that pools: `model(inputs).sentence_embedding`",
             source=_JS,
             date=_TODAY,
         ),
-        *_always_different(_JS, _TODAY, special="an ONNX file that pools: model(inputs).sentence_embedding"),
+        *_always_different(_JS, _TODAY, special="an ONNX file that pools: `model(inputs).sentence_embedding`"),
         Row(
             Aspect.DENSE,
             ALWAYS,
             DIFFERENT,
             "drops {dense}",
-            "an ONNX file that has it: model(inputs).sentence_embedding",
-            source="https://github.com/huggingface/transformers.js/issues",
+            "an ONNX file that has it: `model(inputs).sentence_embedding`",
+            source=_JS,
             date=_TODAY,
             known=RUN,
         ),
