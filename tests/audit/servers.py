@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedTokenizerFast
 
 from maskpool.audit.endpoint.texts import DOCUMENTS, EQUAL, TAILS, TOGETHER, pool_words
 from maskpool.audit.probes import TEXTS
+from tests.bench import tiny
 
 LIMIT = 48  # tokens that the model reads
 POSITIONS = 1500
@@ -50,23 +52,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def save_reference(folder: Path, pooling: str = "mean", normalize: bool = True, seed: int = 0) -> Path:
     """Save a BERT of random weights as a folder of sentence-transformers."""
-    torch.manual_seed(seed)
     words = tokenizer()
-    model = BertModel(
-        BertConfig(
-            vocab_size=len(words),
-            hidden_size=WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            intermediate_size=48,
-            max_position_embeddings=POSITIONS,
-        )
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * (1.0 if "embeddings.weight" in name else 0.3))
-            if name.endswith("LayerNorm.weight"):
-                parameter.add_(1.0)
+    model = tiny.draw_bert(len(words), POSITIONS, LAYERS, spread=0.3, seed=seed)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalize else [])]
@@ -135,6 +122,12 @@ class TinyModel:
             x = norm(inner + x, f"{at}.output")
             states.append(x)
         return states
+
+
+@cache
+def open_model(folder: Path) -> TinyModel:
+    """Open the model of a folder once per process."""
+    return TinyModel(folder)
 
 
 @dataclass

@@ -51,16 +51,22 @@ def tokenizer(pad_token: str | None = "[PAD]", eos_token: str | None = None) -> 
     )
 
 
-def save_model(
-    folder: Path, limit: int = LIMIT, pad_token: str | None = "[PAD]", eos_token: str | None = None, seed: int = 0
-) -> Path:
-    """Save a BERT of random weights and its tokenizer; its layer norms are not the identity, its pad row not zero."""
+def draw_bert(words: int, limit: int, layers: int = 2, spread: float = 0.2, seed: int = 0) -> BertModel:
+    """Make a BERT of random weights; its layer norms are not the identity, its pad row not zero.
+
+    Args:
+        words: The size of its vocabulary.
+        limit: The number of its positions.
+        layers: The number of its layers.
+        spread: The standard deviation of the weights that are not embeddings.
+        seed: The seed of the weights.
+    """
     torch.manual_seed(seed)
     model = BertModel(
         BertConfig(
-            vocab_size=len(VOCABULARY),
+            vocab_size=words,
             hidden_size=32,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             intermediate_size=48,
             max_position_embeddings=limit,
@@ -68,10 +74,17 @@ def save_model(
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * (1.0 if "embeddings.weight" in name else 0.2))
+            parameter.copy_(torch.randn_like(parameter) * (1.0 if "embeddings.weight" in name else spread))
             if name.endswith("LayerNorm.weight"):
                 parameter.add_(1.0)
-    model.save_pretrained(folder)
+    return model
+
+
+def save_model(
+    folder: Path, limit: int = LIMIT, pad_token: str | None = "[PAD]", eos_token: str | None = None, seed: int = 0
+) -> Path:
+    """Save a BERT of random weights and its tokenizer."""
+    draw_bert(len(VOCABULARY), limit, seed=seed).save_pretrained(folder)
     tokenizer(pad_token, eos_token).save_pretrained(folder)
     return folder
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from maskpool.audit.opening import open_pipeline
 from maskpool.audit.pipelines import Pipeline
-from maskpool.audit.probes import difference
 from maskpool.config.reading import read_config
 from maskpool.encoder import Encoder, bundled_folder_of
 from maskpool.poolings.build import build_pooling
@@ -209,8 +208,11 @@ def directions(rows: Tensor) -> Tensor:
 
 
 def farthest(rows: Tensor, others: Tensor) -> float:
-    """Return the largest difference of the directions of two vectors of a text."""
-    return max(difference(a, b) for a, b in zip(directions(rows), directions(others), strict=True))
+    """Return the largest difference of the directions of two vectors of a text; inf if a number is not finite."""
+    a, b = directions(rows), directions(others)
+    lengths = torch.maximum(a.norm(dim=1), b.norm(dim=1)).clamp(min=torch.finfo(a.dtype).tiny)
+    largest = float(((a - b).norm(dim=1) / lengths).max())
+    return largest if math.isfinite(largest) else math.inf
 
 
 def recognise(rows: Tensor, candidates: Sequence[tuple[Recipe, Tensor]], noise: float) -> Recognised:
