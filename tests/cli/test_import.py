@@ -94,8 +94,8 @@ def test_wrong_paths_are_refused_before_the_heavy_imports(tmp_path: Path) -> Non
         ("--dry-run", "--study", str(tmp_path / "models.toml")): "models.toml: models must be a folder",
         ("--dry-run", "--study", str(tmp_path / "data.toml")): "data.toml: data of [[corpora]] must name a file",
         ("--dry-run", "--out", str(tmp_path / "file")): "--out must be a writable folder",
-        ("report", none): f"{none} must be the folder of a study",
-        ("compare", none, none): f"{none} must be the folder of a study",
+        ("report", none): "DIR must be the folder of a study",
+        ("compare", none, none): "DIR_A must be the folder of a study",
     }
     script = REFUSED.replace("HEAVY", repr(json.dumps(HEAVY)))
     command = [sys.executable, "-c", script, json.dumps(list(refusals))]
