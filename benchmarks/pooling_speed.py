@@ -40,6 +40,9 @@ RESULTS = Path(__file__).parent / "results" / "pooling_speed.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The largest allowed difference from ours, relative to the largest number in the result; recipes round more often.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+# A parameter's gradient adds up the rounding errors of all tokens. That of the queries of multi-head attention is 4e-2
+# from float64's in the bfloat16 recipe, and 3e-3 in ours.
+OF_PARAMETERS = 2.0
 DIRECTIONS = ("forward", "forward+backward")
 READ = "read"
 # The padding figure: real tokens per sentence, and padded lengths.
@@ -111,7 +114,8 @@ def check_agreement(
         parts = ["vectors", "token gradient", *(f"gradient of parameter {i}" for i in range(len(learned)))]
         for part, expected, got in zip(parts, reference, results, strict=False):
             error = float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
-            if not error <= TOLERANCE[buffer.x.dtype]:
+            allowed = TOLERANCE[buffer.x.dtype] * (OF_PARAMETERS if part.startswith("gradient of") else 1.0)
+            if not error <= allowed:
                 raise ValueError(
                     f"{mode}: {name} and ours must agree before they are timed: {part} differ by {error:.1e}"
                 )

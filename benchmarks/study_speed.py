@@ -49,8 +49,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.harness_memory import make_corpus, save_model
 from benchmarks.timing import environment, last_level_cache
-from maskpool.bench.design.clusterers import fit_kmeans_of_seeds
 from maskpool.bench.design.corpora import Corpus, docstrings
+from maskpool.bench.design.kmeans import Clusters, fit_kmeans_of_seeds
 from maskpool.bench.design.study import Study, read_study
 from maskpool.bench.encode.forward import Pooled, pool_corpus, prove_prefix
 from maskpool.bench.part import Grid, Part
@@ -73,9 +73,10 @@ _ROUNDING = 1e-12
 _SAMPLED_SHIFTS = 2
 
 
-def plain_kmeans(vectors: Vectors, clusters: int, seeds: Sequence[int]) -> list[KMeans]:
+def plain_kmeans(vectors: Vectors, clusters: int, seeds: Sequence[int]) -> list[Clusters]:
     """Fit scikit-learn's k-means for each seed."""
-    return [KMeans(clusters, init="k-means++", n_init=1, random_state=seed).fit(vectors) for seed in seeds]
+    models = [KMeans(clusters, init="k-means++", n_init=1, random_state=seed).fit(vectors) for seed in seeds]
+    return [Clusters(model.labels_, model.cluster_centers_) for model in models]
 
 
 def plain_accuracy(index: Vectors, queries: Vectors, labels: Ints) -> float:
@@ -91,7 +92,7 @@ def plain_parts() -> Iterator[None]:
     """Replace the shared work of fits by scikit-learn's functions."""
     with ExitStack() as stack:
         for name, plain in {
-            "design.clusterers.fit_kmeans_of_seeds": plain_kmeans,
+            **{f"design.{module}.fit_kmeans_of_seeds": plain_kmeans for module in ("clusterers", "kmeans")},
             "score.scorers.nearest_accuracy": plain_accuracy,
             **{f"score.{module}.ami": adjusted_mutual_info_score for module in ("fits", "metrics", "scorers")},
         }.items():
@@ -198,15 +199,15 @@ def compare_kmeans(vectors: Vectors, labels: Ints, seeds: int) -> dict[str, Any]
     inertias: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     amis: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     for first in range(0, seeds, 3):  # a half-sample has three seeds
-        some, models = list(range(first, min(first + 3, seeds))), {}
+        some, fits = list(range(first, min(first + 3, seeds))), {}
         for name, fit in ((NOW, fit_kmeans_of_seeds), (PLAIN, plain_kmeans))[:: 1 if first % 2 else -1]:
             began = time.process_time()
-            models[name] = fit(vectors, clusters, some)
+            fits[name] = fit(vectors, clusters, some)
             spent[name] += time.process_time() - began
-            inertias[name] += [float(model.inertia_) for model in models[name]]
-        amis[NOW] += [ami(labels, model.labels_) for model in models[NOW]]
-        amis[PLAIN] += [float(adjusted_mutual_info_score(labels, model.labels_)) for model in models[PLAIN]]
-        same += sum(np.array_equal(a.labels_, b.labels_) for a, b in zip(models[NOW], models[PLAIN], strict=True))
+            inertias[name] += [float(np.square(vectors - fit.centres[fit.labels]).sum()) for fit in fits[name]]
+        amis[NOW] += [ami(labels, fit.labels) for fit in fits[NOW]]
+        amis[PLAIN] += [float(adjusted_mutual_info_score(labels, fit.labels)) for fit in fits[PLAIN]]
+        same += sum(np.array_equal(a.labels, b.labels) for a, b in zip(fits[NOW], fits[PLAIN], strict=True))
     differences = np.subtract(amis[NOW], amis[PLAIN])
     return {
         "texts": len(vectors),

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from maskpool.bench.design.clusterers import UnitKMeans, fit_kmeans
+from maskpool.bench.design.clusterers import UnitKMeans
+from maskpool.bench.design.kmeans import fit_kmeans
 from maskpool.bench.design.subsamples import FULL, OTHER_SEEDS, REPLICATE_SEEDS
 from maskpool.bench.encode.forward import Pooled, States, prove_prefix
 from maskpool.bench.part import Grid, Part

@@ -8,14 +8,8 @@ from scipy.stats import entropy, hypergeom
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from maskpool.bench.design.clusterers import (
-    CLUSTERERS,
-    BERTopicHDBSCAN,
-    UnitKMeans,
-    fit_kmeans,
-    fit_kmeans_of_seeds,
-    plus_plus,
-)
+from maskpool.bench.design.clusterers import CLUSTERERS, BERTopicHDBSCAN, UnitKMeans
+from maskpool.bench.design.kmeans import fit_kmeans, fit_kmeans_of_seeds, plus_plus
 from maskpool.bench.score.metrics import ami, cluster_ami, score
 from maskpool.bench.vectors import unit
 from maskpool.plans import Ints
@@ -171,17 +165,38 @@ def test_k_means_returns_the_requested_clusters() -> None:
 def test_k_means_is_scikit_learns(
     clusters: int, most_at_once: int, repeats: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several seeds at once give the labels and inertia that scikit-learn gives for each, also if texts repeat."""
-    monkeypatch.setattr("maskpool.bench.design.clusterers._MOST_AT_ONCE", most_at_once)
+    """Several seeds at once give the labels and centres that scikit-learn gives for each, also if texts repeat."""
+    monkeypatch.setattr("maskpool.bench.design.kmeans._MOST_AT_ONCE", most_at_once)
     rng, seeds = np.random.default_rng(clusters), range(cut(10, 100))
     centres = rng.normal(size=(40, 16))
     vectors = unit((centres[rng.integers(0, 40, 300)] + 0.5 * rng.normal(size=(300, 16))).astype(np.float32))
     vectors = vectors.repeat(repeats, axis=0)
-    for seed, model in zip(seeds, fit_kmeans_of_seeds(vectors, clusters, seeds), strict=True):
+    others = unit(rng.normal(size=(200, 16)).astype(np.float32))
+    for seed, fit in zip(seeds, fit_kmeans_of_seeds(vectors, clusters, seeds), strict=True):
         alone = KMeans(clusters, n_init=1, random_state=seed).fit(vectors)
-        np.testing.assert_array_equal(model.labels_, alone.labels_)
-        assert model.inertia_ == pytest.approx(alone.inertia_, rel=1e-6)
-        np.testing.assert_array_equal(fit_kmeans(vectors, clusters, seed).labels_, alone.labels_)
+        np.testing.assert_array_equal(fit.labels, alone.labels_)
+        np.testing.assert_allclose(fit.centres, alone.cluster_centers_, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(fit.predict(others), alone.predict(others))
+        np.testing.assert_array_equal(fit_kmeans(vectors, clusters, seed).labels, alone.labels_)
+
+
+def test_k_means_refills_clusters_as_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster without texts gets the one that scikit-learn gives it."""
+    vectors, rows = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32), [3, 3, 5, 8]
+    monkeypatch.setattr("maskpool.bench.design.kmeans.plus_plus", lambda *_: np.array([rows]))
+    fit, alone = fit_kmeans(vectors, 4, 0), KMeans(4, init=vectors[rows], n_init=1).fit(vectors)
+    assert sorted(set(fit.labels.tolist())) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(fit.labels, alone.labels_)
+
+
+def test_k_means_stops_where_scikit_learn_does() -> None:
+    """Fits that end by the tolerance have the labels and centres of scikit-learn's."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(4000, 3)).astype(np.float32)
+    fit, alone = fit_kmeans(vectors, 12, 0), KMeans(12, n_init=1, random_state=0).fit(vectors)
+    assert (alone.predict(vectors) != KMeans(12, n_init=1, random_state=0, tol=0).fit(vectors).labels_).any()
+    np.testing.assert_array_equal(fit.labels, alone.labels_)
+    np.testing.assert_allclose(fit.centres, alone.cluster_centers_, rtol=0, atol=1e-6)
 
 
 def test_draws_are_rounded_as_scikit_learns() -> None:

@@ -10,84 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix, issparse
-from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
+from sklearn.cluster import HDBSCAN, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
-from maskpool.bench.vectors import Rows, Vectors, unit
+from maskpool.bench.design.kmeans import fit_kmeans_of_seeds
+from maskpool.bench.vectors import Vectors, unit
 from maskpool.plans import Ints
-
-_MOST_AT_ONCE = 2048  # vectors of which all distances are held, 50 MB while they are computed
-
-
-def fit_kmeans(vectors: Vectors | csr_matrix, clusters: int, seed: int) -> KMeans:
-    """Fit k-means with one k-means++ start; do not warn if identical vectors give fewer clusters."""
-    return fit_kmeans_of_seeds(vectors, clusters, [seed])[0]
-
-
-def fit_kmeans_of_seeds(vectors: Vectors | csr_matrix, clusters: int, seeds: Sequence[int]) -> list[KMeans]:
-    """Fit k-means once for each seed, as `fit_kmeans` does, in less time."""
-    if issparse(vectors) or len(vectors) < clusters:
-        starts: Sequence[str | Vectors] = ["k-means++"] * len(seeds)
-    else:
-        starts = [vectors[rows] for rows in plus_plus(vectors, clusters, seeds)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return [
-            KMeans(clusters, init=start, n_init=1, random_state=seed).fit(vectors)
-            for start, seed in zip(starts, seeds, strict=True)
-        ]
-
-
-def plus_plus(vectors: Vectors, clusters: int, seeds: Sequence[int]) -> Rows:
-    """Choose the vectors at which scikit-learn's k-means starts, for each seed; return rows, (seeds, clusters).
-
-    scikit-learn converts all vectors to float64 again for each cluster, which takes most of a fit with many clusters.
-    Here they are converted once, and one matrix product per cluster serves all seeds; the distances of few vectors are
-    one product.
-
-    References:
-        Arthur and Vassilvitskii 2007, k-means++; scikit-learn, ``sklearn.cluster.kmeans_plusplus``.
-    """
-    exact = (vectors - vectors.mean(axis=0)).astype(np.float64)
-    norms, texts = np.einsum("ij,ij->i", exact, exact), len(exact)
-    tries = 2 + int(np.log(clusters))
-
-    def squared_distances(rows: Ints | slice) -> Vectors:
-        squares = exact[rows] @ exact.T
-        squares *= -2
-        squares += norms[rows, None]
-        squares += norms
-        distances: Vectors = np.maximum(squares.astype(vectors.dtype), 0)
-        return distances
-
-    # The product of a matrix with itself is half the work of other products.
-    at_once = len(seeds) * clusters * tries >= texts / 2 and texts <= _MOST_AT_ONCE
-    table = squared_distances(slice(None)) if at_once else None
-
-    def distances_of(rows: Ints) -> Vectors:
-        flat = squared_distances(rows.ravel()) if table is None else table[rows.ravel()]
-        return flat.reshape(*rows.shape, texts)
-
-    # The draws and sums are scikit-learn's, in its order and dtype, so a seed gives the same start.
-    weights, every_seed = np.ones(texts, vectors.dtype), np.arange(len(seeds))
-    rngs = [np.random.RandomState(seed) for seed in seeds]
-    chosen = np.empty((len(seeds), clusters), np.int64)
-    chosen[:, 0] = [rng.choice(texts, p=weights / weights.sum()) for rng in rngs]
-    nearest = distances_of(chosen[:, 0])
-    potentials = [of_seed @ weights for of_seed in nearest[:, None]]
-    for place in range(1, clusters):
-        draws = [rng.uniform(size=tries) * potential for rng, potential in zip(rngs, potentials, strict=True)]
-        tried = np.array([np.searchsorted(np.cumsum(row), draw) for row, draw in zip(nearest, draws, strict=True)])
-        tried = tried.clip(max=texts - 1)
-        squares = np.minimum(nearest[:, None], distances_of(tried))
-        # A sum of one row may round differently, which moves a draw to another text.
-        sums = squares @ weights
-        best = sums.argmin(axis=1)
-        potentials = list(sums[every_seed, best, None])
-        nearest, chosen[:, place] = squares[every_seed, best], tried[every_seed, best]
-    return chosen
 
 
 class Clusterer(ABC):
@@ -128,7 +57,7 @@ class UnitKMeans(Clusterer):
         return self.fit_predict_seeds(vectors, clusters, [seed])[0]
 
     def fit_predict_seeds(self, vectors: Vectors, clusters: int, seeds: Sequence[int]) -> list[Ints]:  # noqa: D102  # see Clusterer
-        return [model.labels_ for model in fit_kmeans_of_seeds(unit(vectors), clusters, seeds)]
+        return [fit.labels for fit in fit_kmeans_of_seeds(unit(vectors), clusters, seeds)]
 
 
 class MTEBKMeans(Clusterer):

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from maskpool.bench.design.clusterers import UnitKMeans, fit_kmeans
+from maskpool.bench.design.clusterers import UnitKMeans
+from maskpool.bench.design.kmeans import fit_kmeans
 from maskpool.bench.design.subsamples import OTHER_SEEDS, Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled

@@ -150,12 +150,14 @@ def compute_fits(
     seeds_of = [subsample.seeds if of_seed.seed is None else (of_seed.seed,) for of_seed in fits]
     seeds = list(chain(*seeds_of))
     labels = codes[subsample.texts[chosen]]
-    alone = alone_vectors(pooled, subsample, fit.layer, fit.pooling, fit.scored_under)
-    vectors = (
-        alone if plan is None else treatment_vectors(pooled, subsample, fit.layer, fit.pooling, fit.treatment, plan)
-    )
+    if plan is None:
+        vectors = alone_vectors(pooled, subsample, fit.layer, fit.pooling, fit.scored_under)
+    else:
+        vectors = treatment_vectors(pooled, subsample, fit.layer, fit.pooling, fit.treatment, plan)
     if fit.by in MIXED or subsample.number != FULL:  # half-samples only serve the intervals of the primary score
-        scorer = SCORERS[fit.by]
+        scorer, alone = SCORERS[fit.by], vectors
+        if fit.by in MIXED and plan is not None:  # clusterers do not read the texts alone
+            alone = alone_vectors(pooled, subsample, fit.layer, fit.pooling, fit.scored_under)
         scores = iter(scorer.scores(vectors, alone, labels, seeds))
         return [{"texts": len(labels), "scores": {scorer.score: list(islice(scores, len(of)))}} for of in seeds_of]
     assignments = iter(CLUSTERERS[fit.by].fit_predict_seeds(vectors, len(np.unique(labels)), seeds))

@@ -11,8 +11,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from maskpool.bench.design.clusterers import fit_kmeans
 from maskpool.bench.design.corpora import Corpus
+from maskpool.bench.design.kmeans import fit_kmeans
 from maskpool.bench.design.subsamples import OTHER_SEEDS, Subsample
 from maskpool.bench.design.treatments import INCLUDED
 from maskpool.bench.encode.forward import Pooled
@@ -129,7 +129,7 @@ def baselines(corpus: Corpus, lengths: Ints) -> dict[str, Any]:
         lengths: Tokens of each text.
     """
     codes, tfidf = corpus.codes, tfidf_of(corpus.texts)
-    scores = [score(codes, fit_kmeans(tfidf, len(np.unique(codes)), seed).labels_) for seed in range(OTHER_SEEDS)]
+    scores = [score(codes, fit_kmeans(tfidf, len(np.unique(codes)), seed).labels) for seed in range(OTHER_SEEDS)]
     return {
         "tfidf": {name: float(np.mean([of_seed[name] for of_seed in scores])) for name in scores[0]},
         "length_deciles": score(codes, deciles(lengths)),

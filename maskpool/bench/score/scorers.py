@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskpool.bench.design.clusterers import CLUSTERERS, Clusterer, fit_kmeans
+from maskpool.bench.design.clusterers import CLUSTERERS, Clusterer
+from maskpool.bench.design.kmeans import fit_kmeans
 from maskpool.bench.design.treatments import FIT, INDEX
 from maskpool.bench.score.metrics import ami
 from maskpool.bench.score.shift import similarities
