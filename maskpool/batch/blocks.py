@@ -370,6 +370,8 @@ class _InBlocks(torch.autograd.Function):
                     part = grads.pop(0)
                     _cut(grad_x, span).copy_(torch.zeros(()) if part is None else part)
                 sums = [_sum(*pair) for pair in zip(sums, grads, strict=True)]
+            pairs = zip(sums, needed, strict=True)
+            sums = [None if total is None else total.to(parameter.dtype) for total, parameter in pairs]
         by_place = iter(sums)
         return grad_x, None, *(next(by_place) if is_needed else None for is_needed in by_parameter)
 
@@ -394,4 +396,8 @@ def _gradients(
 
 
 def _sum(known: Tensor | None, more: Tensor | None) -> Tensor | None:
-    return more if known is None else known if more is None else known + more
+    """Add the gradient of another block in float32, because a half would round every partial sum."""
+    if more is None:
+        return known
+    more = more.to(torch.promote_types(more.dtype, torch.float32))
+    return more if known is None else known + more
