@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from maskpool.batch.token_batch import PaddedBatch, SparseBatch, TokenBatch
-from maskpool.kernels.pattern import CHUNK, Pattern
+from maskpool.kernels.pattern import Pattern
 from maskpool.types import Padded, PaddedMask, PerSentence, PerToken
 
 Learned: TypeAlias = Callable[[TokenBatch], tuple[PerSentence, PerToken]]
@@ -29,9 +29,9 @@ _BLOCK_BYTES, _CONVERTED_BYTES = 2**24, 2**21
 _SMALL_BYTES = 2**16
 # Numbers up to which scores in float64 take less time than to see whether float32 is enough.
 _FEW = 2**14
-# Tokens whose sum is one product, because a longer sum of equal numbers may lose digits: `CHUNK` where features do not
-# fill registers of 16, the last of which adds tokens one after the other.
-_RUN, _REGISTER = 128, 16
+# Tokens whose sum is one product. A longer sum of equal numbers loses digits, on some processors with every number of
+# features, on others if features do not fill registers.
+_RUN = 48
 # float32 holds scores up to this size to less than 1e-6, and sums of products of this size.
 _LARGE_SCORE = 8.0
 
@@ -135,10 +135,9 @@ class Block(PaddedBatch):
 
     def _sums(self, weights: PerToken) -> Tensor:
         padded, by_head = self.padded.to(self.accumulation_dtype), weights.transpose(1, 2)
-        run = CHUNK if self.dim % _REGISTER else _RUN
-        if padded.shape[1] <= run or padded.dtype == torch.float64:
+        if padded.shape[1] <= _RUN or padded.dtype == torch.float64:
             return torch.bmm(by_head, padded)
-        parts = zip(torch.split(by_head, run, dim=2), torch.split(padded, run, dim=1), strict=True)
+        parts = zip(torch.split(by_head, _RUN, dim=2), torch.split(padded, _RUN, dim=1), strict=True)
         return torch.stack([torch.bmm(*part) for part in parts]).sum(dim=0)
 
     def _slices(self, sums: Tensor) -> PerSentence:
