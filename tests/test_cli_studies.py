@@ -430,9 +430,11 @@ def test_compare_reports_differences(small: tuple[Path, Path], tmp_path: Path) -
         assert row["low"] <= row["delta"] <= row["high"]
     shown = run("bench", "compare", out, tmp_path).out
     assert 'dtype: "float32" in A, "bfloat16" in B' in shown
+    halves = f"{study.replicates} half-samples and {study.seeds} seeds"
+    assert f"The studies share their texts, {halves}: B − A is taken in each half-sample.\n" in shown
     same = json.loads(run("bench", "compare", out, out, "--json").out)
     assert same["settings"] == []
-    assert same["paired"]
+    assert same["unpaired"] == []
     assert {row[name] for row in same["rows"] for name in ("delta", "low", "high")} == {0.0}
 
 

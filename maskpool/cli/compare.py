@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,13 +35,25 @@ def compare_studies(
             print(json.dumps(compared))
             return
         print("\n".join(markdown_table(compare.HEADER, compare.table(compared))))
-        print(
-            "The studies share their texts, half-samples and seeds: B − A is taken in each half-sample."
-            if compared["paired"]
-            else "The studies differ in their texts, half-samples or seeds: the intervals of B − A take them as "
-            "independent, and are too wide if they share texts."
-        )
+        print(how_compared(compared))
         for name, value_a, value_b in compared["settings"]:
             print(f"{name}: {json.dumps(value_a)} in A, {json.dumps(value_b)} in B")
         if compared["only_in_a"] or compared["only_in_b"]:
             print(f"{compared['only_in_a']} rows are only in A, {compared['only_in_b']} only in B.")
+
+
+def how_compared(compared: dict[str, Any]) -> str:
+    """Say whether the studies were compared half-sample by half-sample, or why not.
+
+    Args:
+        compared: The result of `maskpool.bench.report.compare.compare`.
+    """
+    if compared["unpaired"]:
+        return (
+            f"B − A could not be taken half-sample by half-sample, because {' and '.join(compared['unpaired'])}: its "
+            "intervals take the studies as independent, and are too wide if they share texts."
+        )
+    shared = f"The studies share their texts, {compared['half_samples']} half-samples and {compared['seeds']} seeds"
+    other_seeds = any(name == "seeds" for name, _, _ in compared["settings"])
+    more = " Δ in A and Δ in B are over all seeds of each."
+    return f"{shared}: B − A is taken in each half-sample.{more * other_seeds}"

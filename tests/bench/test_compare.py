@@ -12,6 +12,7 @@ from scipy import stats
 from maskpool.bench.report.compare import HEADER, Finished, compare, table
 from maskpool.bench.report.results import Results
 from maskpool.bench.score.intervals import half_sample_intervals
+from maskpool.cli.compare import how_compared
 from maskpool.errors import MaskpoolError
 
 FREEDOM, HALVES = 12, 50
@@ -101,7 +102,7 @@ def test_a_study_does_not_differ_from_itself() -> None:
     compared = compare(STUDY_A, deepcopy(STUDY_A))
     assert compared["settings"] == []
     assert (compared["only_in_a"], compared["only_in_b"]) == (0, 0)
-    assert compared["paired"]
+    assert not compared["unpaired"]
     assert [(common["delta"], common["low"], common["high"]) for common in compared["rows"]] == [(0, 0, 0)] * 3
 
 
@@ -115,22 +116,49 @@ def test_studies_of_the_same_half_samples_are_compared_in_each() -> None:
     compared = compare(study_a, study_b)
     (common,) = compared["rows"]
     expected = half_sample_intervals(np.array([added[0]]), np.array(added[1:])[:, None])
-    assert compared["paired"]
+    assert not compared["unpaired"]
     assert (common["low"], common["high"]) == pytest.approx((expected.low[0], expected.high[0]))
     assert common["high"] - common["low"] < 0.01
 
 
+@pytest.mark.parametrize(("name", "number"), [("seeds", 2), ("replicates", 30)])
+def test_studies_are_compared_on_what_both_have(name: str, number: int) -> None:
+    """Of a study with more seeds or half-samples, the first are compared, so its own beginning does not differ."""
+    short = deepcopy(STUDY_A.results)
+    short["study"][name] = number
+    seeds, halves = short["study"]["seeds"], short["study"]["replicates"]
+    first = {key: [values[0][:seeds], *values[1 : halves + 1]] for key, values in STUDY_A.differences.items()}
+    for studies in ((STUDY_A, Finished(short, first)), (Finished(short, first), STUDY_A)):
+        compared = compare(*studies)
+        assert (compared["unpaired"], compared["seeds"], compared["half_samples"]) == ([], seeds, halves)
+        assert {common[end] for common in compared["rows"] for end in ("delta", "low", "high")} == {0.0}
+
+
 @pytest.mark.parametrize(
-    ("group", "name", "value"),
-    [("study", "seed", 7), ("study", "seeds", 4), ("study", "replicates", 51), ("corpora", "c", "another")],
+    ("group", "name", "value", "reason"),
+    [
+        ("study", "seed", 7, "the seeds 0 and 7 choose other half-samples"),
+        ("corpora", "c", "another", "the texts or labels of c differ"),
+    ],
 )
-def test_studies_of_other_subsamples_are_independent(group: str, name: str, value: object) -> None:
-    """Another seed, other numbers of seeds or half-samples and other texts leave nothing to pair."""
+def test_studies_of_other_half_samples_are_independent(group: str, name: str, value: object, reason: str) -> None:
+    """Another seed and other texts leave no half-sample to pair, and the reason is given."""
     study_b = deepcopy(STUDY_A)
     study_b.results[group][name] = value
     compared = compare(STUDY_A, study_b)
-    assert not compared["paired"]
+    assert compared["unpaired"] == [reason]
     assert all(common["low"] < 0 < common["high"] for common in compared["rows"])
+
+
+def test_the_way_of_comparing_is_said() -> None:
+    """The output says that half-samples were compared and over which seeds, or why they could not be."""
+    about = {"unpaired": [], "half_samples": 50, "seeds": 5, "settings": [("seeds", 5, 7)]}
+    assert how_compared(about) == (
+        "The studies share their texts, 50 half-samples and 5 seeds: B − A is taken in each half-sample. "
+        "Δ in A and Δ in B are over all seeds of each."
+    )
+    words = "B − A could not be taken half-sample by half-sample, because x and y: "
+    assert how_compared(about | {"unpaired": ["x", "y"]}).startswith(words)
 
 
 def test_settings_that_differ_are_named_with_both_values() -> None:

@@ -33,7 +33,6 @@ HEADER = (
 
 
 Key: TypeAlias = tuple[Any, ...]
-_PAIRED_BY = ("seed", "replicates", "seeds")
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,20 @@ class Finished:
 def compare(study_a: Finished, study_b: Finished) -> dict[str, Any]:
     """Compare the settings of two studies and the rows that both have.
 
-    Studies of the same texts, half-samples and seeds are compared half-sample by half-sample: the difference B − A is
-    taken in each: what both share cancels. Its intervals are made as those of a study's own differences. Other studies
-    count as independent: a row's half-width is q·√(SE_A² + SE_B²), with q Student's quantile after Šidák over the rows
-    and Welch's degrees of freedom.
+    The texts and the seed of a study decide its half-samples, and more half-samples or seeds come after fewer. Studies
+    that agree in both are compared on the half-samples and seeds that both have: the difference B − A is taken in each,
+    and what both share cancels. Its intervals are made as those of a study's own differences. Other studies count as
+    independent: a row's half-width is q·√(SE_A² + SE_B²), with q Student's quantile after Šidák over the rows and
+    Welch's degrees of freedom.
 
     Args:
         study_a: The study A.
         study_b: The study B.
 
     Returns:
-        ``settings`` (the settings that differ, with both values), ``paired`` (whether half-samples were compared),
-        ``rows``, and the numbers of rows in only one study.
+        ``settings`` (the settings that differ, with both values), ``unpaired`` (why half-samples were not compared,
+        empty if they were), ``half_samples`` and ``seeds`` (the numbers that both have), ``rows``, and the numbers of
+        rows in only one study.
 
     Raises:
         DataError: The studies have no row in common.
@@ -102,13 +103,14 @@ def compare(study_a: Finished, study_b: Finished) -> dict[str, Any]:
             "the two studies have no row in common: they must share a pooling, a plan and a treatment, on a model and "
             "a corpus of the same name"
         )
-    paired = _share_subsamples(study_a.results, study_b.results, {str(key[1]) for key in common})
-    if paired:
-        between = half_sample_intervals(
-            _minus(study_a, study_b, common, slice(0, 1))[0],
-            _minus(study_a, study_b, common, slice(1, None)),
-            study_a.results["study"]["seed"],
-        )
+    unpaired = _unpaired(study_a.results, study_b.results, [key[1] for key in common])
+    halves, seeds = (
+        min(study.results["study"][name] for study in (study_a, study_b)) for name in ("replicates", "seeds")
+    )
+    if not unpaired:
+        full = _minus(study_a, study_b, common, slice(0, 1))[0]
+        in_halves = _minus(study_a, study_b, common, slice(1, halves + 1))
+        between = half_sample_intervals(full, in_halves, study_a.results["study"]["seed"])
         deltas, half_widths = between.delta, between.high - between.delta
     else:
         errors = np.array([[rows[key]["standard_error"] for key in common] for rows in (first, second)])
@@ -127,23 +129,30 @@ def compare(study_a: Finished, study_b: Finished) -> dict[str, Any]:
     ]
     return {
         "settings": [(name, a, b) for name, a, b in _settings(study_a.results, study_b.results) if a != b],
-        "paired": paired,
+        "unpaired": unpaired,
+        "half_samples": halves,
+        "seeds": seeds,
         "rows": rows,
         "only_in_a": len(first) - len(common),
         "only_in_b": len(second) - len(common),
     }
 
 
-def _share_subsamples(study_a: Results, study_b: Results, corpora: set[str]) -> bool:
-    return all(study_a["study"][name] == study_b["study"][name] for name in _PAIRED_BY) and all(
-        study_a["corpora"][name] == study_b["corpora"][name] for name in corpora
-    )
+def _unpaired(study_a: Results, study_b: Results, corpora: Sequence[str]) -> list[str]:
+    """Return why two studies have no half-sample in common; empty if they have."""
+    other = [name for name in dict.fromkeys(corpora) if study_a["corpora"][name] != study_b["corpora"][name]]
+    reasons = [f"the texts or labels of {', '.join(other)} differ"] if other else []
+    seeds = [study["study"]["seed"] for study in (study_a, study_b)]
+    if seeds[0] != seeds[1]:
+        reasons.append(f"the seeds {seeds[0]} and {seeds[1]} choose other half-samples")
+    return reasons
 
 
 def _minus(study_a: Finished, study_b: Finished, keys: Sequence[Key], subsamples: slice) -> Cube:
-    """Return B − A, (subsamples, rows, seeds)."""
+    """Return B − A, (subsamples, rows, seeds); a study with more seeds has them after those of the other."""
     a, b = (np.array([study.differences[key][subsamples] for key in keys]) for study in (study_a, study_b))
-    return np.swapaxes(b - a, 0, 1)
+    common = min(a.shape[2], b.shape[2])
+    return np.swapaxes(b[:, :, :common] - a[:, :, :common], 0, 1)
 
 
 def table(comparison: dict[str, Any]) -> list[list[str]]:
