@@ -266,9 +266,9 @@ def test_names_are_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     study = run("bench", "--study", "folder")
     assert_refused(study, "--study must name a TOML file that can be read, got folder: it is a folder")
     ran = run("bench", "--study", "a.toml", "--out", "out")
-    assert_refused(ran, "a.toml: drop_missing .* or set keep_na of \\[\\[corpora\\]\\] if such words are values")
+    assert_refused(ran, "a.toml: drop_missing .* or set keep_na of \\[\\[corpora\\]\\] if these are values")
     ran = run("bench", "--data", "a.csv", "--out", "out")
-    assert_refused(ran, "--drop-missing must be set to leave out 1 of 3 rows .* or set --keep-na if such words are .*")
+    assert_refused(ran, "--drop-missing must be set to leave out 1 of 3 rows .* or set --keep-na if these are values")
 
 
 def test_a_folder_as_data_is_named(tmp_path: Path) -> None:

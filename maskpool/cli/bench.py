@@ -132,7 +132,8 @@ def bench(
         bool,
         typer.Option(
             "--keep-na",
-            help="Words such as NA and nan are values of --data. Default: missing values, as pandas reads them.",
+            help="Words such as NA, and the label -1 next to 0, 1, …, are values. Default: missing values, as in "
+            "pandas and scikit-learn.",
             rich_help_panel=_MEASURED,
         ),
     ] = False,

@@ -445,7 +445,7 @@ READ_BY = {
     "separator": {"data"},
     "header": {"data"},
     "quotes": {"data"},
-    "keep_na": {"data"},
+    "keep_na": {"data", "hub"},
     "drop_missing": {"data", "hub"},
 }
 SOURCES = {"data": '"a.csv"', "task": '"Mine"', "hub": '"me/it"', "newsgroups": "true", "docstrings": "true"}

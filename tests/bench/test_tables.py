@@ -407,6 +407,47 @@ def test_well_formed_files_are_read_as_pandas_reads_them(tmp_path: Path, dialect
     assert [corpus.texts, corpus.labels] == [oracle["text"].tolist(), oracle["label"].tolist()]
 
 
+# Files of the same rows, of every kind.
+CODES = [0, 1, -1, 2, 0, 1, 2, -1] * 4
+CODED = [(f"text {number}", code) for number, code in enumerate(CODES)]
+FRAME = pd.DataFrame(CODED, columns=["text", "label"])
+CODED_FILES = {
+    "a.csv": as_csv([(text, str(code)) for text, code in CODED]).encode(),
+    "a.tsv": as_csv([(text, str(code)) for text, code in CODED], delimiter="\t").encode(),
+    "floats.csv": FRAME.astype({"label": float}).to_csv(index=False).encode(),
+    "a.jsonl": as_lines(CODED).encode(),
+    "a.json": FRAME.to_json(orient="records").encode(),
+    "a.parquet": as_parquet(FRAME),
+    "floats.parquet": as_parquet(FRAME.astype({"label": float})),
+    "strings.parquet": as_parquet(FRAME.astype({"label": str})),
+}
+
+
+@pytest.mark.parametrize("file", CODED_FILES)
+def test_minus_one_next_to_class_numbers_means_unlabelled(tmp_path: Path, file: str) -> None:
+    """In every kind of file the label -1 next to 0, 1 and 2 is refused, left out and counted, or kept as a class."""
+    (tmp_path / file).write_bytes(CODED_FILES[file])
+
+    def labels(drop_missing: bool = False, keep_na: bool = False) -> tuple[list[int], dict[str, int]]:
+        corpus = read_file(tmp_path / file, "text", "label", drop_missing=drop_missing, keep_na=keep_na)
+        return [int(float(label)) for label in corpus.labels], corpus.dropped
+
+    with pytest.raises(MaskpoolError, match=r"8 whose label -1 means unlabelled; the first is row 3\).*`keep_na`"):
+        labels()
+    assert labels(drop_missing=True) == ([0, 1, 2, 0, 1, 2] * 4, {"whose label -1 means unlabelled": 8})
+    assert labels(keep_na=True) == labels(keep_na=True, drop_missing=True) == (CODES, {})
+
+
+@pytest.mark.parametrize(
+    "codes", [[-1, 1], [-2, -1, 0], [-1, 0, "x"], [-1, 0, 0.5], ["-1", "0", "1e3"], [True, False, -1], [-1, 2, 3]]
+)
+def test_minus_one_among_other_labels_is_a_class(tmp_path: Path, codes: list[Any]) -> None:
+    """The label -1 is kept where not all labels are class numbers from 0: signs, words, other negative numbers."""
+    rows = [(f"text {number}", code) for number, code in enumerate(codes * 4)]
+    (tmp_path / "a.jsonl").write_text(as_lines(rows), encoding="utf-8")
+    assert read_file(tmp_path / "a.jsonl", "text", "label").labels == [str(code) for _, code in rows]
+
+
 @pytest.mark.parametrize("keep_na", [False, True])
 def test_words_are_missing_where_pandas_reads_them_as_missing(tmp_path: Path, keep_na: bool) -> None:
     """The rows that are left out, and their number, are those that pandas reads with a missing value."""
@@ -515,7 +556,13 @@ REFUSED = [
         {},
         "(1 whose label is the word NA; the first is row 9): set it, or complete the rows, or set `keep_na` if",
     ),
-    ("kept words of records", "a.jsonl", as_lines(ROWS).encode(), {"keep_na": True}, "keep_na applies only to csv and"),
+    (
+        "-1 among classes",
+        "a.jsonl",
+        as_lines([(text, number - 1) for number, (text, _) in enumerate(ROWS)]).encode(),
+        {},
+        "(1 whose label -1 means unlabelled; the first is row 1): set it, or complete the rows, or set `keep_na` if",
+    ),
     (
         "a missing label",
         "a.csv",

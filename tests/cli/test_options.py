@@ -193,7 +193,7 @@ READ: dict[str, tuple[list[str], set[str]]] = {
     "--separator": ([","], {"data"}),
     "--no-header": ([], {"data"}),
     "--quotes": (["ordinary"], {"data"}),
-    "--keep-na": ([], {"data"}),
+    "--keep-na": ([], {"data", "hub"}),
     "--drop-missing": ([], {"data", "hub"}),
     "--limit": (["50"], EVERY),
     "--model": (["all-MiniLM-L6-v2"], EVERY),

@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -45,6 +45,8 @@ _FEWEST_TEXTS_A_LABEL_IN_DOCSTRINGS = 25
 # A half-sample takes half of the texts; a label with fewer texts is rare, because it is missing from some half-samples.
 FEWEST_TEXTS_A_LABEL = 4
 _NOT_SAMPLED = "not in the sample"
+_UNLABELLED_CODE = "whose label -1 means unlabelled"
+_INTEGER = re.compile(r"-?[0-9]{1,9}(\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -212,8 +214,8 @@ def read_file(
         header: Whether the first row has the names of the columns; otherwise these are numbers from 1.
         quotes: Whether the quotes of a csv or tsv file ``"enclose"`` fields or are ``"ordinary"`` characters; None
             recognises it.
-        keep_na: Whether words such as NA are values of a csv or tsv file; otherwise they are missing values, as pandas
-            reads them.
+        keep_na: Whether words such as NA in a csv or tsv file, and the label -1 next to 0, 1, …, are values; otherwise
+            they are missing values, as pandas and scikit-learn read them.
         drop_missing: Whether rows without a text or label are left out; otherwise they are refused.
 
     Raises:
@@ -221,7 +223,7 @@ def read_file(
         DataError: A value is not a text or label, or the texts cannot be clustered.
     """
     table = read_table(data, (text_column, label_column), encoding, separator, header, quotes, keep_na)
-    return replace(_labelled(table, text_column, label_column, drop_missing), name=stem(data)).check()
+    return replace(_labelled(table, text_column, label_column, drop_missing, keep_na), name=stem(data)).check()
 
 
 def newsgroups() -> Corpus:
@@ -266,7 +268,15 @@ def mteb_task(task: str) -> Corpus:
     return _without_blanks(task, texts, labels).check()
 
 
-def hub_dataset(hub: str, split: str, text_column: str, label_column: str, *, drop_missing: bool = False) -> Corpus:
+def hub_dataset(
+    hub: str,
+    split: str,
+    text_column: str,
+    label_column: str,
+    *,
+    keep_na: bool = False,
+    drop_missing: bool = False,
+) -> Corpus:
     """Load a dataset from the Hugging Face hub; labels are the names of its classes.
 
     Args:
@@ -274,6 +284,8 @@ def hub_dataset(hub: str, split: str, text_column: str, label_column: str, *, dr
         split: Its split.
         text_column: Name of the column of texts.
         label_column: Name of the column of labels.
+        keep_na: Whether the label -1 next to 0, 1, … is a value; otherwise it is a missing value. That of a column of
+            classes is always missing.
         drop_missing: Whether rows without a text or label are left out; otherwise they are refused.
 
     Raises:
@@ -294,19 +306,23 @@ def hub_dataset(hub: str, split: str, text_column: str, label_column: str, *, dr
         for column, feature in table.features.items()
     ]
     named = Table(f"{hub} ({split})", table.column_names, columns)
-    return _labelled(named, text_column, label_column, drop_missing).check()
+    return _labelled(named, text_column, label_column, drop_missing, keep_na).check()
 
 
-def _labelled(table: Table, text_column: str, label_column: str, drop_missing: bool) -> Corpus:
+def _labelled(table: Table, text_column: str, label_column: str, drop_missing: bool, keep_na: bool) -> Corpus:
     texts, labels = table.column(text_column, "text_column"), table.column(label_column, "label_column")
     words = table.missing_words
     reasons = [_missing(text, label, words) for text, label in zip(texts, labels, strict=True)]
+    if not keep_na:
+        codes = [None if reason else _as_integer(label) for label, reason in zip(labels, reasons, strict=True)]
+        if _has_unlabelled(codes, reasons.count(None)):
+            reasons = [_UNLABELLED_CODE if code == -1 else old for code, old in zip(codes, reasons, strict=True)]
     dropped = Counter(reason for reason in reasons if reason is not None)
     if dropped and not drop_missing:
         first = next(row for row, reason in enumerate(reasons, 1) if reason is not None)
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        have_words = any(value in words for value in (*texts, *labels) if isinstance(value, str))
-        of_words = ", or set `keep_na` if such words are values" * have_words
+        have_words = any(reason.startswith("whose ") for reason in dropped)
+        of_words = ", or set `keep_na` if these are values" * have_words
         raise InvalidValueError(
             "drop_missing",
             f"must be set to leave out {dropped.total()} of {len(texts)} rows of {table.name}, which have no text or "
@@ -327,6 +343,24 @@ def _labelled(table: Table, text_column: str, label_column: str, drop_missing: b
         kept_texts.append(text)
         kept_labels.append(name_of.setdefault((isinstance(label, bool), label), str(label)))
     return Corpus(table.name, kept_texts, kept_labels, dropped=dict(dropped), notes=table.notes)
+
+
+def _has_unlabelled(codes: Sequence[int | None], labelled: int) -> bool:
+    """Return whether -1 marks the rows without a class: all labels are integers from -1, and 0 is one of them.
+
+    scikit-learn, datasets and HDBSCAN write it so. Signs, -1 and 1 without 0, are two classes.
+    """
+    classes = [code for code in codes if code is not None]
+    return len(classes) == labelled and {-1, 0} <= set(classes) and min(classes) == -1
+
+
+def _as_integer(label: object) -> int | None:
+    """Return the integer that a label is, also if it is written as a float, as by pandas next to missing values."""
+    if isinstance(label, str):
+        return int(label.partition(".")[0]) if _INTEGER.fullmatch(label) else None
+    if isinstance(label, float):
+        return int(label) if label.is_integer() else None
+    return label if isinstance(label, int) and not isinstance(label, bool) else None
 
 
 def _missing(text: object, label: object, words: Collection[str]) -> str | None:

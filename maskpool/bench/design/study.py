@@ -62,7 +62,7 @@ _READ_BY = {
     "separator": ("data",),
     "header": ("data",),
     "quotes": ("data",),
-    "keep_na": ("data",),
+    "keep_na": ("data", "hub"),
     "drop_missing": ("data", "hub"),
 }
 # The problem behind each type of pydantic's errors; users never see pydantic's own text.
@@ -199,8 +199,8 @@ class CorpusSource:
             from 1.
         quotes: Whether the quotes of a csv or tsv file ``"enclose"`` fields or are ``"ordinary"`` characters; None
             recognises it.
-        keep_na: Whether words such as NA are values of a csv or tsv file; otherwise they are missing values, as pandas
-            reads them.
+        keep_na: Whether words such as NA in a csv or tsv file, and the label -1 next to 0, 1, …, are values of ``data``
+            or ``hub``; otherwise they are missing values, as pandas and scikit-learn read them.
         drop_missing: Whether rows of ``data`` or ``hub`` without a text or label are left out; otherwise they are
             refused.
         limit: The number of texts to sample, stratified by label; None takes all.
@@ -264,7 +264,12 @@ class CorpusSource:
             corpus = corpora.mteb_task(self.task)
         elif self.hub is not None:
             corpus = corpora.hub_dataset(
-                self.hub, self.split, self.text_column, self.label_column, drop_missing=self.drop_missing
+                self.hub,
+                self.split,
+                self.text_column,
+                self.label_column,
+                keep_na=self.keep_na,
+                drop_missing=self.drop_missing,
             )
         else:
             without_settings = {"newsgroups": corpora.newsgroups, "docstrings": corpora.docstrings}

@@ -122,7 +122,8 @@ def read_table(
             from 1.
         quotes: Whether the quotes of a csv or tsv file ``"enclose"`` fields or are ``"ordinary"`` characters; None
             recognises it.
-        keep_na: Whether words such as NA are values of a csv or tsv file; otherwise they are missing values.
+        keep_na: Whether words such as NA are values of a csv or tsv file; otherwise they are missing values. Other
+            kinds of files write missing values in another way.
 
     Raises:
         InvalidValueError: The file cannot be read, or an argument does not fit it.
@@ -138,7 +139,6 @@ def read_table(
         ("separator", separator is not None, separated, "csv and tsv"),
         ("header", not header, separated, "csv and tsv"),
         ("quotes", quotes is not None, separated, "csv and tsv"),
-        ("keep_na", keep_na, separated, "csv and tsv"),
         ("encoding", encoding is not None, not parquet, "csv, tsv, json and jsonl"),
     ):
         if given and not allowed:
