@@ -38,6 +38,7 @@ MODULES = {
     "maskpool.masks": "masks",
     "maskpool.weights": "weights",
     "maskpool.encoder": "encoder",
+    "maskpool.embed": "embed",
     "maskpool.training": "training",
     "maskpool.plans": "plans",
     "maskpool.audit": "audit",

@@ -17,6 +17,7 @@ _HOME = {
     "assert_padding_invariant": "maskpool.audit",
     "audit_padding": "maskpool.audit",
     "build_pooling": "maskpool.poolings.build",
+    "embed_corpus": "maskpool.embed",
     "freeze_pad_row": "maskpool.pads",
     "pool": "maskpool.poolings.build",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "assert_padding_invariant",
     "audit_padding",
     "build_pooling",
+    "embed_corpus",
     "errors",
     "freeze_pad_row",
     "functional",

@@ -1,4 +1,4 @@
-"""The types of inputs, results and tensors inside the kernels, with shapes and dtypes as annotations.
+"""The types of inputs, results, progress, and tensors inside the kernels, with shapes and dtypes as annotations.
 
 ``batch`` counts the sentences of a padded batch and ``sentences`` those of any batch; ``seq`` is the padded length;
 ``tokens`` counts the real tokens of all sentences; ``dim`` is the width of a token embedding and ``out_dim`` that of a
@@ -7,7 +7,8 @@ sentence embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor
@@ -32,6 +33,13 @@ class ModelOutput(Protocol):
     @property
     def last_hidden_state(self) -> Tensor | None:
         """The token embeddings, (batch, seq, dim)."""
+
+
+class Progress(Protocol):
+    """Shows the progress of long work."""
+
+    def task(self, description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Begin a task of ``total`` steps; the context gives a function that counts finished steps."""
 
 
 # Inputs.

@@ -16,6 +16,7 @@ ROOT = Path(maskpool.__file__).parent
 # From top to bottom; parts of one line may import each other.
 LEVELS = (
     ("cli", "pytest_plugin"),
+    ("embed",),
     ("bench.report",),
     ("bench.estimate",),
     ("bench.run",),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import joblib
 import numpy as np
@@ -30,15 +29,9 @@ from maskpool.bench.store.cells import Cells, Key, content_hash
 from maskpool.bench.store.folder import StudyFolder
 from maskpool.encoder import Encoder, find_model
 from maskpool.errors import InvalidValueError, MaskpoolError, StorageError, rename_arguments
+from maskpool.types import Progress
 
 FLOOR_FITS = 10
-
-
-class Progress(Protocol):
-    """Shows the progress of long work."""
-
-    def task(self, description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Begin a task of ``total`` steps; the context gives a function that counts finished steps."""
 
 
 def check_models(study: Study) -> None:

@@ -12,6 +12,7 @@ from maskpool import __version__
 from maskpool.cli.audit import audit
 from maskpool.cli.bench import bench_app
 from maskpool.cli.config import config_app
+from maskpool.cli.embed import embed
 from maskpool.cli.endings import FAILURE, INTERRUPTED, SUCCESS, discard_output, is_broken_pipe, sentence, wrong_usage
 from maskpool.cli.info import info
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(config_app, name="config")
 app.command()(audit)
+app.command()(embed)
 app.command()(info)
 
 

@@ -15,7 +15,7 @@ from maskpool.cli.endings import (
     UNKNOWN,
     CommandError,
     expected_errors,
-    needs_bench,
+    needs_extra,
     not_empty,
     stoppable,
 )
@@ -111,7 +111,7 @@ def audit(
     if model is None:
         raise CommandError("NAME_OR_PATH or --endpoint is missing: name a model or a server")
     with stoppable(), rename_arguments(OPTIONS):
-        with needs_bench():
+        with needs_extra():
             from maskpool.audit import audit_padding
             from maskpool.audit.opening import open_pipeline
             from maskpool.encoder import Encoder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskpool.cli.compare import compare_studies
-from maskpool.cli.endings import CommandError, needs_bench, not_empty, stoppable
+from maskpool.cli.endings import CommandError, needs_extra, not_empty, stoppable
 from maskpool.cli.report import rebuild_report
 from maskpool.cli.screen import Screen, notes_on_pooling, print_wide
 from maskpool.errors import rename_arguments
@@ -229,7 +229,7 @@ def bench(
             raise CommandError(f"only one corpus can be measured at a time, got {options}; a --study may have more")
         _check_paths(study, model, data, out)
         screen = Screen(silent=quiet or as_json)
-        with needs_bench():
+        with needs_extra():
             screen.say("loading …")
             from maskpool.bench.design.study import CorpusSource, Study, read_study, refuse_unused
             from maskpool.bench.report import pages as report

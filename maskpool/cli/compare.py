@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskpool.cli.endings import needs_bench, not_empty, stoppable
+from maskpool.cli.endings import needs_extra, not_empty, stoppable
 from maskpool.errors import rename_arguments
 
 
@@ -26,7 +26,7 @@ def compare_studies(
         for name, folder in {"DIR_A": first, "DIR_B": second}.items():
             with rename_arguments({"out": name}):
                 read_description(folder)  # a wrong path is refused before the imports that take seconds
-        with needs_bench():
+        with needs_extra():
             from maskpool.bench.report import compare
             from maskpool.bench.report.pages import markdown_table
             from maskpool.bench.store.folder import StudyFolder

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import typer
@@ -22,24 +22,30 @@ class CommandError(MaskpoolError, ValueError):
 
 
 @contextlib.contextmanager
-def stoppable(out: Path | None = None) -> Iterator[None]:
+def stoppable(out: Path | None = None, count: Callable[[Path], str] | None = None) -> Iterator[None]:
     """Turn Ctrl-C into one sentence and exit code 130.
 
     Args:
-        out: The folder of a study that can be resumed.
+        out: The folder of a run that can be resumed.
+        count: Says what is finished in the folder. Default: the cells of a study.
     """
     try:
         yield
     except KeyboardInterrupt:
         words = "stopped"
         if out is not None:
-            cells = out / "cells.jsonl"  # counted as lines: the code that reads cells may not be loaded yet
-            finished = cells.read_bytes().count(b"\n") if cells.is_file() else 0
-            words = f"stopped; {finished} finished cells are in {out}: the same command resumes from there"
+            finished = (count or _finished_cells)(out)
+            words = f"stopped; {finished} are in {out}: the same command resumes from there"
         print(f"maskpool: {words}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except EOFError as error:
         raise typer.Abort from error  # typer does the same and also prints an empty line
+
+
+def _finished_cells(out: Path) -> str:
+    cells = out / "cells.jsonl"  # counted as lines: the code that reads cells may not be loaded yet
+    count = cells.read_bytes().count(b"\n") if cells.is_file() else 0
+    return f"{count} finished cells"
 
 
 def not_empty(text: str) -> Path:
@@ -54,12 +60,12 @@ def not_empty(text: str) -> Path:
 
 
 @contextlib.contextmanager
-def needs_bench() -> Iterator[None]:
+def needs_extra(extra: str = "bench") -> Iterator[None]:
     """Turn the error for a missing package into one that says which extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise RequirementError(f'{error.name} is not installed; get it with: pip install "maskpool[bench]"') from None
+        raise RequirementError(f'{error.name} is not installed; get it with: pip install "maskpool[{extra}]"') from None
 
 
 @contextlib.contextmanager

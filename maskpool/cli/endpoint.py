@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from maskpool.cli.endings import LEAK, SUCCESS, UNKNOWN, expected_errors, needs_bench
+from maskpool.cli.endings import LEAK, SUCCESS, UNKNOWN, expected_errors, needs_extra
 from maskpool.cli.screen import Screen
 from maskpool.errors import rename_arguments
 
@@ -30,7 +30,7 @@ def audit_server(
 ) -> int:
     """Print the report of a server, or what would be sent to it, and return the exit code."""
     with rename_arguments(OPTIONS):
-        with needs_bench():
+        with needs_extra():
             from maskpool.audit.endpoint import audit_endpoint, describe_requests
             from maskpool.audit.endpoint.clients import find_format
         if dry_run:

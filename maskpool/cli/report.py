@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskpool.cli.endings import needs_bench, not_empty, stoppable
+from maskpool.cli.endings import needs_extra, not_empty, stoppable
 from maskpool.errors import rename_arguments
 
 # The command's name for each argument of the functions that it calls.
@@ -26,7 +26,7 @@ def rebuild_report(
         from maskpool.bench.store.checks import read_description
 
         read_description(folder)  # a wrong path is refused before the imports that take seconds
-        with needs_bench():
+        with needs_extra():
             from maskpool.bench.report import pages as report
             from maskpool.bench.report.results import results_of
             from maskpool.bench.store.folder import StudyFolder

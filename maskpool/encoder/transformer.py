@@ -148,6 +148,11 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """Return the token ids of each text, special tokens included, and the number of texts that were cut off."""
+        ids, cut_off = self.tokenize_marked(texts)
+        return ids, sum(cut_off)
+
+    def tokenize_marked(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        """Return the token ids of each text, special tokens included, and whether each text was cut off."""
         ids: list[list[int]] = []
         for start in range(0, len(texts), _TOKENIZED_TOGETHER):
             chunk = list(texts[start : start + _TOKENIZED_TOGETHER])
@@ -158,7 +163,8 @@ class Encoder:
             cut = self.tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_length)
             for i, tokens in zip(long, cut["input_ids"], strict=True):
                 ids[i] = tokens
-        return ids, len(long)
+        cut_off = set(long)
+        return ids, [i in cut_off for i in range(len(ids))]
 
     def pad(
         self, ids: Sequence[Sequence[int]], width: int | None = None, side: Side = "right"

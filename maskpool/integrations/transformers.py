@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -148,10 +148,29 @@ class SentenceEmbedder:
         vectors = np.zeros((len(ids), self.dimension), np.float32)
         with evaluating(self.encoder.model), evaluating(self.pooling), torch.inference_mode():
             for places, width in tqdm(batches, desc="Batches", disable=not show_progress_bar):
-                # A model wants at least one position, also where no text of the batch has a token.
-                input_ids, mask = self.encoder.pad([ids[place] for place in places], max(width, 1))
-                pooled = _pool(self.encoder.model, self._chosen, self.layer, input_ids, mask).float()
-                vectors[places] = (to_unit_length(pooled, dim=1) if unit_length else pooled).cpu().numpy()
+                vectors[places] = self._embed_batch([ids[place] for place in places], width, unit_length)
+        return vectors
+
+    def embed_tokens(self, ids: Sequence[Sequence[int]], *, normalize: bool | None = None) -> Vectors:
+        """Embed the token ids of texts, as ``encoder.tokenize`` gives them, in one batch.
+
+        Args:
+            ids: Token ids of each text, special tokens included.
+            normalize: As in `embed`.
+
+        Returns:
+            float32, (texts, out_dim), in the order of the texts.
+        """
+        unit_length = _normalizes(self.saved) if normalize is None else normalize
+        width = max((len(tokens) for tokens in ids), default=0)
+        with evaluating(self.encoder.model), evaluating(self.pooling), torch.inference_mode():
+            return self._embed_batch(ids, width, unit_length)
+
+    def _embed_batch(self, ids: Sequence[Sequence[int]], width: int, unit_length: bool) -> Vectors:
+        # A model wants at least one position, also where no text of the batch has a token.
+        input_ids, mask = self.encoder.pad(ids, max(width, 1))
+        pooled = _pool(self.encoder.model, self._chosen, self.layer, input_ids, mask).float()
+        vectors: Vectors = (to_unit_length(pooled, dim=1) if unit_length else pooled).cpu().numpy()
         return vectors
 
     def encode(

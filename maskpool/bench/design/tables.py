@@ -22,7 +22,7 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zip")
 Quotes: TypeAlias = Literal["enclose", "ordinary"]
 UNLABELLED = object()  # the value of a text without a class, whose code is -1
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16
@@ -337,16 +337,16 @@ def _read_separated(
         notes.append(f"The first line of {name} is not a row: it says that {named[1]!r} separates the fields.")
         separator = separator or named[1]
     usual = separator or ("\t" if suffix == ".tsv" else ",")
-    tried = [separator] if separator else list(dict.fromkeys([usual, *_SEPARATORS]))
+    tried = [separator] if separator else list(dict.fromkeys([usual, *SEPARATORS]))
     candidates, refusals = _parsed_by(tried, name, text, header, quotes)
     matching = _matching(candidates, wanted, header)
     if len(matching) > 1 and not header:
-        both = " and ".join(_SEPARATORS[parsed.separator] for parsed in matching)
+        both = " and ".join(SEPARATORS[parsed.separator] for parsed in matching)
         raise InvalidValueError("separator", f"must be given for {name}, whose rows fit {both}")
     if not matching and separator and named is None:
-        others = _matching(_parsed_by(_SEPARATORS, name, text, header, quotes)[0], wanted, header)
+        others = _matching(_parsed_by(SEPARATORS, name, text, header, quotes)[0], wanted, header)
         if others:
-            fit = " or ".join(_SEPARATORS[parsed.separator] for parsed in others)
+            fit = " or ".join(SEPARATORS[parsed.separator] for parsed in others)
             raise InvalidValueError(
                 "separator",
                 f"must be what separates the fields of {name}, got {separator!r}, but {fit} fit: leave it out",
@@ -360,7 +360,7 @@ def _read_separated(
     if not rows:
         raise DataError("it has no rows")
     if parsed.separator != usual:
-        notes.append(f"The fields of {name} are separated by {_SEPARATORS[parsed.separator]}.")
+        notes.append(f"The fields of {name} are separated by {SEPARATORS[parsed.separator]}.")
     # A separator at the end of a line makes a field without a name and content.
     rows = [row[: parsed.width] if not any(row[parsed.width :]) else row for row in rows]
     _refuse_long_rows(parsed, rows)
@@ -415,7 +415,7 @@ def _refuse_long_rows(parsed: _ParsedRows, rows: Sequence[Sequence[str]]) -> Non
     ends = parsed.ends[len(parsed.ends) - len(rows) :]
     long = [(end, len(row)) for end, row in zip(ends, rows, strict=True) if len(row) > parsed.width]
     if long:
-        (line, fields), marks = long[0], _SEPARATORS.get(parsed.separator, repr(parsed.separator))
+        (line, fields), marks = long[0], SEPARATORS.get(parsed.separator, repr(parsed.separator))
         others = f" ({len(long)} of {len(rows)} rows have too many)" if len(long) > 1 else ""
         raise DataError(
             f"line {line} has {fields} fields where {parsed.width} are expected{others}: put quotes around the field "

@@ -1,0 +1,185 @@
+"""Define ``maskpool embed``, which embeds files of texts into Parquet parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskpool.cli.endings import needs_extra, not_empty, stoppable
+from maskpool.cli.screen import Screen
+from maskpool.errors import rename_arguments
+
+if TYPE_CHECKING:
+    from maskpool.embed import EmbedReport
+
+FAILED_TEXTS = 1
+# The command's name for each argument of the functions that it calls.
+OPTIONS = {
+    "inputs": "INPUT",
+    "out": "--out",
+    "model": "--model",
+    "text_column": "--text-column",
+    "id_column": "--id-column",
+    "pooling": "--pooling",
+    "prompt": "--prompt",
+    "normalize": "--normalize",
+    "dtype": "--dtype",
+    "batch_tokens": "--batch-tokens",
+    "device": "--device",
+    "drop_missing": "--drop-missing",
+    "skip_bad": "--skip-bad",
+}
+_TEXTS, _VECTORS, _OUTPUT = "Texts", "Vectors", "Output"
+_NAMED = 5  # lines and rows that are named one by one
+
+
+def embed(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Files of texts: csv, tsv, jsonl or parquet; a folder of them; or a pattern in quotes.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=not_empty,
+            metavar="DIR",
+            help="Folder for the parts; an interrupted run resumes there.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ],
+    text_column: Annotated[str, typer.Option(help="The column of texts.", rich_help_panel=_TEXTS)] = "text",
+    id_column: Annotated[
+        str | None,
+        typer.Option(help="The column of ids, which the parts repeat.", show_default=False, rich_help_panel=_TEXTS),
+    ] = None,
+    drop_missing: Annotated[
+        bool,
+        typer.Option(
+            "--drop-missing",
+            help="Leave out rows without a text, and count them. Default: they have no vector.",
+            rich_help_panel=_TEXTS,
+        ),
+    ] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Leave out broken lines, and count them. Default: they are refused.",
+            rich_help_panel=_TEXTS,
+        ),
+    ] = False,
+    model: Annotated[
+        str, typer.Option(help="A model's name on the hub, or its folder.", rich_help_panel=_VECTORS)
+    ] = "all-MiniLM-L6-v2",
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            help="A mode, such as max or 'topk_mean(k=3)'. Default: as the model is saved, else the mean.",
+            show_default=False,
+            rich_help_panel=_VECTORS,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Text that is put in front of each text. Default: the default prompt of the saved model.",
+            show_default=False,
+            rich_help_panel=_VECTORS,
+        ),
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize/--no-normalize",
+            help="Whether vectors have length 1. Default: as the model is saved.",
+            show_default=False,
+            rich_help_panel=_VECTORS,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="The dtype of the stored vectors, float32 or float16.", rich_help_panel=_VECTORS)
+    ] = "float32",
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="The largest number of tokens of a batch, pads included. Default: 2,048 on a CPU, 16,384 elsewhere.",
+            show_default=False,
+            rich_help_panel=_VECTORS,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="The device that the model runs on.", rich_help_panel=_VECTORS)] = "cpu",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.", rich_help_panel=_OUTPUT)] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON and nothing else.", rich_help_panel=_OUTPUT)
+    ] = False,
+) -> None:
+    """Embed files of texts into Parquet parts, in the order of the input and in bounded memory.
+
+    Each slice of the input becomes one part. The same command resumes an interrupted run and ends with the same
+    bytes. Exit code 0: every text has a vector; 1: some texts could not be embedded, and are listed; 2: an error.
+    """
+    with stoppable(out, _finished_parts), rename_arguments(OPTIONS):
+        screen = Screen(silent=quiet or as_json)
+        with needs_extra("embed"):
+            screen.say("loading …")
+            from maskpool.embed import embed_corpus
+        report = embed_corpus(
+            inputs,
+            out,
+            model,
+            text_column=text_column,
+            id_column=id_column,
+            pooling=pooling,
+            prompt=prompt,
+            normalize=normalize,
+            dtype=dtype,  # type: ignore[arg-type]  # Settings checks the word
+            batch_tokens=batch_tokens,
+            device=device,
+            drop_missing=drop_missing,
+            skip_bad=skip_bad,
+            progress=None if screen.silent else screen,
+        )
+        if as_json:
+            print(json.dumps(report.as_dict()))
+        if not screen.silent:
+            print("\n".join(_lines(report)))
+    if report.failed:
+        raise typer.Exit(FAILED_TEXTS)
+
+
+def _finished_parts(out: Path) -> str:
+    return f"{len(list(out.glob('part-*.parquet')))} finished parts"
+
+
+def _lines(report: EmbedReport) -> list[str]:
+    """Lay out the report as text."""
+    texts = "1 text was" if report.truncated == 1 else f"{report.truncated:,} texts were"
+    before = report.parts - report.new_parts
+    counts = (
+        (report.missing, f"{report.missing:,} rows have no text and no vector."),
+        (report.dropped, f"{report.dropped:,} rows without a text were left out."),
+        (report.truncated, f"{texts} cut off at the largest number of tokens."),
+        (report.bad_lines, f"{report.bad_lines:,} broken lines were left out{_first(report.bad)}."),
+        (
+            len(report.failed),
+            f"{len(report.failed):,} texts could not be embedded and have no vector"
+            f"{_first([f'row {row}: {reason}' for row, reason in report.failed])}.",
+        ),
+    )
+    resumed = f" ({before:,} were there before)" if before else ""
+    return [
+        f"{report.vectors:,} vectors of {report.rows:,} rows; {report.tokens:,} tokens, {report.pads:.1%} pads",
+        *(sentence for count, sentence in counts if count),
+        *(f"note: {note}" for note in report.notes),
+        f"Written to {report.out.rstrip('/')}/: {report.parts:,} {'part' if report.parts == 1 else 'parts'}{resumed}",
+    ]
+
+
+def _first(lines: list[str] | tuple[str, ...]) -> str:
+    return (": " + "; ".join(lines[:_NAMED]) + ("; …" if len(lines) > _NAMED else "")) if lines else ""

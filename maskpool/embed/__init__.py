@@ -1,0 +1,14 @@
+"""Embed corpora that do not fit in memory: files of texts in, Parquet parts of vectors out."""
+
+from maskpool.errors import RequirementError, require_numpy
+
+require_numpy()
+
+try:
+    import pyarrow  # noqa: F401  # only whether it is installed
+except ModuleNotFoundError:
+    raise RequirementError('pyarrow is not installed; get it with: pip install "maskpool[embed]"') from None
+
+from maskpool.embed.run import EmbedReport, embed_corpus  # noqa: E402  # after the checks
+
+__all__ = ["EmbedReport", "embed_corpus"]
