@@ -20,6 +20,8 @@ _HOME = {
     "embed_corpus": "maskpool.embed",
     "freeze_pad_row": "maskpool.pads",
     "pool": "maskpool.poolings.build",
+    "read_embeddings": "maskpool.embed",
+    "verify_embeddings": "maskpool.embed",
 }
 _MODULES = ("errors", "functional", "integrations", "masks", "nn", "weights")
 
@@ -37,6 +39,8 @@ __all__ = [
     "masks",
     "nn",
     "pool",
+    "read_embeddings",
+    "verify_embeddings",
     "weights",
 ]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskpool.cli.compare import compare_studies
-from maskpool.cli.endings import CommandError, needs_extra, not_empty, stoppable
+from maskpool.cli.endings import CommandError, needs_extra, not_empty, spell, stoppable, was_given
 from maskpool.cli.report import rebuild_report
 from maskpool.cli.screen import Screen, notes_on_pooling, print_wide
 from maskpool.errors import rename_arguments
@@ -208,10 +208,10 @@ def bench(
     the labels, with intervals. Without options it takes about two minutes on two cores. Finished cells are
     kept: an interrupted run resumes where it stopped.
     """
-    given_options = [name for name in context.params if _was_given(context, name)]
+    given_options = [name for name in context.params if was_given(context, name)]
     if context.invoked_subcommand is not None:
         if given_options:
-            options = ", ".join(map(_spell, given_options))
+            options = ", ".join(map(spell, given_options))
             command = context.invoked_subcommand
             raise CommandError(f"{options} before {command} has no effect: options of {command} follow its name")
         return
@@ -221,7 +221,7 @@ def bench(
                 name for name in given_options if name not in ("study", "device", "out", "dry_run", "quiet", "as_json")
             ]
             if also:
-                options = ", ".join(map(_spell, also))
+                options = ", ".join(map(spell, also))
                 raise CommandError(f"--study says what is measured: give {options} in {study.name} instead")
         several = [name for name in ("data", "task", "hub", "newsgroups") if name in given_options]
         if len(several) > 1:
@@ -239,7 +239,7 @@ def bench(
         if study is not None:
             measured, base = read_study(study), study.parent
         else:
-            given_arguments = [name for name, option in OPTIONS.items() if option in map(_spell, given_options)]
+            given_arguments = [name for name, option in OPTIONS.items() if option in map(spell, given_options)]
             refuse_unused(given_arguments, several[0] if several else "docstrings")
             source = CorpusSource(
                 data=str(data) if data is not None else None,
@@ -310,15 +310,6 @@ def _names_in(study: Path) -> Mapping[str, str]:
     keys = {name: f"{study.name}: {name}" for name in (*OPTIONS, "corpora", "layers", "plans")}
     of_a_corpus = {name: f"{study.name}: {name} of [[corpora]]" for name in _OF_A_CORPUS}
     return keys | of_a_corpus | {name: OPTIONS[name] for name in _NEXT_TO_A_STUDY}
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _spell(name: str) -> str:
-    return "--" + name.replace("_", "-").removeprefix("as-")
 
 
 def _print_estimate(study: Study, base: Path, folder: StudyFolder, device: str, screen: Screen, as_json: bool) -> None:

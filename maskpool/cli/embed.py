@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskpool.cli.endings import needs_extra, not_empty, stoppable
+from maskpool.cli.endings import FAILURE, CommandError, needs_extra, not_empty, spell, stoppable, was_given
 from maskpool.cli.screen import Screen
 from maskpool.errors import rename_arguments
 
 if TYPE_CHECKING:
     from maskpool.embed import EmbedReport
+    from maskpool.embed.estimate import EmbedEstimate
 
 FAILED_TEXTS = 1
 # The command's name for each argument of the functions that it calls.
@@ -37,22 +38,39 @@ _NAMED = 5  # lines and rows that are named one by one
 
 
 def embed(
+    context: typer.Context,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="INPUT",
             help="Files of texts: csv, tsv, jsonl or parquet; a folder of them; or a pattern in quotes.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             parser=not_empty,
             metavar="DIR",
             help="Folder for the parts; an interrupted run resumes there.",
+            show_default=False,
             rich_help_panel=_OUTPUT,
         ),
-    ],
+    ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            parser=not_empty,
+            metavar="DIR",
+            help="Count the rows of a finished run and check the hash of every part, and embed nothing.",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check the input and report how long the run takes.", rich_help_panel=_OUTPUT),
+    ] = False,
     text_column: Annotated[str, typer.Option(help="The column of texts.", rich_help_panel=_TEXTS)] = "text",
     id_column: Annotated[
         str | None,
@@ -124,15 +142,22 @@ def embed(
     Each slice of the input becomes one part. The same command resumes an interrupted run and ends with the same
     bytes. Exit code 0: every text has a vector; 1: some texts could not be embedded, and are listed; 2: an error.
     """
+    screen = Screen(silent=quiet or as_json)
+    if verify is not None:
+        others = {name for name in context.params if was_given(context, name)} - {"verify", "quiet", "as_json"}
+        if others:
+            raise CommandError(f"--verify checks what a run has written: leave out {_name(min(others))}")
+        _verify(verify, screen, as_json)
+        return
+    if not inputs or out is None:
+        raise CommandError("INPUT and --out must be given: what is embedded, and the folder for the vectors")
     with stoppable(out, _finished_parts), rename_arguments(OPTIONS):
-        screen = Screen(silent=quiet or as_json)
         with needs_extra("embed"):
             screen.say("loading …")
-            from maskpool.embed import embed_corpus
-        report = embed_corpus(
-            inputs,
-            out,
-            model,
+            from maskpool.embed import run
+            from maskpool.embed.settings import Settings
+        settings = Settings(
+            model=model,
             text_column=text_column,
             id_column=id_column,
             pooling=pooling,
@@ -143,14 +168,55 @@ def embed(
             device=device,
             drop_missing=drop_missing,
             skip_bad=skip_bad,
-            progress=None if screen.silent else screen,
         )
+        if dry_run:
+            _print_estimate(run.dry_run(inputs, out, settings), screen, as_json)
+            return
+        report = run.run(inputs, out, settings, progress=None if screen.silent else screen)
         if as_json:
             print(json.dumps(report.as_dict()))
         if not screen.silent:
             print("\n".join(_lines(report)))
     if report.failed:
         raise typer.Exit(FAILED_TEXTS)
+
+
+def _name(parameter: str) -> str:
+    return OPTIONS.get(parameter) or spell(parameter)
+
+
+def _verify(folder: Path, screen: Screen, as_json: bool) -> None:
+    with stoppable(), needs_extra("embed"):
+        from maskpool.embed import verify_embeddings
+
+        report = verify_embeddings(folder)
+    if as_json:
+        print(json.dumps(report.as_dict()))
+        if report.problems:
+            raise typer.Exit(FAILURE)
+    elif report.problems:
+        more = f" (and {len(report.problems) - _NAMED} more)" if len(report.problems) > _NAMED else ""
+        raise CommandError(f"{folder}: {'; '.join(report.problems[:_NAMED])}{more}")
+    elif not screen.silent:
+        print(
+            f"{report.parts:,} parts, {report.rows:,} rows, {report.vectors:,} vectors: every row is there once, and "
+            "every part has the bytes that were written"
+        )
+
+
+def _print_estimate(estimate: EmbedEstimate, screen: Screen, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(estimate.as_dict()))
+    if screen.silent:
+        return
+    seconds = estimate.about_seconds
+    time = f"{seconds / 60:,.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    print(
+        f"{estimate.rows:,} rows in {estimate.files:,} files, {estimate.tokens_per_text:.0f} tokens a text; "
+        f"{estimate.parts:,} parts, {estimate.finished:,} finished; vectors of about "
+        f"{estimate.about_bytes / 1e6:,.1f} MB"
+    )
+    print(f"About {time} from here on. Nothing was written; leave out --dry-run to run it.")
 
 
 def _finished_parts(out: Path) -> str:
@@ -164,6 +230,11 @@ def _lines(report: EmbedReport) -> list[str]:
     counts = (
         (report.missing, f"{report.missing:,} rows have no text and no vector."),
         (report.dropped, f"{report.dropped:,} rows without a text were left out."),
+        (
+            report.repeated_ids,
+            f"{report.repeated_ids:,} rows have the id of an earlier row"
+            f"{_first([f'row {row}' for row in report.repeated_in])}.",
+        ),
         (report.truncated, f"{texts} cut off at the largest number of tokens."),
         (report.bad_lines, f"{report.bad_lines:,} broken lines were left out{_first(report.bad)}."),
         (

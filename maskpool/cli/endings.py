@@ -59,6 +59,17 @@ def not_empty(text: str) -> Path:
     return Path(text)
 
 
+def was_given(context: typer.Context, name: str) -> bool:
+    """Return whether a parameter was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def spell(name: str) -> str:
+    """Return the option of a parameter."""
+    return "--" + name.replace("_", "-").removeprefix("as-")
+
+
 @contextlib.contextmanager
 def needs_extra(extra: str = "bench") -> Iterator[None]:
     """Turn the error for a missing package into one that says which extra to install."""

@@ -9,6 +9,16 @@ try:
 except ModuleNotFoundError:
     raise RequirementError('pyarrow is not installed; get it with: pip install "maskpool[embed]"') from None
 
-from maskpool.embed.run import EmbedReport, embed_corpus  # noqa: E402  # after the checks
+from maskpool.embed.reading import EmbeddedRows, Embeddings, read_embeddings  # noqa: E402  # after the checks
+from maskpool.embed.run import EmbedReport, embed_corpus  # noqa: E402  # the same
+from maskpool.embed.verify import VerifyReport, verify_embeddings  # noqa: E402  # the same
 
-__all__ = ["EmbedReport", "embed_corpus"]
+__all__ = [
+    "EmbedReport",
+    "EmbeddedRows",
+    "Embeddings",
+    "VerifyReport",
+    "embed_corpus",
+    "read_embeddings",
+    "verify_embeddings",
+]

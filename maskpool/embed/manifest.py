@@ -56,12 +56,22 @@ def keep_manifest(out: Path, manifest: dict[str, Any]) -> None:
         ExistsError: The folder has the manifest of another run; the message names the differences.
         FolderError: The folder's manifest is malformed.
     """
+    if not refuse_other_run(out, manifest):
+        with atomic_write(out / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+
+
+def refuse_other_run(out: Path, manifest: dict[str, Any]) -> bool:
+    """Compare a manifest with that of a folder, and return whether the folder has one.
+
+    Raises:
+        ExistsError: The folder has the manifest of another run; the message names the differences.
+        FolderError: The folder's manifest is malformed.
+    """
     manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
     kept = read_manifest(out)
     if kept is None:
-        with atomic_write(out / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-        return
+        return False
     different = list(_differences(kept, manifest))
     if different:
         more = len(different) - _DIFFERENCES_NAMED
@@ -71,6 +81,7 @@ def keep_manifest(out: Path, manifest: dict[str, Any]) -> None:
             f"must be a new folder or that of the same run; the vectors in {out} were computed with other settings or "
             f"inputs: {named}",
         )
+    return True
 
 
 def read_manifest(out: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from maskpool.embed.settings import Dtype
+from maskpool.errors import StorageError
 from maskpool.files import atomic_write
 
 JOURNAL = "parts.jsonl"
@@ -55,6 +56,14 @@ class PartSummary:
     tokens: int
     positions: int
     sha256: str = ""
+
+
+def not_written(out: Path, error: OSError) -> StorageError:
+    """Return the error for an output folder that cannot be written, such as on a full disk."""
+    return StorageError(
+        f"{out} cannot be written ({error.strerror or error}): finished parts are kept, and the same call resumes",
+        argument="out",
+    )
 
 
 def part_name(number: int) -> str:
@@ -146,7 +155,7 @@ def write_part(
             use_dictionary=False,
             write_statistics=names,
         )
-        digest = _sha256(temporary)
+        digest = sha256_of(temporary)
     return replace(summary, sha256=digest)
 
 
@@ -161,7 +170,7 @@ def read_summary(path: Path) -> PartSummary:
     metadata = pq.read_schema(path).metadata or {}
     if _SUMMARY not in metadata:
         raise ValueError(f"{path.name} is not a part")
-    return replace(_summary_of(json.loads(metadata[_SUMMARY])), sha256=_sha256(path))
+    return replace(_summary_of(json.loads(metadata[_SUMMARY])), sha256=sha256_of(path))
 
 
 def finished_parts(out: Path) -> dict[int, PartSummary]:
@@ -217,6 +226,7 @@ def _summary_of(fields: dict[str, Any]) -> PartSummary:
     return PartSummary(**(fields | {"failed": failed}))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,15 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from maskpool.embed.manifest import MANIFEST, keep_manifest, manifest_of, read_manifest
-from maskpool.embed.parts import JOURNAL, PartSummary, finished_parts, note_part, write_journal
+from maskpool.embed.duplicates import COMPARED, repeated_ids
+from maskpool.embed.manifest import MANIFEST, keep_manifest, manifest_of, read_manifest, refuse_other_run
+from maskpool.embed.parts import JOURNAL, PartSummary, finished_parts, not_written, note_part, part_name, write_journal
 from maskpool.embed.settings import Dtype, Settings, check_positive
-from maskpool.embed.sources import SlicePlan, make_plan
-from maskpool.errors import ExistsError, InvalidValueError, StorageError
+from maskpool.embed.sources import Inputs, SlicePlan, make_plan
+from maskpool.errors import ExistsError, InvalidValueError, MaskpoolError, StorageError
 from maskpool.files import exclusive
 from maskpool.types import Progress
+
+if TYPE_CHECKING:
+    from maskpool.embed.estimate import EmbedEstimate
 
 PART_ROWS = 10_000
 _LOCK = ".lock"
@@ -38,6 +42,8 @@ class EmbedReport:
         bad_lines: Broken lines, which are left out.
         bad: The first of them, and what is wrong with each.
         failed: The rows whose texts could not be embedded, with the reason; they are kept without a vector.
+        repeated_ids: Rows whose id an earlier row has.
+        repeated_in: The first of them.
         truncated: Texts that were cut off at the largest number of tokens of the model.
         tokens: Tokens of all texts.
         pads: The share of pads in all batches.
@@ -54,6 +60,8 @@ class EmbedReport:
     bad_lines: int
     bad: tuple[str, ...]
     failed: tuple[tuple[int, str], ...]
+    repeated_ids: int
+    repeated_in: tuple[int, ...]
     truncated: int
     tokens: int
     pads: float
@@ -67,7 +75,7 @@ class EmbedReport:
 
 
 def embed_corpus(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    inputs: Inputs,
     out: str | os.PathLike[str],
     model: str | os.PathLike[str] = "all-MiniLM-L6-v2",
     *,
@@ -125,8 +133,6 @@ def embed_corpus(
         >>> report.vectors, report.missing, sorted(path.name for path in (folder / "vectors").iterdir())
         (2, 0, ['part-000000.parquet', 'parts.jsonl', 'run.json'])
     """
-    from maskpool.embed.worker import embed_here, identity, open_embedder  # loads transformers
-
     settings = Settings(
         model=os.fspath(model),
         text_column=text_column,
@@ -140,11 +146,27 @@ def embed_corpus(
         drop_missing=drop_missing,
         skip_bad=skip_bad,
     )
-    check_positive("part_rows", part_rows)
-    folder = Path(out)
-    _refuse_foreign(folder)
-    plan = make_plan(inputs, settings, part_rows)
-    _refuse_inside(folder, plan)
+    return run(inputs, Path(out), settings, part_rows, progress)
+
+
+def run(
+    inputs: Inputs, folder: Path, settings: Settings, part_rows: int = PART_ROWS, progress: Progress | None = None
+) -> EmbedReport:
+    """Embed a corpus: `embed_corpus` with its settings in one object.
+
+    Args:
+        inputs: As in `embed_corpus`.
+        folder: Its ``out``.
+        settings: Its settings.
+        part_rows: As in `embed_corpus`.
+        progress: The same.
+
+    Raises:
+        MaskpoolError: As `embed_corpus`.
+    """
+    from maskpool.embed.worker import embed_here, identity, open_embedder  # loads transformers
+
+    plan = _planned(inputs, folder, settings, part_rows)
     embedder, notes = open_embedder(settings)
     with _working_in(folder):
         keep_manifest(folder, manifest_of(identity(embedder, settings), settings, plan, part_rows))
@@ -157,7 +179,37 @@ def embed_corpus(
                 note_part(folder, summary)
                 finished[summary.number] = summary
         write_journal(folder, finished.values())
-    return _report(folder, plan, list(finished.values()), len(missing), notes)
+    return _report(folder, plan, list(finished.values()), len(missing), notes, settings)
+
+
+def dry_run(inputs: Inputs, folder: Path, settings: Settings, part_rows: int = PART_ROWS) -> EmbedEstimate:
+    """Check the input, the model and the folder of a run and estimate what it takes; write nothing.
+
+    Args:
+        inputs: As in `embed_corpus`.
+        folder: Its ``out``.
+        settings: Its settings.
+        part_rows: As in `embed_corpus`.
+
+    Raises:
+        MaskpoolError: As `embed_corpus`.
+    """
+    from maskpool.embed.estimate import estimate  # loads transformers
+    from maskpool.embed.worker import identity, open_embedder
+
+    plan = _planned(inputs, folder, settings, part_rows)
+    embedder, _ = open_embedder(settings)
+    refuse_other_run(folder, manifest_of(identity(embedder, settings), settings, plan, part_rows))
+    finished = {piece.number for piece in plan.slices if (folder / part_name(piece.number)).is_file()}
+    return estimate(plan, finished, embedder, settings)
+
+
+def _planned(inputs: Inputs, folder: Path, settings: Settings, part_rows: int) -> SlicePlan:
+    check_positive("part_rows", part_rows)
+    _refuse_foreign(folder)
+    plan = make_plan(inputs, settings, part_rows)
+    _refuse_inside(folder, plan)
+    return plan
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -208,11 +260,25 @@ def _working_in(out: Path) -> Iterator[None]:
         raise StorageError(
             f"another run is working in {out}: wait for it, or choose another folder", argument="out"
         ) from None
+    except OSError as error:
+        if isinstance(error, MaskpoolError):
+            raise
+        raise not_written(out, error) from error
 
 
 def _report(
-    out: Path, plan: SlicePlan, summaries: Sequence[PartSummary], new_parts: int, notes: Sequence[str]
+    out: Path,
+    plan: SlicePlan,
+    summaries: Sequence[PartSummary],
+    new_parts: int,
+    notes: Sequence[str],
+    settings: Settings,
 ) -> EmbedReport:
+    repeated: list[int] = []
+    if settings.id_column is not None:
+        repeated, complete = repeated_ids([out / part_name(piece.number) for piece in plan.slices])
+        if not complete:
+            notes = [*notes, f"ids behind the first {COMPARED:,} were compared only with those of their part"]
     positions = sum(summary.positions for summary in summaries)
     tokens = sum(summary.tokens for summary in summaries)
     failed = sorted(failure for summary in summaries for failure in summary.failed)
@@ -229,6 +295,8 @@ def _report(
         bad_lines=sum(summary.bad for summary in summaries),
         bad=tuple(bad[:_LINES_REPORTED]),
         failed=tuple(failed),
+        repeated_ids=len(repeated),
+        repeated_in=tuple(repeated[:_LINES_REPORTED]),
         truncated=sum(summary.truncated for summary in summaries),
         tokens=tokens,
         pads=1 - tokens / positions if positions else 0.0,

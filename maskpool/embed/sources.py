@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from maskpool.embed.lines import LINE_SUFFIXES, LineFile, refuse_column
 from maskpool.embed.settings import Settings
 from maskpool.errors import DataError, InvalidValueError, NotFoundError, StorageError
 
+Inputs: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 SUFFIXES = (*LINE_SUFFIXES, ".parquet")
 _SLICE_BYTES = 64 * 1024 * 1024  # of text; a slice of long texts has fewer rows
 _PARQUET_BATCH = 1_000  # rows that are decoded together
@@ -93,7 +94,7 @@ class SlicePlan:
         return sum(file.rows for file in self.files)
 
 
-def find_files(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
+def find_files(inputs: Inputs) -> tuple[list[Path], list[str]]:
     """Find the files that inputs name, and those in folders that are in none of the known formats.
 
     Args:
@@ -143,9 +144,7 @@ def _is_hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
 
 
-def make_plan(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], settings: Settings, part_rows: int
-) -> SlicePlan:
+def make_plan(inputs: Inputs, settings: Settings, part_rows: int) -> SlicePlan:
     """Read the input once, line by line, and cut it into slices.
 
     Args:

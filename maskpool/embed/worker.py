@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from maskpool.config.saved import read_prompts
-from maskpool.embed.parts import PartSummary, write_part
+from maskpool.embed.parts import PartSummary, not_written, write_part
 from maskpool.embed.settings import Settings
 from maskpool.embed.sources import InputRow, Slice, read_slice
 from maskpool.encoder import Encoder, weights_hash
-from maskpool.errors import DataError, InvalidValueError, StorageError, printable, rename_arguments
+from maskpool.errors import DataError, InvalidValueError, printable, rename_arguments
 from maskpool.integrations.transformers import SentenceEmbedder, Vectors
 from maskpool.nn import PoolingLayer
 from maskpool.poolings.build import build_pooling
@@ -101,7 +101,7 @@ def identity(embedder: SentenceEmbedder, settings: Settings) -> dict[str, Any]:
         "model": {
             "sha256": weights_hash(encoder.model, json.dumps(config, sort_keys=True, default=str).encode()),
             "type": encoder.model.config.model_type,
-            "dimension": embedder.dimension,
+            "vector_dimension": embedder.dimension,
             "max_length": encoder.max_length,
         },
         "pooling": {"layer": repr(embedder.pooling), "sha256": weights_hash(embedder.pooling)},
@@ -196,11 +196,7 @@ def embed_slice(
     try:
         return write_part(out, summary, ids, numbers, vectors, has_vector, lengths, window.truncated)
     except OSError as error:
-        raise StorageError(
-            f"{out} cannot be written ({error.strerror or error}): finished parts are kept, and the same call resumes "
-            "from there",
-            argument="out",
-        ) from error
+        raise not_written(out, error) from error
 
 
 def embed_here(

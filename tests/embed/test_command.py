@@ -77,7 +77,7 @@ def test_errors_name_options(
     def fail(*_: object, **__: object) -> None:
         raise InvalidValueError(argument, PROBLEM)
 
-    monkeypatch.setattr("maskpool.embed.embed_corpus", fail)
+    monkeypatch.setattr("maskpool.embed.run.run", fail)
     assert_refused(run("embed", corpus, "--out", tmp_path / "out"), f"{option} {PROBLEM}")
     command: Any = typer.main.get_command(cli.app)  # Any: typer's own copy of click has no public types
     known = [name for parameter in command.commands["embed"].params for name in (*parameter.opts, parameter.metavar)]
