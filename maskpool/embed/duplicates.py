@@ -33,12 +33,12 @@ def repeated_ids(paths: Sequence[Path]) -> tuple[list[int], bool]:
         # Python's hash of a string has 64 bits: two of two million ids share one with a probability of 1e-7.
         of_part = np.fromiter(map(hash, table.column("id").to_pylist()), np.int64, table.num_rows)
         numbers = table.column("row").to_numpy()
-        if compared + len(of_part) <= COMPARED:
+        complete = complete and compared + len(of_part) <= COMPARED
+        if complete:
             hashes.append(of_part)
             rows.append(numbers)
             compared += len(of_part)
         else:
-            complete = False
             repeated += _later(of_part, numbers)
     if hashes:
         repeated += _later(np.concatenate(hashes), np.concatenate(rows))
