@@ -57,7 +57,7 @@ WRITERS = {".csv": write_csv, ".tsv": write_tsv, ".jsonl": write_jsonl, ".parque
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("part_rows", [1, 4, 10, 1_000])
 def test_slices_cover_a_file_in_order(suffix: str, part_rows: int, tmp_path: Path) -> None:
-    """The slices of a file have its rows once and in order, whatever its format and their size."""
+    """The slices of a file have its rows once and in order in every format and at every size of a slice."""
     rows = [(f"a{number}", f"text {number} é 😀") for number in range(25)]
     path = tmp_path / f"data{suffix}"
     WRITERS[suffix](path, rows)
