@@ -16,6 +16,7 @@ from typing import Any
 
 import typer
 
+from benchmarks import encoders
 from benchmarks.census.table import counts
 from benchmarks.clients import CLIENTS, KINDS, WITH, Outcome
 from benchmarks.coverage import FALSE, LEAST, MOST
@@ -487,6 +488,7 @@ def made_blocks() -> dict[str, str]:
         "commands": commands(),
         "servers": servers(),
         "clients": clients(),
+        "encoders": encoders.block(),
     }
     return {**of_code, **{f"names of {module}": reference(module) for module in MODULES}, **results}
 

@@ -47,9 +47,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 from sentence_transformers import (
@@ -68,6 +71,7 @@ from benchmarks.models import FOLDER
 from benchmarks.timing import environment, last_level_cache
 from maskpool.bench.design.corpora import Corpus, read_file
 from maskpool.bench.encode.forward import prove_prefix
+from maskpool.bench.report.pages import markdown_table
 from maskpool.bench.score.metrics import ami, cluster_ami
 from maskpool.bench.score.scorers import nearest_accuracy
 from maskpool.bench.score.shift import deciles
@@ -411,6 +415,84 @@ def _mean_columns(columns: Sequence[Any]) -> dict[str, dict[str, float]] | None:
     }
 
 
+def words_of(row: dict[str, Any]) -> str:
+    """Say what a declared difference shows: its direction, or how large a change it rules out."""
+    low, high = row["simultaneous"]
+    if low > 0 or high < 0:
+        return "higher" if low > 0 else "lower"
+    return f"no change larger than {max(-low, high):.3f}"
+
+
+def block(report: dict[str, Any]) -> str:
+    """Make the block of the documentation: the declared differences, then every way of serving."""
+    names = {"ami": "AMI", "nearest": "1-NN accuracy"}
+    declared = [
+        [row["arm"], row["contrast"], names[row["measure"]], *map(_signed, (row["interval"], row["simultaneous"]))]
+        for row in report["declared"]
+    ]
+    for line, row in zip(declared, report["declared"], strict=True):
+        line[3:3] = [f"{row['mean']:+.3f}".replace("-", "−")]
+        line.append(words_of(row))
+    header = ("trained", "difference", "measure", "mean", "95% interval", "simultaneous", "verdict")
+    served = list(dict.fromkeys(row["served"] for row in report["exploratory"]))
+    lines = []
+    for arm in ARMS:
+        of_arm = {row["served"]: row for row in report["exploratory"] if row["arm"] == arm.name}
+        cells = [" / ".join(f"{of_arm[name][measure]['mean']:.3f}" for measure in MEASURES) for name in served]
+        columns = report["arms"][arm.name]["columns"]
+        pads = "" if columns is None else " / ".join(f"{columns[name]['pad_share']:.0%}" for name in COLUMNS)
+        lines.append([arm.name, pads, f"{report['arms'][arm.name]['length_deciles_ami']:.3f}", *cells])
+    titles = ("trained", "pads in training, anchors / positives", "AMI(label, length decile)", *served)
+    hours = sum(arm["cpu_hours"] for arm in report["arms"].values())
+    return "\n".join(
+        [
+            *markdown_table(header, declared),
+            "",
+            f"{report['seeds']} seeds, {report['settings']['steps']} steps of {report['settings']['pairs']} pairs, "
+            f"{hours:.1f} hours of one core. Exploratory: mean AMI / 1-NN accuracy of each model, by how it is served.",
+            "",
+            *markdown_table(titles, lines),
+        ]
+    )
+
+
+def _signed(ends: Sequence[float]) -> str:
+    return f"[{ends[0]:+.3f}, {ends[1]:+.3f}]".replace("-", "−")
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Draw the declared differences: a row each, with the simultaneous interval and every seed."""
+    rows = report["declared"]
+    names = {"ami": "AMI", "nearest": "1-NN"}
+    with mpl.rc_context({"font.size": 8, "axes.linewidth": 0.6}):
+        figure = Figure(figsize=(4.0, 0.7 + 0.3 * len(rows)), dpi=200, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for height, row in enumerate(rows):
+            low, high = row["simultaneous"]
+            axes.plot(row["by_seed"], [height + 0.2] * len(row["by_seed"]), "|", color="#777777", markersize=5)
+            axes.errorbar(
+                row["mean"],
+                height - 0.1,
+                xerr=[[row["mean"] - low], [high - row["mean"]]],
+                color="black",
+                marker="o" if row["contrast"] == "residual harm" else "s",
+                markerfacecolor="black" if row["contrast"] == "residual harm" else "white",
+                markersize=4,
+                elinewidth=1,
+            )
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.set_yticks(
+            range(len(rows)),
+            [f"{row['contrast']}, {names[row['measure']]},\n{row['arm']}" for row in rows],
+            fontsize=7,
+        )
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel("difference; bars are seeds")
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary)
+
+
 def measure_all(
     data: Path, model: str, sizes: Sizes, folder: Path, console: Console
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, dict[str, Any]]]]]:
@@ -472,6 +554,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 }
                 with atomic_write(args.out) as temporary:
                     temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                draw(report, args.out.with_suffix(".png"))
     except (MaskpoolError, OSError) as error:
         raise SystemExit(f"trained_with_pads: {error}") from None
     return report

@@ -121,6 +121,15 @@ def test_pads_are_read_without_the_mask_only(encoder: Encoder) -> None:
     np.testing.assert_allclose(vectors["padded to 64, without mask"], states.mean(dim=1).numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [((-0.03, -0.01), "lower"), ((0.01, 0.03), "higher"), ((-0.01, 0.02), "no change larger than 0.020")],
+)
+def test_verdicts_need_an_interval(ends: tuple[float, float], words: str) -> None:
+    """A difference has a direction only if its simultaneous interval does not contain 0."""
+    assert measured.words_of({"simultaneous": ends, "interval": (0.1, 0.2)}) == words
+
+
 @pytest.mark.parametrize("arm", measured.ARMS, ids=lambda arm: arm.name)
 def test_arms_pool_what_they_say(model_folder: Path, arm: measured.Arm) -> None:
     """Only arms with pads pool pads in training, at their width, and the encoder gets the mask in every arm."""
@@ -149,7 +158,7 @@ def test_pairs_are_of_one_seen_class() -> None:
     assert not {anchor[0] for anchor, _ in split.pairs} & set(split.test.labels)
 
 
-def test_declared_differences_are_students_over_seeds() -> None:
+def test_declared_differences_are_students_over_seeds(tmp_path: Path) -> None:
     """Both differences of each arm with pads have a Student's interval over seeds, wider if it is simultaneous."""
     rng = np.random.default_rng(0)
     served = [measured.MASKED, *(f"{plan}, without mask" for plan in measured.PLANS)]
@@ -159,7 +168,11 @@ def test_declared_differences_are_students_over_seeds() -> None:
         return {"served": scores, "length_deciles_ami": 0.0, "cpu_seconds": 1.0}
 
     cells = [{arm.name: cell() for arm in measured.ARMS} for _ in range(8)]
-    declared = measured.summarise(cells)["declared"]
+    report = {"settings": {"steps": 1, "pairs": 1}, **measured.summarise(cells)}
+    declared = report["declared"]
+    measured.draw(report, tmp_path / "new.png")
+    assert (tmp_path / "new.png").stat().st_size > 10_000
+    assert measured.block(report).count("residual harm") == 4
     assert len(declared) == 8
     row = next(row for row in declared if (row["arm"], row["measure"]) == ("included at width 128", "ami"))
     assert row["contrast"] == "residual harm"
