@@ -42,7 +42,7 @@ _STYLES: tuple[dict[str, Any], ...] = (
 _VERDICTS = {
     "lowered": "lowered",
     "raised": "raised",
-    "no change": "no change larger than the margin",
+    "no change": "no change larger than {margin:g}",
     "identical": "identical vectors",
     "unknown": "could not tell",
 }
@@ -60,7 +60,8 @@ class Effect:
         delta: AMI with pads minus AMI without.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        verdict: The kind of the study's verdict.
+        kind: The kind of the study's verdict.
+        margin: The largest difference that the study calls small.
     """
 
     encoder: str
@@ -70,15 +71,21 @@ class Effect:
     delta: float
     low: float
     high: float
-    verdict: str
+    kind: str
+    margin: float
+
+    @property
+    def verdict(self) -> str:
+        """The study's verdict in words."""
+        return _VERDICTS[self.kind].format(margin=self.margin)
 
     @property
     def cell(self) -> str:
         """The effect as a cell of a table; an interval without 0 is bold."""
-        if self.verdict == "identical":
+        if self.kind == "identical":
             return "identical"
         text = f"{self.delta:+.3f} [{self.low:+.3f}, {self.high:+.3f}]".replace("-", "−")
-        return f"**{text}**" if self.verdict in ("lowered", "raised") else text
+        return f"**{text}**" if self.kind in ("lowered", "raised") else text
 
 
 def read_effects(names: Iterable[str], results: Path = RESULTS) -> list[Effect]:
@@ -97,12 +104,15 @@ def read_effects(names: Iterable[str], results: Path = RESULTS) -> list[Effect]:
             (table,) = [table for table in part["tables"] if (table["layer"], table["by"]) == (-1, "kmeans")]
             effects += [
                 Effect(
-                    Path(part["model"]["name"]).name,
-                    part["corpus"]["name"],
-                    row["pooling"],
-                    row["plan"],
-                    *(row[value] for value in ("delta", "low", "high")),
-                    row["verdict"]["kind"],
+                    encoder=Path(part["model"]["name"]).name,
+                    corpus=part["corpus"]["name"],
+                    pooling=row["pooling"],
+                    plan=row["plan"],
+                    delta=row["delta"],
+                    low=row["low"],
+                    high=row["high"],
+                    kind=row["verdict"]["kind"],
+                    margin=part["margin"],
                 )
                 for row in table["rows"]
                 if row["treatment"] == INCLUDED and row["pooling"] in POOLINGS and row["plan"] in PLANS
@@ -129,15 +139,14 @@ def table(effects: Sequence[Effect]) -> list[str]:
                     cells.append("not measured" if effect is None else effect.cell)
             lines.append([f"{pooling}, {plan}", counted(own), *cells])
     titles = [f"{encoder}, {corpus}" for encoder in encoders for corpus in corpora]
-    return markdown_table(("if your pipeline pools", "expect", *titles), lines)
+    return list(markdown_table(("if your pipeline pools", "expect", *titles), lines))
 
 
 def counted(effects: Sequence[Effect]) -> str:
     """Say how many comparisons have each verdict."""
-    counts = Counter(effect.verdict for effect in effects)
-    return ", ".join(
-        f"{words} in {counts[kind]} of {len(effects)}" for kind, words in _VERDICTS.items() if counts[kind]
-    )
+    ordered = sorted(effects, key=lambda effect: list(_VERDICTS).index(effect.kind))
+    counts = Counter(effect.verdict for effect in ordered)
+    return ", ".join(f"{verdict} in {count} of {len(effects)}" for verdict, count in counts.items())
 
 
 def sentences(effects: Sequence[Effect]) -> list[str]:
@@ -147,7 +156,7 @@ def sentences(effects: Sequence[Effect]) -> list[str]:
         own = [effect for effect in effects if effect.pooling == pooling]
         if not own:
             continue
-        if all(effect.verdict == "identical" for effect in own):
+        if all(effect.kind == "identical" for effect in own):
             lines.append(f"- **{pooling}**: vectors are identical under every plan ({len(own)} comparisons).")
             continue
         parts = []
@@ -168,13 +177,11 @@ def disagreements(effects: Sequence[Effect]) -> list[str]:
         for pooling in POOLINGS:
             for plan in PLANS:
                 own = [e for e in effects if (e.corpus, e.pooling, e.plan) == (corpus, pooling, plan)]
-                if len({effect.verdict for effect in own}) > 1:
+                if len({effect.kind for effect in own}) > 1:
                     apart = max(e.low for e in own) > min(e.high for e in own)
-                    said = "; ".join(f"{effect.encoder} {effect.cell.strip('*')}, {effect.verdict}" for effect in own)
+                    said = "; ".join(f"{e.encoder} {e.cell.strip('*')}, {e.verdict}" for e in own)
                     words = "the intervals do not overlap" if apart else "the intervals overlap"
-                    lines.append(
-                        f"- {corpus}, {pooling}, {plan}: {said} ({words}).".replace("unknown", "could not tell")
-                    )
+                    lines.append(f"- {corpus}, {pooling}, {plan}: {said} ({words}).")
     return lines
 
 

@@ -134,9 +134,8 @@ def test_verdicts_need_an_interval(ends: tuple[float, float], words: str) -> Non
 def test_arms_pool_what_they_say(model_folder: Path, arm: measured.Arm) -> None:
     """Only arms with pads pool pads in training, at their width, and the encoder gets the mask in every arm."""
     model = measured.build(arm, str(model_folder)).eval()
-    features = model[0].preprocess(["red0 w1 w2 green3", "blue1"])
-    pooled = model({**features})["sentence_embedding"]
     transformer: Any = model[0]
+    pooled = model(transformer.preprocess(["red0 w1 w2 green3", "blue1"]))["sentence_embedding"]
     encoder = Encoder.of(transformer.auto_model, transformer.tokenizer)
     states = encoder.states(encoder.tokenize(["red0 w1 w2 green3", "blue1"])[0], arm.width)
     real = states[1].bool() if not arm.pads else torch.ones_like(states[1]).bool()

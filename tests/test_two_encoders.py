@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from benchmarks import encoders
 from benchmarks.encoders import Effect
@@ -51,10 +52,9 @@ def test_mean_sqrt_len_is_the_mean_on_unit_vectors() -> None:
     torch.manual_seed(0)
     states, mask = torch.randn(4, 9, 8), torch.arange(9) < torch.tensor([[1], [4], [7], [9]])
     for read in (mask, torch.ones_like(mask)):
-        vectors = [pool(states, read) for pool in (mean_pool, mean_sqrt_len_pool)]
-        units = [torch.nn.functional.normalize(vector, dim=-1) for vector in vectors]
-        torch.testing.assert_close(*units)
-        assert not torch.allclose(*vectors)
+        mean, by_root = mean_pool(states, read), mean_sqrt_len_pool(states, read)
+        torch.testing.assert_close(normalize(mean, dim=-1), normalize(by_root, dim=-1))
+        assert not torch.allclose(mean, by_root)
 
 
 def _row(pooling: str, plan: str, delta: float, kind: str, treatment: str = "included") -> dict[str, Any]:
@@ -83,7 +83,7 @@ def effects(tmp_path_factory: pytest.TempPathFactory) -> list[Effect]:
     }
     for name, (model, rows) in studies.items():
         tables = [{"layer": -1, "by": "kmeans", "rows": rows}, {"layer": -1, "by": "hdbscan", "rows": rows}]
-        part = {"model": {"name": model}, "corpus": {"name": "BANKING77 test"}, "tables": tables}
+        part = {"model": {"name": model}, "corpus": {"name": "BANKING77 test"}, "margin": 0.03, "tables": tables}
         (folder / name).mkdir()
         (folder / name / "results.json").write_text(json.dumps({"parts": [part]}), encoding="utf-8")
     return encoders.read_effects(encoders.STUDIES, folder)
@@ -104,11 +104,12 @@ def test_each_disagreement_is_named(effects: list[Effect]) -> None:
 
 
 def test_the_table_has_every_comparison(effects: list[Effect]) -> None:
-    """A row counts the verdicts of its comparisons; what no study measured is said."""
+    """A row counts the verdicts of its comparisons, with the margin of those that saw no change."""
     rows = {line.split(" | ")[0].strip("| "): line for line in encoders.table(effects)}
     assert len(rows) == 2 + len(encoders.POOLINGS) * len(encoders.PLANS)
     random = rows["mean, random batches of 32"]
     assert "lowered in 1 of 2, could not tell in 1 of 2 | **−0.100 [−0.120, −0.080]** | +0.000" in random
+    assert "| no change larger than 0.03 in 1 of 1 | not measured |" in rows["max, padded to 128"]
     assert "identical vectors in 1 of 1 | not measured | identical |" in rows["cls, random batches of 32"]
 
 
