@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from maskpool.encoder import Encoder, bundled_folder_of
+from maskpool.encoder import Encoder, bundled_folder_of, silence_transformers
 from maskpool.errors import FolderError, InvalidValueError, MaskpoolError
 from maskpool.poolings.build import build_pooling
 from maskpool.poolings.spelling import parse_mode
@@ -32,6 +32,7 @@ def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") ->
     if pooling is None and not plain_folder:
         from maskpool.integrations.sentence_transformers import load
 
+        silence_transformers()  # its progress bars would stand in front of an error
         try:
             return load(name, device=device)
         except FileNotFoundError:  # no modules.json on the hub: a plain model

@@ -75,7 +75,6 @@ class Encoder:
         """
         try:
             from transformers import AutoConfig, AutoTokenizer
-            from transformers.utils import logging
         except ModuleNotFoundError as error:
             raise RequirementError(
                 f'{error.name} is not installed; get it with: pip install "maskpool[bench]"'
@@ -84,8 +83,7 @@ class Encoder:
             raise InvalidValueError("dtype", f"must be one of {', '.join(DTYPES)}, got {dtype!r}")
         where = find_device(device)
         folder = find_model(name)
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
+        silence_transformers()
         with (
             naming_model(name),
             as_folder_error(str(folder)),
@@ -241,6 +239,14 @@ class Encoder:
             "padding_side": self.tokenizer.padding_side,
             "weights_sha256": self.weights_sha256 or weights_hash(self.model),
         }
+
+
+def silence_transformers() -> None:
+    """Let transformers print nothing but errors, and no progress bars."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the same
 
 
 def _class_for(config: Any) -> Any:  # Any: transformers' auto classes are not models

@@ -331,6 +331,9 @@ BAD: dict[str, tuple[Callable[[Any, int], Any], str]] = {
     "HTML": (lambda b, n: b"<html>hello</html>", "--endpoint must answer with JSON, got '<html>hello</html>'"),
     "nothing": (lambda b, n: b"", "--endpoint must answer with JSON, got nothing"),
     "another object": (lambda b, n: {"hello": 1}, "--endpoint must answer with one vector for each text, got dict .*"),
+    "numbers without a float": (
+        lambda b, n: [[10**400, 1, 2] for _ in b["inputs"]], ".*must answer with numbers, got an integer that no .*"
+    ),
     "fewer vectors": (lambda b, n: rows(b)[1:], ".*one vector for each text, got 0 vectors for 1 texts"),
     "fewer in lists": (
         lambda b, n: rows(b)[: max(1, len(b["inputs"]) - 1)], ".*one vector for each text, got 2 vectors for 3 texts"
@@ -370,6 +373,14 @@ def test_an_answer_that_drips_is_cut_off() -> None:
         with pytest.raises(EndpointError, match=r"within 0\.5 s"):
             client(["a"])
         assert time.monotonic() - start < 7
+
+
+@pytest.mark.parametrize("data", [["x"], [1, 2], {"a": 1}, None, [{"index": [1], "embedding": [1.0]}]])
+def test_entries_that_are_no_objects_are_refused(data: Any) -> None:
+    """An answer whose entries are something other than objects with a vector is refused in one sentence."""
+    with raw(lambda body, n: {"data": data}) as url:
+        ran = run("audit", "--endpoint", url + "/v1/embeddings")
+    assert_refused(ran, "--endpoint must answer as OpenAI does, got .*")
 
 
 @pytest.mark.parametrize(("indices", "order"), [((2, 0, 1), [1.0, 2.0, 0.0]), ((0, 0, 1), None), ((1, 2, 3), None)])
@@ -467,6 +478,16 @@ def test_the_key_is_sent_and_never_shown(folders: Folders, monkeypatch: pytest.M
     assert refused.code == 2
     assert "wrong key …" in refused.err
     assert "s3cret" not in ran.out + ran.err + refused.err
+
+
+@pytest.mark.parametrize("key", ["s3cret\n", "s3crét", "s3cret\x1b[2J"])
+def test_a_key_that_no_header_holds_is_refused_unseen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key with a line break or other letters than ASCII is refused by the name of its variable, and not repeated."""
+    monkeypatch.setenv("MASKPOOL_API_KEY", key)
+    with raw(lambda body, n: rows(body)) as url:
+        ran = run("audit", "--endpoint", url + "/embed")
+    assert_refused(ran, "the environment variable MASKPOOL_API_KEY must hold printable letters of ASCII only, .*")
+    assert "s3cr" not in ran.err
 
 
 def test_a_dry_run_lists_every_text_and_sends_nothing(folders: Folders, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class EndpointClient:
     Args:
         url: The address, whose path says how the server is spoken to.
         model: The name of the model, for servers with several.
-        key: The key that is sent as a bearer token; None sends none.
+        key: The key that is sent as a bearer token, in printable ASCII; None sends none.
         timeout: Seconds that a request may take. The whole audit may take 20 times as long, at least ten minutes.
         may_send: Whether a text may be sent. Nothing else leaves this process.
         on_call: Called after each request with the number of requests so far.
@@ -132,6 +132,9 @@ class EndpointClient:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.timeout) and self.timeout > 0):
             raise InvalidValueError("timeout", f"must be a positive number of seconds, got {self.timeout}")
+        # A header holds nothing else, and the errors of a refused header would quote the key.
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
+            raise InvalidValueError("key", "must hold printable letters of ASCII only, and no line break")
         self.form = find_format(self.url)
         self.requests = 0
         self.retries = 0
@@ -229,9 +232,12 @@ class EndpointClient:
         if len(dimensions) != 1:
             raise self._wrong(f"must answer with vectors of one dimension, got {sorted(dimensions)}")
         self.dimension = dimensions.pop()
-        return torch.tensor(
-            [[math.nan if value is None else value for value in row] for row in rows], dtype=torch.float64
-        )
+        try:
+            return torch.tensor(
+                [[math.nan if value is None else value for value in row] for row in rows], dtype=torch.float64
+            )
+        except OverflowError:
+            raise self._wrong("must answer with numbers, got an integer that no float holds") from None
 
     def _wrong(self, problem: str, status: int | None = None) -> EndpointError:
         return EndpointError(problem, argument="url", status=status)
@@ -243,7 +249,7 @@ class EndpointClient:
             raise self._wrong(f"must answer with JSON, got {self._quoted(content)}") from None
         try:
             return self.form.rows(answer)
-        except (KeyError, TypeError, IndexError, EndpointError) as error:
+        except (AttributeError, KeyError, TypeError, IndexError, EndpointError) as error:
             reason = f" ({error})" if isinstance(error, EndpointError) else ""
             raise self._wrong(f"must answer as {self.form.name} does, got {self._quoted(content)}{reason}") from None
 

@@ -53,7 +53,7 @@ def audit_endpoint(
 
     Raises:
         EndpointError: The server cannot be reached, refuses, or answers with something other than vectors.
-        InvalidValueError: An argument is not accepted, or the server gives NaN for a text alone.
+        InvalidValueError: An argument or the key is not accepted, or the server gives NaN for a text alone.
         MaskpoolError: The reference cannot be loaded.
 
     See Also:
@@ -67,8 +67,9 @@ def audit_endpoint(
     sent, notes = _texts_to_send(texts, reference is not None)
     with rename_arguments({"name": "reference", "name_or_path": "reference"}):
         loaded = None if reference is None else ReferenceModel(reference)
-    key = os.environ.get(KEY)
-    with EndpointClient(url, model, key, timeout, sent.may_send, on_call) as client:
+    with rename_arguments({"key": f"the environment variable {KEY}"}):
+        opened = EndpointClient(url, model, os.environ.get(KEY), timeout, sent.may_send, on_call)
+    with opened as client:
         probed = probe(client, sent)
         measured = probed.measured
         why = _doubt(probed)
