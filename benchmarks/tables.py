@@ -416,7 +416,7 @@ def servers() -> str:
                 ", ".join(condition.words for condition in row.when) or "all others",
                 row.versions.replace("<", "\\<").replace(">", "\\>"),
                 f"**{row.verdict.value}**",
-                "; ".join(filter(None, [_filled(row.computes), _filled(row.repair, server.name)])),
+                "; ".join(filter(None, [_filled(row.computes), _filled(row.repairs(), server.name)])),
                 f"[{row.known.value}]({row.source}), {row.date}",
             ]
             for row in server.rows

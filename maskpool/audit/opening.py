@@ -6,7 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from maskpool.encoder import Encoder, bundled_folder_of, silence_transformers
+from maskpool.encoder import Encoder, bundled_folder_of
+from maskpool.encoder.transformer import silence_transformers
 from maskpool.errors import FolderError, InvalidValueError, MaskpoolError
 from maskpool.poolings.build import build_pooling
 from maskpool.poolings.spelling import parse_mode

@@ -6,48 +6,28 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskpool.config.gguf_file import POOLING_TYPES
 from maskpool.config.notice import without_notice
+from maskpool.config.old_layout import POOLING_FOLDER, TYPES, new_settings, obstacles, old_pooling, old_transformer
 from maskpool.config.reading import read_config
 from maskpool.config.saved import SavedModule, read_modules
-from maskpool.config.servers.checking import ServerJudgement, check_servers
-from maskpool.config.servers.rows import Aspect, Verdict
+from maskpool.config.servers.checking import ServerJudgement, check_servers, inexpressible
+from maskpool.config.servers.rows import Verdict
 from maskpool.config.servers.table import SERVERS
 from maskpool.config.statement import EmbeddingConfig
 from maskpool.errors import ExistsError, InvalidValueError, rename_arguments
 from maskpool.files import atomic_write
 from maskpool.trust.files import Folder
-from maskpool.trust.modules import LEGACY_MODES
 
-_KINDS = ("Transformer", "Pooling", "Normalize", "Dense")
-_POOLING_FOLDER = "1_Pooling"  # some readers open this folder and do not read modules.json
-# Settings that files of 5.3 do not have, and the values that mean the same as leaving them out.
-_NEW_TRANSFORMER = {
-    "transformer_task": ("feature-extraction",),
-    "module_output_name": ("token_embeddings", None),
-    "processing_kwargs": (None, {}),
-    "unpad_inputs": (None, False),
-    "query_length": (None,),
-    "document_length": (None,),
-    "query_expansion": (None,),
-    "modality_config": (
-        None,
-        {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-    ),
-}
-_OLD_NAMES = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
 _NEW_DENSE = {
     "module_input_name": ("sentence_embedding",),
     "module_output_name": ("sentence_embedding", None),
     "use_residual": (False, None),
 }
-# What a server must compute for a conversion to be worth it; the rest is left to its caller.
-_NEEDED = (*(Aspect.FILES, Aspect.LAYER, Aspect.POOLING, Aspect.PROMPT_TOKENS, Aspect.SPECIAL_TOKENS, Aspect.DENSE),)
 
 
 @dataclass(frozen=True)
@@ -128,40 +108,33 @@ def _remove_notice(card: Path) -> None:
 
 def _rename_pooling(part: Path, modules: list[SavedModule]) -> None:
     path = next(module.path for module in modules if module.kind == "Pooling")
-    if path not in ("", ".", _POOLING_FOLDER):
-        (part / path).rename(part / _POOLING_FOLDER)
+    if path not in ("", ".", POOLING_FOLDER):
+        (part / path).rename(part / POOLING_FOLDER)
 
 
 def _old_files(folder: Folder, modules: list[SavedModule], config: EmbeddingConfig) -> dict[str, Any]:
     """Return the configuration files of a model in the layout of 5.3."""
-    others = [module.kind for module in modules if module.kind not in (*_KINDS, "Dropout")]
     pooling = next(module for module in modules if module.kind == "Pooling")
-    foreign = [mode for mode in config.pooling.value or () if mode not in LEGACY_MODES.values()]
-    problems = [
-        *(f"a {kind} module" for kind in others),
-        *(f"{mode} pooling, which only maskpool computes" for mode in foreign),
-        *(f"{name}={value!r}, which only maskpool knows" for name, value in config.pooling_options.value.items()),
-        *([] if config.include_special_tokens.value else ["include_special_tokens=False, which only maskpool knows"]),
-        *([] if pooling.path not in ("", ".") else ["a pooling without a folder"]),
-    ]
-    if pooling.path != _POOLING_FOLDER and folder.find(_POOLING_FOLDER, "config.json") is not None:
-        problems.append(f"a pooling in {pooling.path}, next to a folder {_POOLING_FOLDER}")
-    order = [LEGACY_MODES[flag] for flag in LEGACY_MODES if LEGACY_MODES[flag] in (config.pooling.value or ())]
-    if order != list(config.pooling.value or ()) and not foreign:
-        problems.append(f"poolings in another order than {', '.join(order)}")
-    first = next((module for module in modules if module.kind == "Transformer"), None)
-    if first is None:
-        problems.append("no Transformer")
+    denses = {
+        f"{module.path}/config.json": folder.table(module.path, "config.json") or {}
+        for module in modules
+        if module.kind == "Dense"
+    }
+    problems = obstacles(config)
+    if pooling.path != POOLING_FOLDER and folder.find(POOLING_FOLDER, "config.json") is not None:
+        problems.append(f"a pooling in {pooling.path}, next to a folder {POOLING_FOLDER}")
+    for file, stored in denses.items():
+        problems += new_settings(stored, _NEW_DENSE, file)
     if problems:
         raise InvalidValueError("folder", f"must be a model that servers can read, and it has {'; '.join(problems)}")
-    assert first is not None
+    first = next(module for module in modules if module.kind == "Transformer")
     entries = folder.json("modules.json")
     for entry, module in zip(entries, modules, strict=True):
-        entry["type"] = f"sentence_transformers.models.{module.kind}"
-        entry["path"] = _POOLING_FOLDER if module is pooling else entry["path"]
-    files: dict[str, Any] = {"modules.json": entries, f"{_POOLING_FOLDER}/config.json": _old_pooling(config)}
+        entry["type"] = TYPES[module.kind]
+        entry["path"] = POOLING_FOLDER if module is pooling else entry["path"]
+    files: dict[str, Any] = {"modules.json": entries, f"{POOLING_FOLDER}/config.json": old_pooling(config)}
     place = f"{first.path}/" if first.path not in ("", ".") else ""
-    files[f"{place}{config.files.transformer_file or 'sentence_bert_config.json'}"] = _old_transformer(config)
+    files[f"{place}{config.files.transformer_file or 'sentence_bert_config.json'}"] = old_transformer(config)
     tokenizer = folder.table(first.path, "tokenizer_config.json")
     if tokenizer is not None and config.max_length.value is not None:
         files[f"{place}tokenizer_config.json"] = tokenizer | {"model_max_length": config.max_length.value}
@@ -169,40 +142,9 @@ def _old_files(folder: Folder, modules: list[SavedModule], config: EmbeddingConf
     if pooling.is_ours and isinstance(settings.get("requirements"), dict):
         others_needed = {name: version for name, version in settings["requirements"].items() if name != "maskpool"}
         files["config_sentence_transformers.json"] = settings | {"requirements": others_needed}
-    for module in modules:
-        if module.kind == "Dense":
-            stored = folder.table(module.path, "config.json") or {}
-            files[f"{module.path}/config.json"] = _without(stored, _NEW_DENSE, f"{module.path}/config.json")
+    for file, stored in denses.items():
+        files[file] = {name: value for name, value in stored.items() if name not in _NEW_DENSE}
     return files
-
-
-def _old_pooling(config: EmbeddingConfig) -> dict[str, Any]:
-    stored = config.files.pooling
-    modes = config.pooling.value or ()
-    return {
-        "word_embedding_dimension": stored.get("embedding_dimension", stored.get("word_embedding_dimension")),
-        **{flag: mode in modes for flag, mode in LEGACY_MODES.items()},
-        "include_prompt": config.include_prompt.value,
-    }
-
-
-def _old_transformer(config: EmbeddingConfig) -> dict[str, Any]:
-    stored = _without(config.files.transformer, _NEW_TRANSFORMER, config.files.transformer_file)
-    for new, old in _OLD_NAMES.items():
-        if new in stored:
-            stored[old] = stored.pop(new)
-    length = config.max_length.value
-    return stored | {"max_seq_length": length, "do_lower_case": config.lower_case.value}
-
-
-def _without(stored: Mapping[str, Any], new: Mapping[str, tuple[Any, ...]], file: str) -> dict[str, Any]:
-    """Return settings without those that are new, which must have values that change nothing."""
-    for name, harmless in new.items():
-        if name in stored and stored[name] not in harmless:
-            raise InvalidValueError(
-                "folder", f"must be a model that servers can read, and {file} sets {name} to {stored[name]!r}"
-            )
-    return {name: value for name, value in stored.items() if name not in new}
 
 
 def _what_is_left(config: EmbeddingConfig, server: str) -> list[str]:
@@ -211,14 +153,15 @@ def _what_is_left(config: EmbeddingConfig, server: str) -> list[str]:
     Raises:
         InvalidValueError: The server computes something else from all files.
     """
-    (report,) = check_servers(config, [server])
-    newest = report.versions[-1].judgements
-    wrong = [item for item in newest if item.aspect in _NEEDED and item.verdict in (Verdict.DIFFERENT, Verdict.FAILS)]
+    wrong = inexpressible(SERVERS[server], config)
     if wrong:
         raise InvalidValueError(
-            "folder", f"must be a model that {report.server.title} can express: {'; '.join(map(_words, wrong))}"
+            "folder", f"must be a model that {SERVERS[server].title} can express: {'; '.join(map(_words, wrong))}"
         )
-    return [_words(item) for item in newest if item.verdict is not Verdict.SAME or item.computes]
+    (report,) = check_servers(config, [server])
+    return [
+        _words(item) for item in report.versions[-1].judgements if item.verdict is not Verdict.SAME or item.computes
+    ]
 
 
 def _words(judgement: ServerJudgement) -> str:

@@ -60,6 +60,7 @@ def read_gguf(path: Path) -> EmbeddingConfig:
 def _header(path: Path) -> dict[str, Any]:
     """Return the fields of a GGUF file's header that hold one value."""
     try:
+        import numpy as np
         from gguf import GGUFReader
     except ModuleNotFoundError:
         raise RequirementError(
@@ -70,10 +71,9 @@ def _header(path: Path) -> dict[str, Any]:
         """Raise an error at the end of the file, where the class itself reads empty values without end."""
 
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:  # Any: as it does
-            values = super()._get(offset, dtype, count, override_order)
-            if len(values) < count:
+            if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
                 raise ValueError(f"it ends at byte {len(self.data):,}, inside of a value")
-            return values
+            return super()._get(offset, dtype, count, override_order)
 
     try:
         reader = Reader(path)

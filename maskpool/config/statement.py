@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -41,7 +41,6 @@ class Files:
         tokenizer_length: ``model_max_length`` of tokenizer_config.json.
         tokenizer_json: Whether there is a tokenizer.json.
         onnx: The ONNX files.
-        normalize_path: The folder of the Normalize module, if there is one.
     """
 
     types: tuple[str, ...] = ()
@@ -70,7 +69,7 @@ class EmbeddingConfig:
         prompts: The prompts by name.
         default_prompt: The prompt that each text starts with unless the caller chooses one; empty if there is none.
         lower_case: Whether texts are lower-cased before they are tokenized.
-        normalize: Whether vectors have length 1.
+        normalize: Whether vectors get length 1, before dimensions are cut; None if the files do not say.
         dense: The layers that change the pooled vector, in order.
         truncate_dim: The number of dimensions that are kept; None for all.
         max_length: The number of tokens that texts are cut to; None if the files do not name it.
@@ -108,7 +107,10 @@ class EmbeddingConfig:
 
     def __str__(self) -> str:
         """Return the statement as aligned lines, each with the place that it was read from."""
-        rows = [(label, _words(getattr(self, name)), getattr(self, name).source) for label, name in _LABELS]
+        prompt = self.default_prompt
+        quoted = replace(prompt, value=repr(prompt.value)) if prompt.value else prompt  # it may end with a blank
+        facts = [(label, quoted if name == "default_prompt" else getattr(self, name)) for label, name in _LABELS]
+        rows = [(label, _words(fact), fact.source) for label, fact in facts]
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         lines = [f"{label:{widths[0]}}  {words:{min(widths[1], 40)}}  {source}" for label, words, source in rows]
         return "\n".join([f"{'files':{widths[0]}}  {self.layout}", *lines])
@@ -124,7 +126,7 @@ _LABELS = (
     ("default prompt", "default_prompt"),
     ("lower-cased", "lower_case"),
     ("layers behind", "dense"),
-    ("unit length", "normalize"),
+    ("normalized", "normalize"),
     ("dimensions kept", "truncate_dim"),
     ("maximum tokens", "max_length"),
     ("padding side", "padding_side"),

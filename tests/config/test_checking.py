@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,15 +18,18 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from benchmarks import server_readers
+from maskpool.config.converting import convert
 from maskpool.config.reading import read_config
-from maskpool.config.servers.checking import check_servers
-from maskpool.config.servers.rows import Aspect, Known, Row, Verdict, pooled_as
+from maskpool.config.servers.checking import ServerJudgement, check_servers
+from maskpool.config.servers.rows import Aspect, Known, Row, Server, Verdict, pooled_as
 from maskpool.config.servers.table import DEFAULT_SERVERS, SERVERS
 from maskpool.errors import InvalidValueError
 from maskpool.nn import MedianPooling
 from tests.bench import tiny
 from tests.command import assert_refused, run
 from tests.config.folders import LENGTH, MODES, write, write_model
+from tests.config.test_gguf import write_gguf
+from tests.matrix import sampled
 
 PROMPT = {"prompts": {"query": "find: "}, "default_prompt_name": "query"}
 ROWS = [(server.name, row) for server in SERVERS.values() for row in server.rows]
@@ -58,7 +63,76 @@ def test_every_verdict_rests_on_a_row(tmp_path: Path) -> None:
                     or (judgement.verdict is not Verdict.SAME)
                 )
                 assert "`" not in judgement.repair
-                assert "{" not in judgement.repair.replace("{ pooling", "").replace('{"', "").replace("{query", "")
+                assert not re.search(r"\{\w+(!r)?\}", judgement.repair), judgement.repair
+
+
+def judgements(folder: Path, server: Server, **given: Any) -> Iterator[ServerJudgement]:
+    (report,) = check_servers(read_config(folder), [server.name], **given)
+    yield from (item for version in report.versions for item in version.judgements)
+
+
+def test_a_conversion_is_advised_if_it_works(tmp_path: Path) -> None:
+    """``maskpool config convert`` is a repair exactly where it writes files that the server reads right."""
+    only_ours: list[dict[str, Any]] = [
+        {"mode": MedianPooling.mode},
+        {"include_special_tokens": False},
+        {"on_empty": "nan"},
+    ]
+    folders = [folder for folder, _ in sampled(matrix(tmp_path), every=11)]
+    folders += [write_model(tmp_path / f"ours {n}", "ours", **settings) for n, settings in enumerate(only_ours)]
+    folders.append(write_model(tmp_path / "order", "new", ("mean", "cls")))
+    advised, outcomes = "maskpool config convert FOLDER", set()
+    for folder, server in itertools.product(folders, SERVERS.values()):
+        found = [item for item in judgements(folder, server) if item.row is not None and item.row.convert]
+        if not found:
+            continue
+        try:
+            convert(folder, tmp_path / "out", server.name)
+        except InvalidValueError:
+            assert all(advised not in item.repair for item in found), (folder, server.name)
+            outcomes.add("refused")
+        else:
+            assert all(advised in item.repair for item in found), (folder, server.name)
+            repaired = {item.aspect for item in found}
+            newest = check_servers(read_config(tmp_path / "out"), [server.name])[0].versions[-1].judgements
+            wrong = [item for item in newest if item.aspect in repaired and item.verdict.rank > Verdict.CALLER.rank]
+            assert wrong == [], (folder, server.name)
+            shutil.rmtree(tmp_path / "out")
+            outcomes.add("converted")
+    assert outcomes == {"refused", "converted"}
+
+
+def test_a_pooling_that_is_advised_works(tmp_path: Path) -> None:
+    """A repair that names the pooling to pass makes the pooling the same."""
+    tried = 0
+    for folder, name in sampled(matrix(tmp_path), every=3):
+        for server in SERVERS.values():
+            for item in judgements(folder, server):
+                named = item.row is not None and "{name}" in item.row.repair
+                if item.aspect is not Aspect.POOLING or not named or not item.repair:
+                    continue
+                (mode,) = pooled_as(read_config(folder))
+                given: dict[str, Any] = {"pooling": mode}
+                if server.name == "vllm":
+                    given = {"pooler_config": {"pooling_type": server.poolings[mode]}}
+                again = [j.verdict for j in judgements(folder, server, **given) if j.aspect is Aspect.POOLING]
+                assert set(again) == {Verdict.SAME}, (name, server.name, item)
+                tried += 1
+    assert tried > 20
+
+
+def test_nothing_is_said_about_files_that_no_one_has_tried(tmp_path: Path) -> None:
+    """A server whose reading of GGUF files is not known is unknown, and none is asked for a folder's repair."""
+    config = read_config(write_gguf(tmp_path / "model.gguf"))
+    reports = {report.server.name: report for report in check_servers(config)}
+    for name in ("vllm", "txtai"):
+        assert [item.verdict for part in reports[name].versions for item in part.judgements] == [Verdict.UNKNOWN]
+    for name in ("fastembed", "transformers.js"):
+        assert "reads no GGUF files" in str(reports[name])
+        assert "->" not in str(reports[name])
+    # The header does not say whether the model normalizes, so no wish is right or wrong.
+    for wish in (True, False, None):
+        assert verdict(tmp_path / "model.gguf", "llama.cpp", normalize=wish) is Verdict.CALLER
 
 
 @pytest.mark.parametrize(("server", "row"), ROWS, ids=[f"{name} {row.aspect}" for name, row in ROWS])

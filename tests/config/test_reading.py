@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,15 @@ def test_layers_behind_the_pooling_are_listed(tmp_path: Path) -> None:
     assert config.dense.value == ("Dense 8 -> 4 Tanh (2_Dense)",)
     assert config.normalize.value is True
     assert read_config(write_model(tmp_path / "dense", dense=True)).normalize.value is False
+
+
+def test_a_prompt_is_quoted_and_normalization_is_not_a_length(tmp_path: Path) -> None:
+    """A default prompt is shown with its blanks; cut vectors of a normalized model are not said to have length 1."""
+    prompt = {"prompts": {"query": "find: "}, "default_prompt_name": "query", "truncate_dim": 4}
+    shown = str(read_config(write_model(tmp_path, normalize=True, config_sentence_transformers=prompt)))
+    assert re.search(r"^default prompt +'find: ' ", shown, re.MULTILINE)
+    assert re.search(r"^normalized +yes ", shown, re.MULTILINE)
+    assert "length 1" not in shown
 
 
 def test_plain_folder_states_no_pooling(tmp_path: Path) -> None:

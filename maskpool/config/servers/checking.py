@@ -9,6 +9,7 @@ from typing import Any
 from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from maskpool.config.old_layout import as_old, obstacles
 from maskpool.config.servers.rows import AT_STAKE, Aspect, Caller, Known, Row, Server, Verdict, pooled_as
 from maskpool.config.servers.table import DEFAULT_SERVERS, SERVERS
 from maskpool.config.statement import EmbeddingConfig
@@ -23,6 +24,8 @@ _SPELLINGS = {
     "first_token": "cls",
     **{mode: mode for mode in ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")},
 }
+# What a server must compute for a conversion to be worth it; the rest is left to its caller.
+_NEEDED = (*(Aspect.FILES, Aspect.LAYER, Aspect.POOLING, Aspect.PROMPT_TOKENS, Aspect.SPECIAL_TOKENS, Aspect.DENSE),)
 
 
 @dataclass(frozen=True)
@@ -198,17 +201,33 @@ def _find(text: str) -> tuple[Server, Version | None]:
         raise InvalidValueError("servers", f"must be a name with ==VERSION, such as vllm==0.23, got {text!r}") from None
 
 
+def inexpressible(server: Server, config: EmbeddingConfig) -> list[ServerJudgement]:
+    """Return what the newest version of a server computes otherwise than a model, whatever its caller passes.
+
+    Args:
+        server: The server.
+        config: The model, in the layout that servers read best.
+    """
+    judgements = _judge(server, Version(server.newest) if server.newest else None, config, Caller())
+    return [
+        judgement
+        for judgement in judgements
+        if judgement.aspect in _NEEDED and judgement.verdict in (Verdict.DIFFERENT, Verdict.FAILS)
+    ]
+
+
 def _check(server: Server, version: Version | None, config: EmbeddingConfig, caller: Caller) -> ServerReport:
+    convert = not obstacles(config) and not inexpressible(server, as_old(config))
     if version is not None:
         outside = not Version(server.oldest) <= version <= _whole(server.newest, version)
-        judgements = _judge(server, version, config, caller)
+        judgements = _judge(server, version, config, caller, convert)
         if outside:
             words = f"the table knows {server.oldest} to {server.newest}"
             judgements = (ServerJudgement(Aspect.FILES, Verdict.UNKNOWN, words, "", None),)
         return ServerReport(server, (VersionReport(str(version), judgements),))
     reports: list[tuple[Version | None, tuple[ServerJudgement, ...]]] = []
     for start in _starts(server):
-        judgements = _judge(server, start, config, caller)
+        judgements = _judge(server, start, config, caller, convert)
         if not reports or _words(reports[-1][1]) != _words(judgements):
             reports.append((start, judgements))
     if len(reports) == 1:
@@ -242,15 +261,17 @@ def _starts(server: Server) -> list[Version | None]:
 
 
 def _judge(
-    server: Server, version: Version | None, config: EmbeddingConfig, caller: Caller
+    server: Server, version: Version | None, config: EmbeddingConfig, caller: Caller, convert: bool = False
 ) -> tuple[ServerJudgement, ...]:
+    """Judge each aspect by the first row that fits; ``convert`` says whether the model's files can be converted."""
     judgements = []
     for aspect in Aspect:
         if aspect in AT_STAKE and not AT_STAKE[aspect](config):
             continue
         row = next((row for row in server.rows if _fits(row, aspect, version, config, caller)), None)
-        judgements.append(_from_row(server, aspect, row, config, caller))
-        if judgements[-1].verdict is Verdict.FAILS:
+        judgements.append(_from_row(server, aspect, row, config, caller, convert))
+        # Nothing is said about a model that is not loaded, or whose files no one has tried.
+        if judgements[-1].verdict is Verdict.FAILS or (aspect is Aspect.FILES and row is None):
             return (judgements[-1],)
     return tuple(sorted(judgements, key=lambda judgement: -judgement.verdict.rank))
 
@@ -264,7 +285,7 @@ def _fits(row: Row, aspect: Aspect, version: Version | None, config: EmbeddingCo
 
 
 def _from_row(
-    server: Server, aspect: Aspect, row: Row | None, config: EmbeddingConfig, caller: Caller
+    server: Server, aspect: Aspect, row: Row | None, config: EmbeddingConfig, caller: Caller, convert: bool
 ) -> ServerJudgement:
     if row is None:
         return ServerJudgement(aspect, Verdict.UNKNOWN, "no one has read or run it", "", None)
@@ -284,6 +305,7 @@ def _from_row(
         "normalize": unit,
         "javascript": str(unit).lower(),
     }
-    unnamed = "{name}" in row.repair and not words["name"]
-    repair = "" if unnamed else row.repair.replace("`", "").format(**words)
+    repair = row.repairs(convert)
+    unnamed = "{name}" in repair and not words["name"]
+    repair = "" if unnamed else repair.replace("`", "").format(**words)
     return ServerJudgement(aspect, row.verdict, row.computes.format(**words), repair, row)

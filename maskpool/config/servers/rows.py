@@ -9,6 +9,8 @@ from enum import StrEnum
 from maskpool.config.statement import GGUF as GGUF_LAYOUT
 from maskpool.config.statement import NEW, OLD, OURS, EmbeddingConfig
 
+CONVERT = "`maskpool config convert FOLDER OUT --for {server}`"
+
 
 class Verdict(StrEnum):
     """What a server makes of a model, from best to worst."""
@@ -82,6 +84,7 @@ class Row:
         computes: What the server computes; ``{modes}`` is replaced by the model's poolings, ``{name}`` by the
             server's name for its pooling, ``{length}`` by its length.
         repair: The argument or file that repairs it, with what can be typed in backquotes, which only the docs show.
+        convert: Whether ``maskpool config convert`` writes files that repair it, if the server has the pooling.
         versions: The versions, as pip writes them; empty for all.
         source: Where the fact is from.
         date: When it was read or run.
@@ -93,10 +96,15 @@ class Row:
     verdict: Verdict
     computes: str = ""
     repair: str = ""
+    convert: bool = False
     versions: str = ""
     source: str = ""
     date: str = ""
     known: Known = Known.READ
+
+    def repairs(self, convert: bool = True) -> str:
+        """Return the repairs, in words; the conversion only if it is possible."""
+        return ", or ".join(filter(None, [self.repair, CONVERT if self.convert and convert else ""]))
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,9 @@ NORMALIZE_MATCHES = Condition(
 )
 NORMALIZE_DIFFERS = Condition(
     "unit length asked for otherwise than the model has it",
-    lambda config, caller: caller.normalize is not None and caller.normalize != config.normalize.value,
+    lambda config, caller: (
+        None not in (caller.normalize, config.normalize.value) and caller.normalize != config.normalize.value
+    ),
 )
 
 

@@ -60,7 +60,6 @@ SAME, CALLER, DEPENDS, UNKNOWN, DIFFERENT, FAILS = (
 )
 RUN, READ = Known.RUN, Known.READ
 _TODAY = "2026-11-28"
-_CONVERT = "`maskpool config convert FOLDER OUT --for {server}`"
 _PROMPT_TOKENS = "pools the tokens of a prompt with those of the text"
 _SPECIAL = "pools the tokens that the tokenizer adds with those of the text"
 _NO_PROMPT = "adds no prompt"
@@ -102,7 +101,7 @@ TEXT_EMBEDDINGS_INFERENCE = Server(
             (NOT_GIVEN, NO_OLD_KEYS),
             FAILS,
             "stops at 1_Pooling/config.json, which must have pooling_mode_cls_token and pooling_mode_mean_tokens",
-            _CONVERT,
+            convert=True,
             source=f"{_TEI}#L486",
             date=_TEI_DATE,
         ),
@@ -111,7 +110,7 @@ TEXT_EMBEDDINGS_INFERENCE = Server(
             (NO_MAX_LENGTH,),
             FAILS,
             "stops at sentence_bert_config.json, which must have max_seq_length",
-            _CONVERT,
+            convert=True,
             source=f"{_TEI}#L510",
             date=_TEI_DATE,
         ),
@@ -168,7 +167,7 @@ TEXT_EMBEDDINGS_INFERENCE = Server(
             ALWAYS,
             DIFFERENT,
             "drops {dense} with a warning, because it knows the class paths of 5.3 only",
-            _CONVERT,
+            convert=True,
             source=f"{_TEI_BACKEND}#L816",
             date=_TEI_DATE,
         ),
@@ -250,7 +249,8 @@ VLLM = Server(
             (NEW_PATHS, CLS_MEAN_LAST, CLS_BY_DEFAULT),
             DIFFERENT,
             _VLLM_CLS,
-            f"{_VLLM_FLAG}, or {_CONVERT}",
+            _VLLM_FLAG,
+            convert=True,
             versions="<0.30",
             source=_VLLM_ISSUE,
             date=_TODAY,
@@ -261,7 +261,8 @@ VLLM = Server(
             (NEW_PATHS, CLS_MEAN_LAST),
             UNKNOWN,
             _VLLM_DEFAULT,
-            f"{_VLLM_FLAG}, or {_CONVERT}",
+            _VLLM_FLAG,
+            convert=True,
             versions="<0.30",
             source=_VLLM_ISSUE,
             date=_TODAY,
@@ -297,7 +298,14 @@ VLLM = Server(
         *_always_different(_VLLM, _TODAY),
         Row(Aspect.DENSE, (OLD_PATHS,), SAME, source=_VLLM, date=_TODAY),
         Row(
-            Aspect.DENSE, ALWAYS, DIFFERENT, "drops {dense}", _CONVERT, versions="<0.30", source=_VLLM_FIX, date=_TODAY
+            Aspect.DENSE,
+            ALWAYS,
+            DIFFERENT,
+            "drops {dense}",
+            convert=True,
+            versions="<0.30",
+            source=_VLLM_FIX,
+            date=_TODAY,
         ),
         Row(Aspect.DENSE, ALWAYS, SAME, versions=">=0.30", source=_VLLM_FIX, date=_TODAY),
         Row(Aspect.UNIT_LENGTH, (NORMALIZE_MATCHES,), SAME, source=_VLLM, date=_TODAY),
@@ -385,7 +393,8 @@ LLAMA_CPP = Server(
             (SAVED_CLS_MEAN_LAST,),
             DEPENDS,
             "the same since pull request 22087 (April 2026); older converters write no pooling type",
-            f"{_LLAMA_FLAG}, or {_CONVERT}",
+            _LLAMA_FLAG,
+            convert=True,
             source=_LLAMA_PR,
             date="2026-04-18",
         ),
@@ -394,7 +403,7 @@ LLAMA_CPP = Server(
             (MEAN, SAVED_MEAN_SQRT),
             FAILS,
             "the converter stops: only mean, cls and last are supported",
-            _CONVERT,
+            convert=True,
             source=_LLAMA,
             date=_TODAY,
         ),
@@ -439,7 +448,7 @@ LLAMA_CPP = Server(
             ALWAYS,
             CALLER,
             "all dimensions",
-            "cut and normalize vectors yourself",
+            "cut vectors to {dimensions} dimensions yourself",
             source=_LLAMA,
             date=_TODAY,
         ),
@@ -483,7 +492,7 @@ INFINITY = Server(
             (NEW_PATHS,),
             FAILS,
             "its sentence-transformers, older than 4, does not know the class paths of 5.4",
-            _CONVERT,
+            convert=True,
             source="https://pypi.org/project/infinity-emb/0.0.78/",
             date=_TODAY,
             known=RUN,
@@ -508,7 +517,7 @@ INFINITY = Server(
             ALWAYS,
             CALLER,
             "all dimensions",
-            "cut and normalize vectors yourself",
+            "cut vectors to {dimensions} dimensions yourself",
             source=_INFINITY_ST,
             date=_TODAY,
         ),
@@ -530,6 +539,7 @@ FASTEMBED = Server(
     "0.9.1",
     (
         # python -m benchmarks.server_readers fastembed PYTHON
+        Row(Aspect.FILES, (GGUF,), FAILS, "reads no GGUF files", source=_FASTEMBED, date=_TODAY),
         Row(
             Aspect.FILES,
             (NO_ONNX,),
@@ -589,7 +599,7 @@ FASTEMBED = Server(
             ALWAYS,
             CALLER,
             "all dimensions",
-            "cut and normalize vectors yourself",
+            "cut vectors to {dimensions} dimensions yourself",
             source=_FASTEMBED,
             date=_TODAY,
         ),
@@ -601,7 +611,7 @@ FASTEMBED = Server(
             ALWAYS,
             DIFFERENT,
             "cuts texts to model_max_length of tokenizer_config.json, not to {length} tokens",
-            _CONVERT,
+            convert=True,
             source=_FASTEMBED,
             date=_TODAY,
             known=RUN,
@@ -612,7 +622,9 @@ FASTEMBED = Server(
 )
 
 _TXTAI = "https://github.com/neuml/txtai/blob/v9.14.0/src/python/txtai/models/pooling/factory.py"
-_TXTAI_ST = '`method: "sentence-transformers"`'
+_TXTAI_ST = (
+    '`method: "sentence-transformers"`, and for a pooling of maskpool also `vectors: {{trust_remote_code: true}}`'
+)
 TXTAI = Server(
     "txtai",
     "txtai",
@@ -655,7 +667,7 @@ TXTAI = Server(
         ),
         Row(Aspect.POOLING, ALWAYS, DIFFERENT, "the mean", _TXTAI_ST, source=_TXTAI, date=_TODAY, known=RUN),
         Row(Aspect.PROMPT_TOKENS, ALWAYS, DIFFERENT, _PROMPT_TOKENS, _TXTAI_ST, source=_TXTAI, date=_TODAY, known=RUN),
-        Row(Aspect.SPECIAL_TOKENS, ALWAYS, DIFFERENT, _SPECIAL, source=_TXTAI, date=_TODAY),
+        Row(Aspect.SPECIAL_TOKENS, ALWAYS, DIFFERENT, _SPECIAL, _TXTAI_ST, source=_TXTAI, date=_TODAY),
         Row(Aspect.DENSE, ALWAYS, DIFFERENT, "drops {dense}", _TXTAI_ST, source=_TXTAI, date=_TODAY, known=RUN),
         Row(Aspect.UNIT_LENGTH, (NORMALIZED,), SAME, source=_TXTAI, date=_TODAY, known=RUN),
         Row(Aspect.UNIT_LENGTH, ALWAYS, DIFFERENT, _ALWAYS_UNIT, source=_TXTAI, date=_TODAY, known=RUN),
@@ -717,7 +729,7 @@ SENTENCE_TRANSFORMERS = Server(
             (NEW_PATHS,),
             FAILS,
             "does not know the class paths of 5.4",
-            _CONVERT,
+            convert=True,
             versions="<5.4",
             source=_ST_FORMAT,
             date=_TODAY,
@@ -728,7 +740,7 @@ SENTENCE_TRANSFORMERS = Server(
             (NEW_NORMALIZE,),
             FAILS,
             "does not know the class path of Normalize, which is new in 6.0",
-            _CONVERT,
+            convert=True,
             versions=">=5.4,<6",
             source=f"{_ST_MODULES}/normalize.py",
             date=_TODAY,
@@ -791,6 +803,7 @@ TRANSFORMERS_JS = Server(
     "4.3.2",
     (
         # python -m benchmarks.server_readers transformers.js NODE, with @huggingface/transformers 4.3.2
+        Row(Aspect.FILES, (GGUF,), FAILS, "reads no GGUF files", source=_JS, date=_TODAY),
         Row(
             Aspect.FILES,
             (NO_ONNX,),
@@ -860,7 +873,7 @@ TRANSFORMERS_JS = Server(
             ALWAYS,
             CALLER,
             "all dimensions",
-            "cut and normalize vectors yourself",
+            "cut vectors to {dimensions} dimensions yourself",
             source=_JS,
             date=_TODAY,
         ),
