@@ -33,7 +33,7 @@ def open_pipeline(name: str, pooling: str | None = None, device: str = "cpu") ->
     if pooling is None and not plain_folder:
         from maskpool.integrations.sentence_transformers import load
 
-        silence_transformers()  # its progress bars would stand in front of an error
+        silence_transformers()  # an error would follow its progress bars
         try:
             return load(name, device=device)
         except FileNotFoundError:  # no modules.json on the hub: a plain model

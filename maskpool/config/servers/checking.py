@@ -202,7 +202,7 @@ def _find(text: str) -> tuple[Server, Version | None]:
 
 
 def inexpressible(server: Server, config: EmbeddingConfig) -> list[ServerJudgement]:
-    """Return what the newest version of a server computes otherwise than a model, whatever its caller passes.
+    """Return what the newest version of a server computes otherwise than a model, no matter what its caller passes.
 
     Args:
         server: The server.

@@ -9,8 +9,6 @@ from enum import StrEnum
 from maskpool.config.statement import GGUF as GGUF_LAYOUT
 from maskpool.config.statement import NEW, OLD, OURS, EmbeddingConfig
 
-CONVERT = "`maskpool config convert FOLDER OUT --for {server}`"
-
 
 class Verdict(StrEnum):
     """What a server makes of a model, from best to worst."""
@@ -84,7 +82,7 @@ class Row:
         computes: What the server computes; ``{modes}`` is replaced by the model's poolings, ``{name}`` by the
             server's name for its pooling, ``{length}`` by its length.
         repair: The argument or file that repairs it, with what can be typed in backquotes, which only the docs show.
-        convert: Whether ``maskpool config convert`` writes files that repair it, if the server has the pooling.
+        convert: The conversion that repairs it, for models that the layout and the server can express.
         versions: The versions, as pip writes them; empty for all.
         source: Where the fact is from.
         date: When it was read or run.
@@ -96,7 +94,7 @@ class Row:
     verdict: Verdict
     computes: str = ""
     repair: str = ""
-    convert: bool = False
+    convert: str = ""
     versions: str = ""
     source: str = ""
     date: str = ""
@@ -104,7 +102,7 @@ class Row:
 
     def repairs(self, convert: bool = True) -> str:
         """Return the repairs, in words; the conversion only if it is possible."""
-        return ", or ".join(filter(None, [self.repair, CONVERT if self.convert and convert else ""]))
+        return ", or ".join(filter(None, [self.repair, self.convert if convert else ""]))
 
 
 @dataclass(frozen=True)
