@@ -83,17 +83,17 @@ def test_a_conversion_is_advised_if_it_works(tmp_path: Path) -> None:
     folders.append(write_model(tmp_path / "order", "new", ("mean", "cls")))
     advised, outcomes = "maskpool config convert FOLDER", set()
     for folder, server in itertools.product(folders, SERVERS.values()):
-        found = [item for item in judgements(folder, server) if item.row is not None and item.row.convert]
-        if not found:
+        repairable = [item for item in judgements(folder, server) if item.row is not None and item.row.convert]
+        if not repairable:
             continue
         try:
             convert(folder, tmp_path / "out", server.name)
         except InvalidValueError:
-            assert all(advised not in item.repair for item in found), (folder, server.name)
+            assert all(advised not in item.repair for item in repairable), (folder, server.name)
             outcomes.add("refused")
         else:
-            assert all(advised in item.repair for item in found), (folder, server.name)
-            repaired = {item.aspect for item in found}
+            assert all(advised in item.repair for item in repairable), (folder, server.name)
+            repaired = {item.aspect for item in repairable}
             newest = check_servers(read_config(tmp_path / "out"), [server.name])[0].versions[-1].judgements
             wrong = [item for item in newest if item.aspect in repaired and item.verdict.rank > Verdict.CALLER.rank]
             assert wrong == [], (folder, server.name)
