@@ -20,6 +20,7 @@ from benchmarks import encoders
 from benchmarks.census.table import counts
 from benchmarks.clients import CLIENTS, KINDS, WITH, Outcome
 from benchmarks.coverage import FALSE, LEAST, MOST
+from benchmarks.goals import largest_ratios
 from benchmarks.site import MODULES
 from maskpool.bench.design.study import DEFAULT_TREATMENTS, CorpusSource, Study
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, TREATMENTS
@@ -215,6 +216,62 @@ def latency(results: dict[str, Any]) -> str:
             "![Microseconds of a call by pooling and shape](../benchmarks/results/pooling_latency.png)",
         ]
     )
+
+
+def study_speed(results: dict[str, Any]) -> str:
+    """Make the table of the cells of studies: times as fast as scikit-learn's way, and the goals that are missed."""
+    compared, large, environment = results["compared"], results["large"], results["environment"]
+    lines, missed = [], []
+    for name, study in results["studies"].items():
+        gain, kmeans = compared[name]["gain"], study["kmeans"]
+        if not gain["reached"]:
+            missed.append(f"{name}, {gain['found']:.1f} of {gain['at_least']:g} times as fast")
+        lines.append(
+            [
+                name,
+                f"{study['texts']:,}",
+                f"{study['seconds']['plain']:,.0f} s",
+                f"{study['seconds']['now']:,.0f} s",
+                f"{study['gain']:.1f}",
+                f"{kmeans['same_labels']} of {kmeans['seeds']}",
+                f"{study['neighbours']['different']} of {study['neighbours']['texts']:,}",
+            ]
+        )
+    default = results["studies"]["default"]
+    passes = compared["large"]["passes"]
+    if not passes["reached"]:
+        missed.append(f"the large study, {passes['found']:.1f} passes of at most {passes['at_most']:g}")
+    header = (
+        *("study", "texts", "scikit-learn's way", "maskpool", "times as fast"),
+        *("fits with the same labels", "texts with other neighbours"),
+    )
+    return "\n".join(
+        [
+            "Seconds of the processor for all of a study but the encoder's pass, on one thread, estimated from a "
+            f"sample of its cells; all-MiniLM-L6-v2, scikit-learn {environment['scikit-learn']}:",
+            "",
+            *markdown_table(header, lines),
+            "",
+            "Training learned poolings, TF-IDF and the seconds of plans are the same work in both, "
+            f"{default['rest_s']:,.0f} s of the default study.",
+            "",
+            f"A study of {large['texts']:,} texts with {large['labels']} labels, one pooling and {large['plans']} "
+            f"plans takes {passes['found']:.1f} times as long as its pass of the encoder, without that pass. Missed "
+            f"goals: {'; '.join(missed) or 'none'}.",
+        ]
+    )
+
+
+def goals() -> str:
+    """Make the table of the goals of poolings, with the largest ratio that was measured for each."""
+    latency, speed = (
+        json.loads((RESULTS / f"pooling_{name}.json").read_text("utf-8")) for name in ("latency", "speed")
+    )
+    lines = [
+        [goal.what, f"{goal.most:g}", f"{ratio:.2f}", f"missed by `{mode}`" if ratio > goal.most else ""]
+        for goal, ratio, mode in largest_ratios(latency, speed)
+    ]
+    return "\n".join(markdown_table(("time of ours over", "goal", "largest measured", ""), lines))
 
 
 def _in_words(shape: str) -> str:
@@ -471,6 +528,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "census": (RESULTS / "census.json", census),
     "speed": (RESULTS / "pooling_speed.json", speed),
     "latency": (RESULTS / "pooling_latency.json", latency),
+    "study speed": (RESULTS / "study_speed.json", study_speed),
 }
 BLOCK = re.compile(r"(<!-- ([\w .]+): [^\n]*-->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
@@ -489,6 +547,7 @@ def made_blocks() -> dict[str, str]:
         "servers": servers(),
         "clients": clients(),
         "encoders": encoders.block(),
+        "goals": goals(),
     }
     return {**of_code, **{f"names of {module}": reference(module) for module in MODULES}, **results}
 
