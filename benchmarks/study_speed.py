@@ -353,7 +353,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         study = read_study(BANKING)
         (banking,) = load_corpora(study, BANKING.parent)
         studies["BANKING77"] = (study, banking)
-    encoder, console, measured, large = Encoder.load(args.model), Console(), {}, None
+    encoder, console, large = Encoder.load(args.model), Console(), None
+    measured: dict[str, Any] = {}
 
     def report() -> dict[str, Any]:
         about = environment(last_level_cache() or 0) | {"threads": 1, "load_average": os.getloadavg()[2]}
