@@ -9,11 +9,12 @@ from typing import Any
 from benchmarks.contestants import HOST_MODES, LEARNED_RECIPES, MODES, NAN_SAFE
 from benchmarks.pooling_latency import SHAPES
 from benchmarks.pooling_speed import DIRECTIONS, DTYPES, READ
+from maskpool.nn import AttentionPooling, GeneralizedMeanPooling, MeanPooling
 
 FORWARD, BOTH = DIRECTIONS
 ONE, EIGHT, EIGHT_WITH_PADS, MANY = (shape if ":" in shape else f"{shape}:1" for shape in SHAPES)
 LARGE = "64x512x768:0.3"
-ATTENTION = ("attention",)
+ATTENTION = (AttentionPooling.mode,)
 OTHERS = tuple(mode for mode in LEARNED_RECIPES if mode not in ATTENTION)
 
 
@@ -57,7 +58,7 @@ GOALS = (
     Goal("the recipe of attention, 64 × 512, 30% real", 0.6, ATTENTION, ["recipe"], [LARGE]),
     Goal("the recipe of attention that replaces pads, 8 × 32", 1.0, ATTENTION, [NAN_SAFE], [EIGHT, EIGHT_WITH_PADS]),
     Goal("the recipe of attention that replaces pads, 32 × 128", 1.0, ATTENTION, [NAN_SAFE], [MANY]),
-    Goal("recipes of other learned poolings, 1 × 16", 2.5, (*OTHERS, "generalized_mean"), ["recipe"], [ONE]),
+    Goal("recipes of other learned poolings, 1 × 16", 2.5, (*OTHERS, GeneralizedMeanPooling.mode), ["recipe"], [ONE]),
     Goal("recipes of other learned poolings, 64 × 512, 30% real", 1.0, OTHERS, ["recipe"], [LARGE]),
     *(
         Goal(
@@ -69,7 +70,7 @@ GOALS = (
         for dtype in DTYPES
     ),
     *(
-        Goal(f"reading the real tokens, mean, {dtype}", 1.5, ["mean"], [READ], [LARGE], dtype)
+        Goal(f"reading the real tokens, mean, {dtype}", 1.5, [MeanPooling.mode], [READ], [LARGE], dtype)
         for dtype in ("float32", "bfloat16")
     ),
 )
