@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from itertools import product
@@ -25,6 +26,19 @@ def pairwise(**axes: Iterable[Any]) -> pytest.MarkDecorator:
     values = [list(axis) for axis in axes.values()]
     rows = list(product(*values)) if FULL or len(values) < 3 else [tuple(row) for row in AllPairs(values)]
     return pytest.mark.parametrize(tuple(axes), rows)
+
+
+def spread(every: int, **axes: Iterable[Any]) -> pytest.MarkDecorator:
+    """Parametrize a test over all axes: every n-th combination by default; in the full suite, each combination.
+
+    Args:
+        every: n. Each value of each axis occurs, because n has no factor in common with the numbers of values of the
+            axes after the first.
+        **axes: The values of each argument.
+    """
+    first, *others = (list(axis) for axis in axes.values())
+    assert math.gcd(every, math.prod(map(len, others))) == 1
+    return pytest.mark.parametrize(tuple(axes), sampled(product(first, *others), every))
 
 
 def sampled(values: Iterable[_T], every: int) -> list[_T]:

@@ -19,7 +19,7 @@ from maskpool.functional import first_last_average_pool, mean_pool, mix_layers
 from maskpool.nn import FirstLastAveragePooling, LayerMix, MeanPooling
 from maskpool.training import train
 from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, masks, poison, tokens
-from tests.matrix import cut, pairwise
+from tests.matrix import cut, pairwise, spread
 from tests.oracles import sentence
 from tests.poolings import DIM, DTYPES, ONE_PER_FAMILY, PLAIN, SPECS, WIDTHS, every_dtype, every_pooling, make
 
@@ -39,7 +39,7 @@ def _mix(name: str = "mean", dim: int = DIM) -> LayerMix:
     return mix
 
 
-@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
+@spread(5, name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_mix_pools_the_weighted_sum(name: str, dtype: torch.dtype, dense: bool) -> None:
     """The mix pools Σ softmax(w) x, in the dtype of the layers."""
     mix, (states, mask) = _mix(name), _states(dtype)
@@ -275,7 +275,7 @@ def test_first_last_average_equals_a_loop(dense: bool, mask: Tensor, seed: int, 
         torch.testing.assert_close(pooled[row], expected / (total or 1.0), rtol=1e-6, atol=1e-6)
 
 
-@pairwise(packing=PACKINGS, name=SPECS, dense=[False, True])
+@spread(7, packing=PACKINGS, name=SPECS, dense=[False, True])
 def test_layouts_equal_the_padded_one(packing: str, name: str, dense: bool) -> None:
     """Packed and nested layers give the vectors of padded ones, in mix and first-last average."""
     lengths, rows = [2, 0, 3], [tokens(5, DIM, seed=seed) for seed in range(LAYERS)]

@@ -28,7 +28,7 @@ from tests.batches import (
     tokens,
 )
 from tests.hosts import compares_with_the_host
-from tests.matrix import cut, pairwise
+from tests.matrix import cut, pairwise, spread
 from tests.poolings import COUNT_POSITIONS, DIM, HOST_MODES, LEARNED, ONE_PER_FAMILY, SPECS, WEIGHTED, every_dtype, make
 
 # One pooling per kernel by default, and those that count positions.
@@ -503,7 +503,7 @@ def test_both_forms_have_the_attributes_of_token_batch() -> None:
 # --------------------------------------------------------------------------- packed batches on devices without kernels
 
 
-@pairwise(name=WEIGHTED, packing=PACKINGS)
+@spread(3, name=WEIGHTED, packing=PACKINGS)
 def test_packed_token_weights_on_other_devices(name: str, packing: str) -> None:
     """Packed batches on other devices take token weights in the packed layout and pool as on CPU."""
     rows, lengths = tokens(6, DIM), [2, 1, 3]

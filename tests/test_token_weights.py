@@ -18,7 +18,7 @@ from maskpool.nn import AttentionPooling, GeneralizedMeanPooling, PositionWeight
 from maskpool.types import OnEmpty
 from maskpool.weights import IDFWeights
 from tests.batches import PACKINGS, all_layouts, as_padded, dense_route, few_examples, masks, poison, tokens
-from tests.matrix import FULL, pairwise
+from tests.matrix import FULL, pairwise, spread
 from tests.oracles import assert_equals_loop, sentence
 from tests.poolings import (
     COUNT_POSITIONS,
@@ -30,7 +30,6 @@ from tests.poolings import (
     RELATIVE,
     WEIGHTED,
     any_dtype,
-    every_dtype,
     every_weighted_pooling,
     gain,
     make,
@@ -44,8 +43,7 @@ def _weights(*shape: int, seed: int = 5, dtype: torch.dtype = torch.float32) -> 
     return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) + 0.1).to(dtype)
 
 
-@every_weighted_pooling
-@every_dtype
+@spread(3, name=WEIGHTED, dtype=DTYPES)
 def test_ones_change_nothing(name: str, dtype: torch.dtype) -> None:
     """Weights of 1 give the same vectors as no weights."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -104,8 +102,7 @@ def test_derivatives(name: str, dense: bool, check: Callable[..., bool]) -> None
         assert check(lambda x, w: layer(x, mask, token_weights=w), (x, weights), fast_mode=not FULL)
 
 
-@every_weighted_pooling
-@pytest.mark.parametrize("packing", [name for name in PACKINGS if "gaps" not in name])
+@spread(3, name=WEIGHTED, packing=[name for name in PACKINGS if "gaps" not in name])
 def test_layouts_agree(name: str, packing: str) -> None:
     """Weights in the layout of the tokens, (tokens,), (1, tokens) or nested, give the same vectors."""
     layer, rows, lengths, flat = make(name), tokens(7, DIM), [3, 0, 4], _weights(7)
@@ -284,7 +281,7 @@ LONG_WEIGHTS = {
 }
 
 
-@pairwise(name=WEIGHTED, dtype=DTYPES, dense=[False, True], kind=LONG_WEIGHTS)
+@spread(7, name=WEIGHTED, dtype=DTYPES, dense=[False, True], kind=LONG_WEIGHTS)
 def test_long_sentences_of_every_pooling(name: str, dtype: torch.dtype, dense: bool, kind: str) -> None:
     """Up to 8,192 weighted tokens every pooling, dtype and route keeps law 4, where tokens cancel too."""
     lengths = [33, 4097, LONG]
@@ -302,7 +299,7 @@ def test_long_sentences_of_every_pooling(name: str, dtype: torch.dtype, dense: b
     assert_equals_loop(layer, pooled, x, mask, weights)
 
 
-@pairwise(name=WEIGHTED, dense=[False, True], scale=[1e-6, 1.0, 1e6], value=[6e4, -65504.0])
+@spread(5, name=WEIGHTED, dense=[False, True], scale=[1e-6, 1.0, 1e6], value=[6e4, -65504.0])
 def test_large_halves_keep_law_4(name: str, dense: bool, scale: float, value: float) -> None:
     """float16 numbers near the end of their range keep law 4 under weights of any size, on both routes."""
     layer, mask = make(name, 2), torch.ones(1, 600, dtype=torch.bool)
@@ -315,7 +312,7 @@ def test_large_halves_keep_law_4(name: str, dense: bool, scale: float, value: fl
     assert_equals_loop(layer, pooled, x, mask, weights)
 
 
-@pairwise(name=RELATIVE, dense=[False, True], scale=[1e-30, 1e-6, 1e30])
+@spread(5, name=RELATIVE, dense=[False, True], scale=[1e-30, 1e-6, 1e30])
 def test_scale_of_weights_on_both_routes(name: str, dense: bool, scale: float) -> None:
     """Weights of any scale give the same vectors."""
     layer, (x, mask) = make(name), all_layouts()
@@ -338,8 +335,7 @@ def test_ones_change_nothing_to_six_digits(name: str, dense: bool) -> None:
 WEIGHT_DTYPES = [torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float64]
 
 
-@every_weighted_pooling
-@pytest.mark.parametrize("dtype", WEIGHT_DTYPES, ids=str)
+@spread(5, name=WEIGHTED, dtype=WEIGHT_DTYPES)
 def test_dtypes_of_weights(name: str, dtype: torch.dtype) -> None:
     """Weights of any real dtype count as the same numbers in float32."""
     layer, (x, mask) = make(name), all_layouts()
@@ -469,8 +465,7 @@ def test_generalized_mean_of_a_largest_token_without_weight(dense: bool, largest
     torch.testing.assert_close(pooled, torch.tensor([[1.0]]))
 
 
-@every_weighted_pooling
-@pytest.mark.parametrize("packing", [name for name in PACKINGS if "gaps" not in name])
+@spread(3, name=WEIGHTED, packing=[name for name in PACKINGS if "gaps" not in name])
 def test_packed_weights_on_the_dense_route(name: str, packing: str) -> None:
     """Packed and nested tokens take packed weights on other devices too."""
     layer, rows, lengths, flat = make(name), tokens(7, DIM), [3, 0, 4], _weights(7)

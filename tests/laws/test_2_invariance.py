@@ -21,7 +21,7 @@ from tests.batches import (
     sentences,
     tokens,
 )
-from tests.matrix import FULL, pairwise
+from tests.matrix import FULL, spread
 from tests.oracles import ORACLES, sharpen
 from tests.poolings import (
     COUNT_POSITIONS,
@@ -32,7 +32,6 @@ from tests.poolings import (
     SPECS,
     any_dtype,
     assert_same,
-    every_dtype,
     every_plain_pooling,
     every_pooling,
     make,
@@ -84,7 +83,7 @@ def test_row_order(name: str, dtype: torch.dtype, mask: Tensor, data: st.DataObj
     assert_same(name, layer(x[order], mask[order]), layer(x, mask)[order])
 
 
-@pairwise(name=SPECS, dtype=DTYPES, length=[1, 31, 33, 700])
+@spread(7, name=SPECS, dtype=DTYPES, length=[1, 31, 33, 700])
 def test_companions_of_other_lengths(name: str, dtype: torch.dtype, length: int) -> None:
     """A vector stays the same next to sentences that are empty, shorter or thousands of tokens longer."""
     patterns = [torch.ones(n, dtype=torch.bool) for n in (0, length, 3000, 5)]
@@ -93,7 +92,7 @@ def test_companions_of_other_lengths(name: str, dtype: torch.dtype, length: int)
     assert_same(name, layer(x, mask)[1:2], alone(layer, patterns[1:2], values[1:2]))
 
 
-@pairwise(name=SPECS, dtype=DTYPES, stride=STRIDES)
+@spread(11, name=SPECS, dtype=DTYPES, stride=STRIDES)
 def test_memory_layout(name: str, dtype: torch.dtype, stride: str) -> None:
     """The memory layout of the token embeddings changes neither vectors nor gradients."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -167,8 +166,7 @@ def test_memory_layout_of_any_shape(name: str, mask: Tensor, stride: str, seed: 
     assert_same(name, layer(x, mask), layer(x.contiguous().clone(), mask))
 
 
-@every_pooling
-@pytest.mark.parametrize("dtype", MASK_DTYPES, ids=str)
+@spread(3, name=SPECS, dtype=MASK_DTYPES)
 def test_mask_dtype(name: str, dtype: torch.dtype) -> None:
     """A bool mask and an integer mask of any width give the same vectors."""
     layer, (x, mask) = make(name), all_layouts()
@@ -214,8 +212,7 @@ def test_sharp_attention(name: str, dense: bool, side: str, patterns: list[Tenso
     torch.testing.assert_close(pooled, expected, rtol=1e-6, atol=1e-6)
 
 
-@every_pooling
-@every_dtype
+@spread(3, name=SPECS, dtype=DTYPES)
 def test_number_of_threads(name: str, dtype: torch.dtype) -> None:
     """The number of threads does not change the vectors."""
     layer, x = make(name, 64), tokens(33, 50, 64, dtype=dtype)

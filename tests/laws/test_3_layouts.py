@@ -27,7 +27,7 @@ from tests.batches import (
     masks,
     tokens,
 )
-from tests.matrix import FULL, pairwise
+from tests.matrix import FULL, spread
 from tests.poolings import (
     COUNT_POSITIONS,
     DIM,
@@ -37,7 +37,6 @@ from tests.poolings import (
     WIDTHS,
     any_dtype,
     assert_same,
-    every_dtype,
     every_pooling,
     make,
 )
@@ -98,7 +97,7 @@ INDEXED: dict[str, Callable[[Tensor], TokenBatch]] = {
 }
 
 
-@pairwise(name=SPECS, rows_of=INDEXED, check=[gradcheck, gradgradcheck])
+@spread(5, name=SPECS, rows_of=INDEXED, check=[gradcheck, gradgradcheck])
 def test_derivatives_through_an_index(name: str, rows_of: str, check: Callable[..., bool]) -> None:
     """First and second derivatives are right where rows are left out or belong to two sentences."""
     layer = make(name, 2).double().requires_grad_(False)
@@ -106,7 +105,7 @@ def test_derivatives_through_an_index(name: str, rows_of: str, check: Callable[.
     assert check(lambda leaf: layer(INDEXED[rows_of](leaf)), (rows,), fast_mode=not FULL)
 
 
-@pairwise(name=SPECS, packing=PACKINGS, dtype=DTYPES)
+@spread(7, name=SPECS, packing=PACKINGS, dtype=DTYPES)
 def test_companions_of_packed_sentences(name: str, packing: str, dtype: torch.dtype) -> None:
     """A sentence has the same vector alone and next to empty, short and very long ones, in any order."""
     layer, lengths = make(name), [0, 33, 1100, 5, 0]
@@ -119,7 +118,7 @@ def test_companions_of_packed_sentences(name: str, packing: str, dtype: torch.dt
     assert_same(name, turned, pooled.flip(0))
 
 
-@pairwise(name=SPECS, packing=PACKINGS, on_empty=["zero", "nan", "raise"])
+@spread(7, name=SPECS, packing=PACKINGS, on_empty=["zero", "nan", "raise"])
 def test_empty_packed_sentences(name: str, packing: str, on_empty: OnEmpty) -> None:
     """Empty sentences of any layout follow on_empty and backpropagate, between others and by themselves."""
     layer = make(name, on_empty=on_empty)
@@ -138,7 +137,7 @@ def test_empty_packed_sentences(name: str, packing: str, on_empty: OnEmpty) -> N
         assert gradient.isfinite().all()
 
 
-@pairwise(name=SPECS, dtype=DTYPES, stride=strides_of_rows)
+@spread(13, name=SPECS, dtype=DTYPES, stride=strides_of_rows)
 def test_memory_layout_of_packed_rows(name: str, dtype: torch.dtype, stride: str) -> None:
     """The memory layout of packed rows changes no bit."""
     layer, rows, offsets = make(name), tokens(1, 9, DIM, dtype=dtype), lengths_to_offsets([4, 0, 5])
@@ -146,7 +145,7 @@ def test_memory_layout_of_packed_rows(name: str, dtype: torch.dtype, stride: str
     assert_same(name, layer(strided, cu_seqlens=offsets), layer(rows[0].clone(), cu_seqlens=offsets))
 
 
-@pairwise(name=SPECS, stride=strides_of_rows, offsets_dtype=[torch.int32, torch.int64])
+@spread(7, name=SPECS, stride=strides_of_rows, offsets_dtype=[torch.int32, torch.int64])
 def test_memory_layout_of_nested_rows(name: str, stride: str, offsets_dtype: torch.dtype) -> None:
     """The memory layout of a nested tensor's rows and the dtype of its offsets change no bit."""
     layer, rows, offsets = make(name), tokens(1, 9, DIM), lengths_to_offsets([4, 0, 5], offsets_dtype)
@@ -175,8 +174,7 @@ def test_gaps_are_not_read(name: str) -> None:
     assert not gradient[x.isnan()].any()
 
 
-@every_pooling
-@every_packing
+@spread(3, name=SPECS, packing=PACKINGS)
 def test_dense_route_of_packed_tokens(name: str, packing: str) -> None:
     """On other devices packed and nested sentences have the vectors and gradients that they have on the CPU."""
     layer, lengths = make(name), [3, 0, 5]
@@ -191,8 +189,7 @@ def test_dense_route_of_packed_tokens(name: str, packing: str) -> None:
         torch.testing.assert_close(actual, expected)
 
 
-@every_pooling
-@every_packing
+@spread(3, name=SPECS, packing=PACKINGS)
 def test_empty_packed_sentences_on_other_devices(name: str, packing: str) -> None:
     """On other devices empty sentences of any layout are zeros or NaN, and "raise" is refused at once."""
     for on_empty, value in (("zero", 0.0), ("nan", torch.nan)):
@@ -206,7 +203,7 @@ def test_empty_packed_sentences_on_other_devices(name: str, packing: str) -> Non
         make(name, on_empty="raise")(**given)
 
 
-@pairwise(name=SPECS, packing=PACKINGS, value=[torch.nan, torch.inf, -torch.inf, 1e30])
+@spread(7, name=SPECS, packing=PACKINGS, value=[torch.nan, torch.inf, -torch.inf, 1e30])
 def test_neighbours_do_not_leak(name: str, packing: str, value: float) -> None:
     """The tokens of the sentences before and after change neither a packed sentence's vector nor its gradients."""
     layer, results = make(name), []
@@ -221,8 +218,7 @@ def test_neighbours_do_not_leak(name: str, packing: str, value: float) -> None:
         assert_same(name, actual, expected)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@every_packing
+@spread(3, name=FUNCTIONS, packing=PACKINGS)
 def test_functions_take_every_layout(name: str, packing: str) -> None:
     """A function takes the layouts that its layer takes."""
     given = PACKINGS[packing](tokens(5, DIM), [2, 3])
@@ -269,8 +265,7 @@ def test_packing_keeps_positions(name: str, dtype: torch.dtype, mask: Tensor) ->
         assert_same(name, layer(other), layer(batch))
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name not in COUNT_POSITIONS])
-@every_dtype
+@spread(3, name=[name for name in SPECS if name not in COUNT_POSITIONS], dtype=DTYPES)
 def test_rows_in_any_order(name: str, dtype: torch.dtype) -> None:
     """The index selects the rows; their order in memory does not matter."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -280,8 +275,7 @@ def test_rows_in_any_order(name: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(layer(shuffled), layer(x, mask))
 
 
-@every_pooling
-@every_dtype
+@spread(3, name=SPECS, dtype=DTYPES)
 def test_prepared_batch(name: str, dtype: torch.dtype) -> None:
     """A batch that is prepared once gives every pooling the same result as the raw arguments."""
     layer, (x, mask) = make(name), all_layouts(dtype)

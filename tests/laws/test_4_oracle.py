@@ -12,7 +12,7 @@ from maskpool import TokenBatch
 from maskpool.functional import attention_pool, mean_pool
 from maskpool.nn import POOLINGS, LearnedPooling
 from tests.batches import dense_route, few_examples, masks, tokens
-from tests.matrix import pairwise
+from tests.matrix import spread
 from tests.oracles import ORACLES, assert_equals_loop, sharpen
 from tests.poolings import DIM, DTYPES, LEARNED, SPECS, any_dtype, every_dtype, every_pooling, gain, make
 
@@ -57,7 +57,7 @@ DATA: dict[str, Callable[[], Tensor]] = {
 }
 
 
-@pairwise(name=SPECS, dtype=DTYPES, data=DATA, dense=[False, True])
+@spread(13, name=SPECS, dtype=DTYPES, data=DATA, dense=[False, True])
 def test_long_sentences(name: str, dtype: torch.dtype, data: str, dense: bool) -> None:
     """Up to 8,192 tokens no digits are lost, for numbers that are equal, grow, cancel or vary."""
     lengths = [1, 33, 4097, CANCELS, LONG]
@@ -69,7 +69,7 @@ def test_long_sentences(name: str, dtype: torch.dtype, data: str, dense: bool) -
     assert_equals_loop(layer, pooled, x, mask)
 
 
-@pairwise(name=SPECS, value=[6e4, 65504.0, -65504.0], dense=[False, True])
+@spread(5, name=SPECS, value=[6e4, 65504.0, -65504.0], dense=[False, True])
 def test_large_halves_stay_finite(name: str, value: float, dense: bool) -> None:
     """float16 numbers near the end of its range, 4,096 of them, pool to a finite vector."""
     value /= gain(name, 4096)  # the exact vector is this many times larger than a token

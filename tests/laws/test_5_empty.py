@@ -5,14 +5,14 @@ import torch
 
 from maskpool.types import OnEmpty
 from tests.batches import all_layouts, dense_route, tokens
-from tests.matrix import pairwise
+from tests.matrix import spread
 from tests.oracles import ORACLES
 from tests.poolings import DIM, DTYPES, PROJECT, SPECS, WIDTHS, every_pooling, fresh, make
 
 EMPTY = 6  # the row of all_layouts that has no real token
 
 
-@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
+@spread(5, name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_zero(name: str, dtype: torch.dtype, dense: bool) -> None:
     """By default an empty sentence gets zeros and does not change the other sentences."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -22,7 +22,7 @@ def test_zero(name: str, dtype: torch.dtype, dense: bool) -> None:
     torch.testing.assert_close(pooled[:EMPTY], others)
 
 
-@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
+@spread(5, name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_nan(name: str, dtype: torch.dtype, dense: bool) -> None:
     """on_empty="nan" gives NaN to empty sentences and to no other."""
     layer, (x, mask) = make(name, on_empty="nan"), all_layouts(dtype)
@@ -43,7 +43,7 @@ def test_raise(name: str) -> None:
     assert torch.equal(layer(x[:EMPTY], mask[:EMPTY]), make(name)(x[:EMPTY], mask[:EMPTY]))
 
 
-@pairwise(name=SPECS, on_empty=["zero", "nan"], dense=[False, True], seq=[0, 1, 4])
+@spread(5, name=SPECS, on_empty=["zero", "nan"], dense=[False, True], seq=[0, 1, 4])
 def test_only_empty_sentences(name: str, on_empty: OnEmpty, dense: bool, seq: int) -> None:
     """A batch of empty sentences backpropagates, and every gradient is exactly zero."""
     layer = make(name, on_empty=on_empty)
@@ -56,7 +56,7 @@ def test_only_empty_sentences(name: str, on_empty: OnEmpty, dense: bool, seq: in
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
+@spread(5, name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_empty_sentence_gets_no_gradient(name: str, dtype: torch.dtype, dense: bool) -> None:
     """The gradient of an empty sentence is zero at each of its positions, NaN in them or not."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -68,7 +68,7 @@ def test_empty_sentence_gets_no_gradient(name: str, dtype: torch.dtype, dense: b
     assert torch.equal(gradient[EMPTY], torch.zeros_like(gradient[EMPTY]))
 
 
-@pairwise(name=SPECS, dtype=DTYPES, shape=[(3, 0), (0, 3), (0, 0)], dense=[False, True])
+@spread(11, name=SPECS, dtype=DTYPES, shape=[(3, 0), (0, 3), (0, 0)], dense=[False, True])
 def test_no_tokens_or_no_sentences(name: str, dtype: torch.dtype, shape: tuple[int, int], dense: bool) -> None:
     """Sequences of length zero and batches without sentences pool to zeros of the right shape and backpropagate."""
     layer, x = make(name), torch.empty(*shape, DIM, dtype=dtype, requires_grad=True)
@@ -79,7 +79,7 @@ def test_no_tokens_or_no_sentences(name: str, dtype: torch.dtype, shape: tuple[i
     assert gradient.shape == x.shape
 
 
-@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True])
+@spread(5, name=SPECS, dtype=DTYPES, dense=[False, True])
 def test_single_token(name: str, dtype: torch.dtype, dense: bool) -> None:
     """A sentence of one token pools to that token, at any position; its deviation is 0. Projections are untrained."""
     layer = fresh(name) if name in PROJECT else make(name)

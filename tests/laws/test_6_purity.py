@@ -6,11 +6,11 @@ from torch import Tensor
 from maskpool import TokenBatch
 from maskpool.batch.token_batch import SparseBatch
 from tests.batches import MASK_DTYPES, all_layouts, dense_route
-from tests.matrix import pairwise
-from tests.poolings import DTYPES, SPECS, every_dtype, every_pooling, make
+from tests.matrix import spread
+from tests.poolings import DTYPES, SPECS, every_pooling, make
 
 
-@pairwise(name=SPECS, mask_dtype=MASK_DTYPES, dense=[False, True])
+@spread(5, name=SPECS, mask_dtype=MASK_DTYPES, dense=[False, True])
 def test_inputs_are_not_written(name: str, mask_dtype: torch.dtype, dense: bool) -> None:
     """Embeddings, mask and parameters are the same after forward and backward, and were never written to."""
     layer, (x, mask) = make(name), all_layouts()
@@ -24,8 +24,7 @@ def test_inputs_are_not_written(name: str, mask_dtype: torch.dtype, dense: bool)
         assert tensor._version == version
 
 
-@every_pooling
-@every_dtype
+@spread(3, name=SPECS, dtype=DTYPES)
 def test_result_is_not_a_view(name: str, dtype: torch.dtype) -> None:
     """The result shares no memory with the tokens: writing to it does not change them."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -36,8 +35,7 @@ def test_result_is_not_a_view(name: str, dtype: torch.dtype) -> None:
     assert torch.equal(x, before)
 
 
-@every_pooling
-@every_dtype
+@spread(3, name=SPECS, dtype=DTYPES)
 def test_repeated_calls_agree(name: str, dtype: torch.dtype) -> None:
     """The same call gives the same bits, also after other calls, in training and evaluation mode."""
     layer, (x, mask) = make(name), all_layouts(dtype)
@@ -58,7 +56,7 @@ def test_no_state_is_kept(name: str) -> None:
     assert all(parameter.grad is None for parameter in layer.parameters())
 
 
-@pairwise(name=SPECS, dtype=DTYPES, dense=[False, True], on_empty=["zero", "nan"])
+@spread(11, name=SPECS, dtype=DTYPES, dense=[False, True], on_empty=["zero", "nan"])
 def test_dtype_is_kept(name: str, dtype: torch.dtype, dense: bool, on_empty: str) -> None:
     """Result and gradient have the tokens' dtype, not that of the layer's weights."""
     layer, (x, mask) = make(name, on_empty=on_empty), all_layouts(dtype)
@@ -69,8 +67,7 @@ def test_dtype_is_kept(name: str, dtype: torch.dtype, dense: bool, on_empty: str
     assert torch.autograd.grad(pooled[:6].sum(), x)[0].dtype == dtype
 
 
-@every_pooling
-@every_dtype
+@spread(3, name=SPECS, dtype=DTYPES)
 def test_device_is_kept(name: str, dtype: torch.dtype) -> None:
     """Tokens on another device give a result on that device (here the meta device, which has only shapes)."""
     layer = make(name).to("meta")

@@ -9,8 +9,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from maskpool.batch.token_batch import SparseBatch
 from tests.batches import dense_route, tokens
-from tests.matrix import FULL
-from tests.poolings import DIM, WEIGHTED, every_dtype, every_pooling, make
+from tests.matrix import FULL, spread
+from tests.poolings import DIM, DTYPES, SPECS, WEIGHTED, every_pooling, make
 
 MASK = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]])
 
@@ -58,9 +58,7 @@ def test_derivatives_through_packed_rows(name: str) -> None:
         assert check(lambda rows: layer(SparseBatch(rows, index, offsets)), (values,), fast_mode=not FULL)
 
 
-@every_pooling
-@every_dtype
-@pytest.mark.parametrize("weighted", [False, True])
+@spread(5, name=SPECS, dtype=DTYPES, weighted=[False, True])
 def test_gradient_without_a_graph(name: str, dtype: torch.dtype, weighted: bool) -> None:
     """The gradient by the tokens is the same with and without a graph for second derivatives.
 

@@ -15,6 +15,7 @@ from maskpool import TokenBatch
 from maskpool.errors import InvalidTypeError, InvalidValueError, MaskpoolError
 from maskpool.nn import AttentionPooling, ConcatPooling, FirstLastAveragePooling, LayerMix, MeanPooling
 from tests.batches import dense_route
+from tests.matrix import spread
 from tests.poolings import (
     BATCH_FUNCTIONS,
     DIM,
@@ -23,7 +24,6 @@ from tests.poolings import (
     ONE_PER_FAMILY,
     SPECS,
     arguments_of,
-    every_pooling,
     make,
 )
 
@@ -200,8 +200,7 @@ def test_bad_batch_on_other_devices(refusal: str) -> None:
         _assert_refused(call, _kind(error), _argument(text), text, name)
 
 
-@every_pooling
-@pytest.mark.parametrize("word", ["Zero", "", None, "skip"])
+@spread(3, name=SPECS, word=["Zero", "", None, "skip"])
 def test_unknown_on_empty(name: str, word: object) -> None:
     """An unknown on_empty is refused by the constructor, and the known ones are listed."""
     text = f"on_empty must be one of 'zero', 'nan', 'raise', got {word!r}"
