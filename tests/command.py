@@ -66,6 +66,11 @@ def use_one_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(joblib, "parallel_config", lambda *_, **__: choose_backend("sequential"))
 
 
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Write empty figures, because drawing takes longer than a small study."""
+    patch.setattr("maskpool.bench.report.pages._draw", lambda _, __, path: path.write_text('<svg width="1pt"></svg>'))
+
+
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """Reduce the number of fits below what a finding needs, run them in this process, and disable the hub."""
     initialise = Study.__init__

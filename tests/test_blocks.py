@@ -12,7 +12,7 @@ from maskpool.batch import blocks
 from maskpool.batch.token_batch import SparseBatch
 from maskpool.nn import AttentionPooling, LearnedPooling, PoolingLayer
 from tests.batches import poison, tokens
-from tests.matrix import pairwise
+from tests.matrix import pairwise, spread
 from tests.oracles import ORACLES, assert_equals_loop, sharpen
 from tests.poolings import DIM, DTYPES, LEARNED, make
 
@@ -167,8 +167,7 @@ def test_gradients_that_are_not_finite_stay_off_pads(form: str, monkeypatch: pyt
     assert not x.grad[~mask].any()
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["attention", "gated_attention", "multihead_attention", "latent_attention"])
+@spread(3, name=["attention", "gated_attention", "multihead_attention", "latent_attention"], form=FORMS)
 def test_derivatives(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """First and second derivatives of every form are correct."""
     _use(form, monkeypatch, torch.float64)

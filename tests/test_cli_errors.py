@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer import modules as host
 
 from tests.bench import tiny
 from tests.command import assert_refused, in_a_process, make_small, no_tokenizer, run
+from tests.matrix import spread
 from tests.once import once
 from tests.poolings import NEEDS_OPTION, REQUIRED_OPTION
 
@@ -332,12 +333,12 @@ def start(command: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, t
     return run(*flags, *(word.format(data=data, out=tmp_path / "out") for word in arguments))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(("error", "sentence"), UNEXPECTED, ids=[sentence for _, sentence in UNEXPECTED])
+@spread(3, command=COMMANDS, unexpected=UNEXPECTED)
 def test_an_unexpected_error_is_one_sentence(
-    command: str, error: BaseException, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: str, unexpected: tuple[BaseException, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every error of a command gives one sentence and exit code 2, never 1."""
+    error, sentence = unexpected
     ran = start(command, error, monkeypatch, tmp_path)
     assert_refused(ran, f"{sentence}; maskpool --debug shows the traceback")
 

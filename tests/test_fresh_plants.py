@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from tests.fresh_plants import CLEAN, CLEAN_ORACLES, HALF_PRECISION, PLANTS, Array, Build, Oracle, Pipeline, Plant
 from tests.hosts import needs
+from tests.matrix import sampled
 
 SHORT = "the cat sat near the old mill"
 MIDDLE = "a good teacher explains the same idea in more than one way every day"
@@ -63,7 +64,7 @@ def distances(plant: Plant, build: Build, oracle: Oracle) -> dict[str, float]:
     return by_probe | {"again": measure(*AGAIN, after=EARLIER)} if keeps_state else by_probe
 
 
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
+@pytest.mark.parametrize("plant", sampled(PLANTS, every=2), ids=lambda plant: plant.name)
 def test_plant(plant: Plant) -> None:
     """A plant differs from the oracle exactly in the probes that it names, and its clean twin in none."""
     oracle = functools.cache(plant.oracle)
@@ -81,7 +82,10 @@ _NEED_NEWER_HOSTS = {
 
 @pytest.mark.parametrize(
     ("name", "build"),
-    [pytest.param(name, build, id=name, marks=_NEED_NEWER_HOSTS.get(name, ())) for name, build in CLEAN],
+    [
+        pytest.param(name, build, id=name, marks=_NEED_NEWER_HOSTS.get(name, ()))
+        for name, build in sampled(CLEAN, every=2)
+    ],
 )
 def test_clean(name: str, build: Build) -> None:
     """A clean pipeline agrees with its oracle, or with itself on single texts, up to the noise of its dtype."""

@@ -109,7 +109,7 @@ NAMED: dict[tuple[str, ...], tuple[str, ...]] = {
 CAUSES_OF = {plant: causes for causes, plants in NAMED.items() for plant in plants}
 
 
-@pytest.mark.parametrize("plant", sampled(fresh_plants.PLANTS, every=4), ids=lambda plant: plant.name)
+@pytest.mark.parametrize("plant", sampled(fresh_plants.PLANTS, every=6), ids=lambda plant: plant.name)
 def test_plants_of_fresh_eyes_are_found(plant: Plant) -> None:
     """The author of the bug allows the verdict, and the causes are those above."""
     report = audit_padding(plant.wrong())

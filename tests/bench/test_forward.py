@@ -27,7 +27,7 @@ from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.plans import Plan
 from tests.bench import tiny
-from tests.matrix import pairwise, sampled
+from tests.matrix import sampled, spread
 from tests.poolings import HOST_MODES
 from tests.test_plans import SEED, batches, characters_of
 
@@ -253,14 +253,14 @@ def assert_as_run(truth: Truth, prefix: bool, source: Source, positions: Positio
                         assert_close(vectors[place], naive(mode, states_read))
 
 
-@pairwise(way=WAYS, positions=get_args(Positions), mode=sampled(HOST_MODES, every=3))
+@spread(11, way=WAYS, positions=get_args(Positions), mode=HOST_MODES)
 def test_positions_equal_those_of_batches_that_are_run(truth: Truth, way: str, positions: Positions, mode: str) -> None:
     """Vectors of each set of positions equal those of batches that are run and pooled naively."""
     prefix, source = WAYS[way]
     assert_as_run(truth, prefix, source, positions, mode)
 
 
-@pairwise(bug=BUGS, side=["right", "left"], positions=get_args(Positions), mode=HOST_MODES)
+@spread(7, bug=BUGS, side=["right", "left"], positions=get_args(Positions), mode=HOST_MODES)
 def test_without_the_prefix_property_batches_are_run(
     planted: dict[type[tiny.Planted], Truth], bug: type[tiny.Planted], side: str, positions: Positions, mode: str
 ) -> None:

@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
 from maskpool.bench.store.cells import Cells
 from maskpool.encoder import BUNDLED, bundled_folder_of
 from tests.bench import tiny
-from tests.command import run, use_one_process
+from tests.command import draw_nothing, run, use_one_process
 from tests.hosts import MeanOverPads
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def assert_parity(data: Path, folder: Path, label: str, width: int) -> dict[str,
 def test_a_small_study_equals_stock_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """AMI, V, shift and neighbours kept are those of stock libraries on batches that are really run."""
     use_one_process(monkeypatch)
-    rows = sorted(tiny.make_texts(64, longest=8), key=lambda row: row[1])
+    draw_nothing(monkeypatch)
+    rows = sorted(tiny.make_texts(40, longest=8), key=lambda row: row[1])
     # Blanks and letters of several bytes count as characters, by which texts are sorted.
     rows = [(text + " é" * (place % 3) + " " * (place % 7), label) for place, (text, label) in enumerate(rows)]
     assert_parity(tiny.write_csv(tmp_path / "texts.csv", rows), tmp_path, "label", 40)

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cosine
 from maskpool.bench.score.shift import Floats32, Neighbourhoods, cosine_shift, neighbours, neighbours_kept
 from maskpool.bench.vectors import unit
 from maskpool.tolerances import SAME_SIMILARITY
+from tests.matrix import spread
 
 if TYPE_CHECKING:
     from maskpool.bench.vectors import Vectors
@@ -92,8 +93,7 @@ CORPORA = {
 }
 
 
-@pytest.mark.parametrize("there", CORPORA)
-@pytest.mark.parametrize("here", CORPORA)
+@spread(5, here=CORPORA, there=CORPORA)
 def test_tied_texts_share_places(here: str, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between any two of the corpora, the score of each text is that of a slow loop, and is symmetric."""
     monkeypatch.setattr("maskpool.bench.score.shift._BLOCK", 7 * 90)  # several blocks, the last one smaller

@@ -18,6 +18,7 @@ from maskpool.cli.report import OPTIONS as REPORT
 from maskpool.errors import FolderError, InvalidTypeError, InvalidValueError, MaskpoolError, StorageError
 from tests.bench import tiny
 from tests.command import assert_refused, run
+from tests.matrix import spread
 
 PROBLEM = "must be another, got this one"
 
@@ -219,8 +220,7 @@ def test_every_option_is_paired_with_every_source() -> None:
     assert set(words("bench").values()) == set(READ) | sources | ABOUT_THE_RUN | {"--study"}
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("option", READ)
+@spread(3, option=READ, source=SOURCES)
 def test_an_option_without_effect_is_refused(
     option: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from maskpool.integrations.sentence_transformers import Pooling, load
 from maskpool.integrations.transformers import SentenceEmbedder, register_pipeline
 from maskpool.nn import LayerMix, MaxPooling, MeanPooling
 from tests.bench import tiny
+from tests.matrix import spread
 from tests.poolings import NEEDS_OPTION, WIDER, required
 
 pipeline: Any = hosts_pipeline  # Any: its overloads name the tasks of transformers only
@@ -74,8 +75,7 @@ OURS: dict[str, Callable[[], Pooling]] = {
 }
 
 
-@pytest.mark.parametrize("booleans", [False, True])
-@pytest.mark.parametrize("mode", [*BOOLEANS, ("max", "cls")], ids=str)
+@spread(3, mode=[*BOOLEANS, ("max", "cls")], booleans=[False, True])
 def test_modes_of_the_host(plain: Path, tmp_path: Path, mode: Any, booleans: bool) -> None:
     """Both schemas of sentence-transformers give the vectors of the saved model, in the embedder and the pipeline."""
     folder = save(plain, tmp_path, host.Pooling(32, mode))

@@ -33,6 +33,7 @@ from maskpool.encoder import BUNDLED, bundled_folder_of
 from maskpool.integrations.sentence_transformers import Pooling
 from maskpool.integrations.sklearn import SentenceEncoder
 from tests.bench import tiny
+from tests.matrix import sampled
 from tests.poolings import NEEDS_OPTION, WIDER, required
 
 ROWS = tiny.make_texts(40)
@@ -359,10 +360,11 @@ EXPECTED_TO_FAIL = {
 }
 
 
+CHECKS = parametrize_with_checks([OfNumbers()], expected_failed_checks=lambda _: EXPECTED_TO_FAIL, xfail_strict=True)
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn has no types
-    [OfNumbers()], expected_failed_checks=lambda _: EXPECTED_TO_FAIL, xfail_strict=True
-)
+@pytest.mark.parametrize(CHECKS.args[0], sampled(CHECKS.args[1], every=2), **CHECKS.kwargs)
 def test_scikit_learns_own_checks(folder: str, estimator: Any, check: Callable[[Any], None]) -> None:
     """Each check of scikit-learn passes, except those of numbers, which all fail."""
     check(estimator.set_params(model=folder))

@@ -37,7 +37,7 @@ from maskpool.integrations.sklearn import PoolingClassifier, PoolingTransformer
 from maskpool.integrations.sklearn.contrastive import _SupervisedContrastive
 from maskpool.nn import POOLINGS
 from tests.bench import tiny
-from tests.matrix import FULL, sampled
+from tests.matrix import FULL, sampled, spread
 from tests.oracles import ORACLES
 from tests.poolings import WIDER, WIDER_LEARNED
 
@@ -184,7 +184,7 @@ def test_a_label_that_no_text_has() -> None:
         assert predicted[:, 1].all()
 
 
-@pytest.mark.parametrize(("texts", "epochs"), [(24, 400), (65, 200), (1300, 20)])
+@pytest.mark.parametrize(("texts", "epochs"), sampled([(24, 400), (65, 200), (1300, 20)], every=2))
 def test_few_texts_have_more_epochs(texts: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default a fit has at least 400 steps and 20 epochs; a given number is kept; held-out texts add no steps."""
     monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)  # only counted
@@ -333,8 +333,7 @@ def _interrupted(head: Any, after: int, learn: Any, monkeypatch: pytest.MonkeyPa
             head.fit(*learn)
 
 
-@pytest.mark.parametrize("early_stopping", [False, True])
-@BOTH
+@spread(3, kind=[PoolingClassifier, PoolingTransformer], early_stopping=[False, True])
 def test_an_interrupted_fit_resumes(
     kind: Any, early_stopping: bool, learn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -679,13 +678,16 @@ EXPECTED_TO_FAIL = {
 }
 
 
-@parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn has no types
+CHECKS = parametrize_with_checks(
     sampled(
         [NumbersClassifier(max_iter=20, batch_size=128, random_state=0), NumbersTransformer(random_state=0)], every=2
     ),
     expected_failed_checks=lambda _: EXPECTED_TO_FAIL,
     xfail_strict=True,
 )
+
+
+@pytest.mark.parametrize(CHECKS.args[0], sampled(CHECKS.args[1], every=2), **CHECKS.kwargs)
 def test_scikit_learns_own_checks(estimator: Any, check: Callable[[Any], None]) -> None:
     """Each check of scikit-learn passes, except those of tables, which all fail."""
     check(estimator)

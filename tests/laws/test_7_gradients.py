@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -21,9 +20,7 @@ def _without_ties(*shape: int) -> Tensor:
     return ((torch.randperm(count).double() + 0.3) / count - 0.5).reshape(shape)
 
 
-@every_pooling
-@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-@pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
+@spread(3, name=SPECS, dense=[False, True], check=[gradcheck, gradgradcheck])
 def test_derivatives(name: str, dense: bool, check: Callable[..., bool]) -> None:
     """Derivatives by tokens and by learned parameters agree with finite differences, holes and empties included."""
     layer = make(name, 2).double()
