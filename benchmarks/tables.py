@@ -26,7 +26,8 @@ from maskpool.bench.design.study import DEFAULT_TREATMENTS, CorpusSource, Study
 from maskpool.bench.design.treatments import EXCLUDED, INCLUDED, MIXED, TREATMENTS
 from maskpool.bench.report.pages import HEADER, LEARNED_HEADER, learned_table, main_table, markdown_table
 from maskpool.bench.report.results import main_table_of
-from maskpool.cli import app
+from maskpool.cli.app import app
+from maskpool.cli.config import config_parser
 from maskpool.config.servers.table import SERVERS
 from maskpool.integrations.st_host import modules as host
 from maskpool.leaks import PADDING_BUGS
@@ -420,7 +421,23 @@ def commands() -> str:
             )
             rows.append([label, shown, (getattr(parameter, "help", None) or "").replace("|", r"\|")])
         lines += [*markdown_table(("option", "default", "meaning"), rows), ""] if rows else []
+        lines += _config_commands() if name == "maskpool config" else []
     return "\n".join(lines).strip()
+
+
+def _config_commands() -> list[str]:
+    """Return the sections of the commands that argparse parses; it has no public list of its options."""
+    (commands,) = (action.choices for action in config_parser()._actions if isinstance(action.choices, dict))
+    lines = []
+    for parser in commands.values():
+        rows = [
+            [", ".join(f"`{name}`" for name in action.option_strings or [action.metavar]), "", action.help or ""]
+            for action in parser._actions
+            if "--help" not in action.option_strings
+        ]
+        table = markdown_table(("option", "default", "meaning"), rows)
+        lines += [f"## {parser.prog}", "", parser.description or "", "", *table, ""]
+    return lines
 
 
 def _shown(default: object) -> str:

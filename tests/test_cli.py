@@ -22,7 +22,7 @@ from transformers import BertModel, CLIPConfig, CLIPModel, T5Config, T5EncoderMo
 from typer.testing import CliRunner
 
 import maskpool
-from maskpool import bench, cli
+from maskpool import bench
 from maskpool.bench.design.study import CorpusSource, Study
 from maskpool.bench.design.subsamples import make_subsamples
 from maskpool.bench.part import Part
@@ -34,6 +34,7 @@ from maskpool.bench.run import load_corpora
 from maskpool.bench.score.heads import two_by_two
 from maskpool.bench.store.checks import CELLS, STUDY
 from maskpool.bench.store.folder import StudyFolder
+from maskpool.cli.app import app
 from maskpool.encoder import Encoder
 from maskpool.errors import MaskpoolError
 from maskpool.integrations.sentence_transformers import Pooling
@@ -777,12 +778,12 @@ def test_version() -> None:
 def test_help_names_the_command() -> None:
     """The help of the command lists bench, with --help and without arguments."""
     for arguments in (["--help"], []):
-        assert "bench" in CliRunner().invoke(cli.app, arguments).output
+        assert "bench" in CliRunner().invoke(app, arguments).output
 
 
 def test_help_names_every_option() -> None:
     """The help of bench names each of its options."""
-    shown = CliRunner().invoke(cli.app, ["bench", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    shown = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
     options = ["model", "data", "text-column", "label-column", "limit", "pooling", "pad-to", "batch-size", "seeds"]
     for option in [*options, "study", "dry-run", "quiet", "json", "device", "out"]:
         assert f"--{option} " in shown

@@ -375,7 +375,7 @@ def test_a_closed_output_is_2() -> None:
 @pytest.mark.parametrize("missing", ["typer", "rich.console"])
 def test_a_package_that_the_command_needs_is_named(missing: str) -> None:
     """Without the packages of the command line, the command names the extra and ends with exit code 2."""
-    code = f"import sys; sys.modules[{missing!r}] = None; import maskpool.cli"
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['', 'info']; import maskpool.__main__"
     assert_refused(
         in_a_process(sys.executable, "-c", code),
         rf'{missing} is not installed; the command needs: pip install "maskpool\[bench\]"',

@@ -8,13 +8,21 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import typer
+from typing import TYPE_CHECKING
 
 from maskpool.errors import MaskpoolError, RequirementError, printable
 
+if TYPE_CHECKING:
+    import typer
+
 # Exit codes. Only the audit ends with LEAK or UNKNOWN.
 SUCCESS, LEAK, FAILURE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Debug:
+    """Hold whether errors show their traceback."""
+
+    wanted = False
 
 
 class CommandError(MaskpoolError, ValueError):
@@ -32,6 +40,8 @@ def stoppable(out: Path | None = None, count: Callable[[Path], str] | None = Non
     try:
         yield
     except KeyboardInterrupt:
+        import typer
+
         words = "stopped"
         if out is not None:
             finished = (count or _finished_cells)(out)
@@ -39,6 +49,8 @@ def stoppable(out: Path | None = None, count: Callable[[Path], str] | None = Non
         print(f"maskpool: {words}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except EOFError as error:
+        import typer
+
         raise typer.Abort from error  # typer does the same and also prints an empty line
 
 
@@ -55,6 +67,8 @@ def not_empty(text: str) -> Path:
         BadParameter: The path is empty.
     """
     if not text:
+        import typer
+
         raise typer.BadParameter("must not be empty")
     return Path(text)
 
@@ -92,7 +106,7 @@ def expected_errors() -> Iterator[None]:
 
 def sentence(error: BaseException) -> str:
     """Describe an error in one sentence."""
-    if isinstance(error, typer.Abort) and error.__cause__ is not None:
+    if isinstance(error.__cause__, EOFError):  # of the Abort that stoppable raises
         error = error.__cause__
     if isinstance(error, MaskpoolError):
         return printable(str(error))
@@ -101,10 +115,12 @@ def sentence(error: BaseException) -> str:
 
 
 def wrong_usage(error: BaseException) -> str:
-    """Describe a wrong command line in one sentence; typer would draw a box of several lines."""
+    """Describe a wrong command line in one line; typer would draw a box. Empty if the help was shown instead."""
     problem = " ".join(str(error.format_message()).split()).rstrip(".")  # type: ignore[attr-defined]  # typer's own class is private
+    if not problem:
+        return ""
     command = getattr(getattr(error, "ctx", None), "command_path", "maskpool")
-    return printable(f"{problem}; {command} --help lists what is accepted")
+    return printable(f"maskpool: {problem}; {command} --help lists what is accepted") + "\n"
 
 
 def is_broken_pipe(error: BaseException) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from maskpool import cli
 from maskpool.bench.design.study import CorpusSource, Study
+from maskpool.cli.app import app
 from maskpool.cli.audit import OPTIONS as AUDIT
 from maskpool.cli.bench import OPTIONS as BENCH
 from maskpool.cli.endpoint import OPTIONS as ENDPOINT
@@ -32,7 +32,7 @@ def fail(error: MaskpoolError) -> Callable[..., None]:
 
 def words(*path: str) -> dict[str, str]:
     """Return the options and arguments of a command by the parameter name of its function."""
-    command: Any = typer.main.get_command(cli.app)  # Any: typer's own copy of click has no public types
+    command: Any = typer.main.get_command(app)  # Any: typer's own copy of click has no public types
     for name in path:
         command = command.commands[name]
     return {

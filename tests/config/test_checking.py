@@ -32,6 +32,7 @@ from tests.config.test_gguf import write_gguf
 from tests.matrix import sampled
 
 PROMPT = {"prompts": {"query": "find: "}, "default_prompt_name": "query"}
+HEAVY = ("torch", "numpy", "transformers", "sentence_transformers", "typer", "rich", "pydantic", "httpx2")
 ROWS = [(server.name, row) for server in SERVERS.values() for row in server.rows]
 
 
@@ -243,18 +244,73 @@ def test_models_without_a_pooling_are_refused(tmp_path: Path) -> None:
 
 
 def test_light(tmp_path: Path) -> None:
-    """`config check` loads neither torch nor numpy nor transformers."""
+    """`config check` loads neither torch nor numpy nor transformers, and neither typer nor pydantic for its options."""
     write_model(tmp_path)
     script = f"""
 import sys
 from maskpool import cli
 sys.argv = ["maskpool", "config", "check", {str(tmp_path)!r}]
 try: cli.main()
-finally: print([name for name in ("torch", "numpy", "transformers", "sentence_transformers") if name in sys.modules])
+finally: print([name for name in {HEAVY} if name in sys.modules])
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ran.stdout.splitlines()[-1] == "[]", ran.stderr
     assert ran.returncode == 1
+
+
+WRONG: dict[tuple[str, ...], str] = {
+    ("nonsense",): "argument COMMAND: invalid choice: 'nonsense' .*; maskpool config --help lists what is accepted",
+    ("show",): "the following arguments are required: FOLDER; maskpool config show --help lists what is accepted",
+    ("show", ""): "argument FOLDER: must not be empty; maskpool config show --help .*",
+    ("show", "a", "b"): "unrecognized arguments: b; maskpool config --help .*",
+    ("check", "a", "--server"): "argument --server: expected one argument; maskpool config check --help .*",
+    ("check", "a", "--serv", "vllm"): "unrecognized arguments: --serv vllm; maskpool config --help .*",
+    ("convert", "a"): "the following arguments are required: OUT, --for; maskpool config convert --help .*",
+    (
+        "convert",
+        "a",
+        "b",
+        "--for",
+        "vllm",
+    ): "FOLDER must be the folder of a model, .*",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_wrong_command_lines_are_refused(arguments: tuple[str, ...]) -> None:
+    """A wrong command line is refused in one sentence that names the command whose help says more."""
+    assert_refused(run("config", *arguments), WRONG[arguments])
+
+
+def test_help_is_printed() -> None:
+    """Without a command, the help is printed and nothing else; with --help, the exit code is 0."""
+    for arguments, code in (((), 2), (("--help",), 0), (("check", "--help"), 0)):
+        ran = run("config", *arguments)
+        assert (ran.code, ran.err) == (code, "")
+        assert ran.out.startswith("usage: maskpool config")
+    assert "--server NAME[==VERSION]" in ran.out
+    listed = run()
+    assert (listed.code, listed.err) == (2, "")
+    assert "config" in listed.out
+
+
+def test_options_of_the_command_come_first(tmp_path: Path) -> None:
+    """Behind options of the command itself, config runs as without them."""
+    folder = write_model(tmp_path)
+    for arguments in (("check", folder, "--server", "vllm", "--json"), ("show", folder), ("check", "--help")):
+        assert run("--debug", "config", *arguments) == run("config", *arguments)
+
+
+def test_ctrl_c_stops_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends with one sentence and exit code 130."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("maskpool.config.reading.read_config", stop)
+    for debug in ((), ("--debug",)):
+        ran = run(*debug, "config", "show", tmp_path)
+        assert (ran.code, ran.out, ran.err) == (130, "", "maskpool: stopped\n")
 
 
 @pytest.mark.full

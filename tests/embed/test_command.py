@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import typer.main
 
-from maskpool import cli, embed_corpus
+from maskpool import embed_corpus
+from maskpool.cli.app import app
 from maskpool.cli.embed import OPTIONS
 from maskpool.errors import InvalidValueError, StorageError
 from maskpool.integrations.transformers import SentenceEmbedder
@@ -156,6 +157,6 @@ def test_errors_name_options(
 
     monkeypatch.setattr("maskpool.embed.run.run", fail)
     assert_refused(run("embed", corpus, "--out", tmp_path / "out"), f"{option} {PROBLEM}")
-    command: Any = typer.main.get_command(cli.app)  # Any: typer's own copy of click has no public types
+    command: Any = typer.main.get_command(app)  # Any: typer's own copy of click has no public types
     known = [name for parameter in command.commands["embed"].params for name in (*parameter.opts, parameter.metavar)]
     assert option in known
