@@ -1,4 +1,4 @@
-"""Define the typer application, whose commands are in files of their own."""
+"""Define the typer application; each command is in its file."""
 
 from __future__ import annotations
 

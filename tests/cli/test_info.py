@@ -152,5 +152,5 @@ def test_a_wrong_command_line_is_2(arguments: list[str]) -> None:
 def test_every_extra_is_for_users_or_for_development() -> None:
     """A new extra must be added to the report, or to the extras of the development."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    development = {"dev", "docs", "mutation", "notebooks", "peers", "test"}
+    development = {"dev", "docs", "encoders", "mutation", "notebooks", "peers", "test"}
     assert set(project["optional-dependencies"]) - development == set(EXTRAS)
