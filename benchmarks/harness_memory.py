@@ -87,13 +87,13 @@ class Peaks:
             self.bytes[what] = max(self.bytes[what], rss_anon())
 
 
-def save_model(folder: Path, width: int) -> None:
+def save_model(folder: Path, width: int, dimension: int = DIMENSION) -> None:
     """Save a BERT of random weights with one thin layer, and its tokenizer with one token per word."""
     vocabulary = {word: number for number, word in enumerate((*_SPECIAL, *map(_word, range(WORDS))))}
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=DIMENSION,
+        hidden_size=dimension,
         num_hidden_layers=1,
         num_attention_heads=1,
         intermediate_size=32,

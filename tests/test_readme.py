@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from maskpool.cli import app
 from maskpool.encoder import Encoder
 from tests.blocks import fenced_blocks, run_python_blocks
 
@@ -67,3 +69,23 @@ def test_first_line_is_one_sentence() -> None:
     assert after
     assert re.fullmatch(r"[A-Z].*\.", first), "one line, ending in a full stop"
     assert not re.search(r"[.!?]\s", first), "one sentence"
+
+
+def commands() -> list[list[str]]:
+    """Return the arguments of each ``maskpool embed`` of the README."""
+    blocks = [block.text for block in fenced_blocks(README.read_text(encoding="utf-8")) if block.language == "bash"]
+    lines = [line for text in blocks for line in text.splitlines() if line.startswith("maskpool embed")]
+    return [line.partition(" #")[0].split()[1:] for line in lines]
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_embedding_commands(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command that embeds runs on a folder of texts when it is copied, if what it needs is installed."""
+    if "ray" in arguments:
+        pytest.importorskip("ray", reason='needs pip install "maskpool[ray]"')
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text('{"text": "A cat sits."}\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "vectors").glob("part-*.parquet"))) == 1
