@@ -240,7 +240,7 @@ def embed_in_this_process(file: str, out: str, model: str) -> dict[str, Any]:
 
 
 def measure_memory(counts: Sequence[int]) -> dict[str, Any]:
-    """Embed numbers of short texts, each in a process of its own, and compare the peaks of their memory."""
+    """Embed numbers of short texts, each in a separate process, and compare the peaks of their memory."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model")

@@ -107,7 +107,7 @@ def test_sections_are_measured_again_alone(tmp_path: Path) -> None:
 
 @pytest.mark.full  # starts processes
 def test_speed_and_memory_are_measured(tmp_path: Path) -> None:
-    """Without BANKING77 the other texts are measured, and each number of texts is embedded in a process of its own."""
+    """Without BANKING77 the other texts are measured, and each number of texts is embedded in a separate process."""
     out = tmp_path / "scaling.json"
     model = tiny.save_model(tmp_path / "model")
     arguments = ["--quick", "--sections", "speed,memory", "--rounds", "1", "--model", str(model)]
