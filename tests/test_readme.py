@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from maskpool.cli import app
 from maskpool.encoder import Encoder
 from tests.blocks import fenced_blocks, run_python_blocks
+from tests.command import run
 
 README = Path(__file__).parent.parent / "README.md"
 MOST_LINES = 150
@@ -86,6 +85,6 @@ def test_embedding_commands(arguments: list[str], tmp_path: Path, monkeypatch: p
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.jsonl").write_text('{"text": "A cat sits."}\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
+    ran = run(*arguments)
+    assert ran.code == 0, ran.err
     assert len(list((tmp_path / "vectors").glob("part-*.parquet"))) == 1
