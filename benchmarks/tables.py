@@ -146,6 +146,111 @@ def census(results: dict[str, Any]) -> str:
     return f"transformers {results['transformers']}: {counts(results)}"
 
 
+def scaling(results: dict[str, Any]) -> str:
+    """Make the table of the speed of ``maskpool embed`` against sentence-transformers."""
+    section = results["speed"]
+    environment = section["environment"]
+    lines = []
+    for row in section["rows"]:
+        rates = [f"{rate:.0f}" for rate in row["texts_per_second"].values()]
+        gains = [
+            f"{gain:.2f} ({min(by_round):.2f} to {max(by_round):.2f})"
+            for peer, gain in row["times_as_fast_as"].items()
+            for by_round in [[a / b for a, b in zip(row["rounds_s"][peer], row["rounds_s"]["maskpool"], strict=True)]]
+        ]
+        pads = [f"{row[what]:.1%}" for what in ("pads", "pads_of_encode")]
+        lines.append([row["texts"], f"{row['shortest']} to {row['longest']}", *pads, *rates, *gains])
+    header = (
+        "texts",
+        "tokens",
+        "pads",
+        "pads of `encode`",
+        "texts per second",
+        "`encode`",
+        "its pool",
+        "times as fast as `encode`",
+        "as its pool",
+    )
+    return "\n".join(
+        [
+            f"all-MiniLM-L6-v2 with {environment['threads']} threads of one {environment['cpu']} machine, medians of "
+            f"{section['rounds']} rounds in turn (in brackets: of single rounds); reading the file and writing "
+            "the parts included. "
+            f"`SentenceTransformer.encode` of {environment['sentence-transformers']} runs sorted batches of 32, its "
+            "pool two processes on the same threads. The vectors differ by at most "
+            f"{max(row['largest_difference'] for row in section['rows']):.0e}.",
+            "",
+            *markdown_table(header, lines),
+        ]
+    )
+
+
+BILLION = 10**9
+_NAMES_PER_LISTING = 1_000  # of an object store that speaks the protocol of S3
+
+
+def reckoning(results: dict[str, Any]) -> str:
+    """Make the table of what a billion texts take: each number measured, set in the code, or computed from those."""
+    folder, speed = results["folder"], results["speed"]
+    parts = BILLION // folder["part_rows"]
+    rate = {row["texts"]: row["texts_per_second"]["maskpool"] for row in speed["rows"]}
+    sizes = {dtype: size / folder["part_rows"] for dtype, size in folder["bytes_of_part"].items()}
+    journal, held = folder["bytes_of_journal_per_part"], folder["bytes_held_per_part"]
+    planning = folder["seconds_to_plan"] / folder["planned_lines"]
+    assert folder["listed_parts"] == parts, "the listing is measured at the size that the page is about"
+    lines = [
+        ["rows of a part", f"{folder['part_rows']:,}, set by default", ""],
+        ["parts", "", f"{parts:,}, computed"],
+        *(
+            [
+                f"vectors, {dtype}, {folder['dimension']} numbers",
+                f"{size:,.0f} bytes a row, measured",
+                f"{size * BILLION / 1e12:.2f} TB, computed",
+            ]
+            for dtype, size in sizes.items()
+        ),
+        ["`parts.jsonl`", f"{journal:.0f} bytes a part, measured", f"{journal * parts / 1e6:.0f} MB, computed"],
+        [
+            "`run.json`",
+            f"{folder['bytes_of_manifest']:,} bytes, and {folder['bytes_of_manifest_per_file']} for each further input "
+            "file with a path of this length, measured",
+            f"{(folder['bytes_of_manifest'] + 1e4 * folder['bytes_of_manifest_per_file']) / 1e6:.1f} MB for 10,000 "
+            "input files, computed",
+        ],
+        [
+            "planning: reading every line once, also when a run resumes",
+            f"{planning * 1e6:.1f} s for a million short lines of a file in cache, measured",
+            f"{planning * BILLION / 60:.0f} minutes, computed",
+        ],
+        [
+            "listing the finished parts when a run resumes",
+            "",
+            f"{folder['seconds_to_list']:.1f} s on a local disk, measured at {folder['listed_parts']:,} parts",
+        ],
+        [
+            "memory of the plan and the list of parts",
+            f"{held:.0f} bytes a part, measured",
+            f"{held * parts / 1e6:.0f} MB, computed",
+        ],
+        *(
+            [
+                f"encoding texts like {name}, {speed['environment']['threads']} threads",
+                f"{rate[name]:.0f} texts per second, measured",
+                f"{BILLION / rate[name] / 86400:,.0f} days on one such machine, "
+                f"{BILLION / rate[name] / 86400 / 7:,.0f} such machines for a week, computed",
+            ]
+            for name in rate
+        ),
+        ["objects in a store", "1 a part", f"{parts:,} uploads, computed"],
+        [
+            "listing a store",
+            f"{_NAMES_PER_LISTING:,} names a request, the limit of S3",
+            f"{parts // _NAMES_PER_LISTING:,} requests, computed",
+        ],
+    ]
+    return "\n".join(markdown_table(("what", "unit", "a billion texts"), lines))
+
+
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 
 
@@ -546,6 +651,8 @@ BLOCKS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "speed": (RESULTS / "pooling_speed.json", speed),
     "latency": (RESULTS / "pooling_latency.json", latency),
     "study speed": (RESULTS / "study_speed.json", study_speed),
+    "scaling": (RESULTS / "scaling.json", scaling),
+    "reckoning": (RESULTS / "scaling.json", reckoning),
 }
 BLOCK = re.compile(r"(<!-- ([\w .]+): [^\n]*-->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
