@@ -65,6 +65,7 @@ print("problems:", len(verify_embeddings(out).problems))
 
 # %%
 embeddings = maskpool.read_embeddings(out).numpy()
+assert embeddings.ids is not None  # the run had --id-column
 (query,) = SentenceEmbedder("all-MiniLM-L6-v2").embed(["My luggage is lost"])
 scores = embeddings.vectors @ query
 for place in scores.argsort()[::-1][:3]:
