@@ -1,8 +1,8 @@
 """Run the readers that the table of servers calls "run", and compare their vectors with its verdicts.
 
-Each reader runs in an environment with its packages, which ``READERS`` names:
-``python -m benchmarks.server_readers txtai ENV/bin/python``. The models are saved by sentence-transformers here (new
-files), and, with ``--old ENV/bin/python``, by its version 5.3 there.
+Each reader runs in an environment with its packages, which ``READERS`` names: ``python -m benchmarks.server_readers
+txtai ENVIRONMENT``, where ENVIRONMENT is a virtual environment, or the folder of ``npm install``. The models are saved
+by sentence-transformers here (new files), and, with ``--old ENVIRONMENT``, by its version 5.3 there.
 """
 
 from __future__ import annotations
@@ -157,6 +157,13 @@ READERS["transformers.js"] = Reader(
 )
 
 
+def program_in(environment: Path, name: str) -> list[str]:
+    """Return the interpreter of a reader's environment, with the arguments before the code."""
+    if name == "transformers.js":  # modules are found from the working folder
+        return ["env", f"--chdir={environment}", "node", "--input-type=module", "-e"]
+    return [str(environment / "bin" / "python"), "-c"]
+
+
 def run(reader: Reader, program: Sequence[str], folders: Sequence[Path], texts: Sequence[str]) -> dict[str, Any]:
     """Return the vectors of each folder by a reader, or the message of its error.
 
@@ -240,36 +247,45 @@ def add_onnx(folders: Sequence[Path], plain: Path) -> None:
         torch.onnx.export(States(), (ids, ids, ids * 0), target, dynamo=False, **options)
 
 
-def main() -> None:
-    """Save models, run a reader on them and print where the table is wrong."""
+def save_for(reader: Reader, place: Path, old: Path | None = None) -> list[Path]:
+    """Save models for a reader and return their folders.
+
+    Args:
+        reader: The reader.
+        place: Where to.
+        old: An environment with sentence-transformers 5.3, which saves the same models with its files.
+    """
     from tests.bench import tiny
 
+    plain = tiny.save_model(place / "plain")
+    settings = json.loads((plain / "tokenizer_config.json").read_text("utf-8"))
+    # A length that all readers know, and a class that old versions of transformers know.
+    changed = settings | {"model_max_length": tiny.LIMIT, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (plain / "tokenizer_config.json").write_text(json.dumps(changed), "utf-8")
+    folders = save(place / "new", plain, MODES)
+    folders += save(place / "old", plain, MODES, str(old / "bin" / "python")) if old else []
+    for folder in folders:
+        path = folder / "tokenizer_config.json"
+        path.write_text(path.read_text("utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast"), "utf-8")
+    if "pooling" in reader.arguments:
+        add_onnx(folders, plain)
+    return folders
+
+
+def main() -> None:
+    """Save models, run a reader on them and print where the table is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "reader", choices=READERS, help="; ".join(f"{name}: {r.packages}" for name, r in READERS.items())
     )
-    parser.add_argument("program", help="the interpreter of the reader's environment")
+    parser.add_argument("environment", type=Path, help="the folder of the reader's environment")
     parser.add_argument("--version", default="", help="the version, for sentence-transformers")
-    parser.add_argument("--old", help="an interpreter with sentence-transformers 5.3, to save old files")
+    parser.add_argument("--old", type=Path, help="an environment with sentence-transformers 5.3, to save old files")
     given = parser.parse_args()
     reader = READERS[given.reader]
     with tempfile.TemporaryDirectory() as place:
-        plain = tiny.save_model(Path(place) / "plain")
-        settings = json.loads((plain / "tokenizer_config.json").read_text("utf-8"))
-        # A length that all readers know, and a class that old versions of transformers know.
-        changed = settings | {"model_max_length": tiny.LIMIT, "tokenizer_class": "PreTrainedTokenizerFast"}
-        (plain / "tokenizer_config.json").write_text(json.dumps(changed), "utf-8")
-        folders = save(Path(place) / "new", plain, MODES)
-        folders += save(Path(place) / "old", plain, MODES, given.old) if given.old else []
-        for folder in folders:
-            path = folder / "tokenizer_config.json"
-            path.write_text(path.read_text("utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast"), "utf-8")
-        if "pooling" in reader.arguments:
-            add_onnx(folders, plain)
-        program = [given.program, "-c"]
-        if given.reader == "transformers.js":
-            program = [given.program, "--input-type=module", "-e"]
-        wrong = list(disagreements(reader, program, folders, given.version))
+        folders = save_for(reader, Path(place), given.old)
+        wrong = list(disagreements(reader, program_in(given.environment, given.reader), folders, given.version))
     print(f"{len(folders)} models, {len(wrong)} disagreements")
     for words, outcome, report in wrong:
         print(f"\n{words}\n  outcome {outcome.value}, and the table says\n{report}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -327,3 +328,16 @@ def test_the_readers_find_wrong_verdicts(tmp_path: Path) -> None:
     wrong = server_readers.disagreements(replace(host, code=by_mean), program, folders, "6.2")
     modes = {words.partition(",")[0].partition("/")[2].partition("-")[0] for words, _, _ in wrong}
     assert modes == set(MODES) - {"mean"}
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # torch's tracer warns while it writes the ONNX files
+@pytest.mark.parametrize("name", [name for name in server_readers.READERS if name != "sentence-transformers"])
+def test_the_table_agrees_with_a_reader(name: str, tmp_path: Path) -> None:
+    """What a server's own code computes from saved models is what the table says; READERS says how to install it."""
+    environment = Path(os.environ.get("MASKPOOL_READERS", "")) / name
+    if not os.environ.get("MASKPOOL_READERS") or not environment.is_dir():
+        pytest.skip(f"MASKPOOL_READERS does not name a folder with the environment {name}")
+    reader = server_readers.READERS[name]
+    folders = server_readers.save_for(reader, tmp_path)
+    assert list(server_readers.disagreements(reader, server_readers.program_in(environment, name), folders)) == []

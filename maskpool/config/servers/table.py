@@ -487,7 +487,7 @@ INFINITY = Server(
     "0.0.78",
     (
         Row(Aspect.FILES, (GGUF,), FAILS, "reads no GGUF files", source=_INFINITY_ST, date=_TODAY),
-        # python -m benchmarks.server_readers infinity PYTHON, with sentence-transformers 3.4.1, which it requires
+        # python -m benchmarks.server_readers infinity ENVIRONMENT, with sentence-transformers 3.4.1, which it requires
         Row(
             Aspect.FILES,
             (NEW_PATHS,),
@@ -539,7 +539,7 @@ FASTEMBED = Server(
     "0.9",
     "0.9.1",
     (
-        # python -m benchmarks.server_readers fastembed PYTHON
+        # python -m benchmarks.server_readers fastembed ENVIRONMENT
         Row(Aspect.FILES, (GGUF,), FAILS, "reads no GGUF files", source=_FASTEMBED, date=_TODAY),
         Row(
             Aspect.FILES,
@@ -632,7 +632,7 @@ TXTAI = Server(
     "9.14",
     "9.14.0",
     (
-        # python -m benchmarks.server_readers txtai PYTHON; txtai then pools without sentence-transformers
+        # python -m benchmarks.server_readers txtai ENVIRONMENT; txtai then pools without sentence-transformers
         Row(Aspect.FILES, (NOT_GGUF,), SAME, source=_TXTAI, date=_TODAY, known=RUN),
         Row(Aspect.LAYER, ALWAYS, DIFFERENT, "pools the last hidden state", _TXTAI_ST, source=_TXTAI, date=_TODAY),
         Row(Aspect.POOLING, (CLS_MEAN_LAST_MAX, GIVEN_FITS), SAME, source=_TXTAI, date=_TODAY, known=RUN),
@@ -723,7 +723,7 @@ SENTENCE_TRANSFORMERS = Server(
     "3.4.1",
     "6.2.0",
     (
-        # python -m benchmarks.server_readers sentence-transformers PYTHON, with 3.4.1, 5.3.0, 5.4.0 and 6.2.0
+        # python -m benchmarks.server_readers sentence-transformers ENVIRONMENT, with 3.4.1, 5.3.0, 5.4.0 and 6.2.0
         Row(Aspect.FILES, (GGUF,), FAILS, "reads no GGUF files", source=_ST_LOADS, date=_TODAY),
         Row(
             Aspect.FILES,
@@ -803,7 +803,7 @@ TRANSFORMERS_JS = Server(
     "4.2.0",
     "4.3.2",
     (
-        # python -m benchmarks.server_readers transformers.js NODE, with @huggingface/transformers 4.3.2
+        # python -m benchmarks.server_readers transformers.js ENVIRONMENT, with @huggingface/transformers 4.3.2
         Row(Aspect.FILES, (GGUF,), FAILS, "reads no GGUF files", source=_JS, date=_TODAY),
         Row(
             Aspect.FILES,
