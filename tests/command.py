@@ -71,8 +71,15 @@ def draw_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("maskpool.bench.report.pages._draw", lambda _, __, path: path.write_text('<svg width="1pt"></svg>'))
 
 
-def make_small(patch: pytest.MonkeyPatch) -> None:
-    """Reduce the number of fits below what a finding needs, run them in this process, and disable the hub."""
+def make_small(patch: pytest.MonkeyPatch, figures: bool = False) -> None:
+    """Reduce the number of fits below what a finding needs, run them in this process, and disable the hub.
+
+    Args:
+        patch: Undoes it.
+        figures: Whether figures are drawn.
+    """
+    if not figures:
+        draw_nothing(patch)
     initialise = Study.__init__
 
     def with_few_replicates(self: Study, **given: Any) -> None:

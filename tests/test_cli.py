@@ -102,7 +102,7 @@ def study(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     def measure(base: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            make_small(patch)
+            make_small(patch, figures=True)
             ran = run("bench", "--model", model, "--data", data, "--seeds", SEEDS, "--out", base / "new" / "folder")
         (base / "ran.json").write_text(json.dumps(asdict(ran)), "utf-8")
 
@@ -118,14 +118,6 @@ def copy_of(study: Measured, folder: Path) -> tuple[object, ...]:
     request = json.loads((folder / STUDY).read_text("utf-8"))["study"]
     (model,), (corpus,) = request["models"], request["corpora"]
     return "bench", "--model", model, "--data", corpus["data"], "--seeds", SEEDS, "--out", folder
-
-
-@pytest.fixture
-def drawn(study: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy the figures of `study` instead of drawing them, which takes longer than most runs."""
-    monkeypatch.setattr(
-        "maskpool.bench.report.pages._draw", lambda _, __, path: shutil.copy(study.folder / path.name, path)
-    )
 
 
 def test_a_run_writes_its_files(study: Measured) -> None:
@@ -330,7 +322,6 @@ def test_few_half_samples_are_reported(study: Measured) -> None:
     assert len(results._notes(Study(replicates=49))) == 1
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_finished_run_again_gives_the_same_results(study: Measured, tmp_path: Path) -> None:
     """Running a finished study again replaces older results by the same results, times included."""
     command = copy_of(study, tmp_path)
@@ -358,7 +349,6 @@ def measured_cells(folder: Path, *poolings: str) -> dict[str, Any]:
     [("mean",), pytest.param(("mean", "max", "attention"), marks=pytest.mark.full)],
     ids=["one pooling", "all poolings"],
 )
-@pytest.mark.usefixtures("drawn")
 def test_the_same_run_twice_gives_the_same_numbers(
     study: Measured, model: Path, data: Path, tmp_path: Path, poolings: tuple[str, ...]
 ) -> None:
@@ -381,7 +371,6 @@ def test_poolings_may_be_repeated_or_listed(
     assert [study.poolings for study in request] == [("mean", "cls")]
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_saved_head_next_to_a_mode(model: Path, data: Path, tmp_path: Path) -> None:
     """The folder of a trained head is measured like a mode; a head with other weights makes another study."""
     head = Pooling(32, "attention")
@@ -417,7 +406,6 @@ def test_learned_poolings_only(model: Path, data: Path, tmp_path: Path) -> None:
     assert sorted(content(tmp_path)) == sorted(FILES)
 
 
-@pytest.mark.usefixtures("drawn")
 def test_too_few_labels_for_heads_are_reported(model: Path, tmp_path: Path) -> None:
     """With two labels the screen and the report say that learned poolings were not measured, and why."""
     data = tiny.write_csv(tmp_path / "two.csv", tiny.make_texts(40, labels=2))
@@ -429,7 +417,6 @@ def test_too_few_labels_for_heads_are_reported(model: Path, tmp_path: Path) -> N
     assert all(text in (tmp_path / "out" / f"report.{suffix}").read_text("utf-8") for suffix in ("md", "html"))
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_folder_saved_as_an_encoder_of_t5(data: Path, tmp_path: Path) -> None:
     """A folder that T5EncoderModel saved is measured: its vectors move as far as those of that class."""
     torch.manual_seed(0)
@@ -475,7 +462,6 @@ def test_pads_that_one_text_causes(model: Path, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
 
 
-@pytest.mark.usefixtures("drawn")
 def test_texts_that_are_cut_off_are_reported(data: Path, tmp_path: Path) -> None:
     """The screen and the results give the number of texts beyond the model's limit."""
     small = tiny.save_model(tmp_path / "small", limit=10)
@@ -714,7 +700,6 @@ def older(folder: Path) -> dict[str, bytes]:
     return content(folder)
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_disk_that_fills_up_is_reported(study: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up while files are written gives one sentence, and older results stay unchanged."""
     out = tmp_path / "out"
@@ -733,7 +718,6 @@ def test_a_disk_that_fills_up_is_reported(study: Measured, tmp_path: Path, monke
     assert (out / "results.csv").read_bytes() == (study.folder / "results.csv").read_bytes()
 
 
-@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("step", ["_write_csv", "_draw", "markdown", "page", "json.dumps"])
 @pytest.mark.parametrize(("bug", "error"), [(full_disk, MaskpoolError), (mistake, ZeroDivisionError)])
 def test_a_failing_step_leaves_older_results(
@@ -754,7 +738,6 @@ def test_a_failing_step_leaves_older_results(
     assert sorted(path.name for path in out.iterdir()) == sorted(REPORT_FILES)
 
 
-@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("name", REPORT_FILES)
 def test_a_folder_with_the_name_of_a_file_leaves_older_results(study: Measured, tmp_path: Path, name: str) -> None:
     """If a folder has the name of a results file, writing is refused and no file is replaced."""

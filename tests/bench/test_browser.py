@@ -51,7 +51,7 @@ def measure(folder: Path, model: Path) -> None:
     tiny.write_csv(folder / "hues.csv", tiny.make_texts(60, labels=4, seed=1))
     (folder / "study.toml").write_text(STUDY.format(model=model), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        make_small(patch)
+        make_small(patch, figures=True)
         ran = run("bench", "--study", folder / "study.toml", "--out", folder / "out", "--quiet")
     assert ran.code == 0, ran.err
 

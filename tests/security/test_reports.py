@@ -13,7 +13,7 @@ import pytest
 
 from maskpool.bench.store.cells import content_hash
 from tests.bench import tiny
-from tests.command import draw_nothing, make_small, run
+from tests.command import make_small, run
 from tests.once import once
 
 _MARKUP = "<script>alert(1)</script>`<img src=x>` | [a](javascript:b) $\\frac{$\n\n# heading \x1b[31m"
@@ -26,7 +26,6 @@ def _finish(folder: Path) -> None:
     (folder / "study.toml").write_text(_STUDY.replace('"model"', f'"{model}"'), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
-        draw_nothing(patch)
         ran = run("bench", "--study", folder / "study.toml", "--out", folder / "out", "--quiet")
     assert ran.code == 0, ran.err
 
