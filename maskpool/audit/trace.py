@@ -147,8 +147,9 @@ def watch(on_module: OnModule | None = None) -> Iterator[Call]:
             call.training.add(type(module).__name__)
         spacings = [torch.finfo(t.dtype).eps for t in _tensors(output) if t.is_floating_point()]
         call.precision = max([call.precision, *spacings])
-        arguments = _named(module, args, kwargs)
-        ids = None if first < len(call.tokens) and _only_passes_on(module) else _ids_in(arguments)
+        # Signatures are slow to read, and most modules take no ids.
+        arguments = _named(module, args, kwargs) if any(map(_may_be_ids, (*args, *kwargs.values()))) else {}
+        ids = None if first < len(call.tokens) and arguments and _only_passes_on(module) else _ids_in(arguments)
         if ids is not None and not (first == len(call.tokens) > 0 and _are_positions(ids, call.tokens[-1].ids)):
             inner = [token_call for token_call in call.tokens[first:] if token_call.ids.shape == ids.shape]
             del call.tokens[first:], depths[first:], call.pooled[vectors:]
@@ -254,18 +255,22 @@ def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return arguments
 
 
+def _may_be_ids(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.ndim == 2
+        and value.dtype in (torch.int64, torch.int32)
+        and value.numel() > 0
+    )
+
+
 def _ids_in(arguments: Mapping[str, Any]) -> Tensor | None:
     tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
     if "input_ids" in tensors:
         tensors = {"input_ids": tensors["input_ids"]}
     others = ("mask", "type", "position", "length", "label")
     return next(
-        (
-            tensor
-            for name, tensor in tensors.items()
-            if tensor.ndim == 2 and tensor.dtype in (torch.int64, torch.int32) and tensor.numel()
-            if not any(word in name for word in others)
-        ),
+        (tensor for name, tensor in tensors.items() if _may_be_ids(tensor) if not any(word in name for word in others)),
         None,
     )
 
