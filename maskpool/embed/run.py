@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskpool.embed.duplicates import COMPARED, repeated_ids
+from maskpool.embed.engine import Engine, LocalEngine
 from maskpool.embed.manifest import MANIFEST, keep_manifest, manifest_of, read_manifest, refuse_other_run
 from maskpool.embed.parts import JOURNAL, PartSummary, finished_parts, not_written, note_part, part_name, write_journal
 from maskpool.embed.settings import Dtype, Settings, check_positive
@@ -90,6 +91,7 @@ def embed_corpus(
     drop_missing: bool = False,
     skip_bad: bool = False,
     part_rows: int = PART_ROWS,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> EmbedReport:
     r"""Embed the texts of files into Parquet parts, in the order of the input and in bounded memory.
@@ -113,6 +115,8 @@ def embed_corpus(
         drop_missing: Leave out rows without a text; otherwise they are kept without a vector.
         skip_bad: Leave out broken lines; otherwise they are refused before anything is embedded.
         part_rows: The largest number of rows of a part. Parts of long texts have fewer.
+        engine: What embeds the slices, such as a `maskpool.integrations.ray.RayEngine`; None embeds them in this
+            process, one after another.
         progress: Shows the progress, as `maskpool.cli.screen.Screen` does.
 
     Returns:
@@ -146,11 +150,16 @@ def embed_corpus(
         drop_missing=drop_missing,
         skip_bad=skip_bad,
     )
-    return run(inputs, Path(out), settings, part_rows, progress)
+    return run(inputs, Path(out), settings, part_rows, engine, progress)
 
 
 def run(
-    inputs: Inputs, folder: Path, settings: Settings, part_rows: int = PART_ROWS, progress: Progress | None = None
+    inputs: Inputs,
+    folder: Path,
+    settings: Settings,
+    part_rows: int = PART_ROWS,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
 ) -> EmbedReport:
     """Embed a corpus: `embed_corpus` with its settings in one object.
 
@@ -159,27 +168,25 @@ def run(
         folder: Its ``out``.
         settings: Its settings.
         part_rows: As in `embed_corpus`.
+        engine: The same.
         progress: The same.
 
     Raises:
         MaskpoolError: As `embed_corpus`.
     """
-    from maskpool.embed.worker import embed_here, identity, open_embedder  # loads transformers
-
     plan = _planned(inputs, folder, settings, part_rows)
-    embedder, notes = open_embedder(settings)
-    with _working_in(folder):
-        keep_manifest(folder, manifest_of(identity(embedder, settings), settings, plan, part_rows))
+    with (engine or LocalEngine()).open(settings) as opened, _working_in(folder):
+        keep_manifest(folder, manifest_of(opened.identity, settings, plan, part_rows))
         finished = finished_parts(folder)
         missing = [piece for piece in plan.slices if piece.number not in finished]
         done = sum(summary.input_rows for summary in finished.values())
         with progress.task("embedding", plan.rows) if progress else nullcontext(lambda _: None) as advance:
             advance(done)
-            for summary in embed_here(missing, embedder, settings, folder, advance):
+            for summary in opened.embed(missing, folder, advance):
                 note_part(folder, summary)
                 finished[summary.number] = summary
         write_journal(folder, finished.values())
-    return _report(folder, plan, list(finished.values()), len(missing), notes, settings)
+    return _report(folder, plan, list(finished.values()), len(missing), opened.notes, settings)
 
 
 def dry_run(inputs: Inputs, folder: Path, settings: Settings, part_rows: int = PART_ROWS) -> EmbedEstimate:
@@ -239,7 +246,7 @@ def _refuse_inside(out: Path, plan: SlicePlan) -> None:
 
 @contextmanager
 def _working_in(out: Path) -> Iterator[None]:
-    """Create a folder, lock it, and remove what a killed run was writing.
+    """Create a folder, lock it, and remove what killed processes were writing, before and after.
 
     Raises:
         StorageError: Another run works in the folder, or it cannot be written.
@@ -252,10 +259,9 @@ def _working_in(out: Path) -> Iterator[None]:
         raise StorageError(f"{out} cannot be written: {error.strerror or error}", argument="out") from error
     try:
         with exclusive(probe):
-            for path in out.iterdir():
-                if _UNFINISHED.fullmatch(path.name):
-                    path.unlink()
+            _remove_unfinished(out)
             yield
+            _remove_unfinished(out)
     except BlockingIOError:
         raise StorageError(
             f"another run is working in {out}: wait for it, or choose another folder", argument="out"
@@ -264,6 +270,12 @@ def _working_in(out: Path) -> Iterator[None]:
         if isinstance(error, MaskpoolError):
             raise
         raise not_written(out, error) from error
+
+
+def _remove_unfinished(out: Path) -> None:
+    for path in out.iterdir():
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _report(

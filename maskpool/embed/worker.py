@@ -17,7 +17,7 @@ import torch
 from maskpool.config.saved import read_prompts
 from maskpool.embed.parts import PartSummary, not_written, write_part
 from maskpool.embed.settings import Settings
-from maskpool.embed.sources import InputRow, Slice, read_slice
+from maskpool.embed.sources import Slice, read_slice
 from maskpool.encoder import Encoder, weights_hash
 from maskpool.errors import DataError, InvalidValueError, printable, rename_arguments
 from maskpool.integrations.transformers import SentenceEmbedder, Vectors
@@ -161,22 +161,8 @@ def embed_slice(
     missing = len([row for row in rows if row.text is None])
     if settings.drop_missing:
         rows = [row for row in rows if row.text is not None]
-    window = _tokenized(rows, embedder, _prompt(embedder, settings)[0])
-    vectors = np.zeros((len(rows), embedder.dimension), settings.dtype)
-    has_vector = np.zeros(len(rows), np.bool_)
-    positions = 0
-    for places in batches(window.lengths, settings.token_budget):
-        positions += len(places) * max(1, int(window.lengths[places[0]]))
-        with np.errstate(over="ignore"):  # a float16 that is too large becomes infinite, which is reported below
-            for place, vector in _embedded(places, window, embedder, settings):
-                vectors[place], has_vector[place] = vector, True
-        advance(len(places))
-    advance(piece.rows - int(np.count_nonzero(window.lengths >= 0)))
-    finite = np.isfinite(vectors).all(axis=1)
-    for row in np.flatnonzero(has_vector & ~finite).tolist():
-        window.failed[row] = "its vector is not finite"
-    has_vector &= finite
-    vectors[~has_vector] = 0
+    embedded = embed_texts([row.text for row in rows], embedder, settings, advance)
+    advance(piece.rows - int(np.count_nonzero(embedded.lengths >= 0)))
     summary = PartSummary(
         number=piece.number,
         first_row=piece.first_row,
@@ -185,46 +171,81 @@ def embed_slice(
         bad=bad,
         dropped=missing if settings.drop_missing else 0,
         missing=0 if settings.drop_missing else missing,
-        failed=tuple((rows[place].number, reason) for place, reason in sorted(window.failed.items())),
-        truncated=int(window.truncated.sum()),
-        tokens=int(window.lengths[window.lengths > 0].sum()),
-        positions=positions,
+        failed=tuple((rows[place].number, reason) for place, reason in sorted(embedded.failed.items())),
+        truncated=int(embedded.truncated.sum()),
+        tokens=int(embedded.lengths[embedded.lengths > 0].sum()),
+        positions=embedded.positions,
     )
     ids = None if settings.id_column is None else [row.id for row in rows]
     numbers = [row.number for row in rows]
-    lengths = window.lengths.astype(np.int32)
+    lengths = embedded.lengths.astype(np.int32)
     try:
-        return write_part(out, summary, ids, numbers, vectors, has_vector, lengths, window.truncated)
+        return write_part(
+            out, summary, ids, numbers, embedded.vectors, embedded.has_vector, lengths, embedded.truncated
+        )
     except OSError as error:
         raise not_written(out, error) from error
 
 
-def embed_here(
-    slices: Sequence[Slice],
+@dataclass(frozen=True)
+class EmbeddedTexts:
+    """The vectors of texts, and what became of each text.
+
+    Attributes:
+        vectors: (texts, dim), in the dtype of the settings; zeros for a text without a vector.
+        has_vector: Whether each text has a vector.
+        lengths: The number of tokens of each text; -1 for a missing text and for one that could not be tokenized.
+        truncated: Whether each text was cut off at the largest number of tokens.
+        failed: Why texts could not be embedded, by their places.
+        positions: Tokens and pads of all batches.
+    """
+
+    vectors: np.ndarray[tuple[int, int], Any]  # Any: float32 or float16
+    has_vector: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    lengths: Ints
+    truncated: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    failed: dict[int, str]
+    positions: int
+
+
+def embed_texts(
+    texts: Sequence[str | None],
     embedder: SentenceEmbedder,
     settings: Settings,
-    out: Path,
     advance: Callable[[int], None] = lambda _: None,
-) -> Iterator[PartSummary]:
-    """Embed slices in this process, one after another: the local engine.
+) -> EmbeddedTexts:
+    """Embed texts in batches of similar lengths; a text that cannot be embedded does not affect the others.
 
     Args:
-        slices: The slices whose parts are missing.
+        texts: The texts; None for a missing text.
         embedder: The embedder of `open_embedder`.
         settings: The settings of the run.
-        out: The output folder.
-        advance: Is called with the number of rows that are finished since the last call.
+        advance: Is called with the number of texts that are finished since the last call.
 
-    Yields:
-        The summary of each part, once it is written.
+    Raises:
+        DataError: The model does not embed any text.
     """
-    for piece in slices:
-        yield embed_slice(piece, embedder, settings, out, advance)
+    window = _tokenized(texts, embedder, _prompt(embedder, settings)[0])
+    vectors = np.zeros((len(texts), embedder.dimension), settings.dtype)
+    has_vector = np.zeros(len(texts), np.bool_)
+    positions = 0
+    for places in batches(window.lengths, settings.token_budget):
+        positions += len(places) * max(1, int(window.lengths[places[0]]))
+        with np.errstate(over="ignore"):  # a float16 that is too large becomes infinite, which is reported below
+            for place, vector in _embedded(places, window, embedder, settings):
+                vectors[place], has_vector[place] = vector, True
+        advance(len(places))
+    finite = np.isfinite(vectors).all(axis=1)
+    for place in np.flatnonzero(has_vector & ~finite).tolist():
+        window.failed[place] = "its vector is not finite"
+    has_vector &= finite
+    vectors[~has_vector] = 0
+    return EmbeddedTexts(vectors, has_vector, window.lengths, window.truncated, window.failed, positions)
 
 
 @dataclass
 class _Window:
-    """The tokens of a slice's texts: text k has ``tokens[offsets[k]:offsets[k + 1]]``.
+    """The tokens of texts: text k has ``tokens[offsets[k]:offsets[k + 1]]``.
 
     ``lengths`` is -1 for a row without a text and for a text that could not be tokenized.
     """
@@ -239,15 +260,15 @@ class _Window:
         return self.tokens[self.offsets[place] : self.offsets[place + 1]]
 
 
-def _tokenized(rows: Sequence[InputRow], embedder: SentenceEmbedder, prompt: str) -> _Window:
-    """Tokenize the texts of a slice, some at a time; lists of Python's integers would take ten times the memory."""
-    lengths = np.full(len(rows), -1, np.int64)
-    truncated = np.zeros(len(rows), np.bool_)
+def _tokenized(texts: Sequence[str | None], embedder: SentenceEmbedder, prompt: str) -> _Window:
+    """Tokenize texts, some at a time; lists of Python's integers would take ten times the memory."""
+    lengths = np.full(len(texts), -1, np.int64)
+    truncated = np.zeros(len(texts), np.bool_)
     failed: dict[int, str] = {}
     chunks = [np.zeros(0, np.int32)]
-    for start in range(0, len(rows), _TOKENIZED_TOGETHER):
-        places = [p for p in range(start, min(start + _TOKENIZED_TOGETHER, len(rows))) if rows[p].text is not None]
-        for place, ids, cut in _tokens(places, rows, embedder.encoder, prompt, failed):
+    for start in range(0, len(texts), _TOKENIZED_TOGETHER):
+        places = [p for p in range(start, min(start + _TOKENIZED_TOGETHER, len(texts))) if texts[p] is not None]
+        for place, ids, cut in _tokens(places, texts, embedder.encoder, prompt, failed):
             lengths[place], truncated[place] = len(ids), cut
             chunks.append(np.array(ids, np.int32))
     offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, 0))])
@@ -255,17 +276,17 @@ def _tokenized(rows: Sequence[InputRow], embedder: SentenceEmbedder, prompt: str
 
 
 def _tokens(
-    places: Sequence[int], rows: Sequence[InputRow], encoder: Encoder, prompt: str, failed: dict[int, str]
+    places: Sequence[int], texts: Sequence[str | None], encoder: Encoder, prompt: str, failed: dict[int, str]
 ) -> Iterator[tuple[int, Sequence[int], bool]]:
     """Yield the place, the tokens, and whether they were cut, of each text that can be tokenized."""
     try:
-        ids, cut = encoder.tokenize_marked([f"{prompt}{rows[place].text}" for place in places])
+        ids, cut = encoder.tokenize_marked([f"{prompt}{texts[place]}" for place in places])
     except Exception as error:  # such as of half a surrogate pair, which no tokenizer takes
         if len(places) == 1:
             failed[places[0]] = _reason(error)
             return
         for place in places:
-            yield from _tokens([place], rows, encoder, prompt, failed)
+            yield from _tokens([place], texts, encoder, prompt, failed)
         return
     yield from zip(places, ids, cut, strict=True)
 
