@@ -32,8 +32,13 @@ OPTIONS = {
     "device": "--device",
     "drop_missing": "--drop-missing",
     "skip_bad": "--skip-bad",
+    "address": "--ray-address",
+    "num_actors": "--num-actors",
+    "gpus_per_actor": "--gpus-per-actor",
 }
-_TEXTS, _VECTORS, _OUTPUT = "Texts", "Vectors", "Output"
+_TEXTS, _VECTORS, _ENGINE, _OUTPUT = "Texts", "Vectors", "Engine", "Output"
+_ENGINES = ("local", "ray")
+_OPTIONS_OF_RAY = ("ray_address", "num_actors", "gpus_per_actor")
 _NAMED = 5  # lines and rows that are named one by one
 
 
@@ -132,6 +137,26 @@ def embed(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="The device that the model runs on.", rich_help_panel=_VECTORS)] = "cpu",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Where slices are embedded: local, in this process; ray, on a Ray cluster.", rich_help_panel=_ENGINE
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster: host:port, or auto for the one of this machine. Default: Ray is started here.",
+            show_default=False,
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    num_actors: Annotated[
+        int, typer.Option(help="The number of Ray actors, each with a model.", rich_help_panel=_ENGINE)
+    ] = 1,
+    gpus_per_actor: Annotated[
+        float, typer.Option(help="The share of a GPU that an actor gets.", rich_help_panel=_ENGINE)
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.", rich_help_panel=_OUTPUT)] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON and nothing else.", rich_help_panel=_OUTPUT)
@@ -151,6 +176,13 @@ def embed(
         return
     if not inputs or out is None:
         raise CommandError("INPUT and --out must be given: what is embedded, and the folder for the vectors")
+    if engine not in _ENGINES:
+        raise CommandError(f"--engine must be {' or '.join(_ENGINES)}, got {engine!r}")
+    without_effect = [name for name in _OPTIONS_OF_RAY if engine != "ray" and was_given(context, name)]
+    if without_effect:
+        raise CommandError(f"{_name(without_effect[0])} has an effect on Ray only: add --engine ray, or leave it out")
+    if dry_run and engine == "ray":
+        raise CommandError("--dry-run measures this machine: leave out --engine ray")
     with stoppable(out, _finished_parts), rename_arguments(OPTIONS):
         with needs_extra("embed"):
             screen.say("loading …")
@@ -172,7 +204,13 @@ def embed(
         if dry_run:
             _print_estimate(run.dry_run(inputs, out, settings), screen, as_json)
             return
-        report = run.run(inputs, out, settings, progress=None if screen.silent else screen)
+        on_ray = None
+        if engine == "ray":
+            from maskpool.integrations.ray import RayEngine
+
+            on_ray = RayEngine(ray_address, num_actors, gpus_per_actor)
+            screen.say(f"connecting to Ray at {ray_address} …" if ray_address else "starting Ray …")
+        report = run.run(inputs, out, settings, engine=on_ray, progress=None if screen.silent else screen)
         if as_json:
             print(json.dumps(report.as_dict()))
         if not screen.silent:

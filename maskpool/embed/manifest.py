@@ -72,7 +72,7 @@ def refuse_other_run(out: Path, manifest: dict[str, Any]) -> bool:
     kept = read_manifest(out)
     if kept is None:
         return False
-    different = list(_differences(kept, manifest))
+    different = list(differences(kept, manifest))
     if different:
         more = len(different) - _DIFFERENCES_NAMED
         named = "; ".join(different[:_DIFFERENCES_NAMED]) + (f"; and {more} more" if more > 0 else "")
@@ -101,16 +101,16 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _differences(kept: Any, new: Any, name: str = "") -> Iterator[str]:  # Any: what JSON holds
+def differences(kept: Any, new: Any, name: str = "") -> Iterator[str]:  # Any: what JSON holds
     """Name the values in which two manifests differ."""
     if _general(name) in _INFORMATIVE or kept == new:
         return
     if isinstance(kept, dict) and isinstance(new, dict):
         for key in {**kept, **new}:
-            yield from _differences(kept.get(key), new.get(key), f"{name}.{key}" if name else key)
+            yield from differences(kept.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif name == "inputs" and len(kept) == len(new):
         for was, now in zip(kept, new, strict=True):
-            yield from _differences(was, now, f"inputs[{Path(now['path']).name}]")
+            yield from differences(was, now, f"inputs[{Path(now['path']).name}]")
     elif name == "inputs":
         yield f"inputs were {len(kept)} files and are {len(new)}"
     else:

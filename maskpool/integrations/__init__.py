@@ -13,15 +13,17 @@ require_numpy()
 if TYPE_CHECKING:  # at run time __getattr__ loads them
     from maskpool.integrations import mteb as mteb
     from maskpool.integrations import onnx as onnx
+    from maskpool.integrations import ray as ray
     from maskpool.integrations import sentence_transformers as sentence_transformers
     from maskpool.integrations import sklearn as sklearn
     from maskpool.integrations import transformers as transformers
 
-_HOSTS = ("mteb", "onnx", "sentence_transformers", "sklearn", "transformers")
+_HOSTS = ("mteb", "onnx", "ray", "sentence_transformers", "sklearn", "transformers")
 
 # The lowest versions that the tests run on, as in pyproject.toml.
 MINIMUM = {
     "mteb": "2.10",
+    "ray": "2.60",
     "scikit-learn": "1.8",
     "sentence-transformers": "5.4",
     "transformers": "4.57",
