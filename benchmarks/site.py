@@ -52,6 +52,7 @@ MODULES = {
     "maskpool.integrations.sklearn": "sklearn",
     "maskpool.integrations.mteb": "mteb",
     "maskpool.integrations.onnx": "onnx",
+    "maskpool.integrations.ray": "ray",
 }
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

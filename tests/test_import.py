@@ -17,7 +17,7 @@ from maskpool.errors import RequirementError
 
 HEAVY = ["torch", "numpy", "transformers", "sentence_transformers", "sklearn", "scipy", "jaxtyping", "typer", "rich"]
 OPTIONAL = ["transformers", "sentence_transformers", "sklearn", "scipy", "jaxtyping", "typer", "rich", "datasets"]
-OPTIONAL += ["onnx", "keras", "mteb"]
+OPTIONAL += ["onnx", "keras", "mteb", "ray"]
 NAMES: list[str] = vars(maskpool)["__all__"]  # the stub for type checkers has no __all__
 # Prints what is loaded after each step, as JSON.
 SCRIPT = f"""
@@ -101,13 +101,15 @@ def test_names_in_modules(name: str, advice: str) -> None:
 def test_integrations_are_loaded_on_first_use(steps: Any) -> None:
     """The integrations are attributes of maskpool.integrations, and using one loads no host library of another."""
     names, used, loaded = steps[3]
-    assert {"mteb", "onnx", "sentence_transformers", "sklearn", "transformers"} <= set(names)
+    assert {"mteb", "onnx", "ray", "sentence_transformers", "sklearn", "transformers"} <= set(names)
     assert (used, loaded) == ("export", steps[2])
 
 
 def test_unknown_integrations() -> None:
     """An unknown integration is refused, and the error lists the known ones."""
-    with pytest.raises(AttributeError, match="has no attribute 'keras': its integrations are mteb, onnx, sentence_tr"):
+    with pytest.raises(
+        AttributeError, match="has no attribute 'keras': its integrations are mteb, onnx, ray, sentence"
+    ):
         getattr(maskpool.integrations, "keras")  # noqa: B009  # type checkers know that it is not there
 
 

@@ -16,6 +16,7 @@ ROOT = Path(maskpool.__file__).parent
 # From top to bottom; parts of one line may import each other.
 LEVELS = (
     ("cli", "pytest_plugin"),
+    ("integrations.ray",),
     ("embed",),
     ("bench.report",),
     ("bench.estimate",),
@@ -52,9 +53,10 @@ def module_of(path: Path) -> str:
 
 
 def part_of(module: str) -> str:
-    """Return the part that a module belongs to: the package's first level, and the suites of bench."""
+    """Return the part that a module belongs to: the package's first level, and what LEVELS names below it."""
     _, *names = module.split(".")
-    return ".".join(names[: 2 if names[:1] == ["bench"] else 1])
+    first, second = names[:1], names[:2]
+    return ".".join(second if first == ["bench"] or ".".join(second) in LEVEL else first)
 
 
 FILES = {module_of(path): path for path in sorted(ROOT.rglob("*.py")) if part_of(module_of(path)) in LEVEL}
@@ -94,7 +96,9 @@ def climbs(source: str, module: str, package: str) -> list[str]:
     return [
         imported
         for imported in imported_modules(source, package)
-        if imported != "maskpool.__version__" and LEVEL.get(part_of(imported), -1) < level
+        # The face of a package names its own modules, which it imports on first use.
+        if imported not in ("maskpool.__version__", *(name for name in FILES if name.startswith(f"{module}.")))
+        and LEVEL.get(part_of(imported), -1) < level
     ]
 
 

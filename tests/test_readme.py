@@ -57,7 +57,7 @@ def test_set_up_commands() -> None:
     blocks = [block.text for block in fenced_blocks(README.read_text(encoding="utf-8")) if block.language == "bash"]
     assert [text for text in blocks if "pip install" in text] == [
         'pip install -c constraints.txt ".[bench]" && maskpool bench\n',
-        'pip install -c constraints.txt -e ".[dev,mteb,onnx,peers]" && pytest\n',
+        'pip install -c constraints.txt -e ".[dev,mteb,onnx,peers,ray]" && pytest\n',
     ]
 
 

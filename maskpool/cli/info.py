@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 # The extras for users, in the order of the report; the other extras are for the development of maskpool.
-EXTRAS = ("st", "embed", "bench", "gguf", "mteb", "onnx")
+EXTRAS = ("st", "embed", "bench", "gguf", "mteb", "onnx", "ray")
 
 
 def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False) -> None:

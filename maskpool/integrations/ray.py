@@ -36,8 +36,6 @@ from maskpool.errors import (
 )
 from maskpool.integrations import require
 
-require("ray", "ray")
-
 T = TypeVar("T")
 # Settings of Ray's processes, which are read when Ray starts; a variable that is set already keeps its value.
 _ENVIRONMENT = {
@@ -77,6 +75,7 @@ class RayEngine:
     Raises:
         InvalidTypeError: An argument has the wrong type.
         InvalidValueError: An argument is not accepted.
+        RequirementError: Ray is missing or too old.
 
     Example::
 
@@ -92,13 +91,14 @@ class RayEngine:
     gpus_per_actor: float = 0
 
     def __post_init__(self) -> None:
-        """Refuse arguments that are not accepted."""
+        """Refuse arguments that are not accepted, and a missing Ray."""
+        require("ray", "ray")
         if not (self.address is None or isinstance(self.address, str)):
             raise InvalidTypeError("address", f"must be a string, got {type(self.address).__name__}")
         if self.address is not None and "://" in self.address:
             raise InvalidValueError(
                 "address",
-                f"must be host:port or 'auto', got {self.address}: run this on a node of the cluster, without Ray Client",
+                f"must be host:port or 'auto', got {self.address}: run this on a node of the cluster",
             )
         check_positive("num_actors", self.num_actors)
         gpus = self.gpus_per_actor
@@ -125,7 +125,9 @@ class RayEngine:
         with _connected(self.address):
             import ray
 
-            self._refuse_without_room(cpus)
+            list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+            if not _grows():
+                self._refuse_without_room([node["Resources"] for node in list_nodes() if node["Alive"]], cpus)
             remote = ray.remote(num_cpus=cpus, num_gpus=self.gpus_per_actor)(_identity)
             identity, notes = _answer(lambda: ray.get(remote.remote(settings, threads)))
 
@@ -156,14 +158,8 @@ class RayEngine:
             )
         return 1, torch.get_num_threads()
 
-    def _refuse_without_room(self, cpus: int) -> None:
-        """Raise an error if the cluster will never have room for the actors: they would wait without end."""
-        import ray
-
-        if _grows():
-            return
-        list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
-        nodes = [node["Resources"] for node in list_nodes() if node["Alive"]]
+    def _refuse_without_room(self, nodes: Sequence[dict[str, float]], cpus: int) -> None:
+        """Raise an error if nodes have no room for the actors, even without other work: they would wait without end."""
         room = sum(
             int(min(node.get(name, 0) // needed for name, needed in _needs(cpus, self.gpus_per_actor).items()))
             for node in nodes
@@ -313,8 +309,8 @@ class _SliceActor:
         self.settings, self.out = settings, out
         self.refusal: MaskpoolError | None = None
         try:
-            self.embedder, found, _ = _opened(settings, threads)
-            different = list(differences(identity, found))
+            self.embedder, own, _ = _opened(settings, threads)
+            different = list(differences(identity, own))
             if different:
                 raise RequirementError(
                     f"the node {socket.gethostname()} would compute other vectors than the first node that was asked: "
@@ -507,7 +503,7 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise EndpointError(
-            f"must be a cluster of Ray, and nothing answers at {address} ({error}): start one with `ray start --head`",
+            f"must be a cluster of Ray, and nothing answers at {address} ({error}): start Ray there first",
             argument="address",
         ) from error
 
