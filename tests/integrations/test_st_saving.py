@@ -25,6 +25,11 @@ TEXTS = ["w1 w2 w3 red1", "w4", "blue2 blue3 w1 w7 w8"]
 OPENS = "from maskpool.integrations.sentence_transformers import load"
 
 
+@pytest.fixture(autouse=True)
+def _without_model_cards() -> None:
+    """Replace the fixture that leaves out model cards: these tests read them."""
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_model(tmp_path_factory.mktemp("plain"))
