@@ -480,6 +480,8 @@ def _connected(address: str | None) -> Iterator[None]:
             ray.init(address=address, **options)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, and errors of its processes
         words = printable(next(iter(str(error).strip().splitlines()), ""))[:_WORDS]
+        if "InvalidAuthToken" in f"{error}{error.__cause__}":
+            words = "it asks for a token: set RAY_AUTH_MODE=token, and give this machine the token of the cluster"
         if address == "local":
             raise EndpointError(f"Ray cannot be started on this machine ({words})") from error
         raise EndpointError(f"must be a cluster of Ray, got {address} ({words})", argument="address") from error

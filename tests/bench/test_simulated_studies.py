@@ -184,7 +184,7 @@ def test_coverage_of_the_interval(study: Study, corpora: int, for_truth: int, lo
     ("study", "studies", "poolings", "most"),
     [
         pytest.param(FEW, 4, 2, 0.5, id="short"),
-        pytest.param(STUDY, 200, 4, 0.08, id="long", marks=pytest.mark.full),
+        pytest.param(STUDY, 400, 4, 0.05, id="long", marks=pytest.mark.full),
     ],
 )
 def test_null_studies_raise_few_alarms(study: Study, studies: int, poolings: int, most: float) -> None:

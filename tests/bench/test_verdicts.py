@@ -321,6 +321,10 @@ _OTHERS = " under the plans whose padded length does not follow the labels"
         ([HARMED_MORE, KEPT], ["pads or length did it.", "Under the other plans", "by no more than 0.03"]),
         ([HARMED_MORE, UNKNOWN_RANDOM], ["fell by 0.420", "Measure the other plans again with more texts"]),
         ([HARMED_MORE, HARMED], ["the clusters of mean pooling got worse."]),
+        (
+            [HARMED, UNKNOWN_RANDOM | {"pooling": "max"}, KEPT | {"pooling": "cls"}, UNKNOWN | {"pooling": "sum"}],
+            ["of mean pooling got worse. For max pooling this study could not tell."],
+        ),
         ([UNKNOWN, UNKNOWN_RANDOM], ["could not tell whether"]),
         ([UNKNOWN, KEPT], [f"Nothing has to change for these clusters{_OTHERS}:"]),
         ([UNKNOWN, KEPT, SMALL], [f"Little depends on it for these clusters{_OTHERS}:"]),

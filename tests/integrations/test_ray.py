@@ -325,14 +325,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start Ray as users do, connect to it, and return its address. One at a time on a machine."""
     temporary = tmp_path_factory.mktemp("r")
     command = [sys.executable, "-m", "ray.scripts.scripts"]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with FileLock(Path(tmp_path_factory.getbasetemp()).parent.parent / "maskpool-ray.lock"):
+    # Without a token, which Ray would keep in the home folder.
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        FileLock(Path(tmp_path_factory.getbasetemp()).parent.parent / "maskpool-ray.lock"),
+    ):
+        for name, value in environment.items():
+            patch.setenv(name, value)
         with socket.create_server(("127.0.0.1", 0)) as server:
             address = f"127.0.0.1:{server.getsockname()[1]}"
-        start = ["start", "--head", f"--port={address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1"]
+        start = ["start", "--head", f"--port={address.rpartition(':')[2]}"]
         start += ["--num-cpus=2", "--include-dashboard=false", f"--temp-dir={temporary}", "--block"]
         with (temporary / "log").open("wb") as log:
-            head = subprocess.Popen([*command, *start], env=environment, stdout=log, stderr=log)
+            head = subprocess.Popen([*command, *start], stdout=log, stderr=log)
         try:
             with ours._connected(_when_it_answers(address, head)):
                 yield address

@@ -247,9 +247,15 @@ def advice(rows: Sequence[Row], margin: float, confounded: Sequence[str]) -> str
     surely = dict.fromkeys(row["pooling"] for row in harmed if row["plan"] not in confounded)
     unknown = any(verdict["kind"] == "unknown" for verdict in verdicts)
     if surely:
+        untold = dict.fromkeys(
+            row["pooling"]
+            for row in rows
+            if row["verdict"]["kind"] == "unknown" and row["plan"] not in confounded and row["pooling"] not in surely
+        )
+        open_question = f" For {joined(list(untold))} pooling this study could not tell." if untold else ""
         return (
             "Pass the attention mask to the pooling: with the pads pooled as well, the clusters of "
-            f"{joined(list(surely))} pooling got worse."
+            f"{joined(list(surely))} pooling got worse.{open_question}"
         )
     if harmed:
         if not verdicts:
