@@ -30,6 +30,7 @@ GUIDES = [page for page in PAGES if page.is_relative_to(ROOT / "docs") and page.
 WITH_CODE = [page for page in GUIDES if "```python" in page.read_text(encoding="utf-8") and page.name != "ci.md"]
 SLOW = ("endpoint.md", "onnx.md")  # they run a real model behind a server, and export it: the full suite only
 WITH_COMMANDS = [page for page in GUIDES if "```console" in page.read_text(encoding="utf-8")]
+PEERS = {"embed.md": ("faiss", "lancedb")}  # of pages that search vectors with other libraries
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -75,6 +76,8 @@ def test_a_broken_link_is_reported(tmp_path: Path) -> None:
 )
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every python block runs when it is copied without the others, and prints the text block that follows."""
+    for package in PEERS.get(page.name, ()):
+        pytest.importorskip(package, reason="needs the extra peers")
     monkeypatch.chdir(tmp_path)
     assert run_python_blocks(page.read_text(encoding="utf-8"), page.name) > 0
 
