@@ -66,8 +66,8 @@ INTRODUCTION = (
     "The texts of a batch are padded to one length. If the pads are pooled as well, vectors and clusters may change."
 )
 WAY = (
-    "sentence-transformers passes the attention mask, last_hidden_state.mean(1) does not; “maskpool audit MODEL” says "
-    "what a model of yours does."
+    "sentence-transformers passes the attention mask, last_hidden_state.mean(1) does not; the audit of "
+    "maskpool says what your model does."
 )
 _HEADLINE_WORDS = (
     "AMI: how well clusters agree with labels, from 0 (chance) to 1. A change of at most {margin:g}, the margin, "
@@ -77,7 +77,7 @@ _HEADLINE_WORDS = (
 _FIRST_WORDS = {
     "harmed": "Harmed: AMI is lower, and the interval does not contain 0.",
     "raised": "Raised: AMI is higher, and the interval does not contain 0.",
-    "could not tell": "Could not tell: the interval contains 0 and ends beyond the margin.",
+    "could not tell": "The study could not tell if the interval contains 0 and ends beyond the margin.",
     "would settle": "Would settle: if the difference stays the same.",
     "identical": "Identical: the vectors are those of the texts alone, without pads.",
     "confounded": "Confounded: the padded length depends on the label, which may cause a part of the difference.",
