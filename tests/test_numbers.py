@@ -23,6 +23,8 @@ from maskpool.bench.report.results import main_table_of
 from maskpool.bench.score.intervals import CONFIDENCE, ENOUGH_REPLICATES
 from maskpool.bench.score.shift import neighbours_kept
 from maskpool.cli import endings
+from maskpool.embed.duplicates import COMPARED
+from maskpool.embed.run import PART_ROWS
 from tests.integrations.test_mteb import ACCURACIES, PUBLISHED
 
 ROOT = Path(__file__).parents[1]
@@ -174,6 +176,10 @@ def claims(page: str) -> list[Claim]:
         ],
         "docs/findings.md": list(findings()),
         "docs/guides/clients.md": [(r"differ by at most (\S+)\.", (tolerance,))],
+        "docs/guides/embed.md": [
+            (r"all among the first ([\d,]+) rows", (f"{COMPARED:,}",)),
+            (r"at most ([\d,]+) rows of one file", (f"{PART_ROWS:,}",)),
+        ],
         "docs/guides/onnx.md": [(r"hold graph and to (\S+)\.", (tolerance,))],
         "docs/guides/mteb.md": [
             (r"pads on the right \| ([\d.]+)", (excluded,)),
