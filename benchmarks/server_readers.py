@@ -21,7 +21,7 @@ import numpy as np
 
 from maskpool.config.reading import read_config
 from maskpool.config.servers.checking import ServerReport, check_servers
-from maskpool.config.servers.rows import Verdict
+from maskpool.config.servers.rows import Aspect, Verdict
 
 TEXTS = (
     "w1 w2 w3 red1 w4",
@@ -201,6 +201,7 @@ def disagreements(
     folders = [folder for folder in folders if folder.name.partition("-")[0] in reader.modes]
     texts = {"all texts": TEXTS, "short texts": TEXTS[:-1]}
     for words, chosen in texts.items():
+        without = [Aspect.LENGTH] if words == "short texts" else []
         expected = run(READERS["sentence-transformers"], [sys.executable, "-c"], folders, chosen)
         results = run(reader, program, folders, chosen)
         for folder in folders:
@@ -209,10 +210,12 @@ def disagreements(
             name = f"{reader.server}=={version}" if version else reader.server
             (report,) = check_servers(read_config(folder), [name], **arguments)
             outcome = compare(results[str(folder)], np.array(expected[str(folder)]))
-            stated = report.verdict
-            # The table speaks of all texts; short ones may be equal although long ones are cut elsewhere.
+            # Where short texts are pooled wrong, the table must say so of something else than their length.
+            stated = max(
+                (item.verdict for item in report.versions[-1].judgements if item.aspect not in without),
+                key=lambda verdict: verdict.rank,
+            )
             agrees = stated is outcome or (stated is Verdict.CALLER and outcome is not Verdict.FAILS)
-            agrees |= words == "short texts" and stated is Verdict.DIFFERENT and outcome is Verdict.SAME
             if not agrees:
                 yield f"{folder.parent.name}/{folder.name}, {words}: {results[str(folder)]}"[:200], outcome, report
 

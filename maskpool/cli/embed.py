@@ -14,7 +14,7 @@ from maskpool.errors import rename_arguments
 
 if TYPE_CHECKING:
     from maskpool.embed import EmbedReport
-    from maskpool.embed.estimate import EmbedEstimate
+    from maskpool.embed.run import EmbedEstimate
 
 FAILED_TEXTS = 1
 # The command's name for each argument of the functions that it calls.

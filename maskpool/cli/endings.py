@@ -8,12 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from maskpool.errors import MaskpoolError, RequirementError, printable
-
-if TYPE_CHECKING:
-    import typer
 
 # Exit codes. Only the audit ends with LEAK or UNKNOWN.
 SUCCESS, LEAK, FAILURE, UNKNOWN, INTERRUPTED = 0, 1, 2, 3, 130
@@ -73,7 +70,7 @@ def not_empty(text: str) -> Path:
     return Path(text)
 
 
-def was_given(context: typer.Context, name: str) -> bool:
+def was_given(context: Any, name: str) -> bool:  # Any: a typer.Context; some commands run without typer
     """Return whether a parameter was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"

@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
+from maskpool.embed.run import EmbedEstimate
 from maskpool.embed.settings import Settings
 from maskpool.embed.sources import SlicePlan, read_slice
 from maskpool.embed.worker import batches
 from maskpool.integrations.transformers import SentenceEmbedder
 
 _SLICES, _TEXTS_A_SLICE = 8, 32
-
-
-@dataclass(frozen=True)
-class EmbedEstimate:
-    """What a run would do.
-
-    Attributes:
-        files: Files of the input.
-        rows: Rows of the input.
-        parts: Parts of the output.
-        finished: Those that are there already.
-        tokens_per_text: The mean over a sample.
-        about_seconds: The time of the parts that are missing.
-        about_bytes: The size of all vectors.
-    """
-
-    files: int
-    rows: int
-    parts: int
-    finished: int
-    tokens_per_text: float
-    about_seconds: float
-    about_bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the estimate in values that JSON can hold."""
-        return asdict(self)
 
 
 def estimate(plan: SlicePlan, finished: set[int], embedder: SentenceEmbedder, settings: Settings) -> EmbedEstimate:

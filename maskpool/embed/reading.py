@@ -6,16 +6,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from maskpool.embed.manifest import MANIFEST, read_manifest
 from maskpool.embed.parts import part_name
 from maskpool.errors import NotFoundError, RequirementError, UnfinishedError, rename_arguments
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Floats: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]  # Any: of 16 or 32 bits
 Ints: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -95,7 +92,7 @@ class Embeddings:
                 ids[start:stop] = part.ids
         return EmbeddedRows(vectors[:stop], rows[:stop], None if ids is None else ids[:stop])
 
-    def torch(self) -> Tensor:
+    def torch(self) -> Any:  # a torch.Tensor; torch is imported on first use
         """Read the vectors of the whole corpus into one tensor on the CPU, (rows with a vector, dim)."""
         import torch
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskpool.embed.duplicates import COMPARED, repeated_ids
 from maskpool.embed.engine import Engine, LocalEngine
@@ -20,14 +20,38 @@ from maskpool.errors import ExistsError, InvalidValueError, MaskpoolError, Stora
 from maskpool.files import exclusive
 from maskpool.types import Progress
 
-if TYPE_CHECKING:
-    from maskpool.embed.estimate import EmbedEstimate
-
 PART_ROWS = 10_000
 _LOCK = ".lock"
 # A file that a killed run was writing, as atomic_write names it.
 _UNFINISHED = re.compile(rf"\.[0-9a-f]{{32}}\.(part-\d+\.parquet|{re.escape(MANIFEST)}|{re.escape(JOURNAL)})")
 _LINES_REPORTED = 20
+
+
+@dataclass(frozen=True)
+class EmbedEstimate:
+    """What a run would do.
+
+    Attributes:
+        files: Files of the input.
+        rows: Rows of the input.
+        parts: Parts of the output.
+        finished: Those that are there already.
+        tokens_per_text: The mean over a sample.
+        about_seconds: The time of the parts that are missing.
+        about_bytes: The size of all vectors.
+    """
+
+    files: int
+    rows: int
+    parts: int
+    finished: int
+    tokens_per_text: float
+    about_seconds: float
+    about_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the estimate in values that JSON can hold."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,7 @@ def test_words_of_headlines_are_explained_where_they_occur() -> None:
         headline: headline_words({"study": {"margin": 0.03}, "parts": [{"shift_headline": [], "headline": sentences}]})
         for headline, sentences in {"known": [], "unknown": said["headline"]}.items()
     }
-    for meaning in ("Would settle: if the difference stays the same.", "Sorted: by the number of characters."):
+    for meaning in ("does so if the difference stays the same.", "texts are sorted by their number of characters."):
         assert meaning in words["unknown"]
         assert meaning not in words["known"]
 

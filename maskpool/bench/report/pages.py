@@ -65,23 +65,19 @@ WORDS = (*HEADER[:4], "pipeline", "score", *LEAK_HEADER[:2], "how it happens", "
 INTRODUCTION = (
     "The texts of a batch are padded to one length. If the pads are pooled as well, vectors and clusters may change."
 )
-WAY = (
-    "sentence-transformers passes the attention mask, last_hidden_state.mean(1) does not; the audit of "
-    "maskpool says what your model does."
-)
 _HEADLINE_WORDS = (
-    "AMI: how well clusters agree with labels, from 0 (chance) to 1. A change of at most {margin:g}, the margin, "
-    "counts as small. Brackets: 95 % intervals. Quotes: plans, which are ways to batch and pad texts."
+    "AMI says how well clusters agree with labels: 1 fully, 0 as by chance. A change of at most {margin:g} counts as "
+    "small: the margin. Brackets hold 95 % intervals. A plan, named in quotes, is a way to batch and pad texts."
 )
 # Other words of headlines, which are explained only where they occur.
 _FIRST_WORDS = {
     "harmed": "Harmed: AMI is lower, and the interval does not contain 0.",
     "raised": "Raised: AMI is higher, and the interval does not contain 0.",
     "could not tell": "The study could not tell if the interval contains 0 and ends beyond the margin.",
-    "would settle": "Would settle: if the difference stays the same.",
+    "would settle": "What would settle it does so if the difference stays the same.",
     "identical": "Identical: the vectors are those of the texts alone, without pads.",
-    "confounded": "Confounded: the padded length depends on the label, which may cause a part of the difference.",
-    "“sorted batches": "Sorted: by the number of characters.",
+    "confounded": "Confounded: the padded length depends on the label, so a part of the difference may come from that.",
+    "“sorted batches": "Sorted batches: texts are sorted by their number of characters.",
 }
 VECTOR_WORDS = (
     "Vectors: cosine shift is 1 − cosine to the vector of the text alone; neighbours kept is the share of the 10 "
@@ -349,7 +345,7 @@ def show(results: Results) -> Group:
     """Make what a terminal shows: the verdicts in words, then a row for each pooling and plan; files hold the rest."""
     shown: list[Table | str] = [INTRODUCTION, *results["notes"]]
     for number, part in enumerate(results["parts"]):
-        words = [WAY, headline_words(results)] if not number else []
+        words = [headline_words(results)] if not number else []
         shown += ["", part_title(part), "", part["advice"], *words, *(f"• {sentence}" for sentence in part["headline"])]
         if part["shift_headline"]:
             shown += [VECTOR_WORDS, *(f"• {sentence}" for sentence in part["shift_headline"])]
@@ -521,7 +517,6 @@ def _rendered(
         names=figure_names(results),
         treatments=used_treatments(results),
         introduction=INTRODUCTION,
-        way=WAY,
         headline_words=headline_words(results),
         terms=TERMS,
         sections=sections,
